@@ -294,7 +294,8 @@ impl EntryTable {
         self.changelog.push(Change::Header);
     }
 
-    /// All nodes of an earlier revision, one of [`base`](Self::base), in order of registration.
+    /// All nodes of an earlier revision, a result of [`base`](Self::base), in order of
+    /// registration.
     pub(crate) fn records_at(&self, rev: u64) -> Vec<&Arc<Record>> {
         let undone = self.changelog.reverted_since(rev);
         let now = self.entries.iter().filter(|(id, _)| !undone.contains_key(id)).map(|(_, entry)| &entry.record);

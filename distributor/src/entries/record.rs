@@ -2,7 +2,7 @@
 
 use protocol::{Registration, Version};
 
-/// A connection for as long as it lives. Never used twice, unlike an address and port.
+/// The number of a connection. It is never used twice, unlike an address and port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 

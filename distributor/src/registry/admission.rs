@@ -47,7 +47,7 @@ pub(crate) struct Accepted {
     pub(crate) admission: Admission,
     /// The node's interests; `None` means all.
     pub(crate) interests: Option<Arc<Interests>>,
-    /// The state from which it can be told the changes.
+    /// The state from which the node can be told the changes.
     pub(crate) resume: Option<ResumePoint>,
 }
 
@@ -81,9 +81,9 @@ impl RegisterError {
     /// What the peer is told; nothing when the session is about to be cut with a reason of its own.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         let (status, reason, message, retry_after) = match self {
-            Self::Busy(wait) => (503, "busy", "too many register at once", Some(*wait)),
-            Self::Draining(wait) => (503, "draining", "this Distributor stops", Some(*wait)),
-            Self::Full => (507, "registry_full", "the list would become larger than nodes take", None),
+            Self::Busy(wait) => (503, "busy", "too many nodes register at once", Some(*wait)),
+            Self::Draining(wait) => (503, "draining", "this Distributor is stopping", Some(*wait)),
+            Self::Full => (507, "registry_full", "the list would become larger than nodes accept", None),
             Self::AddressFull => {
                 (507, "address_full", "nodes of this address hold as much of the list as is left for others", None)
             }

@@ -60,7 +60,7 @@ pub(crate) struct Registry {
     visibility: VisibilityWaits,
     pub(crate) liveness: Liveness,
     admission_rate: TokenBucket,
-    /// What the interests of all nodes take.
+    /// The bytes of the interests of all nodes.
     interest_budget: InterestBudget,
     tenures: HashMap<SessionId, Tenure>,
     deferred: DeferredRegistrations,
@@ -177,7 +177,7 @@ impl Registry {
         (self.entries.shares().largest_with(self.deferred.shares()), share_of(free))
     }
 
-    /// What the interests of all nodes take, and may take.
+    /// The bytes of the interests of all nodes, and their limit.
     pub(crate) fn interest_budget(&self) -> &InterestBudget {
         &self.interest_budget
     }

@@ -270,7 +270,7 @@ fn bc6_one_address_leaves_room_for_the_interests_of_others() {
     assert!(scene.accept_from(host, 2001, "{}", Some(1000)).is_ok());
 }
 
-/// Has a place held back: it comes and goes three times.
+/// Makes the next join of an identity wait: it comes and goes three times.
 fn flap(scene: &mut RegistryScene, port: u16) {
     for session in 900..903 {
         scene.register(0, session, port).unwrap();
@@ -643,7 +643,7 @@ fn a_refused_registration_changes_nothing() {
     }
     accept(&mut scene, false, 100).unwrap();
     assert_eq!(scene.registry.nodes(), 1);
-    assert!(scene.registry.interest_budget().used() >= 100, "for as long as the session is registered");
+    assert!(scene.registry.interest_budget().used() >= 100, "while the session is registered");
     scene.leave(0, 1, LeaveReason::Closed);
     assert_eq!(scene.registry.interest_budget().used(), 0);
 }

@@ -17,8 +17,8 @@ const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
 /// In what version 2 adds of TLS: the client speaks it with the balancer (2.2.5).
 const CLIENT_SSL: u8 = 1;
-/// While it is not all there, it is looked at again after this, then twice as long, up to the
-/// longest.
+/// While the header is incomplete, it is examined again after this time, then after twice as long,
+/// up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,7 +30,7 @@ pub(crate) enum Announced {
         /// It speaks TLS with the balancer, which says so in version 2.
         is_tls: bool,
     },
-    /// The balancer itself, or a client whose address is none of TCP's.
+    /// The balancer itself, or a client whose address is not a TCP address.
     Local,
 }
 

@@ -1,4 +1,4 @@
-//! The body of a message, cut out of a stream of bytes. Pure.
+//! Reads the body of a message from a stream of bytes. Pure.
 
 use std::fmt;
 
@@ -18,13 +18,13 @@ pub(crate) enum BodyReader {
     /// This many bytes are still to come.
     Length(u64),
     Chunked(ChunkState, LineEnds),
-    /// Everything up to the end of the connection.
+    /// The body ends with the connection.
     Close,
     /// The end has been read.
     Done,
 }
 
-/// Where in a chunked body the next byte stands.
+/// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChunkState {
     /// In the line with the size.
@@ -37,7 +37,7 @@ pub(crate) enum ChunkState {
     Trailers,
 }
 
-/// A body that cannot be understood, in words for the client.
+/// A malformed body, described for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MalformedBody(pub(crate) &'static str);
 
@@ -56,10 +56,10 @@ impl BodyReader {
         matches!(self, Self::Done | Self::Length(0))
     }
 
-    /// Takes the next piece off `buffer`.
+    /// Takes the next piece from `buffer`.
     ///
     /// # Errors
-    /// [`MalformedBody`] when nothing that follows can be understood.
+    /// [`MalformedBody`] when no later byte can be understood.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, MalformedBody> {
         loop {
             let (at, line_ends) = match self {
@@ -95,7 +95,7 @@ impl BodyReader {
                         *at = ChunkState::Size;
                     }
                     [] | [b'\r'] => return Ok(Piece::More),
-                    _ => return Err(MalformedBody("a chunk does not end after as many bytes as it says")),
+                    _ => return Err(MalformedBody("a chunk does not end where its size says")),
                 },
                 ChunkState::Trailers => {
                     let Some(trailers) = trailers(buffer, line_ends)? else { return Ok(Piece::More) };
@@ -107,7 +107,7 @@ impl BodyReader {
     }
 }
 
-/// As much of what is left as is there.
+/// As many of the remaining bytes as have arrived.
 fn split_data(buffer: &mut BytesMut, left: &mut u64) -> Piece {
     let bytes = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
     if bytes == 0 {
@@ -129,7 +129,7 @@ fn line(buffer: &[u8], limit: usize, line_ends: LineEnds) -> Result<Option<LineL
     const TOO_LONG: MalformedBody = MalformedBody("a chunk's size, or a trailer, is too long");
     match memchr::memchr(b'\n', buffer) {
         Some(at) => match line_ends.text_end(buffer, 0, at) {
-            None => Err(MalformedBody("lines end with CR and LF, not with LF alone")),
+            None => Err(MalformedBody("lines must end with CR and LF, not with LF alone")),
             Some(text) if text > limit => Err(TOO_LONG),
             Some(text) => Ok(Some(LineLength { text, whole: at + 1 })),
         },
@@ -138,35 +138,35 @@ fn line(buffer: &[u8], limit: usize, line_ends: LineEnds) -> Result<Option<LineL
     }
 }
 
-/// The size of a chunk; what follows a semicolon means nothing to us (RFC 9112, 7.1.1), but has to
-/// be plain text. Some servers fill the line up with spaces.
+/// The size of a chunk. Extensions after a semicolon are ignored (RFC 9112, 7.1.1), but must be
+/// plain text. Some servers fill the line up with spaces.
 fn chunk_size(line: &[u8], line_ends: LineEnds) -> Result<u64, MalformedBody> {
     let line = if line_ends == LineEnds::Liberal { line.trim_ascii_end() } else { line };
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    // Shorter than any number that would overflow.
+    // Too few digits to overflow.
     if !(1..=15).contains(&digits) {
-        return Err(MalformedBody("a chunk's size is 1 to 15 hexadecimal digits"));
+        return Err(MalformedBody("a chunk's size must be 1 to 15 hexadecimal digits"));
     }
     let (size, extension) = line.split_at(digits);
     let plain = |byte: &u8| (b' '..=b'~').contains(byte) || *byte == b'\t' || *byte >= 0x80;
     if !(extension.is_empty() || extension[0] == b';') || !extension.iter().all(plain) {
-        return Err(MalformedBody("a chunk's size is followed by something else"));
+        return Err(MalformedBody("a chunk's size is followed by invalid characters"));
     }
     let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
     size.ok_or(MalformedBody("a chunk's size is no number"))
 }
 
-/// The lines up to the empty one that ends the message, with their ends and without that one.
+/// The lines before the empty one that ends the message, with their line ends.
 fn trailers(buffer: &mut BytesMut, line_ends: LineEnds) -> Result<Option<Bytes>, MalformedBody> {
     let mut end = 0;
     while let Some(line) = line(&buffer[end..], MAX_TRAILER_BYTES, line_ends)? {
         if line.text == 0 {
             let mut fields = [httparse::EMPTY_HEADER; 32];
-            // With the empty line, as the parser wants it. What is broken stays where it is: it is
-            // looked at again.
+            // With the empty line, as the parser needs it. Broken lines stay in the buffer and are
+            // parsed again.
             let Ok(httparse::Status::Complete(_)) = httparse::parse_headers(&buffer[..end + line.whole], &mut fields)
             else {
-                return Err(MalformedBody("a trailer is no header field"));
+                return Err(MalformedBody("a trailer is not a header field"));
             };
             let lines = buffer.split_to(end).freeze();
             buffer.advance(line.whole);
@@ -174,7 +174,7 @@ fn trailers(buffer: &mut BytesMut, line_ends: LineEnds) -> Result<Option<Bytes>,
         }
         end += line.whole;
         if end > MAX_TRAILER_BYTES {
-            return Err(MalformedBody("there are too many trailers"));
+            return Err(MalformedBody("the body has too many trailers"));
         }
     }
     Ok(None)
@@ -190,8 +190,7 @@ impl fmt::Display for MalformedBody {
 mod tests {
     use super::*;
 
-    /// What is read from `bytes`, whole or byte by byte: the data, what follows, and what is left
-    /// over.
+    /// Reads `bytes` at once or byte by byte: the data, the trailers, and the bytes left over.
     #[track_caller]
     fn check(framing: Framing, bytes: &[u8], expected: Result<(&str, &str, &str), &str>) {
         check_as(LineEnds::Strict, framing, bytes, expected);
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_end_where_they_say() {
+    fn bodies_end_at_their_stated_end() {
         check(Framing::Empty, b"GET", Ok(("", "", "GET")));
         check(Framing::Length(3), b"abcGET", Ok(("abc", "", "GET")));
         check(Framing::Length(3), b"ab", Err("more is needed"));
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn gh1_chunks_are_as_the_rfc_has_them() {
+    fn gh1_chunks_follow_the_rfc() {
         for broken in [
             "0x2\r\nab\r\n",
             "+2\r\nab\r\n",
@@ -268,7 +267,7 @@ mod tests {
         check(Framing::Chunked, b"2\r\nab\n0\r\n\r\n", Err("does not end"));
         check(Framing::Chunked, b"2\r\nabc\r\n", Err("does not end"));
         check(Framing::Chunked, b"0\r\n\n", Err("LF alone"));
-        check(Framing::Chunked, b"0\r\na b: c\r\n\r\n", Err("a trailer is no header field"));
+        check(Framing::Chunked, b"0\r\na b: c\r\n\r\n", Err("a trailer is not a header field"));
         let long = |bytes: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "x".repeat(bytes - 2));
         check(Framing::Chunked, long(MAX_SIZE_LINE_BYTES).as_bytes(), Ok(("x", "", "")));
         check(Framing::Chunked, long(20_000).as_bytes(), Err("too long"));

@@ -38,7 +38,7 @@ impl HeadReader {
         Self { line_ends: LineEnds::Liberal, ..Self::default() }
     }
 
-    /// Takes the next head off `buffer`; `None` until it is whole.
+    /// Takes the next head from `buffer`; `None` until it is complete.
     ///
     /// # Errors
     /// The problem to answer with. Later bytes of the connection cannot be understood.
@@ -53,15 +53,14 @@ impl HeadReader {
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
             let Some(text_end) = self.line_ends.text_end(buffer, self.line, end) else {
-                return Err(bad("bare_line_feed", "lines end with CR and LF, not with LF alone"));
+                return Err(bad("bare_line_feed", "lines must end with CR and LF, not with LF alone"));
             };
             // An empty line ends the head.
             if text_end == self.line && self.line > start {
                 if end + 1 - start > MAX_HEAD_BYTES {
                     return Err(too_large(format!("the head has more than {MAX_HEAD_BYTES} bytes")));
                 }
-                // A copy: a part of the buffer would hold all of it for as long as the request
-                // takes.
+                // A copy: a part of the buffer would keep all of it alive while the request lasts.
                 let mut head: Box<[u8]> = Box::from(&buffer[start..=end]);
                 if self.is_folded && self.line_ends == LineEnds::Liberal {
                     unfold(&mut head);

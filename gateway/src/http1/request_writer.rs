@@ -104,8 +104,8 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, st
     }
 }
 
-/// The fields of a response as the client is to see them; `with_length`: its Content-Length tells
-/// of a body that is not there. Where it redirects to may be put below a prefix.
+/// Writes the fields of a response for the client. `with_length`: its Content-Length describes a
+/// body that is not sent. Where it redirects to may be put below a prefix.
 pub(crate) fn put_response_fields(
     out: &mut BytesMut,
     fields: &Fields,
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_cannot_say_more_than_a_host() {
+    fn a_host_cannot_inject_anything() {
         let check = |text: &str, expected: &[&str]| {
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();

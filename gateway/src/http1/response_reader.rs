@@ -26,11 +26,11 @@ impl Default for ResponseReader {
 }
 
 impl ResponseReader {
-    /// Takes the next head off `buffer`; `None` until it is whole. `without_body`: of a response to
-    /// HEAD.
+    /// Takes the next head from `buffer`; `None` until it is complete. `without_body`: the response
+    /// to HEAD.
     ///
     /// # Errors
-    /// What is wrong with it, in words for a log.
+    /// What is wrong with the head, for the log.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut, without_body: bool) -> Result<Option<ResponseHead>, String> {
         match self.heads.whole(buffer) {
             Ok(Some(bytes)) => parse(bytes, without_body).map(Some).map_err(str::to_owned),
@@ -54,7 +54,7 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Ok(_) => return Err("the head does not end where it seems to"),
         Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
-        Err(_) => return Err("the head is no HTTP"),
+        Err(_) => return Err("the head is not HTTP"),
     }
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
     let is_1_1 = response.version == Some(1);
@@ -65,7 +65,7 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
             for coding in tokens(header.value) {
                 if std::mem::replace(&mut chunked, true) || !coding.eq_ignore_ascii_case(b"chunked") {
-                    return Err("the Transfer-Encoding is another than chunked");
+                    return Err("the Transfer-Encoding is not chunked");
                 }
             }
         } else if header.name.eq_ignore_ascii_case("keep-alive") {
@@ -83,7 +83,7 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
     // RFC 9112, 6.3.
     let has_none = without_body || status.is_informational() || matches!(status.as_u16(), 204 | 304);
     let framing = match (length, chunked) {
-        (Some(_), true) => return Err("Content-Length and Transfer-Encoding"),
+        (Some(_), true) => return Err("both Content-Length and Transfer-Encoding are given"),
         _ if has_none => Framing::Empty,
         (None, true) => Framing::Chunked,
         (Some(0), false) => Framing::Empty,
@@ -113,7 +113,7 @@ fn same_length(before: Option<u64>, value: &[u8]) -> Result<u64, &'static str> {
     length.ok_or("Content-Length is no number")
 }
 
-/// `timeout=5`, as Node.js and Apache say in `Keep-Alive`: in seconds.
+/// Reads `timeout=5`, in seconds, which Node.js and Apache send in `Keep-Alive`.
 fn timeout(token: &[u8]) -> Option<Duration> {
     let (name, value) = std::str::from_utf8(token).ok()?.split_once('=')?;
     let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_say_for_how_long_they_keep_a_connection() {
+    fn servers_state_how_long_they_keep_a_connection() {
         for (value, seconds) in [
             ("timeout=5", Some(5)),
             ("max=100, Timeout = 72", Some(72)),
@@ -231,18 +231,18 @@ mod tests {
         for length in ["", ",", "+3", "-3", "0x3", "3 3", "3;", "9223372036854775808"] {
             check(ok, &format!("Content-Length: {length}\r\n"), false, Err("no number"));
         }
-        check(ok, "Transfer-Encoding: gzip, chunked\r\n", false, Err("another than chunked"));
-        check(ok, "Transfer-Encoding: chunked, chunked\r\n", false, Err("another than chunked"));
-        check(ok, "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", false, Err("another than chunked"));
-        check(ok, "X: a\0b\r\n", false, Err("no HTTP"));
-        check(ok, "X: a\rb\r\n", false, Err("no HTTP"));
-        check(ok, "X Y: a\r\n", false, Err("no HTTP"));
-        check(ok, "X\r\n", false, Err("no HTTP"));
-        check(ok, " X: a\r\n", false, Err("no HTTP"));
+        check(ok, "Transfer-Encoding: gzip, chunked\r\n", false, Err("is not chunked"));
+        check(ok, "Transfer-Encoding: chunked, chunked\r\n", false, Err("is not chunked"));
+        check(ok, "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", false, Err("is not chunked"));
+        check(ok, "X: a\0b\r\n", false, Err("not HTTP"));
+        check(ok, "X: a\rb\r\n", false, Err("not HTTP"));
+        check(ok, "X Y: a\r\n", false, Err("not HTTP"));
+        check(ok, "X\r\n", false, Err("not HTTP"));
+        check(ok, " X: a\r\n", false, Err("not HTTP"));
         check(ok, &"X: y\r\n".repeat(20_000), false, Err("more than 65536 bytes"));
         check(ok, &"X: y\r\n".repeat(101), false, Err("too many"));
         check(ok, &format!("X: {}\r\n", "x".repeat(70_000)), false, Err("more than 65536 bytes"));
-        check("HTTP/2 200", "", false, Err("no HTTP"));
-        check("HTTP/1.1 99 x", "", false, Err("no HTTP"));
+        check("HTTP/2 200", "", false, Err("not HTTP"));
+        check("HTTP/1.1 99 x", "", false, Err("not HTTP"));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 
 use super::request_writer::put_trailers;
 
-/// Appends a response that is all there; `without_body`: as the answer to HEAD.
+/// Appends a complete response; `without_body`: as the answer to HEAD.
 #[expect(clippy::too_many_arguments, reason = "each is a part of one head")]
 pub(crate) fn put_full<'a>(
     out: &mut BytesMut,

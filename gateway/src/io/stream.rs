@@ -124,7 +124,7 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     /// The socket once more, for what cannot wait for this one.
     fn duplicate(&self) -> io::Result<TcpStream>;
 
-    /// Reads what is there into the room that `buffer` has; 0 at the end, `None` for nothing yet.
+    /// Reads available bytes into the free room of `buffer`; 0 at the end, `None` for nothing yet.
     ///
     /// Unlike `try_read`, it knows after a short read that there are no more bytes, and spares a
     /// system call.

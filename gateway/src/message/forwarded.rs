@@ -31,7 +31,7 @@ pub(crate) struct ForwardedInfo {
 }
 
 impl ForwardedInfo {
-    /// Of the client that is connected.
+    /// The origin of a request from the connected client itself.
     pub(crate) fn new(client: IpAddr, scheme: Scheme) -> Self {
         Self::build(client.to_canonical(), scheme, "")
     }

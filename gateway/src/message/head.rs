@@ -122,7 +122,7 @@ impl RequestHead {
             (host, start) = (shifted, path.start);
         }
         if self.host.is_none() {
-            // HTTP/1.0 need not say it again.
+            // HTTP/1.0 need not repeat it.
             self.host = Some(host);
             self.names_host_in_target = true;
         }

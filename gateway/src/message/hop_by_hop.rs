@@ -52,7 +52,8 @@ fn with_hyphens(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Fields of one connection, and those that say where a message ends: they are written anew.
+/// Whether a field belongs to one connection, or says where a message ends. Such fields are written
+/// again.
 fn belongs_to_connection(name: &[u8]) -> bool {
     const NAMES: [&str; 9] = [
         "connection",

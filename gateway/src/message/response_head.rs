@@ -26,8 +26,8 @@ impl ResponseHead {
         Self { status, fields: Fields::from_pairs(&[]), framing: Framing::Empty, keep_alive: true, keep_for: None }
     }
 
-    /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204
-    /// has none (RFC 9110, 8.6).
+    /// Whether its Content-Length is passed on although there is no body, as in a response to HEAD;
+    /// but 204 has none (RFC 9110, 8.6).
     pub(crate) fn tells_length(&self) -> bool {
         self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
     }

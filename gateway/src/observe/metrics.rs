@@ -62,7 +62,7 @@ impl Metrics {
         self.fields_left_out.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// A client is connected until what this gives is dropped.
+    /// Counts a connected client until the returned value is dropped.
     pub(crate) fn connection(self: &Arc<Self>) -> ConnectionCount {
         self.connections.fetch_add(1, Ordering::Relaxed);
         ConnectionCount(Arc::clone(self))
@@ -121,18 +121,23 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_connections", "gauge", "Connected clients.", &mut |out| {
         let _ = writeln!(out, "gateway_connections {}", sum(|worker| &worker.connections));
     });
-    about("gateway_request_seconds", "histogram", "From a request's head to the end of its response.", &mut |out| {
-        let mut below = 0;
-        for at in 0..=BOUNDS_US.len() {
-            below += workers.iter().map(|worker| worker.times[at].load(Ordering::Relaxed)).sum::<u64>();
-            let bound = BOUNDS_US
-                .get(at)
-                .map_or_else(|| "+Inf".to_owned(), |us| (Duration::from_micros(*us).as_secs_f64()).to_string());
-            let _ = writeln!(out, "gateway_request_seconds_bucket{{le=\"{bound}\"}} {below}");
-        }
-        let seconds = Duration::from_micros(sum(|worker| &worker.time_us)).as_secs_f64();
-        let _ = writeln!(out, "gateway_request_seconds_sum {seconds}\ngateway_request_seconds_count {below}");
-    });
+    about(
+        "gateway_request_seconds",
+        "histogram",
+        "Time from a request's head to the end of its response.",
+        &mut |out| {
+            let mut below = 0;
+            for at in 0..=BOUNDS_US.len() {
+                below += workers.iter().map(|worker| worker.times[at].load(Ordering::Relaxed)).sum::<u64>();
+                let bound = BOUNDS_US
+                    .get(at)
+                    .map_or_else(|| "+Inf".to_owned(), |us| (Duration::from_micros(*us).as_secs_f64()).to_string());
+                let _ = writeln!(out, "gateway_request_seconds_bucket{{le=\"{bound}\"}} {below}");
+            }
+            let seconds = Duration::from_micros(sum(|worker| &worker.time_us)).as_secs_f64();
+            let _ = writeln!(out, "gateway_request_seconds_sum {seconds}\ngateway_request_seconds_count {below}");
+        },
+    );
     let help = "Responses of servers that were malformed, or did not end as they should.";
     about("gateway_malformed_responses_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_malformed_responses_total {}", sum(|worker| &worker.malformed_responses));
@@ -141,7 +146,7 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_fields_left_out_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_fields_left_out_total {}", sum(|worker| &worker.fields_left_out));
     });
-    about("gateway_nodes", "gauge", "Nodes that are known.", &mut |out| {
+    about("gateway_nodes", "gauge", "Known nodes.", &mut |out| {
         let _ = writeln!(out, "gateway_nodes {nodes}");
     });
     about("gateway_registry_stale_seconds", "gauge", "For how long no Distributor has been connected.", &mut |out| {

@@ -238,7 +238,7 @@ impl Proxy<'_> {
     }
 }
 
-/// The server that is asked, with the cookie for the client if it needs one.
+/// Picks the server for a request, with the cookie for the client if it needs one.
 fn pick_endpoint(
     context: &RequestContext<'_>,
     target: &UpstreamMatch,
@@ -253,8 +253,8 @@ fn pick_endpoint(
             let name = snapshot.cookie_name(route, &context.path[..target.prefix_bytes]);
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
             let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(name, value)).take(MAX_COOKIES);
-            // Of several, as from two paths or from before a change of servers, any will do that
-            // leads somewhere.
+            // If there are several, as from two paths or from before a change of servers, any
+            // cookie of a present server will do.
             if let Some(picked) = ids.find_map(|id| group.pick_by_cookie(&snapshot.cookies, id, tried, now)) {
                 return Some((picked, None));
             }

@@ -64,7 +64,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) shedding: &'a Shedding,
     pub(crate) access_log: Option<&'a AccessLog>,
     pub(crate) shared: &'a WorkerShared,
-    /// Of what it holds.
+    /// The account of the bytes that the connection holds.
     pub(crate) budget: ConnectionBudget,
 }
 
@@ -114,7 +114,7 @@ impl Handler for Proxy<'_> {
     }
 }
 
-/// A request that is dropped in the middle is told of too: it may have been carried out.
+/// A request that is dropped midway is logged too: it may have been carried out.
 struct LogOnDrop<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a ForwardedInfo, &'a RequestHead, Instant)>);
 
 impl Drop for LogOnDrop<'_> {
@@ -126,7 +126,7 @@ impl Drop for LogOnDrop<'_> {
 }
 
 impl Proxy<'_> {
-    /// `head`: of a request that made sense.
+    /// `head`: that of a well-formed request.
     fn log(
         &self,
         (client, origin): (IpAddr, &ForwardedInfo),
@@ -180,7 +180,7 @@ impl Proxy<'_> {
         }
         let (method, target) = (head.method(), head.target());
         if target == "*" {
-            // Asked of the gateway itself, mostly to see whether it is there: RFC 9110, 9.3.7.
+            // A request to the gateway itself, usually to check that it is alive: RFC 9110, 9.3.7.
             return Ok(exchange.respond(FullResponse::new(StatusCode::OK, "text/plain", "")));
         }
         let (sent, query) = target.split_once('?').unwrap_or((target, ""));

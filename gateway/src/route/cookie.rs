@@ -10,7 +10,7 @@ use ring::hmac;
 
 /// Bytes of a cookie's name.
 pub(crate) const MAX_NAME_BYTES: usize = 64;
-/// Bytes of a secret that cannot be guessed.
+/// Least bytes of a secret that cannot be guessed.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;
 /// Most cookies of one field that are checked.
 const MAX_TRIED: usize = 8;
@@ -90,7 +90,7 @@ impl CookieSigner {
     pub(crate) fn read(&self, name: CookieName<'_>, field: &[u8]) -> impl Iterator<Item = u64> {
         let pairs = field.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let ours = pairs.filter_map(move |pair| name.value_in(pair));
-        // A browser has one for each path and domain. More of them are an attack.
+        // A browser has one for each path and domain. More are an attack.
         ours.take(MAX_TRIED).filter_map(|value| self.id_in(value))
     }
 
@@ -103,7 +103,7 @@ impl CookieSigner {
         hmac::verify(&self.key, &id.to_be_bytes(), &tag).ok().map(|()| id)
     }
 
-    /// The value of `Set-Cookie` for a server. `is_tls`: it is to be sent over TLS only.
+    /// The value of `Set-Cookie` for a server. `is_tls`: the client must send it over TLS only.
     pub(crate) fn set_cookie(&self, name: CookieName<'_>, server: SocketAddr, is_tls: bool) -> String {
         let (id, secure) = (self.id(server), if is_tls { "; Secure" } else { "" });
         format!("{name}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))
@@ -154,7 +154,7 @@ mod tests {
         }
         check(&cookies, &format!("{}{pair}", "gateway_server=x; ".repeat(MAX_TRIED)), &[]);
         assert!(!cookies.set_cookie(name, server, false).contains("Secure"));
-        // Where a server is tells nobody what it is called.
+        // The address of a server does not reveal its name.
         assert_ne!(CookieSigner::new("other").id(server), id);
         assert_ne!(id, node_sdk::gateway::affinity::score("cookie", server));
     }

@@ -7,17 +7,17 @@ use http::StatusCode;
 
 use crate::message::problem::Problem;
 
-/// Why a path has no normal form, in words for the client.
+/// Why a path has no normal form, for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadPath(pub(crate) &'static str);
 
-/// The normal form of a path: no dot segments, no empty ones but the last, and only those
-/// characters escaped that have to be, in capital letters (RFC 3986, 6.2.2).
+/// The normal form of a path: no dot segments, no empty segments but the last, and only necessary
+/// escapes, in capital letters (RFC 3986, 6.2.2).
 ///
 /// # Errors
-/// [`BadPath`] for what means one thing to us and another to the service behind us: an escaped
-/// slash or backslash, control characters, broken escapes, text that is no UTF-8, and ways out of
-/// the root.
+/// [`BadPath`] for paths that could mean one thing to us and another to the service behind us: with
+/// an escaped slash or backslash, control characters, broken escapes, text that is not UTF-8, or
+/// segments that lead out of the root.
 pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(path) {
         return Ok(Cow::Borrowed(path));
@@ -79,7 +79,7 @@ pub(crate) fn raw_route(path: &str) -> Result<String, BadPath> {
 /// when it has characters that no path has.
 pub(crate) fn check_raw(path: &str) -> Result<(), BadPath> {
     if !path.starts_with('/') {
-        return Err(BadPath("a path begins with /"));
+        return Err(BadPath("a path must begin with /"));
     }
     if path.bytes().any(|byte| matches!(byte, b'\\' | b'#' | 0..=b' ' | 0x7f)) {
         return Err(BadPath("a path has no backslash, no # and no control characters"));
@@ -151,7 +151,7 @@ fn escaped_byte(bytes: &[u8]) -> Option<u8> {
     digit(*high).zip(digit(*low)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
 }
 
-/// Whether there is nothing to do, as with nearly all paths.
+/// Whether the path is already normal, as nearly all paths are.
 fn is_normal(path: &str) -> bool {
     let bytes = path.as_bytes();
     let plain = |at: usize, byte: u8| match byte {
@@ -161,16 +161,16 @@ fn is_normal(path: &str) -> bool {
     bytes.first() == Some(&b'/') && bytes.iter().enumerate().all(|(at, byte)| plain(at, *byte))
 }
 
-/// What may stand in a path without an escape: RFC 3986, 3.3.
+/// Whether a character may stand in a path without an escape: RFC 3986, 3.3.
 fn stands_for_itself(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'@')
 }
 
-/// The path with every escape undone that need not be, and those made that are missing.
+/// The path without unnecessary escapes, and with the missing ones.
 fn unescape(path: &str) -> Result<String, BadPath> {
     if !path.starts_with('/') {
-        return Err(BadPath("a path begins with /"));
+        return Err(BadPath("a path must begin with /"));
     }
     let mut raw = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
@@ -179,26 +179,26 @@ fn unescape(path: &str) -> Result<String, BadPath> {
         let byte = if escaped {
             let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
             let digits = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-            digits.ok_or(BadPath("after % come two hexadecimal digits"))?
+            digits.ok_or(BadPath("two hexadecimal digits must follow %"))?
         } else {
             byte
         };
         match byte {
-            b'/' | b'\\' if escaped => return Err(BadPath("an escaped slash or backslash has no place in a path")),
-            // What follows a `#` is for the client alone (RFC 9110, 4.2.5); a backslash is a slash
-            // to some.
+            b'/' | b'\\' if escaped => return Err(BadPath("a path must not contain an escaped slash or backslash")),
+            // A fragment is only for the client (RFC 9110, 4.2.5); some servers take a backslash
+            // for a slash.
             b'\\' | b'#' => return Err(BadPath("a path has no backslash and no #")),
-            0..b' ' | 0x7f => return Err(BadPath("a path has no control characters")),
+            0..b' ' | 0x7f => return Err(BadPath("a path must not contain control characters")),
             _ => raw.push((byte, escaped)),
         }
     }
     let text: Vec<u8> = raw.iter().map(|(byte, _)| *byte).collect();
     if std::str::from_utf8(&text).is_err() {
-        return Err(BadPath("a path is text in UTF-8"));
+        return Err(BadPath("a path must be UTF-8"));
     }
     let mut path = String::with_capacity(raw.len());
     for (byte, escaped) in raw {
-        // What was escaped though it has a meaning of its own stays so: `%3F` is no question mark.
+        // An escaped character with a special meaning stays escaped: `%3F` is not a question mark.
         let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if byte == b'/' || unreserved || (!escaped && stands_for_itself(byte)) {
             path.push(char::from(byte));
@@ -209,8 +209,8 @@ fn unescape(path: &str) -> Result<String, BadPath> {
     Ok(path)
 }
 
-/// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path
-/// has segments.
+/// The value that `get` has for the longest prefix of a path that ends at a slash. It takes as many
+/// look-ups as the path has segments.
 pub(crate) fn longest_prefix<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
     let mut prefix = path.strip_suffix('/').unwrap_or(path);
     loop {
@@ -221,7 +221,7 @@ pub(crate) fn longest_prefix<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> 
     }
 }
 
-/// A prefix in normal form, without a slash at its end; `None` when it is no path.
+/// A prefix in normal form, without a slash at its end; `None` when it is not a path.
 pub(crate) fn normal_prefix(prefix: &str) -> Option<String> {
     let normal = normalize(prefix).ok()?;
     Some(normal.strip_suffix('/').unwrap_or(&normal).to_owned())
@@ -286,8 +286,8 @@ mod tests {
             ("/%ED%A0%80", "UTF-8"),
             ("/..;/a", "..;"),
             ("/a/%2e.;b=c/d", "..;"),
-            ("a", "begins with /"),
-            ("", "begins with /"),
+            ("a", "begin with /"),
+            ("", "begin with /"),
         ] {
             let BadPath(seen) = normalize(path).unwrap_err();
             assert!(seen.contains(why), "{path}: {seen}");

@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// when one has ended. Each end lets in a request that waited, which costs its worker a connection
 /// to the server. If all came at once, other requests would wait until all are done.
 const ENDING_AT_ONCE: usize = 4;
-/// A tunnel that carried something within this time is not evicted.
+/// A tunnel that has carried bytes within this time is not evicted.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 
 /// What a permit is for.
@@ -54,7 +54,7 @@ pub(crate) struct Holder {
 /// The index of a holder that has been removed.
 const GONE: usize = usize::MAX;
 
-/// All of them of one server.
+/// All holders of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     watched: Vec<WatchedHolder>,
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tunnel_that_was_silent_for_longest_gives_way() {
+    fn the_tunnel_silent_for_longest_is_evicted() {
         let mut scene = HoldersScene::new(PermitKind::Tunnels, &[1, 2, 3]);
         assert_eq!(scene.evict_slow(SECOND / 2, 9, 0), [0; 0]);
         scene.all[0].record_bytes(1);

@@ -27,7 +27,7 @@ pub(crate) struct WorkerShared {
     limits: ConcurrencyLimits,
     checks: ServerChecks,
     secret: String,
-    /// Of the log: all workers see the same.
+    /// Throttles of the log: all workers see the same servers.
     pub(crate) log_throttles: LogThrottles,
     pub(crate) budget: Arc<Budget>,
 }

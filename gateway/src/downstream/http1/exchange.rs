@@ -217,8 +217,8 @@ impl Exchange for Http1Connection<'_> {
 
     fn end_stream(&mut self, is_whole: bool) {
         if !is_whole && !self.chunks {
-            // A client that reads to the end of the connection must not take this end for the
-            // response's.
+            // A client that reads to the end of the connection must not take this end for that of
+            // the response.
             open(&mut self.stream).reset_on_drop();
         }
     }

@@ -28,7 +28,7 @@ pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const MAX_PROBES: u32 = 8;
 
-/// What the client sends.
+/// The bytes that a client sends.
 #[derive(Debug)]
 pub(super) struct Http1Input {
     pub(super) buffer: BytesMut,
@@ -70,7 +70,7 @@ impl Http1Input {
         }
     }
 
-    /// What the system has; `None` for nothing yet, 0 at the end.
+    /// Reads the bytes that the system has; `None` for nothing yet, 0 at the end.
     pub(super) fn read(&mut self, stream: &mut impl Readable) -> Result<Option<usize>, Ended> {
         if self.buffer.capacity() == 0 {
             self.buffer = buffers::acquire();

@@ -280,7 +280,7 @@ impl Http1Connection<'_> {
         self.keep_alive
     }
 
-    /// After a response: the rest of the request is passed over, or the connection ends.
+    /// After a response: skips the rest of the request, or ends the connection.
     async fn finish(&mut self) -> Result<(), Ended> {
         self.input.read_ahead.clear();
         let mut discarded = 0;

@@ -24,7 +24,7 @@ pub(super) struct Http1Sink<'a> {
     pub(super) limit: Duration,
     pub(super) status: &'a mut Option<StatusCode>,
     pub(super) client: &'a ClientPace,
-    /// The body goes in chunks, so that its end is told from the connection's.
+    /// The body is sent in chunks, so that its end differs from that of the connection.
     pub(super) chunks: &'a mut bool,
     /// What has been written of the status line, and whether it is whole.
     pub(super) line: &'a mut StatusLine,
@@ -75,7 +75,7 @@ impl Sink for Http1Sink<'_> {
                 out.put_slice(b"transfer-encoding: chunked\r\n");
                 *self.chunks = true;
             }
-            // HTTP/1.0 has no other way to say where it ends.
+            // HTTP/1.0 has no other way to mark the end of a body.
             Framing::Chunked | Framing::Close => *self.keep_alive = KeepAlive::Closes,
         }
         if let Some(cookie) = &edits.set_cookie {

@@ -29,7 +29,7 @@ impl Source for Http1Source<'_> {
         match self.input.client_gone(&mut self.from_client).await {
             Some(gone) => gone,
             None if self.has_deadline => std::future::pending().await,
-            None => ClientGone::Surely(Ended("asks for more while a stream lasts than is read ahead")),
+            None => ClientGone::Surely(Ended("sends more requests during a stream than are read ahead")),
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Http2Exchange {
     /// Both directions use it, in one task.
     outgoing: Mutex<Http2Sender>,
     timer: Option<Timer>,
-    /// A response whose body is all there.
+    /// A response with a complete body.
     full: Option<FullResponse>,
     status: Option<StatusCode>,
     /// The client waits for `100 Continue` before it sends the body.
@@ -100,15 +100,14 @@ impl Http2Exchange {
         Ok(())
     }
 
-    /// Sends what the request was answered with; how its handling `ended` decides how the stream
-    /// does.
+    /// Sends the answer to the request. How its handling `ended` decides how the stream ends.
     pub(super) async fn finish(mut self, ended: Result<(), Ended>) {
         let sent = match (ended, self.full.take()) {
             (Ok(()), Some(full)) => self.send_full(full).await,
             (ended, _) => ended,
         };
         match &mut self.sender().send {
-            // A response that was begun and is not whole must not look as if it were.
+            // An incomplete response must not look complete.
             Some(send) if sent.is_err() => send.send_reset(Reason::INTERNAL_ERROR),
             Some(_) => self.discard_body().await,
             None => {}
@@ -160,7 +159,7 @@ impl Http2Exchange {
         if std::mem::take(&mut self.needs_continue) {
             let mut leave = Response::new(());
             *leave.status_mut() = StatusCode::CONTINUE;
-            // A client that is gone is found out otherwise.
+            // A client that has gone is noticed elsewhere.
             let _ = self.sender().respond.send_informational(leave);
         }
     }

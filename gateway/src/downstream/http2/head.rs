@@ -32,7 +32,7 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
         _ => false,
     };
     if hosts.any(|other| !is_same(other)) {
-        return Err(bad("bad_host", "the Host header names another host than :authority"));
+        return Err(bad("bad_host", "the Host header and :authority name different hosts"));
     }
     let mut lengths = of("content-length").map(content_length);
     let framing = match (lengths.next().transpose()?, lengths.next()) {

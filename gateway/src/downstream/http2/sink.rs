@@ -138,7 +138,7 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
             let place =
                 location.filter(|_| LocationRewrite::applies_to(name)).and_then(|rewrite| rewrite.rewrite(value));
             let value = place.as_ref().map_or(value, |place| place.as_bytes());
-            // What was read as a field is one here too, in small letters.
+            // A field that was read before is valid here too, in small letters.
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
                 fields.append(name, value);
             }

@@ -162,7 +162,7 @@ impl<S: Sink> ResponsePump<'_, S> {
                         self.read(input).await?
                     };
                     if read == 0 {
-                        let cut = || ForwardError::Malformed("it ended in mid head".to_owned());
+                        let cut = || ForwardError::Malformed("it ended within the head".to_owned());
                         return Err(if input.is_empty() && interim == 0 { ForwardError::Unanswered } else { cut() });
                     }
                 }
@@ -184,8 +184,8 @@ impl<S: Sink> ResponsePump<'_, S> {
         true
     }
 
-    /// Reads on. A buffer that is empty is taken only when there is something to read: thousands
-    /// may wait for a slow server.
+    /// Reads more. An empty buffer is taken only when there is something to read: thousands of
+    /// requests may wait for a slow server.
     pub(super) async fn read(&mut self, input: &mut BytesMut) -> Result<usize, ForwardError> {
         let is_response_begun = self.state.is_response_begun();
         let read = loop {

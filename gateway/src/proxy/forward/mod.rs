@@ -97,13 +97,13 @@ pub(crate) enum ClientGone {
     Perhaps,
 }
 
-/// Where a response goes.
+/// The destination of a response.
 pub(crate) trait Sink: Send {
     /// A head before that of the response itself, such as 103.
     fn interim(&mut self, response: &ResponseHead);
 
-    /// Its head. `early`: the server has not been given the whole request, and may never take the
-    /// rest.
+    /// Sends the head. `early`: the server has not been sent the whole request, and may never read
+    /// the rest.
     fn head(&mut self, response: &ResponseHead, early: bool, edits: &ResponseEdits<'_>);
 
     fn data(&mut self, data: Bytes);
@@ -115,7 +115,7 @@ pub(crate) trait Sink: Send {
     /// anything can: a system whose client is gone answers it with a reset.
     fn probe(&mut self);
 
-    /// Waits until all that was given is on its way.
+    /// Waits until everything that was sent is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Called when everything is on its way and nothing follows for a while: thousands of requests
@@ -139,7 +139,7 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) edits: ResponseEdits<'a>,
     /// The client waits for the server's leave to send the body.
     pub(crate) awaits_continue: bool,
-    /// Its permit at the server. It may be evicted while its client is waited for.
+    /// Its permit at the server. The request may be evicted while it waits for its client.
     pub(crate) permit: &'a Permit,
 }
 
