@@ -438,10 +438,10 @@ async fn b3_a_node_that_stops_waits_for_spawned_work() {
         node_sdk::spawn(async move {
             work.begun.fetch_add(1, Ordering::SeqCst);
             // And for what spawned work spawns.
-            let _ = node_sdk::spawn(async move {
+            drop(node_sdk::spawn(async move {
                 sleep(Duration::from_secs(seconds)).await;
                 work.done.fetch_add(1, Ordering::SeqCst);
-            });
+            }));
         });
         Ok(())
     }
@@ -558,8 +558,8 @@ async fn b6_a_key_has_one_provider_whoever_calls() {
     }
     assert!(owners.iter().all(|keys| *keys > 5), "{owners:?}");
     // Without a key a node calls itself.
-    for at in 0..2 {
-        assert_eq!(nodes[at].peers().call::<usize>("GET/n", &()).await.unwrap(), at);
+    for (at, node) in nodes[..2].iter().enumerate() {
+        assert_eq!(node.peers().call::<usize>("GET/n", &()).await.unwrap(), at);
     }
     // A node that drains is no provider, for itself neither.
     nodes[0].set_draining(true);
