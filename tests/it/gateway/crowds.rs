@@ -1,6 +1,7 @@
 //! Many clients that are slow or idle, or whose requests take long: what others notice of them.
 
-use std::collections::BTreeMap;
+mod held_bytes;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +9,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use gateway::{Config, FixedServer, Route};
-use node_sdk::{Node, Params, ServiceError};
 use tests::{Cluster, HttpClient, PATIENCE, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -318,129 +318,4 @@ async fn gh9_clients_that_sent_one_byte_make_room_for_new_ones() {
         check_seats(name, first, (2, 1)).await;
         check_seats(name, first, (2, 50)).await;
     }
-}
-
-const LARGE: usize = 1 << 20;
-
-async fn large() -> Result<String, ServiceError> {
-    Ok("x".repeat(LARGE))
-}
-
-async fn small(Params(_): Params<serde_json::Value>) -> Result<&'static str, ServiceError> {
-    Ok("ok")
-}
-
-/// A gateway that holds `times` large answers for all clients, and 64 KiB for the rounding of each.
-async fn holding(cluster: &Cluster, times: usize) -> (SocketAddr, Node) {
-    let node = Node::builder("goods").route("GET/large", large).route("POST/small", small);
-    let node = cluster.node(node).await;
-    let max_held_bytes = times * (LARGE + 64 * 1024);
-    let config = Config { max_held_bytes, max_body_bytes: 2 * LARGE, h2c: true, ..Config::default() };
-    let at = cluster.gateway_with(config).await;
-    eventually("it is known", async || tests::request(at, "POST", "/small", "{}").await.status == 200).await;
-    (at, node)
-}
-
-/// The status of each response, in order of their numbers.
-fn counted(statuses: &[u16]) -> BTreeMap<u16, usize> {
-    let mut count = BTreeMap::new();
-    statuses.iter().for_each(|status| *count.entry(*status).or_default() += 1);
-    count
-}
-
-#[tokio::test]
-async fn gh30_answers_that_a_client_does_not_read_are_no_more_than_it_may_hold() {
-    let cluster = Cluster::start();
-    let (at, _node) = holding(&cluster, 8).await;
-    let ask = async |_| {
-        let mut client = RawStream(connect(2, at).await);
-        client.send("GET /large HTTP/1.1\r\nHost: g\r\n\r\n").await;
-        // It reads no further.
-        let line = client.read_to("\r\n").await;
-        (line[9..12].parse::<u16>().unwrap(), client)
-    };
-    let (statuses, held): (Vec<_>, Vec<_>) = join_all((0..30).map(ask)).await.into_iter().unzip();
-    assert_eq!(counted(&statuses), [(200, 4), (503, 26)].into());
-    let mut good = HttpClient::over(connect(1, at).await);
-    assert_eq!(good.request("GET", "/large", "").await.unwrap().status, 200, "there is something left for others");
-    let mut same = HttpClient::over(connect(2, at).await);
-    assert_eq!(same.request("POST", "/small", "{}").await.unwrap().status, 200, "small answers are not counted");
-    assert_eq!(same.request("GET", "/large", "").await.unwrap().problem(), "overloaded");
-    drop(held);
-    let again =
-        async || HttpClient::over(connect(2, at).await).request("GET", "/large", "").await.unwrap().status == 200;
-    eventually("what was held is given back", again).await;
-}
-
-#[tokio::test]
-async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
-    let cluster = Cluster::start();
-    let (at, _node) = holding(&cluster, 8).await;
-    let mut builder = h2::client::Builder::new();
-    let (send, connection) =
-        builder.initial_window_size(0).handshake::<_, bytes::Bytes>(connect(2, at).await).await.unwrap();
-    let running = AbortOnDropHandle::new(tokio::spawn(connection));
-    let ask = async |_| {
-        let mut send = send.clone().ready().await.unwrap();
-        let request = tests::http2::head("GET", "/large").body(()).unwrap();
-        let (response, _) = send.send_request(request, true).unwrap();
-        response.await.unwrap()
-    };
-    let responses = join_all((0..30).map(ask)).await;
-    let statuses: Vec<_> = responses.iter().map(|response| response.status().as_u16()).collect();
-    // What waits beside them counts too.
-    assert_eq!(counted(&statuses), [(200, 3), (503, 27)].into());
-    drop((responses, running));
-    let again = async || tests::request(at, "GET", "/large", "").await.status == 200;
-    eventually("what was held is given back", again).await;
-}
-
-#[tokio::test]
-async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
-    let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
-    let routes = vec![Route { servers, ..route() }];
-    let max_held_bytes = 4 * 64 * 1024;
-    let at = cluster.gateway_with(Config { max_held_bytes, h2c: true, routes, ..Config::default() }).await;
-    let (send, connection) = h2::client::handshake(connect(2, at).await).await.unwrap();
-    let running = AbortOnDropHandle::new(tokio::spawn(connection));
-    let ask = async |_| {
-        let mut send = send.clone().ready().await.unwrap();
-        let (response, _) = send.send_request(tests::http2::head("GET", "/slow").body(()).unwrap(), true).unwrap();
-        let answer = timeout(Duration::from_secs(1), response).await;
-        answer.is_ok_and(|answer| answer.unwrap_err().reason() == Some(h2::Reason::REFUSED_STREAM))
-    };
-    let refused = join_all((0..100).map(ask)).await.into_iter().filter(|refused| *refused).count();
-    // Half of what is free, of 5 KiB each, and a few.
-    assert!((65..=75).contains(&refused), "{refused}");
-    assert_eq!(HttpClient::over(connect(2, at).await).request("GET", "/", "").await.unwrap().status, 200);
-    drop(running);
-}
-
-#[tokio::test]
-async fn gh30_bodies_for_nodes_are_no_more_than_may_be_held() {
-    let cluster = Cluster::start();
-    let (at, _node) = holding(&cluster, 8).await;
-    let length = LARGE + 1000;
-    let post = format!(
-        "POST /small HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    );
-    let begin = async |_| {
-        let mut client = RawStream(connect(2, at).await);
-        client.send(&post).await;
-        let _ = client.0.write_all(&vec![b' '; LARGE - 1000]).await;
-        client
-    };
-    let mut begun = join_all((0..30).map(begin)).await;
-    let mut refused = 0;
-    for client in &mut begun {
-        let line = timeout(Duration::from_millis(200), client.read_to("\r\n")).await;
-        refused += usize::from(line.is_ok_and(|line| line.starts_with("HTTP/1.1 503 ")));
-    }
-    assert!((25..=29).contains(&refused), "{refused}");
-    let good = HttpClient::over(connect(1, at).await)
-        .request("POST", "/small", &format!("{{}}{}", " ".repeat(LARGE / 2)))
-        .await;
-    assert_eq!(good.unwrap().status, 200);
-    drop(begun);
 }
