@@ -30,7 +30,8 @@ const SWEEP: Duration = Duration::from_millis(10);
 /// ones within seconds and not at once. Each new tunnel costs its worker a connection to the
 /// server, for which other requests wait.
 const TUNNELS_FOR_ONE: usize = 512;
-/// A request that waits looks for slow clients again after a pause that grows by this factor.
+/// A request that waits, and has found no slow client, looks again after a pause that grows by this
+/// factor. One that has found some goes on looking: those that get their permits may be as slow.
 const LOOK_AGAIN: u32 = 4;
 
 /// The permits of one server, for all workers.
@@ -202,7 +203,7 @@ impl ConcurrencyLimit {
         let mut pause = SWEEP;
         loop {
             let now = Instant::now();
-            self.evict_for_waiters(now);
+            pause = if self.evict_for_waiters(now) > 0 { SWEEP } else { pause };
             let look_again = now + pause;
             pause *= LOOK_AGAIN;
             match timeout_at(deadline.min(look_again), &mut granted).await {
@@ -215,13 +216,14 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// A request waits: slow clients are evicted.
-    fn evict_for_waiters(&self, now: Instant) {
+    /// A request waits: slow clients are evicted. Gives how many are.
+    fn evict_for_waiters(&self, now: Instant) -> usize {
         let mut state = self.lock();
-        if state.queue.waiting() > 0 {
-            state.crowded_until = Some(now + CROWDED);
-            self.evict_slow(&mut state, now);
+        if state.queue.waiting() == 0 {
+            return 0;
         }
+        state.crowded_until = Some(now + CROWDED);
+        self.evict_slow(&mut state, now)
     }
 
     /// A request had to wait recently, so a few permits are kept free for others.
@@ -233,9 +235,9 @@ impl ConcurrencyLimit {
         }
     }
 
-    fn evict_slow(&self, state: &mut LimitState, now: Instant) {
+    fn evict_slow(&self, state: &mut LimitState, now: Instant) -> usize {
         if state.next_sweep.is_some_and(|next| now < next) {
-            return;
+            return 0;
         }
         state.next_sweep = Some(now + SWEEP);
         let wanted = match self.kind {
@@ -255,6 +257,7 @@ impl ConcurrencyLimit {
             };
             warn!(limit = self.limit, told, held_back, "{what}: others wait for their server");
         }
+        told
     }
 
     fn issue_permit(self: &Arc<Self>, endpoint: &Arc<Endpoint>, inner: InnerPermit, now: Instant) -> Permit {
