@@ -1,34 +1,65 @@
-//! Bytes that the gateway holds for its clients: bodies on their way to nodes and answers of nodes
+//! Bytes that the gateway holds for its clients: bodies on their way to nodes and responses of nodes
 //! are held whole, and a client that sends slowly, or does not read, would have as many of them as
 //! it likes.
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
 use net::address_group;
+use tokio::time::{Duration, Instant};
 
-/// What each connection may hold without a word: nearly all answers are smaller. Ten thousand
+use crate::io::fair_queue::FairQueue;
+use crate::io::recent_table::RecentTable;
+
+/// What each connection may hold without a word: nearly all responses are smaller. Ten thousand
 /// connections have 160 MiB of these.
 const OWN_BYTES: usize = 16 * 1024;
 /// What is beyond that comes from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
+/// Room is short when more than this part of the budget is held, until less than the second is.
+const SHORT_FROM: usize = 8;
+const SHORT_UNTIL: usize = 16;
+/// How long it is remembered that a client has left a response unread, and how large the response
+/// was: for longer than a client may take nothing of one, so that a client that comes again and
+/// again is known.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Such a client may hold this part of what is free at most, so that many of them leave some, and
+/// have this many calls at a time whose responses may turn out to be large.
+const UNREAD_SHARE: usize = 8;
+const UNREAD_CALLS: usize = 4;
+/// Calls at a time, while room is short, whose responses may turn out to be large: as many as there
+/// are clients. One client may have as many as are free: alone half.
+const MAX_UNSIZED_CALLS: usize = 10_000;
+const UNSIZED_CALLS_SHARE: u8 = 50;
 
 /// The bytes that all connections of the process may hold beyond their own. One client may hold at
 /// most as much as is free: a single client half of the budget, two clients a third each.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
+    /// Room is short. Changes rarely, and is read for each call.
+    is_short: AtomicBool,
     /// Held for moments only; nothing waits inside.
     state: Mutex<BudgetState>,
     refused: AtomicU64,
+    /// Responses that clients have left unread.
+    unread: AtomicU64,
+    hasher: std::collections::hash_map::RandomState,
 }
 
 #[derive(Debug)]
 struct BudgetState {
     free: usize,
     held: HashMap<IpAddr, usize>,
+    /// Clients that have left a response unread.
+    unread: RecentTable,
+    /// What the last large response of a node took, by what it was asked for.
+    sizes: RecentTable,
+    /// Calls that were made while room was short, and nothing was known of their responses.
+    unsized_calls: FairQueue<std::convert::Infallible>,
 }
 
 /// The bytes that one connection holds.
@@ -46,31 +77,61 @@ pub(crate) struct Reservation {
     client: IpAddr,
     own: usize,
     granted: usize,
+    /// It is for a response that its client is to read.
+    is_response: bool,
 }
 
 /// The budget has no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverBudget;
 
+/// How much is held, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BudgetUsage {
+    /// Bytes that are held now, rounded up.
+    pub(crate) held: usize,
+    /// How often a reservation, or a call whose response would have needed one, was refused.
+    pub(crate) refused: u64,
+    /// Responses that clients have left unread.
+    pub(crate) unread: u64,
+}
+
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        let state = BudgetState { free: limit, held: HashMap::default() };
-        Self { limit, state: Mutex::new(state), refused: AtomicU64::new(0) }
+        let state = BudgetState {
+            free: limit,
+            held: HashMap::default(),
+            unread: RecentTable::default(),
+            sizes: RecentTable::default(),
+            unsized_calls: FairQueue::new(MAX_UNSIZED_CALLS, UNSIZED_CALLS_SHARE, 0),
+        };
+        Self {
+            limit,
+            is_short: AtomicBool::new(false),
+            state: Mutex::new(state),
+            refused: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
+            hasher: Default::default(),
+        }
     }
 
-    /// Bytes that are held now, rounded up, and how often a reservation was refused.
-    pub(crate) fn usage(&self) -> (usize, u64) {
-        (self.limit - self.lock().free, self.refused.load(Ordering::Relaxed))
+    pub(crate) fn usage(&self) -> BudgetUsage {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BudgetUsage { held: self.limit - self.lock().free, refused: count(&self.refused), unread: count(&self.unread) }
     }
 
     fn try_reserve(&self, client: IpAddr, bytes: usize) -> bool {
         let mut state = self.lock();
-        let BudgetState { free, held } = &mut *state;
+        let share = if self.has_left_unread(&state, client) { UNREAD_SHARE } else { 1 };
+        let BudgetState { free, held, .. } = &mut *state;
         let has = held.get(&client).copied().unwrap_or(0);
-        let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left);
+        let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left / share);
         if may {
             *free -= bytes;
             *held.entry(client).or_default() += bytes;
+            if self.limit - *free > self.limit / SHORT_FROM {
+                self.is_short.store(true, Ordering::Relaxed);
+            }
         } else {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -80,12 +141,62 @@ impl Budget {
     fn release(&self, client: IpAddr, bytes: usize) {
         let mut state = self.lock();
         state.free += bytes;
+        if self.limit - state.free < self.limit / SHORT_UNTIL {
+            self.is_short.store(false, Ordering::Relaxed);
+        }
         if let Some(held) = state.held.get_mut(&client) {
             *held -= bytes;
             if *held == 0 {
                 state.held.remove(&client);
             }
         }
+    }
+
+    /// Whether room is short, so that calls need room for their responses before they are made.
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// How large the last response to this was, if it was large, and that was not long ago.
+    pub(super) fn last_size(&self, method: &str, path: &str) -> Option<usize> {
+        self.lock().sizes.find(self.hasher.hash_one((method, path)), Instant::now())
+    }
+
+    /// A response to this took so many bytes.
+    pub(super) fn record_size(&self, method: &str, path: &str, bytes: usize) {
+        let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + REMEMBERED);
+        let mut state = self.lock();
+        if bytes > OWN_BYTES { state.sizes.record(hash, bytes, until) } else { state.sizes.remove(hash) }
+    }
+
+    /// Counts a call of whose response nothing is known, if `client` may have one more.
+    pub(super) fn try_count_unsized(&self, client: IpAddr) -> Result<(), OverBudget> {
+        let client = address_group(client);
+        let mut state = self.lock();
+        let has_enough = self.has_left_unread(&state, client) && state.unsized_calls.held_by(client) >= UNREAD_CALLS;
+        if has_enough || !state.unsized_calls.try_acquire(client) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(OverBudget);
+        }
+        Ok(())
+    }
+
+    /// One that was counted is over.
+    pub(super) fn release_unsized(&self, client: IpAddr) {
+        self.lock().unsized_calls.release(address_group(client));
+    }
+
+    /// A client has left a response unread.
+    fn record_unread(&self, client: IpAddr) {
+        self.unread.fetch_add(1, Ordering::Relaxed);
+        let until = Instant::now() + REMEMBERED;
+        self.lock().unread.record(self.hasher.hash_one(client), 0, until);
+    }
+
+    /// Whether a client has left a response unread not long ago. Mostly none has, and no time has to
+    /// be looked at.
+    fn has_left_unread(&self, state: &BudgetState, client: IpAddr) -> bool {
+        !state.unread.is_empty() && state.unread.find(self.hasher.hash_one(client), Instant::now()).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetState> {
@@ -99,12 +210,17 @@ impl ConnectionBudget {
         Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
     }
 
+    /// That of all connections.
+    pub(super) fn shared(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// Reserves `bytes` for `client`.
     ///
     /// # Errors
     /// [`OverBudget`] when the client, or all clients together, hold as much as they may.
     pub(crate) fn reserve(&self, client: IpAddr, bytes: usize) -> Result<Reservation, OverBudget> {
-        let mut held = Reservation { connection: self.clone(), client, own: 0, granted: 0 };
+        let mut held = Reservation { connection: self.clone(), client, own: 0, granted: 0, is_response: false };
         held.grow_to(bytes)?;
         Ok(held)
     }
@@ -114,6 +230,28 @@ impl Reservation {
     /// Whether bytes of the shared budget are reserved.
     pub(crate) fn is_large(&self) -> bool {
         self.granted > 0
+    }
+
+    /// The client has read what it was held for.
+    pub(crate) fn complete(mut self) {
+        self.is_response = false;
+    }
+
+    /// From now on it is for a response of `bytes` bytes, which its client is to read.
+    ///
+    /// # Errors
+    /// As [`ConnectionBudget::reserve`]; what was held still is.
+    pub(super) fn resize_for_response(&mut self, bytes: usize) -> Result<(), OverBudget> {
+        let is_own = self.connection.own.load(Ordering::Relaxed) + bytes <= OWN_BYTES;
+        let wanted = if is_own { 0 } else { bytes.saturating_sub(self.own).next_multiple_of(GRANT_BYTES) };
+        let surplus = self.granted.saturating_sub(wanted);
+        if surplus > 0 {
+            self.granted -= surplus;
+            self.connection.budget.release(self.client, surplus);
+        }
+        self.grow_to(bytes)?;
+        self.is_response = true;
+        Ok(())
     }
 
     /// Raises the reservation to `bytes`, if that is more.
@@ -162,6 +300,9 @@ impl Drop for Reservation {
         }
         if self.granted > 0 {
             self.connection.budget.release(self.client, self.granted);
+            if self.is_response {
+                self.connection.budget.record_unread(self.client);
+            }
         }
     }
 }
@@ -174,23 +315,28 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
+    fn used(budget: &Budget) -> (usize, u64) {
+        let usage = budget.usage();
+        (usage.held, usage.refused)
+    }
+
     #[test]
     fn small_answers_are_free_and_large_ones_take_whole_pieces() {
         let budget = Arc::new(Budget::new(1 << 20));
         let account = ConnectionBudget::new(&budget);
         let small = account.reserve(client(1), OWN_BYTES - 1).unwrap();
-        assert_eq!(budget.usage(), (0, 0));
+        assert_eq!(used(&budget), (0, 0));
         let large = account.reserve(client(1), 2).unwrap();
-        assert_eq!(budget.usage(), (GRANT_BYTES, 0), "there is one byte of its own left");
+        assert_eq!(used(&budget), (GRANT_BYTES, 0), "there is one byte of its own left");
         drop((small, large));
-        assert_eq!((budget.usage(), account.own.load(Ordering::Relaxed)), ((0, 0), 0));
+        assert_eq!((used(&budget), account.own.load(Ordering::Relaxed)), ((0, 0), 0));
         let mut grows = account.reserve(client(1), 1).unwrap();
         for bytes in [OWN_BYTES, OWN_BYTES + 1, 2 * GRANT_BYTES, 3] {
             grows.grow_to(bytes).unwrap();
         }
-        assert_eq!(budget.usage(), (2 * GRANT_BYTES, 0));
+        assert_eq!(used(&budget), (2 * GRANT_BYTES, 0));
         drop(grows);
-        assert!(budget.usage() == (0, 0) && budget.lock().held.is_empty());
+        assert!(used(&budget) == (0, 0) && budget.lock().held.is_empty());
     }
 
     #[test]
@@ -206,9 +352,9 @@ mod tests {
             held.len() - before
         };
         assert_eq!([take(1), take(2), take(3), take(1)], [32, 16, 8, 0]);
-        assert_eq!(budget.usage(), (56 * GRANT_BYTES, 4));
+        assert_eq!(used(&budget), (56 * GRANT_BYTES, 4));
         drop(held);
-        assert_eq!(budget.usage().0, 0);
+        assert_eq!(used(&budget).0, 0);
         let account = ConnectionBudget::new(&budget);
         assert!(account.reserve(client(1), 33 * GRANT_BYTES).is_err());
         assert!(account.reserve(client(1), usize::MAX / 2).is_err(), "more than any budget has");

@@ -64,6 +64,11 @@ impl<W> FairQueue<W> {
         self.waiting
     }
 
+    /// The permits that `client` has.
+    pub(crate) fn held_by(&self, client: IpAddr) -> usize {
+        self.held.get(&client).copied().unwrap_or(0)
+    }
+
     /// Takes a permit, if `client` may have one now.
     pub(crate) fn try_acquire(&mut self, client: IpAddr) -> bool {
         if self.free == 0 {

@@ -93,12 +93,15 @@ pub(crate) struct ProcessTotals {
     pub(crate) evicted: u64,
     /// Bytes that are held for clients beyond what each connection may, and how often more was
     /// refused.
-    pub(crate) held: (usize, u64),
+    pub(crate) held: usize,
+    pub(crate) over_budget: u64,
+    /// Responses that clients have left unread.
+    pub(crate) left_unread: u64,
 }
 
 /// Writes the figures of all workers in Prometheus' text format 0.0.4.
 pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
-    let ProcessTotals { nodes, stale, lost, evicted, held: (held, refused) } = totals;
+    let ProcessTotals { nodes, stale, lost, evicted, held, over_budget, left_unread } = totals;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -159,9 +162,13 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_held_bytes", "gauge", help, &mut |out| {
         let _ = writeln!(out, "gateway_held_bytes {held}");
     });
-    let help = "Bodies and answers that were refused because as much was held as may be.";
+    let help = "Bodies, answers and calls that were refused because as much was held as may be.";
     about("gateway_over_budget_total", "counter", help, &mut |out| {
-        let _ = writeln!(out, "gateway_over_budget_total {refused}");
+        let _ = writeln!(out, "gateway_over_budget_total {over_budget}");
+    });
+    let help = "Large answers of nodes that clients left unread.";
+    about("gateway_left_unread_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_left_unread_total {left_unread}");
     });
     let help =
         "Requests and tunnels that were evicted because they were slow or silent while others waited for a server.";
@@ -194,7 +201,9 @@ mod tests {
                 stale: Some(Duration::from_millis(1500)),
                 lost: 3,
                 evicted: 5,
-                held: (65_536, 2),
+                held: 65_536,
+                over_budget: 2,
+                left_unread: 4,
             },
         );
         for line in [
@@ -215,6 +224,7 @@ mod tests {
             "gateway_gave_way_total 5",
             "gateway_held_bytes 65536",
             "gateway_over_budget_total 2",
+            "gateway_left_unread_total 4",
             "gateway_registry_stale_seconds 1.5",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");

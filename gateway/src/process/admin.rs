@@ -91,12 +91,15 @@ impl Admin {
             }
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
             "/metrics" => {
+                let budget = self.shared.budget.usage();
                 let totals = metrics::ProcessTotals {
                     nodes: self.peers.nodes().len(),
                     stale: self.peers.stale_for(),
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
                     evicted: self.shared.evicted(),
-                    held: self.shared.budget.usage(),
+                    held: budget.held,
+                    over_budget: budget.refused,
+                    left_unread: budget.unread,
                 };
                 let mut text = metrics::text(&self.workers, &totals);
                 let _ = writeln!(

@@ -28,6 +28,7 @@ use self::redirect::CHALLENGES;
 use crate::config::Route;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::io::budget::{ConnectionBudget, Reservation};
+use crate::io::response_room::ResponseRoom;
 use crate::message::body::Framing;
 use crate::message::forwarded::{ForwardedInfo, HOPS};
 use crate::message::head::RequestHead;
@@ -241,6 +242,7 @@ impl Proxy<'_> {
                 let mut held = self.budget.reserve(client, 0)?;
                 let params =
                     read_params(head, query, exchange, snapshot.config.max_body_bytes, deadline, &mut held).await?;
+                let room = ResponseRoom::new(&self.budget, client, node_method, &path)?;
                 let key = client_key(route, client);
                 let call = with_balance(self.peers.call_raw(node_method, &path, &params), route, key.as_deref());
                 // A request without a body has taken no time to arrive.
@@ -260,7 +262,7 @@ impl Proxy<'_> {
                         {
                             RawReply::Response(answer) => answer,
                             RawReply::Stream(parts) => {
-                                drop(held);
+                                drop((held, room));
                                 let hold = |bytes| self.budget.reserve(client, bytes);
                                 return Box::pin(respond_with_parts(parts, form, head, exchange, hold)).await;
                             }
@@ -278,7 +280,7 @@ impl Proxy<'_> {
                 };
                 drop(held);
                 // A client that does not read its answers does not get more and more of them.
-                let held = Some(self.budget.reserve(client, body.len())?);
+                let held = Some(room.hold(body.len())?);
                 Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
             }
         }

@@ -313,7 +313,7 @@ impl Http1Connection<'_> {
         {
             self.answered = None;
         }
-        self.reservations.clear();
+        self.reservations.drain(..).for_each(Reservation::complete);
         Ok(())
     }
 

@@ -128,7 +128,7 @@ impl Http2Exchange {
     }
 
     async fn send_full(&mut self, full: FullResponse) -> Result<(), Ended> {
-        let FullResponse { status, content_type, retry_after, location, allow, body, held: _held } = full;
+        let FullResponse { status, content_type, retry_after, location, allow, body, held } = full;
         let mut response = Response::new(());
         *response.status_mut() = status;
         let fields = response.headers_mut();
@@ -148,7 +148,11 @@ impl Http2Exchange {
         put_date(fields);
         let ends = has_none || self.is_head || body.is_empty();
         self.sender().begin(response, ends)?;
-        if ends { Ok(()) } else { send_data(&self.outgoing, body, true, self.limit).await }
+        if !ends {
+            send_data(&self.outgoing, body, true, self.limit).await?;
+        }
+        held.into_iter().for_each(Reservation::complete);
+        Ok(())
     }
 
     fn sender(&mut self) -> &mut Http2Sender {

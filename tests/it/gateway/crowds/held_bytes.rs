@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
 use gateway::{Config, FixedServer, Route};
-use node_sdk::{Node, Params, ServiceError};
+use node_sdk::{Node, Params, ServiceError, State};
 use tests::{Cluster, HttpClient, RawStream, eventually};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -16,7 +18,8 @@ use super::{connect, route, server};
 
 const LARGE: usize = 1 << 20;
 
-async fn large() -> Result<String, ServiceError> {
+async fn large(calls: State<Arc<AtomicUsize>>) -> Result<String, ServiceError> {
+    calls.fetch_add(1, Ordering::Relaxed);
     Ok("x".repeat(LARGE))
 }
 
@@ -24,15 +27,29 @@ async fn small(Params(_): Params<serde_json::Value>) -> Result<&'static str, Ser
     Ok("ok")
 }
 
-/// A gateway that holds `times` large answers for all clients, and 64 KiB for the rounding of each.
-async fn holding(cluster: &Cluster, times: usize) -> (SocketAddr, Node) {
-    let node = Node::builder("goods").route("GET/large", large).route("POST/small", small);
+/// A gateway that holds `times` large answers for all clients, and 64 KiB for the rounding of each;
+/// a node that gives them; and how often it was called for one.
+async fn holding(cluster: &Cluster, times: usize) -> (SocketAddr, Node, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let node = Node::builder("goods").state(Arc::clone(&calls));
+    let node = node.route("GET/large", large).route("POST/small", small);
     let node = cluster.node(node).await;
     let max_held_bytes = times * (LARGE + 64 * 1024);
     let config = Config { max_held_bytes, max_body_bytes: 2 * LARGE, h2c: true, ..Config::default() };
     let at = cluster.gateway_with(config).await;
     eventually("it is known", async || tests::request(at, "POST", "/small", "{}").await.status == 200).await;
-    (at, node)
+    (at, node, calls)
+}
+
+/// Clients of this address that ask for large answers at once and read no further than the status.
+async fn ask_and_stop(from: u8, at: SocketAddr, clients: usize) -> (Vec<u16>, Vec<RawStream>) {
+    let ask = async |_| {
+        let mut client = RawStream(connect(from, at).await);
+        client.send("GET /large HTTP/1.1\r\nHost: g\r\n\r\n").await;
+        let line = client.read_to("\r\n").await;
+        (line[9..12].parse::<u16>().unwrap(), client)
+    };
+    join_all((0..clients).map(ask)).await.into_iter().unzip()
 }
 
 /// The status of each response, in order of their numbers.
@@ -45,15 +62,8 @@ fn counted(statuses: &[u16]) -> BTreeMap<u16, usize> {
 #[tokio::test]
 async fn gh30_answers_that_a_client_does_not_read_are_no_more_than_it_may_hold() {
     let cluster = Cluster::start();
-    let (at, _node) = holding(&cluster, 8).await;
-    let ask = async |_| {
-        let mut client = RawStream(connect(2, at).await);
-        client.send("GET /large HTTP/1.1\r\nHost: g\r\n\r\n").await;
-        // It reads no further.
-        let line = client.read_to("\r\n").await;
-        (line[9..12].parse::<u16>().unwrap(), client)
-    };
-    let (statuses, held): (Vec<_>, Vec<_>) = join_all((0..30).map(ask)).await.into_iter().unzip();
+    let (at, _node, _) = holding(&cluster, 8).await;
+    let (statuses, held) = ask_and_stop(2, at, 30).await;
     assert_eq!(counted(&statuses), [(200, 4), (503, 26)].into());
     let mut good = HttpClient::over(connect(1, at).await);
     assert_eq!(good.request("GET", "/large", "").await.unwrap().status, 200, "there is something left for others");
@@ -61,15 +71,53 @@ async fn gh30_answers_that_a_client_does_not_read_are_no_more_than_it_may_hold()
     assert_eq!(same.request("POST", "/small", "{}").await.unwrap().status, 200, "small answers are not counted");
     assert_eq!(same.request("GET", "/large", "").await.unwrap().problem(), "overloaded");
     drop(held);
-    let again =
-        async || HttpClient::over(connect(2, at).await).request("GET", "/large", "").await.unwrap().status == 200;
-    eventually("what was held is given back", again).await;
+    eventually("what was held is given back", async || ask_and_stop(3, at, 4).await.0 == [200; 4]).await;
+}
+
+#[tokio::test]
+async fn gh30_a_client_that_does_not_read_is_not_called_for_in_vain() {
+    let cluster = Cluster::start();
+    let (at, _node, calls) = holding(&cluster, 8).await;
+    let (statuses, held) = ask_and_stop(2, at, 4).await;
+    assert_eq!(statuses, [200; 4]);
+    for _ in 0..10 {
+        let (statuses, _) = ask_and_stop(2, at, 10).await;
+        assert_eq!(statuses, [503; 10], "it has what it may have");
+    }
+    // Nothing is known of the size before the first of them.
+    let made = calls.load(Ordering::Relaxed);
+    assert!(made <= 5, "{made} calls for 104 requests");
+    let mut good = HttpClient::over(connect(1, at).await);
+    assert_eq!(good.request("GET", "/large", "").await.unwrap().status, 200, "others are called for");
+    drop(held);
+}
+
+#[tokio::test]
+async fn gh30_a_client_that_comes_again_and_does_not_read_gets_less() {
+    let cluster = Cluster::start();
+    let (at, _node, _) = holding(&cluster, 40).await;
+    let (statuses, held) = ask_and_stop(2, at, 40).await;
+    assert_eq!(counted(&statuses), [(200, 20), (503, 20)].into(), "half of what there is");
+    drop(held);
+    // It has been seen to go when all that it had is there for others.
+    let is_free = async || {
+        let (statuses, clients) = ask_and_stop(3, at, 20).await;
+        let given = statuses.iter().zip(clients).filter(|(status, _)| **status == 200);
+        let read = async |client: RawStream| client.0.take(LARGE as u64).read_to_end(&mut Vec::new()).await;
+        join_all(given.map(|(_, client)| read(client))).await;
+        statuses == [200; 20]
+    };
+    eventually("what was held is given back", is_free).await;
+    let (statuses, _held) = ask_and_stop(2, at, 40).await;
+    assert_eq!(counted(&statuses), [(200, 4), (503, 36)].into(), "an eighth of what is free");
+    let (statuses, _held) = ask_and_stop(4, at, 40).await;
+    assert_eq!(counted(&statuses), [(200, 18), (503, 22)].into(), "others have half");
 }
 
 #[tokio::test]
 async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
     let cluster = Cluster::start();
-    let (at, _node) = holding(&cluster, 8).await;
+    let (at, _node, _) = holding(&cluster, 8).await;
     let mut builder = h2::client::Builder::new();
     let (send, connection) =
         builder.initial_window_size(0).handshake::<_, bytes::Bytes>(connect(2, at).await).await.unwrap();
@@ -114,7 +162,7 @@ async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
 #[tokio::test]
 async fn gh30_bodies_for_nodes_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
-    let (at, _node) = holding(&cluster, 8).await;
+    let (at, _node, _) = holding(&cluster, 8).await;
     let length = LARGE + 1000;
     let post = format!(
         "POST /small HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
