@@ -15,7 +15,7 @@ use crate::downstream::http2;
 use crate::downstream::proxy_protocol::{self, Announced};
 use crate::downstream::tls::Tls;
 use crate::downstream::worker::Worker;
-use crate::io::budget::ConnectionBudget;
+use crate::io::budget::{ConnectionBudget, Reservation};
 use crate::io::stream::ClientStream;
 use crate::message::forwarded::ForwardedInfo;
 use crate::message::head::{RequestHead, Scheme};
@@ -107,13 +107,15 @@ impl DownstreamConnection<'_> {
         match timeout_at(deadline, peek(&stream, look)).await {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
-                let handler = PlainOnTlsHandler;
+                let handler = PlainOnTlsHandler { proxy: &self.proxy(address, Scheme::Http) };
                 return http1::run(ClientStream::Plain(stream), config, self.client, &handler).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",
         }
-        match timeout(config.handshake_timeout, tls.acceptor().accept(stream)).await {
+        let is_crowded = self.client.is_crowded();
+        let _session_bytes = self.worker.metrics.uncounted(Tls::session_bytes(is_crowded));
+        match timeout(config.handshake_timeout, tls.accept(stream, is_crowded)).await {
             Ok(Ok(stream)) => {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = ClientStream::from(stream);
@@ -139,6 +141,7 @@ impl DownstreamConnection<'_> {
         scheme: Scheme,
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
+        let _bytes = self.worker.metrics.uncounted(http1::UNCOUNTED_BYTES);
         http1::run(stream, config, self.client, &proxy).await
     }
 
@@ -150,6 +153,7 @@ impl DownstreamConnection<'_> {
         scheme: Scheme,
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
+        let _bytes = self.worker.metrics.uncounted(http2::UNCOUNTED_BYTES);
         http2::run(stream, config, self.client, &proxy).await
     }
 
@@ -194,13 +198,19 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
 }
 
 /// Answers clients that speak HTTP where TLS is spoken.
-struct PlainOnTlsHandler;
+struct PlainOnTlsHandler<'a, 'b> {
+    proxy: &'a Proxy<'b>,
+}
 
-impl Handler for PlainOnTlsHandler {
+impl Handler for PlainOnTlsHandler<'_, '_> {
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "this port speaks TLS: use https://");
         Ok(exchange.respond(FullResponse::from(&problem)))
     }
 
     fn record_rejection(&self, _status: StatusCode) {}
+
+    fn reservation(&self) -> Option<Reservation> {
+        self.proxy.reservation()
+    }
 }

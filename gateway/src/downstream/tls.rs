@@ -12,11 +12,20 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, version};
-use tokio_rustls::TlsAcceptor;
+use rustls::{ServerConfig, ServerConnection, version};
+use tokio::net::TcpStream;
+use tokio_rustls::{Accept, TlsAcceptor};
 use tracing::warn;
 
 use crate::config::CertificateFiles;
+
+/// Bytes of records that wait for a client that does not read.
+const MAX_UNSENT_BYTES: usize = 64 * 1024;
+/// The same of a client that comes when many are here: one record.
+const MAX_UNSENT_BYTES_IN_A_CROWD: usize = 16 * 1024;
+/// What a session holds of a record that is not whole, and of one that has not been taken from it,
+/// and itself.
+const SESSION_BYTES: usize = 48 * 1024;
 
 /// Certificates, by the names that they are for.
 pub(crate) struct Tls {
@@ -85,9 +94,23 @@ impl Tls {
         Ok(())
     }
 
-    pub(crate) fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    /// Shakes hands with a client. `is_crowded`: many are here.
+    pub(crate) fn accept(&self, stream: TcpStream, is_crowded: bool) -> Accept<TcpStream> {
+        self.acceptor.accept_with(stream, |session| limit_unsent(session, is_crowded))
     }
+
+    /// What a session may take.
+    pub(crate) fn session_bytes(is_crowded: bool) -> usize {
+        SESSION_BYTES + max_unsent_bytes(is_crowded)
+    }
+}
+
+fn limit_unsent(session: &mut ServerConnection, is_crowded: bool) {
+    session.set_buffer_limit(Some(max_unsent_bytes(is_crowded)));
+}
+
+fn max_unsent_bytes(is_crowded: bool) -> usize {
+    if is_crowded { MAX_UNSENT_BYTES_IN_A_CROWD } else { MAX_UNSENT_BYTES }
 }
 
 impl ResolvesServerCert for Certificates {
@@ -197,5 +220,36 @@ impl std::error::Error for CertificateError {}
 impl From<CertificateError> for io::Error {
     fn from(error: CertificateError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct NoCertificate;
+
+    impl ResolvesServerCert for NoCertificate {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+    }
+
+    #[test]
+    fn gh30_a_session_takes_little_for_a_client_that_does_not_read() {
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_protocol_versions(&[&version::TLS13]).unwrap().with_no_client_auth();
+        let config = Arc::new(config.with_cert_resolver(Arc::new(NoCertificate)));
+        for (is_crowded, expected) in [(false, MAX_UNSENT_BYTES), (true, MAX_UNSENT_BYTES_IN_A_CROWD)] {
+            let mut session = ServerConnection::new(Arc::clone(&config)).unwrap();
+            limit_unsent(&mut session, is_crowded);
+            let taken: usize = std::iter::repeat_with(|| session.writer().write(&[0; 5000]).unwrap())
+                .take_while(|taken| *taken > 0)
+                .sum();
+            assert_eq!(taken, expected, "{is_crowded}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::io::recent_table::RecentTable;
 
 /// What each connection may hold without a word: nearly all responses are smaller. Ten thousand
 /// connections have 160 MiB of these.
-const OWN_BYTES: usize = 16 * 1024;
+pub(crate) const OWN_BYTES: usize = 16 * 1024;
 /// What is beyond that comes from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
 /// Room is short when more than this part of the budget is held, until less than the second is.

@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     unanswered: AtomicU64,
     /// Connected clients.
     connections: AtomicU64,
+    /// Bytes that they may take at most, beside what is counted.
+    uncounted: AtomicU64,
     /// By the bound that they are below; the last is for all others.
     times: [AtomicU64; BOUNDS_US.len() + 1],
     time_us: AtomicU64,
@@ -33,6 +35,7 @@ impl Default for Metrics {
             responses: [const { AtomicU64::new(0) }; 500],
             unanswered: AtomicU64::default(),
             connections: AtomicU64::default(),
+            uncounted: AtomicU64::default(),
             times: Default::default(),
             time_us: AtomicU64::default(),
             malformed_responses: AtomicU64::default(),
@@ -67,11 +70,27 @@ impl Metrics {
         self.connections.fetch_add(1, Ordering::Relaxed);
         ConnectionCount(Arc::clone(self))
     }
+
+    /// A client may take so many bytes beside what is counted, until what this gives is dropped.
+    pub(crate) fn uncounted(&self, bytes: usize) -> UncountedBytes<'_> {
+        self.uncounted.fetch_add(bytes as u64, Ordering::Relaxed);
+        UncountedBytes(self, bytes)
+    }
 }
 
 /// A client that is connected.
 #[derive(Debug)]
 pub(crate) struct ConnectionCount(Arc<Metrics>);
+
+/// What a client may take beside what is counted.
+#[derive(Debug)]
+pub(crate) struct UncountedBytes<'a>(&'a Metrics, usize);
+
+impl Drop for UncountedBytes<'_> {
+    fn drop(&mut self) {
+        self.0.uncounted.fetch_sub(self.1 as u64, Ordering::Relaxed);
+    }
+}
 
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
@@ -162,6 +181,10 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_held_bytes", "gauge", help, &mut |out| {
         let _ = writeln!(out, "gateway_held_bytes {held}");
     });
+    let help = "Bytes that the connections may take at most beside those that are held.";
+    about("gateway_uncounted_bytes_limit", "gauge", help, &mut |out| {
+        let _ = writeln!(out, "gateway_uncounted_bytes_limit {}", sum(|worker| &worker.uncounted));
+    });
     let help = "Bodies, answers and calls that were refused because as much was held as may be.";
     about("gateway_over_budget_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_over_budget_total {over_budget}");
@@ -194,6 +217,8 @@ mod tests {
         workers.iter().for_each(|worker| worker.record_fields_left_out(2));
         let _one = workers[0].connection();
         drop(workers[1].connection());
+        let _bytes = workers[0].uncounted(1000);
+        drop(workers[1].uncounted(10));
         let text = text(
             &workers,
             &ProcessTotals {
@@ -211,6 +236,7 @@ mod tests {
             "gateway_responses_total{status=\"599\"} 1",
             "gateway_unanswered_total 2",
             "gateway_connections 1",
+            "gateway_uncounted_bytes_limit 1000",
             "gateway_request_seconds_bucket{le=\"0.00025\"} 2",
             "gateway_request_seconds_bucket{le=\"0.0005\"} 3",
             "gateway_request_seconds_bucket{le=\"0.005\"} 4",

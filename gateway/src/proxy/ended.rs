@@ -40,10 +40,16 @@ pub(crate) enum BodyError {
     Ended(Ended),
 }
 
-impl From<OverBudget> for BodyError {
+impl From<OverBudget> for Problem {
     fn from(_: OverBudget) -> Self {
         let detail = "the memory limit for clients is reached: read the responses that were asked for, or retry later";
-        Self::Problem(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+    }
+}
+
+impl From<OverBudget> for BodyError {
+    fn from(over: OverBudget) -> Self {
+        Self::Problem(over.into())
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) trait Handler: Sync {
     /// problem.
     fn record_rejection(&self, status: StatusCode);
 
-    /// Where many requests at a time are counted; `None` where they are not.
+    /// Where many requests at a time, and large heads, are counted; `None` where they are not.
     fn reservation(&self) -> Option<Reservation> {
         None
     }

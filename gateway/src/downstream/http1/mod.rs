@@ -24,7 +24,7 @@ use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::head_reader::HeadReader;
 use crate::http1::line_ends::LineEnds;
 use crate::http1::response_writer::{KeepAlive, StatusLine};
-use crate::io::budget::Reservation;
+use crate::io::budget::{OWN_BYTES, OverBudget, Reservation};
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::{ClientStream, Readable, Written, shrink, write_all};
 use crate::io::timer::Timer;
@@ -35,7 +35,13 @@ use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 
 /// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
-const MAX_AHEAD_BYTES: usize = 32 * 1024;
+const MAX_AHEAD_BYTES: usize = 16 * 1024;
+/// Bytes of a head that are not counted: nearly all heads are smaller. Larger ones come from the
+/// budget of all clients until they are answered.
+const FREE_HEAD_BYTES: usize = 16 * 1024;
+/// What a connection may take beside what is counted: what it holds without a word, a head, what is
+/// read ahead, and room for a read.
+pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES + FREE_HEAD_BYTES + MAX_AHEAD_BYTES + input::READ_BYTES;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of an unwanted body that are read so that the connection can be used again.
@@ -54,8 +60,9 @@ struct Http1Connection<'a> {
     output: BytesMut,
     /// What has been written of the next status line.
     line: StatusLine,
-    /// On account of what it holds, if that is large.
+    /// On account of what it holds, if that is large: responses, and the head of the request.
     reservations: Vec<Reservation>,
+    head_reservation: Option<Reservation>,
     keep_alive: KeepAlive,
     /// The body of the response goes in chunks.
     chunks: bool,
@@ -109,6 +116,7 @@ pub(crate) async fn run(
         output: BytesMut::new(),
         line: StatusLine::default(),
         reservations: Vec::new(),
+        head_reservation: None,
         keep_alive: KeepAlive::Stays,
         chunks: false,
         is_head: false,
@@ -143,6 +151,7 @@ impl Http1Connection<'_> {
             self.input.needs_continue = head.expects_continue;
             self.input.probes = 0;
             let answered = handler.handle(head, self).await?;
+            self.head_reservation = None;
             self.answered = Some(answered);
             self.finish().await?;
             // A client that sends requests without a pause must leave time for others.
@@ -163,13 +172,16 @@ impl Http1Connection<'_> {
                     self.client.mark_busy();
                     return Ok(head);
                 }
-                Ok(None) => {
-                    self.flush().await?;
-                    match self.wait_for_head(is_first).await? {
-                        None => continue,
-                        Some(problem) => problem,
+                Ok(None) => match self.reserve_head(handler) {
+                    Ok(()) => {
+                        self.flush().await?;
+                        match self.wait_for_head(is_first).await? {
+                            None => continue,
+                            Some(problem) => problem,
+                        }
                     }
-                }
+                    Err(over) => Problem::from(over),
+                },
                 Err(problem) => problem,
             };
             self.keep_alive = KeepAlive::Closes;
@@ -179,6 +191,15 @@ impl Http1Connection<'_> {
             self.flush().await?;
             return Err(self.close("a malformed head").await);
         }
+    }
+
+    /// Counts a head of which much has come.
+    fn reserve_head(&mut self, handler: &impl Handler) -> Result<(), OverBudget> {
+        if self.input.buffer.len() <= FREE_HEAD_BYTES {
+            return Ok(());
+        }
+        self.head_reservation = self.head_reservation.take().or_else(|| handler.reservation());
+        self.head_reservation.as_mut().map_or(Ok(()), |held| held.grow_shared_to(self.input.buffer.len()))
     }
 
     /// Reads more, or tells what to say instead.

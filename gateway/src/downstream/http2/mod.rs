@@ -28,6 +28,7 @@ use self::meter::Meter;
 use self::metered_stream::{ConnectionActivity, MeteredStream};
 use crate::config::Config;
 use crate::downstream::clients::TrackedClient;
+use crate::io::budget::OWN_BYTES;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
@@ -51,6 +52,17 @@ const CONNECTION_WINDOW: u32 = 64 * 1024;
 const MAX_RESET: usize = 50;
 /// Streams of a client that are not charged: those of ten thousand clients take 190 MB.
 const FREE_STREAMS: usize = 4;
+/// Bytes of the fields of such a stream that are not counted either.
+const FREE_FIELD_BYTES: usize = 2 * 1024;
+/// What the h2 crate holds of a frame that is not whole, and of fields whose end has not come.
+const FRAME_BYTES: usize = 16 * 1024 + MAX_HEADERS_BYTES as usize;
+/// What a connection may take beside what is counted: what it holds without a word, a body that
+/// waits to be read, half a frame, a response that waits to be written, and its free streams.
+pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES
+    + CONNECTION_WINDOW as usize
+    + FRAME_BYTES
+    + MAX_SEND_BYTES
+    + FREE_STREAMS * (STREAM_BYTES + FREE_FIELD_BYTES);
 /// What a further one costs, beside its fields, until it is answered; it comes from the budget of
 /// all clients. 4.7 kB were seen.
 const STREAM_BYTES: usize = 5 * 1024;
@@ -114,7 +126,10 @@ async fn serve(
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, mut respond))) => {
                     client.mark_busy();
-                    let costs = if streams.len() < FREE_STREAMS { 0 } else { STREAM_BYTES + field_bytes(&request) };
+                    let costs = match (streams.len() < FREE_STREAMS, field_bytes(&request)) {
+                        (true, fields) => fields.saturating_sub(FREE_FIELD_BYTES),
+                        (false, fields) => STREAM_BYTES + fields,
+                    };
                     if costs > 0 {
                         held = held.or_else(|| handler.reservation());
                         let room = held.as_mut().map_or(Ok(()), |held| held.grow_shared_to(held_bytes + costs));

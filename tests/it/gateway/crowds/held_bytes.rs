@@ -115,6 +115,51 @@ async fn gh30_a_client_that_comes_again_and_does_not_read_gets_less() {
 }
 
 #[tokio::test]
+async fn gh30_large_heads_that_do_not_end_are_no_more_than_may_be_held() {
+    let cluster = Cluster::start();
+    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let config =
+        Config { max_held_bytes: 16 * 64 * 1024, routes: vec![Route { servers, ..route() }], ..Config::default() };
+    let at = cluster.gateway_with(config).await;
+    let head = format!("GET / HTTP/1.1\r\nHost: g\r\n{}", format!("X: {}\r\n", "y".repeat(995)).repeat(60));
+    let begin = async |_| {
+        let mut client = RawStream(connect(2, at).await);
+        let _ = client.0.write_all(head.as_bytes()).await;
+        let line = timeout(Duration::from_secs(1), client.read_to("\r\n")).await.unwrap_or_default();
+        (line.starts_with("HTTP/1.1 503 "), client)
+    };
+    let (refused, mut held): (Vec<_>, Vec<_>) = join_all((0..30).map(begin)).await.into_iter().unzip();
+    assert_eq!(refused.iter().filter(|refused| **refused).count(), 22, "half of what there is, of 64 KiB each");
+    assert_eq!(HttpClient::over(connect(2, at).await).request("GET", "/", "").await.unwrap().status, 200);
+    // Those that are held are as good as any, and give their room back.
+    let first = refused.iter().position(|refused| !refused).unwrap();
+    held[first].send("\r\n").await;
+    assert!(held[first].read_to("ok").await.starts_with("HTTP/1.1 200 "));
+    assert!(!begin(0).await.0, "there is room for one more");
+}
+
+#[tokio::test]
+async fn gh30_large_fields_of_http2_are_no_more_than_may_be_held() {
+    let cluster = Cluster::start();
+    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let routes = vec![Route { servers, ..route() }];
+    let config = Config { max_held_bytes: 16 * 64 * 1024, h2c: true, routes, ..Config::default() };
+    let at = cluster.gateway_with(config).await;
+    let ask = async |fields: usize| {
+        let (send, connection) = h2::client::handshake(connect(2, at).await).await.unwrap();
+        let running = AbortOnDropHandle::new(tokio::spawn(connection));
+        let request = tests::http2::head("GET", "/slow").header("x", "y".repeat(fields)).body(()).unwrap();
+        let (response, _) = send.ready().await.unwrap().send_request(request, true).unwrap();
+        let answer = timeout(Duration::from_secs(1), response).await;
+        (answer.is_ok_and(|answer| answer.unwrap_err().reason() == Some(h2::Reason::REFUSED_STREAM)), running)
+    };
+    let (refused, held): (Vec<_>, Vec<_>) = join_all((0..30).map(|_| ask(9000))).await.into_iter().unzip();
+    assert_eq!(refused.into_iter().filter(|refused| *refused).count(), 22, "half of what there is, of 64 KiB each");
+    assert!(!ask(1000).await.0, "a usual request is not counted");
+    drop(held);
+}
+
+#[tokio::test]
 async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
     let cluster = Cluster::start();
     let (at, _node, _) = holding(&cluster, 8).await;
