@@ -1,6 +1,7 @@
 //! Many clients that are slow or idle, or whose requests take long: what others notice of them.
 
 mod held_bytes;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
