@@ -68,6 +68,8 @@ pub(crate) enum Check {
     HalfClose,
     /// $cancel and other packets of later versions are ignored in silence
     LaterPackets,
+    /// a caller that looks for another instance is told which one this is, and is refused
+    WrongInstance,
     /// a call that takes parts is answered in one piece, or in parts that wait for credit and end
     Stream,
     /// a method that the node does not know is an error, not silence
@@ -103,7 +105,12 @@ impl Check {
     pub(crate) fn is_of_version_2(self) -> bool {
         matches!(
             self,
-            Self::Version2Form | Self::Version2Failure | Self::MixedVersions | Self::LaterPackets | Self::Stream
+            Self::Version2Form
+                | Self::Version2Failure
+                | Self::MixedVersions
+                | Self::LaterPackets
+                | Self::WrongInstance
+                | Self::Stream
         )
     }
 
@@ -170,6 +177,7 @@ impl Check {
                 ];
                 only(target, &later, &["9"]).await
             }
+            Self::WrongInstance => wrong_instance(target).await,
             Self::Stream => stream(target).await,
             Self::UnknownMethod => refused(&Target { method: "NODECONFORM".to_owned(), ..target.clone() }).await,
             Self::UnknownUri => refused(&Target { uri: "/nodeconform/unknown".to_owned(), ..target.clone() }).await,
@@ -300,6 +308,38 @@ async fn mixed(target: &Target) -> Observed {
         if more.is_empty() { answer.check_form_1()? } else { answer.check_form_2()? }
     }
     Ok("the forms of 1, 2 and 1".to_owned())
+}
+
+/// Looks for an instance that is not there, and then for the one that is.
+async fn wrong_instance(target: &Target) -> Observed {
+    let ask = async |to: &str| {
+        let mut wire = target.connect().await?;
+        wire.send(format!(r#"{{"uri":"$hello","$":{{"f":"nodeconform","to":"{to}"}}}}¶"#)).await;
+        wire.send(target.call("7", KeyPosition::Both, r#","$":{}"#)).await;
+        let came = wire.next(target.within).await;
+        let hello = match &came {
+            Received::Frame(text) => NodeResponse::parse(text),
+            Received::End | Received::Nothing => None,
+        };
+        let meta = hello.filter(|hello| hello.get("uri") == Some(r#""$hello""#)).and_then(|hello| hello.meta());
+        let from = meta.as_ref().and_then(|meta| meta.get("f")?.as_str()).map(str::to_owned);
+        let from = from.ok_or_else(|| came.to_string())?;
+        Ok::<_, String>((from, wire.answer("7", target.within).await?))
+    };
+    let is_refused =
+        |answer: &NodeResponse| answer.meta().is_some_and(|meta| meta.get("r") == Some(&"wrong_instance".into()));
+    let (from, refused) = ask("nodeconform").await?;
+    if !is_refused(&refused) {
+        return Err(shown(&refused.text));
+    }
+    // Any instance will do, too.
+    for to in [from.as_str(), "*"] {
+        let (_, answer) = ask(to).await?;
+        if is_refused(&answer) {
+            return Err(format!("{to}: {}", shown(&answer.text)));
+        }
+    }
+    Ok(shown(&refused.text))
 }
 
 /// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the rest back.

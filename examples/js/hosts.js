@@ -34,4 +34,23 @@ function resolved(entry, far) {
   return far !== null && isOwn(entry?.host) ? { ...entry, host: far } : entry;
 }
 
-module.exports = { farEnd, isOwn, resolved };
+// Where a service is told to others that listens on `listens` and is seen at `told`; null when they can call it there,
+// or when it is not known where it listens.
+function inVain(listens, told) {
+  if (listens === undefined || told === undefined) return null;
+  const [at, seen] = [listens, told].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
+  if (at === '::' || at === seen || (at === '0.0.0.0' && isIP(seen) === 4)) return null;
+  return { who: isOwn(at) && !isOwn(seen) ? 'no other machine' : 'no other node', seen };
+}
+
+// What the first bytes of an answer show that is not a Distributor's; null while it may be one.
+function stranger(bytes) {
+  const text = bytes.subarray(0, 16).toString('latin1').trimStart();
+  if (text === '' || /^[{\u00c2]/.test(text)) return null;
+  if (/^(HTTP|<)/.test(text)) return 'it speaks HTTP';
+  if (/^\u0015\u0003/.test(text)) return 'it speaks TLS';
+  if (text.startsWith('SSH-')) return 'it speaks SSH';
+  return 'what it sends is no packet';
+}
+
+module.exports = { farEnd, inVain, isOwn, resolved, stranger };

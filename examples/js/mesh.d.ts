@@ -50,6 +50,11 @@ declare namespace MeshServer {
      * free: one that would have more is not read from. An answer that there is no room for becomes 503 `no_room`.
      */
     buffers?: number;
+    /**
+     * Where others can call the service, `host:port`, if that is not where the Distributor sees it come from and the port
+     * that it listens on: behind a NAT, in a container. Unless set, the environment variable `NODE_ADVERTISE`.
+     */
+    advertise?: string;
   }
 
   /** A number or text; a number that JavaScript would change comes as the text of its digits. */

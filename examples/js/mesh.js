@@ -9,7 +9,9 @@ const { AsyncLocalStorage } = require('node:async_hooks');
 const net = require('node:net');
 const { Budget, CALL_BYTES, CALL_WEIGHT, LEAST_BYTES } = require('./budget');
 const packets = require('./packets');
-const { FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parts, seal, shown, shownKey } = packets;
+const {
+  FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parseAddress, parts, seal, shown, shownKey,
+} = packets;
 const { Registry, Replica, newIdentity } = require('./registry');
 const { Reading } = require('./turns');
 
@@ -28,10 +30,13 @@ const CALL_MS = 60_000; // longer than callers wait: a call that the service nev
 const CROWDED_MS = 5000; // the same while such calls keep others from being read
 const STALLED_MS = 10_000; // whoever takes none of its answers for so long is gone
 const KEEP_ALIVE_MS = 60_000; // an idle connection is probed then, as the other machine may be gone
+const FIRST_BYTES = 64; // of what is no packet: enough to know what it is
 const CONNECT_MS = 1000; // in one network a connect is answered in well under this, or not at all
 const LEAVE_MS = 2000; // so long callers have to hear that we left, and to close their connections themselves
 const FINISH_MS = 10_000; // then calls in flight have this long
 const TIDY_MS = 1000; // fine enough for waits of many seconds
+
+const WRONG_INSTANCE = 421; // misdirected, in HTTP's numbers
 
 const PLAIN_NAME = /^[A-Za-z0-9._-]{1,128}$/; // version 2 takes no other
 const handling = new AsyncLocalStorage(); // the call that the running code of a service is about
@@ -45,12 +50,16 @@ class Server {
   #complaints = 0;
   #version;
   #budget;
+  #advertise;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the old form.
-  // `buffers`: bytes that are kept for all callers together.
-  constructor(name, port, urls = [], { version = 2, buffers } = {}) {
+  // `buffers`: bytes that are kept for all callers together. `advertise`: where others can call it, `host:port`, if
+  // that is not where the Distributor sees it come from and the port that it listens on; of version 2.
+  constructor(name, port, urls = [], { version = 2, buffers, advertise = process.env.NODE_ADVERTISE } = {}) {
     this.context = { port, name, urls }; // registered as it stands, with what a service adds
     this.#version = PLAIN_NAME.test(name) ? version : 1;
+    if (advertise !== undefined) parseAddress(advertise);
+    this.#advertise = advertise;
     this.isConnectedDistributor = false;
     this.#budget = new Budget(buffers);
     // A caller that closes its side may still read its answers.
@@ -83,7 +92,11 @@ class Server {
 
   // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it changes.
   connectToDistributor(host, port, onNoti = () => {}) {
-    const identity = { ...this.#identity, version: this.#version, listens: () => this.server.address()?.address };
+    if (!(Number(port) >= 1 && Number(port) <= 65535)) {
+      throw new RangeError(`"${host}:${port}" is not the address of a Distributor: the port must be from 1 to 65535`);
+    }
+    const listens = () => this.server.address()?.address;
+    const identity = { ...this.#identity, version: this.#version, advertise: this.#advertise, listens };
     this.#registry = new Registry(this, identity, new Client(host, Number(port)), onNoti);
     if (this.server.listening) this.#registry.connect();
   }
@@ -111,7 +124,8 @@ class Server {
 
   #serve(socket) {
     const read = (packet) => this.onRead(socket, withPath(packet, this.context.urls));
-    const caller = new Caller(tuned(socket), read, (text) => this.#complain(text), this.#budget);
+    const { id } = this.#identity;
+    const caller = new Caller(tuned(socket), id, read, (text) => this.#complain(text), this.#budget);
     this.#callers.add(caller);
     socket.on('close', () => {
       this.#callers.delete(caller);
@@ -156,9 +170,11 @@ class Client {
 
   connect() {
     if (this.client && !this.client.destroyed) return;
-    const { options } = this;
+    // Every address of a name is tried, of both families.
+    const options = { autoSelectFamily: true, ...this.options };
     const socket = tuned(new net.Socket());
     this.client = socket;
+    this.leftOver = null; // what had come when it ended, and was no whole packet
     this.patience(CONNECT_MS);
     const reader = new PacketReader((packet, text) => {
       if (socket.destroyed) return; // the rest of a read
@@ -174,7 +190,11 @@ class Client {
     new Reading(socket, reader);
     socket.on('timeout', () => socket.destroy(new Error('it gives no sign of life')));
     socket.on('error', (error) => this.onError?.(options, error));
-    socket.on('close', () => this.onEnd?.(options));
+    socket.on('close', () => {
+      const { buffer, start, end } = reader;
+      this.leftOver = Buffer.from(buffer.subarray(start, Math.min(end, start + FIRST_BYTES)));
+      this.onEnd?.(options);
+    });
     try {
       socket.connect(options);
     } catch (error) {
@@ -211,8 +231,8 @@ class Client {
 
 // One caller of a service: its calls at work, and the answers that it has not taken yet.
 class Caller {
-  constructor(socket, onRead, complain, budget) {
-    Object.assign(this, { socket, onRead, complain, budget, calls: new Set() });
+  constructor(socket, id, onRead, complain, budget) {
+    Object.assign(this, { socket, id, onRead, complain, budget, calls: new Set(), misdirected: false });
     // Bytes that it is charged for, and those of its calls at work; and when to look again whether it may have more.
     Object.assign(this, { charged: 0, atWork: 0, again: null });
     Object.assign(this, { strikes: 0, closing: false, cuts: false });
@@ -263,6 +283,7 @@ class Caller {
     const { uri, method } = packet;
     if ([uri, method].some((one) => typeof (one ?? '') !== 'string')) return false;
     if (uri === '$cancel') this.forget(members.get('key'));
+    if (uri === '$hello') this.greet(packet.$);
     if (uri?.startsWith('$')) return true; // others are of later versions
 
     const version = (packet.$ ?? null) === null ? 1 : 2;
@@ -281,6 +302,11 @@ class Caller {
       this.atWork += bytes;
       this.settle();
     }
+    if (this.misdirected) {
+      const message = 'this is another instance, or another service, than the call is for';
+      this.reply(call, failure(WRONG_INSTANCE, 'wrong_instance', message));
+      return true;
+    }
     if (packet.$?.d <= 0) {
       this.reply(call, failure(504, 'deadline', 'the call came too late to be begun'));
       return true;
@@ -291,6 +317,13 @@ class Caller {
       this.reply(call, failure(500, 'internal', 'the service failed'));
     });
     return true;
+  }
+
+  // Who looks for an instance is told which one this is. Calls for another are not begun.
+  greet($) {
+    if (typeof $?.to !== 'string') return;
+    this.misdirected = $.to !== this.id && $.to !== '*';
+    this.send(seal(JSON.stringify({ uri: '$hello', $: { f: this.id } })));
   }
 
   // Nobody waits for these answers any more.

@@ -12,7 +12,7 @@ const net = require('node:net');
 const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
-const { farEnd } = require('./hosts');
+const { farEnd, stranger } = require('./hosts');
 const { offerHttp } = require('./http');
 const Server = require('./mesh');
 const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
@@ -669,17 +669,77 @@ test('a service that nobody can call says so', () => {
     client.onCreate();
     client.onCreate();
     assert.equal(logged.length, warns, listens);
-    assert.ok(logged.every((text) => text.includes('127.0.0.1:9040') && text.includes(`${localAddress}:9040`)));
+    assert.ok(logged.every((text) => text.includes(`${listens}:9040`) && text.includes(`${localAddress}:9040`)));
     assert.equal(sent.at(-1).$.loopback, loopback);
     registry.left = true;
   };
   const [near, far] = [['127.0.0.1', '127.0.0.1'], ['10.0.0.2', '10.0.0.9']];
   check('127.0.0.1', far, 1, true);
   check('127.0.0.1', near, 0, true);
+  check('127.0.0.1', ['fd00::2', 'fd00::9'], 1, true);
   check('0.0.0.0', far, 0, undefined);
   check('::', far, 0, undefined);
   check('10.0.0.2', far, 0, undefined);
   check(undefined, far, 0, undefined);
+});
+
+test('a3: a service advertises where it can be called', async (t) => {
+  const { port, next } = await distributor(t);
+  const service = await serve(t, echo, { advertise: '192.0.2.1:80' });
+  service.connectToDistributor('127.0.0.1', port);
+  const { params, $ } = await (await next()).next();
+  assert.equal(params.$.advertise, '192.0.2.1:80');
+  assert.equal($.loopback, undefined);
+  for (const advertise of ['192.0.2.1', 'a:0', '', ':80']) {
+    assert.throws(() => new Server('n', 0, [], { advertise }), /is not an address/, advertise);
+  }
+  for (const wrong of ['', 'x', 0, 65536, undefined]) {
+    assert.throws(() => service.connectToDistributor('foo', wrong), /not the address of a Distributor/, String(wrong));
+  }
+});
+
+test('gu13: a caller that looks for another instance is told, and its calls are not begun', async (t) => {
+  let begun = 0;
+  const service = await serve(t, (socket, packet) => {
+    begun++;
+    echo(socket, packet);
+  });
+  const call = { uri: '/x', method: 'GET', key: 7, params: {}, $: {} };
+  const peer = await service.peer();
+  peer.send(encode({ uri: '$hello', $: { f: 'a', to: 'another' } }));
+  peer.send(encode(call));
+  const hello = await peer.next();
+  assert.equal(hello.uri, '$hello');
+  const refused = await peer.next();
+  assert.deepEqual([refused.key, refused.$.s, refused.$.r, begun], [7, 421, 'wrong_instance', 0]);
+  for (const to of [hello.$.f, '*']) {
+    const right = await service.peer();
+    right.send(encode({ uri: '$hello', $: { f: 'a', to } }));
+    right.send(encode(call));
+    assert.equal((await right.next()).$.f, hello.$.f);
+    assert.equal((await right.next()).key, 7);
+  }
+  assert.equal(begun, 2);
+});
+
+test('c11: what is no Distributor is called so, and asked less and less often', async (t) => {
+  const check = (bytes, expected) => assert.equal(stranger(Buffer.from(bytes)), expected, bytes);
+  for (const maybe of ['', '\r\n', '{', '¶', ' {"uri"']) check(maybe, null);
+  check('HTTP/1.1 400 Bad Request\r\n', 'it speaks HTTP');
+  check('<html>', 'it speaks HTTP');
+  check('\u0015\u0003\u0001', 'it speaks TLS');
+  check('SSH-2.0-x', 'it speaks SSH');
+  check('+PONG', 'what it sends is no packet');
+  const web = net.createServer((socket) => socket.on('error', () => {}).on('data', () => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n')));
+  await new Promise((resolve) => { web.listen(0, '127.0.0.1', resolve); });
+  t.after(() => web.close());
+  const service = await serve(t, echo);
+  service.connectToDistributor('127.0.0.1', web.address().port);
+  await eventually('it says so', () => service.logged.some((text) => text.includes('is no Distributor: it speaks HTTP')));
+  const other = await serve(t, echo);
+  const third = await serve(t, echo);
+  third.connectToDistributor('127.0.0.1', other.context.port);
+  await eventually('it says so', () => third.logged.some((text) => text.includes('answers like a service')));
 });
 
 test('what strangers write is shown as it is, and does nothing', () => {

@@ -3,12 +3,13 @@
 // A node's side of the registry: what it knows, and its connection to the Distributor.
 
 const { createHash, randomBytes } = require('node:crypto');
-const { farEnd, isOwn, resolved } = require('./hosts');
+const { farEnd, inVain, isOwn, resolved, stranger } = require('./hosts');
 const { crc32, explain, isObject, parts, shown } = require('./packets');
 
 const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice what our Distributor lets it become
 const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all around them less than 64 KiB
 const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come back one by one
+const STRANGER_MS = 30_000; // the longest pause before what is no Distributor is asked again
 const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
 const LONGEST_WAIT_MS = 3_600_000; // whatever the Distributor says
 const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
@@ -27,10 +28,10 @@ function newIdentity() {
 class Registry {
   #secret;
 
-  constructor(service, { id, secret, version, listens = () => undefined }, client, onNoti) {
+  constructor(service, { id, secret, version, advertise, listens = () => undefined }, client, onNoti) {
     this.#secret = secret;
-    Object.assign(this, { service, id, version, listens, client, onNoti, replica: new Replica(), left: false });
-    Object.assign(this, { notYoursAt: -Infinity, warnedOf: null });
+    Object.assign(this, { service, id, version, advertise, listens, client, onNoti, replica: new Replica(), left: false });
+    Object.assign(this, { notYoursAt: -Infinity, warnedOf: null, strangerMs: RECONNECT_MS / 2 });
     this.where = `distributor ${client.options.host}:${client.options.port}`;
     this.trouble = ''; // told once, not at each try
     this.cause = '';
@@ -48,28 +49,30 @@ class Registry {
 
   opened() {
     // isV2: it has shown `$`; heard: it works; listed: it shows us.
-    Object.assign(this, { isV2: false, heard: false, listed: false, askedAt: -Infinity });
+    Object.assign(this, { isV2: false, heard: false, listed: false, askedAt: -Infinity, told: false, strange: null });
     this.service.isConnectedDistributor = true;
     const socket = this.client.client;
+    this.client.patience?.(SILENCE_MS); // what says nothing may be anything
     this.replica.connected(farEnd(socket));
-    this.warnOfLoopback(socket);
+    this.warnOfReach(socket);
     this.register();
   }
 
-  // It listens for this machine only.
+  // It listens for this machine only, and says nothing else.
   isLoopback() {
     const host = this.listens();
-    return host !== undefined && isOwn(host) && !/^(::|0\.0\.0\.0)$/.test(host);
+    return this.advertise === undefined && host !== undefined && isOwn(host) && !/^(::|0\.0\.0\.0)$/.test(host);
   }
 
-  // The Distributor tells others to call the address that it sees; where only our own machine can, that is in vain.
-  warnOfLoopback({ localAddress, remoteAddress }) {
-    if (!this.isLoopback() || isOwn(localAddress) || this.warnedOf === remoteAddress) return;
+  // The Distributor tells others to call the address that it sees; where the service does not listen, that is in vain.
+  warnOfReach({ localAddress, remoteAddress }) {
+    const vain = this.advertise === undefined ? inVain(this.listens(), localAddress) : null;
+    if (vain === null || this.warnedOf === remoteAddress) return;
     this.warnedOf = remoteAddress;
     const { port } = this.service.context;
-    const [listens, told] = [`${this.listens()}:${port}`, `${localAddress}:${port}`];
-    this.service.onLog(`nobody can call this service: it listens on ${listens}, and others are told ${told} by the `
-      + `${this.where}; have it listen on ${localAddress} or on 0.0.0.0`, true);
+    const [listens, told] = [`${this.listens()}:${port}`, `${vain.seen}:${port}`];
+    this.service.onLog(`${vain.who} can call this service: it listens on ${listens}, and others are told ${told} by the `
+      + `${this.where}; have it listen on ${vain.seen} or on 0.0.0.0, or advertise the address at which it can be called`, true);
   }
 
   register() {
@@ -77,6 +80,7 @@ class Registry {
     const packet = { uri: '/distributes', method: 'POST', key: 0, params: { ...context } };
     if (version === 2) {
       packet.params.$ = { ...context.$, v: 2, id };
+      if (this.advertise !== undefined) packet.params.$.advertise = this.advertise;
       packet.$ = { secret: this.#secret };
       if (replica.state) packet.$.have = { ...replica.state, digest: replica.digest };
       if (this.isLoopback()) packet.$.loopback = true;
@@ -87,6 +91,13 @@ class Registry {
   take(packet, text) {
     if (!isObject(packet)) return;
     const $ = isObject(packet.$) ? packet.$ : null;
+    if (!this.told && packet.key !== undefined && packet.uri !== '/distributes') {
+      this.strange = 'it answers like a service';
+      this.client.end();
+      return;
+    }
+    if (!this.told && !$) this.client.patience?.(0); // of version 1, which is silent for long
+    this.told = true;
     if ($ && !this.isV2) {
       this.isV2 = true;
       this.client.patience(SILENCE_MS);
@@ -190,6 +201,12 @@ class Registry {
     this.replica.disconnected();
     clearTimeout(this.timer);
     if (this.left) return;
+    this.strange ??= this.told === false ? stranger(this.client.leftOver ?? Buffer.alloc(0)) : null;
+    if (this.strange !== null) {
+      this.isNone(this.strange);
+      return;
+    }
+    if (this.told) this.strangerMs = RECONNECT_MS / 2;
     if (this.trouble !== this.cause) {
       this.service.onLog(`no connection to ${this.where}: ${this.cause}; trying again every 3 s`, true);
     }
@@ -198,6 +215,16 @@ class Registry {
     const share = this.heard ? this.replica.rank(this.id) ?? Math.random() : 0.9 + 0.2 * Math.random();
     this.heard = false;
     this.timer = setTimeout(() => this.connect(), RECONNECT_MS * share);
+  }
+
+  // What is there is no Distributor, and does not become one by being asked.
+  isNone(what) {
+    this.strange = null;
+    this.strangerMs = Math.min(this.strangerMs * 2, STRANGER_MS);
+    const text = `${this.where} is no Distributor: ${what}. Is the address right?`;
+    if (this.trouble !== text) this.service.onLog(text, true);
+    this.trouble = text;
+    this.timer = setTimeout(() => this.connect(), this.strangerMs * (0.9 + 0.2 * Math.random()));
   }
 
   leave() {

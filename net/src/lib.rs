@@ -60,8 +60,8 @@ pub use process::{
 };
 pub use socket::{Listener, Network, Socket, set_options};
 pub use tcp::{
-    BindError, MAX_RECV_BYTES, bind, bind_all, bind_shared, recv_into, recv_now, send_now, set_tcp_options,
-    set_tcp_options_with_timeout,
+    BindError, MAX_RECV_BYTES, bind, bind_all, bind_shared, connect_any, look_up, look_up_blocking, recv_into,
+    recv_now, send_now, set_tcp_options, set_tcp_options_with_timeout,
 };
 #[cfg(feature = "virtual-net")]
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -4,10 +4,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
+use protocol::{HostName, HostPort};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tcp::{BindError, bind, recv_now, send_now, set_tcp_options};
+use crate::tcp::{BindError, bind, connect_any, look_up, recv_now, send_now, set_tcp_options};
 #[cfg(feature = "virtual-net")]
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
@@ -46,17 +47,30 @@ pub enum Listener {
 }
 
 impl Network {
-    /// Connects to `host:port`, and looks up a name. Cancel safe.
+    /// Looks up the host, and connects to the first of its addresses that takes the connection.
+    /// Those that `passes_over` names are not tried. Cancel safe.
     ///
     /// # Errors
-    /// The error of the system.
-    pub async fn connect(&self, address: &str) -> io::Result<Socket> {
+    /// The error of the system; `NotFound` when the name has no address, and `PermissionDenied`
+    /// when all are passed over.
+    pub async fn connect(&self, address: &HostPort, passes_over: impl Fn(SocketAddr) -> bool) -> io::Result<Socket> {
+        let addresses = match &address.host {
+            HostName::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
+            HostName::Name(name) => look_up(name, address.port).await?,
+        };
+        let addresses: Vec<_> = addresses.into_iter().filter(|address| !passes_over(*address)).collect();
+        if addresses.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the name has only addresses that are never called",
+            ));
+        }
         match self {
-            Self::System => TcpStream::connect(address).await.map(Socket::Tcp),
+            Self::System => connect_any(&addresses).await.map(Socket::Tcp),
             #[cfg(feature = "virtual-net")]
             Self::Virtual(host) => {
-                let address = address.parse().map_err(io::Error::other)?;
-                host.connect(address).await.map(Socket::Pipe)
+                let first = addresses.first().ok_or(io::ErrorKind::NotFound)?;
+                host.connect(*first).await.map(Socket::Pipe)
             }
         }
     }

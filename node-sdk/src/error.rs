@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped, warn};
-use protocol::RouteError;
+use protocol::{HostPortError, RouteError};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -37,6 +37,22 @@ pub enum StartError {
         /// The error of the system.
         #[source]
         source: io::Error,
+    },
+    /// The address of the Distributor is none.
+    #[error("'{address}' is not the address of a Distributor: {reason}")]
+    Distributor {
+        /// The text as given.
+        address: String,
+        /// What is wrong with it.
+        reason: HostPortError,
+    },
+    /// The address to advertise is none.
+    #[error("'{address}' cannot be advertised: {reason}")]
+    Advertise {
+        /// The text as given, by the program or in `NODE_ADVERTISE`.
+        address: String,
+        /// What is wrong with it.
+        reason: HostPortError,
     },
     /// The address cannot be listened on.
     #[error("the node cannot start")]

@@ -18,8 +18,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use protocol::Route;
 pub use protocol::is_idempotent;
+use protocol::{Route, Unreachable};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, affinity};
@@ -79,6 +79,9 @@ pub trait GatewayPeers: Sized {
     /// to no host, or is link-local.
     fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str>;
 
+    /// Why the node at this address could not be connected to when that was last tried.
+    fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
+
     /// Whether the node at this address registers `route` but is not called for it, because there
     /// are too many routes like it with parameters in other places: a look-up among them would take
     /// too long.
@@ -112,7 +115,7 @@ impl GatewayPeers for Peers {
         let Lookup::Available(providers, _) = self.mesh.lookup(method, path) else { return Vec::new() };
         providers
             .members()
-            .map(|provider| (provider.connection.address, provider.connection.instance.clone()))
+            .map(|provider| (provider.connection.address, provider.connection.instance().map(str::to_owned)))
             .collect()
     }
 
@@ -126,6 +129,10 @@ impl GatewayPeers for Peers {
 
     fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
         self.mesh.table().read().blocked_reason(address)
+    }
+
+    fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable> {
+        self.mesh.view().unreachable_reason(address)
     }
 
     fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {

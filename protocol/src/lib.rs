@@ -26,6 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod address;
 mod call;
 mod codec;
 mod json;
@@ -36,10 +37,12 @@ mod registry;
 mod route;
 mod secret;
 
+pub use address::{AdvertisedError, HostName, HostPort, HostPortError};
 pub use call::{
-    CREDIT_URI, CallMeta, PART_URI, Part, PartWriter, Request, Response, ResponsePayload, ResponseWriter,
-    STREAM_WINDOW, Side, parse_part, read_credit, success_parts, write_cancel, write_credit, write_end, write_hello,
-    write_open, write_request, write_response,
+    ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, PART_URI, Part, PartWriter, Request, Response,
+    ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part,
+    read_credit, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
+    write_response,
 };
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
 pub use json::{Members, TooDeep, check_depth, is_one_value};
@@ -48,12 +51,12 @@ pub use legacy::{LEGACY_READ_BYTES, ReadWindow, WindowFull};
 pub use packet::{Packet, PacketError, Text, Version};
 pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, KnownNode, LeaveReason, ListUpdate,
-    ListUpdateError, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
-    RegistrationError, RegistrationLimits, RegistryEntry, Replica, ResumePoint, Revision, Snapshot, UpdateHeader,
-    UpdateOutcome, VISIBLE_URI, Visibility, VisibilityTarget, host_text, is_copy_request, read_copy,
-    read_history_request, read_report, write_copy, write_copy_request, write_delta, write_history,
-    write_history_request, write_leave, write_list, write_list_request, write_ping, write_pong, write_refusal,
-    write_registration, write_report, write_snapshot, write_visibility,
+    ListUpdateError, ListedHost, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions,
+    Registration, RegistrationError, RegistrationLimits, RegistryEntry, Replica, Report, ResumePoint, Revision,
+    Snapshot, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI, Visibility, VisibilityTarget, host_text,
+    is_copy_request, read_copy, read_history_request, read_report, write_copy, write_copy_request, write_delta,
+    write_history, write_history_request, write_leave, write_list, write_list_request, write_ping, write_pong,
+    write_refusal, write_registration, write_report, write_snapshot, write_visibility,
 };
 pub use route::{Route, RouteError, Segment, is_idempotent};
 pub use secret::Secret;

@@ -38,7 +38,7 @@ pub use cluster::{Cluster, eventually, pick_address, pick_port};
 pub use flood::Flood;
 pub use http::{HttpClient, HttpResponse, request, spawn_request};
 pub use js::{example, goods};
-pub use namespace::Namespace;
+pub use namespace::{Container, Namespace};
 pub use peer::{Listener, Peer};
 pub use process::{Process, legacy_peers_can_run, tool_is_installed};
 pub use raw_node::{RawNode, answer_to};

@@ -17,6 +17,10 @@ pub struct Namespace {
     pub here: IpAddr,
     /// The other end, where processes of the namespace are.
     pub there: IpAddr,
+    /// The same ends by IPv6.
+    pub here_v6: IpAddr,
+    /// The same ends by IPv6.
+    pub there_v6: IpAddr,
 }
 
 impl Namespace {
@@ -32,7 +36,11 @@ impl Namespace {
         // What a run that was killed has left behind is out of the way.
         let subnet = format!("10.{}.{number}", 100 + process % 100);
         let (here, there) = (format!("{subnet}.1"), format!("{subnet}.2"));
-        let net = Self { name, cable, here: here.parse().ok()?, there: there.parse().ok()? };
+        let subnet_v6 = format!("fd00:{:x}:{number:x}", process % 0xffff);
+        let (here_v6, there_v6) = (format!("{subnet_v6}::1"), format!("{subnet_v6}::2"));
+        let ends_v6 = (here_v6.parse().ok()?, there_v6.parse().ok()?);
+        let (here_v6, there_v6) = ends_v6;
+        let net = Self { name, cable, here: here.parse().ok()?, there: there.parse().ok()?, here_v6, there_v6 };
         let (name, cable) = (net.name.as_str(), net.cable.as_str());
         let far = format!("{cable}p");
         let made = run("ip", &["netns", "add", name])
@@ -42,12 +50,53 @@ impl Namespace {
             && run("ip", &["-n", name, "addr", "add", &format!("{there}/24"), "dev", &far])
             && run("ip", &["-n", name, "link", "set", &far, "up"])
             && run("ip", &["-n", name, "link", "set", "lo", "up"])
+            && run("ip", &["addr", "add", &format!("{here_v6}/64"), "dev", cable, "nodad"])
+            && run("ip", &["-n", name, "addr", "add", &format!("{there_v6}/64"), "dev", &far, "nodad"])
             && run("iptables", &["--version"]);
         assert!(made || std::env::var_os("CI").is_none(), "CI needs network namespaces: root, iproute2 and iptables");
         if !made {
             eprintln!("skipped: no network namespaces here (they need root, iproute2 and iptables)");
         }
         made.then_some(net)
+    }
+
+    /// A container on this machine: a namespace behind this one, which translates the addresses of
+    /// what comes out of it.
+    pub fn container(&self) -> Container<'_> {
+        let (name, cable) = (format!("{}c", self.name), format!("{}c", self.cable));
+        let far = format!("{cable}p");
+        let (gate, inside) = ("172.31.255.1", "172.31.255.2");
+        let made = run("ip", &["netns", "add", &name])
+            && run(
+                "ip",
+                &["-n", &self.name, "link", "add", &cable, "type", "veth", "peer", "name", &far, "netns", &name],
+            )
+            && run("ip", &["-n", &self.name, "addr", "add", &format!("{gate}/24"), "dev", &cable])
+            && run("ip", &["-n", &self.name, "link", "set", &cable, "up"])
+            && run("ip", &["-n", &name, "addr", "add", &format!("{inside}/24"), "dev", &far])
+            && run("ip", &["-n", &name, "link", "set", &far, "up"])
+            && run("ip", &["-n", &name, "link", "set", "lo", "up"])
+            && run("ip", &["-n", &name, "route", "add", "default", "via", gate])
+            && self.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        assert!(made, "a namespace behind another one");
+        self.rule(&["-t", "nat", "-A", "POSTROUTING", "-s", "172.31.255.0/24", "-j", "MASQUERADE"]);
+        Container { host: self, name, inside }
+    }
+
+    /// What names mean in the namespace from now on, beside `localhost`: lines of `/etc/hosts`.
+    /// Processes that run there see it.
+    pub fn set_hosts(&self, lines: &str) {
+        let folder = Path::new("/etc/netns").join(&self.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        // No name server: what is not there is not known, at once.
+        std::fs::write(folder.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
+        // In place: a process has the file, not its name.
+        std::fs::write(folder.join("hosts"), format!("127.0.0.1 localhost\n{lines}\n")).unwrap();
+    }
+
+    /// Runs a program in the namespace to its end. Returns whether it succeeded.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> bool {
+        run("ip", &[&["netns", "exec", &self.name, program], arguments].concat())
     }
 
     /// Starts a program in the namespace.
@@ -110,8 +159,52 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(Path::new("/etc/netns").join(&self.name));
         // The cable goes with its end.
         run("ip", &["link", "del", &self.cable]);
+        run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+/// A container, with a network of its own that others reach by published ports.
+#[derive(Debug)]
+pub struct Container<'a> {
+    host: &'a Namespace,
+    name: String,
+    inside: &'static str,
+}
+
+impl Container<'_> {
+    /// Connections to `port` of the machine go to `inner` of the container.
+    pub fn publish(&self, port: u16, inner: u16) {
+        let (port, to) = (port.to_string(), format!("{}:{inner}", self.inside));
+        self.host.rule(&[
+            "-t",
+            "nat",
+            "-A",
+            "PREROUTING",
+            "-p",
+            "tcp",
+            "--dport",
+            &port,
+            "-j",
+            "DNAT",
+            "--to-destination",
+            &to,
+        ]);
+    }
+
+    /// Starts a program in the container.
+    pub fn start(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Process {
+        let program = program.as_ref().to_str().expect("paths of tests are text").to_owned();
+        let mut all = vec!["netns", "exec", &self.name, &program];
+        all.extend(arguments);
+        Process::start("ip", &all)
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
         run("ip", &["netns", "del", &self.name]);
     }
 }

@@ -245,6 +245,11 @@ impl Listener {
         Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
+    /// Listens on a given address.
+    pub async fn bind_at(address: SocketAddr) -> Self {
+        Self { listener: TcpListener::bind(address).await.unwrap() }
+    }
+
     /// An address where connects are neither answered nor refused, because its backlog is full.
     /// Keep both sockets for as long as it is needed.
     pub async fn black_hole() -> (Socket, u16, Vec<Socket>) {

@@ -12,8 +12,10 @@ pub(crate) struct Record {
     /// Its number in the order of registration. Changes name it by this number.
     pub(crate) id: u64,
     pub(crate) name: Box<str>,
-    /// As lists spell it.
+    /// The remote end of its connection, as lists spell it.
     pub(crate) host: Box<str>,
+    /// What lists show in its place, if the node advertises an address.
+    pub(crate) listed_at: Option<Box<str>>,
     pub(crate) port: u16,
     pub(crate) urls: Box<[Box<str>]>,
     pub(crate) instance: Option<Box<str>>,
@@ -35,6 +37,7 @@ impl Record {
             id,
             name: registration.name.as_str().into(),
             host: host.into(),
+            listed_at: registration.listed_at().map(Box::from),
             port: registration.port,
             urls: registration.urls.iter().map(|url| url.as_str().into()).collect(),
             instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
@@ -62,7 +65,8 @@ impl Record {
 
     /// Where it can be called, for people.
     pub(crate) fn address(&self) -> String {
-        let host = self.host.strip_prefix("::ffff:").unwrap_or(&self.host);
+        let host = self.listed_at.as_ref().unwrap_or(&self.host);
+        let host = host.strip_prefix("::ffff:").unwrap_or(host);
         if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use protocol::{
     HISTORY_URI, Key, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, RegisterOptions, Registration,
-    RegistrationError, Request, Version, check_depth, is_blank, read_history_request, read_report,
+    RegistrationError, Report, Request, Version, check_depth, is_blank, read_history_request, read_report,
 };
 
 use crate::config::Config;
@@ -42,8 +42,8 @@ pub(crate) enum Command {
     Leave,
     /// The peer knows this state, and is alive.
     Acknowledge(Pong),
-    /// Calls to these nodes failed.
-    Report(Vec<u64>),
+    /// What the peer reports of other nodes.
+    Report(Report),
     /// A part of what the peer knows: the frame is to be read with [`protocol::read_copy`].
     CopyPart,
     /// Send the history of a node under this key.
@@ -125,7 +125,7 @@ impl CommandReader {
             (REGISTRY_URI, "DELETE") if self.version == Version::V2 => Command::Leave,
             (REGISTRY_URI, "PUT") if packet.version() == Version::V2 => Command::CopyPart,
             (REGISTRY_URI, "PATCH") if packet.version() == Version::V2 => match read_report(packet.params) {
-                Some(failed) => Command::Report(failed),
+                Some(report) => Command::Report(report),
                 None => self.refuse(packet.key, Rejection::new(400, "bad_report", "params is no report")),
             },
             (PONG_URI, _) => Command::Acknowledge(Pong::from_packet(&packet)),
@@ -213,6 +213,7 @@ fn describe(error: &RegistrationError) -> String {
         | RegistrationError::UrlTooLong { .. }
         | RegistrationError::TooManyInterests
         | RegistrationError::TooManyPrefixes
+        | RegistrationError::Advertise(_)
         | RegistrationError::Name => error.to_string(),
     }
 }
@@ -238,7 +239,7 @@ mod tests {
                 Command::GetList(key) => format!("ask {key}"),
                 Command::Leave => "leave".to_owned(),
                 Command::Acknowledge(pong) => format!("know {}", pong.revision.unwrap_or_default()),
-                Command::Report(failed) => format!("report {failed:?}"),
+                Command::Report(report) => format!("report {:?}", report.failed),
                 Command::CopyPart => "copy".to_owned(),
                 Command::GetHistory(key, node) => format!("recount {key} {node}"),
                 Command::Reject(key, rejection) => {

@@ -167,6 +167,16 @@ impl Outbox {
         self.notice = Some(packet);
     }
 
+    /// As [`notify`](Self::notify), unless another notice is still waiting. Returns whether the
+    /// peer will be told.
+    pub(crate) fn notify_if_idle(&mut self, packet: Bytes) -> bool {
+        let is_idle = self.notice.is_none();
+        if is_idle {
+            self.notice = Some(packet);
+        }
+        is_idle
+    }
+
     /// The peer is to give a sign of life.
     pub(crate) fn ping(&mut self) {
         self.ping = true;

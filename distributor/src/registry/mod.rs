@@ -10,6 +10,7 @@ pub(crate) mod liveness;
 mod mass_loss;
 mod restore;
 mod suspicions;
+mod unreachable;
 mod visibility;
 pub(crate) mod warmup;
 
@@ -32,6 +33,8 @@ use crate::registry::interest_budget::InterestBudget;
 use crate::registry::liveness::{Liveness, Verdict};
 use crate::registry::mass_loss::MassLoss;
 use crate::registry::suspicions::Suspicions;
+use crate::registry::unreachable::UnreachableNodes;
+pub(crate) use crate::registry::unreachable::UnreachableNotice;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
@@ -68,6 +71,7 @@ pub(crate) struct Registry {
     /// polled yet.
     superseded: Vec<SessionId>,
     suspicions: Suspicions,
+    unreachable: UnreachableNodes,
     /// What a node has handed over so far of what it knows.
     copy: Vec<Record>,
     /// The states that peers of either version are being told.
@@ -132,6 +136,7 @@ impl Registry {
             deferred: DeferredRegistrations::default(),
             superseded: Vec::new(),
             suspicions: Suspicions::default(),
+            unreachable: UnreachableNodes::default(),
             copy: Vec::new(),
             targets: Targets::default(),
             next_removal: now,

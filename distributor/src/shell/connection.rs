@@ -1,6 +1,7 @@
 //! One connection: reads packets, writes what its session is still to be sent, and ends when either
 //! fails.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         bucket: TokenBucket::new(config.packets_per_second, config.packet_burst),
         waiting: None,
         room: RoomForPacket::Little,
+        pending: None,
+        named: None,
     };
     let end = serve(&guard, &mut reader, &stop).await;
     let reason = match end {
@@ -133,6 +136,8 @@ enum Wake {
     Looked(bool),
     /// There is room for the rest of a packet.
     Room(Room),
+    /// The name that the peer advertises was looked up.
+    LookedUp(Result<IpAddr, String>),
     /// It is first in the queue for a packet of its own.
     QueueHead(QueueHead),
     /// A deadline may be over.
@@ -176,7 +181,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
             continue;
         }
         let has_room = reader.has_room(&guard.shared().incoming_budget);
-        let listening = !owes_reply && reader.waiting.is_none() && has_room;
+        let listening = !owes_reply && reader.waiting.is_none() && reader.pending.is_none() && has_room;
         let (writable, paced) = match flow {
             FlushOutcome::Done => {
                 look.reset();
@@ -234,7 +239,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
         // On the heap: most connections never wait for an old peer to read, and each would keep the
         // room.
         let mut reading = paced.map(|unread| Box::pin(read_enough(guard, unread, &mut look)));
-        let room = &mut reader.room;
+        let (room, pending) = (&mut reader.room, &mut reader.pending);
         let woken = slice.idle_while(async {
             tokio::select! {
                 () = stop.cancelled() => Wake::Stopping,
@@ -242,6 +247,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                 () = session.unfinished.notified() => Wake::Unfinished,
                 reads = or_pending(&mut reading) => Wake::Looked(reads),
                 room = room.awaited() => Wake::Room(room),
+                found = PeerReader::looked_up(pending) => Wake::LookedUp(found),
                 head = queue_state.awaited() => Wake::QueueHead(head),
                 () = sleep_until_opt(next) => Wake::Due,
             }
@@ -265,6 +271,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                 }
             }
             Wake::Unfinished => {}
+            Wake::LookedUp(found) => reader.handle_looked_up(guard, found),
             Wake::Room(room) => reader.room = RoomForPacket::roomy(room),
             Wake::QueueHead(head) => queue_state = QueueState::First { _head: head },
             Wake::Looked(reads) => {

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 
+use bytes::BytesMut;
 use net::{Escaped, MAX_ESCAPED_BYTES, escaped};
-use protocol::{LeaveReason, Version};
+use protocol::{LeaveReason, Version, write_refusal};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::config::OversizedList;
 use crate::entries::{Record, RegisterOutcome, Registered};
 use crate::peer::command::Rejection;
-use crate::registry::Admission;
+use crate::registry::{Admission, UnreachableNotice};
 use crate::shell::shared::Shared;
 
 /// Log lines of one kind about nodes that come and go, in each `LOG_PERIOD`. The next line says how
@@ -57,6 +58,28 @@ impl Shared {
         }
         if warns_of_loopback && let Some(held_back) = self.warnings.allow("loopback", now) {
             warn!(%name, %host, port, held_back, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+        }
+    }
+
+    /// Says that a peer cannot connect to a node: in the log, and to the node itself if it is told
+    /// such things.
+    pub(super) fn tell_unreachable(&self, now: std::time::Instant, notice: &UnreachableNotice) {
+        let UnreachableNotice { session, record, peer: (peer, peer_at), why } = notice;
+        let (address, reason, what) = (record.address(), why.as_str(), why.describe());
+        if let Some(held_back) = self.warnings.allow("unreachable", now) {
+            let (name, peer) = (shown_name(&record.name), shown_name(peer));
+            warn!(%name, address, %peer, peer_at, reason, held_back, "a node cannot be called: {what}");
+        }
+        // A node of version 1 is told nothing.
+        let Some(node) = self.follower(*session) else { return };
+        let mut out = BytesMut::new();
+        let message = format!(
+            "{peer} at {peer_at} cannot call this node at {address}: {what}. Listen where others can reach it, or advertise the \
+             address at which it can be called"
+        );
+        write_refusal(&mut out, None, 200, "unreachable", &message, None);
+        if node.outbox().notify_if_idle(out.freeze()) {
+            node.unfinished.notify_one();
         }
     }
 

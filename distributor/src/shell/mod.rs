@@ -7,6 +7,7 @@ mod farewell;
 mod incoming_budget;
 mod logs;
 mod metrics;
+mod name_lookup;
 mod peer_reader;
 mod publisher;
 mod server;

@@ -1,11 +1,13 @@
 //! The reading half of a connection: which bytes it reads, and what each packet does.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use net::{FrameReader, MAX_ESCAPED_BYTES, Socket, escaped};
 use protocol::{
-    Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, read_copy, write_history, write_refusal,
+    HostPort, Key, LeaveReason, ListedHost, Packet, Pong, RegisterOptions, Registration, Version, read_copy,
+    write_history, write_refusal,
 };
 use socket2::SockRef;
 use tokio::time::Instant;
@@ -16,6 +18,7 @@ use crate::peer::outbox::Reply;
 use crate::registry::Refusal;
 use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
 use crate::shell::incoming_budget::{AwaitedRoom, IncomingBudget, Room};
+use crate::shell::name_lookup::{LOOK_UP_AGAIN, PendingRegistration};
 use crate::shell::session::SessionGuard;
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::OutPacket;
@@ -42,6 +45,10 @@ pub(super) struct PeerReader {
     /// A packet that arrived too soon, and when to handle it.
     pub(super) waiting: Option<(Bytes, Instant)>,
     pub(super) room: RoomForPacket,
+    /// A registration whose name is being looked up. Nothing else is handled meanwhile.
+    pub(super) pending: Option<PendingRegistration>,
+    /// The name that the node advertises, and the address that was found for it last.
+    pub(super) named: Option<(HostPort, IpAddr)>,
 }
 
 /// Where the bytes of a packet that has begun to arrive are held.
@@ -91,6 +98,9 @@ impl PeerReader {
 
     /// Handles one packet; `false` when more bytes are needed first.
     pub(super) fn handle_next_frame(&mut self, guard: &SessionGuard) -> Result<bool, ConnectionEnd> {
+        if self.pending.is_some() {
+            return Ok(false);
+        }
         let config = &guard.shared().config;
         let session = &guard.session;
         if !self.read_before && !self.frames.buffered().is_empty() {
@@ -129,7 +139,7 @@ impl PeerReader {
                 guard.shared().counters.refused(rejection.status, rejection.reason);
                 guard.shared().warn_of_refusal(session.peer, &rejection);
             }
-            Command::Register(registration, options) => self.register(guard, *registration, &options),
+            Command::Register(registration, options) => self.place(guard, *registration, options),
             Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
             Command::Leave => {
                 self.registered = false;
@@ -139,7 +149,7 @@ impl PeerReader {
                 guard.acknowledge(known, digest, now.into_std())
             }
             Command::Acknowledge(_nothing) => {}
-            Command::Report(failed) => guard.report_failed(&failed),
+            Command::Report(report) => guard.report(&report),
             Command::CopyPart => {
                 if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
                     guard.restore_part(&part);
@@ -166,8 +176,54 @@ impl PeerReader {
         Ok(true)
     }
 
-    fn register(&mut self, guard: &SessionGuard, registration: Registration, options: &RegisterOptions) {
+    /// Finds out where a node is to be listed, and registers it.
+    fn place(&mut self, guard: &SessionGuard, registration: Registration, options: RegisterOptions) {
+        let seen = guard.session.peer.ip();
+        match registration.listed_host(seen) {
+            Ok(ListedHost::Address(host)) => self.register(guard, registration, host, &options),
+            Ok(ListedHost::Name(name)) => {
+                let name = name.to_owned();
+                let lookups = &guard.shared().lookups;
+                self.pending = Some(PendingRegistration::begin(lookups, name, seen, registration, options));
+            }
+            Err(why) => {
+                let message = registration.advertised().map_or_else(|| why.to_string(), |at| format!("{at}: {why}"));
+                let rejection = Rejection::new(400, "bad_advertise", message);
+                guard.shared().warn_of_refusal(guard.session.peer, &rejection);
+                self.refuse(guard, None, &rejection, None);
+            }
+        }
+    }
+
+    /// The name that a node advertises was looked up. A node that is listed stays at the address
+    /// that was found before when none is found now.
+    pub(super) fn handle_looked_up(&mut self, guard: &SessionGuard, found: Result<IpAddr, String>) {
+        let Some(PendingRegistration { registration, options, .. }) = self.pending.take() else { return };
+        let advertised = registration.advertised().cloned();
+        let before = self.named.take().filter(|(name, _)| Some(name) == advertised.as_ref());
+        let host = match (found, before) {
+            (Ok(host), _) | (Err(_), Some((_, host))) => host,
+            (Err(message), None) => {
+                let rejection = Rejection::new(503, "unknown_name", message);
+                guard.shared().warn_of_refusal(guard.session.peer, &rejection);
+                return self.refuse(guard, None, &rejection, Some(LOOK_UP_AGAIN));
+            }
+        };
+        self.named = advertised.map(|name| (name, host));
+        self.register(guard, registration, host, &options);
+    }
+
+    fn register(
+        &mut self,
+        guard: &SessionGuard,
+        mut registration: Registration,
+        listed_at: IpAddr,
+        options: &RegisterOptions,
+    ) {
         let version = self.commands.version();
+        if registration.advertised().is_some() {
+            registration.list_at(listed_at);
+        }
         let refusal = match guard.register(registration, version, options) {
             Ok(admission) => {
                 self.registered = true;
@@ -197,9 +253,17 @@ impl PeerReader {
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());
     }
 
+    /// The result of the look-up that a registration waits for; never, when none does. Cancel safe.
+    pub(super) async fn looked_up(pending: &mut Option<PendingRegistration>) -> Result<IpAddr, String> {
+        match pending {
+            Some(pending) => pending.looked_up().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// When a version 2 peer must have registered.
     pub(super) fn register_by(&self, register_timeout: Duration) -> Option<Instant> {
-        let waits = self.commands.version() == Version::V2 && !self.registered;
+        let waits = self.commands.version() == Version::V2 && !self.registered && self.pending.is_none();
         waits.then(|| self.heard_at + register_timeout)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use net::Socket;
-use protocol::{CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, WindowFull};
+use protocol::{CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Report, Revision, Version, WindowFull};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -102,9 +102,16 @@ impl SessionGuard {
         }
     }
 
-    pub(crate) fn report_failed(&self, failed: &[u64]) {
+    pub(crate) fn report(&self, report: &Report) {
         let now = Instant::now().into_std();
-        let changes = self.shared.lock().registry.report_failed(now, self.session.id, failed);
+        let (changes, notices) = {
+            let registry = &mut self.shared.lock().registry;
+            let changes = registry.report_failed(now, self.session.id, &report.failed);
+            (changes, registry.report_unreachable(now, self.session.id, &report.unreachable))
+        };
+        for notice in &notices {
+            self.shared.tell_unreachable(now, notice);
+        }
         if changes {
             self.shared.notify_followers();
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use net::{LogThrottle, LogThrottles, PeerBacklog, SliceQueue, Socket, address_group};
 use protocol::{LeaveReason, RegisterOptions, Registration, Revision, Version, host_text};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -22,6 +22,7 @@ use crate::registry::{Accepted, Admission, RegisterError, Registry, Removal};
 use crate::shell::incoming_budget::IncomingBudget;
 use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, shown_name};
 use crate::shell::metrics::{Counters, MetricsSnapshot};
+use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
 use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
 use crate::updates::budget::Budget;
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) update_budget: Budget,
     /// Memory of packets that have begun to arrive.
     pub(crate) incoming_budget: IncomingBudget,
+    /// Names that nodes advertise are looked up so many at a time.
+    pub(super) lookups: Arc<Semaphore>,
     pub(crate) counters: Counters,
     /// The active time in nanoseconds: see `liveness`.
     pub(super) active_time: AtomicU64,
@@ -130,6 +133,7 @@ impl Shared {
             update_queue: UpdateQueue::default(),
             update_budget: memory,
             incoming_budget: IncomingBudget::new(config.max_incoming_bytes, config.max_frame_bytes),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             counters: Counters::default(),
             config,
             active_time: AtomicU64::new(0),

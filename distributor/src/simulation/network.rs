@@ -210,7 +210,7 @@ impl World {
                     connection.outbox.may_resend(self.now);
                 }
             }
-            Command::Report(failed) => drop(registry.report_failed(self.now, session, &failed)),
+            Command::Report(report) => drop(registry.report_failed(self.now, session, &report.failed)),
             Command::CopyPart => {
                 let packet = Packet::parse(frame).expect("it was read before");
                 if let Some(part) = read_copy(&packet) {

@@ -2,10 +2,12 @@
 //!
 //! It must not know frames or packets. Of this crate it must import only `buffers` and `log`.
 
+mod connect;
 mod listen;
 mod options;
 mod syscalls;
 
+pub use connect::{connect_any, look_up, look_up_blocking};
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use options::{set_tcp_options, set_tcp_options_with_timeout};
 pub use syscalls::{MAX_RECV_BYTES, recv_into, recv_now, send_now};

@@ -188,7 +188,6 @@ impl RawCall<'_> {
                 sent,
                 trace: trace.as_ref().map(|trace| Cow::Borrowed(trace.traceparent())),
                 from: None,
-                name: None,
                 idempotent: self.idempotent && !is_idempotent(self.method),
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
                 credit: self.window,

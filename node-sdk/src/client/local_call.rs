@@ -41,9 +41,9 @@ mod tests {
     use crate::client::mesh::Mesh;
     use crate::client::raw_call::RawCall;
     use crate::error::CallError;
-    use crate::routing::blocked::BlockedAddresses;
     use crate::routing::local_node::LocalNode;
     use crate::routing::registry_view::RegistryView;
+    use crate::transport::blocked::BlockedAddresses;
 
     /// A node that offers `GET/a`, and answers after some time.
     struct Stub {

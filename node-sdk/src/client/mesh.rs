@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::balance::{Balance, RetryBudget};
 use crate::client::local_call::LocalCall;
@@ -13,6 +14,10 @@ use crate::routing::registry_view::{RegistryView, SharedTable};
 use crate::routing::subscriptions::SubscriberGroups;
 use crate::routing::table::Lookup;
 use crate::transport::connection::Connection;
+
+/// How long a node that cannot be reached may stay listed before the log says so: a node that dies
+/// is off the list sooner, unless the Distributor is gone.
+const CONFIRM_UNREACHABLE: Duration = Duration::from_secs(1);
 
 /// The other nodes, as calls of one thread see them.
 pub(crate) struct Mesh {
@@ -67,11 +72,21 @@ impl Mesh {
 
     /// Begins to connect, unless that is under way or done.
     pub(crate) fn connect(&self, connection: &Arc<Connection>) {
-        let view = Arc::downgrade(&self.view);
-        connection.connect(move |address| {
-            if let Some(view) = view.upgrade() {
-                view.mark_unreachable(address);
-            }
+        let weak = Arc::downgrade(&self.view);
+        connection.connect(move |address, reached| {
+            let Some(view) = weak.upgrade() else { return };
+            let failure = match reached {
+                Ok(()) => return view.mark_reached(address),
+                Err(why) => view.mark_unreachable(address, why),
+            };
+            let Some(number) = failure else { return };
+            let weak = Weak::clone(&weak);
+            tokio::spawn(async move {
+                sleep(CONFIRM_UNREACHABLE).await;
+                if let Some(view) = weak.upgrade() {
+                    view.confirm_unreachable(address, number, Instant::now());
+                }
+            });
         });
     }
 

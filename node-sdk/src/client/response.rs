@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Packet, Response, Version, success_parts};
+use protocol::{Packet, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, success_parts};
 use serde::de::DeserializeOwned;
 
 use crate::error::CallError;
@@ -77,12 +77,14 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
     read.map_err(ResponseError::Unreadable)
 }
 
-/// Whether a response says that its node is overloaded and has done nothing.
+/// Whether a response says that its node has done nothing: it is overloaded, or not the one that
+/// the call is for.
 pub(crate) fn is_declined(frame: &[u8]) -> bool {
     if success_parts(frame).is_some() {
         return false;
     }
     let Ok(packet) = Packet::parse(frame) else { return false };
     let answer = Response::from_packet(&packet);
-    answer.version == Version::V2 && answer.status == 503 && answer.reason.as_deref() == Some("overloaded")
+    let said = (answer.status, answer.reason.as_deref().unwrap_or_default());
+    answer.version == Version::V2 && matches!(said, (503, "overloaded") | (WRONG_INSTANCE_STATUS, WRONG_INSTANCE))
 }

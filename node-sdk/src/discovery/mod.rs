@@ -2,8 +2,10 @@
 //! here routes or makes calls.
 
 pub(crate) mod cache;
+mod reach;
 pub(crate) mod registration;
 mod session;
+mod stranger;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::registration::{Identity, MAX_VISIBILITY_REQUESTS, RegistrationHandle, new_secret};
 use self::session::RegistryClient;
-use crate::routing::blocked::BlockedAddresses;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::RegistryView;
+use crate::transport::blocked::BlockedAddresses;
 
 /// Period of attempts to connect to the Distributor, the same as that of version 1 nodes.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
@@ -66,6 +68,8 @@ pub(crate) fn start(
         requested,
         waiting: Vec::new(),
         warned: None,
+        translated: None,
+        told_lost: true,
     };
     tokio::spawn(run(client, Arc::clone(&view), stop));
     (view, local_node, RegistrationHandle { advert, requests })

@@ -1,7 +1,10 @@
 //! One session with the Distributor: it registers, applies updates, and reports failed calls.
 
+mod notices;
+
 use std::future::{poll_fn, ready};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,15 +15,17 @@ use net::{
     sleep_until_opt, warn,
 };
 use protocol::{
-    Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Secret,
-    UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy, write_leave,
-    write_list_request, write_pong, write_registration, write_report,
+    Advert, HostPort, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint,
+    Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
+    write_leave, write_list_request, write_pong, write_registration, write_report,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::discovery::reach::registry_host;
 use crate::discovery::registration::{Identity, MAX_VISIBILITY_REQUESTS, VisibilityRequest};
+use crate::discovery::stranger::{StrangerBackoff, by_first_bytes, by_first_packet};
 use crate::discovery::{RECONNECT_PERIOD, cache};
 use crate::routing::registry_view::RegistryView;
 
@@ -41,10 +46,6 @@ const REPORT_PERIOD: Duration = Duration::from_secs(1);
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
 /// How often attempts that fail for the same reason are logged.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
-/// The reason of a rejection when the instance id does not belong to the secret; and the pause
-/// before the next attempt.
-const NOT_YOURS: &str = "not_yours";
-const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
 
 pub(super) struct RegistryClient {
     pub(super) identity: Identity,
@@ -59,6 +60,18 @@ pub(super) struct RegistryClient {
     pub(super) waiting: Vec<VisibilityRequest>,
     /// The Distributor for which the log has said that its nodes cannot call this one.
     pub(super) warned: Option<IpAddr>,
+    /// The address that this node is listed at and does not have, as the log has said.
+    pub(super) translated: Option<IpAddr>,
+    /// The log says last that there is no connection.
+    pub(super) told_lost: bool,
+}
+
+/// How a session ended.
+enum SessionEnd {
+    /// The connection was lost, for this reason.
+    Lost(&'static str),
+    /// What listens there is no Distributor.
+    Stranger(&'static str),
 }
 
 /// The state of one connection to the Distributor.
@@ -78,6 +91,10 @@ struct RegistrySession<'a> {
     bad: LogThrottle,
     /// A packet has arrived. A process that accepts connections need not be a working Distributor.
     has_told: bool,
+    /// What answers is no Distributor, but this.
+    stranger: Option<&'static str>,
+    /// This end of the connection, until it is known where this node is listed.
+    here: Option<IpAddr>,
 }
 
 impl RegistryClient {
@@ -85,27 +102,42 @@ impl RegistryClient {
     pub(super) async fn run(&mut self, stop: CancellationToken) {
         let mut failures = LogThrottle::new(LOG_PERIOD);
         let mut losses = LogThrottle::default();
-        // The log says last that there is no connection.
-        let mut told_lost = true;
+        let mut strangers = LogThrottle::new(LOG_PERIOD);
+        let mut backoff = StrangerBackoff::default();
         while !stop.is_cancelled() {
             let connecting = tokio::select! {
                 () = stop.cancelled() => return,
-                connecting = timeout(CONNECT_TIMEOUT, self.identity.network.connect(&self.address)) => connecting,
+                connecting = timeout(CONNECT_TIMEOUT, self.connect()) => connecting,
             };
             let wait = match connecting {
                 Ok(Ok(stream)) => {
                     failures = LogThrottle::new(LOG_PERIOD);
-                    if told_lost {
-                        info!(distributor = %self.address, name = %self.identity.name, "connected");
-                    }
                     let begun = Instant::now();
-                    let (reason, has_told) = self.run_session(&stream, &stop).await;
+                    let (end, has_told) = self.run_session(&stream, &stop).await;
                     self.view.disconnected();
                     if stop.is_cancelled() {
                         return;
                     }
+                    if has_told {
+                        backoff.reset();
+                    }
+                    let reason = match end {
+                        SessionEnd::Lost(reason) => reason,
+                        SessionEnd::Stranger(what) => {
+                            let pause = backoff.pause(fastrand::f64());
+                            if let Some(held_back) = strangers.allow(Instant::now().into_std()) {
+                                self.told_lost = true;
+                                error!(
+                                    distributor = %self.address, name = %self.identity.name, held_back,
+                                    "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
+                                );
+                            }
+                            self.pause(pause, &stop).await;
+                            continue;
+                        }
+                    };
                     let shown = losses.allow(Instant::now().into_std());
-                    told_lost = shown.is_some();
+                    self.told_lost |= shown.is_some();
                     if let Some(held_back) = shown {
                         warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; the known nodes stay in use");
                     }
@@ -122,48 +154,62 @@ impl RegistryClient {
                         _ => format!("no answer within {CONNECT_TIMEOUT:?}"),
                     };
                     if let Some(held_back) = failures.allow(Instant::now().into_std()) {
-                        told_lost = true;
+                        self.told_lost = true;
                         warn!(distributor = %self.address, error, held_back, "cannot reach the Distributor; trying every 3 s");
                     }
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
             };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(wait) => {}
-            }
+            self.pause(wait, &stop).await;
         }
     }
 
+    async fn pause(&self, pause: Duration, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    /// Connects to the first address of the Distributor's host that answers. A name is looked up
+    /// anew each time.
+    async fn connect(&self) -> io::Result<Socket> {
+        let address: HostPort = self.address.parse().map_err(io::Error::other)?;
+        self.identity.network.connect(&address, |_| false).await
+    }
+
     /// Registers and applies updates until the connection ends. Returns why it ended, and whether a
-    /// packet came.
-    async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (&'static str, bool) {
+    /// packet of a Distributor came.
+    async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (SessionEnd, bool) {
         set_options(stream);
         let ends = stream.ends();
         self.view.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
         if let Some((here, there)) = ends {
-            self.warn_of_loopback(here, there);
+            self.warn_of_reach(here, there);
         }
         let now = Instant::now();
         let mut session = RegistrySession {
             stream,
             unsent: BytesMut::new(),
             is_v2: false,
-            silent_at: None,
+            // What accepts a connection and says nothing may be anything.
+            silent_at: Some(now + SILENCE),
             silence: SILENCE,
             list_requested_at: None,
             register_at: None,
             report_at: now,
             bad: LogThrottle::default(),
             has_told: false,
+            stranger: None,
+            here: ends.map(|(here, _)| here),
         };
         self.adverts.mark_unchanged();
         self.register(&mut session);
-        let reason = self.run_registered(&mut session, stop).await;
-        (reason, session.has_told)
+        let end = self.run_registered(&mut session, stop).await;
+        (end, session.has_told)
     }
 
-    async fn run_registered(&mut self, session: &mut RegistrySession<'_>, stop: &CancellationToken) -> &'static str {
+    async fn run_registered(&mut self, session: &mut RegistrySession<'_>, stop: &CancellationToken) -> SessionEnd {
         let stream = session.stream;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
         let mut stored_at = Instant::now();
@@ -182,11 +228,14 @@ impl RegistryClient {
                         }
                     }
                     Ok(None) => more = false,
-                    Err(_too_large) => return "a list larger than 16 MiB",
+                    Err(_too_large) => return SessionEnd::Lost("a list larger than 16 MiB"),
                 }
             }
+            if let Some(what) = session.stranger {
+                return SessionEnd::Stranger(what);
+            }
             if let Err(reason) = session.write() {
-                return reason;
+                return SessionEnd::Lost(reason);
             }
             // A Distributor that never pauses must not block other tasks, or keep this one from
             // stopping.
@@ -196,7 +245,7 @@ impl RegistryClient {
             }
             let expiry = self.view.expire();
             let blocked = !session.unsent.is_empty();
-            let report_at = (session.is_v2 && self.view.has_failed()).then_some(session.report_at);
+            let report_at = (session.is_v2 && self.view.has_report()).then_some(session.report_at);
             let store_at = (self.identity.cache.is_some() && self.view.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
             tokio::select! {
                 // Packets that came while the process was stopped are read before any timeout is
@@ -205,11 +254,14 @@ impl RegistryClient {
                 () = ready(()), if more && !is_over => {}
                 readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
                     Ok(true) => {
+                        if !session.has_told {
+                            session.stranger = by_first_bytes(reader.buffered());
+                        }
                         session.silent_at = session.is_v2.then(|| Instant::now() + session.silence);
                         more = true;
                     }
-                    Ok(false) => return "closed by the Distributor",
-                    Err(_broken) => return "broken",
+                    Ok(false) => return SessionEnd::Lost("closed by the Distributor"),
+                    Err(_broken) => return SessionEnd::Lost("broken"),
                 },
                 () = stop.cancelled() => {
                     if session.is_v2 {
@@ -219,7 +271,7 @@ impl RegistryClient {
                         let _ = session.write();
                     }
                     self.store().await;
-                    return "left";
+                    return SessionEnd::Lost("left");
                 }
                 _ = stream.writable(), if blocked => {}
                 Ok(()) = self.adverts.changed() => self.register(session),
@@ -234,7 +286,7 @@ impl RegistryClient {
                 }
                 () = sleep_until_opt(report_at) => {
                     session.report_at = Instant::now() + REPORT_PERIOD;
-                    write_report(&mut session.unsent, &self.view.drain_failed());
+                    write_report(&mut session.unsent, &self.view.drain_report());
                 }
                 () = sleep_until_opt(store_at) => {
                     self.store().await;
@@ -242,7 +294,7 @@ impl RegistryClient {
                 }
                 // The other branches run once in a time slice, although there is something to read.
                 () = ready(()), if is_over => {}
-                () = sleep_until_opt(session.silent_at) => return "no sign of life",
+                () = sleep_until_opt(session.silent_at) => return SessionEnd::Lost("no sign of life"),
                 () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
             }
             slice.resume();
@@ -258,7 +310,8 @@ impl RegistryClient {
         let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
         let Pong { revision, digest } = self.pong();
         let have = revision.map(|revision| ResumePoint { revision, digest });
-        let loopback = self.identity.listen.is_some_and(|listen| listen.is_loopback());
+        let loopback =
+            self.identity.advert.advertise.is_none() && self.identity.listen.is_some_and(|listen| listen.is_loopback());
         let options = RegisterOptions {
             resume: have,
             interests: interests.clone(),
@@ -275,8 +328,17 @@ impl RegistryClient {
             Ok(packet) => packet,
             Err(error) => return session.complain(&error.to_string()),
         };
+        if !session.has_told {
+            session.stranger = by_first_packet(&packet);
+            if session.stranger.is_some() {
+                return;
+            }
+            session.has_told = true;
+            if std::mem::take(&mut self.told_lost) {
+                info!(distributor = %self.address, name = %self.identity.name, "connected");
+            }
+        }
         session.is_v2 |= packet.version() == Version::V2;
-        session.has_told = true;
         let now = Instant::now();
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "GET" | "PATCH") if is_copy_request(&packet) => {
@@ -302,7 +364,10 @@ impl RegistryClient {
                 let outcome = self.view.apply_update(&update);
                 debug!(?outcome, ?stamp, "news");
                 match outcome {
-                    UpdateOutcome::Changed | UpdateOutcome::Same => session.list_requested_at = None,
+                    UpdateOutcome::Changed | UpdateOutcome::Same => {
+                        session.list_requested_at = None;
+                        self.tell_of_translation(session);
+                    }
                     UpdateOutcome::Stale => {}
                     UpdateOutcome::Gap => session.request_list(now),
                 }
@@ -340,60 +405,16 @@ impl RegistryClient {
         self.view.with_replica(|replica| replica.pong(all))
     }
 
-    /// Warns when the Distributor lists an address that other machines cannot reach.
-    fn warn_of_loopback(&mut self, here: IpAddr, there: IpAddr) {
-        let Some(listen) = self.identity.listen else { return };
-        if !listen.is_loopback() || here.is_loopback() || self.warned.replace(there) == Some(there) {
-            return;
-        }
-        let (name, port) = (&self.identity.name, self.identity.port);
-        let (listens, shown) = (SocketAddr::new(listen, port), SocketAddr::new(here, port));
-        warn!(%name, distributor = %self.address, "no other machine can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
-    }
-
-    fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
-        let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
-        if answer.status >= 400 {
-            // A random pause, or all rejected nodes return together.
-            let after =
-                answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
-            session.register_at = after.map(|after| Instant::now() + after);
-        }
-        if reason == NOT_YOURS {
-            session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
-            if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
-                error!(
-                    name = %self.identity.name, id = %self.id, held_back,
-                    "the Distributor does not list this node: it says that the instance id belongs to another process. Start this one anew, \
-                     which makes a new id; if that does not help, something on the way to {} changes packets", self.address
-                );
-            }
-            return;
-        }
-        if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
-            let (name, message) = (&self.identity.name, message.unwrap_or_default());
-            let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
-            let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
-            warn!(%name, ?reason, retry_after_s, held_back, "the Distributor says: {message}");
-        }
-    }
-
     /// Writes the cache file, if there is one.
     async fn store(&self) {
         let Some(path) = self.identity.cache.clone() else { return };
         let Some(text) = self.view.cache_text(cache::text) else { return };
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
-        if let Err(error) = stored.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
+        if let Err(error) = stored.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             warn!(%error, path = %shown.display(), "cannot write the cache of peers");
         }
     }
-}
-
-/// The address of the Distributor, if it is on another machine: the two ends of the connection
-/// tell.
-fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
-    (!there.is_loopback() && here != there).then_some(there)
 }
 
 impl RegistrySession<'_> {
@@ -404,7 +425,7 @@ impl RegistrySession<'_> {
         while !self.unsent.is_empty() {
             match self.stream.try_write(&self.unsent) {
                 Ok(bytes) => self.unsent.advance(bytes),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_broken) => return Err("broken"),
             }
         }
@@ -428,26 +449,5 @@ impl RegistrySession<'_> {
             let error = escaped(error, MAX_ESCAPED_BYTES);
             warn!(?error, held_back, "ignored a packet from the Distributor; the last list stays in use");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_distributor_is_on_another_machine_unless_its_connection_begins_where_it_ends() {
-        #[track_caller]
-        fn check(here: &str, there: &str, expected: Option<&str>) {
-            let [here, there] = [here, there].map(|text| text.parse().unwrap());
-            assert_eq!(registry_host(here, there), expected.map(|text| text.parse().unwrap()));
-        }
-        check("127.0.0.1", "127.0.0.1", None);
-        check("::1", "::1", None);
-        check("127.0.0.1", "127.0.0.53", None);
-        check("10.0.0.2", "10.0.0.9", Some("10.0.0.9"));
-        check("fd00::2", "fd00::9", Some("fd00::9"));
-        // By this machine's own address in the network.
-        check("10.0.0.2", "10.0.0.2", None);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
-use protocol::{Advert, Route, RouteError, Segment, Visibility};
+use protocol::{Advert, HostPort, Route, RouteError, Segment, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
@@ -30,12 +30,16 @@ use crate::transport::budget::{self, Budget};
 /// How long a node may take to stop after a signal: the time of its server, and some for the log.
 const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_add(Duration::from_secs(3));
 
+/// The environment variable with the address to advertise: see [`NodeBuilder::advertise`].
+const ADVERTISE: &str = "NODE_ADVERTISE";
+
 /// A node that is being described.
 #[must_use = "a node runs when it is served"]
 pub struct NodeBuilder {
     name: String,
     listen: String,
     distributor: String,
+    advertise: Option<String>,
     advert: Advert,
     interests: Option<Vec<String>>,
     cache: Option<PathBuf>,
@@ -65,6 +69,7 @@ impl NodeBuilder {
             name,
             listen: "127.0.0.1:0".to_owned(),
             distributor: "127.0.0.1:9000".to_owned(),
+            advertise: None,
             advert: Advert::default(),
             interests: None,
             cache: None,
@@ -79,16 +84,26 @@ impl NodeBuilder {
     }
 
     /// The address to listen on, `127.0.0.1:0` unless set. Other nodes call the port at the address
-    /// that the Distributor sees.
+    /// that the Distributor sees, unless the node [advertises](Self::advertise) another.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = address.into();
         self
     }
 
     /// The address of the Distributor, `127.0.0.1:9000` unless set. A name is looked up at every
-    /// attempt to connect.
+    /// attempt to connect, and all of its addresses are tried.
     pub fn distributor(mut self, address: impl Into<String>) -> Self {
         self.distributor = address.into();
+        self
+    }
+
+    /// Where other nodes can call this one, `host:port`, if that is another place than the address
+    /// that the Distributor sees and the port that the node listens on: behind a NAT, in a
+    /// container with a published port. The host is an address or a name, which the Distributor and
+    /// the callers look up. Unless set, the environment variable `NODE_ADVERTISE` is used, if there
+    /// is one. See docs/PROTOCOL.md for what may be advertised.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
         self
     }
 
@@ -336,7 +351,8 @@ impl NodeBuilder {
             name,
             listen,
             distributor,
-            advert,
+            advertise,
+            mut advert,
             interests,
             cache,
             balance,
@@ -353,6 +369,17 @@ impl NodeBuilder {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
             return Err(StartError::Name(name));
+        }
+        if let Err(reason) = distributor.parse::<HostPort>() {
+            return Err(StartError::Distributor { address: distributor, reason });
+        }
+        // The variable is for this machine: a network inside the process has other addresses.
+        let from_environment = || std::env::var(ADVERTISE).ok().filter(|_| matches!(network, Network::System));
+        if let Some(address) = advertise.or_else(from_environment) {
+            match address.parse() {
+                Ok(parsed) => advert.advertise = Some(parsed),
+                Err(reason) => return Err(StartError::Advertise { address, reason }),
+            }
         }
         let mut routes = Vec::with_capacity(given.len());
         let mut router = Router::default();

@@ -1,26 +1,23 @@
 //! The node to which a routing table belongs, as far as routing needs to know it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use net::Network;
-use protocol::write_hello;
 
-use crate::routing::blocked::BlockedAddresses;
+use crate::transport::blocked::BlockedAddresses;
 use crate::transport::budget::Budget;
+use crate::transport::target::Connector;
 
 /// The node to which the table belongs.
 #[derive(Debug)]
 pub(crate) struct LocalNode {
     /// The id of this instance.
     pub(crate) instance: String,
-    /// The first packet on each connection: it names this instance.
-    pub(crate) hello: Bytes,
     /// The zone of this node.
     pub(crate) zone: Option<String>,
-    pub(crate) network: Network,
-    /// Addresses that are never called.
-    pub(crate) blocked: BlockedAddresses,
+    /// How connections are made.
+    pub(crate) connector: Connector,
     /// Bytes that are held for the nodes that are called.
     pub(crate) buffer_budget: Arc<Budget>,
 }
@@ -33,9 +30,13 @@ impl LocalNode {
         network: Network,
         blocked: BlockedAddresses,
     ) -> Arc<Self> {
-        let mut hello = BytesMut::new();
-        write_hello(&mut hello, &instance, name);
-        let (hello, buffer_budget) = (hello.freeze(), Budget::for_connections());
-        Arc::new(Self { instance, hello, zone, network, blocked, buffer_budget })
+        let connector =
+            Connector { network, instance: instance.as_str().into(), name: name.into(), blocked: Arc::new(blocked) };
+        Arc::new(Self { instance, zone, connector, buffer_budget: Budget::for_connections() })
+    }
+
+    /// Why an address is never called, if it is not.
+    pub(crate) fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
+        self.connector.blocked.reason(address)
     }
 }

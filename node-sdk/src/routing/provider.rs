@@ -59,10 +59,10 @@ impl Member for Provider {
     }
 
     fn instance(&self) -> Option<&str> {
-        self.connection.instance.as_deref()
+        self.connection.instance()
     }
 
     fn rendezvous_score(&self) -> u64 {
-        self.connection.rendezvous_score
+        self.connection.target.rendezvous_score
     }
 }

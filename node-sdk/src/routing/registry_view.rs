@@ -5,16 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
-use protocol::{ListUpdate, Replica, UpdateOutcome};
+use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped, warn};
+use protocol::{ListUpdate, Replica, Report, Unreachable, UpdateOutcome};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::routing::local_node::LocalNode;
+use crate::routing::reachability::Reachability;
 use crate::routing::table::{NodeChange, RoutingTable};
 
 /// Most entries that are reported at a time. Further nodes are reported when a call to them fails
 /// again.
 const MAX_FAILED: usize = 64;
+
+/// Log lines in ten seconds about nodes that cannot be reached.
+const MAX_UNREACHABLE_LINES: u32 = 10;
 
 /// The replica of the process. Discovery feeds it, and every change reaches all tables at once.
 #[derive(Debug)]
@@ -31,6 +36,10 @@ struct ViewState {
     stale_since: Option<Instant>,
     /// Entries of nodes to which calls failed, to be reported to the Distributor.
     failed: BTreeSet<u64>,
+    /// Nodes that cannot be connected to.
+    reachability: Reachability,
+    /// Limits the log about them.
+    unreachable_log: LogThrottle,
     /// The cache file lacks what is known.
     unsaved: bool,
     /// The tables of other threads.
@@ -51,6 +60,8 @@ impl RegistryView {
             replica: Replica::default(),
             stale_since: Some(Instant::now()),
             failed: BTreeSet::new(),
+            reachability: Reachability::default(),
+            unreachable_log: LogThrottle::with_burst(MAX_UNREACHABLE_LINES, LogThrottle::LOG_PERIOD),
             unsaved: false,
             tables: Vec::new(),
         };
@@ -140,14 +151,17 @@ impl RegistryView {
         std::mem::take(&mut state.unsaved).then(|| write(&state.replica)).flatten()
     }
 
-    /// Whether there are failed calls to report.
-    pub(crate) fn has_failed(&self) -> bool {
-        !self.lock().failed.is_empty()
+    /// Whether there is something to report of other nodes.
+    pub(crate) fn has_report(&self) -> bool {
+        let state = self.lock();
+        !state.failed.is_empty() || state.reachability.has_reports()
     }
 
-    /// The entries of nodes that calls failed at since the last time.
-    pub(crate) fn drain_failed(&self) -> Vec<u64> {
-        std::mem::take(&mut self.lock().failed).into_iter().collect()
+    /// The nodes that calls failed at, and that could not be reached, since the last time.
+    pub(crate) fn drain_report(&self) -> Report {
+        let mut state = self.lock();
+        let failed = std::mem::take(&mut state.failed).into_iter().collect();
+        Report { failed, unreachable: state.reachability.drain_reports(MAX_FAILED) }
     }
 
     /// Records that calls to the node at this address fail, so that the Distributor is told.
@@ -158,10 +172,39 @@ impl RegistryView {
         }
     }
 
-    /// The node at this address could not be connected to.
-    pub(crate) fn mark_unreachable(&self, address: SocketAddr) {
+    /// The node at this address could not be connected to. If it could before, the failure is to be
+    /// [confirmed](Self::confirm_unreachable) by the returned number.
+    pub(crate) fn mark_unreachable(&self, address: SocketAddr, why: Unreachable) -> Option<u64> {
         self.change(|replica| replica.mark_unreachable(address));
         self.record_failed(address);
+        let mut state = self.lock();
+        let is_listed = self.main.read().connection(address).is_some();
+        if is_listed { state.reachability.failed(address, why) } else { None }
+    }
+
+    /// There is a connection to the node at this address.
+    pub(crate) fn mark_reached(&self, address: SocketAddr) {
+        self.lock().reachability.forget(address);
+    }
+
+    /// A while after a failure: if the node is still listed and has not been reached, the log says
+    /// so, and so will a report.
+    pub(crate) fn confirm_unreachable(&self, address: SocketAddr, number: u64, now: Instant) {
+        let mut state = self.lock();
+        let table = self.main.read();
+        let Some(why) = state.reachability.confirm(address, number, table.entries_at(address)) else { return };
+        let Some(held_back) = state.unreachable_log.allow(now.into_std()) else { return };
+        let node = table.nodes().find(|node| SocketAddr::new(node.host, node.port) == address).cloned();
+        drop((table, state));
+        let name = node.as_ref().map(|node| escaped(node.name.as_str(), MAX_ESCAPED_BYTES));
+        let name = name.map(|name| name.to_string()).unwrap_or_default();
+        let reason = why.as_str();
+        warn!(node = %address, ?name, reason, held_back, "a node is listed and cannot be called: {}", why.describe());
+    }
+
+    /// Why the node at this address could not be connected to when that was last tried.
+    pub(crate) fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable> {
+        self.lock().reachability.why(address)
     }
 
     /// Sets in all tables whether a node is healthy. Returns whether that is a change in the main
@@ -182,6 +225,12 @@ impl RegistryView {
         let mut state = self.lock();
         if change(&mut state.replica) {
             let changes: Vec<NodeChange> = state.replica.last_changes().collect();
+            for (address, known) in &changes {
+                // Another node, or none: what was found out was about the one before.
+                if known.as_ref().is_none_or(|known| known.ids != self.main.read().entries_at(*address)) {
+                    state.reachability.forget(*address);
+                }
+            }
             self.main.apply(&changes);
             state.tables.retain(|table| table.upgrade().inspect(|table| table.apply(&changes)).is_some());
         }

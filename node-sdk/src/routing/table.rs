@@ -15,6 +15,7 @@ use crate::routing::provider::{Provider, Providers};
 use crate::routing::router::{Router, RouterError};
 use crate::routing::subscriptions::{METHOD, SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
+use crate::transport::target::Target;
 
 /// Which nodes offer which routes. A change costs the work of the nodes that it concerns, not of
 /// all nodes.
@@ -197,7 +198,7 @@ impl RoutingTable {
         let instance = advert.and_then(|advert| advert.id.as_ref());
         // The list contains this process too. A gateway offers nothing there.
         let offers = !node.routes.is_empty() || advert.is_some_and(|advert| advert.http.is_some());
-        let blocked = offers.then(|| self.local_node.blocked.reason(*address)).flatten();
+        let blocked = offers.then(|| self.local_node.blocked_reason(*address)).flatten();
         if let Some(why) = blocked {
             self.blocked.insert(*address, why);
             if let Some(held_back) =
@@ -207,9 +208,15 @@ impl RoutingTable {
             }
         }
         let is_callable = blocked.is_none() && callable(known).is_some();
-        let stays = |connection: &Arc<Connection>| {
-            is_callable && connection.version == node.version() && connection.instance.as_ref() == instance
+        let mut target = Target {
+            address: *address,
+            advertised: advert.and_then(|advert| advert.advertise.clone()),
+            version: node.version(),
+            instance: instance.cloned(),
+            is_shared: known.is_shared,
+            rendezvous_score: 0,
         };
+        let stays = |connection: &Arc<Connection>| is_callable && connection.target.is_same(&target);
         let connection = match connection {
             Some(connection) if stays(&connection) => connection,
             other => {
@@ -218,17 +225,8 @@ impl RoutingTable {
                 if !is_callable {
                     return;
                 }
-                let rendezvous_score = affinity::score(&self.local_node.instance, *address);
-                let (hello, network) = (self.local_node.hello.clone(), self.local_node.network.clone());
-                Connection::new(
-                    *address,
-                    node.version(),
-                    instance.cloned(),
-                    rendezvous_score,
-                    hello,
-                    network,
-                    &self.local_node.buffer_budget,
-                )
+                target.rendezvous_score = affinity::score(&self.local_node.instance, *address);
+                Connection::new(target, self.local_node.connector.clone(), &self.local_node.buffer_budget)
             }
         };
         let weight = weight(node);
@@ -328,7 +326,7 @@ mod tests {
     use net::Network;
 
     use super::*;
-    use crate::routing::blocked::BlockedAddresses;
+    use crate::transport::blocked::BlockedAddresses;
 
     /// Few enough that each is shared, left and offered again.
     const ROUTES: [&str; 7] =
@@ -359,7 +357,7 @@ mod tests {
         let advert = Some(advert).filter(|_| rng.u8(0..4) > 0);
         let name = format!("n{}", rng.u8(0..2));
         let node = Node { name, host: address.ip(), port, routes, advert, suspect: rng.bool() };
-        KnownNode { address, node: Arc::new(node), ids: vec![port.into()] }
+        KnownNode { address, node: Arc::new(node), ids: vec![port.into()], is_shared: false }
     }
 
     /// Each with its weight, and whether it is suspect and in the same zone.
@@ -420,7 +418,7 @@ mod tests {
         let routes = routes.into_iter().map(|route| Route::parse(&route).unwrap()).collect();
         let advert = Some(Advert { weight, ..Advert::default() });
         let node = Node { name: "n".to_owned(), host: address.ip(), port, routes, advert, suspect: false };
-        (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![port.into()] }))
+        (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![port.into()], is_shared: false }))
     }
 
     #[tokio::test(start_paused = true)]
@@ -471,7 +469,7 @@ mod tests {
             let host = [10, 0, 0, 1].into();
             let node = Node { name: "n".to_owned(), host, port: 1, routes, advert, suspect };
             let address = SocketAddr::new(host, 1);
-            (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1] }))
+            (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1], is_shared: false }))
         };
         let providers = |table: &RoutingTable| match table.lookup("GET", "/a") {
             Lookup::Available(providers, _) => providers,

@@ -1,6 +1,8 @@
 //! The connection of one caller: it begins all calls of a read, and writes all ready responses
 //! together.
 
+mod hello;
+
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt, warn};
-use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, is_blank, parse_part};
+use protocol::{CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, is_blank, parse_part};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -46,8 +48,6 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Broken packets after which a connection is cut: later packets are unlikely to be better.
 const MAX_STRIKES: u32 = 3;
-/// Most bytes of a caller's instance id, of which ours have 33, and of its name.
-const MAX_INSTANCE_BYTES: usize = 128;
 /// Packets that are begun before other connections run; fewer if they take longer than a
 /// [`TimeSlice`].
 const FRAMES_PER_YIELD: usize = 32;
@@ -77,6 +77,8 @@ struct CallerConnection<'a> {
     handles: RunningCalls,
     responses: ResponseQueue,
     strikes: u32,
+    /// It looks for another instance than this one.
+    is_misdirected: bool,
     slice: TimeSlice,
     share: PeerShare,
     /// Bytes that may be held for the caller now.
@@ -118,6 +120,7 @@ pub(crate) async fn run(
         handles: RunningCalls::default(),
         responses: ResponseQueue::new(PeerBacklog::can_see(stream)),
         strikes: 0,
+        is_misdirected: false,
         slice: TimeSlice::with_queue(&service.busy),
         share: PeerShare::new(&service.budget),
         allowed_bytes: MIN_BYTES,
@@ -339,9 +342,10 @@ impl CallerConnection<'_> {
                 return self.handle_part(key, part, frame);
             }
             Ok(request) if request.uri.starts_with('$') => {
-                self.handle_control(&request);
+                self.handle_control(&request, frame);
                 return Ok(());
             }
+            Ok(request) if self.is_misdirected => Ok(self.service.misdirected(request)),
             Ok(request) => {
                 let delay =
                     request.meta.sent.map_or(Duration::ZERO, |sent| self.queue_delay.delay(self.received, sent));
@@ -386,14 +390,9 @@ impl CallerConnection<'_> {
     }
 
     /// A control packet. An unknown one is ignored.
-    fn handle_control(&mut self, request: &Request<'_>) {
+    fn handle_control(&mut self, request: &Request<'_>, frame: &[u8]) {
         match &*request.uri {
-            "$hello" => {
-                let instance = request.meta.from.as_deref().filter(|from| from.len() <= MAX_INSTANCE_BYTES);
-                self.caller.instance = instance.map(Arc::from);
-                let name = request.meta.name.as_deref().filter(|name| name.len() <= MAX_INSTANCE_BYTES);
-                self.caller.said_name = name.map(Arc::from);
-            }
+            HELLO_URI => self.handle_hello(frame),
             "$cancel" => {
                 let call = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(key));
                 if let Some(call) = call {

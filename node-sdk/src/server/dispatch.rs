@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use net::{MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped, warn};
-use protocol::{Packet, PacketError, Request, Route, Version, is_idempotent};
+use protocol::{Packet, PacketError, Request, Route, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, is_idempotent};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -98,6 +98,19 @@ impl LocalService {
         // The request was split without parsing, and its arguments turned out not to be JSON.
         let mut request = Request::from_packet(Packet::parse(frame)?);
         Ok(self.begin_in(&mut request, made, caller, may_stream, now))
+    }
+
+    /// The instance that this is.
+    pub(crate) fn instance(&self) -> &str {
+        &self.node.peers.mesh.local_node().instance
+    }
+
+    /// Refuses a call that is meant for another instance, without a look at what it asks for.
+    pub(crate) fn misdirected(&self, mut request: Request<'_>) -> StartedCall {
+        let to = ResponseTarget { version: request.version, key: request.key.take(), call_stream: None };
+        let message = format!("this is another instance of {}, or another service, than the call is for", self.name);
+        let error = ServiceError::new(WRONG_INSTANCE_STATUS, WRONG_INSTANCE, message);
+        StartedCall::failed(to, Context::default(), error)
     }
 
     /// Begins a call. `request.verified` says then whether its arguments were parsed, and so are

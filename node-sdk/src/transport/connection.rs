@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use futures::task::AtomicWaker;
-use net::{LogThrottle, MAX_ESCAPED_BYTES, Network, Socket, escaped, warn};
-use protocol::Version;
+use net::{LogThrottle, MAX_ESCAPED_BYTES, Socket, escaped, warn};
+use protocol::{Unreachable, Version};
 use tokio::time::Instant;
 
 pub(crate) use self::open_stream::OpenStream;
@@ -22,6 +22,7 @@ use crate::transport::backoff::Backoff;
 use crate::transport::budget::{Budget, MIN_BYTES, PeerShare};
 use crate::transport::in_flight::{CallDeadlines, CallResult, InFlight};
 use crate::transport::limits::{InFlightLimits, MAX_FRAME_BYTES};
+use crate::transport::target::{Connector, Target};
 use crate::transport::unexpected::UnexpectedFrames;
 use crate::transport::write_queue::EnqueueError;
 
@@ -34,12 +35,10 @@ const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
 /// The connection to another node, made when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    /// The address that lists give it.
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
-    /// The instance that listens there; nodes of version 1 do not say.
-    pub(crate) instance: Option<String>,
-    /// Its rendezvous score for this node, to choose a subset of many nodes.
-    pub(crate) rendezvous_score: u64,
+    pub(crate) target: Target,
     /// Its load and health, as balancing sees them.
     pub(crate) load: Load,
     /// A health check has failed.
@@ -48,9 +47,7 @@ pub(crate) struct Connection {
     /// Wakes the task that owns the socket when there is something to write, or the connection is
     /// retired.
     task: AtomicWaker,
-    /// The first packet to a version 2 node: it names this instance.
-    hello: Bytes,
-    network: Network,
+    connector: Connector,
 }
 
 #[derive(Debug)]
@@ -69,6 +66,8 @@ struct ConnectionState {
     hello_at: Instant,
     /// The budget for frames that no call waits for.
     unexpected: UnexpectedFrames,
+    /// Another instance listens there, and has begun no call.
+    is_misdirected: bool,
     bad_frames: LogThrottle,
     /// Limits the log about why the connection was closed.
     cut: LogThrottle,
@@ -102,15 +101,8 @@ pub(crate) struct PendingCall {
 }
 
 impl Connection {
-    pub(crate) fn new(
-        address: SocketAddr,
-        version: Version,
-        instance: Option<String>,
-        rendezvous_score: u64,
-        hello: Bytes,
-        network: Network,
-        budget: &Arc<Budget>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(target: Target, connector: Connector, budget: &Arc<Budget>) -> Arc<Self> {
+        let (address, version) = (target.address, target.version);
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
         let state = ConnectionState {
@@ -123,6 +115,7 @@ impl Connection {
             is_writing: false,
             hello_at,
             unexpected: UnexpectedFrames::new(hello_at.into_std()),
+            is_misdirected: false,
             bad_frames: LogThrottle::default(),
             cut: LogThrottle::default(),
             cooling_down_until: None,
@@ -131,7 +124,7 @@ impl Connection {
         let load = Load::new(Instant::now().into_std());
         let (state, task) = (Mutex::new(state), AtomicWaker::new());
         let unhealthy = AtomicBool::new(false);
-        Arc::new(Self { address, version, instance, rendezvous_score, load, unhealthy, state, task, hello, network })
+        Arc::new(Self { address, version, target, load, unhealthy, state, task, connector })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
@@ -155,24 +148,35 @@ impl Connection {
         self.unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
 
-    /// Begins to connect, unless that is under way or done. `unreachable` is called when it fails.
-    pub(crate) fn connect(self: &Arc<Self>, unreachable: impl FnOnce(SocketAddr) + Send + 'static) {
+    /// The id of the instance that listens there; nodes of version 1 do not say.
+    pub(crate) fn instance(&self) -> Option<&str> {
+        self.target.instance.as_deref()
+    }
+
+    /// Begins to connect, unless that is under way or done. `tell` is called when there is a
+    /// connection, and with the reason when there is none, or another instance listens there.
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        tell: impl Fn(SocketAddr, Result<(), Unreachable>) + Send + Sync + 'static,
+    ) {
         let mut state = self.lock();
         match state.phase {
             ConnectionPhase::Connecting | ConnectionPhase::Up => return,
             ConnectionPhase::Idle | ConnectionPhase::Down(_) => state.phase = ConnectionPhase::Connecting,
         }
         if self.version == Version::V2 {
-            // The queue is empty, so this packet is the first and always fits.
-            let _ = state.calls.send(|out| out.extend_from_slice(&self.hello));
+            if !self.target.has_to_answer() {
+                // The queue is empty, so this packet is the first and always fits.
+                let _ = state.calls.send(|out| self.target.write_hello(out, &self.connector));
+            }
             state.hello_at = Instant::now();
         }
         drop(state);
         let connection = Arc::clone(self);
         tokio::spawn(async move {
-            let reached = connection.run().await;
-            if !reached {
-                unreachable(connection.address);
+            let address = connection.address;
+            if let Err(why) = connection.run(|| tell(address, Ok(()))).await {
+                tell(address, Err(why));
             }
         });
     }
@@ -218,7 +222,7 @@ impl Connection {
 
     /// The instance id for the log, escaped because it is foreign text.
     fn shown_instance(&self) -> Option<String> {
-        self.instance.as_deref().map(|instance| escaped(instance, MAX_ESCAPED_BYTES).to_string())
+        self.instance().map(|instance| escaped(instance, MAX_ESCAPED_BYTES).to_string())
     }
 
     /// Nothing waits while it is held, and a panic elsewhere leaves the state whole.

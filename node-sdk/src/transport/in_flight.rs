@@ -286,11 +286,20 @@ impl InFlight {
 
     /// Fails every call, because the connection is lost. Returns the tasks to wake.
     pub(crate) fn fail_all(&mut self) -> Vec<Waker> {
+        self.fail(true)
+    }
+
+    /// As [`fail_all`](Self::fail_all), when the node has said that it begins none of the calls.
+    pub(crate) fn fail_all_unbegun(&mut self) -> Vec<Waker> {
+        self.fail(false)
+    }
+
+    fn fail(&mut self, may_have_begun: bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
             match &self.slots[slot].state {
                 SlotState::Waiting(WaitingCall { range, .. }) => {
-                    let written = self.write_queue.has_written(*range);
+                    let written = may_have_begun && self.write_queue.has_written(*range);
                     wakers.extend(self.complete(slot, Err(CallFailure::Lost { written })));
                 }
                 SlotState::Open(_) => {

@@ -2,10 +2,12 @@
 //! knows routes or the registry.
 
 pub(crate) mod backoff;
+pub(crate) mod blocked;
 pub(crate) mod budget;
 pub(crate) mod connection;
 pub(crate) mod flow;
 pub(crate) mod in_flight;
 pub(crate) mod limits;
+pub(crate) mod target;
 pub(crate) mod unexpected;
 pub(crate) mod write_queue;

@@ -75,8 +75,6 @@ call_meta! {
     /// `f`: the instance that calls, or for which a gateway calls. It applies to later calls on the
     /// connection too.
     from: Option<Cow<'a, str>> = "f": Cow<'a, str>, Some, Option::as_deref;
-    /// `n`: the name of the node that calls on the connection; only in `$hello`.
-    name: Option<Cow<'a, str>> = "n": Cow<'a, str>, Some, Option::as_deref;
     /// `i`: the call is idempotent.
     idempotent: bool = "i": bool, Some, |is: &bool| is.then_some(true);
     /// `at`: the number of this attempt; 0 for the first.

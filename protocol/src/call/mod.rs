@@ -3,13 +3,15 @@
 //! It must not decide which node is called, or when a call is retried: the node SDK does. It must
 //! not import `registry`.
 
+mod hello;
 mod meta;
 mod request;
 mod response;
 mod stream;
 
+pub use hello::{ANY_INSTANCE, HELLO_URI, Hello, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, write_hello};
 pub use meta::CallMeta;
-pub use request::{Request, write_cancel, write_hello, write_request};
+pub use request::{Request, write_cancel, write_request};
 pub use response::{Response, ResponsePayload, ResponseWriter, success_parts, write_response};
 pub use stream::{
     CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, parse_part, read_credit, write_credit, write_end,

@@ -153,17 +153,6 @@ pub fn write_request(
     seal(out, start);
 }
 
-/// Writes which instance calls on this connection, and its name, ready to send before all calls.
-pub fn write_hello(out: &mut BytesMut, instance: &str, name: &str) {
-    let start = out.len();
-    out.put_slice(br#"{"uri":"$hello","$":{"f":"#);
-    put_text(out, instance);
-    out.put_slice(br#","n":"#);
-    put_text(out, name);
-    out.put_slice(b"}}");
-    seal(out, start);
-}
-
 /// Writes that the caller does not wait for the response to `key` any more.
 pub fn write_cancel(out: &mut BytesMut, key: u64) {
     out.put_slice(br#"{"uri":"$cancel","key":"#);
@@ -244,7 +233,6 @@ mod tests {
             sent: Some(Duration::from_millis(123_456)),
             trace: Some("00-1-2-01".into()),
             from: Some("상품".into()),
-            name: Some("goods".into()),
             idempotent: true,
             attempt: 2,
             credit: Some(262_144),

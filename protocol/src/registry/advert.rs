@@ -2,8 +2,8 @@
 
 use serde_json::value::RawValue;
 
-use crate::RegistrationLimits;
 use crate::json::{is_object, read_member, to_json};
+use crate::{HostPort, HostPortError, RegistrationLimits};
 
 /// What a version 2 node tells all nodes of itself, in `params.$`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub struct Advert {
     pub zone: Option<String>,
     /// The version of the service.
     pub version: Option<String>,
+    /// Where other nodes can call this one, if that is another place than where its connection
+    /// comes from and the port that it listens on: behind a NAT, in a container.
+    pub advertise: Option<HostPort>,
     /// JSON text of anything else that its operators want to show.
     pub meta: Option<String>,
 }
@@ -87,6 +90,8 @@ impl Advert {
             #[serde(borrow, default)]
             version: Option<&'a RawValue>,
             #[serde(borrow, default)]
+            advertise: Option<&'a RawValue>,
+            #[serde(borrow, default)]
             meta: Option<&'a RawValue>,
         }
         let raw: RawAdvert<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
@@ -98,13 +103,27 @@ impl Advert {
             draining: read_member(raw.draining).unwrap_or(false),
             zone: read_member(raw.zone),
             version: read_member(raw.version),
+            advertise: read_member::<String>(raw.advertise).and_then(|text| text.parse().ok()),
             meta: raw.meta.map(|meta| meta.get().to_owned()),
         })
     }
 
+    /// Checks the member `advertise` of a `$` member. Elsewhere a wrong one counts as absent, but a
+    /// node that gives one relies on it.
+    pub(crate) fn check_advertise(text: &str) -> Result<(), HostPortError> {
+        #[derive(Default, serde::Deserialize)]
+        struct RawAdvertise<'a> {
+            #[serde(borrow, default)]
+            advertise: Option<&'a RawValue>,
+        }
+        let raw: RawAdvertise<'_> = serde_json::from_str(text).unwrap_or_default();
+        let Some(advertise) = raw.advertise else { return Ok(()) };
+        read_member::<String>(Some(advertise)).ok_or(HostPortError::Host)?.parse::<HostPort>().map(drop)
+    }
+
     /// Its JSON text, without the members that have their default.
     pub(crate) fn to_json(&self) -> String {
-        let Self { id, http, weight, draining, zone, version, meta } = self;
+        let Self { id, http, weight, draining, zone, version, advertise, meta } = self;
         let mut members = vec![r#""v":2"#.to_owned()];
         let texts = [("id", id), ("version", version), ("zone", zone)];
         members.extend(texts.iter().filter_map(|(name, text)| {
@@ -116,6 +135,9 @@ impl Advert {
         }
         if *draining {
             members.push(r#""draining":true"#.to_owned());
+        }
+        if let Some(advertise) = advertise {
+            members.push(format!(r#""advertise":"{advertise}""#));
         }
         if let Some(http) = http {
             members.push(format!(r#""http":{}"#, http.to_json()));
@@ -136,6 +158,7 @@ impl Default for Advert {
             draining: false,
             zone: None,
             version: None,
+            advertise: None,
             meta: None,
         }
     }
@@ -171,6 +194,11 @@ mod tests {
         check(r#"{"http":{"prefixes":"/api","strip":1}}"#, http(&[], false));
         check(r#"{"http":true}"#, http(&[], false));
         check(r#"{"http":null}"#, usual());
+        let advertise = |text: &str| Advert { advertise: text.parse().ok(), ..usual() };
+        check(r#"{"advertise":"shop.example:80"}"#, advertise("shop.example:80"));
+        check(r#"{"advertise":"[fd00::1]:80"}"#, advertise("[fd00::1]:80"));
+        check(r#"{"advertise":"shop.example"}"#, usual());
+        check(r#"{"advertise":80}"#, usual());
         assert_eq!(Advert::parse("[]"), None);
         assert_eq!(Advert::parse("7"), None);
     }
@@ -184,6 +212,7 @@ mod tests {
             draining: true,
             zone: Some("서울 \"1\"".into()),
             version: Some("1.2.3".into()),
+            advertise: Some("shop.example:80".parse().unwrap()),
             meta: Some(r#"{"team":["a"]}"#.into()),
         };
         check(&all.to_json(), all.clone());

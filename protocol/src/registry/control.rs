@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::json::to_json;
-use crate::{Digest, Key, Packet, REGISTRY_URI, Revision, seal};
+use crate::{Digest, Key, Packet, REGISTRY_URI, Revision, Unreachable, seal};
 
 /// The uri of [`write_ping`].
 pub const PING_URI: &str = "$ping";
@@ -87,23 +87,37 @@ pub fn write_leave(out: &mut BytesMut) {
     write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"DELETE","key":0,"params":{{}},"$":{{}}}}"#));
 }
 
-/// Writes a report of nodes to which calls have failed.
-pub fn write_report(out: &mut BytesMut, failed: &[u64]) {
-    let failed = to_json(failed);
-    write(
-        out,
-        &format!(r#"{{"uri":"{REGISTRY_URI}","method":"PATCH","key":0,"params":{{"failed":{failed}}},"$":{{}}}}"#),
-    );
+/// What a node reports of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Nodes to which calls have failed.
+    pub failed: Vec<u64>,
+    /// Nodes that have been unreachable for a while, and why.
+    pub unreachable: Vec<(u64, Unreachable)>,
+}
+
+/// Writes a report.
+pub fn write_report(out: &mut BytesMut, report: &Report) {
+    let Report { failed, unreachable } = report;
+    let mut params = format!(r#""failed":{}"#, to_json(failed));
+    if !unreachable.is_empty() {
+        let pairs: Vec<_> = unreachable.iter().map(|(id, why)| format!(r#"[{id},"{}"]"#, why.as_str())).collect();
+        params.push_str(&format!(r#","unreachable":[{}]"#, pairs.join(",")));
+    }
+    write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"PATCH","key":0,"params":{{{params}}},"$":{{}}}}"#));
 }
 
 /// Reads a report.
-pub fn read_report(params: Option<&RawValue>) -> Option<Vec<u64>> {
+pub fn read_report(params: Option<&RawValue>) -> Option<Report> {
     #[derive(Deserialize)]
     struct RawReport {
         failed: Vec<u64>,
+        #[serde(default)]
+        unreachable: Vec<(u64, String)>,
     }
-    let RawReport { failed } = serde_json::from_str(params?.get()).ok()?;
-    Some(failed)
+    let RawReport { failed, unreachable } = serde_json::from_str(params?.get()).ok()?;
+    let unreachable = unreachable.iter().map(|(id, word)| (*id, Unreachable::from_word(word))).collect();
+    Some(Report { failed, unreachable })
 }
 
 /// Writes a request for all that a node knows, from a Distributor that has just started.
@@ -310,12 +324,16 @@ mod tests {
         let mut out = BytesMut::new();
         write_copy_request(&mut out);
         write_list_request(&mut out, 7);
-        write_report(&mut out, &[1, 2]);
+        write_report(&mut out, &Report { failed: vec![1, 2], unreachable: Vec::new() });
         write_history_request(&mut out, 3, "상품");
+        let unreachable = vec![(3, Unreachable::Refused), (4, Unreachable::WrongInstance)];
+        let report = Report { failed: Vec::new(), unreachable };
+        write_report(&mut out, &report);
         let packets = packets(&out);
         let packet = |at: usize| Packet::parse(packets[at].as_bytes()).unwrap();
         assert!(is_copy_request(&packet(0)) && !is_copy_request(&packet(1)) && !is_copy_request(&packet(2)));
-        assert_eq!(read_report(packet(2).params), Some(vec![1, 2]));
+        assert_eq!(read_report(packet(2).params).map(|report| report.failed), Some(vec![1, 2]));
+        assert_eq!(read_report(packet(4).params), Some(report));
         assert_eq!(read_report(packet(1).params), None);
         assert_eq!(read_history_request(packet(3).params).as_deref(), Some("상품"));
     }

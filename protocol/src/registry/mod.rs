@@ -11,18 +11,20 @@ mod options;
 mod registration;
 mod replica;
 mod revision;
+mod unreachable;
 
 pub use advert::{Advert, HttpAdvert};
 pub use control::{
-    CopyPart, HISTORY_URI, HistoryEvent, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, is_copy_request,
-    read_copy, read_history_request, read_report, write_copy, write_copy_request, write_history, write_history_request,
-    write_leave, write_list_request, write_ping, write_pong, write_report, write_visibility,
+    CopyPart, HISTORY_URI, HistoryEvent, PING_URI, PONG_URI, Ping, Pong, Report, VISIBLE_URI, Visibility,
+    is_copy_request, read_copy, read_history_request, read_report, write_copy, write_copy_request, write_history,
+    write_history_request, write_leave, write_list_request, write_ping, write_pong, write_report, write_visibility,
 };
 pub use list::{
     Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, RegistryEntry, Snapshot, UpdateHeader,
     host_text, write_delta, write_list, write_refusal, write_snapshot,
 };
 pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};
-pub use registration::{Registration, RegistrationError, RegistrationLimits, write_registration};
+pub use registration::{ListedHost, Registration, RegistrationError, RegistrationLimits, write_registration};
 pub use replica::{KnownNode, RETENTION, Replica, UpdateOutcome};
 pub use revision::{Digest, Revision};
+pub use unreachable::Unreachable;

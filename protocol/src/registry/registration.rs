@@ -1,6 +1,7 @@
 //! What a node tells the Distributor of itself.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
 use serde::de::Error;
@@ -8,7 +9,10 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::json::{Members, is_object, to_json, write_compact};
-use crate::{Advert, REGISTRY_URI, RegisterOptions, Route, Version, seal};
+use crate::{
+    Advert, AdvertisedError, HostName, HostPort, HostPortError, REGISTRY_URI, RegisterOptions, Route, Version,
+    host_text, seal,
+};
 
 /// A registration as the Distributor keeps it: parsed leniently, and sent to others exactly as it
 /// came.
@@ -19,14 +23,26 @@ use crate::{Advert, REGISTRY_URI, RegisterOptions, Route, Version, seal};
 pub struct Registration {
     /// The node's name. A name that is not a string stands as its JSON text.
     pub name: String,
-    /// The port that the node listens on.
+    /// The port that the node is called at: the one that it listens on, unless it advertises
+    /// another.
     pub port: u16,
     /// The urls that it offers, as it wrote them.
     pub urls: Vec<String>,
     /// The `$` member, which version 2 nodes send.
     pub advert: Option<Advert>,
+    /// The host that lists show, where it is another than that of the connection.
+    listed_at: Option<String>,
     before_host: String,
     after_host: String,
+}
+
+/// Where lists say that a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListedHost<'a> {
+    /// At this address.
+    Address(IpAddr),
+    /// At the address of this name, which has to be looked up.
+    Name(&'a str),
 }
 
 /// Limits of one registration.
@@ -82,6 +98,9 @@ pub enum RegistrationError {
     /// There are more `http.prefixes` than a registration may have urls, or one is longer.
     #[error("too many http.prefixes, or one is too long; the limits are those of urls")]
     TooManyPrefixes,
+    /// The advertised address is none.
+    #[error("advertise is no address that others can call: {0}")]
+    Advertise(HostPortError),
     /// The name of a version 2 node has other characters than `A-Z a-z 0-9 . _ -`, or is too long.
     #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name,
@@ -97,6 +116,7 @@ impl RegistrationError {
             Self::UrlTooLong { .. } => "url_too_long",
             Self::TooManyInterests => "too_many_needs",
             Self::TooManyPrefixes => "too_many_prefixes",
+            Self::Advertise(_) => "bad_advertise",
             Self::Name => "bad_name",
         }
     }
@@ -114,11 +134,15 @@ impl Registration {
         let text = params.map_or("null", RawValue::get);
         let Members(list) = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
         check_members(&list)?;
+        let meta = list.iter().find(|(name, _)| name == "$").map(|(_, value)| value.get());
+        let advert = meta.and_then(Advert::parse);
+        let advertised_port = advert.as_ref().and_then(|advert| Some(advert.advertise.as_ref()?.port));
         let mut registration = Self {
             name: String::new(),
             port: 0,
             urls: Vec::new(),
-            advert: None,
+            advert,
+            listed_at: None,
             before_host: String::with_capacity(text.len()),
             after_host: String::new(),
         };
@@ -137,7 +161,8 @@ impl Registration {
             match name.as_ref() {
                 "port" => {
                     seen.port = true;
-                    registration.port = parse_port(value.get())?;
+                    let own = parse_port(value.get())?;
+                    registration.port = advertised_port.unwrap_or(own);
                     out.push_str(&registration.port.to_string());
                 }
                 "urls" => {
@@ -153,7 +178,7 @@ impl Registration {
                     write_compact(out, value.get());
                 }
                 "$" => {
-                    registration.advert = Advert::parse(value.get());
+                    Advert::check_advertise(value.get()).map_err(RegistrationError::Advertise)?;
                     let http = registration.advert.as_ref().and_then(|advert| advert.http.as_ref());
                     if http.is_some_and(|http| !http.is_within(limits)) {
                         return Err(RegistrationError::TooManyPrefixes);
@@ -197,8 +222,38 @@ impl Registration {
         }
     }
 
-    /// The entry of this node in lists, with the `host` of its connection.
+    /// Where lists say that the node is, which the Distributor sees at `seen`.
+    ///
+    /// # Errors
+    /// [`AdvertisedError`] when no other node can call the address that it advertises.
+    pub fn listed_host(&self, seen: IpAddr) -> Result<ListedHost<'_>, AdvertisedError> {
+        let Some(advertised) = self.advertised() else { return Ok(ListedHost::Address(seen)) };
+        advertised.check_advertised(seen)?;
+        Ok(match &advertised.host {
+            HostName::Ip(ip) => ListedHost::Address(*ip),
+            HostName::Name(name) => ListedHost::Name(name),
+        })
+    }
+
+    /// From now on lists show this host, and not that of the connection.
+    pub fn list_at(&mut self, host: IpAddr) {
+        self.listed_at = Some(host_text(host));
+    }
+
+    /// The host that lists show, where it is another than that of the connection.
+    pub fn listed_at(&self) -> Option<&str> {
+        self.listed_at.as_deref()
+    }
+
+    /// The address that the node advertises, if it does.
+    pub fn advertised(&self) -> Option<&HostPort> {
+        self.advert.as_ref()?.advertise.as_ref()
+    }
+
+    /// The entry of this node in lists, with the `host` of its connection, unless it is
+    /// [listed elsewhere](Self::list_at).
     pub fn entry(&self, host: &str) -> String {
+        let host = self.listed_at.as_deref().unwrap_or(host);
         let mut entry = String::with_capacity(self.before_host.len() + self.after_host.len() + host.len() + 16);
         entry.push('{');
         for part in [&self.before_host, &format!("\"host\":{}", to_json(host)), &self.after_host] {
@@ -326,6 +381,53 @@ mod tests {
         );
         check(r#"{"port":1,"name":7,"urls":[]}"#, Ok(r#"{"port":1,"name":7,"urls":[],"host":"::1"}"#));
         assert_eq!(parse(r#"{"port":1,"name":7}"#).unwrap().name, "7");
+    }
+
+    #[test]
+    fn a3_the_advertised_port_is_listed_wherever_it_stands() {
+        for params in [
+            r#"{"port":9010,"name":"a","$":{"advertise":"192.0.2.1:80"},"urls":[]}"#,
+            r#"{"$":{"advertise":"192.0.2.1:80"},"name":"a","port":9010,"urls":[]}"#,
+        ] {
+            let mut registration = parse(params).unwrap();
+            registration.list_at("192.0.2.1".parse().unwrap());
+            let entry = registration.entry("::ffff:10.0.0.1");
+            assert!(entry.contains(r#""host":"::ffff:192.0.2.1""#), "{entry}");
+            assert!(registration.port == 80 && entry.contains(r#""port":80,"#) && !entry.contains("9010"), "{entry}");
+            assert_eq!(
+                parse(&entry).unwrap().entry("::ffff:192.0.2.1").len(),
+                entry.len(),
+                "an entry is read as it is"
+            );
+        }
+        for wrong in ["80", r#""""#, r#""192.0.2.1""#, r#""192.0.2.1:0""#, r#""a b:80""#, "{}"] {
+            check(&format!(r#"{{"port":1,"name":"a","$":{{"advertise":{wrong}}}}}"#), Err("bad_advertise"));
+        }
+        check(
+            r#"{"port":1,"name":"a","$":{"advertise":null}}"#,
+            Ok(r#"{"port":1,"name":"a","$":{"advertise":null},"urls":[],"host":"::1"}"#),
+        );
+        // What version 1 sends has no meaning of ours.
+        check(
+            r#"{"port":1,"advertise":"x","urls":[],"name":"a"}"#,
+            Ok(r#"{"port":1,"advertise":"x","urls":[],"name":"a","host":"::1"}"#),
+        );
+    }
+
+    #[test]
+    fn a3_the_advertised_host_is_listed() {
+        let (seen, at) = ("10.0.0.1".parse().unwrap(), |text: &str| ListedHost::Address(text.parse().unwrap()));
+        for (advertise, expected) in [
+            (r#""$":{}"#, Ok(at("10.0.0.1"))),
+            (r#""$":{"advertise":"192.0.2.1:80"}"#, Ok(at("192.0.2.1"))),
+            (r#""$":{"advertise":"[2001:db8::1]:80"}"#, Ok(at("2001:db8::1"))),
+            (r#""$":{"advertise":"shop.example:80"}"#, Ok(ListedHost::Name("shop.example"))),
+            (r#""$":{"advertise":"127.0.0.1:80"}"#, Err(AdvertisedError::ThisMachine)),
+            (r#""$":{"advertise":"224.0.0.1:80"}"#, Err(AdvertisedError::NoHost)),
+        ] {
+            let registration = parse(&format!(r#"{{"port":1,"name":"a",{advertise}}}"#)).unwrap();
+            assert_eq!(registration.listed_host(seen), expected, "{advertise}");
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What one node knows of the registry. Updates are applied in order and without gaps, and a node
 //! that is missing only because the Distributor has restarted stays known.
 
+mod one_address;
+
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::one_address::{instance_of, node_of};
 use crate::{Delta, Digest, ListUpdate, Node, Pong, Revision, Snapshot, UpdateHeader};
 
 /// How long a node is retained while a new version 1 Distributor does not list it: two reconnect
@@ -92,6 +95,8 @@ pub struct KnownNode {
     pub node: Arc<Node>,
     /// The ids of its entries; empty when it is not listed.
     pub ids: Vec<u64>,
+    /// Several instances are listed there, and it cannot be told which of them listens.
+    pub is_shared: bool,
 }
 
 impl Replica {
@@ -388,26 +393,23 @@ impl Replica {
                 address,
                 node: Arc::clone(&kept.node),
                 ids: vec![],
+                is_shared: false,
             });
         };
-        let mut nodes = ids.iter().filter_map(|id| self.entries.get(id)?.node.as_ref());
-        let mut node = Arc::clone(nodes.next()?);
-        if ids.len() > 1 {
-            let merged = Arc::make_mut(&mut node);
-            let mut seen: HashSet<_> = merged.routes.iter().cloned().collect();
-            let more = nodes.flat_map(|node| &node.routes).filter(|route| seen.insert((*route).clone()));
-            merged.routes.extend(more.cloned());
-        }
-        Some(KnownNode { address, node, ids: ids.iter().copied().collect() })
+        let (node, is_shared) = node_of(ids.iter().filter_map(|id| self.entries.get(id)?.node.as_ref()))?;
+        Some(KnownNode { address, node, ids: ids.iter().copied().collect(), is_shared })
+    }
+
+    /// Where an instance is listed.
+    pub fn host_of(&self, instance: &str) -> Option<IpAddr> {
+        let mut nodes = self.entries.values().filter_map(|listed| listed.node.as_ref());
+        nodes.find(|node| instance_of(node) == Some(instance)).map(|node| node.host)
     }
 
     /// The position of an instance among all entries, in order of registration, from 0 to 1; `None`
     /// when it is not listed.
     pub fn rank(&self, instance: &str) -> Option<f64> {
-        let is_it = |listed: &Listed| {
-            let id = listed.node.as_ref().and_then(|node| node.advert.as_ref()?.id.as_deref());
-            id == Some(instance)
-        };
+        let is_it = |listed: &Listed| listed.node.as_ref().and_then(|node| instance_of(node)) == Some(instance);
         let position = self.entries.values().position(is_it)?;
         #[expect(clippy::cast_precision_loss, reason = "no list has 2^52 entries")]
         Some(position as f64 / self.entries.len() as f64)

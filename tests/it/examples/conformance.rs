@@ -93,7 +93,7 @@ async fn what_old_services_do_is_known() {
     }
     assert_eq!(
         with(&verdicts, "skipped"),
-        ["later-packets", "mixed-versions", "stream", "version2-failure", "version2-form"]
+        ["later-packets", "mixed-versions", "stream", "version2-failure", "version2-form", "wrong-instance"]
     );
     assert_eq!(
         with(&verdicts, "FAILED"),

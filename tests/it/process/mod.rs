@@ -9,3 +9,4 @@ mod operators;
 mod resources;
 mod restart;
 mod upgrade;
+mod whereabouts;

@@ -129,6 +129,15 @@ async fn a_node_that_cannot_start_says_why() {
     assert!(matches!(start(Node::builder("a b")).await, Err(StartError::Name(_))));
     assert!(matches!(start(Node::builder("a").route("goods", panics)).await, Err(StartError::Route(_))));
     assert!(matches!(start(Node::builder("a").listen("9010")).await, Err(StartError::Address { .. })));
+    for distributor in ["foo", "", "foo:", "foo:0", "::1:9000", "http://foo:80"] {
+        let error = start(Node::builder("a").distributor(distributor)).await.unwrap_err();
+        assert!(matches!(error, StartError::Distributor { .. }), "c11: {distributor}: {error}");
+        assert!(error.to_string().contains("is not the address of a Distributor"), "{error}");
+    }
+    for advertise in ["foo", "foo:0", "::1:80", "a b:80"] {
+        let error = start(Node::builder("a").advertise(advertise)).await.unwrap_err();
+        assert!(matches!(error, StartError::Advertise { .. }), "a3: {advertise}: {error}");
+    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     assert!(matches!(start(Node::builder("a").listen(address)).await, Err(StartError::Bind(_))));

@@ -373,6 +373,51 @@ async fn gu13_another_service_at_an_old_address_is_not_called() {
     assert!(caller.peers().call::<String>("GET/n", &()).await.is_err(), "no node offers it any more");
 }
 
+/// The list is older than what listens there: the cache file, or a Distributor that is gone.
+#[tokio::test]
+async fn gu13_a_node_of_another_instance_than_the_list_says_is_not_called() {
+    let cluster = Cluster::start();
+    let begun = Arc::new(AtomicUsize::new(0));
+    async fn count(begun: State<AtomicUsize>) -> HandlerResult<usize> {
+        Ok(begun.fetch_add(1, Ordering::SeqCst))
+    }
+    let other = Cluster::start();
+    let node = Node::builder("n").shared_state(Arc::clone(&begun)).route("GET/n", count).route("POST/n", count);
+    let node = other.node(node).await;
+    // Listed here under another instance.
+    let mut gone = cluster.peer().await;
+    let advert = json!({ "v": 2, "id": "gone" });
+    let urls = ["GET/n", "POST/n"];
+    gone.register_with(json!({ "port": node.address().port(), "name": "n", "urls": urls, "$": advert })).await;
+    gone.list_with("n").await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(urls.as_slice()).await;
+    for url in ["GET/n", "POST/n"] {
+        let refused = caller.peers().call::<usize>(url, &()).await;
+        assert!(matches!(refused, Err(CallError::NoProvider { .. })), "{refused:?}");
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), 0);
+    // The node that is listed there is told, and so is `why`.
+    let notice = loop {
+        let packet = gone.next().await.expect("a notice");
+        if packet["$"]["r"] == "unreachable" {
+            break packet;
+        }
+        if packet["uri"] == "$ping" {
+            gone.pong().await;
+        }
+    };
+    let text = notice["$"]["m"].as_str().unwrap();
+    assert!(text.contains("caller at 127.0.0.1") && text.contains("another process listens there"), "{text}");
+    // What nobody else offers is called elsewhere, whatever the method.
+    let right = Node::builder("n").shared_state(Arc::clone(&begun)).route("POST/n", count);
+    let _right = cluster.node(right).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+    for number in 0..4 {
+        assert_eq!(caller.peers().call::<usize>("POST/n", &()).await.unwrap(), number);
+    }
+}
+
 #[tokio::test]
 async fn gu20_a_node_that_leaves_finishes_its_calls() {
     let gate = Arc::new(Gate::default());

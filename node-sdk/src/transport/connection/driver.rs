@@ -8,18 +8,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{FrameReader, Socket, TimeSlice, debug, set_options, warn};
-use protocol::{Packet, Part, Side, parse_part, read_credit, success_parts};
+use net::{FrameReader, Socket, TimeSlice, debug, warn};
+use protocol::{HELLO_URI, Packet, Part, Side, Unreachable, parse_part, read_credit, success_parts};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Connection, ConnectionPhase};
 use crate::transport::in_flight::InFlight;
 use crate::transport::limits::MAX_FRAME_BYTES;
+use crate::transport::target::Target;
 use crate::transport::unexpected::cost_of;
 
 /// A node in the same network answers a connect in well under this time, unless it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an address at which another instance listens is not tried again: by then the
+/// Distributor has told of the change, if there was one.
+const WRONG_INSTANCE_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long a node may read nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,25 +58,26 @@ enum DriverPause {
 }
 
 impl Connection {
-    /// Connects and serves the connection until it ends. Returns whether there was one.
-    pub(super) async fn run(&self) -> bool {
+    /// Connects and serves the connection until it ends. `is_up` is called once it is there.
+    ///
+    /// # Errors
+    /// There was no connection to the node.
+    pub(super) async fn run(&self, is_up: impl Fn()) -> Result<(), Unreachable> {
         // Fails all calls even when this task is dropped with its runtime.
         let down = FailOnDrop(self);
         let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
-        let connecting = pin!(self.network.connect_to(self.address));
-        let stream = match self.wait_connected(connecting, timer.as_mut()).await {
-            Some(Ok(stream)) => stream,
-            Some(Err(error)) => {
-                debug!(node = %self.address, %error, "cannot connect");
-                return false;
-            }
-            None => {
-                debug!(node = %self.address, "no answer to a connect within {CONNECT_TIMEOUT:?}");
-                return false;
+        let connecting = pin!(self.connector.connect(&self.target));
+        let connected = self.wait_connected(connecting, timer.as_mut()).await.unwrap_or(Err(Unreachable::Timeout));
+        let stream = match connected {
+            Ok(stream) => Arc::new(stream),
+            Err(why) => {
+                debug!(node = %self.address, why = why.as_str(), "cannot connect");
+                if why == Unreachable::WrongInstance {
+                    self.lock().cooling_down_until = Some(Instant::now() + WRONG_INSTANCE_PAUSE);
+                }
+                return Err(why);
             }
         };
-        set_options(&stream);
-        let stream = Arc::new(stream);
         {
             let mut state = self.lock();
             state.phase = ConnectionPhase::Up;
@@ -79,6 +85,7 @@ impl Connection {
             state.backoff.succeeded();
         }
         self.load.connected(Instant::now().into_std());
+        is_up();
         let mut socket = Driver {
             stream,
             reader: FrameReader::new(MAX_FRAME_BYTES),
@@ -94,17 +101,18 @@ impl Connection {
             }
         };
         debug!(node = %self.address, reason, "connection to node ended");
+        let is_misdirected = self.lock().is_misdirected;
         drop(down);
-        true
+        if is_misdirected { Err(Unreachable::WrongInstance) } else { Ok(()) }
     }
 
     /// Waits for the connection, and meanwhile ends calls whose deadline is over. `None` when it
     /// took too long.
     async fn wait_connected(
         &self,
-        mut connecting: Pin<&mut impl Future<Output = std::io::Result<Socket>>>,
+        mut connecting: Pin<&mut impl Future<Output = Result<Socket, Unreachable>>>,
         mut timer: Pin<&mut Sleep>,
-    ) -> Option<std::io::Result<Socket>> {
+    ) -> Option<Result<Socket, Unreachable>> {
         let give_up = timer.deadline();
         poll_fn(|context| {
             self.task.register(context.waker());
@@ -274,8 +282,17 @@ impl Connection {
                     unexpected += cost_of(frame.len());
                     continue;
                 }
-                None => read_head(&frame, &state.calls),
+                None => read_head(&frame, &state.calls, &self.target),
             };
+            if let FrameKind::Hello { is_meant } = kind {
+                if !is_meant {
+                    state.is_misdirected = true;
+                    state.cooling_down_until = Some(Instant::from_std(now + WRONG_INSTANCE_PAUSE));
+                    return Err("another instance listens there");
+                }
+                unexpected += cost_of(frame.len());
+                continue;
+            }
             let bytes = frame.len();
             let answered = match (key, kind) {
                 (Some(key), FrameKind::Response) => state.calls.handle_response(now, key, frame),
@@ -283,7 +300,7 @@ impl Connection {
                 (Some(key), FrameKind::Credit(bytes)) => {
                     state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
                 }
-                (None, _) => Err(frame),
+                (None, _) | (Some(_), FrameKind::Hello { .. }) => Err(frame),
             };
             match answered {
                 Ok((took, waker)) => {
@@ -346,7 +363,12 @@ impl Drop for FailOnDrop<'_> {
         state.socket = None;
         state.remainder.clear();
         state.is_writing = false;
-        let wakers = state.calls.fail_all();
+        // Another instance begins no call: each can be made elsewhere.
+        let wakers = if std::mem::take(&mut state.is_misdirected) {
+            state.calls.fail_all_unbegun()
+        } else {
+            state.calls.fail_all()
+        };
         state.charge(0);
         drop(state);
         wakers.into_iter().for_each(std::task::Waker::wake);
@@ -359,14 +381,19 @@ enum FrameKind {
     Response,
     Part(Part),
     Credit(u32),
+    /// The node says who it is.
+    Hello {
+        is_meant: bool,
+    },
 }
 
 /// The key and kind of a packet that is not a usual response in our own spelling.
-fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, FrameKind) {
+fn read_head(frame: &[u8], calls: &InFlight, target: &Target) -> (Option<u64>, FrameKind) {
     if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
         return (Some(key), FrameKind::Part(part));
     }
     match Packet::parse(frame) {
+        Ok(packet) if packet.uri() == HELLO_URI => (None, FrameKind::Hello { is_meant: target.is_meant(&packet) }),
         Ok(packet) => {
             let part = Part::from_packet(&packet).map(FrameKind::Part);
             let kind = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);

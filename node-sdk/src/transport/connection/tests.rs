@@ -2,6 +2,8 @@ use std::future::poll_fn;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 
+use bytes::Bytes;
+use net::Network;
 use protocol::write_cancel;
 use tokio::task::yield_now;
 
@@ -9,7 +11,16 @@ use super::*;
 use crate::transport::in_flight::MANY_IN_FLIGHT;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const HELLO: &[u8] = b"hello";
+const HELLO: &[u8] = "{\"uri\":\"$hello\",\"$\":{\"f\":\"here\",\"n\":\"n\"}}¶".as_bytes();
+
+fn target(address: SocketAddr) -> Target {
+    let version = Version::V2;
+    Target { address, advertised: None, version, instance: None, is_shared: false, rendezvous_score: 0 }
+}
+
+fn connector() -> Connector {
+    Connector { network: Network::System, instance: "here".into(), name: "n".into(), blocked: Arc::default() }
+}
 
 /// A connection, and the node's end of its socket, after the first packet. The task of the
 /// connection runs only while the test awaits something.
@@ -21,8 +32,8 @@ async fn connected() -> (Arc<Connection>, TcpStream) {
 async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let connection = Connection::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System, budget);
-    connection.connect(|address| panic!("{address} is there"));
+    let connection = Connection::new(target(address), connector(), budget);
+    connection.connect(|address, reached| assert!(reached.is_ok(), "{address} is there"));
     while connection.readiness(Instant::now()) == Readiness::Connecting {
         yield_now().await;
     }

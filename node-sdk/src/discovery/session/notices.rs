@@ -1,0 +1,73 @@
+//! What the log says of this node's place in the registry: where others are told that it is, and
+//! what the Distributor refuses.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use net::{MAX_ESCAPED_BYTES, error, escaped, info, warn};
+use protocol::Response;
+use tokio::time::Instant;
+
+use super::{RegistryClient, RegistrySession};
+use crate::discovery::reach::{is_translated, unreachable};
+use crate::discovery::registration::Identity;
+
+/// The reason of a rejection when the instance id does not belong to the secret; and the pause
+/// before the next attempt.
+const NOT_YOURS: &str = "not_yours";
+const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
+
+impl RegistryClient {
+    /// Warns when others cannot call the address that the Distributor lists.
+    pub(super) fn warn_of_reach(&mut self, here: IpAddr, there: IpAddr) {
+        let Identity { name, port, listen, advert, .. } = &self.identity;
+        let Some(listen) = listen.filter(|_| advert.advertise.is_none()) else { return };
+        if let Some(why) = unreachable(listen, here, *port)
+            && self.warned.replace(there) != Some(there)
+        {
+            warn!(%name, distributor = %self.address, "{why}");
+        }
+    }
+
+    /// Says so once when the Distributor lists another address than this machine has.
+    pub(super) fn tell_of_translation(&mut self, session: &mut RegistrySession<'_>) {
+        let Some(here) = session.here.filter(|_| self.identity.advert.advertise.is_none()) else { return };
+        let Some(listed) = self.view.with_replica(|replica| replica.host_of(&self.id)) else { return };
+        session.here = None;
+        if is_translated(here, listed) && self.translated.replace(listed) != Some(listed) {
+            let (name, told) = (&self.identity.name, SocketAddr::new(listed, self.identity.port));
+            info!(
+                %name, distributor = %self.address,
+                "others are told {told}: the Distributor sees this node come from {listed}, and its own address is {here}. Unless \
+                 that port leads here, advertise the address at which it can be called (.advertise(…), NODE_ADVERTISE)"
+            );
+        }
+    }
+
+    pub(super) fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
+        let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
+        if answer.status >= 400 {
+            // A random pause, or all rejected nodes return together.
+            let after =
+                answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
+            session.register_at = after.map(|after| Instant::now() + after);
+        }
+        if reason == NOT_YOURS {
+            session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
+            if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
+                error!(
+                    name = %self.identity.name, id = %self.id, held_back,
+                    "the Distributor does not list this node: it says that the instance id belongs to another process. Start this one anew, \
+                     which makes a new id; if that does not help, something on the way to {} changes packets", self.address
+                );
+            }
+            return;
+        }
+        if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
+            let (name, message) = (&self.identity.name, message.unwrap_or_default());
+            let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
+            let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
+            warn!(%name, ?reason, retry_after_s, held_back, "the Distributor says: {message}");
+        }
+    }
+}

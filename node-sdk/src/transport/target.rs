@@ -1,0 +1,153 @@
+//! The node that a connection leads to: where it is, and how it is known to be the one.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use net::{FrameReader, Network, Socket, set_options};
+use protocol::{
+    ANY_INSTANCE, HELLO_URI, Hello, HostName, HostPort, Packet, Unreachable, Version, is_blank, write_hello,
+};
+
+use crate::transport::blocked::BlockedAddresses;
+
+/// Most bytes of what comes before a node has said who it is: a hello has far fewer.
+const MAX_HELLO_BYTES: usize = 1024;
+
+/// The node that a connection leads to.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Where lists say that it is.
+    pub(crate) address: SocketAddr,
+    /// Where it says that it is, if it does. A name is looked up at each connect.
+    pub(crate) advertised: Option<HostPort>,
+    pub(crate) version: Version,
+    /// The instance that listens there; nodes of version 1 do not say.
+    pub(crate) instance: Option<String>,
+    /// Several instances are listed there, and any of them may answer.
+    pub(crate) is_shared: bool,
+    /// Its rendezvous score for this node, to choose a subset of many nodes.
+    pub(crate) rendezvous_score: u64,
+}
+
+/// How connections are made: what all of one process have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    pub(crate) network: Network,
+    /// The instance that calls, and its name.
+    pub(crate) instance: Arc<str>,
+    pub(crate) name: Arc<str>,
+    /// Addresses that are never called.
+    pub(crate) blocked: Arc<BlockedAddresses>,
+}
+
+impl Target {
+    /// Whether a connection to this node is one to `other`.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let of = |target: &Self| (target.version, target.instance.clone(), target.is_shared, target.advertised.clone());
+        self.address == other.address && of(self) == of(other)
+    }
+
+    /// Whether no call is sent before the node has said that it is the one. The Distributor has not
+    /// seen an advertised address, so anything may listen there.
+    pub(crate) fn has_to_answer(&self) -> bool {
+        self.version == Version::V2 && self.advertised.is_some()
+    }
+
+    /// The first packet of a connection: who calls, and whom.
+    pub(crate) fn write_hello(&self, out: &mut BytesMut, connector: &Connector) {
+        let any = || self.has_to_answer().then_some(ANY_INSTANCE);
+        let [from, name] = [&connector.instance, &connector.name].map(|text| Some(Cow::Borrowed(&**text)));
+        write_hello(out, &Hello { from, name, to: self.expected().or_else(any).map(Cow::Borrowed) });
+    }
+
+    /// The only instance that may answer, if there is just one.
+    fn expected(&self) -> Option<&str> {
+        self.instance.as_deref().filter(|_| !self.is_shared)
+    }
+
+    /// Whether the answer to a hello comes from this node.
+    pub(crate) fn is_meant(&self, answer: &Packet<'_>) -> bool {
+        let from = Hello::from_packet(answer).from;
+        self.expected().is_none_or(|expected| from.is_some_and(|from| from == expected))
+    }
+}
+
+impl Connector {
+    /// Connects to a node. If it has to answer first, it has. Cancel safe.
+    pub(crate) async fn connect(&self, target: &Target) -> Result<Socket, Unreachable> {
+        let stream = self.open(target).await?;
+        set_options(&stream);
+        if target.has_to_answer() {
+            self.await_hello(target, &stream).await?;
+        }
+        Ok(stream)
+    }
+
+    async fn open(&self, target: &Target) -> Result<Socket, Unreachable> {
+        let Some(advertised @ HostPort { host: HostName::Name(_), .. }) = &target.advertised else {
+            return self.network.connect_to(target.address).await.map_err(|error| reason_of(&error));
+        };
+        let is_loopback = |address: SocketAddr| address.ip().is_loopback();
+        // A name must not lead to this machine, unless the list does.
+        let passes_over = |address: SocketAddr| {
+            self.blocked.reason(address).is_some() || is_loopback(address) && !is_loopback(target.address)
+        };
+        match self.network.connect(advertised, passes_over).await {
+            Ok(stream) => Ok(stream),
+            // What the Distributor has found may be right where we find nothing.
+            Err(error) => self.network.connect_to(target.address).await.map_err(|_| reason_of(&error)),
+        }
+    }
+
+    /// Says whom the connection is for, and waits until the node has said that it is the one.
+    async fn await_hello(&self, target: &Target, stream: &Socket) -> Result<(), Unreachable> {
+        let mut hello = BytesMut::new();
+        target.write_hello(&mut hello, self);
+        while !hello.is_empty() {
+            match stream.try_write(&hello) {
+                Ok(bytes) => hello.advance(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.writable().await.map_err(|_| Unreachable::NoNode)?;
+                }
+                Err(_broken) => return Err(Unreachable::NoNode),
+            }
+        }
+        let mut reader = FrameReader::new(MAX_HELLO_BYTES);
+        loop {
+            match reader.next_frame() {
+                Ok(Some(frame)) if is_blank(&frame) => continue,
+                Ok(Some(frame)) => {
+                    let Ok(answer) = Packet::parse(&frame) else { return Err(Unreachable::NoNode) };
+                    return match answer.uri() == HELLO_URI {
+                        true if target.is_meant(&answer) => Ok(()),
+                        true => Err(Unreachable::WrongInstance),
+                        false => Err(Unreachable::NoNode),
+                    };
+                }
+                Ok(None) => {}
+                Err(_too_large) => return Err(Unreachable::NoNode),
+            }
+            stream.readable().await.map_err(|_| Unreachable::NoNode)?;
+            if !reader.fill(stream).unwrap_or(false) {
+                return Err(Unreachable::NoNode);
+            }
+        }
+    }
+}
+
+fn reason_of(error: &io::Error) -> Unreachable {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionRefused => Unreachable::Refused,
+        Kind::TimedOut => Unreachable::Timeout,
+        Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
+            Unreachable::NoWay
+        }
+        Kind::NotFound => Unreachable::UnknownName,
+        Kind::PermissionDenied => Unreachable::Forbidden,
+        _ => Unreachable::Other,
+    }
+}

@@ -1,0 +1,76 @@
+//! Several entries at one address: they are called as one node.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::Node;
+
+/// The node that is called at an address, of the entries there, the oldest first; and whether
+/// several instances are listed there, so that it cannot be told which of them listens.
+///
+/// What the newest says of itself holds: an older one may be gone without a word. A node that was
+/// seen to come from the address is there; one that only advertises it must not speak for that one,
+/// and is left out.
+pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) -> Option<(Arc<Node>, bool)> {
+    let is_seen = nodes.clone().any(|node| !advertises(node));
+    let nodes = nodes.filter(|node| !is_seen || !advertises(node));
+    let newest = nodes.clone().last()?;
+    let is_shared = nodes.clone().any(|node| instance_of(node) != instance_of(newest));
+    let mut node = Arc::clone(newest);
+    if nodes.clone().nth(1).is_some() {
+        let mut seen = HashSet::new();
+        let routes = nodes.flat_map(|node| &node.routes).filter(|route| seen.insert(*route)).cloned();
+        Arc::make_mut(&mut node).routes = routes.collect();
+    }
+    Some((node, is_shared))
+}
+
+pub(super) fn instance_of(node: &Node) -> Option<&str> {
+    node.advert.as_ref()?.id.as_deref()
+}
+
+/// Whether the node is listed where it says, and not where it was seen.
+fn advertises(node: &Node) -> bool {
+    node.advert.as_ref().is_some_and(|advert| advert.advertise.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, meta: &str, url: &str) -> Arc<Node> {
+        let entry = format!(r#"{{"port":1,"name":"{name}","urls":["{url}"],"host":"::1"{meta}}}"#);
+        Arc::new(Node::from_entry(&entry).unwrap())
+    }
+
+    /// The nodes, the oldest first; then the name of the one that is called, its routes, and
+    /// whether several instances are there.
+    #[track_caller]
+    fn check(nodes: &[Arc<Node>], name: &str, routes: &[&str], is_shared: bool) {
+        let (node, shared) = node_of(nodes.iter()).unwrap();
+        let seen: Vec<_> = node.routes.iter().map(|route| route.as_str()).collect();
+        assert_eq!((&*node.name, seen.as_slice(), shared), (name, routes, is_shared));
+    }
+
+    #[test]
+    fn gu13_the_newest_speaks_for_an_address() {
+        let old = node("old", "", "GET/old");
+        let first = node("first", r#","$":{"id":"1"}"#, "GET/a");
+        let second = node("second", r#","$":{"id":"2"}"#, "GET/b");
+        assert!(node_of(std::iter::empty()).is_none());
+        check(std::slice::from_ref(&first), "first", &["GET/a"], false);
+        check(&[first.clone(), first.clone()], "first", &["GET/a"], false);
+        check(&[first.clone(), second.clone()], "second", &["GET/a", "GET/b"], true);
+        check(&[old.clone(), second.clone()], "second", &["GET/old", "GET/b"], true);
+        check(&[old.clone(), old.clone()], "old", &["GET/old"], false);
+    }
+
+    #[test]
+    fn a3_a_node_that_advertises_an_address_does_not_speak_for_the_one_that_is_there() {
+        let seen = node("seen", r#","$":{"id":"1"}"#, "GET/a");
+        let claims = node("claims", r#","$":{"id":"2","draining":true,"advertise":"[::1]:1"}"#, "GET/b");
+        check(&[seen.clone(), claims.clone()], "seen", &["GET/a"], false);
+        check(&[claims.clone(), seen.clone()], "seen", &["GET/a"], false);
+        check(std::slice::from_ref(&claims), "claims", &["GET/b"], false);
+    }
+}
