@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use protocol::HostPort;
 use serde::Deserialize;
 
 use super::values::{Parsed, certificates, distributor, routes, secret};
@@ -25,6 +26,7 @@ pub(crate) struct ConfigFile {
     pub(crate) admin: Option<Parsed<AdminAddress>>,
     #[serde(deserialize_with = "distributor")]
     pub(crate) distributor: Option<String>,
+    pub(crate) advertise: Option<Parsed<HostPort>>,
     pub(crate) workers: Option<u16>,
     pub(crate) cache: Option<PathBuf>,
     pub(crate) request_timeout: Option<Parsed<Duration>>,

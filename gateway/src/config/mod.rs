@@ -5,11 +5,11 @@ pub(crate) mod settings;
 pub(crate) mod snapshot;
 pub(crate) mod values;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use protocol::HostPort;
 
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::limits::RouteLimits;
@@ -21,6 +21,9 @@ pub use node_sdk::Balance;
 pub struct Config {
     /// Where the Distributor is, `host:port`.
     pub distributor: String,
+    /// Where nodes are told that it is, if that is another address than the Distributor sees, or
+    /// another port than it listens on.
+    pub advertise: Option<HostPort>,
     /// Where to keep what is known of the services, for the next start.
     pub cache: Option<PathBuf>,
     /// How long a request may take from its last header byte to its answer.
@@ -131,11 +134,11 @@ pub struct Route {
     pub limits: RouteLimits,
 }
 
-/// A server that does not register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A server that does not register, or all servers of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedServer {
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Where it is. Each address of a name is a server.
+    pub address: HostPort,
     /// Its share, in hundredths of the usual one.
     pub weight: u16,
 }
@@ -204,6 +207,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             distributor: "127.0.0.1:9000".to_owned(),
+            advertise: None,
             cache: None,
             request_timeout: Duration::from_secs(10),
             max_body_bytes: 1 << 20,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use net::listen_address;
+use protocol::HostPort;
 
 use crate::config::Config;
 
@@ -28,14 +29,19 @@ pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" { Ok(AdminAddress::Off) } else { listen_address(text).map(AdminAddress::At) }
 }
 
+/// An address that others are told.
+pub(crate) fn advertised(text: &str) -> Result<HostPort, String> {
+    text.parse::<HostPort>().map_err(|error| error.to_string())
+}
+
 /// Only for this machine.
 pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// A name or address with a port; the name is looked up at every attempt to connect, so it need not
 /// be known yet.
 pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("write it like 127.0.0.1:9000 or registry.example:9000".to_owned()),
+    match text.parse::<HostPort>() {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }

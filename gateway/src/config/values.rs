@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use net::{duration, listen_address};
-use protocol::Advert;
+use protocol::{Advert, HostPort};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -110,8 +110,8 @@ pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<R
         expecting = "a server such as \"10.0.0.1:8080\", or { address = \"10.0.0.1:8080\", weight = 50 }"
     )]
     enum ServerEntry {
-        Address(Parsed<SocketAddr>),
-        Weighted { address: Parsed<SocketAddr>, weight: u16 },
+        Address(Parsed<HostPort>),
+        Weighted { address: Parsed<HostPort>, weight: u16 },
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -288,6 +288,13 @@ impl<'de> Deserialize<'de> for Parsed<AccessLogFormat> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         AccessLogFormat::from_str(&text, false).map(Self).map_err(|_| D::Error::custom("write off, text or json"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Parsed<HostPort> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|error| D::Error::custom(format!("`{text}`: {error}")))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use node_sdk::Peers;
 use node_sdk::gateway::{GatewayPeers, Identity, RetryBudget};
+use protocol::{Advert, HostPort};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +39,8 @@ pub(crate) struct Worker {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Shared by all workers.
     pub(super) clients: Arc<ClientTracker>,
-    /// Runs for as long as clients are served.
-    _checks: Arc<AbortOnDropHandle<()>>,
+    /// These run for as long as clients are served: they check nodes, and look up names.
+    _tasks: Arc<[AbortOnDropHandle<()>; 2]>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -54,7 +55,12 @@ impl Worker {
     ) -> Self {
         let changing = config.clone();
         let config = Arc::clone(&config.borrow());
-        let identity = Identity { own, cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
+        let mut own = own;
+        // What others take for this gateway is this gateway.
+        own.extend(config.advertise.as_ref().and_then(HostPort::socket_address));
+        let advert = Advert { advertise: config.advertise.clone(), ..Advert::default() };
+        let identity =
+            Identity { own, advert, cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let clients = Arc::new(ClientTracker::new(config.max_connections));
@@ -62,6 +68,7 @@ impl Worker {
         let shared = Arc::new(WorkerShared::new(config.max_held_bytes));
         let upstreams = Arc::new(UpstreamTable::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
+        let looks_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.names).run(changing.clone())));
         let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
         Self {
             peers,
@@ -73,7 +80,7 @@ impl Worker {
             access_log,
             tls,
             clients,
-            _checks: Arc::new(checks),
+            _tasks: Arc::new([checks, looks_up]),
             stop,
         }
     }

@@ -10,7 +10,7 @@ use http::StatusCode;
 use net::{Acceptor, MAX_ESCAPED_BYTES, escaped, set_options};
 use node_sdk::Peers;
 use node_sdk::gateway::GatewayPeers;
-use protocol::Route;
+use protocol::{Route, Unreachable};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -128,19 +128,23 @@ impl Admin {
             if advert.is_some_and(|advert| advert.http.is_some()) || self.peers.blocked_reason(at).is_some() {
                 continue;
             }
-            let state = match advert {
-                Some(advert) if advert.draining => ", draining",
-                _ if node.suspect || !self.peers.is_healthy(at) => ", gives no sign of life",
-                _ => "",
+            let unreachable = self.peers.unreachable_reason(at).map(Unreachable::describe);
+            let state = match (advert, unreachable) {
+                (Some(advert), _) if advert.draining => ", draining".to_owned(),
+                (_, Some(why)) => format!(", cannot be reached: {why}"),
+                _ if node.suspect || !self.peers.is_healthy(at) => ", gives no sign of life".to_owned(),
+                _ => String::new(),
             };
             for route in &node.routes {
                 let mark = match self.peers.is_refused(at, route) {
                     true => ", not called: too many similar routes have parameters at other positions",
                     false => "",
                 };
-                let who = format!("{at} {}{state}{mark}", escaped(&node.name, MAX_ESCAPED_BYTES));
+                let name = escaped(&node.name, MAX_ESCAPED_BYTES).to_string();
+                let who = format!("{at} {name}{state}{mark}");
                 // A route has no control characters, and may have others.
-                nodes.entry(escaped(route, Route::MAX_BYTES).to_string()).or_default().push(who);
+                let route = escaped(route, Route::MAX_BYTES).to_string();
+                nodes.entry(route).or_default().push(who);
             }
         }
         let _ = writeln!(
@@ -164,6 +168,9 @@ impl Admin {
             for (address, server) in servers {
                 let _ = writeln!(out, "      {address} {server}");
             }
+        }
+        for (server, why) in self.shared.names.unknown() {
+            let _ = writeln!(out, "  {server} has no address now: {why}");
         }
         let _ = writeln!(out, "else, if a node has offered it once, it is answered by 503, and by 404 otherwise.");
         let barred: Vec<_> = self

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use net::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address};
+use net::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, look_up_blocking};
+use protocol::{HostName, HostPort};
 use tokio::runtime;
 use tracing::error;
 
 use crate::config::Config;
 use crate::config::file::{ConfigFile, FileError};
-use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings, admin_address, host_and_port};
+use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings, admin_address, advertised, host_and_port};
 use crate::config::values::Parsed;
 use crate::downstream::tls::Tls;
 use crate::observe::access_log::AccessLogFormat;
@@ -52,6 +53,10 @@ struct Args {
     /// Where the Distributor is.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_DISTRIBUTOR", default_value = "127.0.0.1:9000", value_parser = host_and_port)]
     distributor: String,
+    /// Where nodes are told that this gateway is, if that is another address than the Distributor
+    /// sees, or another port than it listens on.
+    #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADVERTISE", value_parser = advertised)]
+    advertise: Option<HostPort>,
     /// File to keep what is known of the services in, so that the next start can serve before the
     /// Distributor is there.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CACHE")]
@@ -162,6 +167,7 @@ impl Args {
         set(&mut self.listen, file.listen.map(|Parsed(address)| address), given("listen"));
         set(&mut self.admin, file.admin.map(|Parsed(address)| Some(address)), given("admin"));
         set(&mut self.distributor, file.distributor, given("distributor"));
+        set(&mut self.advertise, file.advertise.map(|Parsed(address)| Some(address)), given("advertise"));
         set(&mut self.workers, file.workers.map(Some), given("workers"));
         set(&mut self.cache, file.cache.map(Some), given("cache"));
         set(&mut self.request_timeout, time(file.request_timeout), given("request_timeout"));
@@ -200,6 +206,7 @@ impl Args {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let config = Config {
             distributor: self.distributor,
+            advertise: self.advertise,
             cache: self.cache,
             request_timeout: self.request_timeout,
             handshake_timeout: self.handshake_timeout,
@@ -290,6 +297,13 @@ fn check(file: &Path) -> ExitCode {
             if let Err(wrong) = certificates(&read) {
                 eprintln!("{wrong}");
                 return ExitCode::from(2);
+            }
+            for server in read.route.iter().flat_map(|route| &route.servers) {
+                if let HostName::Name(name) = &server.address.host
+                    && let Err(error) = look_up_blocking(name, server.address.port)
+                {
+                    eprintln!("warning: {error}; as long as that is so, {} gets no request", server.address);
+                }
             }
             let servers: usize = read.route.iter().map(|route| route.servers.len()).sum();
             let routes = read.route.len();

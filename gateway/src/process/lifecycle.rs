@@ -180,6 +180,7 @@ fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::
         ("admin", running.admin == new.admin),
         ("workers", running.workers == new.workers),
         ("distributor", config.distributor == new.config.distributor),
+        ("advertise", config.advertise == new.config.advertise),
         ("cache", config.cache == new.config.cache),
         ("access_log", config.access_log == new.config.access_log),
     ];

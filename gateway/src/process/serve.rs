@@ -54,6 +54,9 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     let (_sender, config) = watch::channel(Arc::new(config));
     let address = listener.local_addr()?;
     let worker = Worker::open(address, vec![address], &config, None, stop);
+    let prepared = Arc::clone(&config.borrow());
+    worker.shared.names.prepare(&prepared).await;
+    worker.upstreams.refresh(&worker.shared);
     worker.serve(vec![(listener, false)], config).await;
     if let Some(log) = &worker.access_log {
         log.flush();
@@ -75,6 +78,8 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     // A node that registers one of these addresses is never called.
     let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
     let worker = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
+    let prepared = Arc::clone(&config.borrow());
+    worker.shared.names.prepare(&prepared).await;
     let count = http.len().max(https.len());
     let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &worker.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();

@@ -110,6 +110,7 @@ impl Proxy<'_> {
                 Ok(server) => server,
                 Err(ConnectError::Unreachable) => {
                     now = Instant::now();
+                    self.upstreams.record_unreachable(endpoint.address);
                     tried.push(endpoint.address);
                     continue;
                 }

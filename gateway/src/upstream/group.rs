@@ -19,6 +19,8 @@ pub(crate) struct UpstreamGroup {
     pub(super) pool: Pool<GroupMember>,
     /// How many nodes register the prefix, including those that want no requests now.
     pub(super) registered: usize,
+    /// The configuration names servers for it, even if they have no address now.
+    pub(super) is_fixed: bool,
     /// That the last one went, if they had registered.
     pub(super) gone: Option<GroupGone>,
 }

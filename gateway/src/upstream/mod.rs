@@ -7,6 +7,7 @@ pub(crate) mod concurrency;
 pub(crate) mod endpoint;
 pub(crate) mod group;
 pub(crate) mod holders;
+pub(crate) mod names;
 pub(crate) mod node_checks;
 pub(crate) mod server_checks;
 pub(crate) mod status;
@@ -18,6 +19,7 @@ use net::LogThrottles;
 
 use crate::io::budget::Budget;
 use crate::upstream::concurrency::ConcurrencyLimits;
+use crate::upstream::names::ServerNames;
 use crate::upstream::server_checks::ServerChecks;
 
 /// The state that all workers share: the limits of servers, their health, and the secret that signs
@@ -26,6 +28,7 @@ use crate::upstream::server_checks::ServerChecks;
 pub(crate) struct WorkerShared {
     limits: ConcurrencyLimits,
     checks: ServerChecks,
+    pub(crate) names: Arc<ServerNames>,
     secret: String,
     /// Throttles of the log: all workers see the same servers.
     pub(crate) log_throttles: LogThrottles,
@@ -40,6 +43,7 @@ impl WorkerShared {
         Self {
             limits: ConcurrencyLimits::default(),
             checks: ServerChecks::default(),
+            names: Arc::default(),
             secret,
             log_throttles: LogThrottles::default(),
             budget,

@@ -22,6 +22,7 @@ use crate::config::{Config, Route};
 use crate::route::path::{longest_prefix, normal_prefix};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
+use crate::upstream::names::ServerNames;
 
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long:
 /// a service that is deployed again, or has failed, is back by then.
@@ -42,6 +43,7 @@ pub(crate) struct UpstreamTable {
     snapshot: RwLock<Arc<ConfigSnapshot>>,
     /// Changed in place, where nodes have changed.
     state: RwLock<TableState>,
+    names: Arc<ServerNames>,
 }
 
 /// Which servers answer which prefixes.
@@ -64,7 +66,8 @@ impl UpstreamTable {
         let snapshot = ConfigSnapshot::new(config, &shared.secret);
         let mut state = TableState::default();
         state.apply_config(&snapshot, shared, Instant::now());
-        Self { snapshot: RwLock::new(Arc::new(snapshot)), state: RwLock::new(state) }
+        let names = Arc::clone(&shared.names);
+        Self { snapshot: RwLock::new(Arc::new(snapshot)), state: RwLock::new(state), names }
     }
 
     /// Follows the nodes of `peers` and the rules of `config` while both exist, and closes
@@ -76,6 +79,9 @@ impl UpstreamTable {
         shared: Arc<WorkerShared>,
     ) {
         let mut changes = peers.changes();
+        let mut moves = self.names.subscribe();
+        // Names may have been looked up since the table was made.
+        moves.mark_changed();
         let mut tidy = tokio::time::interval(SWEEP_PERIOD);
         loop {
             tokio::select! {
@@ -86,8 +92,14 @@ impl UpstreamTable {
                     }
                     None => return,
                 },
+                Ok(()) = moves.changed() => {
+                    self.refresh(&shared);
+                }
                 Ok(()) = config.changed() => {
-                    let snapshot = ConfigSnapshot::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
+                    let new = Arc::clone(&config.borrow_and_update());
+                    // Until its names are known, the configuration before holds.
+                    self.names.prepare(&new).await;
+                    let snapshot = ConfigSnapshot::new(new, &shared.secret);
                     *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
                     self.change(|state, snapshot, now| state.apply_config(snapshot, &shared, now));
                 }
@@ -99,6 +111,16 @@ impl UpstreamTable {
     fn change(&self, change: impl FnOnce(&mut TableState, &ConfigSnapshot, Instant)) {
         let (snapshot, now) = (self.snapshot(), Instant::now());
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner), &snapshot, now);
+    }
+
+    /// Begins anew with the addresses that are known now.
+    pub(crate) fn refresh(&self, shared: &WorkerShared) {
+        self.change(|state, snapshot, now| state.apply_config(snapshot, shared, now));
+    }
+
+    /// A server could not be connected to.
+    pub(crate) fn record_unreachable(&self, address: SocketAddr) {
+        self.names.record_unreachable(address);
     }
 
     /// What the configuration says.
@@ -150,9 +172,16 @@ impl TableState {
         for route in &snapshot.config.routes {
             for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
                 for fixed in &route.servers {
-                    let member = self.member(fixed.address, fixed.weight, route, shared, now);
-                    self.fixed.insert(fixed.address);
-                    self.group_or_new(&prefix).pool.push(GroupMember { strip: route.strip, ..member });
+                    self.group_or_new(&prefix).is_fixed = true;
+                    for address in shared.names.addresses(&fixed.address) {
+                        let member = self.member(address, fixed.weight, route, shared, now);
+                        let pool = &mut self.group_or_new(&prefix).pool;
+                        // Two names may lead to one server.
+                        if !pool.list().iter().any(|known| known.endpoint.address == address) {
+                            pool.push(GroupMember { strip: route.strip, ..member });
+                        }
+                        self.fixed.insert(address);
+                    }
                 }
             }
         }
@@ -258,7 +287,7 @@ impl TableState {
     /// Makes a changed prefix ready for picking again.
     fn reschedule(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
         let Some(group) = self.prefixes.get_mut(prefix) else { return };
-        let is_gone = group.registered == 0 && group.pool.list().is_empty();
+        let is_gone = group.registered == 0 && group.pool.list().is_empty() && !group.is_fixed;
         if is_gone == group.gone.is_some() && group.pool.is_scheduled() {
             return;
         }
@@ -313,7 +342,8 @@ impl TableState {
 
     fn group_or_new(&mut self, prefix: &str) -> &mut UpstreamGroup {
         // Each worker has connections of its own, and few: all servers are used.
-        let new = || Arc::new(UpstreamGroup { pool: Pool::new(usize::MAX), registered: 0, gone: None });
+        let new =
+            || Arc::new(UpstreamGroup { pool: Pool::new(usize::MAX), registered: 0, is_fixed: false, gone: None });
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
     }
 
@@ -474,7 +504,7 @@ mod tests {
     #[tokio::test]
     async fn other_rules_apply_to_the_same_nodes() {
         let fixed = |port| Route {
-            servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)), weight: 100 }],
+            servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)).into(), weight: 100 }],
             ..Route::new(vec!["/fixed".to_owned()])
         };
         let mut scene = TableScene::new(vec![fixed(1)]);

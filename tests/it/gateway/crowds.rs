@@ -69,7 +69,7 @@ async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
 /// A gateway before that server, and how many requests the server has begun.
 async fn gateway(cluster: &Cluster, route: Route) -> (SocketAddr, Arc<AtomicUsize>) {
     let (address, begun) = server().await;
-    let route = Route { servers: vec![FixedServer { address, weight: 100 }], ..route };
+    let route = Route { servers: vec![FixedServer { address: address.into(), weight: 100 }], ..route };
     (cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await, begun)
 }
 
@@ -275,7 +275,7 @@ async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
 async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
     const SEATS: usize = 100;
     let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![Route { servers, ..route() }];
     let at = cluster.gateway_with(Config { max_connections: SEATS, h2c: true, routes, ..Config::default() }).await;
     let come = (0..2 * SEATS).map(async |number| {

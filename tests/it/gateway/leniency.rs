@@ -27,7 +27,7 @@ impl Scene {
     async fn new() -> Self {
         let cluster = Cluster::start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let servers = vec![FixedServer { address: listener.local_addr().unwrap(), weight: 100 }];
+        let servers = vec![FixedServer { address: listener.local_addr().unwrap().into(), weight: 100 }];
         let routes = vec![Route { servers, ..Route::new(vec!["/".to_owned()]) }];
         let gateway = cluster.gateway_with(Config { routes, h2c: true, ..Config::default() }).await;
         Self { gateway, listener, _cluster: cluster }

@@ -8,7 +8,7 @@ use tests::http2::{ask, connect, head};
 use tests::{Cluster, CountingServer, HttpClient, HttpResponse, RawStream, request};
 
 fn route(prefix: &str, servers: &[&CountingServer]) -> Route {
-    let servers = servers.iter().map(|server| FixedServer { address: server.address, weight: 100 }).collect();
+    let servers = servers.iter().map(|server| FixedServer { address: server.address.into(), weight: 100 }).collect();
     Route { servers, ..Route::new(vec![prefix.to_owned()]) }
 }
 
@@ -166,7 +166,7 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
     let cluster = Cluster::start();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
-    let servers = vec![FixedServer { address: server, weight: 100 }];
+    let servers = vec![FixedServer { address: server.into(), weight: 100 }];
     let stripped =
         |prefix: &str| Route { servers: servers.clone(), strip: true, ..Route::new(vec![prefix.to_owned()]) };
     let routes = vec![

@@ -12,7 +12,7 @@ use tests::{Cluster, CountingServer, HttpClient, PATIENCE, eventually, request};
 use tokio::time::{Instant, timeout};
 
 fn route(servers: &[&CountingServer]) -> Route {
-    let servers = servers.iter().map(|server| FixedServer { address: server.address, weight: 100 }).collect();
+    let servers = servers.iter().map(|server| FixedServer { address: server.address.into(), weight: 100 }).collect();
     Route { servers, ..Route::new(vec!["/".to_owned()]) }
 }
 
@@ -338,7 +338,8 @@ async fn gu14_a_request_in_a_loop_is_stopped() {
     let port = tests::pick_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     let listener = net::bind(at).unwrap();
-    let itself = Route { servers: vec![FixedServer { address: at, weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
+    let itself =
+        Route { servers: vec![FixedServer { address: at.into(), weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
     let config = Config { distributor: cluster.address.to_string(), routes: vec![itself], ..Config::default() };
     let stop = tokio_util::sync::CancellationToken::new();
     tokio::spawn(gateway::serve(listener, config, stop.clone()));
@@ -375,7 +376,7 @@ async fn a_balancer_in_front_names_the_client() {
     let config = Config { routes: vec![route(&[&server])], trusted: here(), ..Config::default() };
     let inner = cluster.gateway_with(config).await;
     let outer =
-        Route { servers: vec![FixedServer { address: inner, weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
+        Route { servers: vec![FixedServer { address: inner.into(), weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
     let outer = gateway(&cluster, outer).await;
     let mut client = HttpClient::connect(outer).await;
     let response = client.raw(b"GET / HTTP/1.1\r\nHost: shop.test\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n").await.unwrap();

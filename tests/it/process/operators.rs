@@ -219,3 +219,56 @@ async fn a14_a_malformed_response_is_told_of_with_the_server_and_the_reason() {
     let lines = gateway.process.output();
     assert_eq!(lines.matches("a server's response is malformed").count(), 1, "{lines}");
 }
+
+/// What `distributor why` says of a node.
+async fn why(cluster: &Cluster, node: &str) -> String {
+    let mut why = Process::start(DISTRIBUTOR, &["why", node, "--at", &cluster.address.to_string()]);
+    why.ended().await;
+    why.output()
+}
+
+#[tokio::test]
+async fn gu1_a14_a_node_that_cannot_be_called_is_told_to_those_who_can_mend_it() {
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    // It registers, and listens nowhere.
+    let (port, advert) = (pick_port(), json!({ "v": 2, "id": "lost" }));
+    let registration = json!({ "port": port, "name": "lost", "urls": ["GET/lost"], "$": advert });
+    let mut node = register(&cluster, registration).await;
+    let address = format!("127.0.0.1:{port}");
+    gateway.routes_with("GET/lost").await;
+    assert_eq!(request(gateway.at, "GET", "/lost", "").await.status, 503);
+    let line = gateway.process.line("a node is listed and cannot be called").await;
+    assert!(line.contains(&address) && line.contains("refused") && line.contains("lost"), "{line}");
+    let routes = gateway.routes().await;
+    assert!(routes.contains(&format!("{address} lost, cannot be reached: nothing listens there")), "{routes}");
+    let notice = loop {
+        let packet = node.next().await.expect("a notice");
+        if packet["$"]["r"] == "unreachable" {
+            break packet;
+        }
+        if packet["uri"] == "$ping" {
+            node.pong().await;
+        }
+    };
+    assert!(notice["$"]["m"].as_str().unwrap().contains("gate at 127.0.0.1"), "{notice}");
+    let told = why(&cluster, "lost").await;
+    assert!(told.contains("unreachable") && told.contains("gate at") && told.contains("refused"), "{told}");
+    // Once is enough.
+    for _ in 0..5 {
+        assert_eq!(request(gateway.at, "GET", "/lost", "").await.status, 503);
+    }
+    assert_eq!(gateway.process.output().matches("cannot be called").count(), 1);
+    // Once it listens, it is called, and the mark is gone.
+    let listener = tests::Listener::bind_at(([127, 0, 0, 1], port).into()).await;
+    tokio::spawn(async move {
+        let mut caller = listener.accept().await;
+        while let Some(call) = caller.next().await {
+            if call["uri"] != "$hello" {
+                caller.send_packet(&json!({ "key": call["key"], "$": {}, "params": 7 })).await;
+            }
+        }
+    });
+    eventually("it is called", async || request(gateway.at, "GET", "/lost", "").await.status == 200).await;
+    assert!(!gateway.routes().await.contains("cannot be reached"));
+}

@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::{Cluster, Namespace, Peer, Process, eventually, request};
+use tests::{Cluster, CountingServer, Namespace, Peer, Process, eventually, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::programs::{DISTRIBUTOR, GATEWAY, NODE};
@@ -142,6 +143,118 @@ async fn a3_what_listens_at_an_advertised_address_gets_no_call_unless_it_is_the_
     let first = caller.next().await.unwrap();
     assert_eq!(first["uri"], "$hello", "nothing but a greeting");
     assert_eq!(caller.next().await, None);
+}
+
+/// The file of a gateway with these servers, and the gateway.
+fn gateway_with(net: &Namespace, folder: &tempfile::TempDir, routes: &str) -> Process {
+    let file = folder.path().join("gateway.toml");
+    let head = "listen = \"0.0.0.0:8000\"\nadmin = \"0.0.0.0:8001\"\n";
+    std::fs::write(&file, format!("{head}{routes}")).unwrap();
+    net.start(GATEWAY, &["--config", file.to_str().unwrap()])
+}
+
+/// Answers every request with a word, on the loopback address of the namespace that ends so.
+fn server(net: &Namespace, address: &str, port: u16, word: &str) -> Process {
+    let program = "import http.server as h, socket, sys\n\
+        class H(h.BaseHTTPRequestHandler):\n \
+        def do_GET(self):\n  b = sys.argv[3].encode(); self.send_response(200); self.send_header('Content-Length', str(len(b))); self.end_headers(); self.wfile.write(b)\n\
+        class S(h.ThreadingHTTPServer):\n address_family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\n\
+        s = S((sys.argv[1], int(sys.argv[2])), H); print('ready', flush=True); s.serve_forever()";
+    net.start("python3", &["-c", program, address, &port.to_string(), word])
+}
+
+#[tokio::test]
+async fn a11_every_address_of_a_name_is_a_server_and_a_name_is_followed() {
+    let Some(net) = Namespace::new() else { return };
+    let servers = [server(&net, "127.0.0.2", 80, "two"), server(&net, "127.0.0.3", 80, "three")];
+    let six = server(&net, "::1", 80, "six");
+    for server in servers.iter().chain([&six]) {
+        server.line("ready").await;
+    }
+    net.set_hosts("127.0.0.2 two.test\n127.0.0.3 two.test\n127.0.0.2 moves.test\n::1 six.test\n127.0.0.9 six.test");
+    let folder = tempfile::tempdir().unwrap();
+    let route = |prefix: &str, name: &str| format!("[[route]]\nprefix = \"{prefix}\"\nservers = [\"{name}:80\"]\n");
+    let routes = [route("/two", "two.test"), route("/moves", "moves.test"), route("/six", "six.test")].concat();
+    let gateway = gateway_with(&net, &folder, &routes);
+    gateway.line("listening").await;
+    let at = SocketAddr::new(net.there, 8000);
+    let ask = async |path: &str| request(at, "GET", path, "").await;
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("both answer", async || {
+        let answer = ask("/two").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        seen.insert(answer.body);
+        seen.len() == 2
+    })
+    .await;
+    // One of its addresses refuses: no request is lost to it.
+    for _ in 0..8 {
+        let answer = ask("/six").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "six"));
+    }
+    assert_eq!(ask("/moves").await.body, "two");
+    // The name moves, and the server that it had is gone.
+    net.set_hosts("127.0.0.3 moves.test");
+    let [two, _three] = servers;
+    two.kill().await;
+    eventually("it is followed", async || ask("/moves").await.body == "three").await;
+}
+
+#[tokio::test]
+async fn a10_a_name_that_is_not_known_costs_its_own_route_only() {
+    let Some(net) = Namespace::new() else { return };
+    let _server = server(&net, "127.0.0.2", 80, "there");
+    _server.line("ready").await;
+    net.set_hosts("");
+    let folder = tempfile::tempdir().unwrap();
+    let routes = "[[route]]\nprefix = \"/there\"\nservers = [\"127.0.0.2:80\"]\n\
+        [[route]]\nprefix = \"/later\"\nservers = [\"later.test:80\"]\n";
+    let gateway = gateway_with(&net, &folder, routes);
+    gateway.line("listening").await;
+    let at = SocketAddr::new(net.there, 8000);
+    let ask = async |path: &str| request(at, "GET", path, "").await;
+    let line = gateway.line("a server has no address").await;
+    assert!(line.contains("later.test:80") && line.contains("cannot be looked up"), "{line}");
+    assert_eq!(ask("/there").await.body, "there");
+    let refused = ask("/later").await;
+    assert_eq!((refused.status, refused.problem()), (503, "no_provider".to_owned()));
+    let routes = request(SocketAddr::new(net.there, 8001), "GET", "/routes", "").await.body;
+    assert!(routes.contains("later.test:80 has no address now: the name later.test"), "{routes}");
+    // It is the same when the file is read anew, and the name is found once it is there.
+    gateway.signal(Signal::HUP);
+    gateway.line("the configuration was read anew").await;
+    assert_eq!((ask("/there").await.status, ask("/later").await.status), (200, 503));
+    net.set_hosts("127.0.0.2 later.test");
+    eventually("it is found", async || ask("/later").await.body == "there").await;
+}
+
+#[tokio::test]
+async fn a10_a_file_with_an_unknown_name_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, "[[route]]\nprefix = \"/\"\nservers = [\"no-such-host.invalid:80\"]\n").unwrap();
+    let mut check = Process::start(GATEWAY, &["check", file.to_str().unwrap()]);
+    assert_eq!(check.ended().await.code(), Some(0));
+    let line = check.line("warning").await;
+    assert!(line.contains("no-such-host.invalid"), "{line}");
+}
+
+#[tokio::test]
+async fn a11_localhost_is_both_families() {
+    // A machine without IPv6 has no such server.
+    if tokio::net::TcpListener::bind("[::1]:0").await.is_err() {
+        return;
+    }
+    let server = CountingServer::start_at("[::1]:0".parse().unwrap()).await;
+    let port = server.address.port();
+    let cluster = Cluster::start();
+    let servers = vec![gateway::FixedServer { address: format!("localhost:{port}").parse().unwrap(), weight: 100 }];
+    let route = gateway::Route { servers, ..gateway::Route::new(vec!["/".to_owned()]) };
+    let at = cluster.gateway_with(gateway::Config { routes: vec![route], ..gateway::Config::default() }).await;
+    for _ in 0..4 {
+        assert_eq!(request(at, "GET", "/x", "").await.status, 200);
+    }
+    assert_eq!(server.asked(), 4);
 }
 
 #[tokio::test]

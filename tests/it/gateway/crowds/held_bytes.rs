@@ -117,7 +117,7 @@ async fn gh30_a_client_that_comes_again_and_does_not_read_gets_less() {
 #[tokio::test]
 async fn gh30_large_heads_that_do_not_end_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let config =
         Config { max_held_bytes: 16 * 64 * 1024, routes: vec![Route { servers, ..route() }], ..Config::default() };
     let at = cluster.gateway_with(config).await;
@@ -141,7 +141,7 @@ async fn gh30_large_heads_that_do_not_end_are_no_more_than_may_be_held() {
 #[tokio::test]
 async fn gh30_large_fields_of_http2_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![Route { servers, ..route() }];
     let config = Config { max_held_bytes: 16 * 64 * 1024, h2c: true, routes, ..Config::default() };
     let at = cluster.gateway_with(config).await;
@@ -185,7 +185,7 @@ async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
 #[tokio::test]
 async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![Route { servers, ..route() }];
     let max_held_bytes = 4 * 64 * 1024;
     let at = cluster.gateway_with(Config { max_held_bytes, h2c: true, routes, ..Config::default() }).await;

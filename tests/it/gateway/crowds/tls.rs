@@ -58,7 +58,7 @@ async fn check_tls_seats(attack: TlsAttack, protocol: &str) {
     let (cluster, files) = (Cluster::start(), GatewayFiles::new());
     files.certificate("a", &["a.test"]);
     let certificates = vec![CertificateFiles { chain: files.path("a.pem"), key: files.path("a.key") }];
-    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![Route { servers, max_connections: 4 * SEATS, ..route() }];
     let distributor = cluster.address.to_string();
     let config = Config { distributor, max_connections: SEATS, certificates, routes, ..Config::default() };
