@@ -5,6 +5,7 @@ pub(crate) mod address_shares;
 mod changelog;
 mod difference;
 pub(crate) mod interests;
+mod offers;
 mod record;
 mod restore;
 pub(crate) mod view;
@@ -21,6 +22,7 @@ use crate::entries::address_shares::AddressShares;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 use crate::entries::changelog::{Change, Changelog, EntryChange};
 pub(crate) use crate::entries::difference::Difference;
+use crate::entries::offers::Offers;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
 use crate::entries::view::View;
 
@@ -34,6 +36,7 @@ pub(crate) struct EntryTable {
     instances: HashMap<Box<str>, u64>,
     /// The entries of version 1 nodes that are expected back.
     awaited: HashMap<NodeIdentity, u64>,
+    offers: Offers,
     /// How many entries each identity has, by its hash.
     identity_counts: HashMap<u64, u32>,
     hasher: RandomState,
@@ -96,6 +99,7 @@ impl EntryTable {
             sessions: HashMap::new(),
             instances: HashMap::new(),
             awaited: HashMap::new(),
+            offers: Offers::default(),
             identity_counts: HashMap::new(),
             hasher: RandomState::new(),
             next_id: 1,
@@ -376,6 +380,7 @@ impl EntryTable {
             self.unconfirmed += 1;
         }
         *self.identity_counts.entry(self.hasher.hash_one(record.identity())).or_default() += 1;
+        self.offers.add(&record);
         if let Some(instance) = &record.instance {
             self.instances.insert(instance.clone(), id);
         }
@@ -412,6 +417,7 @@ impl EntryTable {
         } else {
             self.unconfirmed -= 1;
         }
+        self.offers.remove(&record);
         if let hash_map::Entry::Occupied(mut count) =
             self.identity_counts.entry(self.hasher.hash_one(record.identity()))
         {

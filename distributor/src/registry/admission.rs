@@ -49,6 +49,19 @@ pub(crate) struct Accepted {
     pub(crate) interests: Option<Arc<Interests>>,
     /// The state from which the node can be told the changes.
     pub(crate) resume: Option<ResumePoint>,
+    /// A url that it offers beside a service of another name, that name, and how many such urls it
+    /// has.
+    pub(crate) shared: Option<SharedUrl>,
+}
+
+/// A url that services of two names offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SharedUrl {
+    pub(crate) url: Box<str>,
+    /// The other service that offers it.
+    pub(crate) other: Box<str>,
+    /// How many such urls there are.
+    pub(crate) count: usize,
 }
 
 /// What a peer is told of a registration that is not listed now.
@@ -122,7 +135,19 @@ impl Registry {
         self.interest_budget.set(session, host, interest_bytes);
         let interests = interests.map(Arc::new);
         self.visibility.set_interests(session, interests.as_ref());
-        Ok(Accepted { admission, interests, resume })
+        let shared = if matches!(admission, Admission::Listed(_)) { self.note_shared(now, session) } else { None };
+        Ok(Accepted { admission, interests, resume, shared })
+    }
+
+    /// Notes in the history that services of two names offer one url, and returns which.
+    fn note_shared(&mut self, now: Instant, session: SessionId) -> Option<SharedUrl> {
+        let record = Arc::clone(self.entries.record_of(session)?);
+        let (urls, other) = self.entries.newly_shared(&record)?;
+        let shared = SharedUrl { url: urls[0].into(), other: other.name.clone(), count: urls.len() };
+        let more = if shared.count > 1 { format!(", and {} more", shared.count - 1) } else { String::new() };
+        let why = format!("{} is offered by {} too{more}: calls go to either", shared.url, shared.other);
+        self.history.record(now, self.revision().rev, &record, "shares", why);
+        Some(shared)
     }
 
     /// Registers a peer, for the first time or again.

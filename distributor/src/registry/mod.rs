@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::entries::address_shares::share_of;
 use crate::entries::view::View;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
-pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError};
+pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError, SharedUrl};
 use crate::registry::damping::Damping;
 use crate::registry::deferred::{Deferred, DeferredRegistrations};
 use crate::registry::history::History;

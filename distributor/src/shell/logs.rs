@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use crate::config::OversizedList;
 use crate::entries::{Record, RegisterOutcome, Registered};
 use crate::peer::command::Rejection;
-use crate::registry::{Admission, UnreachableNotice};
+use crate::registry::{Admission, SharedUrl, UnreachableNotice};
 use crate::shell::shared::Shared;
 
 /// Log lines of one kind about nodes that come and go, in each `LOG_PERIOD`. The next line says how
@@ -58,6 +58,16 @@ impl Shared {
         }
         if warns_of_loopback && let Some(held_back) = self.warnings.allow("loopback", now) {
             warn!(%name, %host, port, held_back, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+        }
+    }
+
+    /// Says that services of two names offer one url.
+    pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared: &SharedUrl) {
+        let RegistrationLog { name, host, port, .. } = *logged;
+        let SharedUrl { url, other, count } = shared;
+        if let Some(held_back) = self.warnings.allow("shared_url", now) {
+            let (name, other, url) = (shown_name(name), shown_name(other), escaped(&**url, MAX_ESCAPED_BYTES));
+            warn!(%name, %host, port, %other, %url, urls = count, held_back, "one url, two services: {url} is offered by {other} and by {name}, and its calls go to either");
         }
     }
 

@@ -265,7 +265,7 @@ impl Shared {
         let before = state.registry.published();
         let asks = (session.id, session.cut_reason.get().is_some());
         let accepted = state.registry.accept(now, asks, registration, &host, options)?;
-        let Accepted { admission, interests, resume } = accepted;
+        let Accepted { admission, interests, resume, shared } = accepted;
         outbox.follow(version, interests);
         if let Some(resume) = resume {
             outbox.resume_from(resume);
@@ -294,6 +294,9 @@ impl Shared {
         }
         let logged = RegistrationLog { nodes, name: &name, host: &host, port, urls, version };
         self.log_registration(now, &logged, &admission, warns_of_loopback);
+        if let Some(shared) = shared {
+            self.warn_of_shared_url(now, &logged, &shared);
+        }
         self.warn_of_size(shown_name(&name));
         Ok(admission)
     }

@@ -1,7 +1,7 @@
 //! Answers operators and their tools on an address of its own: whether the gateway is alive and
 //! ready, its metrics, and its routes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -122,6 +122,7 @@ impl Admin {
     fn routes(&self) -> String {
         let mut out = String::new();
         let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in self.peers.nodes() {
             let advert = node.advert.as_ref();
             let at = SocketAddr::new(node.host, node.port);
@@ -144,6 +145,7 @@ impl Admin {
                 let who = format!("{at} {name}{state}{mark}");
                 // A route has no control characters, and may have others.
                 let route = escaped(route, Route::MAX_BYTES).to_string();
+                names.entry(route.clone()).or_default().insert(name);
                 nodes.entry(route).or_default().push(who);
             }
         }
@@ -152,7 +154,12 @@ impl Admin {
             "A request goes to the nodes that register exactly its route, which are called with packets:"
         );
         for (route, nodes) in &nodes {
-            let _ = writeln!(out, "  {route}");
+            let names = names.get(route).map_or(0, BTreeSet::len);
+            // An event goes to each service that subscribes.
+            let is_shared = names > 1 && !route.starts_with("EVENT/");
+            let mark =
+                if is_shared { format!("  ({names} services offer it: calls go to any)") } else { String::new() };
+            let _ = writeln!(out, "  {route}{mark}");
             for node in nodes {
                 let _ = writeln!(out, "      {node}");
             }

@@ -272,3 +272,20 @@ async fn gu1_a14_a_node_that_cannot_be_called_is_told_to_those_who_can_mend_it()
     eventually("it is called", async || request(gateway.at, "GET", "/lost", "").await.status == 200).await;
     assert!(!gateway.routes().await.contains("cannot be reached"));
 }
+
+#[tokio::test]
+async fn c7_one_url_under_two_names_is_told() {
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let node = |port: u16, name: &str, urls: &[&str]| json!({ "port": port, "name": name, "urls": urls });
+    let _one = register(&cluster, node(1, "goods", &["GET/goods", "EVENT/sold"])).await;
+    let _same = register(&cluster, node(2, "goods", &["GET/goods", "EVENT/sold"])).await;
+    let _event = register(&cluster, node(3, "mails", &["EVENT/sold"])).await;
+    gateway.routes_with("127.0.0.1:2").await;
+    assert!(!gateway.routes().await.contains("services offer it"));
+    let _other = register(&cluster, node(4, "tour", &["GET/goods", "GET/tour"])).await;
+    gateway.routes_with("GET/goods  (2 services offer it: calls go to any)").await;
+    let told = why(&cluster, "tour").await;
+    assert!(told.contains("shares") && told.contains("GET/goods is offered by goods too"), "{told}");
+    assert!(!why(&cluster, "mails").await.contains("shares"));
+}

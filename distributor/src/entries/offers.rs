@@ -1,0 +1,125 @@
+//! Which services offer one url under several names, without a look at all entries.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use crate::entries::{EntryTable, Record};
+
+/// Events go to each service that subscribes: names that share one are as they should be.
+const EVENT: &str = "EVENT/";
+
+/// How many entries of each name offer each url, by hashes. It has as much as the entries have
+/// urls, which the list bounds.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    by_url: HashMap<u64, Vec<NameCount>>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct NameCount {
+    name: u64,
+    entries: u32,
+}
+
+impl Offers {
+    pub(super) fn add(&mut self, record: &Record) {
+        let name = self.hasher.hash_one(&*record.name);
+        for url in self.urls(record) {
+            let names = self.by_url.entry(url).or_default();
+            match names.iter_mut().find(|known| known.name == name) {
+                Some(known) => known.entries += 1,
+                None => names.push(NameCount { name, entries: 1 }),
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, record: &Record) {
+        let name = self.hasher.hash_one(&*record.name);
+        for url in self.urls(record) {
+            let Entry::Occupied(mut names) = self.by_url.entry(url) else { continue };
+            if let Some(at) = names.get().iter().position(|known| known.name == name) {
+                let known = &mut names.get_mut()[at];
+                known.entries -= 1;
+                if known.entries == 0 {
+                    names.get_mut().swap_remove(at);
+                }
+            }
+            if names.get().is_empty() {
+                names.remove();
+            }
+        }
+    }
+
+    /// The urls of an entry for which it is the only one of its name, and which entries of other
+    /// names offer too.
+    pub(super) fn newly_shared<'r>(&self, record: &'r Record) -> Vec<&'r str> {
+        let name = self.hasher.hash_one(&*record.name);
+        let is_new = |url: &&str| {
+            let names = self.by_url.get(&self.hasher.hash_one(url)).map_or(&[][..], Vec::as_slice);
+            names.len() > 1 && names.iter().any(|known| known.name == name && known.entries == 1)
+        };
+        urls(record).filter(is_new).collect()
+    }
+
+    /// The hash of each url, once.
+    fn urls(&self, record: &Record) -> Vec<u64> {
+        let mut hashes: Vec<u64> = urls(record).map(|url| self.hasher.hash_one(url)).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes
+    }
+}
+
+impl EntryTable {
+    /// The urls of an entry that services of other names offer too, unless one of its own name did
+    /// before; and the name of one of those services.
+    pub(crate) fn newly_shared<'r>(&self, record: &'r Record) -> Option<(Vec<&'r str>, &Arc<Record>)> {
+        let shared = self.offers.newly_shared(record);
+        let first = *shared.first()?;
+        let mut others = self.records().filter(|other| other.name != record.name);
+        let other = others.find(|other| other.urls.iter().any(|url| &**url == first))?;
+        Some((shared, other))
+    }
+}
+
+fn urls(record: &Record) -> impl Iterator<Item = &str> {
+    record.urls.iter().map(|url| &**url).filter(|url| !url.starts_with(EVENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{Registration, RegistrationLimits};
+
+    use super::*;
+
+    fn record(name: &str, urls: &[&str]) -> Record {
+        let params = serde_json::json!({ "port": 1, "name": name, "urls": urls }).to_string();
+        let params = serde_json::from_str(&params).unwrap();
+        Record::new(1, &Registration::parse(Some(params), &RegistrationLimits::default()).unwrap(), "::1")
+    }
+
+    #[test]
+    fn c7_one_url_under_two_names_is_noticed() {
+        let mut offers = Offers::default();
+        let [goods, again, tour] =
+            [("goods", 2), ("goods", 1), ("tour", 2)].map(|(name, urls)| record(name, &["GET/goods", "GET/a"][..urls]));
+        let events = record("mails", &["EVENT/goods", "GET/a", "GET/a"]);
+        offers.add(&goods);
+        offers.add(&again);
+        assert!(offers.newly_shared(&goods).is_empty() && offers.newly_shared(&again).is_empty(), "one name");
+        offers.add(&tour);
+        assert_eq!(offers.newly_shared(&tour), ["GET/goods", "GET/a"]);
+        offers.add(&events);
+        assert_eq!(offers.newly_shared(&events), ["GET/a", "GET/a"]);
+        let second = record("tour", &["GET/goods"]);
+        offers.add(&second);
+        assert!(offers.newly_shared(&second).is_empty(), "that is known");
+        for record in [&goods, &again, &tour, &events, &second] {
+            offers.remove(record);
+        }
+        assert!(offers.by_url.is_empty());
+    }
+}
