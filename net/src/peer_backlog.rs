@@ -77,7 +77,7 @@ impl PeerBacklog {
 pub struct BacklogPoller {
     in_vain: u32,
     /// When the current poll begins, and how much had been written before.
-    begun: Option<(Instant, u64)>,
+    poll_start: Option<(Instant, u64)>,
 }
 
 impl BacklogPoller {
@@ -91,10 +91,10 @@ impl BacklogPoller {
             0 => Duration::ZERO,
             times => (MIN_AGE * 2_u32.saturating_pow(times - 1)).min(Self::MAX_WAIT),
         };
-        let (begins, written) = *self.begun.get_or_insert_with(|| (Instant::now() + wait, written));
+        let (begins, written) = *self.poll_start.get_or_insert_with(|| (Instant::now() + wait, written));
         sleep_until(begins).await;
         let unread = backlog.unread_bytes(stream, begins).await;
-        self.begun = None;
+        self.poll_start = None;
         self.in_vain += 1;
         (written, unread)
     }

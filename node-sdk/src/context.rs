@@ -20,7 +20,7 @@ const MARGIN_SHARE: u32 = 10;
 /// And never earlier than this: it is enough for an answer, or one more call.
 const MAX_MARGIN: Duration = Duration::from_millis(100);
 
-/// What applies to all work for one call. Small enough to be copied, so that handing it down costs
+/// The context of all work for one call. Small enough to be copied, so that handing it down costs
 /// neither an allocation nor a counter.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Context {
@@ -83,7 +83,7 @@ impl Context {
 
     /// Runs `act` in this context, and keeps what `act` changes of it.
     pub(crate) fn enter<T>(&mut self, act: impl FnOnce() -> T) -> T {
-        /// Restores the context before, even when `act` panics.
+        /// Restores the previous context, even when `act` panics.
         struct RestoreOnDrop<'a> {
             before: Context,
             entered: &'a mut Context,
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_context_is_there_inside_and_gone_outside() {
+    async fn a_context_exists_only_inside() {
         let deadline = Some(Instant::now() + Duration::from_secs(1));
         let mut context = Context { deadline, trace: Trace::parse(PARENT), hops: 3, ..Context::default() };
         let inside = || Context::current().trace.map(|trace| trace.traceparent().to_owned());

@@ -183,8 +183,8 @@ fn doubled_text(route: &str, other: &str) -> String {
     }
 }
 
-/// What a handler answers when it has no result: a status code of HTTP, a stable word, and a text
-/// for people. Errors of your own become one with `From`, and handlers can then return them:
+/// What a handler answers when it has no result: an HTTP status code, a stable word, and a text for
+/// people. With `From`, errors of your own become one, and handlers can return them:
 ///
 /// ```
 /// use node_sdk::ServiceError;
@@ -273,7 +273,7 @@ pub(crate) fn error_status(status: u16, reason: &str) -> u16 {
     500
 }
 
-/// There is no memory to hold something until the caller reads it.
+/// No memory is left to hold `what` until the caller reads it.
 pub(crate) fn no_room(what: &str) -> ServiceError {
     ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
 }

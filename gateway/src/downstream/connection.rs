@@ -51,8 +51,8 @@ impl DownstreamConnection<'_> {
     /// Serves the client until its connection ends. Returns why it ended.
     pub(crate) async fn serve(self, mut stream: TcpStream) -> &'static str {
         let config = Arc::clone(&self.worker.upstreams.snapshot().config);
-        let begun = Instant::now();
-        let deadline = begun + config.header_timeout;
+        let start = Instant::now();
+        let deadline = start + config.header_timeout;
         let (mut address, mut scheme) = (self.address, Scheme::Http);
         let peer = address.ip().to_canonical();
         if config.proxy_protocol.iter().any(|network| network.contains(&peer)) {
@@ -197,7 +197,7 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
     }
 }
 
-/// Answers clients that speak HTTP where TLS is spoken.
+/// Answers clients that speak HTTP on a port for TLS.
 struct PlainOnTlsHandler<'a, 'b> {
     proxy: &'a Proxy<'b>,
 }

@@ -27,7 +27,7 @@ const MAX_UNSENT_BYTES_IN_A_CROWD: usize = 16 * 1024;
 /// and itself.
 const SESSION_BYTES: usize = 48 * 1024;
 
-/// Certificates, by the names that they are for.
+/// The certificates, by name.
 pub(crate) struct Tls {
     certificates: Arc<Certificates>,
     acceptor: TlsAcceptor,

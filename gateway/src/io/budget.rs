@@ -17,7 +17,7 @@ use crate::io::recent_table::RecentTable;
 /// What each connection may hold without a word: nearly all responses are smaller. Ten thousand
 /// connections have 160 MiB of these.
 pub(crate) const OWN_BYTES: usize = 16 * 1024;
-/// What is beyond that comes from the budget in pieces of this size.
+/// Beyond that, bytes are taken from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
 /// Room is short when more than this part of the budget is held, until less than the second is.
 const SHORT_FROM: usize = 8;
@@ -42,7 +42,7 @@ pub(crate) struct Budget {
     limit: usize,
     /// Room is short. Changes rarely, and is read for each call.
     is_short: AtomicBool,
-    /// Held for moments only; nothing waits inside.
+    /// Locked only briefly; nothing waits while it is.
     state: Mutex<BudgetState>,
     refused: AtomicU64,
     /// Responses that clients have left unread.
@@ -240,7 +240,7 @@ impl Reservation {
     /// From now on it is for a response of `bytes` bytes, which its client is to read.
     ///
     /// # Errors
-    /// As [`ConnectionBudget::reserve`]; what was held still is.
+    /// As [`ConnectionBudget::reserve`]. Bytes that were held before stay reserved.
     pub(super) fn resize_for_response(&mut self, bytes: usize) -> Result<(), OverBudget> {
         let is_own = self.connection.own.load(Ordering::Relaxed) + bytes <= OWN_BYTES;
         let wanted = if is_own { 0 } else { bytes.saturating_sub(self.own).next_multiple_of(GRANT_BYTES) };
@@ -327,7 +327,7 @@ mod tests {
         let small = account.reserve(client(1), OWN_BYTES - 1).unwrap();
         assert_eq!(used(&budget), (0, 0));
         let large = account.reserve(client(1), 2).unwrap();
-        assert_eq!(used(&budget), (GRANT_BYTES, 0), "there is one byte of its own left");
+        assert_eq!(used(&budget), (GRANT_BYTES, 0), "one byte of its own allowance is left");
         drop((small, large));
         assert_eq!((used(&budget), account.own.load(Ordering::Relaxed)), ((0, 0), 0));
         let mut grows = account.reserve(client(1), 1).unwrap();

@@ -20,7 +20,7 @@ pub(crate) struct Metrics {
     connections: AtomicU64,
     /// Bytes that they may take at most, beside what is counted.
     uncounted: AtomicU64,
-    /// By the bound that they are below; the last is for all others.
+    /// Requests by the lowest bound above their time; the last counts all others.
     times: [AtomicU64; BOUNDS_US.len() + 1],
     time_us: AtomicU64,
     /// Responses of servers that were malformed, or cut.
@@ -110,8 +110,8 @@ pub(crate) struct ProcessTotals {
     /// Requests and tunnels that were evicted, because they were slow or silent while others
     /// waited.
     pub(crate) evicted: u64,
-    /// Bytes that are held for clients beyond what each connection may, and how often more was
-    /// refused.
+    /// Bytes that are held for clients beyond each connection's own allowance, and how often more
+    /// was refused.
     pub(crate) held: usize,
     pub(crate) over_budget: u64,
     /// Responses that clients have left unread.

@@ -22,7 +22,7 @@ pub(crate) struct FullResponse {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) retry_after: Option<Cow<'static, str>>,
-    /// Where to ask instead.
+    /// The `Location` of a redirect.
     pub(crate) location: Option<String>,
     /// The methods that the path has.
     pub(crate) allow: Option<String>,

@@ -279,7 +279,7 @@ impl Proxy<'_> {
                     (read, _) => read.map_err(BodyError::Problem)?,
                 };
                 drop(held);
-                // A client that does not read its answers does not get more and more of them.
+                // A client that does not read its answers must not get more and more of them.
                 let held = Some(room.hold(body.len())?);
                 Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
             }

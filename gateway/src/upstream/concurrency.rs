@@ -216,7 +216,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// A request waits: slow clients are evicted. Gives how many are.
+    /// A request waits, so slow clients are evicted. Gives how many are.
     fn evict_for_waiters(&self, now: Instant) -> usize {
         let mut state = self.lock();
         if state.queue.waiting() == 0 {

@@ -121,7 +121,7 @@ impl RawCall<'_> {
 
     /// The service of this node, if it may answer the call itself.
     fn local(&self) -> Option<Arc<dyn LocalCall>> {
-        // A stream needs a connection: to this node itself, if it is listed.
+        // A stream needs a connection, even to this node itself, which must be listed.
         let is_elsewhere = self.address.is_some() || self.pick.instance.is_some() || self.window.is_some();
         if is_elsewhere || self.progress.declined_here {
             return None;
@@ -230,7 +230,7 @@ impl RawCall<'_> {
         let retries = self.mesh.retries();
         match outcome {
             Ok(frame) => {
-                // The node has not begun with the call: another one may carry it out.
+                // The node has not begun the call, so another one may carry it out.
                 let declined = is_declined(&frame);
                 if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
                     self.progress.declined = Some(frame);

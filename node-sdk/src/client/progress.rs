@@ -41,7 +41,7 @@ pub(super) enum CallState {
     #[default]
     Due,
     Waiting(PendingCall),
-    /// This node answers itself.
+    /// This node itself answers.
     Own(LocalAnswer),
 }
 

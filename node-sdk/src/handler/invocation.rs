@@ -62,9 +62,9 @@ impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
     }
 }
 
-/// What a [layer](crate::NodeBuilder::layer) stands around: the layers inside it, and the handler.
-/// An argument of the layer's function. A layer that drops it answers in place of the handler.
-/// Nothing inside of a layer begins, and no argument is read, before the layer runs it.
+/// What a [layer](crate::NodeBuilder::layer) wraps: the layers inside it, and the handler. An
+/// argument of the layer's function. A layer that drops it answers in place of the handler. Nothing
+/// inside of a layer begins, and no argument is read, before the layer runs it.
 pub struct Next {
     inner: Arc<dyn AnyHandler>,
     call: KeptCall,
@@ -129,7 +129,9 @@ where
                 Context::open_stream();
                 return sink.poll_parts(this.parts.insert(parts), task);
             }
-            Ok(Ok(_parts)) => sink.failure(&ServiceError::new(406, "stream", "the answer is a stream; open one")),
+            Ok(Ok(_parts)) => {
+                sink.failure(&ServiceError::new(406, "stream", "this route answers with a stream; open a stream"))
+            }
             Ok(Err(result)) => sink.success(result.status(), |out| respond::append(&result, out)),
             Err(error) => sink.failure(&error.into()),
         }

@@ -1,5 +1,5 @@
-//! Guards, which check a call before its handler, and layers, which stand around it. What is inside
-//! begins when they let it.
+//! Guards, which check a call before its handler, and layers, which wrap it. What is inside begins
+//! when they let it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,10 +40,10 @@ impl AnyHandler for Layered {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
         let next = Next::new(Arc::clone(&self.inner), call.keep()?);
         call.next.replace(Some(next));
-        let begun = self.layer.begin(call);
+        let started = self.layer.begin(call);
         // A `Next` that the layer has not used must not reach the layer around it.
         call.next.replace(None);
-        begun
+        started
     }
 
     fn missing(&self, states: &StateMap) -> Option<&'static str> {

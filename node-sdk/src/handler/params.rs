@@ -25,7 +25,7 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
         serde_json::from_str::<&RawValue>(text)?;
         return read_object(text);
     }
-    // No arguments are enough for a type that needs no member.
+    // A type that needs no members accepts absent arguments.
     if text == "null" { read_object("{}").map_err(|_| error) } else { Err(error) }
 }
 

@@ -169,7 +169,7 @@ impl CallerConnection<'_> {
                 at_caller.reset();
             }
             connection.charge();
-            // A caller that never pauses yields the thread all the same, whatever its packets cost.
+            // Even a caller that never pauses yields the thread, whatever its packets cost.
             if connection.slice.is_over() {
                 connection.slice.yield_now().await;
             } else if connection.large.is_some() {
@@ -190,14 +190,14 @@ impl CallerConnection<'_> {
             let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
             let is_full = held >= allowed_bytes;
             let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
-            // A packet that has begun must end; only running calls may delay it.
+            // A packet that has begun must be completed; only running calls may delay it.
             let is_timed = listening && (!is_full || connection.reader.buffered().len() > held / 2);
             let leaving = connection.leaving;
             let CallerConnection { reader, running, responses, received, slice, .. } = &mut *connection;
             tokio::select! {
                 biased;
                 writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-                () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it reads none of its responses",
+                () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "the caller does not read its responses",
                 () = finish.cancelled(), if !leaving => {
                     connection.leaving = true;
                     connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
@@ -219,7 +219,7 @@ impl CallerConnection<'_> {
             }
             connection.slice.resume();
             if !is_timed {
-                // Otherwise its time would count from the last check, and might be over by now.
+                // Otherwise its time would count from the last check, and might already be over.
                 connection.reader.defer_deadline();
             }
         }

@@ -41,7 +41,7 @@ pub(crate) struct LocalService {
     pub(crate) instance: Arc<str>,
     pub(crate) router: Router<LocalRoute>,
     pub(crate) node: Arc<NodeContext>,
-    /// What version 1 callers on this machine have read.
+    /// Observes what version 1 callers on this machine have read.
     pub(crate) local_queues: PeerBacklog,
     /// The time slices of callers that send without a pause.
     pub(crate) busy: SliceQueue,
@@ -60,7 +60,7 @@ pub(crate) struct LocalRoute {
     pub(crate) handler: Arc<dyn AnyHandler>,
     /// How many calls may run at a time.
     pub(crate) max_concurrency: Option<ConcurrencyLimit>,
-    /// Its calls are not answered, even if they ask for it.
+    /// Its calls are not answered, even if they ask for an answer.
     pub(crate) one_way: bool,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct StartedCall {
     running: Result<RunningHandler, ServiceError>,
     /// It is not idempotent, or has no response: it is finished even if its caller goes.
     finishes: bool,
-    /// Counts among the calls that may run.
+    /// The permit to run at the same time as other calls of the route.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -197,7 +197,7 @@ impl LocalService {
             next: RefCell::new(None),
             node: &self.node,
         };
-        // A panic while arguments are read must cost this call only, like one in the handler.
+        // A panic while arguments are read must cost only this call, as one in the handler does.
         let begin = || match full.zip(place) {
             None => offer.handler.begin(&call),
             Some((limit, place)) => call.keep().map(|kept| limit.wait(place, &offer.handler, kept)),

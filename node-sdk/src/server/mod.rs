@@ -62,7 +62,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
                 connections.abort_all();
                 return connections.len() + service.tasks.len();
             }
-            // Callers that do not know yet that the node stops are served too.
+            // Callers that do not yet know that the node stops are served too.
             (stream, peer) = acceptor.accept() => {
                 if connections.len() < MAX_CALLERS {
                     set_options(&stream);

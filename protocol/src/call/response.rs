@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_usual_success_is_cut_out_and_all_else_is_not() {
+    fn only_a_usual_success_is_split() {
         let mut out = BytesMut::new();
         write_response(&mut out, Version::V2, &Key::Number(7), ResponsePayload::Success(200, "[1]"));
         assert_eq!(success_parts(&out[..out.len() - 2]), Some((7, b"[1]".as_slice())));

@@ -34,7 +34,8 @@ use crate::message::problem::Problem;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 
-/// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
+/// Bytes of requests that are read ahead while one is being answered: ten thousand clients may do
+/// that.
 const MAX_AHEAD_BYTES: usize = 16 * 1024;
 /// Bytes of a head that are not counted: nearly all heads are smaller. Larger ones come from the
 /// budget of all clients until they are answered.
@@ -202,7 +203,7 @@ impl Http1Connection<'_> {
         self.head_reservation.as_mut().map_or(Ok(()), |held| held.grow_shared_to(self.input.buffer.len()))
     }
 
-    /// Reads more, or tells what to say instead.
+    /// Reads more, or returns the problem to answer with.
     async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
         let (has_begun, now) = (self.input.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
         // The time for a head begins with its first byte; that for the first head begins with the

@@ -63,8 +63,8 @@ pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES
     + FRAME_BYTES
     + MAX_SEND_BYTES
     + FREE_STREAMS * (STREAM_BYTES + FREE_FIELD_BYTES);
-/// What a further one costs, beside its fields, until it is answered; it comes from the budget of
-/// all clients. 4.7 kB were seen.
+/// The bytes charged to the budget of all clients for a further stream, beside its fields, until it
+/// is answered. 4.7 kB were measured.
 const STREAM_BYTES: usize = 5 * 1024;
 /// Streams that we may have to reset because of the client's errors.
 const MAX_LOCAL_RESETS: usize = 100;
