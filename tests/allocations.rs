@@ -1,5 +1,5 @@
-//! Heap allocations of a call, both sides together, once everything is warm. They are counted, so
-//! the result does not depend on a clock.
+//! Heap allocations of a call, on both sides together, after warming up. They are counted, so the
+//! result does not depend on a clock.
 #![expect(clippy::print_stdout, reason = "the figures are worth seeing")]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how to fail")]
 
@@ -34,7 +34,7 @@ async fn good(Params(good): Params<Message>) -> Result<Message, ServiceError> {
     Ok(good)
 }
 
-/// Allocations per call of one round of calls, 64 at a time, after one that is not counted.
+/// Allocations per call of one round of calls, 64 at a time, after a round that is not counted.
 fn check<T>(runtime: &Runtime, caller: &Node, url: &'static str, value: &T, limit: f64)
 where
     T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + Clone + Send + Sync + 'static,

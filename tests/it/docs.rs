@@ -1,5 +1,5 @@
-//! The documents are true: the code map names all folders there are, what it calls pure is pure, and
-//! files that documents name are there.
+//! The documents are true: the code map names all folders, pure modules are pure, and the files
+//! that documents name exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The folders that the map names: those of its lines that begin with a path.
+/// The folders that the map names, one for each line that begins with a path.
 fn mapped() -> Vec<(String, bool)> {
     let text = read(MAP);
     let mut folders = Vec::new();

@@ -1,4 +1,4 @@
-//! Just enough of an HTTP client to see every byte that a gateway answers.
+//! An HTTP client that shows every byte of a gateway's answers.
 
 use std::net::SocketAddr;
 
@@ -9,14 +9,14 @@ use tokio::time::timeout;
 
 use crate::PATIENCE;
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// HTTP's number.
+    /// The HTTP status.
     pub status: u16,
     /// Name, in small letters, and value.
     pub headers: Vec<(String, String)>,
-    /// All of it.
+    /// The whole body.
     pub body: String,
 }
 
@@ -51,7 +51,7 @@ impl HttpClient {
         Self { stream: BufReader::new(TcpStream::connect(address).await.unwrap()) }
     }
 
-    /// Over a connection that is there.
+    /// Uses an open connection.
     pub fn over(stream: TcpStream) -> Self {
         Self { stream: BufReader::new(stream) }
     }

@@ -1,4 +1,4 @@
-//! Raw bytes on a socket: what a peer of any version, or of none, can do.
+//! Raw bytes on a socket, as a peer of any version, or of none, can send them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Peer {
         Self::over(TcpStream::connect(address).await.unwrap())
     }
 
-    /// Uses a connection that is there.
+    /// Uses an open connection.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { stream, decoder: protocol::FrameDecoder::new(64 << 20), replica: Replica::default() }
@@ -67,7 +67,7 @@ impl Peer {
         self.stream.local_addr().unwrap().port()
     }
 
-    /// Whether the system has been told that the connection is void; asks once, without reading.
+    /// Whether the system has received a reset; checks once, without reading.
     pub fn is_reset(&self) -> bool {
         let error = SockRef::from(&self.stream).take_error().unwrap();
         error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
@@ -251,7 +251,7 @@ impl Listener {
     }
 
     /// An address where connects are neither answered nor refused, because its backlog is full.
-    /// Keep both sockets for as long as it is needed.
+    /// Keep both sockets as long as the address is needed.
     pub async fn black_hole() -> (Socket, u16, Vec<Socket>) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();

@@ -79,23 +79,23 @@ impl Process {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// `kill -9`, and gone.
+    /// `kill -9`, and waits for the end.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, and returns how it ended.
     pub async fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
     }
 
-    /// How it ended, by itself.
+    /// Waits until it ends by itself, and returns how.
     pub async fn ended(&mut self) -> ExitStatus {
         self.ended_within(PATIENCE).await
     }
 
-    /// The same, for one that takes its time.
+    /// The same, for a program that takes long.
     pub async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
         match timeout(patience, self.child.wait()).await {
             Ok(status) => status.unwrap(),
@@ -103,7 +103,7 @@ impl Process {
         }
     }
 
-    /// Whether it is still there.
+    /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

@@ -85,7 +85,7 @@ impl RawStream {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// What comes up to and with `end`; less when the connection ends.
+    /// The text up to and including `end`; less when the connection ends.
     pub async fn read_to(&mut self, end: &str) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end.as_bytes()) {
@@ -102,7 +102,7 @@ impl RawStream {
         self.read_to("\r\n\r\n").await
     }
 
-    /// What comes until the connection ends.
+    /// The text until the connection ends.
     pub async fn rest(&mut self) -> String {
         let mut text = String::new();
         timeout(PATIENCE, self.0.read_to_string(&mut text)).await.expect("the end").unwrap_or_default();
@@ -110,7 +110,7 @@ impl RawStream {
     }
 }
 
-/// A server that says what it was asked after its own port, with a status that can be changed.
+/// A server that answers with its own port and the request, and with a status that can be changed.
 #[derive(Debug)]
 pub struct CountingServer {
     /// Where it listens.
@@ -147,7 +147,7 @@ impl CountingServer {
                         count.fetch_add(1, Ordering::Relaxed);
                         let status = code.load(Ordering::Relaxed);
                         if status == 0 {
-                            // It works on it for good.
+                            // It never answers.
                             std::future::pending::<()>().await;
                         }
                         let body = format!("{}\n{head}", address.port());
@@ -208,7 +208,7 @@ pub async fn gateway_before(cluster: &Cluster, server: Server) -> (SocketAddr, S
     (gateway, server)
 }
 
-/// A request that no server is asked: it makes no sense once the route is known.
+/// A request that never reaches a server: it is malformed once the route is known.
 pub async fn try_request(gateway: SocketAddr) -> String {
     let mut client = RawStream::to(gateway).await;
     client
@@ -222,7 +222,7 @@ pub async fn serve_prefixes(prefixes: &[&str]) -> (Cluster, SocketAddr, Server) 
     let cluster = Cluster::start();
     let server = Server::join(&cluster, prefixes).await;
     let (gateway, server) = gateway_before(&cluster, server).await;
-    // The probe may have come as far as a connection.
+    // The probe may have made a connection.
     while timeout(Duration::from_millis(50), server.listener.accept()).await.is_ok() {}
     (cluster, gateway, server)
 }

@@ -16,7 +16,7 @@ fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
 /// Verdicts by the name of their check, and the exit code.
 async fn end(mut process: Process) -> (BTreeMap<String, String>, Option<i32>) {
     let code = process.ended().await.code();
-    // What it printed last may be read after its end.
+    // Its last lines may be read after its end.
     process.line(if code == Some(2) { "no process" } else { "in all" }).await;
     let output = process.output();
     let output = output.split("in all").next().unwrap_or_default();
@@ -44,7 +44,7 @@ async fn our_nodes_keep_the_protocol() {
     assert_eq!(with(&verdicts, "FAILED"), Vec::<&str>::new());
     assert_eq!((with(&verdicts, "skipped").len(), code), (0, Some(0)));
     assert!(verdicts.len() > 20, "{verdicts:?}");
-    // One answer of three parts, and one without end.
+    // One answer with three parts, and one without end.
     for (params, seen) in [(r#"{"to":3}"#, "the end, as number 4"), ("{}", "5 parts and more")] {
         let mut process = begin(address, &["--url", "GET/count", "--params", params, "--only", "stream"]);
         process.line(seen).await;

@@ -1,4 +1,4 @@
-//! Plain JavaScript: what old services gain by one changed line.
+//! The services in plain JavaScript, and an old service with one changed line.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ async fn the_javascript_files_pass_their_own_tests() {
     }
     let file = example("mesh.test.js");
     let mut tests = Process::start("node", &["--test", file.to_str().unwrap()]);
-    // Some of them wait until time-outs of 10 s are over.
+    // Some tests wait for time-outs of 10 s.
     assert_eq!(tests.ended_within(4 * PATIENCE).await.code(), Some(0), "{}", tests.output());
 }
 
@@ -38,7 +38,7 @@ async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
     let stored: Value = caller.peers().call("POST/goods", &json!({ "name": "사과 ¶" })).await.unwrap();
     assert_eq!(stored, json!([{ "name": "사과 ¶" }]));
 
-    // An old one: in pieces, and with a key that JavaScript cannot count to.
+    // An old caller: in pieces, and with a key beyond JavaScript's integers.
     let mut old = Peer::connect(([127, 0, 0, 1], port).into()).await;
     let call = r#"{"uri":"/goods","method":"GET","params":{"key":9007199254740993}}¶"#;
     for byte in call.as_bytes() {
@@ -48,7 +48,7 @@ async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
         r#"{"key":9007199254740993,"errorcode":0,"errormessage":"success","results":[{"name":"사과 \u00b6"}]}¶"#;
     assert_eq!(String::from_utf8(old.next_bytes().await).unwrap(), answer);
     old.send(r#"{"uri":"/goods","method":"PATCH","params":{"key":1}}¶"#).await;
-    assert_eq!(old.next().await.unwrap()["errorcode"], 501, "and not a null that has no key");
+    assert_eq!(old.next().await.unwrap()["errorcode"], 501, "and not a null without a key");
 
     // A person with a browser.
     assert_eq!(Cluster::wait_routed(gateway, "/goods").await.json(), json!([{ "name": "사과 ¶" }]));

@@ -1,5 +1,4 @@
-//! What the repository shows to its readers works: the shop, the services in JavaScript, and the
-//! checks of `nodeconform`.
+//! The examples work: the shop, the services in JavaScript, and the checks of `nodeconform`.
 
 mod conformance;
 mod js;

@@ -1,4 +1,4 @@
-//! Many clients that are slow or idle, or whose requests take long: what others notice of them.
+//! Many clients that are slow or idle, or whose requests take long, and how they affect others.
 
 mod held_bytes;
 mod tls;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Permits of the server for requests, and as many for tunnels.
+/// Permits of the server for requests, and the same number for tunnels.
 const PERMITS: usize = 40;
 /// More than that.
 const ATTACKERS: usize = 3 * PERMITS;
@@ -66,7 +66,7 @@ async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, begun)
 }
 
-/// A gateway before that server, and how many requests the server has begun.
+/// A gateway in front of that server, and how many requests the server has begun.
 async fn gateway(cluster: &Cluster, route: Route) -> (SocketAddr, Arc<AtomicUsize>) {
     let (address, begun) = server().await;
     let route = Route { servers: vec![FixedServer { address: address.into(), weight: 100 }], ..route };
@@ -77,7 +77,7 @@ fn route() -> Route {
     Route { max_connections: PERMITS, max_tunnels: PERMITS, ..Route::new(vec!["/".to_owned()]) }
 }
 
-/// Connects from one of this machine's addresses, and takes little ahead.
+/// Connects from one of this machine's addresses, with a small receive buffer.
 async fn connect(from: u8, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -91,20 +91,20 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpg
 struct SlowClient {
     name: &'static str,
     first: &'static str,
-    /// Said again every 0.1 s.
+    /// Sent again every 0.1 s.
     again: &'static str,
     /// How many addresses they come from, beginning with this one.
     addresses: (u8, u8),
 }
 
 impl SlowClient {
-    /// How many permits they get at least: one client alone has no more than nine tenths of them,
+    /// The least number of permits that they get: one client alone has at most nine tenths of them,
     /// and once half of them are taken, a body has to be gathered first.
     fn permits(&self) -> usize {
         if self.first == POST { PERMITS / 2 } else { PERMITS * 9 / 10 }
     }
 
-    /// Connects all of them; they go on until this is dropped.
+    /// Connects all attackers, which go on until this is dropped.
     async fn begin(&self, gateway: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let (first, count) = self.addresses;
         let come = (0..ATTACKERS).map(async |at| {
@@ -125,7 +125,7 @@ impl SlowClient {
     }
 }
 
-/// Good clients, one after the other, are answered in time during the attack.
+/// Good clients, one after another, are answered in time during the attack.
 async fn check(attack: SlowClient) {
     let cluster = Cluster::start();
     let (at, begun) = gateway(&cluster, route()).await;
@@ -142,7 +142,7 @@ async fn check(attack: SlowClient) {
         worst = worst.max(begun.elapsed());
         sleep(Duration::from_millis(20)).await;
     }
-    // A request may wait for a slow client once, but never until it is declined.
+    // A request may wait for a slow client once, but never until it is rejected.
     assert!(worst < Duration::from_secs(3), "{}: {worst:?}", attack.name);
     let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
@@ -242,7 +242,7 @@ async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
         held.push(slow);
     }
     eventually("the server is busy", async || begun.load(Ordering::Relaxed) == held.len()).await;
-    // In pieces, with trailers, whole or not: what has been gathered is passed on as it came.
+    // In pieces, with trailers, complete or not: gathered bytes are passed on unchanged.
     let long = "x".repeat(200_000);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     for (request, pieces) in [
@@ -271,7 +271,8 @@ async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
     drop(held);
 }
 
-/// Where clients have seats, and each attacker has begun something: a new client is served at once.
+/// Where attackers have all connections, and each has begun a message: a new client is served at
+/// once.
 async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
     const SEATS: usize = 100;
     let cluster = Cluster::start();

@@ -1,4 +1,4 @@
-//! HTTP/1 at the gateway: clients that are slow, idle or wrong.
+//! HTTP/1 at the gateway: clients that are slow, idle or faulty.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn clients_that_are_slow_or_idle_are_closed_and_others_are_not() {
     assert_eq!(idle.raw(b"").await, None, "kept alive, then closed");
 }
 
-/// Everything that comes on a connection which is asked this, until it ends.
+/// All bytes that a connection returns for this request, until it ends.
 async fn told(gateway: std::net::SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -54,7 +54,7 @@ async fn gh1_gh5_nothing_follows_a_malformed_request() {
         ("POST /double HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n", "200 400"),
         ("TRACE / HTTP/1.1\r\nHost: g\r\n\r\n", "200 405"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "200 505"),
-        // What is asked for beside it is passed over.
+        // The other options of that field are ignored.
         (
             "GET /double?n=1 HTTP/1.1\r\nHost: g\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
             "200 200",
@@ -96,7 +96,7 @@ async fn gh9_the_client_idle_for_longest_makes_room() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         clients.push(client);
     }
-    // The first asks again, so the second has been idle for longest.
+    // The first sends another request, so the second has been idle for longest.
     assert_eq!(clients[0].request("GET", "/double?n=1", "").await.unwrap().status, 200);
     let mut another = HttpClient::connect(gateway).await;
     assert_eq!(another.request("GET", "/double?n=2", "").await.unwrap().status, 200);
@@ -141,11 +141,11 @@ async fn gh29_operators_have_an_address_of_their_own() {
     gateway.line("127.0.0.1 \"- -\" 400 ").await;
     assert_eq!(ask("/nothing").await.0, 404);
     assert_eq!(request(admin, "POST", "/health", "{}").await.status, 405);
-    // The public has no part in it.
+    // The public address does not serve it.
     for path in ["/health", "/ready", "/metrics"] {
         assert_eq!(client.request("GET", path, "").await.unwrap().problem(), "no_route");
     }
-    // A port that is asked for and taken is an error; the default one is not worth failing for.
+    // A configured port that is taken is an error; for the default one the gateway does not fail.
     let other = format!("127.0.0.1:{}", tests::pick_port());
     let mut taken = Process::start(GATEWAY, &["--listen", &other, "--admin", &asked, "--distributor", &address]);
     assert_eq!(taken.ended().await.code(), Some(3));

@@ -94,7 +94,7 @@ async fn gu8_gu19_an_early_end_is_reported_to_the_other_side() {
     drop(behind);
     let error = timeout(PATIENCE, body.data()).await.unwrap().unwrap().unwrap_err();
     assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "not a clean end");
-    // A client that takes its request back takes it off the server, also when the answer has begun.
+    // A client that cancels its request cancels it at the server, even when the answer has begun.
     let (response, mut send) = client.send_request(head("POST", "/api").body(()).unwrap(), false).unwrap();
     let mut behind = server.accept().await;
     behind.head().await;
@@ -133,9 +133,8 @@ async fn gh18_requests_that_http1_cannot_express_are_refused() {
     check(&mut client, head("GET", "/double?n=1"), Ok(200)).await;
 }
 
-/// A path has no fragment (RFC 9113, 8.3.1), and the h2 crate cuts one off without a word. What is
-/// left is the only path that there is: it decides where the request goes, and is what the server
-/// is told.
+/// A path has no fragment (RFC 9113, 8.3.1), and the h2 crate cuts one off without a word. The
+/// remaining path decides where the request goes, and is the one that the server sees.
 #[tokio::test]
 async fn gh18_a_fragment_neither_routes_a_request_nor_reaches_a_server() {
     let (_cluster, gateway, server, _node) = served().await;
@@ -232,7 +231,7 @@ async fn rs2_an_http2_client_is_told_to_connect_elsewhere() {
     };
     timeout(PATIENCE, refused).await.expect("GOAWAY");
     behind.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    let response = timeout(PATIENCE, response).await.unwrap().expect("what is under way is answered");
+    let response = timeout(PATIENCE, response).await.unwrap().expect("requests under way are answered");
     assert_eq!(response.into_body().data().await.unwrap().unwrap(), "ok");
 }
 

@@ -1,4 +1,4 @@
-//! HTTP/2 at the gateway: what a client that floods, or does not read, costs.
+//! HTTP/2 at the gateway: clients that flood, or do not read.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -58,8 +58,8 @@ async fn gh18_fields_that_no_client_library_sends_are_refused() {
     }
 }
 
-/// Sends these frames, without reading a byte, until the gateway ends the connection: with what
-/// reason it does.
+/// Sends these frames, without reading a byte, until the gateway ends the connection. Returns its
+/// reason.
 async fn flood(gateway: SocketAddr, mut next: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
     let stream = TcpStream::connect(gateway).await.unwrap();
     let (mut read, mut write) = stream.into_split();
@@ -104,7 +104,7 @@ async fn gh12_to_gh16_floods_are_ended_and_others_are_served() {
     let (_cluster, gateway, _server, _node) = served().await;
     let mut good = connect(gateway).await;
     let headers = |at: u32| frame(1, 5, at * 2 + 1, &GET[..6]);
-    // Requests that are taken back at once (CVE-2023-44487), and those that the server is made to
+    // Requests that are cancelled at once (CVE-2023-44487), and requests that the server is made to
     // reset (CVE-2025-8671).
     assert_eq!(flood(gateway, |at| [headers(at), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat()).await, CALM);
     let reset_us = |at: u32| [headers(at), frame(8, 0, at * 2 + 1, &[0; 4])].concat();
@@ -120,8 +120,7 @@ async fn gh12_to_gh16_floods_are_ended_and_others_are_served() {
     let empty =
         |at: u32| if at == 0 { frame(1, 4, 1, &[0x83, 0x86, 0x84, 0x41, 1, b'g']) } else { frame(0, 0, 1, &[]) };
     assert!(flood(gateway, empty).await.is_some());
-    // A field of 4 kB that is named again and again: 16 kB are taken, counted as they are when
-    // decompressed.
+    // A field of 4 kB that is repeated: 16 kB are accepted, counted after decompression.
     let bomb = |at: u32| {
         let mut block = GET[..6].to_vec();
         if at == 0 {
@@ -175,7 +174,7 @@ async fn gh9_an_idle_http2_client_that_ignores_goaway_makes_room() {
     Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut deaf = TcpStream::connect(gateway).await.unwrap();
     deaf.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
-    // Its settings show that it has been let in.
+    // Its settings show that it has been accepted.
     deaf.read_exact(&mut [0; 9]).await.unwrap();
     assert_eq!(request(gateway, "GET", "/double?n=1", "").await.status, 200);
 }

@@ -1,5 +1,5 @@
-//! The gateway inside this process: what its clients see, in front of nodes and of HTTP servers.
-//! What needs a process of its own is in `process`.
+//! The gateway inside this process, in front of nodes and HTTP servers, as its clients see it.
+//! Tests that need a process of its own are in `process`.
 
 mod crowds;
 mod http1;

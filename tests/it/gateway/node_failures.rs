@@ -86,7 +86,7 @@ async fn gu8_gu9_a_call_that_may_have_been_carried_out_is_not_made_twice() {
     caller.reset();
     let response = post.await.unwrap();
     assert_eq!((response.status, response.problem()), (502, "node_lost".to_owned()));
-    // An idempotent one is tried once more where there is another, and no third time.
+    // An idempotent call is tried once more at another node, and not a third time.
     let calls = Arc::new(AtomicUsize::new(0));
     for raw in [node, RawNode::join(&cluster).await, RawNode::join(&cluster).await] {
         raw.reset_all(Arc::clone(&calls));
@@ -156,7 +156,7 @@ async fn gu19_a_call_whose_client_has_gone_is_not_sent() {
     client.send(format!("{head}{abandoned}").as_bytes()).await;
     let last = big("last");
     let last = tokio::spawn(async move { request(gateway, "POST", "/x", &last).await });
-    // The gateway has read both when it has answered something that came after them.
+    // The gateway has read both once it has answered a later request.
     for _ in 0..20 {
         request(gateway, "GET", "/nowhere", "").await;
     }
@@ -167,7 +167,7 @@ async fn gu19_a_call_whose_client_has_gone_is_not_sent() {
     caller.send_packet(&answer_to(&call)).await;
     assert_eq!(first.await.unwrap().json()["results"], "first");
     let call = caller.next().await.unwrap();
-    assert_eq!(call["params"]["n"], "last", "the one in between was taken back");
+    assert_eq!(call["params"]["n"], "last", "the call in between was cancelled");
     caller.send_packet(&answer_to(&call)).await;
     assert_eq!(last.await.unwrap().status, 200);
 }

@@ -1,4 +1,4 @@
-//! What a route sets: balance, health checks, limits, and trusted addresses.
+//! The settings of a route: balance, health checks, limits, and trusted addresses.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -65,9 +65,9 @@ async fn a_cookie_keeps_a_client_with_a_server_while_it_exists() {
     gone.stop().await;
     let next = ask(&cookie).await;
     assert_eq!((next.status, port(&next.body)), (200, left.address.port()));
-    assert_ne!(next.header("set-cookie"), Some(given), "it belongs to the other one from now on");
+    assert_ne!(next.header("set-cookie"), Some(given), "from now on it belongs to the other server");
     let forged = ask("gateway_server=0123456789abcdef.00").await;
-    assert!(forged.header("set-cookie").is_some(), "a forged one is not believed");
+    assert!(forged.header("set-cookie").is_some(), "a forged cookie is not accepted");
 }
 
 #[tokio::test]
@@ -167,8 +167,7 @@ async fn ov7_ov8_limits_answer_at_once_with_retry_after() {
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "its thread is held up on purpose")]
 async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
-    /// With stalls of this length the gateway, which runs in the same thread, is later than it may
-    /// be.
+    /// With stalls of this length the gateway, which runs in the same thread, lags too much.
     const STALL: Duration = Duration::from_secs(1);
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
@@ -328,7 +327,7 @@ async fn gu12_repeatable_requests_are_retried_elsewhere_within_a_budget() {
         assert_eq!(call.await.unwrap(), 504);
     }
     let tries = dead.asked() + well.asked();
-    // A fifth of them, and what was saved up.
+    // A fifth of them, and the saved ones.
     assert!(tries < 4 + dead_first + 200 + 40 + 25, "{tries} tries");
 }
 
@@ -362,7 +361,7 @@ async fn a_balancer_in_front_names_the_client() {
         (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
     ] {
         let mut connection = HttpClient::connect(at).await;
-        // In pieces: a header may be split wherever it likes.
+        // In pieces: a header may be split anywhere.
         let (first, second) = header.split_at(header.len() / 2);
         connection.send(first).await;
         tokio::time::sleep(Duration::from_millis(10)).await;

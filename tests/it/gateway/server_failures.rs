@@ -1,4 +1,4 @@
-//! HTTP servers that refuse, close, or answer what makes no sense.
+//! HTTP servers that refuse, close, or send malformed answers.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ async fn gu16_a_server_that_closes_idle_connections_costs_no_request() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let mut client = HttpClient::connect(gateway).await;
-    // It closes between requests; or with a request on its way, which is then sent again if that
-    // does no harm.
+    // The server closes between requests; or with a request on its way, which is then sent again if
+    // that does no harm.
     for (method, closes_first, status) in
         [("GET", true, 200), ("POST", true, 200), ("GET", false, 200), ("POST", false, 502)]
     {
@@ -40,7 +40,7 @@ async fn gu16_a_server_that_closes_idle_connections_costs_no_request() {
         assert_eq!(first, 200);
         if closes_first {
             drop(upstream);
-            // The gateway has heard of it: all of this is one loop.
+            // The gateway has noticed it, because all of this runs in one loop.
             tokio::time::sleep(Duration::from_millis(20)).await;
         } else {
             tokio::spawn(async move { upstream.head().await });
@@ -82,7 +82,8 @@ async fn gu3_gu8_gu18_faults_of_servers_are_reported() {
     check("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", 502, "bad_answer").await;
     check(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20), 502, "bad_answer").await;
     check("HTTP/1.1 100 Continue\r\n\r\n", 504, "deadline").await;
-    // Whose response is cut, sees that it is: no last chunk, less than was said, or a reset.
+    // A client whose response is cut notices it: no last chunk, fewer bytes than announced, or a
+    // reset.
     for (response, seen) in [
         ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "3\r\nabc\r\n"),
         ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense\r\n", "3\r\nabc\r\n"),
@@ -114,7 +115,7 @@ async fn gu19_a_server_learns_that_the_client_has_gone() {
 #[tokio::test]
 async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
-    // A large body that has gone through leaves both connections as they were.
+    // A large body that has passed through leaves both connections reusable.
     let mut client = RawStream::to(gateway).await;
     let post = "POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 200000\r\n\r\n";
     client.send(&format!("{post}{}", "x".repeat(200_000))).await;
@@ -124,8 +125,8 @@ async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     upstream.send(ok).await;
     assert!(!client.read_to("\r\n\r\nok").await.contains("close"));
-    // An early answer leaves the server with half a request, which the next one would be taken for
-    // the rest of.
+    // An early answer leaves the server with half a request, and it would take the next one for the
+    // rest.
     client.send(&format!("{post}{}", "x".repeat(100_000))).await;
     upstream.head().await;
     upstream.send(ok).await;
@@ -148,7 +149,7 @@ async fn gu8_a_body_that_ends_with_a_reset_is_incomplete() {
         drop(upstream);
         let mut rest = Vec::new();
         let end = timeout(PATIENCE, client.0.read_to_end(&mut rest)).await.expect("the end");
-        // No last chunk; and where there are none, a reset.
+        // No last chunk; or a reset, if there are no chunks.
         let last_chunk = rest.windows(3).any(|three| three == b"0\r\n");
         assert!(!last_chunk && (end.is_err() || version == "HTTP/1.1"), "{version}: {end:?} {rest:?}");
     }

@@ -1,4 +1,4 @@
-//! HTTP servers behind the gateway: what passes through.
+//! HTTP servers behind the gateway: requests and responses that pass through.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -99,7 +99,7 @@ async fn ten_megabytes_go_out_and_come_back_at_the_same_time() {
         }
         write
     });
-    // It answers with what it reads, before it has read all.
+    // It echoes what it reads before it has read everything.
     let mut upstream = server.accept().await;
     assert!(upstream.head().await.contains(&format!("\r\ncontent-length: {BYTES}\r\n")));
     upstream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n")).await;
@@ -245,7 +245,7 @@ async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() 
     };
     eventually("the longest prefix", async || answers("/api/x", &old).await).await;
     eventually("and all else", async || answers("/apix", &front).await).await;
-    // A deploy: the next version is there, and the one before goes.
+    // A deploy: the next version starts, and the earlier one leaves.
     let mut clients = Vec::new();
     let (done, _) = tokio::sync::watch::channel(false);
     for _ in 0..8 {
@@ -269,7 +269,7 @@ async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() 
         assert!(client.await.unwrap() > 0);
     }
     old.kill().await;
-    // The other prefix is not an answer to what was asked for.
+    // The other prefix does not answer this path.
     eventually("the last is gone", async || request(gateway, "GET", "/api/x", "").await.status == 503).await;
     let back = start("/api").await;
     eventually("one is back", async || answers("/api/x", &back).await).await;
@@ -317,7 +317,8 @@ async fn gh7_a_body_that_comes_too_slowly_is_given_up() {
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 100\r\n\r\nx").await;
     let mut upstream = server.accept().await;
     upstream.head().await;
-    // It has half a minute for its answer, and the client five seconds for the first kilobyte.
+    // The server has half a minute for its answer, and the client five seconds for the first
+    // kilobyte.
     let told = client.rest().await;
     assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("/problems/slow_body"), "{told}");
     assert_eq!(upstream.rest().await, "x");
@@ -337,10 +338,10 @@ async fn gh8_nothing_is_read_for_a_client_that_does_not_read() {
     upstream.head().await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
     let (mut sent, piece) = (0, vec![b'x'; 64 * 1024]);
-    // It goes on until the gateway gives the client up.
+    // It continues until the gateway closes the client.
     while timeout(PATIENCE, upstream.0.write_all(&piece)).await.expect("the end").is_ok() {
         sent += piece.len();
     }
-    // What both systems hold for two connections, and no more.
+    // No more than both systems hold for two connections.
     assert!(sent < 64 << 20, "{sent}");
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 const LINES: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
 
-/// A gateway before a node with streams, and how many idle ones are open.
+/// A gateway in front of a node with streams, and how many idle streams are open.
 async fn served() -> (Cluster, Node, SocketAddr, Arc<AtomicUsize>) {
     let cluster = Cluster::start();
     let working = Arc::new(AtomicUsize::new(0));
@@ -51,7 +51,7 @@ async fn a_client_that_accepts_a_stream_gets_lines_or_events() {
     check("/count?upto=2", EVENTS, 200, EVENTS, "data: 1\n\ndata: 2\n\n").await;
     let many: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
     check("/count?upto=50000", LINES, 200, LINES, &many).await;
-    // What comes in one piece is what it ever was.
+    // An answer in one piece is unchanged.
     check("/plain", LINES, 200, "application/json", "7").await;
     let problem = |kind: &str, title: &str, status: u16, detail: &str| {
         format!(r#"{{"type":"/problems/{kind}","title":"{title}","status":{status},"detail":"{detail}"}}"#)
@@ -64,7 +64,7 @@ async fn a_client_that_accepts_a_stream_gets_lines_or_events() {
     check("/count?upto=3", "*/*", 406, "application/problem+json", &stream).await;
 }
 
-/// All that comes, until the connection ends.
+/// All bytes until the connection ends.
 async fn to_the_end(gateway: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(request).await.unwrap();
@@ -87,7 +87,7 @@ async fn gu8_a_cut_stream_does_not_look_complete() {
     let path = "/count?upto=9&fails_at=5";
     let all = to_the_end(gateway, &get(path, LINES)).await;
     assert!(all.contains("4\n") && !all.ends_with("0\r\n\r\n"), "{all}");
-    // Without chunks the connection's end would be the body's: it is reset.
+    // Without chunks the end of the connection would be that of the body, so it is reset.
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.0\r\nAccept: {LINES}\r\n\r\n").as_bytes()).await.unwrap();
     let read = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("the end");
@@ -164,8 +164,8 @@ async fn gh8_a_stream_waits_for_a_client_that_does_not_read() {
     stream.write_all(&get("/large", LINES)).await.unwrap();
     eventually("something is sent", async || made.load(Ordering::Relaxed) > 2).await;
     eventually("it is given up", async || Arc::strong_count(&made) == idle).await;
-    // Of 100 MB less than 1 was made: a small window on the way from the node, and what the system
-    // takes.
+    // Less than 1 of 100 MB was made: a small window on the way from the node, and the bytes that
+    // the system takes.
     let made = made.load(Ordering::Relaxed);
     let mut all = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("the end");

@@ -14,16 +14,16 @@ use tokio::net::TcpStream;
 
 use crate::programs::{DISTRIBUTOR, GATEWAY, GOODS, HELLO, SHOP};
 
-/// What has become of standard output and standard error.
+/// The state of standard output and standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
-    /// A pipe whose reader goes once the program is up.
+    /// A pipe whose reader closes once the program is up.
     Dead,
     /// A pipe that is not read, and is full once the program is up.
     Full,
     /// The same, full from the beginning.
     AlwaysFull,
-    /// There is none.
+    /// It is closed.
     Closed,
     /// A full disk.
     NoSpace,
@@ -62,7 +62,7 @@ impl Program {
         Self { child, output: pipe }
     }
 
-    /// Takes its output away, unless that was done at the beginning.
+    /// Closes its output, unless that was done at the beginning.
     fn take_output(&mut self, output: Output) {
         match output {
             Output::Dead => self.output = None,
@@ -97,7 +97,7 @@ impl Drop for Program {
 /// Writes into a pipe until it takes nothing more.
 fn fill(pipe: &PipeWriter) {
     let mut more = pipe.try_clone().unwrap();
-    // Waits for ever, or until the reader goes.
+    // Waits for ever, or until the reader closes.
     std::thread::spawn(move || while more.write_all(&[b'x'; 4096]).is_ok() {});
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     while poll(&mut [PollFd::new(pipe, PollFlags::OUT)], Some(&now)).unwrap() > 0 {
@@ -105,7 +105,7 @@ fn fill(pipe: &PipeWriter) {
     }
 }
 
-/// Starts a program, takes its output away, sends a signal, or two, and gives how it ended.
+/// Starts a program, closes its output, sends one or two signals, and returns how it ended.
 async fn end(program: &'static str, output: Output, signal: Signal, is_twice: bool) -> ExitStatus {
     let cluster = Cluster::start();
     let distributor = cluster.address.to_string();
@@ -130,7 +130,7 @@ async fn end(program: &'static str, output: Output, signal: Signal, is_twice: bo
     })
     .await;
     if is_stuck {
-        // It has its handlers from about then on; before that a signal ends it as well.
+        // It has its handlers from about then on; before that, a signal ends it too.
         eventually("its handlers are there", async || catches(process.child.id(), signal)).await;
     }
     process.take_output(output);
@@ -170,9 +170,9 @@ async fn rs19_programs_stop_whatever_their_output_does() {
         let status = end(program, output, signal, is_twice).await;
         let is_stuck = program == HELLO && output == Output::AlwaysFull;
         let expected: &[i32] = match is_twice {
-            // It may have been done already.
+            // It may already have ended.
             true => &[130, 0],
-            // Its own log keeps it: it is ended after the time that was announced.
+            // Its own log blocks it, so it is ended after the announced time.
             false if is_stuck => &[1],
             false => &[0],
         };

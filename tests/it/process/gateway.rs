@@ -43,25 +43,25 @@ async fn tls_shows_each_name_its_certificate_and_replaces_them_without_loss() {
         assert!(seen.contains("x-forwarded-proto: https\r\n") && seen.contains("proto=https\r\n"), "{seen}");
         assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     }
-    // There is no certificate for that name: the first is shown, and the client refuses it.
+    // There is no certificate for that name. The first one is shown, and the client refuses it.
     let error = connect_tls(&client, secure, "c.test").await.unwrap_err();
     assert!(error.to_string().contains("not valid for name"), "{error}");
-    // What was agreed once need not be agreed again.
+    // A session can be resumed.
     let mut again = connect_tls(&client, secure, "a.test").await.unwrap();
     ask_tls(&mut again, "/", "a.test").await;
     assert_eq!(again.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
 
-    // A new certificate for another name; who is connected stays.
+    // A new certificate for another name; connected clients stay.
     let c = files.certificate("c", &["c.test"]);
     files.write(&text.replace(&b, &c));
     gateway.signal(Signal::HUP);
     gateway.line("the configuration has been reloaded").await;
     eventually("the new certificate is shown", async || connect_tls(&client, secure, "c.test").await.is_ok()).await;
-    // One that has agreed before may come back without being shown anything.
+    // A client with a session may come back without being shown a certificate.
     assert!(connect_tls(&files.client(&[]), secure, "b.test").await.is_err());
     assert!(ask_tls(&mut again, "/still", "a.test").await.contains("GET /still HTTP/1.1"));
 
-    // What is wrong is told, and changes nothing.
+    // Mistakes are reported, and change nothing.
     std::fs::write(files.path("c.key"), "no key").unwrap();
     gateway.signal(Signal::HUP);
     let line = gateway.line("the configuration stays as it was").await;
@@ -77,11 +77,11 @@ async fn tls_shows_each_name_its_certificate_and_replaces_them_without_loss() {
         assert!(moved.status == 308 && to.ends_with("/secret?x=1"), "gh31 {trick}: {moved:?}");
     }
     let challenge = request(plain, "GET", "/.well-known/acme-challenge/x", "").await;
-    assert_eq!(challenge.status, 200, "for those who issue certificates");
+    assert_eq!(challenge.status, 200, "for certificate authorities");
     assert_eq!(
         request(secure, "GET", "/", "").await.problem(),
         "tls_wanted",
-        "in words, for clients that forgot the s"
+        "an answer for clients that forgot the s"
     );
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
@@ -148,7 +148,7 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     gateway.signal(Signal::HUP);
     gateway.line("has been reloaded").await;
     eventually("the new route", async || request(at, "GET", "/two", "").await.status == 200).await;
-    assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 200, "over a connection that was there before");
+    assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 200, "over an earlier connection");
     assert_eq!(kept.request("GET", "/one", "").await.unwrap().problem(), "no_route");
     files.write(&text("/three", one, "max_body = 3"));
     gateway.signal(Signal::HUP);
@@ -161,8 +161,8 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 
-/// Asks again and again, with a connection for every few requests, until told to stop: how many
-/// were answered, and what was not.
+/// Sends requests, with a connection for every few, until told to stop. Counts the answered ones,
+/// and keeps the failures.
 async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Vec<String> {
     let mut failed = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -222,11 +222,11 @@ async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
     let pid = line.split("pid=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
     let successor = rustix::process::Pid::from_raw(pid).unwrap();
     client.send("still").await;
-    assert_eq!(behind.read_to("still").await, "still", "a tunnel lives on while its process drains");
+    assert_eq!(behind.read_to("still").await, "still", "a tunnel continues while its process drains");
     more().await;
     let mut gateway = gateway;
     assert_eq!(gateway.ended().await.code(), Some(0));
-    assert_eq!(client.rest().await, "", "and is cut when that has taken as long as it may");
+    assert_eq!(client.rest().await, "", "and is cut when the drain times out");
     more().await;
     stop.store(true, Ordering::Relaxed);
     for load in loads {

@@ -1,4 +1,4 @@
-//! What the Distributor tells operators who ask for it over HTTP.
+//! The metrics of the Distributor over HTTP.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl WatchedDistributor {
         HttpClient::connect(self.admin).await.request(method, path, "").await.unwrap()
     }
 
-    /// The value of a figure; 0 when it is not shown.
+    /// The value of a metric; 0 when it is not shown.
     async fn figure(&self, name: &str) -> u64 {
         let text = self.ask("GET", "/metrics").await.body;
         let value = text.lines().find_map(|line| line.strip_prefix(&format!("distributor_{name} ")));
@@ -84,7 +84,7 @@ async fn oe17_metrics_of_the_distributor_follow_events() {
     }
     assert!(watched.figure("told_total").await > 0 && watched.figure("revision").await > 0);
     assert!(watched.figure("memory_bytes{kind=\"list\"}").await > 0);
-    // It had its time, and the other one has its room now.
+    // Its time is over, and the other packet now has its room.
     watched.becomes("cut_total{reason=\"frame_timeout\"}", 1).await;
     watched.becomes("waiting_for_memory", 0).await;
     let report = json!({ "uri": "/distributes", "method": "PATCH", "key": 1, "params": { "failed": 1 }, "$": {} });
@@ -116,7 +116,7 @@ async fn oe17_idle_operators_of_the_distributor_do_not_block_others() {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: d\r\n\r\n");
         let mut client = HttpClient::connect(watched.admin).await;
         if method == "HEAD" {
-            // It has the length of a body, and none.
+            // It has the length of a body, but no body.
             let mut stream = TcpStream::connect(watched.admin).await.unwrap();
             stream.write_all(head.as_bytes()).await.unwrap();
             let mut answer = String::new();
@@ -130,7 +130,7 @@ async fn oe17_idle_operators_of_the_distributor_do_not_block_others() {
     let mut endless = HttpClient::connect(watched.admin).await;
     let answer = endless.raw("GET /health HTTP/1.1\r\n".repeat(1000).as_bytes()).await;
     assert!(answer.is_none_or(|answer| answer.status == 431));
-    // Nodes notice nothing of it.
+    // Nodes are not affected.
     let mut node = Peer::connect(watched.at).await;
     node.register_v2("goods", 1, "goods", None).await;
     node.list_with("goods").await;

@@ -1,5 +1,5 @@
 //! Programs as operators run them: files, signals, output, networks and resources that fail. No
-//! test here looks into a program; it asks from outside.
+//! test here looks into a program: each one asks from outside.
 
 mod endings;
 mod gateway;

@@ -1,5 +1,5 @@
-//! Networks that fail: each test has a machine of its own at the end of a cable. Skipped, with a
-//! line, where that is not possible.
+//! Networks that fail. Each test has a machine of its own at the end of a cable; without the rights
+//! or tools for that, it is skipped with a message.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::programs::{GATEWAY, NODE};
 
-/// A Distributor that listens here, a node of ours over there that has joined, and a peer that
-/// watches.
+/// A Distributor that listens here, a node of ours on the other machine that has joined, and a peer
+/// that watches.
 async fn scene(net: &Namespace, config: distributor::Config) -> (Cluster, Process, Peer) {
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), config);
     let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
@@ -52,7 +52,7 @@ async fn cr7_an_old_node_whose_machine_is_gone_is_noticed_by_the_system() {
     let registration = json!({ "port": 9, "name": "old", "urls": [] });
     let packet = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": registration });
     let (here, port) = (net.here, cluster.address.port());
-    // As silent as an old node: it registers, reads, and says nothing more.
+    // As silent as an old node: it registers, reads, and sends nothing more.
     let script = format!("exec 3<>/dev/tcp/{here}/{port}; printf '%s¶' '{packet}' >&3; exec cat <&3");
     let _old = net.start("bash", &["-c", &script]);
     let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
@@ -116,7 +116,7 @@ async fn pt8_a_slow_link_with_a_long_list_evicts_no_node() {
     let Some(net) = Namespace::new() else { return };
     let (cluster, node, mut watcher) = scene(&net, distributor::Config::default()).await;
     net.throttle(256);
-    // 400 kB at 32 kB/s take longer than a silent node would be given.
+    // 400 kB at 32 kB/s take longer than a silent node would have.
     let mut heavy = Vec::new();
     for number in 0..20 {
         let mut peer = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
@@ -174,7 +174,7 @@ async fn rg11_two_nodes_behind_one_address_are_two() {
 #[tokio::test]
 async fn cr9_a_gateway_without_a_port_left_says_so_and_blames_no_server() {
     let Some(net) = Namespace::new() else { return };
-    // A server that works on everything for good.
+    // A server that never answers.
     let server = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
     let (here, there, at) = (net.here, net.there, pick_port());
@@ -189,7 +189,7 @@ async fn cr9_a_gateway_without_a_port_left_says_so_and_blames_no_server() {
     let mut held = Vec::new();
     let mut connections = Vec::new();
     let mut taken = 0;
-    // Some ports may be in use by the gateway itself, for the Distributor that is not there.
+    // Some ports may be in use by the gateway itself, to connect to the missing Distributor.
     let refused = loop {
         assert!(taken <= 20, "there are no more ports");
         let request = tokio::spawn(async move { request(address, "GET", "/", "").await });
@@ -241,7 +241,7 @@ async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: it is passed over after the first time", begun.elapsed());
 }
 
-/// What listens on this machine's loopback is no business of a node on another one.
+/// Servers on this machine's loopback must not be called for a node on another machine.
 #[tokio::test]
 async fn pt2_a1_the_loopback_of_another_machine_is_not_called() {
     let Some(net) = Namespace::new() else { return };
@@ -252,7 +252,7 @@ async fn pt2_a1_the_loopback_of_another_machine_is_not_called() {
     let (by_loopback, listen) = (format!("127.0.0.1:{}", cluster.address.port()), format!("0.0.0.0:{port}"));
     let node = Process::start_with(NODE, &[&by_loopback], &[("LISTEN", &listen)]);
     node.line("connected").await;
-    // On the gateway's own loopback another server has that very port.
+    // On the gateway's own loopback, another server has the same port.
     let impostor = "import http.server as h\nclass H(h.BaseHTTPRequestHandler):\n def do_GET(self):\n  print('CALLED', flush=True)\nprint('ready', flush=True)\nh.HTTPServer(('127.0.0.1', int(__import__('sys').argv[1])), H).serve_forever()";
     let impostor = net.start("python3", &["-c", impostor, &port.to_string()]);
     impostor.line("ready").await;
@@ -281,7 +281,7 @@ async fn pt2_a1_the_loopback_of_another_machine_is_not_called() {
             .start("node", &[client.to_str().unwrap(), "GET/who", "--distributor", &distributor, "--timeout", "20000"]);
         assert_eq!(client.ended().await.code(), Some(0), "{}", client.output());
     }
-    // From the file it knows the same, and there is no Distributor.
+    // From the file it knows the same nodes, without a Distributor.
     cluster.stop().await;
     check(&net.start(GATEWAY, &arguments)).await;
     assert!(!impostor.output().contains("CALLED"), "{}", impostor.output());
@@ -298,7 +298,7 @@ async fn oe12_a2_a_node_that_nobody_can_call_says_so() {
     for part in ["listens on 127.0.0.1:", &format!("others are told {}:", net.there), "0.0.0.0"] {
         assert!(line.contains(part), "{part}: {line}");
     }
-    // Nor does one say so that can be called.
+    // A node that can be called does not say so.
     let free = net.start("env", &["LISTEN=0.0.0.0:0", NODE, &distributor]);
     let near = Process::start(NODE, &[&format!("127.0.0.1:{}", cluster.address.port())]);
     for process in [&free, &near] {

@@ -1,4 +1,4 @@
-//! What operators read, and what no peer may make them read.
+//! Texts for operators, and what no peer may put into them.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::programs::{DISTRIBUTOR, GATEWAY};
 
-/// What would set a terminal's title, clear its screen, begin a line, and turn the text round.
+/// Characters that would set a terminal's title, clear its screen, begin a line, and reverse the
+/// text.
 const NAME: &str = "\x1b]0;pwned\x07\x1b[2J\nfake \u{9b}31m\u{202e}line\u{2028}";
 
 /// A gateway with an address for operators.

@@ -28,7 +28,7 @@ async fn cr1_with_60_descriptors_connected_peers_are_served_and_others_refused()
     let mut others = Vec::new();
     for number in 0..120 {
         let mut other = peer(&process).await;
-        // Those that register nothing would give way to the next ones.
+        // Connections without a registration would be evicted by the next ones.
         other.register(&format!("n{number}"), 1).await;
         if other.next().await.is_some() {
             others.push(other);
@@ -55,7 +55,8 @@ fn shim(folder: &Path) -> PathBuf {
     library
 }
 
-/// While accept fails with `errno` the loop must not spin, and must go on when it no longer does.
+/// While accept fails with `errno` the loop must not spin, and it must continue when accept works
+/// again.
 async fn check_accept(errno: i32, tries: std::ops::RangeInclusive<usize>) {
     if !tool_is_installed("cc") {
         return;
@@ -70,7 +71,7 @@ async fn check_accept(errno: i32, tries: std::ops::RangeInclusive<usize>) {
     before.list_with("before").await;
 
     std::fs::write(&fails, errno.to_string()).unwrap();
-    // It waits in the backlog; the kernel has accepted it.
+    // The connection waits in the backlog; the kernel has accepted it.
     let mut waiting = peer(&process).await;
     let failures = || std::fs::read(&count).map_or(0, |bytes| bytes.len());
     eventually("accept fails", async || failures() >= *tries.start()).await;
@@ -117,7 +118,7 @@ async fn cr16_a_flood_of_nonsense_leaves_a_few_lines() {
             let mut stream = TcpStream::connect(to).await.unwrap();
             let _ = stream.write_all(flood[number % flood.len()]).await;
             let _ = stream.shutdown().await;
-            // Until it has been heard.
+            // Until the signal has been handled.
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
     }
@@ -127,7 +128,7 @@ async fn cr16_a_flood_of_nonsense_leaves_a_few_lines() {
     }
 }
 
-/// The wall clock of programs that are started with this is what a file says.
+/// A file sets the wall clock of programs that are started with this library.
 fn clock_shim() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let library = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
@@ -160,7 +161,7 @@ async fn cr17_only_the_log_uses_the_wall_clock() {
     watcher.list_with("who").await;
     for (number, day) in (0..).zip(["+86400", "-86400", "+0"]) {
         std::fs::write(&clock, day).unwrap();
-        // Longer than any sign of life is waited for.
+        // Longer than the deadline of any sign of life.
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
             let answer = request(at, "GET", "/who", "").await;

@@ -66,7 +66,7 @@ async fn json_logs_are_one_object_per_line() {
     assert_eq!((line["message"].as_str(), line["level"].as_str()), (Some("listening"), Some("INFO")));
 }
 
-/// What many clients see while something happens.
+/// The results of many clients while something happens.
 struct Load {
     done: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -74,7 +74,7 @@ struct Load {
 }
 
 impl Load {
-    /// Eight clients that ask for `path` again and again over connections that are kept.
+    /// Eight clients that request `path` without end over kept connections.
     fn start(gateway: SocketAddr, path: &'static str) -> Self {
         let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let mut clients = JoinSet::new();
@@ -102,7 +102,7 @@ impl Load {
         eventually("load goes on", async || self.done.load(Ordering::Relaxed) >= until).await;
     }
 
-    /// Ends, and tells what failed.
+    /// Ends the load, and returns the failures.
     async fn failures(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         self.clients.join_all().await.concat()
@@ -217,7 +217,7 @@ async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
     for _ in 0..16 {
         clients.push(tokio::spawn(async move {
             let mut count = 0;
-            // Until the port is closed: every client that was let in is answered.
+            // Until the port is closed: every accepted client is answered.
             while let Ok(stream) = tokio::net::TcpStream::connect(at).await {
                 let mut client = HttpClient::over(stream);
                 loop {

@@ -1,4 +1,4 @@
-//! A gateway that is replaced, and what may come in between.
+//! A gateway that is replaced, and events that may come in between.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
@@ -107,7 +107,7 @@ async fn up9_the_first_process_of_a_container_is_not_replaced() {
     let first = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
     kill_process(first, Signal::USR2).unwrap();
     process.line("this is the first process of its container").await;
-    assert!(TcpStream::connect(at).await.is_ok(), "it goes on");
+    assert!(TcpStream::connect(at).await.is_ok(), "it continues to serve");
     kill_process(first, Signal::TERM).unwrap();
     assert_eq!(process.ended().await.code(), Some(0));
 }

@@ -31,7 +31,7 @@ async fn bc1_a_reader_that_stops_delays_no_peer_and_is_cut() {
         peer.list_with(&name).await;
         peers.push(peer);
     }
-    // All others are still told while the kernel's buffers of the stuck one are full.
+    // All other peers are still told while the kernel's buffers of the stuck one are full.
     let mut gone = false;
     for round in 0.. {
         let (changing, others) = peers.split_first_mut().unwrap();
@@ -45,8 +45,8 @@ async fn bc1_a_reader_that_stops_delays_no_peer_and_is_cut() {
         }
     }
     assert!(gone);
-    // Its system knows at once, although it has not read what came before: when it wakes, it finds
-    // that it has to come again.
+    // Its system knows at once, although it has not read the earlier bytes: when it wakes, it
+    // notices that it has to connect again.
     eventually("the connection is reset", async || stuck.is_reset()).await;
 }
 
@@ -116,7 +116,7 @@ async fn old_nodes_get_a_readable_list_and_new_nodes_the_whole() {
 
 #[tokio::test]
 async fn an_old_reader_that_pauses_finds_one_read_and_the_newest_list() {
-    // On one machine nothing is guessed: a time that is over at once makes no difference.
+    // On one machine nothing is estimated: a time that is over at once makes no difference.
     let cluster = Cluster::with(Config { legacy_read_time: Duration::ZERO, ..busy() });
     let mut old = cluster.registered("old").await;
     let mut busy = cluster.peer().await;

@@ -81,7 +81,7 @@ async fn fr6_a_frame_must_end_in_time() {
     idle.ask(1).await;
 }
 
-/// Sends bytes; they are answered by a cut for this reason, and a bystander sees nothing at all.
+/// Sends bytes, which are answered by a cut for this reason. A bystander is not affected.
 async fn check_cut(bytes: &[u8], reason: &str) {
     let cluster = Cluster::with(Config { frame_timeout: Duration::from_millis(300), ..Config::default() });
     let mut bystander = cluster.registered("bystander").await;
@@ -130,7 +130,7 @@ async fn fr10_other_protocols_are_cut_by_name() {
     check_cut(&[0x55; 4096], "frame_timeout").await;
 }
 
-/// How a registered node goes in the middle of a packet.
+/// How a registered node disconnects within a packet.
 async fn check_leaves_once(go: impl FnOnce(Peer)) {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;

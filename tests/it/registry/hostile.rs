@@ -1,4 +1,4 @@
-//! One hostile peer of the Distributor does nothing that others notice.
+//! One hostile peer of the Distributor does not affect others.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::programs::DISTRIBUTOR;
 /// waiting.
 const SOON: Duration = Duration::from_secs(3);
 
-/// A Distributor in a process of its own, so that its memory and its thread are its own.
+/// A Distributor in a process of its own, with its own memory and thread.
 async fn distributor(arguments: &[&str]) -> (Process, SocketAddr) {
     let process = Process::start(DISTRIBUTOR, &[&["--listen", "127.0.0.1:0"], arguments].concat());
     let address = format!("127.0.0.1:{}", process.port().await).parse().unwrap();
@@ -55,7 +55,7 @@ async fn fr14_a_connection_that_never_pauses_delays_no_peer() {
         eventually("the flood has begun", async || flood.bytes() > 1 << 16).await;
         for round in 0..5 {
             let mut node = Peer::connect(address).await;
-            // A node of its own for each, as one that comes and goes has to wait.
+            // A new node for each change, because a node that comes and goes has to wait.
             let name = format!("n{flood_number}{round}");
             node.register_v2(&name, 9001, &name, None).await;
             let told = timeout(SOON, watcher.list_with(&name)).await;
@@ -67,8 +67,8 @@ async fn fr14_a_connection_that_never_pauses_delays_no_peer() {
     }
 }
 
-/// A Distributor whose list is nearly as long as it may be: 128 nodes of the service `big`, of 60
-/// kB each, which stay.
+/// A Distributor whose list is nearly as long as allowed: 128 nodes of the service `big`, of 60 kB
+/// each, which stay.
 async fn full() -> (Process, SocketAddr) {
     let (process, address) = distributor(&[]).await;
     for port in 1..=128 {
@@ -98,7 +98,7 @@ fn rss_bytes(process: &Process) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn cr6_peers_that_do_not_read_share_a_budget() {
     const PEERS: usize = 100;
-    /// Each of them alone was owed 7.7 MB, so that a hundred took more than 770.
+    /// Each of them was owed 7.7 MB, so a hundred would take more than 770.
     const MOST_BYTES: u64 = 450 << 20;
     for what in ["key", "needs", "history"] {
         let (process, address) = full().await;
@@ -117,7 +117,7 @@ async fn cr6_peers_that_do_not_read_share_a_budget() {
             peer.send_packet(&packet).await;
             peers.push(peer);
         }
-        // A node that reads is told of another one all the same.
+        // A node that reads is still told of another one.
         let mut node = Peer::connect(address).await;
         let params = json!({ "port": 9, "name": "reads", "$": { "id": "reads" } });
         let packet = json!({ "uri": "/distributes", "method": "POST", "params": params, "$": { "needs": ["late"] } });
@@ -133,7 +133,7 @@ async fn cr6_peers_that_do_not_read_share_a_budget() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cr6_unfinished_packets_share_a_budget() {
     const PEERS: usize = 2000;
-    /// What has room, 4 KiB or a little more of each other one, and connections.
+    /// The packets with room, slightly more than 4 KiB of each other packet, and connections.
     const MOST_BYTES: u64 = 64 << 20;
     let (process, address) = distributor(&["--frame-timeout", "1m", "--max-incoming-bytes", "16777216"]).await;
     let begun = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(60_000));
@@ -143,8 +143,8 @@ async fn cr6_unfinished_packets_share_a_budget() {
         peer.send(&begun).await;
         peers.push(peer);
     }
-    // A registration that takes several reads has to wait until some of these are cut: they have 2
-    // s now, not a minute.
+    // A registration that takes several reads has to wait until some of these are cut, which
+    // happens after 2 s now, not after a minute.
     let mut node = Peer::connect(address).await;
     let params = json!({ "port": 9, "name": "long", "$": { "id": "long", "meta": "x".repeat(50_000) } });
     node.send_packet(&json!({ "uri": "/distributes", "method": "POST", "params": params, "$": {} })).await;
@@ -171,7 +171,7 @@ async fn cr5_connections_without_a_registration_are_evicted() {
         })
         .await;
     }
-    assert!(node.names().contains(&"there".to_owned()), "who has registered stays");
+    assert!(node.names().contains(&"there".to_owned()), "a registered node stays");
 }
 
 /// The last lines of what a process has printed.

@@ -1,4 +1,4 @@
-//! JSON on the registry port: what is refused, and which peers are told.
+//! JSON on the registry port: refused packets, and which peers are told.
 
 use serde_json::json;
 use tests::{Cluster, Peer};
@@ -11,7 +11,7 @@ async fn version_2(cluster: &Cluster) -> Peer {
     peer
 }
 
-/// What each packet is answered with: the reason of a refusal, or "" for silence. Each on a
+/// The answer to each packet: the reason of a refusal, or "" for silence. Each packet has a
 /// connection of its own.
 async fn check(packets: &[(&str, &str)]) {
     let cluster = Cluster::start();
@@ -212,7 +212,7 @@ async fn js7_unknown_packets_are_unsupported_in_version_2_and_ignored_in_version
     let mut old = cluster.registered("old").await;
     old.send(unknown.map(|packet| format!("{packet}¶")).concat()).await;
     old.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 99, "new": { "member": [] } })).await;
-    assert_eq!(old.next().await.unwrap()["key"], 99, "the first thing it hears is the answer to what we know");
+    assert_eq!(old.next().await.unwrap()["key"], 99, "the first packet it gets answers the known request");
 }
 
 #[tokio::test]

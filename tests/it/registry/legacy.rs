@@ -1,5 +1,5 @@
-//! Old and new in every mix. The old ones are emulations in Node.js of what has been in the field
-//! for years, their weaknesses included: what would kill the originals kills these.
+//! Old and new in every mix. The old programs are emulations in Node.js of programs that have been
+//! in the field for years, with their weaknesses: bytes that would crash the originals crash these.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -102,8 +102,8 @@ impl Mix {
             .await;
     }
 
-    /// Sends a request and checks the data of its answer, in the form that this gateway gives to
-    /// this service.
+    /// Sends a request and checks the data of its answer, in the form in which this gateway passes
+    /// on this service's answers.
     async fn check(&self, service: Generation, method: &str, path: &str, body: &str, data: Value) {
         let response = request(self.gateway, method, path, body).await;
         assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")), "{path}");
@@ -139,7 +139,7 @@ async fn check_mix(distributor: Generation, gateway: Generation, service: Genera
     mix.check(service, "GET", "/goods?a=1&key=7", "", json!([{ "name": "사과", "price": 1200 }])).await;
     mix.check(service, "DELETE", "/goods", "", json!([])).await;
     assert_eq!(request(mix.gateway, "GET", "/nothing", "").await.status, 404);
-    // A second service comes, is found, and goes.
+    // A second service joins, is found, and leaves.
     mix.service(service, "members", &["--family", family]).await;
     mix.check(service, "GET", "/members", "", json!([])).await;
     match service {
@@ -262,7 +262,7 @@ async fn old_nodes_survive_crowds_and_churn() {
         let mut observer = cluster.registered("observer").await;
         observer.list_with("goods").await;
         eventually("the gateway is there", async || observer.ask(1).await.len() == 3).await;
-        // A thousand nodes come: far more than the 64 KiB that old ones can read.
+        // A thousand nodes join: far more than the 64 KiB that old nodes can read.
         let mut crowd = Vec::new();
         for number in 0..1000 {
             let mut peer = cluster.peer().await;
@@ -273,7 +273,7 @@ async fn old_nodes_survive_crowds_and_churn() {
             crowd.push(peer);
         }
         eventually("all are there", async || observer.ask(1).await.len() > 500).await;
-        // Half of them go, one by one or at once.
+        // Half of them leave, one by one or at once.
         for (number, peer) in crowd.into_iter().enumerate() {
             if number % 2 == 0 { peer.close() } else { peer.reset() }
         }

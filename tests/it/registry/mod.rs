@@ -1,4 +1,4 @@
-//! The port of the Distributor, spoken to in packets. Tests of the SDK's side of it are in `sdk`.
+//! The port of the Distributor, addressed with raw packets. Tests of the SDK's side are in `sdk`.
 
 mod broadcast;
 mod framing;

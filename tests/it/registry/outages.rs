@@ -1,4 +1,4 @@
-//! A Distributor that stops, stands still, or is not there: what its nodes do meanwhile.
+//! A Distributor that stops, freezes, or is missing, and what its nodes do meanwhile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -56,7 +56,7 @@ async fn bc5_rs4_a_restarted_distributor_is_rebuilt_from_its_nodes() {
     eventually("the loss is noticed", async || nodes.iter().all(|node| node.peers().stale_for().is_some())).await;
     let distributor = distributor_on(port).await;
     distributor.line("restored").await;
-    // A peer of version 1 or 2 that asks now finds all of them, though some are still on their way.
+    // A peer of version 1 or 2 that asks now finds all nodes, though some are still on their way.
     let mut old = Peer::connect(address.parse().unwrap()).await;
     assert_eq!(old.next_list().await, ["one", "two", "three"]);
     eventually("they are back", async || nodes.iter().all(|node| node.peers().stale_for().is_none())).await;
@@ -90,7 +90,7 @@ async fn a_node_with_a_cache_calls_before_it_reaches_a_distributor() {
     let nowhere = format!("127.0.0.1:{}", pick_port());
     let after = Node::builder("caller").distributor(nowhere).cache(&file).start().await.unwrap();
     assert_eq!(after.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
-    // One that is damaged is as good as none.
+    // A damaged file counts as none.
     std::fs::write(&file, "{\"v\":1").unwrap();
     let damaged = Node::builder("caller").distributor("127.0.0.1:1").cache(&file).start().await.unwrap();
     assert!(damaged.peers().nodes().is_empty());
@@ -108,8 +108,7 @@ async fn rs18_a_node_retries_calmly_without_a_distributor() {
         attempts += 1;
         peer.close();
     }
-    // Each loss is followed by a moment at random within three seconds, and no two attempts are
-    // under way at once.
+    // Each loss is followed by a random pause within three seconds, and no two attempts overlap.
     assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
 }
 
@@ -134,7 +133,7 @@ async fn rs18_the_first_node_of_the_list_retries_calmly_too() {
     assert!((2..=6).contains(&attempts), "{attempts} attempts in 6 s");
 }
 
-/// Local ports from which a process connects to `port` and has no answer yet.
+/// Local ports from which a process connects to `port` without an answer yet.
 fn unanswered(port: u16) -> Vec<u16> {
     let sockets = procfs::net::tcp().unwrap().into_iter();
     let is_one = |socket: &procfs::net::TcpNetEntry| {
@@ -150,7 +149,7 @@ async fn pt12_an_unanswered_connect_is_given_up_and_retried() {
     let node = Node::builder("patient").distributor(format!("127.0.0.1:{port}")).start().await.unwrap();
     let mut attempts = BTreeSet::new();
     while attempts.len() < 3 {
-        // The system's table changes while it is read, so that a line may be there twice.
+        // The system's table changes while it is read, so a line may occur twice.
         let now: BTreeSet<_> = unanswered(port).into_iter().filter(|port| !before.contains(port)).collect();
         assert!(now.len() <= 1, "one attempt at a time: {now:?}");
         attempts.extend(now);

@@ -87,7 +87,7 @@ async fn rg4_the_newer_connection_of_an_instance_takes_over() {
     let mut newer = cluster.peer().await;
     newer.register_with(instance("newer")).await;
     assert_eq!(bystander.next_list().await, ["bystander", "newer"], "never both, and in one change");
-    // What it still sends takes nothing back.
+    // Its later packets undo nothing.
     zombie.register_with(instance("zombie")).await;
     assert_eq!(zombie.rejection_reason().await, "superseded");
     zombie.reset();

@@ -79,16 +79,16 @@ async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
     let program = DISTRIBUTOR;
     let mut flags =
         vec!["--listen", "127.0.0.1:0", "--max-connections", "12000", "--registrations-per-second", "100000"];
-    // One thread reads for all of them, beside other tests: one that answers late is this test's
-    // fault, not a hung node.
+    // One thread reads for all nodes, beside other tests: a late answer is this test's fault, not
+    // that of a hung node.
     flags.extend(["--pings-per-second", "1", "--register-timeout", "1m", "--write-timeout", "1m"]);
-    // Nor is one that registers late to be greeted with the whole list: to read that takes the time
+    // Nor must a node that registers late be greeted with the whole list: reading it takes the time
     // for which others wait.
     flags.extend(["--greet-after", "1m"]);
     let distributor = Process::start(program, &flags);
     let address = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();
-    // Each node wants to know of one service only, or most of the time would go into ten thousand
-    // long lists.
+    // Each node is interested in one service only; otherwise ten thousand long lists would take
+    // most of the time.
     let join = async move |name: &str, port: u64, id: String| {
         let mut peer = Peer::connect(address).await;
         let params = json!({ "port": port, "name": name, "urls": [], "$": { "v": 2, "id": id } });
@@ -124,7 +124,7 @@ async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
     }
     drop(changing);
     let _last = join("changing", last, "last".to_owned()).await;
-    assert_eq!(sessions.join_all().await.len(), SESSIONS, "all know the truth in the end");
+    assert_eq!(sessions.join_all().await.len(), SESSIONS, "all nodes know the truth in the end");
     let process = procfs::process::Process::new(distributor.pid().as_raw_nonzero().get()).unwrap();
     let rss = process.stat().unwrap().rss * procfs::page_size();
     assert!(rss < MAX_RSS_BYTES, "{rss} bytes");

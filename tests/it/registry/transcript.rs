@@ -1,4 +1,4 @@
-//! What the law says is what happens.
+//! The conversation in docs/PROTOCOL.md is what happens.
 
 use tests::Cluster;
 
@@ -13,7 +13,7 @@ async fn the_conversation_in_the_protocol_can_be_replayed() {
         match line.split_at(2) {
             ("> ", typed) => peer.send(format!("{typed}\n")).await,
             ("< ", expected) => assert_eq!(String::from_utf8(peer.next_bytes().await).unwrap().trim_start(), expected),
-            _ => panic!("neither said nor heard: {line}"),
+            _ => panic!("neither sent nor received: {line}"),
         }
     }
     assert_eq!(peer.next().await, None, "three broken packets, and out");

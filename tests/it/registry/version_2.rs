@@ -139,14 +139,14 @@ async fn bc13_a_node_asks_for_the_list_when_an_update_does_not_fit() {
     };
     link.send_packet(&list(&[1, 2], 1, digest(&[1, 2]))).await;
     node.peers().wait_until(|nodes| nodes.len() == 2).await;
-    // A flipped bit, then a gap: either way the last list stays, and it asks.
+    // A flipped bit, then a gap: in both cases the last list stays, and the node asks for the list.
     link.send_packet(&list(&[1, 3], 2, digest(&[1, 2]))).await;
     let question = link.next().await.unwrap();
     assert_eq!((&question["uri"], &question["method"]), (&json!("/distributes"), &json!("GET")));
     assert_eq!(node.peers().nodes().len(), 2);
     link.send_packet(&list(&[1, 2, 4], 3, digest(&[1, 2, 4]))).await;
     node.peers().wait_until(|nodes| nodes.len() == 3).await;
-    // An older list, late: nothing goes back.
+    // An older list, late: the state does not go back.
     link.send_packet(&list(&[1], 2, digest(&[1]))).await;
     link.send_packet(&json!({ "uri": "$ping", "$": { "epoch": 5, "rev": 3, "digest": digest(&[1, 2, 4]) } })).await;
     let pong = link.next().await.unwrap();
@@ -166,9 +166,12 @@ async fn bc6_a_list_that_is_too_long_leaves_the_list_before() {
     node.peers().wait_for(&["GET/goods"]).await;
     let huge = json!({ "port": 2, "name": "x".repeat(17 << 20), "urls": [], "host": "::1" });
     connection.send_packet(&list(vec![&huge])).await;
-    assert!(connection.last_packet().await.is_some(), "it gives up the connection; its registration was the last word");
+    assert!(
+        connection.last_packet().await.is_some(),
+        "it gives up the connection; its registration was its last packet"
+    );
     let mut connection = distributor.accept().await;
-    assert_eq!(node.peers().nodes().len(), 1, "what was known stays");
+    assert_eq!(node.peers().nodes().len(), 1, "the known nodes stay");
     let other = json!({ "port": 3, "name": "members", "urls": ["GET/members"], "host": "::ffff:127.0.0.1" });
     connection.send_packet(&list(vec![&entry, &other])).await;
     node.peers().wait_for(&["GET/goods", "GET/members"]).await;
@@ -244,7 +247,7 @@ async fn bc9_dead_peers_delay_no_peer() {
         watcher.list_with(&name).await;
         watcher.pong().await;
     }
-    // In the end they are found out.
+    // In the end they are noticed.
     while watcher.next_list().await.iter().any(|name| name.starts_with("dead")) {
         watcher.pong().await;
     }
@@ -292,7 +295,7 @@ async fn slow_way_to(address: std::net::SocketAddr) -> std::net::SocketAddr {
 async fn relay(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut buffer = vec![0; 4096];
-    // 100, 200, 300 ms, one after the other.
+    // 100, 200, 300 ms in turn.
     for turn in 0.. {
         let Ok(bytes @ 1..) = from.read(&mut buffer).await else { return };
         sleep(Duration::from_millis(100 + turn % 3 * 100)).await;

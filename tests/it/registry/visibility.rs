@@ -1,4 +1,4 @@
-//! When other nodes know of a node.
+//! Waiting until other nodes know of a node.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn a_visibility_wait_counts_nodes_and_names_missing_ones() {
     let node = cluster.node(Node::builder("new")).await;
     let visibility = node.wait_visible(100, Duration::from_secs(20)).await;
     assert_eq!(visibility, Visibility { seen: 3, of: 3, enough: true, missing: vec![] });
-    // It reads, and never says so.
+    // It reads, but never acknowledges.
     let _laggard = joined(&cluster, "laggard").await;
     node.peers().wait_until(|nodes| nodes.len() == 4).await;
     node.set_weight(70);
@@ -33,7 +33,7 @@ async fn a_process_says_when_all_nodes_know_it() {
     other.peers().wait_until(|nodes| nodes.len() == 1).await;
     let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
     process.line(": 2 of 2").await;
-    assert!(other.peers().nodes().iter().any(|node| node.name == "who"), "it is not said too early");
+    assert!(other.peers().nodes().iter().any(|node| node.name == "who"), "it is not reported too early");
     process.line("visible").await;
     assert_eq!(process.terminate().await.code(), Some(0));
     // A node that does not acknowledge keeps it waiting, and SIGTERM ends that too.

@@ -51,7 +51,7 @@ async fn nodes_call_each_other_by_route() {
     relay.peers().wait_for(&["GET/hello"]).await;
     let said: String = caller.peers().call("GET/relay", &json!({ "name": "길동 ¶" })).await.unwrap();
     assert_eq!(said, "안녕, 길동 ¶!");
-    // What went wrong two nodes away arrives as it was said there.
+    // A failure two nodes away arrives with its own words.
     let error = caller.peers().call::<String>("GET/relay", &json!({})).await.unwrap_err();
     let CallError::Refused { status: 400, reason, message, .. } = error else { panic!("{error:?}") };
     assert_eq!((reason.as_str(), message.as_str()), ("bad_params", "missing field `name`"));
@@ -61,13 +61,13 @@ async fn nodes_call_each_other_by_route() {
 /// Lines that could not be written.
 static LINES: AtomicUsize = AtomicUsize::new(0);
 
-/// What a usual subscriber does when neither standard output nor error is there any more.
+/// Behaves as a usual subscriber when standard output and error are closed.
 struct Dead;
 
 impl io::Write for Dead {
     fn write(&mut self, _line: &[u8]) -> io::Result<usize> {
         LINES.fetch_add(1, Ordering::Relaxed);
-        panic!("nobody reads this")
+        panic!("the log is closed")
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -86,7 +86,7 @@ async fn cr13_a_log_that_panics_ends_no_node() {
     caller.peers().wait_for(&["GET/hello"]).await;
     let ask = async || caller.peers().call::<String>("GET/hello", &json!({ "name": "길동" })).await;
     assert_eq!(ask().await.unwrap(), "안녕, 길동!");
-    // A caller that sends nonsense, and goes, is worth some lines.
+    // A caller that sends nonsense and disconnects causes some log lines.
     let mut stranger = Peer::connect(first.address()).await;
     for _ in 0..3 {
         stranger.send("{]¶").await;
@@ -99,7 +99,7 @@ async fn cr13_a_log_that_panics_ends_no_node() {
     for name in ["caller", "greeter"] {
         eventually("all are back", async || observer.ask(1).await.iter().any(|entry| entry["name"] == name)).await;
     }
-    // And they are told of changes, and call who is new.
+    // And they are told of changes, and call new nodes.
     let _late = cluster.node(Node::builder("late").route("GET/sleep", sleep)).await;
     drop(first);
     eventually("it has left", async || !caller.peers().offers("GET", "/hello")).await;
@@ -173,7 +173,7 @@ async fn b9_a_route_that_would_match_nothing_or_twice_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn providers_take_turns_and_one_that_fails_hides_nobody() {
+async fn providers_alternate_and_one_that_fails_hides_no_other() {
     let cluster = Cluster::start();
     async fn port(own: State<u64>) -> Result<u64, ServiceError> {
         Ok(*own)
@@ -300,9 +300,9 @@ async fn a_silent_node_is_skipped_until_it_answers() {
     };
     eventually("a call runs out of time", async || call().await.is_err()).await;
     for _ in 0..20 {
-        call().await.expect("the other one is asked");
+        call().await.expect("the other node is called");
     }
-    // It comes back to life: what it answers, however late, makes it trusted again.
+    // It thaws: an answer, however late, makes it trusted again.
     let mut link = frozen.accept().await;
     let asked = link.next().await.unwrap();
     link.send_packet(&json!({ "key": asked["key"], "params": "late", "$": {} })).await;
@@ -313,7 +313,7 @@ async fn a_silent_node_is_skipped_until_it_answers() {
     };
     tokio::select! {
         () = eventually("it takes its turn", async || call().await.is_ok_and(|said| said == "thawed")) => {}
-        () = calls => panic!("the link ended"),
+        () = calls => panic!("the connection ended"),
     }
 }
 
@@ -330,7 +330,7 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
         let secret = registration["$"]["secret"].as_str().expect("a secret").to_owned();
         let id = registration["params"]["$"]["id"].as_str().unwrap().to_owned();
         assert_eq!(id, protocol::Secret::new(secret.clone()).unwrap().instance());
-        assert!(!registration["params"].to_string().contains(&secret), "every node sees that");
+        assert!(!registration["params"].to_string().contains(&secret), "every node sees the registration");
         let entry =
             json!({ "port": callee.port(), "name": "n", "urls": ["GET/n"], "$": { "v": 2, "id": "n" }, "host": "::1" });
         let entry = entry.to_string().replace("::1", "::ffff:127.0.0.1");

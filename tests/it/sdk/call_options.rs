@@ -1,4 +1,4 @@
-//! What callers can ask of a call, and which provider it goes to.
+//! The options of a call, and the provider it goes to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,7 +96,7 @@ async fn a_call_can_go_to_all_to_one_or_where_its_key_belongs() {
         assert_eq!(call.to_instance(&id_of(node)).await.unwrap(), at);
     }
     assert!(callers[0].peers().call::<usize>("GET/n", &()).to_instance("nobody").await.is_err());
-    // By a key: all callers agree where it belongs, and each provider gets some of the keys.
+    // By a key: all callers agree on its provider, and each provider gets some of the keys.
     let mut owners = [0; 3];
     for key in 0..60 {
         let key = format!("member {key}");
@@ -160,7 +160,7 @@ async fn gu17_a_slow_provider_gets_few_calls() {
 
 #[tokio::test]
 async fn lost_calls_are_retried_within_the_budget() {
-    // It takes each call and dies of it.
+    // The node crashes at each call.
     let mortal = Listener::bind().await;
     let cluster = Cluster::start();
     let mut registered = cluster.peer().await;
@@ -182,7 +182,7 @@ async fn lost_calls_are_retried_within_the_budget() {
     let _immortal = cluster.node(Node::builder("immortal").route("GET/n", immortal).route("POST/n", immortal)).await;
     let caller = cluster.node(Node::builder("caller").balance(Balance::RoundRobin)).await;
     caller.peers().wait_until(|nodes| nodes.len() == 3).await;
-    // Idempotent calls do not notice, others say what happened.
+    // Idempotent calls succeed, others report the loss.
     eventually("it has died of some", async || {
         assert_eq!(caller.peers().call::<u8>("GET/n", &()).await.unwrap(), 1);
         deaths.load(Ordering::SeqCst) >= 2
@@ -203,8 +203,8 @@ async fn lost_calls_are_retried_within_the_budget() {
 
 #[tokio::test]
 async fn gu15_when_most_are_ejected_none_is() {
-    // Three that answer nothing, and one that does: it must not get it all when they come back to
-    // life together.
+    // Three nodes that do not answer, and one that does, which must not get all calls when the
+    // others recover together.
     let cluster = Cluster::start();
     let mut frozen = Vec::new();
     for id in ["a", "b", "c"] {
@@ -224,8 +224,8 @@ async fn gu15_when_most_are_ejected_none_is() {
         failed >= 3
     })
     .await;
-    // The table of the first two seconds: most are ejected, so they go on being asked, and one of
-    // four calls goes well.
+    // In the first two seconds most are ejected, so all are still called, and one of four calls
+    // succeeds.
     let mut outcomes = [0, 0];
     for _ in 0..8 {
         outcomes[usize::from(call().await.is_ok())] += 1;

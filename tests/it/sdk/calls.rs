@@ -1,4 +1,4 @@
-//! What handlers can ask for and return, and what becomes of their calls.
+//! Arguments and results of handlers, and the end of their calls.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,7 +102,7 @@ async fn a_result_has_a_status() {
     peers.call::<()>("DELETE/it", &()).await.unwrap();
     let CallError::Refused { status: 503, retry_after, .. } = peers.call::<()>("GET/busy", &()).await.unwrap_err()
     else {
-        panic!("it is refused")
+        panic!("the call must be refused")
     };
     assert_eq!(retry_after, Some(Duration::from_secs(2)));
 }
@@ -113,7 +113,7 @@ async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
     async fn quick() -> HandlerResult<u32> {
         Ok(1)
     }
-    // It keeps its connection's task to itself, as what has much to compute does.
+    // It blocks the task of its connection, as a long computation does.
     async fn held(told: State<Told>) -> HandlerResult<bool> {
         Ok(told.lock().unwrap().recv_timeout(PATIENCE).is_ok())
     }
@@ -125,7 +125,7 @@ async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
         format!("{}¶", json!({ "uri": uri, "method": "GET", "key": key, "params": {}, "$": { "d": 60_000 } }))
     };
     let (both, address) = ([call(1, "/quick"), call(2, "/held")].concat(), node.address());
-    // On a thread of its own: who waits for the runtime's sockets may be the one that is held.
+    // On a thread of its own: the task that polls the runtime's sockets may be the blocked one.
     let caller = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -145,7 +145,7 @@ async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
     caller.await.unwrap();
 }
 
-/// A handler that is at work until it is told, and knows whether it was dropped.
+/// A handler that runs until it is told to end, and records whether it was dropped.
 #[derive(Default)]
 struct Gate {
     open: Notify,
@@ -256,7 +256,7 @@ async fn a_node_calls_itself_without_a_socket() {
     async fn refuses() -> HandlerResult<()> {
         Err(ServiceError::conflict("taken", "it is taken"))
     }
-    // There is no Distributor, so it is in no list.
+    // There is no Distributor, so no list contains the node.
     let distributor = Listener::bind().await;
     let node = Node::builder("alone")
         .distributor(format!("127.0.0.1:{}", distributor.port()))
@@ -296,7 +296,7 @@ async fn the_exit_code_says_whether_anything_was_cut() {
             let params = json!({ "ms": ms });
             peers.call::<u32>("GET/slow", &params).timeout(Duration::from_secs(30)).await
         });
-        // A call is answered after those before it are begun.
+        // A call is answered after earlier calls have begun.
         caller.peers().call::<u32>("GET/who", &()).await.unwrap();
         assert_eq!(node.terminate().await.code(), Some(code), "a call of {ms} ms");
         assert_eq!(call.await.unwrap().is_ok(), code == 0);
@@ -314,10 +314,10 @@ async fn a_node_is_ready_when_its_interests_have_providers() {
     assert!(done_already(&mut ready).is_none(), "one of two");
     let _other = cluster.node(Node::builder("x").state(7_usize).route("GET/other", number)).await;
     ready.await;
-    assert_eq!(node.peers().nodes().len(), 2, "and of nothing else was it told");
+    assert_eq!(node.peers().nodes().len(), 2, "and it was told of no other nodes");
 }
 
-/// What a future gives if it is done already.
+/// The result of a future that is already done.
 fn done_already<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::Pin::new(future).poll(&mut context) {

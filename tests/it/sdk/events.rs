@@ -1,4 +1,4 @@
-//! Events: one node of each group is told, or all.
+//! Events: they go to one node of each group, or to all nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use node_sdk::{CallError, Node, NodeBuilder, Params, Peers, ServiceError, State}
 use serde_json::json;
 use tests::{Cluster, Peer, eventually, request};
 
-/// A node that adds up what it is told.
+/// A node that adds up the payloads of its events.
 fn counting(name: &str) -> (NodeBuilder, Arc<AtomicUsize>) {
     async fn add(Params(amount): Params<usize>, State(sum): State<AtomicUsize>) -> Result<(), ServiceError> {
         if amount == 0 {
@@ -20,7 +20,7 @@ fn counting(name: &str) -> (NodeBuilder, Arc<AtomicUsize>) {
     (Node::builder(name).subscribe("orders.created", add).shared_state(Arc::clone(&sum)), sum)
 }
 
-/// Two nodes called `mail`, one called `stock`, and how much each was told.
+/// Two nodes called `mail`, one called `stock`, and the sum of each.
 async fn cluster() -> (Cluster, Vec<Node>, [Arc<AtomicUsize>; 3]) {
     let cluster = Cluster::start();
     let mut nodes = Vec::new();
@@ -67,7 +67,7 @@ async fn all_are_told() {
     })
     .await;
     let before = told(&sums);
-    // What fails at a node fails there, and costs the next ones nothing.
+    // An event that fails at a node does not affect later ones.
     assert_eq!(nodes[2].peers().broadcast("orders.created", &0).unwrap(), 3);
     assert_eq!(nodes[2].peers().broadcast("orders.created", &100).unwrap(), 3);
     eventually("all are told", async || told(&sums) == before.map(|sum| sum + 100)).await;
@@ -96,11 +96,11 @@ async fn an_event_is_not_a_call() {
     let asking = cluster.node(Node::builder("asking").route("GET/ask", ask)).await;
     asking.peers().wait_until(|nodes| nodes.len() == 4).await;
     assert_eq!(asking.peers().call::<String>("GET/ask", &()).await.unwrap(), "no node offers EVENT/orders.created");
-    // Nor does it come in through the front door.
+    // Nor does the gateway accept it.
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/ask").await;
     assert_eq!(request(gateway, "EVENT", "/orders.created", "1").await.status, 404);
-    // A caller that wants an answer all the same gets none, and is still served.
+    // A caller that asks for an answer gets none, and is still served.
     let mut peer = Peer::connect(nodes[2].address()).await;
     peer.send(r#"{"uri":"/orders.created","method":"EVENT","key":7,"$":{},"params":5}¶"#).await;
     peer.send(r#"{"uri":"/none","method":"GET","key":8,"$":{},"params":{}}¶"#).await;

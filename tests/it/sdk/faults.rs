@@ -1,4 +1,4 @@
-//! What other services, callees and load can do to a node.
+//! Faults that other services, callees and load can cause at a node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ async fn by_hand(cluster: &Cluster) -> (Listener, Peer) {
     (listener, registered)
 }
 
-/// The next call on a link.
+/// The next call on a connection.
 async fn next_call(link: &mut Peer) -> Option<Value> {
     loop {
         let packet = link.next().await?;
@@ -81,7 +81,8 @@ async fn gu16_a_link_that_died_while_idle_costs_no_call() {
     caller.peers().wait_for(&["POST/n"]).await;
     for reset in [false, true, false] {
         let peers = caller.peers().clone();
-        // Not idempotent: it is carried out once, or it is told that it may not have been.
+        // Not idempotent: the call is carried out once, or its error says that it may not have
+        // been.
         let call = tokio::spawn(async move { peers.call::<u8>("POST/n", &()).await });
         let mut link = callee.accept().await;
         let key = next_call(&mut link).await.unwrap()["key"].clone();
@@ -92,8 +93,8 @@ async fn gu16_a_link_that_died_while_idle_costs_no_call() {
         } else {
             link.close()
         }
-        // All that came before this answer has reached the caller: both are of one machine, and of
-        // one loop.
+        // Everything before this answer has reached the caller: both run on one machine, in one
+        // loop.
         registered.ask(1).await;
     }
 }
@@ -142,7 +143,7 @@ async fn gu18_malformed_answers_cost_at_most_their_own_call() {
 
 #[tokio::test(start_paused = true)]
 async fn rs9_a_panic_outside_of_the_handler_costs_that_connection() {
-    /// Panics when the work is dropped, as it is when its caller gives it up.
+    /// Panics when the work is dropped, which happens when its caller cancels the call.
     struct Sore;
     impl Drop for Sore {
         fn drop(&mut self) {
@@ -176,7 +177,7 @@ async fn rs9_a_panic_outside_of_the_handler_costs_that_connection() {
 
 #[tokio::test]
 async fn ov4_a_node_under_load_keeps_its_place() {
-    // Distributor, callee and callers share this thread: one that gets no time shows.
+    // Distributor, callee and callers share this thread, so a starved one is noticed.
     let cluster = Cluster::start();
     let _callee = cluster.node(Node::builder("callee").route("GET/hello", hello)).await;
     let caller = cluster.node(Node::builder("caller")).await;
@@ -195,7 +196,7 @@ async fn ov4_a_node_under_load_keeps_its_place() {
             })
         })
         .collect();
-    // Twice as long as it takes to be suspected.
+    // Twice the time after which a node is suspect.
     let mut pings = 0;
     while pings < 5 {
         let packet = watch.next().await.unwrap();
@@ -203,8 +204,8 @@ async fn ov4_a_node_under_load_keeps_its_place() {
             pings += 1;
             watch.pong().await;
         } else {
-            // The Distributor has warmed up, or says that a node is trusted again: then one was
-            // not.
+            // The Distributor has warmed up, or says that a node is trusted again, so one was
+            // suspect.
             let (news, nobody) = (&packet["params"], json!([]));
             assert!(
                 news["joined"] == nobody && news["left"] == nobody && packet["$"].get("suspect").is_none(),
@@ -299,7 +300,7 @@ async fn ov4_callers_that_never_pause_make_no_node_suspect() {
     let mut check = async |connections: usize, packet: &str| {
         let floods: Vec<_> = (0..connections).map(|_| CallFlood::start(address, packet)).collect();
         let begin = tokio::time::Instant::now();
-        // Longer than it takes to be suspected, twice.
+        // Longer than twice the time after which a node is suspect.
         while begin.elapsed() < Duration::from_secs(2) {
             let call = caller.peers().call::<u32>("GET/who", &()).timeout(Duration::from_secs(1));
             let shown: String = packet.chars().take(80).collect();
@@ -320,8 +321,8 @@ async fn ov4_callers_that_never_pause_make_no_node_suspect() {
     check(4, &unknown(1 << 20)).await;
     check(4, &unknown(8 << 10)).await;
     check(100, &unknown(64 << 10)).await;
-    // Packets that are parsed instead of cut apart; calls that are carried out; empty packets;
-    // packets that are no calls.
+    // Packets that are parsed instead of split; calls that are carried out; empty packets; packets
+    // that are not calls.
     check(4, &format!(r#"{{"method":"GET","uri":"/who","params":[{}]}}¶"#, ones(1 << 20))).await;
     check(4, &r#"{"uri":"/who","method":"GET","$":{},"params":null}¶"#.repeat(1000)).await;
     check(4, &"¶".repeat(100_000)).await;
@@ -335,8 +336,8 @@ fn resident(pid: i32) -> u64 {
     process.statm().unwrap().resident * procfs::page_size()
 }
 
-/// A node in a process of its own with a budget of 64 MB, an attack on it, and a caller that gets
-/// its answers all the same.
+/// A node in a process of its own with a budget of 64 MB, an attack on it, and a caller that still
+/// gets its answers.
 async fn with_little_room(attack: &str, connections: usize, first: &str, then: &str, word: Option<&str>) {
     let cluster = Cluster::start();
     let start = |budget: &str| {
@@ -369,7 +370,7 @@ async fn with_little_room(attack: &str, connections: usize, first: &str, then: &
         most = most.max(resident(i32::try_from(pid).unwrap()));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // The budget; as much again that the allocator keeps, and is made at the moment; and the
+    // The budget; the same again for the allocator and for responses in the making; and the
     // program.
     assert!(most < 300_000_000, "{attack}: {most} bytes");
     if let Some(word) = word {

@@ -1,4 +1,4 @@
-//! What stands around handlers: guards and layers.
+//! Guards and layers, which wrap handlers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn guards_run_before_handlers() {
     }
     check(&other, "GET/open", 7, "7").await;
     check(&other, "GET/after", 7, "7").await;
-    // Who is not let in does not learn what would be wrong.
+    // A caller that the guard refuses is not told of faults in its arguments.
     check(&other, "GET/closed", 7, r#"403 admins_only: and not for Some("other")"#).await;
     check(&other, "GET/closed", 1000, "403 admins_only").await;
 }
@@ -92,7 +92,7 @@ async fn layers_are_around_handlers() {
         let outcome = next.run().await?;
         Outcome::from_result(outcome.body().map_or(0, |body| body.get().len()))
     }
-    /// It is no layer, so nothing comes after it.
+    /// It is not a layer, so no layer is inside it.
     async fn astray(next: Next) -> Result<Outcome, ServiceError> {
         next.run().await
     }
@@ -137,7 +137,7 @@ async fn layers_are_around_handlers() {
     check("GET/fails", 0, "500 internal: the handler failed", &["> GET/fails"]).await;
     let astray = "500 internal: only a layer can take Next, and only once";
     check("GET/astray", 0, astray, &["> GET/astray", &format!("< {astray}")]).await;
-    // Arguments that do not fit are an answer like any other.
+    // The error for invalid arguments is an answer like any other.
     let bad = "400 bad_params: invalid value: integer `1000`, expected u8 at line 1 column 4";
     check("GET/double", 1000, bad, &["> GET/double", &format!("< {bad}")]).await;
 

@@ -50,6 +50,6 @@ async fn one_trait_is_both_sides() {
         matches!(&refused, Err(CallError::Refused { status: 404, reason, .. }) if reason == "no_good"),
         "{refused:?}"
     );
-    // On the wire it is a service like any other.
+    // On the wire, it is a service like any other.
     assert_eq!(caller.peers().call::<Vec<Product>>("GET/goods", &()).await.unwrap(), []);
 }

@@ -46,7 +46,7 @@ async fn an_answer_comes_in_parts() {
     check(100_000, None, 100_000, None).await;
     check(9, Some(1), 0, Some("507 full: no more fingers")).await;
     check(100_000, Some(99_999), 99_998, Some("507 full: no more fingers")).await;
-    // What fails before there is a stream is a failed call.
+    // A failure before the stream is open is a failed call.
     let refused = caller.peers().stream::<u64>("GET/count", &json!({ "upto": 0 })).await.unwrap_err();
     assert_eq!(refused.to_string(), "400 nothing: there is nothing to count");
 }
@@ -63,7 +63,7 @@ async fn arguments_come_in_parts() {
     assert_eq!(call.next().await.unwrap().unwrap(), 50_000 * 50_001 / 2);
     assert!(call.next().await.is_none());
     assert!(matches!(sender.send(&1_u64).await, Err(CallError::Ended { .. })));
-    // A part that is none is the handler's to refuse.
+    // The handler refuses an invalid part.
     let mut call = caller.peers().stream::<u64>("POST/sum", &()).await.unwrap();
     call.sender().send(&"seven").await.unwrap();
     let refused = call.next().await.unwrap().unwrap_err().to_string();
@@ -130,7 +130,7 @@ async fn a_side_that_does_not_read_is_sent_no_more() {
     let callee = cluster.node(node).await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/large"]).await;
-    // 256 kB are 25 parts of 10 kB, and the one that goes beyond.
+    // 256 kB are 25 parts of 10 kB, and the one that exceeds the window.
     let mut parts = caller.peers().stream::<String>("GET/large", &()).await.unwrap();
     eventually("a window is sent", async || made.load(Ordering::Relaxed) == 27).await;
     assert!(caller.peers().call::<u64>("GET/none", &()).await.is_err());
@@ -183,7 +183,7 @@ async fn a_stream_that_is_dropped_leaves_nothing_behind() {
     let (_cluster, _callee, caller, working) = pair().await;
     for _ in 0..3 {
         let mut streams = Vec::new();
-        // More than a connection has calls at work at a time, if any stayed.
+        // More than the running calls of a connection, if any stayed.
         for _ in 0..500 {
             let mut stream = caller.peers().stream::<u64>("GET/forever", &()).await.unwrap();
             assert_eq!(stream.next().await.unwrap().unwrap(), 1);
@@ -210,7 +210,7 @@ async fn a_stream_ends_with_its_node() {
     let (_cluster, callee, caller, working) = pair().await;
     let mut stream = caller.peers().stream::<u64>("GET/forever", &()).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), 1);
-    // In order: it learns that it should look elsewhere, and nothing was cut.
+    // In order: the caller is told to connect elsewhere, and nothing is cut.
     let (cut, last) = tokio::join!(callee.stop(), stream.next());
     let CallError::Refused { status: 503, reason, .. } = last.unwrap().unwrap_err() else { panic!("it is told") };
     assert_eq!((cut, reason.as_str(), working.load(Ordering::Relaxed)), (0, "leaving", 0));
@@ -263,7 +263,7 @@ async fn a_stream_ends_with_its_connection() {
     let open = r#"{"key":KEY,"$":{"n":0}}¶"#;
     check(&format!("{open}{}", r#"{"key":KEY,"$":{"n":1},"params":1}¶{"key":KEY,"$":{"n":2,"end":true}}¶"#), Ok(1))
         .await;
-    // Any spelling will do, and an answer is a last part.
+    // Any spelling is accepted, and an answer is a last part.
     check(&format!("{open}{}", r#"{"$":{"n":1},"key":"KEY","params":1}¶{"key":KEY,"$":{},"params":2}¶"#), Ok(2)).await;
     check(&format!("{open}{}", r#"{"key":KEY,"$":{"n":1},"params":1}¶"#), Err("was lost before")).await;
     check(&format!("{open}{}", r#"{"key":KEY,"$":{"n":2},"params":1}¶"#), Err("is not of the expected type")).await;
@@ -285,7 +285,7 @@ async fn a_peer_that_breaks_flow_control_is_cut() {
     };
     check(&[r#"{"uri":"$part","key":7,"$":{"n":2},"params":1}¶"#.to_owned()]).await;
     check(&[r#"{"key":7,"uri":"$part","$":{"n":0},"params":1}¶"#.to_owned()]).await;
-    // A call that is over is another matter: its caller cannot know.
+    // A call that is over is different: its caller cannot know.
     let mut peer = Peer::connect(callee.address()).await;
     peer.send(r#"{"uri":"$part","key":9,"$":{"n":7},"params":1}¶{"uri":"$credit","key":9,"$":{"c":7}}¶"#).await;
     peer.send(r#"{"uri":"/plain","method":"GET","key":8,"$":{},"params":{}}¶"#).await;
@@ -312,7 +312,7 @@ async fn a_stream_opened_for_a_call_ends_with_it() {
 async fn a_stream_that_is_opened_while_its_node_finishes_ends_as_well() {
     let (_cluster, callee, ..) = pair().await;
     let mut peer = Peer::connect(callee.address()).await;
-    // This one is at work, so the node waits for it.
+    // This call is running, so the node waits for it.
     peer.send(r#"{"uri":"/sum","method":"POST","key":1,"$":{"c":1000},"params":{}}¶"#).await;
     assert_eq!(peer.next().await.unwrap(), json!({ "key": 1, "$": { "n": 0 } }));
     let stopping = tokio::spawn(callee.stop());

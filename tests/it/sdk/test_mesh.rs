@@ -28,7 +28,7 @@ async fn mesh<const N: usize>(names: [&str; N]) -> (TestMesh, [TestNode; N]) {
 
 async fn knows(node: &TestNode, count: usize) {
     let known = node.peers().wait_until(|nodes| nodes.len() == count);
-    // On the mesh's clock: it is over in a moment.
+    // On the mesh's clock, so it takes only a moment.
     assert!(timeout(Duration::from_secs(600), known).await.is_ok(), "{count} and not {}", node.peers().nodes().len());
 }
 
@@ -52,7 +52,7 @@ async fn a_distributor_that_comes_back_is_found_within_a_period() {
     mesh.kill_distributor();
     sleep(Duration::from_secs(3600)).await;
     assert!(a.peers().stale_for().is_some_and(|stale| stale >= Duration::from_secs(3599)));
-    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello", "from what it knows");
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello", "with the known nodes");
     mesh.start_distributor();
     let back = Instant::now();
     let _c = mesh.node(Node::builder("c")).await.unwrap();
@@ -92,7 +92,8 @@ async fn a_hung_node_is_gone_within_ten_seconds_and_comes_back() {
 async fn pt4_a_node_cut_off_from_one_caller_serves_others() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
     a.partition(&b, true);
-    // The registry is right: the node is there. Only this one cannot reach it, and says so in time.
+    // The registry is right: the node is up. Only this node cannot reach it, and its call says so
+    // in time.
     let begun = Instant::now();
     assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. })));
     assert!(begun.elapsed() <= Duration::from_millis(1100), "{:?}", begun.elapsed());
@@ -109,7 +110,7 @@ async fn pt2_a_node_cut_off_from_the_distributor_goes_on_and_comes_back() {
     let (mesh, [a, b]) = mesh(["a", "b"]).await;
     mesh.isolate(&b, true);
     knows(&a, 1).await;
-    assert_eq!(b.peers().nodes().len(), 2, "what it knows stays in use");
+    assert_eq!(b.peers().nodes().len(), 2, "the known nodes stay in use");
     assert_eq!(call(&b, "GET/a").await.unwrap(), "hello");
     mesh.isolate(&b, false);
     knows(&a, 2).await;
@@ -205,7 +206,7 @@ async fn a_hedged_call_does_not_wait_for_a_slow_node() {
     }
     sleep(Duration::from_secs(20)).await;
     slow.slow(Duration::from_millis(200));
-    // Of twenty calls, how many are slow, and how many are carried out.
+    // Of twenty calls, how many are slow and how many are carried out.
     let check = async |url: &str, idempotent: bool, after: Duration, slow: usize, carried_out: usize| {
         calls.store(0, Ordering::Relaxed);
         let mut seen = 0;

@@ -1,5 +1,5 @@
-//! The service of the README, with the usual log on standard output, for tests that take its output
-//! away.
+//! The service of the README, with the usual log on standard output, for tests that close its
+//! output.
 
 use node_sdk::{Node, Params, ServiceError};
 

@@ -1,4 +1,4 @@
-//! A node for tests that kill it: says who it is, quickly or slowly, and counts.
+//! A node for tests that kill it: it says its name, quickly or slowly, and counts.
 #![expect(clippy::print_stdout, reason = "the test that started it reads it")]
 
 use std::sync::LazyLock;
@@ -44,18 +44,18 @@ async fn large() -> Result<&'static RawValue, ServiceError> {
     Ok(*LARGE)
 }
 
-/// The same without end, in parts.
+/// The same in parts without end.
 async fn parts() -> Result<Streaming<impl Stream<Item = Result<&'static RawValue, ServiceError>>>, ServiceError> {
     Ok(Streaming(stream::repeat_with(|| Ok(*LARGE))))
 }
 
-/// Keeps what it is sent for a long time.
+/// Keeps its arguments for a long time.
 async fn keep(Params(text): Params<String>) -> Result<usize, ServiceError> {
     tokio::time::sleep(Duration::from_secs(60)).await;
     Ok(text.len())
 }
 
-/// Takes a part that it is sent at last.
+/// Reads a part after a long time.
 async fn swallow(mut items: Items<String>) -> Result<usize, ServiceError> {
     tokio::time::sleep(Duration::from_secs(60)).await;
     Ok(items.try_next().await?.map_or(0, |text| text.len()))

@@ -60,7 +60,7 @@ fn counted(statuses: &[u16]) -> BTreeMap<u16, usize> {
 }
 
 #[tokio::test]
-async fn gh30_answers_that_a_client_does_not_read_are_no_more_than_it_may_hold() {
+async fn gh30_unread_answers_are_within_the_budget() {
     let cluster = Cluster::start();
     let (at, _node, _) = holding(&cluster, 8).await;
     let (statuses, held) = ask_and_stop(2, at, 30).await;
@@ -160,7 +160,7 @@ async fn gh30_large_fields_of_http2_are_no_more_than_may_be_held() {
 }
 
 #[tokio::test]
-async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
+async fn gh30_http2_streams_without_a_window_are_within_the_budget() {
     let cluster = Cluster::start();
     let (at, _node, _) = holding(&cluster, 8).await;
     let mut builder = h2::client::Builder::new();
@@ -183,7 +183,7 @@ async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
 }
 
 #[tokio::test]
-async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
+async fn gh30_waiting_http2_streams_are_within_the_budget() {
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![Route { servers, ..route() }];
@@ -205,7 +205,7 @@ async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
 }
 
 #[tokio::test]
-async fn gh30_bodies_for_nodes_are_no_more_than_may_be_held() {
+async fn gh30_bodies_for_nodes_are_within_the_budget() {
     let cluster = Cluster::start();
     let (at, _node, _) = holding(&cluster, 8).await;
     let length = LARGE + 1000;
