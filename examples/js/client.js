@@ -84,6 +84,7 @@ function call(node) {
   const request = { uri, method, key: KEY, params: { ...params, key: KEY } };
   const { length } = encode(request);
   const isOld = !isObject(node.$);
+  const instance = node.$?.id;
   if (isOld && length > OLD_READ_BYTES) return skip(`${length} bytes are too much for an old service`);
 
   return new Promise((resolve, reject) => {
@@ -96,9 +97,17 @@ function call(node) {
       () => {
         sent = true;
         stage = `waiting for ${where}`;
+        // Another instance than this one begins no call.
+        if (typeof instance === 'string') link.write({ uri: '$hello', $: { to: instance } });
         link.write(request);
       },
       (_, packet) => {
+        if (packet?.uri === '$hello') {
+          if (packet.$?.f === instance) return;
+          resolve(skip('another process listens there'));
+          link.end();
+          return;
+        }
         // A bare null is how old services say that they do not know the method.
         if (packet !== null && String(packet.key) !== String(KEY)) return;
         resolve(packet);

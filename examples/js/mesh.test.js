@@ -698,6 +698,28 @@ test('a3: a service advertises where it can be called', async (t) => {
   }
 });
 
+test('a3: a service whose address is translated says where others are told that it is', () => {
+  const check = (localAddress, host, advertise, expected) => {
+    const logged = [];
+    const client = { options: {}, client: { localAddress, remoteAddress: '10.0.0.9' }, write() {}, patience() {} };
+    const service = { context: { name: 'n', port: 9040, urls: [] }, onLog: (text) => logged.push(text) };
+    const identity = newIdentity();
+    const registry = new Registry(service, { ...identity, version: 2, advertise }, client, () => {});
+    client.onCreate();
+    const entry = { port: 9040, name: 'n', urls: [], $: { id: identity.id }, host };
+    const list = { uri: '/distributes', method: 'GET', key: 0, params: [entry], $: { epoch: 1, rev: 1, ids: [1] } };
+    for (const packet of [list, list]) registry.take(packet, JSON.stringify(packet));
+    registry.left = true;
+    assert.equal(logged.filter((text) => text.includes('others are told')).length, expected, host);
+    assert.ok(logged.every((text) => !text.includes('others are told') || text.includes('192.0.2.1:9040')));
+  };
+  check('172.17.0.2', '::ffff:192.0.2.1', undefined, 1);
+  check('172.17.0.2', '::ffff:172.17.0.2', undefined, 0);
+  check('::ffff:172.17.0.2', '::ffff:172.17.0.2', undefined, 0);
+  check('172.17.0.2', '::ffff:192.0.2.1', '192.0.2.1:9040', 0);
+  check('127.0.0.1', '::ffff:127.0.0.1', undefined, 0);
+});
+
 test('gu13: a caller that looks for another instance is told, and its calls are not begun', async (t) => {
   let begun = 0;
   const service = await serve(t, (socket, packet) => {

@@ -111,7 +111,20 @@ class Registry {
       this.listed = true;
       this.trouble = '';
       this.service.onLog(`registered as ${this.service.context.name} at ${this.where}`);
+      this.tellOfTranslation();
     }
+  }
+
+  // The addresses are translated on the way: what others are told leads here only if the port is passed on.
+  tellOfTranslation() {
+    const { localAddress } = this.client.client ?? {};
+    const { host, port } = this.replica.entryOf(this) ?? {};
+    const [here, told] = [localAddress, host].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
+    const isKnown = host !== undefined && localAddress !== undefined && !isOwn(here) && !isOwn(told);
+    if (!isKnown || here === told || this.advertise !== undefined || this.translatedTo === told) return;
+    this.translatedTo = told;
+    this.service.onLog(`others are told ${told}:${port}: the ${this.where} sees this service come from there, and its own `
+      + `address is ${here}. Unless that port leads here, advertise the address at which it can be called`);
   }
 
   news(packet, text) {
@@ -335,11 +348,16 @@ class Replica {
   }
 
   // Whether a list shows this service; without an instance id it is known by its name and port.
-  lists({ service: { context }, version, id }) {
+  lists(registry) {
+    return this.entryOf(registry) !== undefined;
+  }
+
+  // The entry of this service, as it is to be called.
+  entryOf({ service: { context }, version, id }) {
     const isIt = version === 2
       ? ({ entry }) => entry?.$?.id === id
       : ({ entry }) => entry?.name === context.name && Number(entry.port) === context.port;
-    return [...this.entries.values()].some(isIt);
+    return [...this.entries.values()].find(isIt)?.entry;
   }
 
   // Where an instance stands among all, from 0 up to 1; null when it is not listed.
