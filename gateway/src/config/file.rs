@@ -201,7 +201,7 @@ mod tests {
             ("listen = \"nowhere.invalid:80\"", (1, 10), "nowhere.invalid"),
             ("distributor = \"nowhere\"", (1, 15), "registry.example:9000"),
             ("idle_timeout = 10", (1, 16), "expected a string"),
-            ("idle_timeout = \"soon\"", (1, 16), "write it like 10s"),
+            ("idle_timeout = \"soon\"", (1, 16), "such as 10s"),
             ("workers = -1", (1, 11), "invalid value: integer `-1`"),
             ("listen = ", (1, 10), ""),
             ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", (2, 1), "duplicate key"),

@@ -2,6 +2,7 @@
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
@@ -26,8 +27,21 @@ pub enum LogFormat {
 }
 
 /// What is logged: a level, or levels per module as in `info,distributor=debug`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(String);
+
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl LogLevel {
+    /// As it was written.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl std::str::FromStr for LogLevel {
     type Err = String;
@@ -68,7 +82,7 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
         .with_env_filter(EnvFilter::builder().parse_lossy(&level.0))
         .with_writer(|| LogLine)
         .log_internal_errors(false);
-    let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let is_coloured = is_coloured(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     let begun = match format {
         LogFormat::Text => builder.with_ansi(is_coloured).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -90,6 +104,11 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
         }));
     }
     LogGuard(())
+}
+
+/// See <https://no-color.org>.
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Lines of the log of this process that were lost.
@@ -146,18 +165,17 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Longest time-out. More makes no sense, and this much can be added to any time.
-const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a duration such as `10s`, `250ms` or `1m 30s`, for clap.
 ///
 /// # Errors
 /// A sentence that says how a duration is written.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let how = "write it like 10s or 250ms";
     match humantime::parse_duration(text) {
-        Ok(duration) if duration > MAX_DURATION => Err(format!("more than a day; {how}")),
+        Ok(duration) if duration > MAX_DURATION => Err("write a time of at most 1day".to_owned()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; {how}")),
+        Err(_) => Err("write a time with its unit, such as 10s or 250ms".to_owned()),
     }
 }
 
@@ -167,7 +185,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
     let chain = || std::iter::successors(Some(failure), |error: &&(dyn Error + 'static)| (*error).source());
     let causes: String = chain().skip(1).map(|cause| format!(": {cause}")).collect();
-    let Some(BindError { address, source }) = chain().find_map(|error| error.downcast_ref()) else {
+    let Some(BindError { address, setting, source }) = chain().find_map(|error| error.downcast_ref()) else {
         error!("{failure}{causes}");
         return ExitCode::from(1);
     };
@@ -177,7 +195,7 @@ pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
                 || "another process has this port".to_owned(),
                 |(pid, name)| format!("process {pid} ({name}) has this port"),
             );
-            error!("cannot listen on {address}: {owner}; stop it or choose another address with --listen");
+            error!("cannot listen on {address}: {owner}; stop it or choose another address with {setting}");
             ExitCode::from(3)
         }
         io::ErrorKind::PermissionDenied => {
@@ -185,7 +203,7 @@ pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
             ExitCode::from(4)
         }
         io::ErrorKind::AddrNotAvailable => {
-            error!("{failure}{causes}: this machine has no such address");
+            error!("{failure}{causes}: this machine has no such address; choose another one with {setting}");
             ExitCode::from(4)
         }
         _other => {
@@ -241,6 +259,15 @@ mod tests {
             ("debug,x", false),
         ] {
             assert_eq!(text.parse::<LogLevel>().is_ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn c16_no_color_means_no_colour() {
+        for (is_terminal, no_color, expected) in
+            [(true, None, true), (true, Some(""), true), (true, Some("1"), false), (false, None, false)]
+        {
+            assert_eq!(is_coloured(is_terminal, no_color.map(OsStr::new)), expected, "{no_color:?}");
         }
     }
 

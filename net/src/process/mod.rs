@@ -8,6 +8,10 @@
 mod cli;
 mod ids;
 mod open_files;
+#[cfg(feature = "cli")]
+mod setting;
+#[cfg(feature = "cli")]
+mod setting_value;
 mod signal;
 mod time;
 mod time_slice;
@@ -18,6 +22,12 @@ pub use cli::{
 };
 pub use ids::unique_id;
 pub use open_files::raise_open_files;
+#[cfg(feature = "cli")]
+pub use setting::{
+    GivenValue, Setting, SettingPlace, Settings, apply_arguments, most_alike, settings_table, unknown_variables,
+};
+#[cfg(feature = "cli")]
+pub use setting_value::{SettingValue, ValueError, ValueKind};
 pub use signal::{log_last_line, stop_on_signals};
 pub use time::{sleep_until_opt, time_of_day};
 pub use time_slice::{SliceQueue, TimeSlice};

@@ -16,9 +16,23 @@ const BACKLOG: i32 = 4096;
 pub struct BindError {
     /// The address that failed.
     pub address: SocketAddr,
+    /// What sets it, for advice: `--listen` unless [`set_by`](Self::set_by) says something else.
+    pub setting: &'static str,
     /// The error of the system.
     #[source]
     pub source: io::Error,
+}
+
+impl BindError {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        Self { address, setting: "--listen", source }
+    }
+
+    /// The same error of an address that `setting` sets.
+    #[must_use]
+    pub fn set_by(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
+    }
 }
 
 /// Listens on `address`; `[::]` takes IPv4 connections too.
@@ -26,7 +40,7 @@ pub struct BindError {
 /// # Errors
 /// [`BindError`] with the address; nothing stays open.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    open(address, false).map_err(|source| BindError { address, source })
+    open(address, false).map_err(|source| BindError::new(address, source))
 }
 
 /// Listens on all `addresses`. `[::]` takes IPv4 connections too, unless an IPv4 address of the
@@ -37,7 +51,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let open = |&address: &SocketAddr| {
         let only_v6 = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-        open(address, only_v6).map_err(|source| BindError { address, source })
+        open(address, only_v6).map_err(|source| BindError::new(address, source))
     };
     // An address that is given twice is listened on once.
     let distinct = addresses.iter().enumerate().filter(|&(at, address)| !addresses[..at].contains(address));
@@ -51,7 +65,7 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError>
 /// # Errors
 /// [`BindError`] with the address; nothing stays open.
 pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
-    let wrong = |source| BindError { address, source };
+    let wrong = |source| BindError::new(address, source);
     // A process that also sets SO_REUSEPORT would share the port without an error, so a socket
     // without it tries first. It does not listen, because it would lose the clients that it
     // accepted.

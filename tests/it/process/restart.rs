@@ -42,7 +42,7 @@ async fn a_wrong_command_line_is_refused_with_advice() {
     for (arguments, advice) in [
         (["--lisen", "127.0.0.1:0"], "'--listen'"),
         (["--listen", "9000"], "write it like"),
-        (["--frame-timeout", "soon"], "write it like 10s"),
+        (["--frame-timeout", "soon"], "such as 10s"),
         (["--log-level", "=?"], "write off, error"),
     ] {
         let mut process = Process::start(DISTRIBUTOR, &arguments);
