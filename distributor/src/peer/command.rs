@@ -148,7 +148,7 @@ impl CommandReader {
             self.blank_in_second = 0;
         }
         self.blank_in_second += 1;
-        if self.blank_in_second > config.max_blank_frames_per_second {
+        if self.blank_in_second > config.max_blank_frames {
             return Command::Cut(Rejection::new(
                 429,
                 "too_many_empty_frames",
@@ -183,8 +183,8 @@ impl CommandReader {
 }
 
 fn register(packet: &Packet<'_>, config: &Config) -> Result<(Registration, RegisterOptions), RegistrationError> {
-    let registration = Registration::parse(packet.params, &config.registration)?;
-    Ok((registration, RegisterOptions::parse(packet.meta, &config.registration)?))
+    let registration = Registration::parse(packet.params, &config.registration_limits())?;
+    Ok((registration, RegisterOptions::parse(packet.meta, &config.registration_limits())?))
 }
 
 /// Names another protocol by the first bytes of a connection, so that its operator finds the
@@ -316,7 +316,7 @@ mod tests {
     fn fr4_empty_frames_are_skipped_up_to_a_rate() {
         let start = Instant::now();
         let mut reader = CommandReader::new();
-        let config = Config { max_blank_frames_per_second: 3, ..Config::default() };
+        let config = Config { max_blank_frames: 3, ..Config::default() };
         for (ms, cut) in
             [(0, false), (1, false), (999, false), (1000, false), (1001, false), (1002, false), (1003, true)]
         {

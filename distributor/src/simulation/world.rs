@@ -117,7 +117,8 @@ impl World {
         let SimNode { name, instance, .. } = &self.nodes[number];
         let params = format!(r#"{{"port":{IMPOSTOR},"name":"{name}","$":{{"id":"{instance}"}}}}"#);
         let params = serde_json::from_str(&params).expect("it is JSON");
-        let registration = Registration::parse(Some(params), &Config::default().registration).expect("it is sound");
+        let registration =
+            Registration::parse(Some(params), &Config::default().registration_limits()).expect("it is sound");
         let (id, host) = (self.next_connection, "::ffff:10.0.0.1");
         self.next_connection += 1;
         let _ = distributor.registry.register(self.now, SessionId(id), registration, host, &RegisterOptions::default());

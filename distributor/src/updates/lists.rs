@@ -422,7 +422,7 @@ mod tests {
     fn register(entries: &mut EntryTable, session: u64) {
         let params = format!(r#"{{"port":{},"name":"n{session:04}","urls":["GET/¶"]}}"#, session + 1);
         let params = serde_json::from_str(&params).unwrap();
-        let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
+        let registration = Registration::parse(Some(params), &Config::default().registration_limits()).unwrap();
         entries.register(SessionId(session), &registration, "::1");
     }
 

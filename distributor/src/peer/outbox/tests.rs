@@ -25,7 +25,7 @@ impl Peer {
     fn nodes(&mut self, nodes: u64) {
         for session in 0..nodes {
             let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
-            let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
+            let registration = Registration::parse(Some(params), &Config::default().registration_limits()).unwrap();
             let _ = self.registry.register(
                 self.start,
                 SessionId(session),
