@@ -1,234 +1,184 @@
 //! The configuration file: TOML, with the names that the command line has, and what takes more than
 //! a line to say.
 
-use std::fmt;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use ipnet::IpNet;
-use protocol::HostPort;
-use serde::Deserialize;
+use net::Settings as _;
+use toml::Spanned;
+use toml::de::DeValue;
 
-use super::values::{Parsed, certificates, distributor, routes, secret};
-use crate::config::settings::AdminAddress;
-use crate::config::{CertificateFiles, Route};
-use crate::observe::access_log::AccessLogFormat;
+use super::conflicts::conflicts;
+use super::file_reader::{Entry, FileReader, entries};
+use super::mistakes::SettingsError;
+use super::route_keys::{RouteKeys, read_routes};
+use super::settings::{Settings, top_level};
+use crate::config::CertificateFiles;
 
-/// Names that are this alike may have been meant.
-const ALIKE: f64 = 0.8;
+/// Bytes of a file: many times what ten thousand routes take.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+/// The port of https unless a url names another.
+const HTTPS: u16 = 443;
+/// What the file has besides keys.
+const TABLES: [&str; 2] = ["tls", "route"];
 
-/// What a file says. What it leaves out is as the command line says, or the default.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct ConfigFile {
-    pub(crate) listen: Option<Parsed<SocketAddr>>,
-    pub(crate) admin: Option<Parsed<AdminAddress>>,
-    #[serde(deserialize_with = "distributor")]
-    pub(crate) distributor: Option<String>,
-    pub(crate) advertise: Option<Parsed<HostPort>>,
-    pub(crate) workers: Option<u16>,
-    pub(crate) cache: Option<PathBuf>,
-    pub(crate) request_timeout: Option<Parsed<Duration>>,
-    pub(crate) response_idle_timeout: Option<Parsed<Duration>>,
-    pub(crate) max_body_bytes: Option<usize>,
-    pub(crate) max_held_bytes: Option<usize>,
-    pub(crate) max_connections: Option<usize>,
-    pub(crate) header_timeout: Option<Parsed<Duration>>,
-    pub(crate) idle_timeout: Option<Parsed<Duration>>,
-    pub(crate) write_timeout: Option<Parsed<Duration>>,
-    pub(crate) drain_timeout: Option<Parsed<Duration>>,
-    pub(crate) empty_404: Option<bool>,
-    pub(crate) access_log: Option<Parsed<AccessLogFormat>>,
-    pub(crate) handshake_timeout: Option<Parsed<Duration>>,
-    pub(crate) h2c: Option<bool>,
-    pub(crate) redirect: bool,
-    pub(crate) proxy_protocol: Vec<Parsed<IpNet>>,
-    pub(crate) trusted: Vec<Parsed<IpNet>>,
-    #[serde(deserialize_with = "secret")]
-    pub(crate) cookie_secret: Option<String>,
-    pub(crate) tls: Option<TlsTable>,
-    #[serde(deserialize_with = "routes")]
-    pub(crate) route: Vec<Route>,
-}
-
-/// `[tls]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TlsTable {
-    pub(crate) listen: Parsed<SocketAddr>,
-    #[serde(deserialize_with = "certificates")]
-    pub(crate) certificates: Vec<CertificateFiles>,
-}
-
-/// What is wrong with a file, and where.
-#[derive(Debug)]
-pub(crate) struct FileError {
-    file: PathBuf,
-    /// Line and column, from 1.
-    position: Option<(usize, usize)>,
-    message: String,
-}
-
-impl ConfigFile {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// [`FileError`] says what to change.
-    pub(crate) fn read(file: &Path) -> Result<Self, FileError> {
-        let wrong = |position, message| FileError { file: file.to_owned(), position, message };
-        let text = std::fs::read_to_string(file).map_err(|error| wrong(None, error.to_string()))?;
-        Self::parse(&text).map_err(|(position, message)| wrong(position, message))
+net::settings! {
+    /// What `[tls]` says.
+    #[derive(Debug)]
+    pub(crate) struct TlsKeys {
+        /// Address to serve TLS 1.2 and 1.3 on, with HTTP/2 and 1.1.
+        @File listen: Option<SocketAddr> = None, like "0.0.0.0:443";
+        /// A list of `{ chain = "cert.pem", key = "key.pem" }`; paths are relative to the file. The
+        /// first one is for clients that name no host.
+        @File certificates: Vec<CertificateFiles> = Vec::new();
     }
+}
 
-    /// A file that says nothing at all is taken for one that was lost, or cut while it was written:
-    /// defaults need no file.
-    pub(crate) fn parse(text: &str) -> Result<Self, (Option<(usize, usize)>, String)> {
-        let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        if !text.trim_start_matches('\u{feff}').lines().any(says) {
-            return Err((None, "it says nothing; a gateway that is to have the defaults needs no file".to_owned()));
+net::settings! {
+    /// A certificate.
+    #[derive(Debug)]
+    struct CertificateKeys {
+        /// The certificate, followed by those that vouch for it.
+        @File chain: Option<PathBuf> = None;
+        /// Its private key.
+        @File key: Option<PathBuf> = None;
+    }
+}
+
+/// Reads `file`, if there is one, and then lets `arguments` win over it, which give what is wrong
+/// with them.
+///
+/// # Errors
+/// All that is wrong.
+pub(crate) fn read_settings(
+    file: Option<&Path>,
+    arguments: impl FnOnce(&mut Settings) -> Vec<String>,
+) -> Result<Settings, SettingsError> {
+    let (settings, mistakes) = try_settings(file, arguments);
+    if mistakes.is_empty() { Ok(settings) } else { Err(SettingsError::new(mistakes)) }
+}
+
+/// The same, with as much as could be read, and a line for each mistake.
+pub(crate) fn try_settings(
+    file: Option<&Path>,
+    arguments: impl FnOnce(&mut Settings) -> Vec<String>,
+) -> (Settings, Vec<String>) {
+    match file.map(|file| read_text(file).map_err(|error| format!("{}: {error}", file.display()))) {
+        None => parse(Path::new(""), "", arguments),
+        Some(Ok(text)) => parse(file.unwrap_or(Path::new("")), &text, arguments),
+        Some(Err(mistake)) => (Settings::default(), vec![mistake]),
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map_err(|error| error.to_string())?;
+    let bytes = opened.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if u64::try_from(bytes).is_ok_and(|bytes| bytes > MAX_FILE_BYTES) {
+        return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
+    }
+    // Taken for a file that was lost, or cut while it was written: defaults need no file.
+    let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    match text.trim_start_matches('\u{feff}').lines().any(says) {
+        true => Ok(text),
+        false => Err("it says nothing; a gateway that is to have the defaults needs no file".to_owned()),
+    }
+}
+
+fn parse(file: &Path, text: &str, arguments: impl FnOnce(&mut Settings) -> Vec<String>) -> (Settings, Vec<String>) {
+    let mut settings = Settings::default();
+    let mut reader = FileReader::new(file, text);
+    let table = reader.parse();
+    if let Some(table) = &table {
+        read_file(&mut reader, entries(table), &mut settings);
+    }
+    let mut wrong = arguments(&mut settings);
+    // Without TLS of its own, it is that of proxies, at its usual port.
+    let https = settings.tls.map_or(HTTPS, |address| address.port());
+    settings.config.redirect = settings.process.redirect.then_some(https);
+    let mut found = conflicts(&settings);
+    found.retain(|conflict| reader.are_usable(&conflict.depends_on));
+    for conflict in found {
+        match reader.place(&conflict.key) {
+            Some(at) if conflict.is_mistake => reader.mistake(at, conflict.message),
+            Some(_) => reader.warning(&conflict.key, conflict.message),
+            None if conflict.is_mistake => wrong.push(conflict.message),
+            None => settings.warnings.push(conflict.message),
         }
-        toml::from_str(text).map_err(|error| {
-            let position = error.span().map(|span| {
-                let before = &text[..span.start];
-                let line = before.rsplit('\n').next().unwrap_or_default();
-                (before.matches('\n').count() + 1, line.chars().count() + 1)
-            });
-            (position, explained(error.message()))
-        })
     }
+    let (mut mistakes, warnings) = reader.finish();
+    mistakes.append(&mut wrong);
+    settings.warnings.extend(warnings);
+    (settings, mistakes)
 }
 
-/// In an error about a name, the one that was meant.
-fn explained(message: &str) -> String {
-    let mut names = message.split('`').skip(1).step_by(2);
-    let (Some(unknown), true) = (names.next(), message.starts_with("unknown field")) else {
-        return message.replace('\n', "; ");
-    };
-    let alike = names.map(|name| (strsim::jaro_winkler(unknown, name), name));
-    let meant = alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    match meant {
-        Some((_, meant)) => format!("unknown key `{unknown}`; did you mean `{meant}`?"),
-        None => message.replacen("unknown field", "unknown key", 1),
-    }
-}
-
-impl fmt::Display for FileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if let Some((line, column)) = self.position {
-            write!(f, ":{line}:{column}")?;
+fn read_file<'t>(reader: &mut FileReader<'t>, entries: Vec<Entry<'_, 't>>, settings: &mut Settings) {
+    let rest = reader.apply("", entries, &mut settings.process);
+    let rest = reader.apply("", rest, &mut settings.config);
+    let mut unknown = Vec::new();
+    for (key, value) in rest {
+        match &**key.get_ref() {
+            "tls" => read_tls(reader, value, settings),
+            "route" => settings.config.routes = read_routes(reader, value),
+            _ => unknown.push((key, value)),
         }
-        write!(f, ": {}", self.message)
     }
+    let names = top_level().map(|setting| setting.name).chain(TABLES);
+    reader.unknown(unknown, names, "the file", |name| {
+        if RouteKeys::SETTINGS.iter().any(|setting| setting.name == name) {
+            return Some("below [[route]]");
+        }
+        TlsKeys::SETTINGS.iter().any(|setting| setting.name == name).then_some("below [tls]")
+    });
+}
+
+fn read_tls<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>, settings: &mut Settings) {
+    let Some(table) = reader.table("tls", value, "[tls] with one bracket") else { return };
+    let mut keys = TlsKeys::default();
+    let mut unknown = Vec::new();
+    for (key, value) in reader.apply("tls.", entries(table), &mut keys) {
+        match &**key.get_ref() {
+            "certificates" => keys.certificates = read_certificates(reader, value),
+            _ => unknown.push((key, value)),
+        }
+    }
+    reader.unknown_in::<TlsKeys>(unknown, "[tls]");
+    for (key, example) in [("listen", "listen = \"0.0.0.0:443\""), ("certificates", CERTIFICATES)] {
+        if !table.contains_key(key) {
+            reader.mistake(value.span().start, format!("this [tls] has no `{key}`, such as {example}"));
+            reader.mark_unusable(format!("tls.{key}"));
+        }
+    }
+    settings.tls = keys.listen;
+    settings.config.certificates = keys.certificates;
+}
+
+const CERTIFICATES: &str = "certificates = [{ chain = \"cert.pem\", key = \"key.pem\" }]";
+
+fn read_certificates<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Vec<CertificateFiles> {
+    let mut certificates = Vec::new();
+    let Some(list) = reader.list("certificates", value, CERTIFICATES) else { return certificates };
+    for item in list {
+        let Some(table) = reader.table("certificates", item, "{ chain = \"cert.pem\", key = \"key.pem\" }") else {
+            continue;
+        };
+        let mut keys = CertificateKeys::default();
+        let rest = reader.apply("", entries(table), &mut keys);
+        reader.unknown_in::<CertificateKeys>(rest, "a certificate");
+        for key in ["chain", "key"].into_iter().filter(|key| !table.contains_key(*key)) {
+            reader
+                .mistake(item.span().start, format!("this certificate has no `{key}`, such as {key} = \"{key}.pem\""));
+        }
+        if let (Some(chain), Some(key)) = (keys.chain, keys.key) {
+            certificates.push(CertificateFiles { chain, key });
+        }
+    }
+    if list.is_empty() {
+        reader.mistake(value.span().start, format!("certificates: TLS needs one: {CERTIFICATES}"));
+    }
+    certificates
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Check, Sticky};
-    use crate::route::limits::RateBy;
-
-    #[test]
-    fn a_file_says_what_it_wants_to() {
-        let file = ConfigFile::parse(
-            r#"
-            listen = "0.0.0.0:80"
-            request_timeout = "250ms"
-            empty_404 = true
-            redirect = true
-            trusted = ["10.0.0.0/8", "::1"]
-            [tls]
-            listen = "0.0.0.0:443"
-            certificates = [{ chain = "a.pem", key = "b.pem" }]
-            [[route]]
-            prefix = "/old"
-            servers = ["127.0.0.1:8080", { address = "[::1]:8080", weight = 50 }]
-            strip = true
-            balance = "cookie"
-            check = "/health"
-            rate = { requests = 5, by = "header:X-Key" }
-            [[route]]
-            prefix = ["/a", "/b"]
-            timeout = "1m"
-            at_most = 7
-            check = "GET/health"
-            "#,
-        )
-        .unwrap();
-        assert_eq!(file.request_timeout.unwrap().0, Duration::from_millis(250));
-        assert_eq!((file.listen.unwrap().0.port(), file.empty_404, file.workers), (80, Some(true), None));
-        let tls = file.tls.unwrap();
-        assert_eq!((tls.listen.0.port(), tls.certificates.len(), file.redirect, file.trusted.len()), (443, 1, true, 2));
-        let [old, both] = &file.route[..] else { panic!("two") };
-        assert_eq!([100, 50], [old.servers[0].weight, old.servers[1].weight]);
-        assert_eq!(
-            (old.strip, old.sticky, &old.check),
-            (true, Some(Sticky::Cookie), &Some(Check::Http("/health".to_owned())))
-        );
-        let rate = old.limits.rate.clone().unwrap();
-        assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));
-        assert_eq!(both.prefixes, ["/a", "/b"]);
-        assert_eq!((both.timeout, both.limits.max_concurrency), (Some(Duration::from_secs(60)), Some(7)));
-        assert_eq!((&both.check, both.node_check.as_deref()), (&None, Some("GET/health")));
-    }
-
-    #[test]
-    fn oe16_a_file_that_says_nothing_is_refused() {
-        for (text, expected) in [
-            ("", false),
-            ("\n \t\n", false),
-            ("# listen = \"127.0.0.1:1\"\n", false),
-            ("\u{feff}", false),
-            ("workers = 1", true),
-            ("# a\n[[route]]\nprefix = \"/\"", true),
-        ] {
-            assert_eq!(ConfigFile::parse(text).is_ok(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn oe1_oe2_what_is_wrong_is_named_with_its_place() {
-        for (text, position, message) in [
-            ("lisen = \"a\"", (1, 1), "unknown key `lisen`; did you mean `listen`?"),
-            (
-                "workers = 1\n  request_timout = \"1s\"",
-                (2, 3),
-                "unknown key `request_timout`; did you mean `request_timeout`?",
-            ),
-            ("xyzzy = 1", (1, 1), "unknown key `xyzzy`, expected one of `listen`"),
-            ("listen = \"nowhere\"", (1, 10), "write it like 127.0.0.1:9000"),
-            ("listen = \"nowhere.invalid:80\"", (1, 10), "nowhere.invalid"),
-            ("distributor = \"nowhere\"", (1, 15), "registry.example:9000"),
-            ("idle_timeout = 10", (1, 16), "expected a string"),
-            ("idle_timeout = \"soon\"", (1, 16), "such as 10s"),
-            ("workers = -1", (1, 11), "invalid value: integer `-1`"),
-            ("listen = ", (1, 10), ""),
-            ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", (2, 1), "duplicate key"),
-            ("[[route]]\nstrip = true", (1, 1), "missing field `prefix`"),
-            ("[[route]]\nprefix = []", (1, 1), "a route has a prefix"),
-            ("[[route]]\nprefix = \"/..\"", (1, 1), "out of the root"),
-            ("[[route]]\nprfix = \"/a\"", (2, 1), "did you mean `prefix`?"),
-            ("[[route]]\nprefix = [\"/a\", \"/a/\"]", (1, 1), "has a route already"),
-            ("[[route]]\nprefix = \"/\"\nservers = [\"a\"]", (3, 11), "a server such as"),
-            ("[[route]]\nprefix = \"/\"\nat_most = 0", (1, 1), "a limit of 0"),
-            ("[[route]]\nprefix = \"/\"\nmax_tunnels = 0", (1, 1), "a limit of 0"),
-            ("[[route]]\nprefix = \"/\"\nclient_share = 0", (1, 1), "from 1 to 100"),
-            ("[[route]]\nprefix = \"/\"\nclient_share = 101", (1, 1), "from 1 to 100"),
-            ("[[route]]\nprefix = \"/\"\ncheck_every = \"0s\"", (1, 1), "at least 10ms"),
-            ("[[route]]\nprefix = \"/\"\nbalance = \"best\"", (3, 11), "round_robin"),
-            ("[[route]]\nprefix = \"/\"\ncheck = \"x\"", (3, 9), "/health"),
-            ("[[route]]\nprefix = \"/\"\ncheck = \"get/health\"", (3, 9), "GET/health"),
-            ("[[route]]\nprefix = \"/\"\ncheck = \"GET/a\"\nservers = [\"[::1]:1\"]", (1, 1), "servers speak HTTP"),
-            ("[[route]]\nprefix = \"/\"\nrate = { requests = 1, by = \"x\" }", (3, 29), "header:NAME"),
-            ("cookie_secret = \"\"", (1, 17), "at least 16 characters"),
-            ("cookie_secret = \"fifteen letters\"", (1, 17), "at least 16 characters"),
-            ("trusted = [\"x\"]", (1, 11), "10.0.0.0/8"),
-            ("[tls]\nlisten = \"127.0.0.1:1\"\ncertificates = []", (3, 16), "TLS needs a certificate"),
-        ] {
-            let (seen_position, seen) = ConfigFile::parse(text).unwrap_err();
-            assert!(seen.contains(message), "{text}: {seen}");
-            assert_eq!(seen_position, Some(position), "{text}: {seen}");
-        }
-    }
-}
+pub(crate) mod tests;

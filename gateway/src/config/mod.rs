@@ -1,9 +1,15 @@
-//! Every limit of the gateway, with its reason.
+//! Every limit of the gateway, with its reason: its settings, each written once.
 
+mod conflicts;
+pub(crate) mod defaults;
 pub(crate) mod file;
+mod file_reader;
+pub(crate) mod mistakes;
+mod route_keys;
 pub(crate) mod settings;
 pub(crate) mod snapshot;
-pub(crate) mod values;
+mod syntax;
+mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,63 +17,83 @@ use std::time::Duration;
 use ipnet::IpNet;
 use protocol::HostPort;
 
+use self::settings::host_and_port;
+use self::values::long_enough;
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::limits::RouteLimits;
 
 pub use node_sdk::Balance;
 
-/// Where the Distributor is, limits and time-outs.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the Distributor is, `host:port`.
-    pub distributor: String,
-    /// Where nodes are told that it is, if that is another address than the Distributor sees, or
-    /// another port than it listens on.
-    pub advertise: Option<HostPort>,
-    /// Where to keep what is known of the services, for the next start.
-    pub cache: Option<PathBuf>,
-    /// How long a request may take from its last header byte to its answer.
-    pub request_timeout: Duration,
-    /// Bytes of one request body. Version 1 nodes take less than 64 KiB whatever this says.
-    pub max_body_bytes: usize,
-    /// Bytes of bodies for nodes, and of their answers, that are held for all clients together,
-    /// beyond 16 KiB for each connection.
-    pub max_held_bytes: usize,
-    /// Clients at a time; further ones are closed at once.
-    pub max_connections: usize,
-    /// How long the head of a request may take from its first byte to its last.
-    pub header_timeout: Duration,
-    /// How long a server that speaks HTTP may send nothing of a response that it has begun.
-    pub response_idle_timeout: Duration,
-    /// How long a client may be idle between requests.
-    pub idle_timeout: Duration,
-    /// How long a client may take nothing of its response.
-    pub write_timeout: Duration,
-    /// How long requests in flight may take to finish when we stop.
-    pub drain_timeout: Duration,
-    /// Unknown routes are answered as the old gateway did, by 404 with an empty body.
-    pub empty_404: bool,
-    /// How each request is logged on standard output.
-    pub access_log: AccessLogFormat,
-    /// How long TLS may take to agree.
-    pub handshake_timeout: Duration,
-    /// Certificates for clients that speak TLS; the first is for those that name no host.
-    pub certificates: Vec<CertificateFiles>,
-    /// Clients without TLS are redirected to this port, where TLS is spoken.
-    pub redirect: Option<u16>,
-    /// HTTP/2 is spoken without TLS too, to clients that begin with it.
-    pub h2c: bool,
-    /// Balancers whose connections begin with the PROXY protocol. Theirs must, and no other may.
-    pub proxy_protocol: Vec<IpNet>,
-    /// Proxies that are believed where a request comes from: their X-Forwarded and Forwarded are
-    /// added to, not replaced.
-    pub trusted: Vec<IpNet>,
-    /// Signs cookies that keep a client with a server; without it, cookies of a former process are
-    /// not known again.
-    pub cookie_secret: Option<String>,
-    /// What holds below certain paths.
-    pub routes: Vec<Route>,
+net::settings! {
+    /// Where the Distributor is, limits and time-outs.
+    #[derive(Clone, Debug)]
+    pub struct Config {
+        /// Where the Distributor is, `host:port`.
+        pub distributor: String = "127.0.0.1:9000".to_owned(), "ADDRESS", where host_and_port;
+        /// Where nodes are told that this gateway is, if that is another address than the
+        /// Distributor sees, or another port than it listens on.
+        pub advertise: Option<HostPort> = None, like "gateway.example:8000";
+        /// File to keep what is known of the services in, so that the next start can serve before
+        /// the Distributor is there.
+        pub cache: Option<PathBuf> = None, like "/var/lib/gateway/nodes";
+        /// How long a request may take from its last header byte to its answer.
+        pub request_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
+        /// Bytes of one request body.
+        ///
+        /// Version 1 nodes take less than 64 KiB whatever this says.
+        pub max_body_bytes: usize = 1 << 20, "BYTES";
+        /// Bytes of bodies for nodes and of their answers that are held for all clients together,
+        /// beyond 16 KiB for each connection; one client has at most as much as is free.
+        ///
+        /// With what ten thousand connections hold of their own, the process stays below a
+        /// gigabyte by default.
+        pub max_held_bytes: usize = 256 << 20, "BYTES", where 1..=usize::MAX;
+        /// Clients at a time; further ones are closed at once.
+        pub max_connections: usize = 10_000, where 1..=usize::MAX;
+        /// How long the head of a request may take from its first byte to its last.
+        pub header_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
+        /// How long a TLS handshake may take.
+        pub handshake_timeout: Duration = Duration::from_secs(5), where MIN_TIME..=MAX_TIME;
+        /// Speak HTTP/2 without TLS too, to clients that begin with it.
+        pub h2c: bool = false;
+        /// How long a server that speaks HTTP may send nothing of a response that it has begun.
+        pub response_idle_timeout: Duration = Duration::from_secs(60), where MIN_TIME..=MAX_TIME;
+        /// How long a client may be idle between requests.
+        pub idle_timeout: Duration = Duration::from_secs(60), where MIN_TIME..=MAX_TIME;
+        /// How long a client may take nothing of its response.
+        pub write_timeout: Duration = Duration::from_secs(30), where MIN_TIME..=MAX_TIME;
+        /// How long requests in flight may take to finish when the gateway stops.
+        pub drain_timeout: Duration = Duration::from_secs(30);
+        /// Answer unknown routes as the old gateway did: 404 with an empty body.
+        pub empty_404: bool = false;
+        /// How each request is logged on standard output.
+        pub access_log: AccessLogFormat = AccessLogFormat::Off;
+        /// Balancers whose connections begin with the PROXY protocol.
+        ///
+        /// Theirs must, and no other may.
+        @File pub proxy_protocol: Vec<IpNet> = Vec::new();
+        /// Proxies whose word on the origin of a request is trusted.
+        ///
+        /// Their X-Forwarded and Forwarded are added to, not replaced.
+        @File pub trusted: Vec<IpNet> = Vec::new();
+        /// Signs cookies; 16 characters or more. Gateways with the same one know each other's
+        /// cookies; without one, a gateway does not know the cookies of a former process.
+        @File pub cookie_secret: Option<String> = None, where long_enough, like "the output of: openssl rand -hex 32";
+    }
+    also {
+        /// Certificates for clients that speak TLS; the first is for those that name no host.
+        pub certificates: Vec<CertificateFiles> = Vec::new();
+        /// Clients without TLS are redirected to this port, where TLS is spoken.
+        pub redirect: Option<u16> = None;
+        /// What holds below certain paths.
+        pub routes: Vec<Route> = Vec::new();
+    }
 }
+
+/// A time-out of nothing would end everything at once.
+pub(crate) const MIN_TIME: Duration = Duration::from_millis(1);
+/// The longest that a time-out can be.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A certificate and its key, in PEM form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,41 +219,6 @@ impl Route {
             node_check: None,
             check_every: Duration::from_secs(2),
             limits: RouteLimits::default(),
-        }
-    }
-}
-
-impl Config {
-    /// Bytes that are held for all clients together by default. With what ten thousand connections
-    /// hold of their own, the process stays below a gigabyte.
-    pub const MAX_HELD_BYTES: usize = 256 << 20;
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            distributor: "127.0.0.1:9000".to_owned(),
-            advertise: None,
-            cache: None,
-            request_timeout: Duration::from_secs(10),
-            max_body_bytes: 1 << 20,
-            max_held_bytes: Self::MAX_HELD_BYTES,
-            max_connections: 10_000,
-            header_timeout: Duration::from_secs(10),
-            response_idle_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
-            write_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(30),
-            empty_404: false,
-            access_log: AccessLogFormat::Off,
-            handshake_timeout: Duration::from_secs(5),
-            certificates: Vec::new(),
-            redirect: None,
-            h2c: false,
-            proxy_protocol: Vec::new(),
-            trusted: Vec::new(),
-            cookie_secret: None,
-            routes: Vec::new(),
         }
     }
 }

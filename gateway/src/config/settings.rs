@@ -2,20 +2,55 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use net::listen_address;
+use net::{LogFormat, LogLevel, Setting, SettingPlace, SettingValue, Settings as _, ValueKind, listen_address};
 use protocol::HostPort;
 
 use crate::config::Config;
 
 /// Everything that was said, wherever.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Settings {
-    pub(crate) listen: SocketAddr,
+    pub(crate) process: ProcessSettings,
     /// Where TLS is spoken.
     pub(crate) tls: Option<SocketAddr>,
-    pub(crate) admin: Option<AdminAddress>,
-    pub(crate) workers: usize,
     pub(crate) config: Config,
+    /// What was said and has no effect.
+    pub(crate) warnings: Vec<String>,
+}
+
+net::settings! {
+    /// What only the program needs.
+    #[derive(Debug)]
+    pub(crate) struct ProcessSettings {
+        /// Address to serve HTTP on.
+        pub(crate) listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+        /// Address for /health, /ready, /metrics and /routes; `off` for none. Unless given,
+        /// 127.0.0.1:8001, or none if that is taken.
+        pub(crate) admin: Option<AdminAddress> = None;
+        /// Threads that serve; one for each core unless given.
+        pub(crate) workers: Option<u16> = None, where 1..=1024, like "4";
+        /// Answer requests over http by 308 to https, except below `/.well-known/acme-challenge/`.
+        /// It needs `[tls]`, or proxies in `trusted` or `proxy_protocol` that speak TLS.
+        @File pub(crate) redirect: bool = false;
+        /// Form of the log on standard error.
+        @CommandLine pub(crate) log_format: LogFormat = LogFormat::default();
+        /// off, error, warn, info, debug, trace, or levels per module.
+        @CommandLine pub(crate) log_level: LogLevel = LogLevel::default();
+    }
+}
+
+/// The keys of the file above all tables.
+pub(crate) fn top_level() -> impl Iterator<Item = &'static Setting> + Clone {
+    let all = ProcessSettings::SETTINGS.iter().chain(Config::SETTINGS);
+    all.filter(|setting| setting.place != SettingPlace::CommandLine)
+}
+
+impl ProcessSettings {
+    /// How many threads serve.
+    pub(crate) fn worker_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.workers.map_or_else(cores, usize::from)
+    }
 }
 
 /// Where operators may ask.
@@ -25,13 +60,22 @@ pub(crate) enum AdminAddress {
     At(SocketAddr),
 }
 
-pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
-    if text == "off" { Ok(AdminAddress::Off) } else { listen_address(text).map(AdminAddress::At) }
-}
+impl SettingValue for AdminAddress {
+    const KIND: ValueKind = ValueKind::Text;
+    const UNIT: &'static str = "ADDRESS";
+    const EXAMPLE: &'static str = "127.0.0.1:8001";
+    type Rule = ();
 
-/// An address that others are told.
-pub(crate) fn advertised(text: &str) -> Result<HostPort, String> {
-    text.parse::<HostPort>().map_err(|error| error.to_string())
+    fn read(text: &str, _rule: Option<&()>) -> Result<Self, String> {
+        if text == "off" { Ok(Self::Off) } else { listen_address(text).map(Self::At) }
+    }
+
+    fn show(&self) -> Option<String> {
+        match self {
+            Self::Off => Some("off".to_owned()),
+            Self::At(address) => address.show(),
+        }
+    }
 }
 
 /// Only for this machine.
@@ -39,9 +83,6 @@ pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr
 
 /// A name or address with a port; the name is looked up at every attempt to connect, so it need not
 /// be known yet.
-pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
-    match text.parse::<HostPort>() {
-        Ok(_) => Ok(text.trim().to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+pub(super) fn host_and_port(text: &str) -> Result<(), String> {
+    text.parse::<HostPort>().map(drop).map_err(|error| error.to_string())
 }

@@ -1,26 +1,34 @@
 //! The command line of the `gateway` program.
 
-use std::fmt::Write as _;
+use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use net::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, look_up_blocking};
-use protocol::{HostName, HostPort};
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use net::{
+    SettingPlace, SettingValue, Settings as _, apply_arguments, exit_code, init_log, look_up_blocking,
+    unknown_variables,
+};
+use protocol::HostName;
 use tokio::runtime;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::config::Config;
-use crate::config::file::{ConfigFile, FileError};
-use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings, admin_address, advertised, host_and_port};
-use crate::config::values::Parsed;
+use crate::config::defaults::print_defaults;
+use crate::config::file::{read_settings, try_settings};
+use crate::config::mistakes::SettingsError;
+use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, ProcessSettings, Settings};
 use crate::downstream::tls::Tls;
-use crate::observe::access_log::AccessLogFormat;
 use crate::process::lifecycle;
+use crate::process::upgrade::VARIABLE as TAKES_OVER;
+
+/// What the names of all variables begin with.
+const PREFIX: &str = "GATEWAY_";
+/// How long a gateway on this machine may take to say what goes where.
+const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The one front door: HTTP in, packets or HTTP out, routes learned from the registry.
 #[derive(Debug, Parser)]
@@ -40,79 +48,12 @@ struct Args {
     /// Print a configuration file with all defaults.
     #[arg(long)]
     print_defaults: bool,
-    /// Address to serve HTTP on.
-    #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
-    listen: SocketAddr,
-    /// Address for /health, /ready and /metrics; `off` for none. Unless given, 127.0.0.1:8001, or
-    /// none if that is taken.
-    #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", value_parser = admin_address)]
-    admin: Option<AdminAddress>,
-    /// Threads that serve; one for each core unless given.
-    #[arg(long, value_name = "N", env = "GATEWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    workers: Option<u16>,
-    /// Where the Distributor is.
-    #[arg(long, value_name = "ADDRESS", env = "GATEWAY_DISTRIBUTOR", default_value = "127.0.0.1:9000", value_parser = host_and_port)]
-    distributor: String,
-    /// Where nodes are told that this gateway is, if that is another address than the Distributor
-    /// sees, or another port than it listens on.
-    #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADVERTISE", value_parser = advertised)]
-    advertise: Option<HostPort>,
-    /// File to keep what is known of the services in, so that the next start can serve before the
-    /// Distributor is there.
-    #[arg(long, value_name = "FILE", env = "GATEWAY_CACHE")]
-    cache: Option<PathBuf>,
-    /// How long a request may take.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_REQUEST_TIMEOUT", default_value = "10s", value_parser = duration)]
-    request_timeout: Duration,
-    /// Bytes of one request body.
-    #[arg(long, value_name = "BYTES", env = "GATEWAY_MAX_BODY_BYTES", default_value_t = 1 << 20)]
-    max_body_bytes: usize,
-    /// Bytes of bodies for nodes and of their answers that are held for all clients together,
-    /// beyond 16 KiB for each connection; one client has at most as much as is free.
-    #[arg(long, value_name = "BYTES", env = "GATEWAY_MAX_HELD_BYTES", default_value_t = Config::MAX_HELD_BYTES)]
-    max_held_bytes: usize,
-    /// Clients at a time; further ones are closed at once.
-    #[arg(long, value_name = "N", env = "GATEWAY_MAX_CONNECTIONS", default_value_t = 10_000)]
-    max_connections: usize,
-    /// How long the head of a request may take from its first byte to its last.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_HEADER_TIMEOUT", default_value = "10s", value_parser = duration)]
-    header_timeout: Duration,
-    /// How long TLS may take to agree.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_HANDSHAKE_TIMEOUT", default_value = "5s", value_parser = duration)]
-    handshake_timeout: Duration,
-    /// Speak HTTP/2 without TLS too, to clients that begin with it.
-    #[arg(long, env = "GATEWAY_H2C")]
-    h2c: bool,
-    /// How long a server that speaks HTTP may send nothing of a response that it has begun.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_RESPONSE_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
-    response_idle_timeout: Duration,
-    /// How long a client may be idle between requests.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
-    idle_timeout: Duration,
-    /// How long a client may take nothing of its response.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_WRITE_TIMEOUT", default_value = "30s", value_parser = duration)]
-    write_timeout: Duration,
-    /// How long requests in flight may take to finish when the gateway stops.
-    #[arg(long, value_name = "TIME", env = "GATEWAY_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration)]
-    drain_timeout: Duration,
-    /// Answer unknown routes as the old gateway did: 404 with an empty body.
-    #[arg(long, env = "GATEWAY_EMPTY_404")]
-    empty_404: bool,
-    /// A line for each request on standard output.
-    #[arg(long, value_enum, env = "GATEWAY_ACCESS_LOG", default_value_t)]
-    access_log: AccessLogFormat,
-    /// Form of the log on standard error.
-    #[arg(long, value_enum, env = "GATEWAY_LOG_FORMAT", default_value_t)]
-    log_format: LogFormat,
-    /// off, error, warn, info, debug, trace, or levels per module.
-    #[arg(long, value_name = "LEVEL", env = "GATEWAY_LOG_LEVEL", default_value = "info")]
-    log_level: LogLevel,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum CliCommand {
-    /// Reads a configuration file, with the certificates that it names, and says what is wrong, if
-    /// anything is.
+    /// Reads a configuration file, with the certificates that it names, and says all that is wrong
+    /// with it.
     Check {
         /// The file.
         file: PathBuf,
@@ -120,136 +61,69 @@ enum CliCommand {
     /// Asks a gateway that runs what goes where, and why.
     Routes {
         /// Its address for operators.
-        #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = DEFAULT_ADMIN, value_parser = listen_address)]
-        admin: SocketAddr,
+        #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = DEFAULT_ADMIN.to_string())]
+        admin: String,
     },
-}
-
-/// What only a file can say.
-#[derive(Debug, Default)]
-struct FileOnlySettings {
-    tls: Option<SocketAddr>,
-    config: Config,
 }
 
 /// The command line. It names the file, which can be read again.
 #[derive(Debug)]
 pub(crate) struct CommandLine {
     matches: ArgMatches,
+    config: Option<PathBuf>,
 }
 
 impl CommandLine {
     /// What holds now.
     ///
     /// # Errors
-    /// What is wrong with the file.
-    pub(crate) fn settings(&self) -> Result<Settings, FileError> {
-        let mut args = Args::from_arg_matches(&self.matches).unwrap_or_else(|error| error.exit());
-        let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-        // A flag that is there in vain, and one that is not there, are told apart by where its
-        // value comes from.
-        let given = |name: &str| !matches!(self.matches.value_source(name), None | Some(ValueSource::DefaultValue));
-        let only_in_file = args.merge_file(file, given);
-        Ok(args.settings(only_in_file))
+    /// All that is wrong with the file, the flags and the variables.
+    pub(crate) fn settings(&self) -> Result<Settings, SettingsError> {
+        read_settings(self.config.as_deref(), |settings| self.apply(settings))
+    }
+
+    fn apply(&self, settings: &mut Settings) -> Vec<String> {
+        let mut wrong = apply_arguments(&mut settings.process, &self.matches, PREFIX);
+        wrong.extend(apply_arguments(&mut settings.config, &self.matches, PREFIX));
+        wrong
     }
 }
 
-impl Args {
-    /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file
-    /// can say.
-    fn merge_file(&mut self, file: ConfigFile, given: impl Fn(&str) -> bool) -> FileOnlySettings {
-        fn set<T>(setting: &mut T, said: Option<T>, given: bool) {
-            if let Some(said) = said.filter(|_| !given) {
-                *setting = said;
-            }
-        }
-        let time = |said: Option<Parsed<Duration>>| said.map(|Parsed(time)| time);
-        set(&mut self.listen, file.listen.map(|Parsed(address)| address), given("listen"));
-        set(&mut self.admin, file.admin.map(|Parsed(address)| Some(address)), given("admin"));
-        set(&mut self.distributor, file.distributor, given("distributor"));
-        set(&mut self.advertise, file.advertise.map(|Parsed(address)| Some(address)), given("advertise"));
-        set(&mut self.workers, file.workers.map(Some), given("workers"));
-        set(&mut self.cache, file.cache.map(Some), given("cache"));
-        set(&mut self.request_timeout, time(file.request_timeout), given("request_timeout"));
-        set(&mut self.handshake_timeout, time(file.handshake_timeout), given("handshake_timeout"));
-        set(&mut self.response_idle_timeout, time(file.response_idle_timeout), given("response_idle_timeout"));
-        set(&mut self.max_body_bytes, file.max_body_bytes, given("max_body_bytes"));
-        set(&mut self.max_held_bytes, file.max_held_bytes, given("max_held_bytes"));
-        set(&mut self.max_connections, file.max_connections, given("max_connections"));
-        set(&mut self.header_timeout, time(file.header_timeout), given("header_timeout"));
-        set(&mut self.idle_timeout, time(file.idle_timeout), given("idle_timeout"));
-        set(&mut self.write_timeout, time(file.write_timeout), given("write_timeout"));
-        set(&mut self.drain_timeout, time(file.drain_timeout), given("drain_timeout"));
-        set(&mut self.access_log, file.access_log.map(|Parsed(format)| format), given("access_log"));
-        set(&mut self.empty_404, file.empty_404, given("empty_404"));
-        set(&mut self.h2c, file.h2c, given("h2c"));
-        let networks = |list: Vec<Parsed<_>>| list.into_iter().map(|Parsed(network)| network).collect();
-        let (tls, certificates) = file.tls.map_or((None, Vec::new()), |tls| (Some(tls.listen.0), tls.certificates));
-        let trusted: Vec<_> = networks(file.trusted);
-        // Without TLS here, a proxy that is believed speaks it, at the usual port.
-        let is_behind_one = !trusted.is_empty() || !file.proxy_protocol.is_empty();
-        let behind_proxy = is_behind_one.then_some(443);
-        let redirect = tls.map(|tls| tls.port()).or(behind_proxy).filter(|_| file.redirect);
-        let config = Config {
-            redirect,
-            certificates,
-            proxy_protocol: networks(file.proxy_protocol),
-            trusted,
-            cookie_secret: file.cookie_secret,
-            routes: file.route,
-            ..Config::default()
-        };
-        FileOnlySettings { tls, config }
-    }
-
-    fn settings(self, file: FileOnlySettings) -> Settings {
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let config = Config {
-            distributor: self.distributor,
-            advertise: self.advertise,
-            cache: self.cache,
-            request_timeout: self.request_timeout,
-            handshake_timeout: self.handshake_timeout,
-            max_body_bytes: self.max_body_bytes,
-            max_held_bytes: self.max_held_bytes,
-            max_connections: self.max_connections,
-            header_timeout: self.header_timeout,
-            response_idle_timeout: self.response_idle_timeout,
-            idle_timeout: self.idle_timeout,
-            write_timeout: self.write_timeout,
-            drain_timeout: self.drain_timeout,
-            empty_404: self.empty_404,
-            h2c: self.h2c,
-            access_log: self.access_log,
-            ..file.config
-        };
-        let workers = self.workers.map_or_else(cores, usize::from);
-        Settings { listen: self.listen, tls: file.tls, admin: self.admin, workers, config }
-    }
+fn command() -> Command {
+    let settings = ProcessSettings::SETTINGS.iter().chain(Config::SETTINGS);
+    let settings = settings.filter(|setting| setting.place != SettingPlace::File);
+    Args::command().args(settings.map(|setting| setting.argument(PREFIX)))
 }
 
 /// Runs the program: reads the command line, listens, serves until a signal.
 pub fn main() -> ExitCode {
-    let matches = Args::command().get_matches();
+    let matches = command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if args.print_defaults {
-        print(&defaults());
+        print(&print_defaults());
         return ExitCode::SUCCESS;
     }
     match &args.command {
         Some(CliCommand::Check { file }) => return check(file),
-        Some(CliCommand::Routes { admin }) => return routes(*admin),
+        Some(CliCommand::Routes { admin }) => return routes(admin),
         None => {}
     }
-    let _log = init_log(args.log_format, &args.log_level);
-    let command_line = CommandLine { matches };
-    let settings = match command_line.settings() {
+    let command_line = CommandLine { matches, config: args.config };
+    let settings = command_line.settings();
+    let process = settings.as_ref().map(|settings| &settings.process);
+    let (format, level) =
+        process.map_or_else(|_| Default::default(), |process| (process.log_format, process.log_level.clone()));
+    let _log = init_log(format, &level);
+    let settings = match settings {
         Ok(settings) => settings,
         Err(wrong) => {
-            error!("{wrong}");
+            wrong.lines().iter().for_each(|line| error!("{line}"));
             return ExitCode::from(2);
         }
     };
+    for line in unknown(std::env::vars_os().map(|(name, _)| name)).iter().chain(&settings.warnings) {
+        warn!("{line}");
+    }
     // Requests have threads of their own: see `serve_all`.
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -261,68 +135,60 @@ pub fn main() -> ExitCode {
     ran
 }
 
+/// Variables that seem to be settings, and are none.
+fn unknown(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let settings = [ProcessSettings::SETTINGS, Config::SETTINGS];
+    unknown_variables(names, PREFIX, &settings, &["GATEWAY_CONFIG", TAKES_OVER])
+}
+
 /// Prints to standard output. A reader that closes it early is no error.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Settings of the command line that a file does not have: which file it is, and how to speak of
-/// what it says.
-const NOT_IN_FILE: [&str; 4] = ["config", "print_defaults", "log_format", "log_level"];
-
-/// `gateway --print-defaults`: a file that changes nothing.
-fn defaults() -> String {
-    let mut out = String::new();
-    for setting in Args::command().get_arguments().filter(|setting| !NOT_IN_FILE.contains(&setting.get_id().as_str())) {
-        let (name, help) = (setting.get_id(), setting.get_help().map(ToString::to_string).unwrap_or_default());
-        let value = setting.get_default_values().first().map(|value| value.to_string_lossy());
-        let _ = match value {
-            _ if !setting.get_action().takes_values() => writeln!(out, "# {help}\n{name} = false\n"),
-            Some(number) if number.parse::<u64>().is_ok() => writeln!(out, "# {help}\n{name} = {number}\n"),
-            Some(text) => writeln!(out, "# {help}\n{name} = {text:?}\n"),
-            None => writeln!(out, "# {help}\n# {name} =\n"),
-        };
-    }
-    out.push_str("# What has no default (redirect, trusted, proxy_protocol, cookie_secret, [tls], [[route]]) is in docs/GATEWAY.md.\n");
-    out
-}
-
 /// `gateway check FILE`.
 #[expect(clippy::print_stderr, reason = "this is what the command is for")]
 fn check(file: &Path) -> ExitCode {
-    let certificates =
-        |read: &ConfigFile| read.tls.as_ref().map(|tls| Tls::new(&tls.certificates)).transpose().map(drop);
-    match ConfigFile::read(file) {
-        Ok(read) => {
-            if let Err(wrong) = certificates(&read) {
-                eprintln!("{wrong}");
-                return ExitCode::from(2);
-            }
-            for server in read.route.iter().flat_map(|route| &route.servers) {
-                if let HostName::Name(name) = &server.address.host
-                    && let Err(error) = look_up_blocking(name, server.address.port)
-                {
-                    eprintln!("warning: {error}; as long as that is so, {} gets no request", server.address);
-                }
-            }
-            let servers: usize = read.route.iter().map(|route| route.servers.len()).sum();
-            let routes = read.route.len();
-            print(&format!(
-                "{} is fine; it has {routes} routes, and names {servers} servers that do not register\n",
-                file.display()
-            ));
-            ExitCode::SUCCESS
-        }
-        Err(wrong) => {
-            eprintln!("{wrong}");
-            ExitCode::from(2)
+    let (settings, mut mistakes) = try_settings(Some(file), |_| Vec::new());
+    let certificates = settings.config.certificates.iter().map(std::slice::from_ref);
+    mistakes.extend(certificates.filter_map(|one| Tls::new(one).err()).map(|error| error.to_string()));
+    mistakes.iter().chain(&settings.warnings).for_each(|line| eprintln!("{line}"));
+    if !mistakes.is_empty() {
+        return ExitCode::from(2);
+    }
+    for server in settings.config.routes.iter().flat_map(|route| &route.servers) {
+        if let HostName::Name(name) = &server.address.host
+            && let Err(error) = look_up_blocking(name, server.address.port)
+        {
+            eprintln!("warning: {error}; as long as that is so, {} gets no request", server.address);
         }
     }
+    let servers: usize = settings.config.routes.iter().map(|route| route.servers.len()).sum();
+    let routes = settings.config.routes.len();
+    let (file, warnings) = (file.display(), settings.warnings.len());
+    let fine = match warnings {
+        0 => format!("{file} is fine"),
+        1 => format!("{file} can be used, but 1 of its settings has no effect"),
+        _ => format!("{file} can be used, but {warnings} of its settings have no effect"),
+    };
+    print(&format!("{fine}; it has {routes} routes, and names {servers} servers that do not register\n"));
+    ExitCode::SUCCESS
 }
 
 /// `gateway routes`.
 #[expect(clippy::print_stderr, reason = "this is what the command is for")]
-fn routes(admin: SocketAddr) -> ExitCode {
+fn routes(admin: &str) -> ExitCode {
+    let admin = match AdminAddress::read(admin, None) {
+        Ok(AdminAddress::At(address)) => address,
+        Ok(AdminAddress::Off) => {
+            eprintln!("the gateway has no address for operators: GATEWAY_ADMIN or --admin says off");
+            return ExitCode::from(2);
+        }
+        Err(why) => {
+            eprintln!("the address for operators is {admin}: {why}; name it with --admin");
+            return ExitCode::from(2);
+        }
+    };
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&admin, ROUTES_PATIENCE)?;
         stream.set_read_timeout(Some(ROUTES_PATIENCE))?;
@@ -347,49 +213,52 @@ fn routes(admin: SocketAddr) -> ExitCode {
     }
 }
 
-/// How long a gateway on this machine may take to say what goes where.
-const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn defaults_of_the_command_line_are_those_of_the_library() {
-        Args::command().debug_assert();
-        let args = Args::parse_from(["gateway"]);
-        let settings = args.settings(FileOnlySettings::default());
-        assert_eq!(format!("{:?}", settings.config), format!("{:?}", Config::default()));
+    fn line(arguments: &[&str]) -> CommandLine {
+        let matches = command().try_get_matches_from(["gateway"].iter().chain(arguments)).unwrap();
+        CommandLine { matches, config: None }
     }
 
     #[test]
-    fn oe14_the_defaults_that_are_printed_are_a_file_that_changes_nothing() {
-        let text = defaults();
-        let file = ConfigFile::parse(&text).unwrap();
-        assert!(file.request_timeout.is_some() && file.listen.is_some() && file.h2c == Some(false), "{text}");
-        for name in ["admin", "workers", "cache"] {
-            assert!(text.contains(&format!("\n# {name} =\n")), "{name} in {text}");
-        }
-        let (mut args, as_ever) = (Args::parse_from(["gateway"]), Args::parse_from(["gateway"]));
-        let only_in_file = args.merge_file(file, |_| false);
-        let seen = format!("{:?}", args.settings(only_in_file));
-        assert_eq!(seen, format!("{:?}", as_ever.settings(FileOnlySettings::default())));
+    fn arguments_change_what_they_name_and_all_mistakes_are_told() {
+        command().debug_assert();
+        let as_ever = format!("{:?}", Settings::default());
+        assert_eq!(format!("{:?}", line(&[]).settings().unwrap()), as_ever);
+        let settings = line(&["--idle-timeout", "5s", "--workers", "3", "--h2c"]).settings().unwrap();
+        assert_eq!((settings.config.idle_timeout, settings.process.workers), (Duration::from_secs(5), Some(3)));
+        assert!(settings.config.h2c);
+        let wrong = line(&["--listen", "foo", "--workers", "0", "--distributor", "foo"]).settings().unwrap_err();
+        let [listen, workers, distributor] = wrong.lines() else { panic!("{wrong}") };
+        assert!(listen.starts_with("--listen foo: ") && listen.contains("write it like"), "{listen}");
+        assert_eq!(workers, "--workers 0: write a whole number from 1 to 1024");
+        assert!(distributor.starts_with("--distributor foo: it has no port; write it like"), "{distributor}");
     }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let matches = Args::command().get_matches_from(["gateway", "--idle-timeout", "1m", "--workers", "3"]);
-        let mut args = Args::from_arg_matches(&matches).unwrap();
-        let file = ConfigFile {
-            idle_timeout: Some(Parsed(Duration::from_secs(5))),
-            workers: Some(7),
-            write_timeout: Some(Parsed(Duration::from_secs(6))),
-            empty_404: Some(true),
-            ..ConfigFile::default()
-        };
-        let given = |name: &str| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
-        args.merge_file(file, given);
-        assert_eq!((args.idle_timeout, args.workers), (Duration::from_secs(60), Some(3)));
-        assert_eq!((args.write_timeout, args.empty_404), (Duration::from_secs(6), true));
+        let folder = std::env::temp_dir().join(format!("gateway-cli-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("gateway.toml");
+        let text = "idle_timeout = \"5s\"\nworkers = 7\nwrite_timeout = \"6s\"\nempty_404 = true\nh2c = true\n";
+        std::fs::write(&file, text).unwrap();
+        let settings =
+            CommandLine { config: Some(file), ..line(&["--idle-timeout", "1m", "--workers", "3", "--h2c=off"]) };
+        let settings = settings.settings().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let config = &settings.config;
+        assert_eq!((config.idle_timeout, settings.process.workers), (Duration::from_secs(60), Some(3)));
+        assert_eq!((config.write_timeout, config.empty_404, config.h2c), (Duration::from_secs(6), true, false));
+    }
+
+    #[test]
+    fn oe19_variables_of_the_gateway_that_set_nothing_are_named() {
+        let names = ["GATEWAY_CONFIG", "GATEWAY_TAKES_OVER", "GATEWAY_PORT", "GATEWAY_LISTEN", "GATEWAY_LISSEN"];
+        assert_eq!(
+            unknown(names.into_iter().map(OsString::from)),
+            ["the variable GATEWAY_LISSEN sets nothing; did you mean GATEWAY_LISTEN?"]
+        );
     }
 }

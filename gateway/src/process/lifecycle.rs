@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::notify::notify;
 use crate::config::Config;
-use crate::config::file::FileError;
+use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings};
 use crate::downstream::tls::Tls;
 use crate::process::serve::{Listeners, Stop, serve_all};
@@ -25,6 +25,8 @@ use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProc
 
 /// Descriptors that belong neither to clients nor to connections to servers.
 const OTHER_DESCRIPTORS: u64 = 100;
+/// A gateway whose operator has set no limit, and that can serve as many clients, needs no warning.
+const FEW_CLIENTS: usize = 1000;
 /// How long stopping may take when there is nothing to drain any more, or the time for that is
 /// over.
 const LONGEST_END: Duration = Duration::from_secs(5);
@@ -36,7 +38,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Serves until a signal. `read` reads the present settings, and is called at each SIGHUP.
 pub(crate) async fn run(
     settings: Settings,
-    read: impl Fn() -> Result<Settings, FileError> + Send + 'static,
+    read: impl Fn() -> Result<Settings, SettingsError> + Send + 'static,
 ) -> ExitCode {
     match run_inner(settings, read).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,8 +48,9 @@ pub(crate) async fn run(
 
 async fn run_inner(
     mut settings: Settings,
-    read: impl Fn() -> Result<Settings, FileError> + Send + 'static,
+    read: impl Fn() -> Result<Settings, SettingsError> + Send + 'static,
 ) -> Result<(), BoxError> {
+    let wanted_connections = settings.config.max_connections;
     limit_to_open_files(&mut settings.config);
     let (predecessor, inherited) = upgrade::inherit()?.map_or((None, Vec::new()), |(old, list)| (Some(old), list));
     let listeners = open(&settings, inherited)?;
@@ -63,7 +66,7 @@ async fn run_inner(
         let sender = sender.clone();
         async move {
             while hangups.recv().await.is_some() {
-                reload(read(), &settings, &sender);
+                reload(read(), (&settings, wanted_connections), &sender);
             }
         }
     }));
@@ -90,15 +93,27 @@ async fn run_inner(
     Ok(())
 }
 
-/// Two descriptors for each client; where the system gives fewer, there may be fewer clients.
+/// Each client takes two descriptors: its own, and one to a server. Where the system gives fewer,
+/// there may be fewer clients. An operator who has set no limit is warned only if these are few.
 fn limit_to_open_files(config: &mut Config) {
     let descriptors = raise_open_files();
-    let clients = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
-    if clients < config.max_connections {
-        let wanted = config.max_connections;
-        warn!(descriptors, wanted, clients, "too few descriptors (ulimit -n): max_connections is lowered");
-        config.max_connections = clients;
+    let wanted = config.max_connections;
+    let clients = clients_within(descriptors).min(wanted);
+    config.max_connections = clients;
+    if clients == wanted {
+        return;
     }
+    if wanted == Config::default().max_connections && clients >= FEW_CLIENTS {
+        info!(descriptors, clients, "the limit of open files allows for fewer clients than 10000");
+    } else {
+        let why = "too few descriptors for max_connections: there may be fewer clients; raise LimitNOFILE or ulimit -n";
+        warn!(descriptors, wanted, clients, "{why}");
+    }
+}
+
+/// How many clients there may be with so many descriptors.
+fn clients_within(descriptors: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }
 
 /// Listens on the addresses of the settings, with the inherited listeners of the same addresses.
@@ -111,12 +126,15 @@ fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError
         inherited.extract_if(.., is_it).map(|(_, listener)| TcpListener::from_std(listener)).collect()
     };
     let mut shared = |purpose, address| match take(purpose, address)? {
-        none if none.is_empty() => bind_shared(address, settings.workers).map_err(BoxError::from),
+        none if none.is_empty() => {
+            let opened = bind_shared(address, settings.process.worker_count());
+            opened.map_err(|error| BoxError::from(error.set_by(purpose.setting())))
+        }
         some => Ok(some),
     };
-    let http = shared(ListenerKind::Http, settings.listen)?;
+    let http = shared(ListenerKind::Http, settings.process.listen)?;
     let https = settings.tls.map_or_else(|| Ok(Vec::new()), |address| shared(ListenerKind::Https, address))?;
-    let address = match settings.admin {
+    let address = match settings.process.admin {
         Some(AdminAddress::Off) => None,
         Some(AdminAddress::At(address)) => Some(address),
         None => Some(DEFAULT_ADMIN),
@@ -125,7 +143,7 @@ fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError
         None => None,
         Some(address) => match take(ListenerKind::Admin, address)?.pop() {
             Some(listener) => Some(listener),
-            None => bind_admin(address, settings.admin.is_some())?,
+            None => bind_admin(address, settings.process.admin.is_some())?,
         },
     };
     Ok(Listeners { http, https, admin, ready: None })
@@ -134,7 +152,7 @@ fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError
 fn bind_admin(address: SocketAddr, wanted: bool) -> Result<Option<TcpListener>, BindError> {
     match bind(address) {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if wanted => Err(error),
+        Err(error) if wanted => Err(error.set_by(ListenerKind::Admin.setting())),
         Err(error) => {
             warn!("/health and /metrics are not served: {error}; choose another address with --admin");
             Ok(None)
@@ -155,11 +173,15 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
 ///
 /// A file that has lost all of its routes counts as one that was cut while it was written. To
 /// remove all routes, start a new process.
-fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
+fn reload(
+    new: Result<Settings, SettingsError>,
+    (running, wanted_connections): (&Settings, usize),
+    sender: &watch::Sender<Arc<Config>>,
+) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
     let new = match new {
         Ok(new) => new,
-        Err(wrong) => return unusable(&wrong),
+        Err(wrong) => return wrong.lines().iter().for_each(|line| unusable(line)),
     };
     if !new.config.certificates.is_empty()
         && let Err(wrong) = Tls::new(&new.config.certificates)
@@ -173,16 +195,19 @@ fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::
         );
         return unusable(&lost);
     }
+    new.warnings.iter().for_each(|line| warn!("{line}"));
     let config = &running.config;
     let fixed = [
-        ("listen", running.listen == new.listen),
+        ("listen", running.process.listen == new.process.listen),
         ("tls.listen", running.tls == new.tls),
-        ("admin", running.admin == new.admin),
-        ("workers", running.workers == new.workers),
+        ("admin", running.process.admin == new.process.admin),
+        ("workers", running.process.workers == new.process.workers),
         ("distributor", config.distributor == new.config.distributor),
         ("advertise", config.advertise == new.config.advertise),
         ("cache", config.cache == new.config.cache),
         ("access_log", config.access_log == new.config.access_log),
+        ("max_held_bytes", config.max_held_bytes == new.config.max_held_bytes),
+        ("max_connections", wanted_connections == new.config.max_connections),
     ];
     for (name, _) in fixed.iter().filter(|(_, is_same)| !is_same) {
         warn!("{name} has changed, which takes effect only in a new process (SIGUSR2)");

@@ -80,6 +80,12 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let worker = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
     let prepared = Arc::clone(&config.borrow());
     worker.shared.names.prepare(&prepared).await;
+    if let Some(address) = https.first().and_then(|listener| listener.local_addr().ok()) {
+        info!(%address, "listening, with TLS");
+    }
+    if let Some(address) = admin.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        info!(%address, "listening, for operators");
+    }
     let count = http.len().max(https.len());
     let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &worker.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();

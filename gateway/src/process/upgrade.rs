@@ -27,7 +27,7 @@ use tracing::error;
 use super::notify::{NOTIFY_SOCKET, notify};
 
 /// Says to a process that its standard input is such a socket.
-const VARIABLE: &str = "GATEWAY_TAKES_OVER";
+pub(crate) const VARIABLE: &str = "GATEWAY_TAKES_OVER";
 /// Its value from processes that say at the end that the new one may go on alone. Older ones, with
 /// the value 1, say nothing.
 const SAYS_SO: &str = "2";
@@ -69,6 +69,15 @@ pub(crate) struct NewProcess {
 
 impl ListenerKind {
     const ALL: [(Self, u8); 3] = [(Self::Http, b'h'), (Self::Https, b's'), (Self::Admin, b'a')];
+
+    /// What sets its address.
+    pub(crate) fn setting(self) -> &'static str {
+        match self {
+            Self::Http => "--listen",
+            Self::Https => "`listen` below [tls] in the file",
+            Self::Admin => "--admin",
+        }
+    }
 
     fn byte(self) -> u8 {
         Self::ALL.iter().find(|(purpose, _)| *purpose == self).map_or(END, |(_, byte)| *byte)

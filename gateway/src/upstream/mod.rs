@@ -59,6 +59,6 @@ impl WorkerShared {
 #[cfg(test)]
 impl Default for WorkerShared {
     fn default() -> Self {
-        Self::new(crate::config::Config::MAX_HELD_BYTES)
+        Self::new(crate::config::Config::default().max_held_bytes)
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use protocol::HostPort;
 
 use super::cli::{LogFormat, LogLevel, MAX_DURATION, duration, listen_address};
 use super::setting::GivenValue;
@@ -187,6 +188,21 @@ impl SettingValue for SocketAddr {
 
     fn read(text: &str, _rule: Option<&()>) -> Result<Self, String> {
         listen_address(text)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl SettingValue for HostPort {
+    const KIND: ValueKind = ValueKind::Text;
+    const UNIT: &'static str = "ADDRESS";
+    const EXAMPLE: &'static str = "service.example:8080";
+    type Rule = ();
+
+    fn read(text: &str, _rule: Option<&()>) -> Result<Self, String> {
+        text.parse::<Self>().map_err(|error| error.to_string())
     }
 
     fn show(&self) -> Option<String> {

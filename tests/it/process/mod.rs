@@ -8,5 +8,6 @@ mod network;
 mod operators;
 mod resources;
 mod restart;
+mod settings;
 mod upgrade;
 mod whereabouts;

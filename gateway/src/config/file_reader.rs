@@ -1,0 +1,356 @@
+//! Reads tables of a configuration file into settings, and keeps what is wrong with them, all of
+//! it, with its place.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use net::{GivenValue, MAX_ESCAPED_BYTES, Setting, SettingPlace, Settings, ValueKind, escaped, most_alike};
+use toml::Spanned;
+use toml::de::{DeInteger, DeTable, DeValue};
+
+use super::settings::top_level;
+use super::syntax::{self, SyntaxError, SyntaxErrorKind};
+
+/// Settings whose values stay out of logs.
+const SECRETS: [&str; 1] = ["cookie_secret"];
+/// Lines about one file; what comes after them is counted.
+const MAX_LINES: usize = 50;
+
+/// A key of a table with its value.
+pub(super) type Entry<'a, 't> = (&'a Spanned<Cow<'t, str>>, &'a Spanned<DeValue<'t>>);
+
+/// A file while it is read.
+#[derive(Debug)]
+pub(super) struct FileReader<'t> {
+    file: &'t Path,
+    text: &'t str,
+    /// Where it is no TOML, from the first to the last.
+    syntax_errors: Vec<SyntaxError>,
+    /// With the byte where each is.
+    mistakes: Vec<(usize, String)>,
+    warnings: Vec<(usize, String)>,
+    /// Where the value of each key begins: `idle_timeout`, `tls.listen`, `route.0.prefix`.
+    places: HashMap<String, usize>,
+    /// Those of them that have no usable value.
+    unusable: Vec<String>,
+}
+
+impl<'t> FileReader<'t> {
+    pub(super) fn new(file: &'t Path, text: &'t str) -> Self {
+        Self {
+            file,
+            text,
+            syntax_errors: Vec::new(),
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+            places: HashMap::new(),
+            unusable: Vec::new(),
+        }
+    }
+
+    /// The table of the whole file: as much of it as is TOML. `None` when it is not known which
+    /// table its lines belong to.
+    pub(super) fn parse(&mut self) -> Option<DeTable<'t>> {
+        let (table, errors) = syntax::parse(self.text);
+        self.syntax_errors = errors;
+        let is_lost = self.syntax_errors.iter().any(|error| error.kind == SyntaxErrorKind::Header);
+        (!is_lost).then_some(table)
+    }
+
+    /// What the file says in place of a value in quotes, or of a number, if it does: its errors of
+    /// syntax are told by that.
+    pub(super) fn bare(&mut self, value: &Spanned<DeValue<'t>>) -> Option<&'t str> {
+        let span = value.span();
+        let is_inside = |error: &SyntaxError| (span.start..=span.end).contains(&error.at);
+        let last = self.syntax_errors.iter().rev().find(|error| is_inside(error))?;
+        // Behind a list or a number there is more, as in [::1]:80 and 1,000.
+        let is_cut = last.at == span.end && last.kind == SyntaxErrorKind::Structure;
+        let line_end = self.text[span.end..].find(['\n', '#']).map_or(self.text.len(), |more| span.end + more);
+        let word = self.text.get(span.start..if is_cut { line_end } else { span.end })?.trim();
+        let is_word = !word.is_empty() && !word.starts_with(['"', '\'', '{']) && !word.contains(['\n', '=', '"']);
+        if !is_word || value.get_ref().is_array() && !is_cut {
+            return None;
+        }
+        self.syntax_errors.retain(|error| !is_inside(error));
+        Some(word.trim_matches(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']))
+    }
+
+    /// Whether a value, or the list that it is, is no TOML: its errors of syntax are told anyway.
+    fn is_broken(&self, value: &Spanned<DeValue<'t>>, kind: Option<SyntaxErrorKind>) -> bool {
+        let span = value.span();
+        let is_kind = |error: &SyntaxError| kind.is_none_or(|kind| error.kind == kind);
+        self.syntax_errors.iter().any(|error| (span.start..=span.end).contains(&error.at) && is_kind(error))
+    }
+
+    /// Sets what is a setting of `S` among the entries of a table, and gives the others: tables,
+    /// and what is unknown. `scope` is put before names in [`places`](Self::places).
+    pub(super) fn apply<'a, S: Settings>(
+        &mut self,
+        scope: &str,
+        entries: Vec<Entry<'a, 't>>,
+        settings: &mut S,
+    ) -> Vec<Entry<'a, 't>> {
+        let mut rest = Vec::new();
+        for (key, value) in entries {
+            let of_file = S::SETTINGS.iter().filter(|setting| setting.place != SettingPlace::CommandLine);
+            let setting = of_file.into_iter().find(|setting| setting.name == key.get_ref());
+            self.places.insert(format!("{scope}{}", key.get_ref()), value.span().start);
+            match setting.filter(|setting| !matches!(setting.kind, ValueKind::Table | ValueKind::Tables)) {
+                Some(setting) if self.set(setting, value, settings).is_none() => {
+                    self.mark_unusable(format!("{scope}{}", setting.name));
+                }
+                Some(_) => {}
+                None => rest.push((key, value)),
+            }
+        }
+        rest
+    }
+
+    /// Sets a setting; `None` if there is no usable value, which has been told.
+    fn set<S: Settings>(&mut self, setting: &Setting, value: &Spanned<DeValue<'t>>, settings: &mut S) -> Option<()> {
+        let texts = self.texts(setting, value)?;
+        let result = match &texts[..] {
+            [(_, path)] if setting.kind == ValueKind::Path && !path.is_empty() => {
+                let folder = self.file.parent().unwrap_or(Path::new(""));
+                settings.set(setting.name, GivenValue::Text(folder.join(&**path).as_os_str()))
+            }
+            texts => {
+                let items: Vec<&str> = texts.iter().map(|(_, text)| &**text).collect();
+                settings.set(setting.name, GivenValue::Items(&items))
+            }
+        };
+        let error = result.err();
+        if let Some(error) = &error {
+            let item = texts.get(error.item).map_or(value.span().start, |(at, _)| *at);
+            let raw = self.raw(setting, item, value.span().end);
+            self.mistake(item, format!("{raw}: {}", error.message));
+        }
+        error.is_none().then_some(())
+    }
+
+    /// A value as texts, each with its place. What is wrong is kept.
+    fn texts<'a>(&mut self, setting: &Setting, value: &'a Spanned<DeValue<'t>>) -> Option<Vec<(usize, Cow<'a, str>)>> {
+        let at = value.span().start;
+        if let Some(word) = self.bare(value) {
+            self.mistake(at, format!("{}: {}", setting.name, how_to_write_word(setting, word)));
+            return None;
+        }
+        let kind = value.get_ref().is_array().then_some(SyntaxErrorKind::Structure);
+        // Where there is no value, the parser makes one up.
+        if self.is_broken(value, kind) || value.span().is_empty() {
+            return None;
+        }
+        match (setting.kind, value.get_ref()) {
+            (ValueKind::Text | ValueKind::Path | ValueKind::List, DeValue::String(text)) => {
+                return Some(vec![(at, Cow::Borrowed(&**text))]);
+            }
+            (ValueKind::Number, DeValue::Integer(number)) => return Some(vec![(at, decimal(number).into())]),
+            (ValueKind::Switch, DeValue::Boolean(switch)) => return Some(vec![(at, switch.to_string().into())]),
+            (ValueKind::List, DeValue::Array(items)) => {
+                let mut texts = Vec::new();
+                for item in items.iter() {
+                    if let Some(word) = self.bare(item) {
+                        let message = format!("{}: write it in quotes: \"{word}\"", setting.name);
+                        self.mistake(item.span().start, message);
+                        continue;
+                    }
+                    match item.get_ref() {
+                        DeValue::String(text) => texts.push((item.span().start, Cow::Borrowed(&**text))),
+                        _ => {
+                            let raw = self.raw(setting, item.span().start, item.span().end);
+                            let example = &setting.example;
+                            self.mistake(
+                                item.span().start,
+                                format!("{raw}: write it in quotes, such as \"{example}\""),
+                            );
+                        }
+                    }
+                }
+                return (texts.len() == items.len()).then_some(texts);
+            }
+            _ => {}
+        }
+        let raw = self.raw(setting, at, value.span().end);
+        self.mistake(at, format!("{raw}: {}", how_to_write(setting)));
+        None
+    }
+
+    /// What a file says of a setting, for people: the value from its first byte on.
+    fn raw(&self, setting: &Setting, from: usize, to: usize) -> String {
+        let name = setting.name;
+        let value = self.text.get(from..to).and_then(|text| text.lines().next()).unwrap_or_default();
+        let value = value.trim_end_matches([',', ' ', ']', '}']);
+        match SECRETS.contains(&name) || value.is_empty() {
+            true => name.to_owned(),
+            false => format!("{name} = {}", escaped(value, MAX_ESCAPED_BYTES)),
+        }
+    }
+
+    /// Entries that nothing knows. `names` are those that this table has, and `table` is its name;
+    /// `elsewhere` tells of a name where it belongs.
+    pub(super) fn unknown<'n>(
+        &mut self,
+        entries: Vec<Entry<'_, 't>>,
+        names: impl Iterator<Item = &'n str> + Clone,
+        table: &str,
+        elsewhere: impl Fn(&str) -> Option<&'static str>,
+    ) {
+        for (key, _) in entries {
+            let name = &**key.get_ref();
+            let shown = escaped(name, MAX_ESCAPED_BYTES);
+            let message = match (elsewhere(name), most_alike(name, names.clone())) {
+                (Some(place), _) => format!("`{shown}` is no key of {table}: it belongs {place}"),
+                (None, Some(meant)) => format!("unknown key `{shown}`; did you mean `{meant}`?"),
+                (None, None) => format!("unknown key `{shown}`; {table} has {}", listed(names.clone())),
+            };
+            self.mistake(key.span().start, message);
+        }
+    }
+
+    /// Entries of a table of `S` that it does not know.
+    pub(super) fn unknown_in<S: Settings>(&mut self, entries: Vec<Entry<'_, 't>>, table: &str) {
+        let is_top_level = |name: &str| top_level().any(|setting| setting.name == name);
+        let elsewhere = |name: &str| is_top_level(name).then_some("above the first line with a bracket");
+        self.unknown(entries, S::SETTINGS.iter().map(|setting| setting.name), table, elsewhere);
+    }
+
+    /// The table that a value has to be.
+    pub(super) fn table<'a>(
+        &mut self,
+        name: &str,
+        value: &'a Spanned<DeValue<'t>>,
+        example: &str,
+    ) -> Option<&'a DeTable<'t>> {
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.mistake(value.span().start, format!("{name}: write {example}"));
+        }
+        table
+    }
+
+    /// The list that a value has to be.
+    pub(super) fn list<'a>(
+        &mut self,
+        name: &str,
+        value: &'a Spanned<DeValue<'t>>,
+        example: &str,
+    ) -> Option<&'a [Spanned<DeValue<'t>>]> {
+        if self.bare(value).is_none() && self.is_broken(value, Some(SyntaxErrorKind::Structure)) {
+            return None;
+        }
+        let list = value.get_ref().as_array();
+        if list.is_none() {
+            self.mistake(value.span().start, format!("{name}: write {example}"));
+        }
+        list.map(|list| &list[..])
+    }
+
+    /// Something is wrong at a byte of the file.
+    pub(super) fn mistake(&mut self, at: usize, message: impl Into<String>) {
+        self.mistakes.push((at, message.into()));
+    }
+
+    /// A key has no usable value: what depends on it is not looked at.
+    pub(super) fn mark_unusable(&mut self, key: String) {
+        self.unusable.push(key);
+    }
+
+    /// Whether all of these keys have a usable value, or none.
+    pub(super) fn are_usable(&self, keys: &[&str]) -> bool {
+        !self.unusable.iter().any(|key| keys.contains(&key.as_str()))
+    }
+
+    /// Something has no effect. `key` is as in [`places`](Self::places).
+    pub(super) fn warning(&mut self, key: &str, message: String) {
+        self.warnings.push((self.place(key).unwrap_or_default(), message));
+    }
+
+    /// Where the value of a key begins, if the file has it.
+    pub(super) fn place(&self, key: &str) -> Option<usize> {
+        self.places.get(key).copied()
+    }
+
+    /// The line of a byte, from 0.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.text.get(..at).unwrap_or(self.text).matches('\n').count()
+    }
+
+    /// The lines that tell of mistakes, and those that tell of what has no effect.
+    pub(super) fn finish(mut self) -> (Vec<String>, Vec<String>) {
+        let mut lines = Vec::new();
+        for SyntaxError { at, message, .. } in std::mem::take(&mut self.syntax_errors) {
+            // One slip may break what follows on its line, which helps no reader.
+            let line = self.line(at);
+            if !lines.contains(&line) {
+                lines.push(line);
+                self.mistakes.push((at, message));
+            }
+        }
+        let (mistakes, warnings) = (std::mem::take(&mut self.mistakes), std::mem::take(&mut self.warnings));
+        (self.lines(mistakes), self.lines(warnings))
+    }
+
+    fn lines(&self, mut list: Vec<(usize, String)>) -> Vec<String> {
+        list.sort();
+        list.dedup();
+        let more = list.len().saturating_sub(MAX_LINES);
+        let file = self.file.display();
+        let line = |(at, message): &(usize, String)| {
+            let before = self.text.get(..*at).unwrap_or(self.text);
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            format!("{file}:{}:{column}: {message}", self.line(*at) + 1)
+        };
+        let mut lines: Vec<String> = list.iter().take(MAX_LINES).map(line).collect();
+        if more > 0 {
+            lines.push(format!("{file}: {more} more mistakes"));
+        }
+        lines
+    }
+}
+
+/// The entries of a table.
+pub(super) fn entries<'a, 't>(table: &'a DeTable<'t>) -> Vec<Entry<'a, 't>> {
+    table.iter().collect()
+}
+
+/// Names for people: `a`, `b` and `c`.
+fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    match &names[..] {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+fn decimal(number: &DeInteger<'_>) -> String {
+    i128::from_str_radix(number.as_str(), number.radix())
+        .map_or_else(|_| number.to_string(), |number| number.to_string())
+}
+
+/// How a value is written that has no quotes, and is no number either.
+fn how_to_write_word(setting: &Setting, word: &str) -> String {
+    match setting.kind {
+        ValueKind::Number | ValueKind::Switch | ValueKind::Table | ValueKind::Tables => how_to_write(setting),
+        _ if SECRETS.contains(&setting.name) => "write it in quotes".to_owned(),
+        ValueKind::Text | ValueKind::Path => format!("write it in quotes: \"{word}\""),
+        ValueKind::List => format!("write a list in quotes: [\"{word}\"]"),
+    }
+}
+
+/// How a value is written whose type is another one.
+fn how_to_write(setting: &Setting) -> String {
+    let example = setting.example();
+    match setting.kind {
+        ValueKind::Text if setting.unit.contains('|') => {
+            let words: Vec<String> = setting.unit.split('|').map(|word| format!("\"{word}\"")).collect();
+            format!("write {}", words.join(" or "))
+        }
+        ValueKind::Text | ValueKind::Path => format!("write it in quotes, such as \"{example}\""),
+        ValueKind::Number => format!("write a whole number without quotes, such as {example}"),
+        ValueKind::Switch => "write true or false, without quotes".to_owned(),
+        ValueKind::List => format!("write a list such as [\"{}\"]", setting.example),
+        ValueKind::Table | ValueKind::Tables => format!("write {}", setting.example),
+    }
+}

@@ -1,0 +1,26 @@
+//! What is wrong with settings.
+
+use std::fmt;
+
+/// Everything that is wrong with settings: a line for each mistake, which says where it is.
+#[derive(Debug)]
+pub(crate) struct SettingsError {
+    lines: Vec<String>,
+}
+
+impl SettingsError {
+    pub(crate) fn new(lines: Vec<String>) -> Self {
+        Self { lines }
+    }
+
+    /// One for each mistake.
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}

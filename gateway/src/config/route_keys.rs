@@ -1,0 +1,273 @@
+//! The keys of `[[route]]`, of its servers, and of its rate.
+
+use std::time::Duration;
+
+use protocol::{Advert, HostPort};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file_reader::{Entry, FileReader, entries};
+use super::values::{BalanceName, CheckTarget, cookie_name};
+use super::{MAX_TIME, MIN_TIME};
+use crate::config::{FixedServer, Route};
+use crate::route::limits::{Rate, RateBy, RouteLimits};
+use crate::route::path::normalize;
+use crate::upstream::server_checks::MIN_PERIOD;
+
+net::settings! {
+    /// What a `[[route]]` says.
+    #[derive(Debug)]
+    pub(crate) struct RouteKeys {
+        /// A path or a list of paths, with all below.
+        @File prefix: Vec<String> = Vec::new(), "PATH", like "/api";
+        /// A list of `"host:port"` or `{ address = "host:port", weight = 50 }`; those that register
+        /// unless given.
+        @File servers: Vec<FixedServer> = Vec::new();
+        /// Servers are asked without the prefix; they see it in `X-Forwarded-Prefix`.
+        @File strip: bool = false;
+        /// With `strip`: `Location` and `Content-Location` of servers are put below the prefix.
+        @File rewrite_location: bool = false;
+        /// Servers see the path as it was sent; see Paths.
+        @File raw_path: bool = false;
+        /// Servers get fields with `_` in their names; see Fields.
+        @File underscores: bool = false;
+        /// How one of several is picked; see below.
+        @File balance: Option<BalanceName> = None, like "cookie";
+        /// The name of the cookie of `balance = "cookie"`; see Cookies.
+        @File cookie: Option<String> = None, where cookie_name, like "backend";
+        /// How long a request may take; `request_timeout` unless given.
+        @File timeout: Option<Duration> = None, where MIN_TIME..=MAX_TIME;
+        /// How long one server may take, until another is asked what may be asked twice.
+        @File try_timeout: Option<Duration> = None, where MIN_TIME..=MAX_TIME;
+        /// Requests that one server has at a time, of all workers.
+        @File max_connections: usize = Route::MAX_CONNECTIONS, where 1..=usize::MAX;
+        /// How long more requests for a server wait.
+        @File queue_timeout: Duration = Duration::from_secs(1);
+        /// WebSockets that one server has at a time, beside its requests; `max_connections` unless
+        /// given.
+        @File max_tunnels: Option<usize> = None, where 1..=usize::MAX;
+        /// How long a WebSocket stays in which neither side says anything.
+        @File tunnel_idle_timeout: Duration = Duration::from_secs(600), where MIN_TIME..=MAX_TIME;
+        /// Percent of a server's free places, and of `at_most`, that one client may have; see
+        /// Places.
+        @File client_share: u8 = Route::CLIENT_SHARE, where 1..=100;
+        /// What is asked to find out whether a server or node works; see below.
+        @File check: Option<CheckTarget> = None;
+        /// Time between checks.
+        @File check_every: Duration = Duration::from_secs(2), where MIN_PERIOD..=MAX_TIME;
+        /// Requests at a time below the prefix.
+        @File at_most: Option<usize> = None, where 1..=usize::MAX;
+        /// Requests in a time: `{ requests = 100, every = "1s", burst = 200, by = "address" }`.
+        @File rate: Option<Rate> = None;
+    }
+}
+
+net::settings! {
+    /// A server that is a table.
+    #[derive(Debug)]
+    struct ServerKeys {
+        /// Where it is.
+        @File address: Option<HostPort> = None;
+        /// Its share, in hundredths of the usual one.
+        @File weight: u16 = Advert::DEFAULT_WEIGHT, where 1..=Advert::MAX_WEIGHT;
+    }
+}
+
+net::settings! {
+    /// The rate of a route.
+    #[derive(Debug)]
+    struct RateKeys {
+        /// Requests.
+        @File requests: Option<u32> = None, where 1..=u32::MAX;
+        /// The time that they are counted in.
+        @File every: Duration = Duration::from_secs(1), where MIN_TIME..=MAX_TIME;
+        /// Requests that may come at once; `requests` unless given.
+        @File burst: Option<u32> = None, where 1..=u32::MAX;
+        /// Whose requests count together.
+        @File by: RateBy = RateBy::Address;
+    }
+}
+
+/// Reads all `[[route]]` of a file.
+pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Vec<Route> {
+    let mut routes = Vec::new();
+    let mut seen = Seen::default();
+    let list = reader.list("route", value, "[[route]] with two brackets").unwrap_or_default();
+    for (number, value) in list.iter().enumerate() {
+        if let Some(table) = reader.table("route", value, "[[route]]") {
+            let at = value.span().start;
+            routes.extend(read_route(reader, &format!("route.{number}."), (at, table), &mut seen));
+        }
+    }
+    routes
+}
+
+/// What no two routes may have, each with its line.
+#[derive(Debug, Default)]
+struct Seen {
+    /// In normal form.
+    prefixes: Vec<(String, usize)>,
+    cookies: Vec<(String, usize)>,
+}
+
+fn read_route<'t>(
+    reader: &mut FileReader<'t>,
+    scope: &str,
+    (at, table): (usize, &DeTable<'t>),
+    seen: &mut Seen,
+) -> Option<Route> {
+    let mut keys = RouteKeys::default();
+    let mut unknown: Vec<Entry<'_, 't>> = Vec::new();
+    for (key, value) in reader.apply(scope, entries(table), &mut keys) {
+        match &**key.get_ref() {
+            "servers" => keys.servers = read_servers(reader, value),
+            "rate" => keys.rate = read_rate(reader, value),
+            _ => unknown.push((key, value)),
+        }
+    }
+    reader.unknown_in::<RouteKeys>(unknown, "[[route]]");
+    let is_empty_list = |key| {
+        let list = table.get(key).and_then(|value| value.get_ref().as_array());
+        list.is_some_and(|list| list.is_empty())
+    };
+    let place = |reader: &FileReader<'_>, key: &str| reader.place(&format!("{scope}{key}"));
+    if place(reader, "prefix").is_none() {
+        reader.mistake(at, "this [[route]] has no `prefix`, such as prefix = \"/\" for all");
+    } else if let Some(at) = place(reader, "prefix").filter(|_| is_empty_list("prefix")) {
+        reader.mistake(at, "prefix: write a path such as \"/\", which is all, or a list of paths");
+    }
+    for prefix in &keys.prefix {
+        let at = place(reader, "prefix").unwrap_or(at);
+        match normalize(prefix) {
+            Ok(normal) => {
+                let normal = normal.trim_end_matches('/').to_owned();
+                if let Some((_, line)) = seen.prefixes.iter().find(|(other, _)| *other == normal) {
+                    reader.mistake(at, format!("prefix `{prefix}` has a route already, in line {}", line + 1));
+                }
+                seen.prefixes.push((normal, reader.line(at)));
+            }
+            Err(bad) => reader.mistake(at, format!("prefix `{prefix}`: {}", bad.0)),
+        }
+    }
+    if let (Some(cookie), Some(at)) = (&keys.cookie, place(reader, "cookie")) {
+        if let Some((_, line)) = seen.cookies.iter().find(|(other, _)| other == cookie) {
+            reader.mistake(at, format!("cookie `{cookie}` is that of another route already, in line {}", line + 1));
+        }
+        seen.cookies.push((cookie.clone(), reader.line(at)));
+        if keys.balance != Some(BalanceName::Cookie) {
+            reader.mistake(at, "cookie: this is the name of the cookie of `balance = \"cookie\"`, which is not set");
+        }
+    }
+    if keys.rewrite_location && !keys.strip {
+        let why = "`rewrite_location` has no effect without `strip`";
+        reader.warning(&format!("{scope}rewrite_location"), why.to_owned());
+    }
+    let has_servers = place(reader, "servers").is_some();
+    match (&keys.check, place(reader, "check")) {
+        (Some(CheckTarget::Nodes(_)), Some(at)) if has_servers => {
+            reader.mistake(at, "check: servers speak HTTP: check them by \"tcp\" or a path such as \"/health\"");
+        }
+        _ => {}
+    }
+    if place(reader, "check_every").is_some() && place(reader, "check").is_none() {
+        reader.warning(&format!("{scope}check_every"), "`check_every` has no effect without `check`".to_owned());
+    }
+    if keys.strip && !has_servers {
+        let why = "`strip` has no effect without `servers`: servers that register say it themselves";
+        reader.warning(&format!("{scope}strip"), why.to_owned());
+    }
+    Some(keys.route())
+}
+
+impl RouteKeys {
+    fn route(self) -> Route {
+        let (balance, sticky) = self.balance.map_or((None, None), BalanceName::rule);
+        let (check, node_check) = match self.check {
+            None => (None, None),
+            Some(CheckTarget::Servers(check)) => (Some(check), None),
+            Some(CheckTarget::Nodes(url)) => (None, Some(url)),
+        };
+        Route {
+            prefixes: self.prefix,
+            servers: self.servers,
+            strip: self.strip,
+            raw_path: self.raw_path,
+            rewrite_location: self.rewrite_location,
+            underscores: self.underscores,
+            cookie: self.cookie,
+            balance,
+            sticky,
+            timeout: self.timeout,
+            try_timeout: self.try_timeout,
+            max_connections: self.max_connections,
+            max_tunnels: self.max_tunnels.unwrap_or(self.max_connections),
+            client_share: self.client_share,
+            tunnel_idle_timeout: self.tunnel_idle_timeout,
+            queue_timeout: self.queue_timeout,
+            check,
+            node_check,
+            check_every: self.check_every,
+            limits: RouteLimits::new(self.at_most, self.rate, self.client_share),
+        }
+    }
+}
+
+fn read_servers<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Vec<FixedServer> {
+    const EXAMPLE: &str = "a list such as [\"10.0.0.1:8080\", { address = \"10.0.0.2:8080\", weight = 50 }]";
+    let mut servers = Vec::new();
+    let Some(list) = reader.list("servers", value, EXAMPLE) else { return servers };
+    for item in list {
+        let at = item.span().start;
+        if let Some(word) = reader.bare(item) {
+            reader.mistake(at, format!("servers: write it in quotes: \"{word}\""));
+            continue;
+        }
+        match item.get_ref() {
+            DeValue::String(text) => match <FixedServer as net::SettingValue>::read(text, None) {
+                Ok(server) => servers.push(server),
+                Err(why) => reader.mistake(at, format!("server `{text}`: {why}")),
+            },
+            DeValue::Table(table) => {
+                let mut keys = ServerKeys::default();
+                let rest = reader.apply("", entries(table), &mut keys);
+                reader.unknown_in::<ServerKeys>(rest, "a server");
+                match keys.address {
+                    Some(address) => servers.push(FixedServer { address, weight: keys.weight }),
+                    None if table.contains_key("address") => {}
+                    None => reader.mistake(at, "this server has no `address`, such as \"10.0.0.1:8080\""),
+                }
+            }
+            _ => reader.mistake(at, format!("servers: write {EXAMPLE}")),
+        }
+    }
+    if list.is_empty() {
+        reader.mistake(value.span().start, "servers: the list is empty; leave it out for servers that register");
+    }
+    servers
+}
+
+fn read_rate<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Option<Rate> {
+    let table = reader.table("rate", value, "{ requests = 100, every = \"1s\" }")?;
+    let mut keys = RateKeys::default();
+    let rest = reader.apply("", entries(table), &mut keys);
+    reader.unknown_in::<RateKeys>(rest, "a rate");
+    if !table.contains_key("requests") {
+        reader.mistake(value.span().start, "this rate has no `requests`, such as requests = 100");
+    }
+    let requests = keys.requests?;
+    Some(Rate { requests, every: keys.every, burst: keys.burst.unwrap_or(requests), by: keys.by })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_of_the_file_are_those_of_the_library() {
+        let keys = RouteKeys { prefix: vec!["/".to_owned()], ..RouteKeys::default() };
+        assert_eq!(
+            format!("{:?}", keys.route()),
+            format!("{:?}", Route { limits: RouteLimits::new(None, None, 90), ..Route::new(vec!["/".to_owned()]) })
+        );
+    }
+}
