@@ -318,10 +318,12 @@ fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedP
 
 fn limit_problem(limited: Limited, route: &Route) -> BodyError {
     match limited {
-        Limited::Rate => {
+        Limited::Rate { wait } => {
             let rate = route.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
-            problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", format!("rate limit exceeded: {rate}"))
+            let detail = format!("rate limit exceeded: {rate}");
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+            BodyError::Problem(Problem { retry_after: Some(wait), ..problem })
         }
         Limited::Concurrency => {
             let detail = "concurrency limit reached";

@@ -62,7 +62,8 @@ type InFlight = Mutex<FairQueue<Infallible>>;
 pub(crate) enum Limited {
     /// All clients, or this client, have as many requests at a time as allowed.
     Concurrency,
-    Rate,
+    /// There will be room after this time.
+    Rate { wait: Duration },
 }
 
 /// Counts a request until it is dropped.
@@ -95,14 +96,12 @@ impl RouteLimits {
         if let Some(rate) = &self.rate {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             let clients = clients.get_or_insert_with(|| ClientRates::new(now));
-            let is_free = match &rate.by {
+            let spent = match &rate.by {
                 RateBy::Route => clients.try_spend(rate, &(), now),
                 RateBy::Address => clients.try_spend(rate, &address_group(client), now),
                 RateBy::Header(_) => clients.try_spend(rate, &header, now),
             };
-            if !is_free {
-                return Err(Limited::Rate);
-            }
+            spent.map_err(|wait| Limited::Rate { wait })?;
         }
         let Some(in_flight) = &self.in_flight else { return Ok(RouteGuard(None)) };
         let client = address_group(client);
@@ -151,7 +150,8 @@ impl ClientRates {
         Self { cells: vec![Default::default(); SETS], hasher: Default::default(), since: now }
     }
 
-    fn try_spend(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> bool {
+    /// Takes one request of a client, or says when there will be room for it.
+    fn try_spend(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> Result<(), Duration> {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let hash = self.hasher.hash_one(client);
         // Times begin at 1: 0 is a free cell.
@@ -164,11 +164,12 @@ impl ClientRates {
         let own = set.iter().position(|cell| cell.tag == hash);
         let at = own.unwrap_or_else(|| (0..WAYS).min_by_key(|at| set[*at].paid_at).unwrap_or(0));
         let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };
-        let is_free = paid_at + each <= now + ahead;
-        if is_free {
-            set[at] = RateCell { tag: hash, paid_at: paid_at + each };
+        let wait = (paid_at + each).saturating_sub(now + ahead);
+        if wait > 0 {
+            return Err(Duration::from_nanos(wait));
         }
-        is_free
+        set[at] = RateCell { tag: hash, paid_at: paid_at + each };
+        Ok(())
     }
 }
 
@@ -197,6 +198,26 @@ mod tests {
         assert_eq!(taken(&limits, "2001:db8::1", None, start, 100), 20);
         assert_eq!(taken(&limits, "2001:db8::2:3", None, start, 100), 0, "one /64 is one client");
         assert_eq!(taken(&limits, "2001:db8:0:1::1", None, start, 100), 20);
+    }
+
+    #[tokio::test]
+    async fn c13_a_client_is_told_when_there_will_be_room() {
+        let rate = Rate { requests: 3, every: Duration::from_secs(10), burst: 3, by: RateBy::Address };
+        let limits = RouteLimits::new(None, Some(rate), 90);
+        let start = Instant::now();
+        assert_eq!(taken(&limits, "10.0.0.1", None, start, 9), 3);
+        let wait = |after: f64| match limits.admit(
+            "10.0.0.1".parse().unwrap(),
+            None,
+            start + Duration::from_secs_f64(after),
+        ) {
+            Err(Limited::Rate { wait }) => Some(wait.as_millis()),
+            _ => None,
+        };
+        assert_eq!(
+            [wait(0.0), wait(1.0), wait(3.3), wait(3.34), wait(3.34)],
+            [Some(3333), Some(2333), Some(33), None, Some(3326)]
+        );
     }
 
     #[tokio::test]

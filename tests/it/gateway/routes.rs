@@ -143,10 +143,9 @@ async fn ov7_ov8_limits_answer_at_once_with_retry_after() {
         assert_eq!(ask("a").await.status, 200);
     }
     let refused = ask("a").await;
-    assert_eq!(
-        (refused.status, refused.problem(), refused.header("retry-after")),
-        (429, "too_many_requests".to_owned(), Some("1"))
-    );
+    assert_eq!((refused.status, refused.problem()), (429, "too_many_requests".to_owned()));
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((30..=60).contains(&seconds), "c13: one in 60 s, and not {seconds}");
     assert_eq!(ask("b").await.status, 200, "others have their own");
 
     server.answers(0);
