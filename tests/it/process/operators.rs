@@ -212,7 +212,7 @@ async fn a14_a_malformed_response_is_told_of_with_the_server_and_the_reason() {
         assert_eq!(HttpClient::connect(gateway.at).await.raw(text.as_bytes()).await, None);
     }
     let routes = gateway.routes_with("4 malformed or cut responses, the last ").await;
-    assert!(routes.contains(" s ago: a chunk's size is 1 to 15 hexadecimal digits"), "{routes}");
+    assert!(routes.contains(" s ago: a chunk's size must be 1 to 15 hexadecimal digits"), "{routes}");
     check_plain(&routes);
     let metrics = request(gateway.admin, "GET", "/metrics", "").await.body;
     assert!(metrics.contains("gateway_malformed_responses_total 4\n"), "{metrics}");
