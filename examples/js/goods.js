@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 'use strict';
 
-// A goods service as they have been written for years. What it takes to bring it up to date is one line:
+// A goods service as they have been written for years. One changed line brings it up to date:
 //
 //   - const Server = require('./server.js');
 //   + const Server = require('./mesh.js');
@@ -51,7 +51,7 @@ class Goods extends Server {
         packet.results = [];
         break;
       default:
-        socket.write('null¶'); // so old services say that they do not know a method
+        socket.write('null¶'); // the answer of old services to an unknown method
         return;
     }
     socket.write(JSON.stringify(packet) + '¶');
@@ -60,7 +60,7 @@ class Goods extends Server {
 
 const goods = new Goods(readArguments());
 
-// A second line for who wants it: leave the list first, finish the calls in flight, then end.
+// A second line is optional: leave the list first, finish the calls in flight, then end.
 process.on('SIGTERM', () => goods.close().then(() => process.exit(0)));
 
 function readArguments() {

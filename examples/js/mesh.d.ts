@@ -8,7 +8,7 @@ declare class MeshServer {
    */
   constructor(name: string, port: number | string, urls?: string[], options?: MeshServer.Options);
 
-  /** What is registered; a service may add members, which everybody sees, such as `$: { zone: 'a' }`. */
+  /** The registration; a service may add members, which all nodes see, such as `$: { zone: 'a' }`. */
   context: { port: number | string; name: string; urls: string[]; [member: string]: unknown };
   /** Whether there is a connection to the Distributor. */
   isConnectedDistributor: boolean;
@@ -22,7 +22,7 @@ declare class MeshServer {
   /** A caller has gone. */
   onClose(socket: Socket): void;
   /**
-   * A call. Whatever is written to `socket` goes out as its answer, in the form that the caller knows:
+   * A call. Text written to `socket` is sent as its answer, in the form that the caller knows:
    * `JSON.stringify({ key, errorcode, errormessage, results })`, a `¶` behind it or not. A throw, or a
    * promise that fails, is answered with an error.
    */
@@ -63,11 +63,11 @@ declare namespace MeshServer {
   export interface Call {
     uri: string;
     method: string;
-    /** Goes into the answer. Missing when the caller does not want one. */
+    /** It is sent back in the answer. Missing when the caller does not want one. */
     key?: Key;
-    /** Never missing; has the key too, where it is an object. */
+    /** Never missing; contains the key too, if it is an object. */
     params: any;
-    /** What a version 2 caller says of its call, such as `d`, the milliseconds that it still waits. */
+    /** What a version 2 caller says about its call, such as `d`, the milliseconds that it still waits. */
     $?: { d?: number; [member: string]: unknown };
     [member: string]: unknown;
   }
@@ -114,7 +114,7 @@ declare namespace MeshServer {
     write(packet: unknown): boolean;
     /** As `write`, for JSON that is text already. */
     send(text: string): boolean;
-    /** Gives up when nothing goes either way for so many milliseconds; 0: never. */
+    /** Gives up when nothing was sent either way for this many milliseconds; 0: never. */
     patience(ms: number): void;
     end(): void;
   }
@@ -139,17 +139,17 @@ declare namespace MeshServer {
       limit?: number,
     );
 
-    /** False once a frame is too long: the stream is of no use then. */
+    /** False once a frame is too long: the stream is then useless. */
     push(chunk: Buffer): boolean;
   }
 
-  /** A packet as it goes over the wire. */
+  /** A packet as it is sent. */
   export function encode(packet: unknown): Buffer;
   /** As `encode`, for JSON that is text already. */
   export function seal(text: string): Buffer;
-  /** Cuts what an old writer wrote into packets. */
+  /** Splits the text of an old writer into packets. */
   export function cut(text: string): string[];
-  /** The direct parts of sound JSON as they came. */
+  /** The direct parts of valid JSON, as received. */
   export function parts(text: string): string[] | [string, string][];
   export function crc32(bytes: Uint8Array): number;
   export function isObject(value: unknown): value is Record<string, unknown>;

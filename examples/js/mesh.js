@@ -15,31 +15,31 @@ const {
 const { Registry, Replica, newIdentity } = require('./registry');
 const { Reading } = require('./turns');
 
-const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not taken; with more it is not read from
-const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for whom we call: a copy of a whole list, and more
-const OLD_READ_BYTES = 65536; // an old caller takes so much in one read, and dies of a packet in two
-const OLD_READ_MS = 50; // an old caller that waits for an answer reads within this: a guess
-const MAX_CALLS = 1024; // of one caller at work; with more it is not read from
+const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not read; with more, it is not read from
+const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for a called service: a copy of a whole list, and more
+const OLD_READ_BYTES = 65536; // an old caller takes this many bytes in one read, and crashes on a packet in two
+const OLD_READ_MS = 50; // an old caller that waits for an answer reads within this time: an estimate
+const MAX_CALLS = 1024; // running calls of one caller; with more, it is not read from
 const MAX_CALLERS = 10_000; // every node and gateway of a large mesh
-const MAX_STRIKES = 3; // broken packets; what follows them is not likely to be better
-const ROOM_MS = 200; // a caller that has too much looks so often whether it may have more, which others decide
-const MAX_COMPLAINTS = 10; // lines a second about callers: a stranger must not fill the log
+const MAX_STRIKES = 3; // broken packets; later ones are unlikely to be better
+const ROOM_MS = 200; // how often a caller beyond its share is checked again: others free memory
+const MAX_COMPLAINTS = 10; // log lines a second about callers: a stranger must not fill the log
 const FRAME_MS = 10_000; // from the first byte of a call to its last
-const LINE_END_BYTES = 16; // people type some between packets; so little is no call that has begun
-const CALL_MS = 60_000; // longer than callers wait: a call that the service never answers is forgotten then
-const CROWDED_MS = 5000; // the same while such calls keep others from being read
-const STALLED_MS = 10_000; // whoever takes none of its answers for so long is gone
+const LINE_END_BYTES = 16; // people type line ends between packets; this few bytes do not begin a call
+const CALL_MS = 60_000; // after this a call without an answer is forgotten: callers do not wait this long
+const CROWDED_MS = 5000; // the same, while such calls keep the caller from being read
+const STALLED_MS = 10_000; // a caller that reads none of its answers for this long is gone
 const KEEP_ALIVE_MS = 60_000; // an idle connection is probed then, as the other machine may be gone
 const FIRST_BYTES = 64; // of what is no packet: enough to know what it is
 const CONNECT_MS = 1000; // in one network a connect is answered in well under this, or not at all
-const LEAVE_MS = 2000; // so long callers have to hear that we left, and to close their connections themselves
-const FINISH_MS = 10_000; // then calls in flight have this long
+const LEAVE_MS = 2000; // how long callers have to learn that we left, and to close their connections
+const FINISH_MS = 10_000; // then calls in flight have this much time
 const TIDY_MS = 1000; // fine enough for waits of many seconds
 
 const WRONG_INSTANCE = 421; // misdirected, in HTTP's numbers
 
 const PLAIN_NAME = /^[A-Za-z0-9._-]{1,128}$/; // version 2 takes no other
-const handling = new AsyncLocalStorage(); // the call that the running code of a service is about
+const handling = new AsyncLocalStorage(); // the call that the running code of a service handles
 
 // A service: extend it and override `onRead`.
 class Server {
@@ -67,7 +67,7 @@ class Server {
     this.server.maxConnections = MAX_CALLERS;
     this.server.on('error', (error) => this.onError(error));
     this.server.listen(port, () => {
-      this.context.port = this.server.address().port; // for port 0 the system has picked one
+      this.context.port = this.server.address().port; // for port 0, the system has chosen one
       this.onLog(`listening on port ${this.context.port}`);
       this.#registry?.connect();
     });
@@ -87,10 +87,11 @@ class Server {
 
   onError(error) {
     console.error(`cannot listen on port ${this.context.port}: ${explain(error)}`);
-    process.exitCode = 1; // nothing is left that would keep the process running
+    process.exitCode = 1; // nothing else keeps the process running
   }
 
-  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it changes.
+  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it
+  // changes.
   connectToDistributor(host, port, onNoti = () => {}) {
     if (!(Number(port) >= 1 && Number(port) <= 65535)) {
       throw new RangeError(`"${host}:${port}" is not the address of a Distributor: the port must be from 1 to 65535`);
@@ -101,7 +102,7 @@ class Server {
     if (this.server.listening) this.#registry.connect();
   }
 
-  // What is kept for all callers now, in bytes, how much may be, and how many answers there was no room for.
+  // The bytes held for all callers, their limit, and the number of answers without room.
   get buffers() {
     const { used, limit, refused } = this.#budget;
     return { bytes: used, limit, refused };
@@ -112,7 +113,7 @@ class Server {
     this.#registry?.leave();
   }
 
-  // Leaves, and ends once what is in flight is answered.
+  // Leaves, and ends once the calls in flight are answered.
   async close() {
     this.leave();
     await this.#gone(LEAVE_MS);
@@ -135,7 +136,8 @@ class Server {
     this.onCreate(socket);
   }
 
-  // Says what is wrong with a caller, or with what it asked for, unless much has been said just now.
+  // Logs what is wrong with a caller, or with its call, unless many such lines were logged just
+  // now.
   #complain(text) {
     this.#complaints++;
     if (this.#complaints <= MAX_COMPLAINTS) this.onLog(text, true);
@@ -198,7 +200,7 @@ class Client {
     try {
       socket.connect(options);
     } catch (error) {
-      socket.destroy(error); // a list may name a port that there cannot be
+      socket.destroy(error); // a list may name an impossible port
     }
   }
 
@@ -214,7 +216,7 @@ class Client {
     return socket?.writable === true && socket.write(seal(text));
   }
 
-  // Gives up when nothing goes either way for so many ms; 0: never.
+  // Gives up when nothing was sent either way for this many ms; 0: never.
   patience(ms) {
     this.client.setTimeout(ms);
   }
@@ -225,11 +227,11 @@ class Client {
       return;
     }
     this.client.end();
-    this.patience(CONNECT_MS); // the other side need not close its own
+    this.patience(CONNECT_MS); // the other side may not close its own
   }
 }
 
-// One caller of a service: its calls at work, and the answers that it has not taken yet.
+// One caller of a service: its running calls, and the answers that it has not read yet.
 class Caller {
   constructor(socket, id, onRead, complain, budget) {
     Object.assign(this, { socket, id, onRead, complain, budget, calls: new Set(), misdirected: false });
@@ -238,7 +240,7 @@ class Caller {
     Object.assign(this, { strikes: 0, closing: false, cuts: false });
     // Answers in version 1 form that wait until the caller has read those before.
     Object.assign(this, { waiting: [], waitingBytes: 0, unread: 0, wroteAt: 0, timer: null });
-    // Frames that have come, and how many there were when the unfinished one had begun.
+    // The number of received frames, and their number when the unfinished frame began.
     Object.assign(this, { frames: 0, framesBefore: 0, begunAt: performance.now() });
     this.send = socket.write.bind(socket);
     this.end = socket.end.bind(socket);
@@ -268,23 +270,23 @@ class Caller {
     });
     socket.on('drain', () => this.pace());
     socket.on('end', () => this.finish());
-    socket.on('error', () => {}); // 'close' follows, and there is nobody left to answer
+    socket.on('error', () => {}); // 'close' follows, and no caller is left to answer
     socket.setTimeout(STALLED_MS, () => {
       if (socket.writableLength > 0) socket.destroy();
     });
   }
 
-  // Hands a call to the service; false when it is none.
+  // Passes a call to the service; false when the packet is not a call.
   take(packet, text) {
     if (!isObject(packet)) return false;
     const list = parts(text);
     const members = new Map(list);
-    if (members.size !== list.length) return false; // two readers must not understand it in two ways
+    if (members.size !== list.length) return false; // all readers must understand the same
     const { uri, method } = packet;
     if ([uri, method].some((one) => typeof (one ?? '') !== 'string')) return false;
     if (uri === '$cancel') this.forget(members.get('key'));
     if (uri === '$hello') this.greet(packet.$);
-    if (uri?.startsWith('$')) return true; // others are of later versions
+    if (uri?.startsWith('$')) return true; // others belong to later versions
 
     const version = (packet.$ ?? null) === null ? 1 : 2;
     const isLog = version === 1 && typeof packet.params === 'string'; // so old nodes log: nobody waits
@@ -326,19 +328,20 @@ class Caller {
     this.send(seal(JSON.stringify({ uri: '$hello', $: { f: this.id } })));
   }
 
-  // Nobody waits for these answers any more.
+  // No caller waits for these answers any more.
   forget(key) {
     for (const call of this.calls) if (call.key === key && call.version === 2) this.drop(call);
   }
 
-  // The call is not at work any more; whether it was.
+  // Removes a running call; returns whether it was running.
   drop(call) {
     const was = this.calls.delete(call);
     if (was) this.atWork -= call.bytes;
     return was;
   }
 
-  // Takes what the service wrote as the answer to one call; what nobody waits for goes nowhere.
+  // Takes the service's text as the answer to one call. An answer that no call waits for is
+  // dropped.
   answer(text) {
     let said = failure(502, 'bad_answer', 'the service answered with something that is no packet');
     let name;
@@ -412,12 +415,12 @@ class Caller {
     }
   }
 
-  // Bytes that have come and are not at work yet.
+  // Bytes that have been received and not begun yet.
   come() {
     return this.reader.buffer.length + this.socket.readableLength;
   }
 
-  // Bytes that are kept for it.
+  // Bytes that are held for it.
   held() {
     return this.come() + this.atWork + this.socket.writableLength + this.waitingBytes;
   }
@@ -426,13 +429,15 @@ class Caller {
     this.charged = this.budget.settle(this.charged, this.socket.destroyed ? 0 : this.held());
   }
 
-  // A caller that asks faster than it reads, or than it can be answered, waits with what it asks next.
+  // A caller that sends calls faster than it reads, or than they can be answered, has to wait with
+  // its next calls.
   isBusy() {
     const unread = this.socket.writableLength + this.waitingBytes;
     return this.calls.size >= MAX_CALLS || unread > WAITING_LIMIT || this.atWork + unread >= this.budget.mayHave();
   }
 
-  // As much is kept for it as may be: it is not read from. Others decide when it may have more.
+  // It holds as many bytes as it may, so it is not read from. It may have more when others free
+  // memory.
   isFull() {
     this.settle();
     if (this.budget.isOverdrawn && this.come() > LEAST_BYTES) {
@@ -449,7 +454,7 @@ class Caller {
     return full;
   }
 
-  // Goes on with what may go on now.
+  // Continues with everything that may continue now.
   pace() {
     const { socket } = this;
     this.reading.wake();
@@ -459,7 +464,8 @@ class Caller {
     });
   }
 
-  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends it too.
+  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends
+  // it too.
   finish(cuts = false) {
     this.closing = true;
     this.cuts ||= cuts;
@@ -472,8 +478,8 @@ class Caller {
     if (++this.strikes >= MAX_STRIKES) this.socket.destroy();
   }
 
-  // Gives up calls that the service does not answer, of which old callers hear nothing, as ever; and a caller
-  // whose call does not end.
+  // Gives up calls that the service does not answer, which old callers are not told, as ever; and a
+  // caller whose packet does not end.
   tidy(now) {
     const patience = this.calls.size >= MAX_CALLS ? CROWDED_MS : CALL_MS;
     for (const call of this.calls) {
@@ -483,7 +489,8 @@ class Caller {
     }
     const { reader } = this;
     const isMidway = reader.length > LINE_END_BYTES && !reader.hasMore && this.frames === this.framesBefore;
-    // A caller that is not read from has its whole time again, unless this packet is what it is not read from for.
+    // The time of a caller that is not read from starts again, unless this packet is the reason for
+    // it.
     const waits = this.socket.isPaused() && this.come() <= this.held() / 2;
     if (!isMidway || waits) this.begunAt = now;
     this.framesBefore = this.frames;
@@ -492,8 +499,8 @@ class Caller {
   }
 }
 
-// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that fit, the one
-// that has plain text first is meant.
+// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that
+// fit, the one that has plain text first is meant.
 function withPath(packet, urls) {
   if (!urls.some((url) => String(url).includes('{')) || !isObject(packet.params)) return packet;
   const given = `${packet.method}${packet.uri}`.split('/');
@@ -513,7 +520,7 @@ function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // as good as it can be told
+    return text; // as well as possible
   }
 }
 
@@ -521,9 +528,10 @@ function tuned(socket) {
   return socket.setNoDelay(true).setKeepAlive(true, KEEP_ALIVE_MS);
 }
 
-// Answers are maps of members to their text: what a service wrote goes out as it wrote it.
+// Answers are maps of members to their text: a service's text is sent as it wrote it.
 
-// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a better `r`.
+// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a
+// better `r`.
 function failure(code, reason, message) {
   return new Map(Object.entries({
     errorcode: String(code), errormessage: JSON.stringify(message), $: JSON.stringify({ r: reason }),

@@ -108,7 +108,7 @@ async function serve(t, onRead, options) {
   return service;
 }
 
-// What old services do, in their own words.
+// What old services do, in their own code.
 function echo(socket, data) {
   const { key, ...results } = data.params;
   socket.write(JSON.stringify({ key, errorcode: 0, errormessage: 'success', results }) + '¶');
@@ -271,7 +271,7 @@ test('what stands in the path is found in params', async (t) => {
   }
 });
 
-test('a call that nobody waits for is not answered, and one that comes too late not begun', async (t) => {
+test('a call without a waiting caller is not answered, and a late one is not begun', async (t) => {
   const held = [];
   const service = await serve(t, (socket, data) => held.push(() => echo(socket, data)));
   const peer = await service.peer();
@@ -399,7 +399,7 @@ test('an old caller gets no more than it can read', async (t) => {
   fresh.send(call(1_000_000, ',"$":{}'));
   assert.equal((await fresh.next()).params.length, 1_000_000);
 
-  // The second waits until the first has been read, as far as one can tell.
+  // The second waits until the first has been read, as far as that is known.
   const peer = await service.peer();
   const begin = performance.now();
   peer.send(call(40_000).repeat(2));
@@ -470,7 +470,7 @@ test('a client has the shape that old code knows', async (t) => {
   assert.deepEqual(seen.slice(5), [['ERR_SOCKET_BAD_PORT'], ['end']]);
 });
 
-// A replica, and what became of each thing it was told.
+// A replica, and the result of each update.
 class Told {
   replica = new Replica();
 
@@ -510,7 +510,7 @@ test('an entry is summed up as it came over the wire', () => {
   new Told().at(0, `{"method":"GET","params":[ ${text} ],"$":${$}}`, 'changed', [1]);
 });
 
-test('a Distributor that knows less makes nobody forget', () => {
+test('a Distributor that knows less makes no node forget', () => {
   const told = new Told();
   told.at(0, list([1, 2], { epoch: 9, rev: 5 }), 'changed', [1, 2]);
   told.replica.disconnected();
@@ -519,7 +519,7 @@ test('a Distributor that knows less makes nobody forget', () => {
   told.at(0, change([1], [], { epoch: 10, rev: 2, base: 1, warming: true }), 'changed', [3, 1, 2]);
   told.at(0, change([], [], { epoch: 10, rev: 3, base: 2 }), 'changed', [3, 1]);
 
-  // One of version 1 does not say when it knows everybody.
+  // A version 1 Distributor does not say when it knows all nodes.
   told.replica.disconnected();
   told.replica.connected();
   told.at(100_000, list([]), 'changed', [3, 1]);
@@ -563,7 +563,7 @@ test('a node of version 2 follows its Distributor', async (t) => {
   assert.deepEqual(await link.next(), { uri: '$pong', $: known });
   assert.deepEqual(lists[1].params.map((one) => one.port), [2, 3]);
 
-  // What does not fit is asked for, once.
+  // After an update that does not fit, the list is requested once.
   const question = { uri: '/distributes', method: 'GET', key: 1, $: {} };
   link.send(`${change([4], [], { epoch: 9, rev: 9, base: 8 })}¶`.repeat(2));
   assert.deepEqual(await link.next(), question);
@@ -572,7 +572,7 @@ test('a node of version 2 follows its Distributor', async (t) => {
   assert.deepEqual(JSON.parse(copy).$, { ...known, more: false, ids: [2, 3] });
   assert.ok(copy.includes(`"params":[${entry(2)},${entry(3)}]`));
 
-  // Turned away, it comes again; cut off, it goes on from what it knows.
+  // Rejected, it registers again; cut off, it continues from what it knows.
   const busy = { s: 429, r: 'busy', m: 'later', ra: 60 };
   link.send(encode({ uri: '/distributes', method: 'GET', key: 0, params: [], $: busy }));
   assert.deepEqual((await link.next()).$, { secret, have: known });
@@ -660,7 +660,7 @@ test('a Distributor is on another machine unless its connection begins where it 
   check(undefined, undefined, null);
 });
 
-test('a service that nobody can call says so', () => {
+test('a service that cannot be called says so', () => {
   const check = (listens, [localAddress, remoteAddress], warns, loopback) => {
     const [sent, logged] = [[], []];
     const client = { options: {}, client: { localAddress, remoteAddress }, write: (packet) => sent.push(packet) };
@@ -770,7 +770,8 @@ test('what strangers write is shown as it is, and does nothing', () => {
   assert.equal(shown('x'.repeat(200)).length, 129);
 });
 
-// A process that writes `bytes` to `port` without a pause over so many connections, and reads nothing.
+// A process that writes `bytes` to `port` without a pause over several connections, and reads
+// nothing.
 function flood(t, port, connections, bytes) {
   const program = `
     const { connect } = require('node:net');
@@ -789,7 +790,7 @@ function flood(t, port, connections, bytes) {
   return child;
 }
 
-test('a peer that always has something to say keeps nobody waiting', async (t) => {
+test('a peer that sends without a pause delays no other', async (t) => {
   const small = Buffer.concat(Array(1000).fill(encode({ uri: '/nothing', method: 'GET', $: {}, params: {} })));
   const large = encode({ uri: '/nothing', method: 'GET', $: {}, params: Array(200_000).fill(1) });
   for (const [connections, bytes] of [[4, small], [100, small], [4, large], [30, large], [20, Buffer.from('¶'.repeat(5000))]]) {
@@ -842,7 +843,7 @@ test('callers together have no more than a budget of bytes', async (t) => {
   good.send(call(buffers / 2));
   assert.equal((await good.next()).params.length, buffers / 2, 'there is room again');
 
-  // Nobody reads, and everybody asks.
+  // No caller reads, and all of them send calls.
   const lazy = await Promise.all(Array.from({ length: 20 }, () => service.peer()));
   for (const peer of lazy) {
     peer.socket.pause();
@@ -897,7 +898,7 @@ test('a copy is cut into packets that pass', async (t) => {
   assert.deepEqual(seen, ids);
 });
 
-test('whoever asks for it, or has a name that version 2 does not take, stays with version 1', async (t) => {
+test('a service that asks for it, or has a name that version 2 refuses, stays with version 1', async (t) => {
   const { port, next } = await distributor(t);
   const old = await serve(t, echo, { version: 1 });
   old.connectToDistributor('127.0.0.1', port);

@@ -1,6 +1,6 @@
 'use strict';
 
-// What goes over the wire, without sockets: frames, JSON as it came, keys, sums.
+// Packets without sockets: frames, JSON as received, keys, checksums.
 
 const DELIMITER = Buffer.from('¶'); // C2 B6 ends every packet
 const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer: what every node takes
@@ -17,10 +17,11 @@ function encode(packet) {
   return seal(JSON.stringify(packet));
 }
 
-// Cuts what an old writer wrote into packets: a `¶` inside of a string is text that it forgot to escape.
+// Splits the text of an old writer into packets: a `¶` inside a string is text that it forgot to
+// escape.
 function cut(text) {
   const first = text.indexOf('¶');
-  if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // as nearly all are
+  if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // the usual case
   const packets = [];
   let start = 0;
   for (let at = 0; at < text.length; at++) {
@@ -45,12 +46,12 @@ class PacketReader {
     this.frameEnd = -1; // where the delimiter of the first frame is, once that is known
   }
 
-  // Bytes that were not handed on.
+  // Bytes that were not passed on.
   get length() {
     return this.end - this.start;
   }
 
-  // Hands on all that is whole. False once a frame is too long: the stream is of no use then.
+  // Passes on all complete frames. False once a frame is too long: the stream is then useless.
   push(chunk) {
     this.append(chunk);
     let more = true;
@@ -60,7 +61,7 @@ class PacketReader {
 
   append(chunk) {
     if (this.start > 0) {
-      // What was handed on makes room, once for many packets. The room of a large one goes with it.
+      // Packets that were passed on make room, once for many. The room of a large one is freed.
       const rest = this.buffer.subarray(this.start, this.end);
       const isLarge = this.buffer.length > USUAL_BYTES && rest.length <= USUAL_BYTES;
       if (isLarge) this.buffer = Buffer.from(rest);
@@ -81,20 +82,20 @@ class PacketReader {
     this.end = needed;
   }
 
-  // Whether there is a whole frame, or one that is too long.
+  // Whether there is a complete frame, or one that is too long.
   get hasMore() {
     return this.#find() >= 0 || this.searched - this.start > this.limit;
   }
 
-  // Bytes of the next frame, as far as they have come.
+  // Bytes of the next frame that have been received.
   get nextBytes() {
     return (this.#find() >= 0 ? this.frameEnd : this.end) - this.start;
   }
 
-  // Hands on the next frame, and says whether there was one; null when the stream is of no use.
+  // Passes on the next frame, and returns whether there was one; null when the stream is useless.
   next() {
     const end = this.#find();
-    // The limit holds before the delimiter is there, or it would be no limit.
+    // The limit applies before the delimiter has arrived; otherwise it would be no limit.
     if ((end >= 0 ? end : this.searched) - this.start > this.limit) {
       this.onBad(`a frame is longer than ${this.limit} bytes`);
       return null;
@@ -119,7 +120,7 @@ class PacketReader {
     if (this.frameEnd >= 0) return this.frameEnd;
     const from = Math.max(this.start, this.searched);
     this.frameEnd = this.buffer.subarray(0, this.end).indexOf(DELIMITER, from);
-    // The last byte may be the first half of the delimiter: look at it again.
+    // The last byte may be the first half of the delimiter, so it is searched again.
     const half = this.end > this.start && this.buffer[this.end - 1] === DELIMITER[0] ? 1 : 0;
     this.searched = this.frameEnd >= 0 ? this.frameEnd : this.end - half;
     return this.frameEnd;
@@ -141,8 +142,8 @@ class PacketReader {
   }
 }
 
-// The direct parts of sound JSON as they came, because JSON.parse rounds long numbers and forgets how things
-// were spelled: texts of an array, [name, text] pairs of an object, nothing of anything else.
+// The direct parts of valid JSON as received, because JSON.parse rounds long numbers and loses the
+// spelling: texts of an array, [name, text] pairs of an object, nothing of any other value.
 function parts(text) {
   const found = [];
   let depth = 0;
@@ -187,7 +188,8 @@ function keyOf(members) {
   return [members.get('key'), inside].find((key) => /^["\d-]/.test(key ?? ''));
 }
 
-// A key as old code can hold it: a number that JavaScript would change is shown as its digits.
+// A key as old code can hold it: a number that JavaScript would change becomes the text of its
+// digits.
 function shownKey(text) {
   const key = JSON.parse(text);
   return typeof key === 'number' && String(key) !== text ? text : key;
@@ -198,14 +200,14 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   return byte;
 });
 
-// As in zlib; not every Node.js that this should run on has that one.
+// As in zlib, which older Node.js versions lack.
 function crc32(bytes) {
   let crc = -1;
   for (let at = 0; at < bytes.length; at++) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ bytes[at]) & 0xff];
   return ~crc >>> 0;
 }
 
-// What a stranger wrote, for a log: not longer than that, and without anything that a terminal acts on.
+// Text of a stranger for a log: cut to a length, and without characters that a terminal acts on.
 function shown(text, most = 128) {
   const whole = String(text);
   const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
@@ -225,7 +227,7 @@ function parseAddress(text) {
   return { host, port: Number(port) };
 }
 
-// Says what a failed connection means to someone who does not know the codes.
+// Says what a failed connection means, for readers who do not know the codes.
 function explain(error) {
   const words = {
     ECONNREFUSED: 'nothing is listening there',

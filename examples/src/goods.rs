@@ -21,10 +21,12 @@ CREATE TABLE IF NOT EXISTS sales (
     sold INTEGER NOT NULL
 )";
 
-/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each slow reader.
+/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each
+/// slow reader.
 const PAGE_GOODS: u32 = 100;
 const PAGE_BYTES: usize = 64 * 1024;
-/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than that.
+/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than
+/// that.
 const LIST_BYTES: usize = 512 * 1024;
 
 /// Each good with how often it was sold.
@@ -91,7 +93,7 @@ async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Resu
     page(&database, filter, 0, LIST_BYTES).await
 }
 
-/// All goods, read from the database as they are taken.
+/// All goods, read from the database as the caller reads them.
 async fn export(
     database: State<Database>,
 ) -> Result<Streaming<impl Stream<Item = Result<Good, ServiceError>>>, ServiceError> {
@@ -106,7 +108,8 @@ async fn export(
     Ok(Streaming(pages.try_flatten()))
 }
 
-/// Goods after one, by their numbers. None only if there are none: the first is there however large it is.
+/// Goods after one, by their numbers. None only if there are none: the first is there however large
+/// it is.
 async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize) -> Result<Vec<Good>, ServiceError> {
     database
         .run(move |db| {
@@ -126,7 +129,7 @@ async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize
         .await
 }
 
-/// Told by `purchases`, which need not know who wants to know.
+/// An event from `purchases`, which need not know its subscribers.
 async fn count(Params(purchase): Params<Purchase>, database: State<Database>) -> Result<(), ServiceError> {
     database
         .run(move |db| {
@@ -176,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// How many goods each page has, when their descriptions have so many bytes.
+    /// How many goods each page has, when their descriptions have this many bytes.
     async fn check(descriptions: &[usize], most_bytes: usize, pages: &[usize]) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("goods"), TABLES).unwrap();
