@@ -175,8 +175,8 @@ impl Registry {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
 
-    /// Bytes of the list that the address with the most of it has, and that one address may have now.
-    /// This machine is excepted.
+    /// Bytes of the list that the address with the most of it has, and that one address may have
+    /// now. This machine is excepted.
     pub(crate) fn largest_share(&self) -> (usize, usize) {
         let free = self.config.max_list_bytes.saturating_sub(self.bytes().0);
         (self.entries.shares().largest_with(self.deferred.shares()), share_of(free))

@@ -2,8 +2,8 @@
 //! replicas, over connections that split, stall, break, and swallow what they carry; with nodes and
 //! Distributors that die and come back.
 //!
-//! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more of them,
-//! `SIMULATION_SEED=<n>` runs one again.
+//! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more of
+//! them, `SIMULATION_SEED=<n>` runs one again.
 
 mod check;
 mod network;
