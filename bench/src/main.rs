@@ -21,6 +21,7 @@ mod attacks;
 mod calls;
 mod daemon_process;
 mod gateway;
+mod http;
 mod registry;
 mod report;
 

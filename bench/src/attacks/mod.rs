@@ -13,8 +13,8 @@ use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
 use crate::attacks::clients::{Source, attacks};
-use crate::gateway::edge::EdgeServer;
-use crate::gateway::open_loop::{OpenLoop, TimedResponse};
+use crate::http::edge_server::EdgeServer;
+use crate::http::open_loop::{OpenLoop, TimedResponse};
 use crate::report::{median, ms, percentiles, row, title};
 
 /// Good clients that stay, half of them at each of two addresses.

@@ -8,7 +8,8 @@ use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{ANSWER, BIG_BYTES, length_of};
+use super::BIG_BYTES;
+use crate::http::{ANSWER, length_of};
 
 /// How long it takes for what is slow.
 const SLOW: Duration = Duration::from_millis(5);

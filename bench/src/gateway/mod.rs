@@ -3,7 +3,6 @@
 pub(crate) mod back_end;
 pub(crate) mod changes;
 pub(crate) mod edge;
-pub(crate) mod open_loop;
 pub(crate) mod overload;
 mod proxies;
 pub(crate) mod relay;
@@ -12,16 +11,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use memchr::memmem;
 use node_sdk::gateway::{GatewayPeers, Identity};
 use node_sdk::{HttpAdvert, Peers};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
-use crate::gateway::open_loop::OpenLoop;
+use crate::http::ask;
+use crate::http::open_loop::OpenLoop;
 use crate::report::{median, percentiles, row, title, us};
 
 const ROUNDS: usize = 11;
@@ -34,7 +33,6 @@ const HALF: f64 = 20_000.0;
 const HALF_ROUNDS: usize = 201;
 /// Short, as a virtual machine stands still for 20 ms now and then: that spoils few of many rounds.
 const HALF_ROUND: Duration = Duration::from_millis(100);
-pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 /// What a node is asked for the same, by an old one.
 const PACKET: &str =
     r#"{"uri":"/echo","method":"GET","key":7,"params":{"id":"42","name":"widget","price":"9.5","tags":"a,b"}}¶"#;
@@ -253,46 +251,4 @@ async fn measure(door: &Daemon, path: &str) -> RequestRound {
     let (elapsed, count) = (begin.elapsed(), u32::try_from(times.len()).unwrap());
     let (p50, p99) = percentiles(&mut times);
     RequestRound { rate: f64::from(count) / elapsed.as_secs_f64(), p50, p99, cpu: (door.cpu() - before) / count }
-}
-
-/// One request; whether the answer is the right one.
-pub(crate) async fn ask(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    request: &[u8],
-    buffer: &mut Vec<u8>,
-) -> bool {
-    buffer.clear();
-    stream.write_all(request).await.unwrap();
-    // A TLS session may hold it back when its task has done much already.
-    stream.flush().await.unwrap();
-    loop {
-        let Ok(1..) = stream.read_buf(buffer).await else { return false };
-        if is_whole(buffer) {
-            return is_answer(buffer);
-        }
-    }
-}
-
-/// Whether a response has as many bytes as it says, or a packet its end.
-pub(crate) fn is_whole(bytes: &[u8]) -> bool {
-    if bytes.starts_with(b"{") {
-        return bytes.ends_with("¶".as_bytes());
-    }
-    let Some(head) = memmem::find(bytes, b"\r\n\r\n") else { return false };
-    bytes.len() >= head + 4 + length_of(&bytes[..head])
-}
-
-/// Of the body that follows this head.
-fn length_of(head: &[u8]) -> usize {
-    memmem::find(&head.to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
-        let digits: String =
-            head[at + 16..].iter().map(|byte| char::from(*byte)).take_while(char::is_ascii_digit).collect();
-        digits.parse().unwrap()
-    })
-}
-
-/// The whole of a right answer.
-pub(crate) fn is_answer(bytes: &[u8]) -> bool {
-    let is_good = bytes.starts_with(b"HTTP/1.1 200 ") && bytes.ends_with(ANSWER.as_bytes());
-    is_good || bytes.starts_with(b"{") && memmem::find(bytes, ANSWER.as_bytes()).is_some()
 }

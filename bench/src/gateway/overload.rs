@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::daemon_process::Daemon;
-use crate::gateway::open_loop::{OpenLoop, TimedResponse};
+use crate::http::open_loop::{OpenLoop, TimedResponse};
 use crate::report::{percentiles, row, title};
 
 const PORT: u16 = 19_160;

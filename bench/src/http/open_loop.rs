@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use socket2::{Domain, Socket, Type};
 use tokio::task::spawn_blocking;
 
-use crate::gateway::{is_answer, is_whole};
+use crate::http::{is_answer, is_whole};
 use crate::report::percentiles;
 
 const MAX_EVENTS: usize = 64;
