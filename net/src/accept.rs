@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::tcp::close;
 use crate::{Listener, LogThrottle, Socket, warn};
 
 /// First pause after the system had no descriptor or memory for a connection.
@@ -49,6 +50,19 @@ impl Acceptor {
                 }
                 Err(error) => self.note(&error),
             }
+        }
+    }
+
+    /// Closes the listener, and gives the connections that the system has accepted before.
+    /// `is_shared`: another process accepts from the socket too, and goes on.
+    pub fn close(self, is_shared: bool) -> Vec<(Socket, SocketAddr)> {
+        match self.listener {
+            Listener::Tcp(listener) => {
+                let accepted = close(listener, is_shared).into_iter();
+                accepted.map(|(stream, peer)| (Socket::Tcp(stream), peer)).collect()
+            }
+            #[cfg(feature = "virtual-net")]
+            Listener::Pipe(_) => Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
@@ -29,8 +30,14 @@ const MAX_WAITING: usize = 128;
 const MIN_TCP_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Worker {
-    /// Serves clients until `stop`, and then those that have begun to ask.
-    pub(crate) async fn serve(&self, listeners: Vec<(TcpListener, bool)>, config: watch::Receiver<Arc<Config>>) {
+    /// Serves clients until `stop`, and then those that have begun to ask. `successor` is cancelled
+    /// when another process accepts from these listeners.
+    pub(crate) async fn serve(
+        &self,
+        listeners: Vec<(TcpListener, bool)>,
+        config: watch::Receiver<Arc<Config>>,
+        successor: &CancellationToken,
+    ) {
         // Asked at every request: of its own, so that workers do not wait for each other.
         let stop = self.stop.child_token();
         let mut acceptors: Vec<_> =
@@ -45,30 +52,29 @@ impl Worker {
         let mut accept_until = None;
         // Waiting clients count as connections.
         let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
+        let mut admit = |connections: &mut JoinSet<()>, socket: Socket, client: SocketAddr, is_tls: bool| {
+            let worker = || self.with_stop(&stop);
+            let is_proxy = || self.is_proxy_for_many(client.ip());
+            let what = match self.clients.admit(client.ip(), is_proxy, connections.len() < most, Instant::now()) {
+                Admission::Admitted(permit) => {
+                    connections.spawn(worker().run(socket, client, is_tls, permit));
+                    return;
+                }
+                Admission::Waits => {
+                    connections.spawn(worker().run_when_free(socket, client, is_tls));
+                    "an idle client is evicted"
+                }
+                Admission::Refused => "connection closed",
+            };
+            if let Some(held_back) = full.allow(Instant::now().into_std()) {
+                let limit = config.borrow().max_connections;
+                warn!(%client, limit, held_back, "{what}: the limit of clients is reached (--max-connections)");
+            }
+        };
         loop {
             tokio::select! {
                 biased;
-                ((socket, client), is_tls) = accept(&mut acceptors) => {
-                    let worker = || self.with_stop(&stop);
-                    let may_wait = connections.len() < most;
-                    let is_proxy = || self.is_proxy_for_many(client.ip());
-                    let admission = self.clients.admit(client.ip(), is_proxy, may_wait, Instant::now());
-                    let what = match admission {
-                        Admission::Admitted(permit) => {
-                            connections.spawn(worker().run(socket, client, is_tls, permit));
-                            continue;
-                        }
-                        Admission::Waits => {
-                            connections.spawn(worker().run_when_free(socket, client, is_tls));
-                            "an idle client is evicted"
-                        }
-                        Admission::Refused => "connection closed",
-                    };
-                    if let Some(held_back) = full.allow(Instant::now().into_std()) {
-                        let limit = config.borrow().max_connections;
-                        warn!(%client, limit, held_back, "{what}: the limit of clients is reached (--max-connections)");
-                    }
-                }
+                ((socket, client), is_tls) = accept(&mut acceptors) => admit(&mut connections, socket, client, is_tls),
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         warn!(%error, "the task of a client's connection panicked");
@@ -79,7 +85,11 @@ impl Worker {
             }
         }
         // New clients are refused from now on, and not left in a backlog.
-        drop(acceptors);
+        for (acceptor, is_tls) in acceptors {
+            for (socket, client) in acceptor.close(successor.is_cancelled()) {
+                admit(&mut connections, socket, client, is_tls);
+            }
+        }
         let cut_at = Some(Instant::now() + config.borrow().drain_timeout);
         while !connections.is_empty() {
             tokio::select! {

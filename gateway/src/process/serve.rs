@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     let prepared = Arc::clone(&config.borrow());
     worker.shared.names.prepare(&prepared).await;
     worker.upstreams.refresh(&worker.shared);
-    worker.serve(vec![(listener, false)], config).await;
+    worker.serve(vec![(listener, false)], config, &CancellationToken::new()).await;
     if let Some(log) = &worker.access_log {
         log.flush();
     }
@@ -90,6 +90,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &worker.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
     let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
+    let successor = stop.admin.clone();
     let asked = admin.map(|listener| {
         let admin = Admin {
             peers: worker.peers.clone(),
@@ -125,13 +126,13 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         let upstreams = Arc::clone(&upstreams[number]);
         let metrics = Arc::clone(&metrics[number]);
         let worker = worker.for_thread(upstreams, metrics);
-        let config = config.clone();
+        let (config, successor) = (config.clone(), successor.clone());
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
         let work = move || {
             let served = runtime.block_on(async {
                 let acceptors = acceptors.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
-                worker.serve(acceptors.collect::<io::Result<_>>()?, config).await;
+                worker.serve(acceptors.collect::<io::Result<_>>()?, config, &successor).await;
                 Ok(())
             });
             let _ = ends.send(served);

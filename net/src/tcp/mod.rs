@@ -2,11 +2,13 @@
 //!
 //! It must not know frames or packets. Of this crate it must import only `buffers` and `log`.
 
+mod close;
 mod connect;
 mod listen;
 mod options;
 mod syscalls;
 
+pub(crate) use close::close;
 pub use connect::{connect_any, look_up, look_up_blocking};
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use options::{set_tcp_options, set_tcp_options_with_timeout};

@@ -11,6 +11,7 @@ pub(crate) mod released;
 pub(crate) mod response_queue;
 mod running_calls;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,10 +40,18 @@ pub(crate) const MAX_STOP_TIME: Duration = STOP_TIME.saturating_add(FINISH_TIME)
 /// or their time is over. Returns how many connections were cut with calls in flight, and how many
 /// tasks were left at work.
 pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: CancellationToken) -> usize {
-    let mut acceptor = Acceptor::new(listener);
+    let mut acceptor = Some(Acceptor::new(listener));
     let mut connections = JoinSet::new();
     let mut full = LogThrottle::default();
     let finish = CancellationToken::new();
+    let mut admit = |connections: &mut JoinSet<()>, stream: Socket, peer: SocketAddr| {
+        if connections.len() < MAX_CALLERS {
+            set_options(&stream);
+            connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
+        } else if let Some(held_back) = full.allow(Instant::now().into_std()) {
+            warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: too many callers");
+        }
+    };
     let mut finish_at = None;
     let mut cut_at = None;
     let mut quiet_at = None;
@@ -57,20 +66,20 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
         tokio::select! {
             () = stop.cancelled(), if finish_at.is_none() => {}
             () = sleep_until_opt(finish_at), if !finish.is_cancelled() => finish.cancel(),
-            () = sleep_until_opt(quiet_at) => return 0,
+            () = sleep_until_opt(quiet_at) => {
+                // Those that came since the last look may carry calls too.
+                let late = acceptor.take().map(|acceptor| acceptor.close(false)).unwrap_or_default();
+                if late.is_empty() {
+                    return 0;
+                }
+                late.into_iter().for_each(|(stream, peer)| admit(&mut connections, stream, peer));
+            }
             () = sleep_until_opt(cut_at) => {
                 connections.abort_all();
                 return connections.len() + service.tasks.len();
             }
             // Callers that do not yet know that the node stops are served too.
-            (stream, peer) = acceptor.accept() => {
-                if connections.len() < MAX_CALLERS {
-                    set_options(&stream);
-                    connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
-                } else if let Some(held_back) = full.allow(Instant::now().into_std()) {
-                    warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: too many callers");
-                }
-            }
+            (stream, peer) = accept(&mut acceptor) => admit(&mut connections, stream, peer),
             () = service.tasks.ended(), if stop.is_cancelled() && service.tasks.len() > 0 => {}
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
@@ -78,6 +87,14 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
                 }
             }
         }
+    }
+}
+
+/// The next caller, unless the listener has been closed. Cancel safe.
+async fn accept(acceptor: &mut Option<Acceptor>) -> (Socket, SocketAddr) {
+    match acceptor {
+        Some(acceptor) => acceptor.accept().await,
+        None => pending().await,
     }
 }
 
