@@ -36,6 +36,14 @@ examples:
 bench:
     .ci/run bench
 
+# Searches for bytes that a reader does not read as it should: `just fuzz request_head 3600`
+fuzz TARGET='all' SECONDS='3':
+    fuzz/run {{TARGET}} {{SECONDS}}
+
+# Runs tests beside eight busy processes, and prints a tally: `just under-load up6 rs2`
+under-load *TESTS:
+    tests/under-load.sh {{TESTS}}
+
 # Licences, sources and doubled crates
 deny:
     .ci/run deny

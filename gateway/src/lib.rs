@@ -26,8 +26,14 @@
 //! both are pure. All folders use `io` and `observe`, which import none of the others. `process`
 //! starts everything, and no other folder imports it.
 
+// The fuzz targets say `gateway`, and are compiled as modules of the tests too.
+#[cfg(test)]
+extern crate self as gateway;
+
 mod config;
 mod downstream;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http1;
 mod io;
 mod message;

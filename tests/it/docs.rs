@@ -152,3 +152,17 @@ fn the_glossary_names_types_and_modules_that_are_there() {
     }
     assert!(missing.is_empty(), "no such types or modules:\n{}", missing.join("\n"));
 }
+
+#[test]
+fn fuzz_targets_are_short_and_known_and_have_seeds() {
+    let (manifest, ours, theirs) =
+        (read("fuzz/Cargo.toml"), read("gateway/src/fuzzing/tests.rs"), read("protocol/tests/seeds.rs"));
+    for path in rust_files(&root().join("fuzz/targets")) {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 30, "{name} has {lines} lines: it is two targets");
+        assert!(manifest.contains(&format!("path = \"targets/{name}.rs\"")), "{name} is no program");
+        let is_replayed = |tests: &String| tests.contains(&format!("check(\"{name}\", {name}::run)"));
+        assert!([&ours, &theirs].into_iter().any(is_replayed), "the seeds of {name} are in no test");
+    }
+}

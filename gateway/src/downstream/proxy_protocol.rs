@@ -62,7 +62,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
 }
 
 /// The client that is announced, and the header's length; `None` when more is needed.
-fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
     // Version 1 is a line; before its end some of it looks wrong.
     let is_line = V1.starts_with(&bytes[..bytes.len().min(V1.len())]);
     if is_line && bytes.len() < MAX_LINE_BYTES && !bytes.contains(&b'\n') {

@@ -1,0 +1,24 @@
+//! A call that is cut apart means what the parser says, and what is written of it reads back.
+#![cfg_attr(fuzzing, no_main)]
+
+use bytes::BytesMut;
+use protocol::{Key, Packet, Request, Version, write_request};
+
+pub(crate) fn run(data: &[u8]) {
+    let parsed = Packet::parse(data).map(Request::from_packet);
+    let Ok(mut call) = Request::parse(data) else { return assert!(parsed.is_err()) };
+    if call.verify().is_err() {
+        return;
+    }
+    let parsed = parsed.expect("what is cut out is JSON");
+    assert_eq!(format!("{call:?}"), format!("{parsed:?}"));
+    let key = call.key.as_ref().and_then(Key::number);
+    let mut out = BytesMut::new();
+    write_request(&mut out, Version::V2, ("GET", &call.uri), key, call.params.unwrap_or("null"), &call.meta);
+    let again = Request::parse(&out[..out.len() - 2]).expect("it is sound");
+    assert_eq!((&again.uri, &again.meta), (&call.uri, &call.meta));
+    assert_eq!(again.key.as_ref().and_then(Key::number), key);
+}
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| run(data));
