@@ -290,7 +290,7 @@ class Caller {
 
     const version = (packet.$ ?? null) === null ? 1 : 2;
     const isLog = version === 1 && typeof packet.params === 'string'; // so old nodes log: nobody waits
-    const key = isLog ? undefined : keyOf(members);
+    const key = isLog ? undefined : keyOf(members, version);
     packet.params ??= {}; // old services die without
     if (key !== undefined) {
       packet.key = shownKey(key);

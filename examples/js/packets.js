@@ -182,8 +182,9 @@ function join(members) {
 }
 
 // The text of a call's key, at top level or else inside params; undefined when it has none.
-function keyOf(members) {
-  const params = members.get('params') ?? '';
+function keyOf(members, version) {
+  // In version 2 a key among the arguments is an argument.
+  const params = version === 1 ? (members.get('params') ?? '') : '';
   const inside = params.startsWith('{') ? new Map(parts(params)).get('key') : undefined;
   return [members.get('key'), inside].find((key) => /^["\d-]/.test(key ?? ''));
 }

@@ -79,7 +79,8 @@ impl<'a> Request<'a> {
         Some(Self { uri, method, key, params, verified: false, version: Version::V2, meta })
     }
 
-    /// Reads a call from its packet. The key may stand at top level or inside `params`.
+    /// Reads a call from its packet. The key stands at top level, or, in
+    /// version 1, inside `params`.
     pub fn from_packet(packet: Packet<'a>) -> Self {
         #[derive(Deserialize)]
         struct RawKey {
@@ -91,7 +92,9 @@ impl<'a> Request<'a> {
         // would crash them.
         let is_text = packet.params.is_some_and(|params| params.get().starts_with('"'));
         let key = packet.key.filter(|_| version == Version::V2 || !is_text).or_else(|| {
-            let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;
+            // In version 2 a `key` of the arguments is an argument.
+            let params = packet.params.filter(|_| version == Version::V1).map(RawValue::get);
+            let params = params.filter(|params| is_object(params))?;
             serde_json::from_str::<RawKey>(params).ok()?.key
         });
         Self {
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_in_either_place() {
+    fn js15_a_key_is_found_where_the_version_has_it() {
         for (frame, key, version) in [
             (r#"{"uri":"/g","method":"GET","params":{"key":0}}"#, Some(Key::Number(0)), Version::V1),
             (
@@ -309,6 +312,7 @@ mod tests {
                 Version::V1,
             ),
             (r#"{"uri":"/g","method":"GET","key":3,"params":null,"$":{"d":1}}"#, Some(Key::Number(3)), Version::V2),
+            (r#"{"uri":"/g","method":"EVENT","params":{"key":0},"$":{}}"#, None, Version::V2),
             (r#"{"uri":"/logs","method":"POST","key":0,"params":"text"}"#, None, Version::V1),
             (r#"{"uri":"/logs","method":"POST","key":0,"params":"text","$":{}}"#, Some(Key::Number(0)), Version::V2),
             (r#"{"uri":"/logs","method":"POST","params":{"key":[]}}"#, None, Version::V1),
