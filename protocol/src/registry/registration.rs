@@ -134,8 +134,9 @@ impl Registration {
         let text = params.map_or("null", RawValue::get);
         let Members(list) = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
         check_members(&list)?;
-        let meta = list.iter().find(|(name, _)| name == "$").map(|(_, value)| value.get());
-        let advert = meta.and_then(Advert::parse);
+        // As all others will read it.
+        let meta = list.iter().find(|(name, _)| name == "$").map(|(_, value)| compact(value.get()));
+        let advert = meta.as_deref().and_then(Advert::parse);
         let advertised_port = advert.as_ref().and_then(|advert| Some(advert.advertise.as_ref()?.port));
         let mut registration = Self {
             name: String::new(),
@@ -174,7 +175,7 @@ impl Registration {
                     seen.name = true;
                     let text = serde_json::from_str::<String>(value.get());
                     seen.plain_name = text.as_deref().is_ok_and(is_plain_name);
-                    registration.name = text.unwrap_or_else(|_| value.get().to_owned());
+                    registration.name = text.unwrap_or_else(|_| compact(value.get()));
                     write_compact(out, value.get());
                 }
                 "$" => {
@@ -291,6 +292,12 @@ pub fn write_registration(
     seal(out, start);
 }
 
+fn compact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    write_compact(&mut out, text);
+    out
+}
+
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "a set of members, not a state")]
 struct MembersSeen {
@@ -381,6 +388,14 @@ mod tests {
         );
         check(r#"{"port":1,"name":7,"urls":[]}"#, Ok(r#"{"port":1,"name":7,"urls":[],"host":"::1"}"#));
         assert_eq!(parse(r#"{"port":1,"name":7}"#).unwrap().name, "7");
+    }
+
+    #[test]
+    fn rg16_white_space_is_no_difference() {
+        let close = parse(r#"{"port":1,"name":{"a":[1]},"urls":[]}"#).unwrap();
+        assert_eq!(parse(r#"{ "port": 1, "name": { "a" : [1] }, "urls": [ ] }"#).unwrap(), close);
+        let close = parse(r#"{"port":1,"name":"a","urls":[],"$":{"meta":{"a":[1]}}}"#).unwrap();
+        assert_eq!(parse(r#"{"port":1,"name":"a","urls":[],"$": {"meta": {"a" : [1] } } }"#).unwrap(), close);
     }
 
     #[test]
