@@ -15,6 +15,8 @@ const MAX_BYTES: usize = 1024;
 /// The first bytes of version 1, and its longest line.
 const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
+/// How version 2 begins.
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// In what version 2 adds of TLS: the client speaks it with the balancer (2.2.5).
 const CLIENT_SSL: u8 = 1;
 /// While the header is incomplete, it is examined again after this time, then after twice as long,
@@ -63,10 +65,14 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
 
 /// The client that is announced, and the header's length; `None` when more is needed.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
+    let begins = |start: &[u8]| start.starts_with(&bytes[..bytes.len().min(start.len())]);
+    let is_line = begins(V1);
+    if !is_line && !begins(V2) {
+        return Some(Err(()));
+    }
     // Version 1 is a line; before its end some of it looks wrong.
-    let is_line = V1.starts_with(&bytes[..bytes.len().min(V1.len())]);
-    if is_line && bytes.len() < MAX_LINE_BYTES && !bytes.contains(&b'\n') {
-        return None;
+    if is_line && !bytes[..bytes.len().min(MAX_LINE_BYTES)].contains(&b'\n') {
+        return (bytes.len() >= MAX_LINE_BYTES).then_some(Err(()));
     }
     // However it is cut, a line ends with CR and LF.
     if is_line && memchr::memchr(b'\n', bytes).is_some_and(|end| end == 0 || bytes[end - 1] != b'\r') {
@@ -165,5 +171,18 @@ mod tests {
             check(bare.as_bytes(), None);
             assert_eq!(parse(bare.as_bytes()), Some(Err(())), "as a segment by itself");
         }
+    }
+
+    #[test]
+    fn gh33_what_does_not_fit_is_refused_at_once() {
+        for bytes in ["P TCP6 fff:fcff", "PROXZ", "\r\n\r\nGET"] {
+            for end in 0..=bytes.len() {
+                let fits = [V1, V2].iter().any(|start| start.starts_with(&bytes.as_bytes()[..end]));
+                assert_eq!(parse(&bytes.as_bytes()[..end]), (!fits).then_some(Err(())), "{end} of {bytes}");
+            }
+        }
+        let endless = [V1, &[b'x'; MAX_LINE_BYTES]].concat();
+        assert_eq!(parse(&endless[..MAX_LINE_BYTES - 1]), None);
+        assert_eq!(parse(&endless[..MAX_LINE_BYTES]), Some(Err(())));
     }
 }
