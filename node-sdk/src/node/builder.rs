@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
-use protocol::{Advert, HostPort, Route, RouteError, Segment, Visibility};
+use protocol::{Advert, HostPort, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
@@ -17,6 +17,7 @@ use crate::error::StartError;
 use crate::handler::layer::Layer;
 use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, erased};
 use crate::node::Node;
+use crate::node::own_route::own_route;
 use crate::peers::Peers;
 use crate::routing::router::Router;
 use crate::routing::subscriptions::{PREFIX, event_route};
@@ -439,26 +440,6 @@ impl fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let routes: Vec<_> = self.routes.iter().map(|route| &route.text).collect();
         f.debug_struct("NodeBuilder").field("name", &self.name).field("routes", &routes).finish_non_exhaustive()
-    }
-}
-
-/// The route of a handler. What looks like a pattern of another framework would be taken as it
-/// stands, and never match: it is refused.
-fn own_route(text: &str) -> Result<Route, StartError> {
-    let route = Route::parse(text)?;
-    let wrong = route.segments().find_map(|segment| match segment {
-        Segment::Literal(literal) if literal.contains('*') => {
-            Some("there are no wildcards, and a * matches only itself")
-        }
-        Segment::Literal(literal) if literal.starts_with(':') => Some("a parameter is written {name}, not :name"),
-        Segment::Parameter(name) if name.contains(['*', ':']) => {
-            Some("a parameter matches any one segment: there are no wildcards, and no expressions")
-        }
-        Segment::Literal(_) | Segment::Parameter(_) => None,
-    });
-    match wrong {
-        Some(reason) => Err(RouteError { text: text.chars().take(60).collect(), reason }.into()),
-        None => Ok(route),
     }
 }
 

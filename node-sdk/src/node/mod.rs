@@ -1,6 +1,7 @@
 //! A node: how it is described, started and stopped. Nothing here handles packets.
 
 mod builder;
+mod own_route;
 #[cfg(feature = "testing")]
 pub mod testing;
 
