@@ -57,3 +57,33 @@ impl ConfigSnapshot {
         found.map_or(&self.default_route, |(_, at)| &self.config.routes[*at])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sticky;
+
+    #[test]
+    fn a5_prefixes_share_a_cookie_where_they_share_servers() {
+        let route = |prefixes: &[&str], cookie: Option<&str>| Route {
+            sticky: Some(Sticky::Cookie),
+            cookie: cookie.map(str::to_owned),
+            ..Route::new(prefixes.iter().map(|prefix| (*prefix).to_owned()).collect())
+        };
+        let routes = vec![route(&["/"], None), route(&["/a", "/b/"], None), route(&["/named"], Some("backend"))];
+        let snapshot = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");
+        // Which route holds for a path, and which prefix has the servers, as nodes register them too.
+        let name = |path: &str, prefix: &str| snapshot.cookie_name(snapshot.route(path), prefix).to_string();
+        let default = CookieName::DEFAULT;
+        assert_eq!(name("/x", ""), default);
+        assert_eq!(name("/x/y", "/x"), CookieName::new(default, "/x").to_string());
+        assert_eq!(
+            [name("/a/x", "/a"), name("/b", "/b")],
+            [(); 2].map(|()| CookieName::new(default, "/a").to_string())
+        );
+        assert_eq!(name("/a/x", "/a/x"), CookieName::new(default, "/a/x").to_string());
+        assert_eq!(name("/a/x", ""), default, "the servers are those of all");
+        assert_eq!([name("/named", "/named"), name("/named", "")], ["backend"; 2]);
+        assert_eq!(name("/named/x", "/named/x"), CookieName::new("backend", "/named/x").to_string());
+    }
+}
