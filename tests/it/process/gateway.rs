@@ -13,7 +13,7 @@ use tests::{
     eventually, pick_address, request,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::programs::GATEWAY;
@@ -187,6 +187,51 @@ async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: 
         }
     }
     failed
+}
+
+#[tokio::test]
+async fn a9_a22_a_client_over_tls_is_answered_when_it_has_said_all_and_missed_when_it_is_gone() {
+    let (cluster, files) = (Cluster::start(), GatewayFiles::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (plain, secure, server) = (pick_address(), pick_address(), listener.local_addr().unwrap());
+    let certificate = files.certificate("a", &["a.test"]);
+    let file = files.write(&format!(
+        "listen = \"{plain}\"\ndistributor = \"{}\"\n[tls]\nlisten = \"{secure}\"\ncertificates = [{certificate}]\n\
+         [[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n",
+        cluster.address
+    ));
+    let _gateway = start(&file).await;
+    let client = files.client(&["http/1.1"]);
+    let open = async || {
+        let mut stream = connect_tls(&client, secure, "a.test").await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut behind = RawStream(timeout(PATIENCE, listener.accept()).await.expect("a connection").unwrap().0);
+        behind.head().await;
+        (stream, behind)
+    };
+    let (mut stream, mut behind) = open().await;
+    stream.shutdown().await.unwrap();
+    let mut first = [0; 1];
+    timeout(PATIENCE, stream.read_exact(&mut first)).await.expect("it is asked").unwrap();
+    behind.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+    let mut told = first.to_vec();
+    while !told.ends_with(b"\r\n\r\nok") {
+        let read = timeout(PATIENCE, stream.read_buf(&mut told)).await.expect("an answer").unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&told));
+    }
+    assert!(told.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&told));
+    let (stream, mut behind) = open().await;
+    drop(stream);
+    assert_eq!(behind.rest().await, "", "before the head");
+    let (mut stream, mut behind) = open().await;
+    behind.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n").await;
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"x\r\n") {
+        timeout(PATIENCE, stream.read_buf(&mut seen)).await.expect("a chunk").unwrap();
+    }
+    drop(stream);
+    assert_eq!(behind.rest().await, "", "in a stream");
 }
 
 #[tokio::test]
