@@ -222,7 +222,7 @@ async fn a10_a_name_that_is_not_known_costs_its_own_route_only() {
     assert!(routes.contains("later.test:80 has no address now: the name later.test"), "{routes}");
     // It is the same when the file is read anew, and the name is found once it is there.
     gateway.signal(Signal::HUP);
-    gateway.line("the configuration was read anew").await;
+    gateway.line("the configuration has been reloaded").await;
     assert_eq!((ask("/there").await.status, ask("/later").await.status), (200, 503));
     net.set_hosts("127.0.0.2 later.test");
     eventually("it is found", async || ask("/later").await.body == "there").await;
