@@ -24,12 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, affinity};
 use crate::client::CallArguments;
+use crate::client::mesh::record_reach;
 pub use crate::client::raw_call::RawCall;
 pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 pub use crate::discovery::registration::Identity;
 use crate::peers::{Peers, split_url};
 use crate::routing::table::Lookup;
+pub use crate::transport::target::unreachable_because;
 
 /// What gateways do with [`Peers`].
 pub trait GatewayPeers: Sized {
@@ -78,6 +80,11 @@ pub trait GatewayPeers: Sized {
     /// Why the node at this address is never called, if so: the address belongs to this process or
     /// to no host, or is link-local.
     fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str>;
+
+    /// Records that a connection to the node at this address, which is not called with packets, was
+    /// made or failed. A failure that lasts is logged and reported as those of calls are. Does
+    /// nothing if no node is listed there.
+    fn record_reach(&self, address: SocketAddr, reached: Result<(), Unreachable>);
 
     /// Why the node at this address could not be connected to when that was last tried.
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
@@ -129,6 +136,10 @@ impl GatewayPeers for Peers {
 
     fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
         self.mesh.table().read().blocked_reason(address)
+    }
+
+    fn record_reach(&self, address: SocketAddr, reached: Result<(), Unreachable>) {
+        record_reach(self.mesh.view(), address, reached);
     }
 
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable> {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, buffers, escaped};
-use node_sdk::gateway::{PickOptions, is_idempotent};
+use node_sdk::gateway::{GatewayPeers, PickOptions, is_idempotent};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -107,10 +107,16 @@ impl Proxy<'_> {
                 }
             };
             let mut server = match connected {
-                Ok(server) => server,
-                Err(ConnectError::Unreachable) => {
+                Ok(server) => {
+                    if server.has_recovered {
+                        self.peers.record_reach(endpoint.address, Ok(()));
+                    }
+                    server
+                }
+                Err(ConnectError::Unreachable(why)) => {
                     now = Instant::now();
                     self.upstreams.record_unreachable(endpoint.address);
+                    self.peers.record_reach(endpoint.address, Err(why));
                     tried.push(endpoint.address);
                     continue;
                 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use node_sdk::gateway::Load;
+use node_sdk::gateway::{Load, unreachable_because};
+use protocol::Unreachable;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -102,13 +103,15 @@ pub(crate) struct ServerConnection {
     endpoint: Arc<Endpoint>,
     /// Whether it has been used before, so that the server may be closing it.
     pub(crate) is_used: bool,
+    /// The first after one that failed.
+    pub(crate) has_recovered: bool,
 }
 
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectError {
     /// The server does not answer.
-    Unreachable,
+    Unreachable(Unreachable),
     /// This machine has no port or descriptor left to connect with.
     Exhausted,
 }
@@ -142,22 +145,25 @@ impl Endpoint {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 limit_unsent(&stream);
-                if self.cooling_down_until.swap(0, Ordering::Relaxed) > 0 {
+                let has_recovered = self.cooling_down_until.swap(0, Ordering::Relaxed) > 0;
+                if has_recovered {
                     self.lock().cool_down = Duration::ZERO;
                     self.load.connected(Instant::now().into_std());
                 }
-                return Ok(ServerConnection { stream: Some(stream), endpoint: Arc::clone(self), is_used: false });
+                let endpoint = Arc::clone(self);
+                return Ok(ServerConnection { stream: Some(stream), endpoint, is_used: false, has_recovered });
             }
             Ok(Err(error)) => Some(error),
             Err(_elapsed) => None,
         };
-        if error.is_some_and(|error| is_exhausted(&error)) {
+        if error.as_ref().is_some_and(is_exhausted) {
             return Err(ConnectError::Exhausted);
         }
+        let why = error.as_ref().map_or(Unreachable::Timeout, unreachable_because);
         let mut state = self.lock();
         state.cool_down = (state.cool_down * 2).clamp(FIRST_COOL_DOWN, MAX_COOL_DOWN);
         self.cool_down_until(Instant::now() + state.cool_down);
-        Err(ConnectError::Unreachable)
+        Err(ConnectError::Unreachable(why))
     }
 
     /// An idle connection.
@@ -165,7 +171,8 @@ impl Endpoint {
         loop {
             let stream = self.idle(reuse, now)?;
             if is_silent(&stream) {
-                return Some(ServerConnection { stream: Some(stream), endpoint: Arc::clone(self), is_used: true });
+                let endpoint = Arc::clone(self);
+                return Some(ServerConnection { stream: Some(stream), endpoint, is_used: true, has_recovered: false });
             }
         }
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use protocol::Unreachable;
 use tokio::time::{Instant, sleep};
 
 use crate::balance::{Balance, RetryBudget};
@@ -74,19 +75,9 @@ impl Mesh {
     pub(crate) fn connect(&self, connection: &Arc<Connection>) {
         let weak = Arc::downgrade(&self.view);
         connection.connect(move |address, reached| {
-            let Some(view) = weak.upgrade() else { return };
-            let failure = match reached {
-                Ok(()) => return view.mark_reached(address),
-                Err(why) => view.mark_unreachable(address, why),
-            };
-            let Some(number) = failure else { return };
-            let weak = Weak::clone(&weak);
-            tokio::spawn(async move {
-                sleep(CONFIRM_UNREACHABLE).await;
-                if let Some(view) = weak.upgrade() {
-                    view.confirm_unreachable(address, number, Instant::now());
-                }
-            });
+            if let Some(view) = weak.upgrade() {
+                record_reach(&view, address, reached);
+            }
         });
     }
 
@@ -112,6 +103,23 @@ impl Mesh {
     pub(crate) fn set_local(&self, service: Weak<dyn LocalCall>) {
         let _ = self.local.set(service);
     }
+}
+
+/// Records whether the node at this address could be connected to. A failure is looked at again after
+/// a while.
+pub(crate) fn record_reach(view: &Arc<RegistryView>, address: SocketAddr, reached: Result<(), Unreachable>) {
+    let failure = match reached {
+        Ok(()) => return view.mark_reached(address),
+        Err(why) => view.mark_unreachable(address, why),
+    };
+    let Some(number) = failure else { return };
+    let weak = Arc::downgrade(view);
+    tokio::spawn(async move {
+        sleep(CONFIRM_UNREACHABLE).await;
+        if let Some(view) = weak.upgrade() {
+            view.confirm_unreachable(address, number, Instant::now());
+        }
+    });
 }
 
 impl fmt::Debug for Mesh {

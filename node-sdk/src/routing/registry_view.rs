@@ -178,7 +178,7 @@ impl RegistryView {
         self.change(|replica| replica.mark_unreachable(address));
         self.record_failed(address);
         let mut state = self.lock();
-        let is_listed = self.main.read().connection(address).is_some();
+        let is_listed = !self.main.read().entries_at(address).is_empty();
         if is_listed { state.reachability.failed(address, why) } else { None }
     }
 

@@ -88,7 +88,7 @@ impl Connector {
 
     async fn open(&self, target: &Target) -> Result<Socket, Unreachable> {
         let Some(advertised @ HostPort { host: HostName::Name(_), .. }) = &target.advertised else {
-            return self.network.connect_to(target.address).await.map_err(|error| reason_of(&error));
+            return self.network.connect_to(target.address).await.map_err(|error| unreachable_because(&error));
         };
         let is_loopback = |address: SocketAddr| address.ip().is_loopback();
         // A name must not lead to this machine, unless the list does.
@@ -98,7 +98,7 @@ impl Connector {
         match self.network.connect(advertised, passes_over).await {
             Ok(stream) => Ok(stream),
             // What the Distributor has found may be right where we find nothing.
-            Err(error) => self.network.connect_to(target.address).await.map_err(|_| reason_of(&error)),
+            Err(error) => self.network.connect_to(target.address).await.map_err(|_| unreachable_because(&error)),
         }
     }
 
@@ -138,7 +138,8 @@ impl Connector {
     }
 }
 
-fn reason_of(error: &io::Error) -> Unreachable {
+/// What an error of a connect says about the address.
+pub fn unreachable_because(error: &io::Error) -> Unreachable {
     use io::ErrorKind as Kind;
     match error.kind() {
         Kind::ConnectionRefused => Unreachable::Refused,

@@ -7,6 +7,7 @@ use serde_json::json;
 use tests::{Cluster, HttpClient, Peer, Process, Server, eventually, pick_port, request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::programs::{DISTRIBUTOR, GATEWAY};
@@ -223,9 +224,8 @@ async fn a14_a_malformed_response_is_told_of_with_the_server_and_the_reason() {
 
 /// What `distributor why` says of a node.
 async fn why(cluster: &Cluster, node: &str) -> String {
-    let mut why = Process::start(DISTRIBUTOR, &["why", node, "--at", &cluster.address.to_string()]);
-    why.ended().await;
-    why.output()
+    let why = Command::new(DISTRIBUTOR).args(["why", node, "--at", &cluster.address.to_string()]).output().await;
+    String::from_utf8(why.unwrap().stdout).unwrap()
 }
 
 #[tokio::test]
@@ -272,6 +272,23 @@ async fn gu1_a14_a_node_that_cannot_be_called_is_told_to_those_who_can_mend_it()
     });
     eventually("it is called", async || request(gateway.at, "GET", "/lost", "").await.status == 200).await;
     assert!(!gateway.routes().await.contains("cannot be reached"));
+}
+
+#[tokio::test]
+async fn gu1_a14_nor_can_a_server_that_registers_be_lost_in_silence() {
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let advert = json!({ "v": 2, "id": "lost", "http": { "prefixes": ["/lost"] } });
+    let (port, urls): (u16, [&str; 0]) = (pick_port(), []);
+    let _node = register(&cluster, json!({ "port": port, "name": "lost", "urls": urls, "$": advert })).await;
+    gateway.routes_with("/lost").await;
+    assert_eq!(request(gateway.at, "GET", "/lost", "").await.status, 503);
+    let line = gateway.process.line("a node is listed and cannot be called").await;
+    assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("refused"), "{line}");
+    eventually("why says so", async || why(&cluster, "lost").await.contains("gate at 127.0.0.1")).await;
+    let server = tests::CountingServer::start_at(([127, 0, 0, 1], port).into()).await;
+    eventually("it is asked", async || request(gateway.at, "GET", "/lost", "").await.status == 200).await;
+    assert!(server.asked() > 0);
 }
 
 #[tokio::test]
