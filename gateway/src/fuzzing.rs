@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::config::file::ConfigFile;
+use crate::config::file::check_text;
 use crate::downstream::proxy_protocol::{Announced, parse};
 use crate::http1::body::BodyReader;
 use crate::http1::head_reader::HeadReader;
@@ -208,9 +208,9 @@ pub fn body_params(content_type: &str, body: &[u8]) -> Option<String> {
 /// Reads a configuration file.
 ///
 /// # Errors
-/// Where the mistake is, and what it is.
-pub fn config(text: &str) -> Result<(), (Option<(usize, usize)>, String)> {
-    ConfigFile::parse(text).map(drop)
+/// A line for each mistake: `f:LINE:COLUMN: MESSAGE`.
+pub fn config(text: &str) -> Result<(), Vec<String>> {
+    check_text(text)
 }
 
 fn fields(fields: &Fields) -> Vec<(Bytes, Bytes)> {

@@ -53,9 +53,9 @@ pub use log::{
 pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]
 pub use process::{
-    GivenValue, LogFormat, LogGuard, LogLevel, Setting, SettingPlace, SettingValue, Settings, ValueError, ValueKind,
-    apply_arguments, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, most_alike, port_owner,
-    settings_table, unknown_variables,
+    GivenValue, LogFormat, LogGuard, LogLevel, Setting, SettingPlace, SettingValue, Settings, TextRule, ValueError,
+    ValueKind, apply_arguments, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, most_alike,
+    port_owner, settings_table, unknown_variables,
 };
 pub use process::{
     SliceQueue, TimeSlice, log_last_line, raise_open_files, sleep_until_opt, stop_on_signals, time_of_day, unique_id,

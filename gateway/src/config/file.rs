@@ -66,7 +66,7 @@ pub(crate) fn try_settings(
 ) -> (Settings, Vec<String>) {
     match file.map(|file| read_text(file).map_err(|error| format!("{}: {error}", file.display()))) {
         None => parse(Path::new(""), "", arguments),
-        Some(Ok(text)) => parse(file.unwrap_or(Path::new("")), &text, arguments),
+        Some(Ok(text)) => parse(file.unwrap_or_else(|| Path::new("")), &text, arguments),
         Some(Err(mistake)) => (Settings::default(), vec![mistake]),
     }
 }
@@ -113,6 +113,13 @@ fn parse(file: &Path, text: &str, arguments: impl FnOnce(&mut Settings) -> Vec<S
     (settings, mistakes)
 }
 
+/// A line for each mistake of a text, as if it were the file `f`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_text(text: &str) -> Result<(), Vec<String>> {
+    let (_, mistakes) = parse(Path::new("f"), text, |_| Vec::new());
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+}
+
 fn read_file<'t>(reader: &mut FileReader<'t>, entries: Vec<Entry<'_, 't>>, settings: &mut Settings) {
     let rest = reader.apply("", entries, &mut settings.process);
     let rest = reader.apply("", rest, &mut settings.config);
@@ -125,7 +132,7 @@ fn read_file<'t>(reader: &mut FileReader<'t>, entries: Vec<Entry<'_, 't>>, setti
         }
     }
     let names = top_level().map(|setting| setting.name).chain(TABLES);
-    reader.unknown(unknown, names, "the file", |name| {
+    reader.unknown(unknown, &names, "the file", |name| {
         if RouteKeys::SETTINGS.iter().any(|setting| setting.name == name) {
             return Some("below [[route]]");
         }

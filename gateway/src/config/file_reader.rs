@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use net::{GivenValue, MAX_ESCAPED_BYTES, Setting, SettingPlace, Settings, ValueKind, escaped, most_alike};
+use net::{GivenValue, Setting, SettingPlace, Settings, ValueKind, most_alike};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
+use super::mistakes::shown;
 use super::settings::top_level;
 use super::syntax::{self, SyntaxError, SyntaxErrorKind};
 
@@ -66,7 +67,7 @@ impl<'t> FileReader<'t> {
         let last = self.syntax_errors.iter().rev().find(|error| is_inside(error))?;
         // Behind a list or a number there is more, as in [::1]:80 and 1,000.
         let is_cut = last.at == span.end && last.kind == SyntaxErrorKind::Structure;
-        let line_end = self.text[span.end..].find(['\n', '#']).map_or(self.text.len(), |more| span.end + more);
+        let line_end = self.text.get(span.end..)?.find(['\n', '#']).map_or(self.text.len(), |more| span.end + more);
         let word = self.text.get(span.start..if is_cut { line_end } else { span.end })?.trim();
         let is_word = !word.is_empty() && !word.starts_with(['"', '\'', '{']) && !word.contains(['\n', '=', '"']);
         if !is_word || value.get_ref().is_array() && !is_cut {
@@ -112,7 +113,7 @@ impl<'t> FileReader<'t> {
         let texts = self.texts(setting, value)?;
         let result = match &texts[..] {
             [(_, path)] if setting.kind == ValueKind::Path && !path.is_empty() => {
-                let folder = self.file.parent().unwrap_or(Path::new(""));
+                let folder = self.file.parent().unwrap_or_else(|| Path::new(""));
                 settings.set(setting.name, GivenValue::Text(folder.join(&**path).as_os_str()))
             }
             texts => {
@@ -122,7 +123,7 @@ impl<'t> FileReader<'t> {
         };
         let error = result.err();
         if let Some(error) = &error {
-            let item = texts.get(error.item).map_or(value.span().start, |(at, _)| *at);
+            let item = texts.get(error.item).map_or_else(|| value.span().start, |(at, _)| *at);
             let raw = self.raw(setting, item, value.span().end);
             self.mistake(item, format!("{raw}: {}", error.message));
         }
@@ -151,7 +152,7 @@ impl<'t> FileReader<'t> {
                 let mut texts = Vec::new();
                 for item in items.iter() {
                     if let Some(word) = self.bare(item) {
-                        let message = format!("{}: write it in quotes: \"{word}\"", setting.name);
+                        let message = format!("{}: write it in quotes: \"{}\"", setting.name, shown(word));
                         self.mistake(item.span().start, message);
                         continue;
                     }
@@ -183,7 +184,7 @@ impl<'t> FileReader<'t> {
         let value = value.trim_end_matches([',', ' ', ']', '}']);
         match SECRETS.contains(&name) || value.is_empty() {
             true => name.to_owned(),
-            false => format!("{name} = {}", escaped(value, MAX_ESCAPED_BYTES)),
+            false => format!("{name} = {}", shown(value)),
         }
     }
 
@@ -192,13 +193,13 @@ impl<'t> FileReader<'t> {
     pub(super) fn unknown<'n>(
         &mut self,
         entries: Vec<Entry<'_, 't>>,
-        names: impl Iterator<Item = &'n str> + Clone,
+        names: &(impl Iterator<Item = &'n str> + Clone),
         table: &str,
         elsewhere: impl Fn(&str) -> Option<&'static str>,
     ) {
         for (key, _) in entries {
             let name = &**key.get_ref();
-            let shown = escaped(name, MAX_ESCAPED_BYTES);
+            let shown = shown(name);
             let message = match (elsewhere(name), most_alike(name, names.clone())) {
                 (Some(place), _) => format!("`{shown}` is no key of {table}: it belongs {place}"),
                 (None, Some(meant)) => format!("unknown key `{shown}`; did you mean `{meant}`?"),
@@ -212,7 +213,7 @@ impl<'t> FileReader<'t> {
     pub(super) fn unknown_in<S: Settings>(&mut self, entries: Vec<Entry<'_, 't>>, table: &str) {
         let is_top_level = |name: &str| top_level().any(|setting| setting.name == name);
         let elsewhere = |name: &str| is_top_level(name).then_some("above the first line with a bracket");
-        self.unknown(entries, S::SETTINGS.iter().map(|setting| setting.name), table, elsewhere);
+        self.unknown(entries, &S::SETTINGS.iter().map(|setting| setting.name), table, elsewhere);
     }
 
     /// The table that a value has to be.
@@ -331,6 +332,7 @@ fn decimal(number: &DeInteger<'_>) -> String {
 
 /// How a value is written that has no quotes, and is no number either.
 fn how_to_write_word(setting: &Setting, word: &str) -> String {
+    let word = shown(word);
     match setting.kind {
         ValueKind::Number | ValueKind::Switch | ValueKind::Table | ValueKind::Tables => how_to_write(setting),
         _ if SECRETS.contains(&setting.name) => "write it in quotes".to_owned(),

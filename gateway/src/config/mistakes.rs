@@ -1,6 +1,8 @@
 //! What is wrong with settings.
 
-use std::fmt;
+use std::fmt::{self, Display};
+
+use net::{MAX_ESCAPED_BYTES, escaped};
 
 /// Everything that is wrong with settings: a line for each mistake, which says where it is.
 #[derive(Debug)]
@@ -19,7 +21,12 @@ impl SettingsError {
     }
 }
 
-impl fmt::Display for SettingsError {
+/// A part of a file, for a line about it.
+pub(super) fn shown(text: &str) -> impl Display + '_ {
+    escaped(text, MAX_ESCAPED_BYTES)
+}
+
+impl Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.lines.join("\n"))
     }

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::file_reader::{Entry, FileReader, entries};
+use super::mistakes::shown;
 use super::values::{BalanceName, CheckTarget, cookie_name};
 use super::{MAX_TIME, MIN_TIME};
 use crate::config::{FixedServer, Route};
@@ -138,15 +139,16 @@ fn read_route<'t>(
     }
     for prefix in &keys.prefix {
         let at = place(reader, "prefix").unwrap_or(at);
+        let named = shown(prefix);
         match normalize(prefix) {
             Ok(normal) => {
                 let normal = normal.trim_end_matches('/').to_owned();
                 if let Some((_, line)) = seen.prefixes.iter().find(|(other, _)| *other == normal) {
-                    reader.mistake(at, format!("prefix `{prefix}` has a route already, in line {}", line + 1));
+                    reader.mistake(at, format!("prefix `{named}` has a route already, in line {}", line + 1));
                 }
                 seen.prefixes.push((normal, reader.line(at)));
             }
-            Err(bad) => reader.mistake(at, format!("prefix `{prefix}`: {}", bad.0)),
+            Err(bad) => reader.mistake(at, format!("prefix `{named}`: {}", bad.0)),
         }
     }
     if let (Some(cookie), Some(at)) = (&keys.cookie, place(reader, "cookie")) {
@@ -219,13 +221,13 @@ fn read_servers<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -
     for item in list {
         let at = item.span().start;
         if let Some(word) = reader.bare(item) {
-            reader.mistake(at, format!("servers: write it in quotes: \"{word}\""));
+            reader.mistake(at, format!("servers: write it in quotes: \"{}\"", shown(word)));
             continue;
         }
         match item.get_ref() {
             DeValue::String(text) => match <FixedServer as net::SettingValue>::read(text, None) {
                 Ok(server) => servers.push(server),
-                Err(why) => reader.mistake(at, format!("server `{text}`: {why}")),
+                Err(why) => reader.mistake(at, format!("server `{}`: {why}", shown(text))),
             },
             DeValue::Table(table) => {
                 let mut keys = ServerKeys::default();

@@ -2,6 +2,8 @@
 
 use toml::de::{DeTable, Error};
 
+use super::mistakes::shown;
+
 /// A place where a text is no TOML.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
@@ -31,7 +33,7 @@ pub(super) fn parse(text: &str) -> (DeTable<'_>, Vec<SyntaxError>) {
 
 fn explain(text: &str, error: &Error) -> SyntaxError {
     let span = error.span().unwrap_or(text.len()..text.len());
-    let at = span.start.min(text.len());
+    let at = text.floor_char_boundary(span.start);
     let begin = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[begin..].lines().next().unwrap_or_default();
     let found = text.get(span).unwrap_or_default();
@@ -48,20 +50,20 @@ fn explain(text: &str, error: &Error) -> SyntaxError {
     } else if (begins("key with no value") || begins("invalid unquoted key")) && is_colon {
         (SyntaxErrorKind::Structure, "write `=` between a name and its value, and not `:`".to_owned())
     } else if begins("key with no value") {
-        let name = line.trim();
+        let name = shown(line.trim());
         (SyntaxErrorKind::Structure, format!("`{name}` has no value: write `{name} = …`"))
     } else if begins("unexpected key or value") {
         (SyntaxErrorKind::Structure, "nothing can stand behind a value but a comment".to_owned())
     } else if begins("extra `=`") {
         (SyntaxErrorKind::Structure, "there is one `=` too many".to_owned())
     } else if begins("unexpected `") || begins("unexpected character") {
-        (SyntaxErrorKind::Structure, format!("`{found}` cannot stand here"))
+        (SyntaxErrorKind::Structure, format!("`{}` cannot stand here", shown(found)))
     } else if begins("unquoted keys cannot be empty") {
         (SyntaxErrorKind::Structure, "the name of the setting is missing before `=`".to_owned())
     } else if begins("invalid unquoted key") {
         (SyntaxErrorKind::Structure, "the name of a setting has letters, digits, `-` and `_`".to_owned())
     } else if found.is_empty() && line.trim_end().ends_with('=') {
-        (SyntaxErrorKind::Value, format!("`{}` has no value", line.trim().trim_end_matches(['=', ' '])))
+        (SyntaxErrorKind::Value, format!("`{}` has no value", shown(line.trim().trim_end_matches(['=', ' ']))))
     } else if begins("invalid basic string") || begins("invalid literal string") {
         (SyntaxErrorKind::Value, "the quote at the end of a text is missing".to_owned())
     } else if begins("missing escaped value") {
@@ -83,7 +85,7 @@ fn duplicate(text: &str, begin: usize, key: &str, line: &str) -> String {
         true => other.trim() == line.trim(),
         false => other.split_once('=').is_some_and(|(name, _)| name.trim() == key),
     };
-    let name = if is_table { line.trim() } else { key };
+    let name = shown(if is_table { line.trim() } else { key });
     let before: Vec<&str> = text[..begin].lines().collect();
     // A key belongs to the table above it.
     let is_header = |other: &&str| !is_table && other.trim_start().starts_with('[');

@@ -27,7 +27,7 @@ pub use setting::{
     GivenValue, Setting, SettingPlace, Settings, apply_arguments, most_alike, settings_table, unknown_variables,
 };
 #[cfg(feature = "cli")]
-pub use setting_value::{SettingValue, ValueError, ValueKind};
+pub use setting_value::{SettingValue, TextRule, ValueError, ValueKind};
 pub use signal::{log_last_line, stop_on_signals};
 pub use time::{sleep_until_opt, time_of_day};
 pub use time_slice::{SliceQueue, TimeSlice};

@@ -74,7 +74,7 @@ impl Setting {
     pub fn help(&self) -> String {
         let lines = self.comment.lines().map(str::trim).take_while(|line| !line.is_empty());
         let text = lines.collect::<Vec<_>>().join(" ");
-        text.strip_suffix('.').map_or(text.clone(), str::to_owned)
+        text.strip_suffix('.').unwrap_or(&text).to_owned()
     }
 
     /// Its flag.

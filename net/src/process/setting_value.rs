@@ -249,12 +249,15 @@ impl SettingValue for PathBuf {
     }
 }
 
+/// Says of a text what to write instead, if it is none for a setting.
+pub type TextRule = fn(&str) -> Result<(), String>;
+
 /// Any text, or one that its rule takes.
 impl SettingValue for String {
     const KIND: ValueKind = ValueKind::Text;
     const UNIT: &'static str = "TEXT";
     const EXAMPLE: &'static str = "text";
-    type Rule = fn(&str) -> Result<(), String>;
+    type Rule = TextRule;
 
     fn read(text: &str, rule: Option<&Self::Rule>) -> Result<Self, String> {
         rule.map_or(Ok(()), |rule| rule(text))?;
@@ -356,12 +359,12 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check<T: SettingValue + PartialEq + Debug>(text: &str, rule: Option<T::Rule>, expected: Result<T, &str>) {
-        let seen = T::read_os(text.as_ref(), rule.as_ref()).map_err(|error| error.message);
+    fn check<T: SettingValue + PartialEq + Debug>(text: &str, rule: Option<&T::Rule>, expected: Result<T, &str>) {
+        let seen = T::read_os(text.as_ref(), rule).map_err(|error| error.message);
         assert_eq!(seen, expected.map_err(str::to_owned), "{text}");
         if let Ok(value) = seen {
             let shown = value.show().unwrap();
-            assert_eq!(T::read_os(shown.as_ref(), rule.as_ref()).unwrap(), value, "{shown} can be read again");
+            assert_eq!(T::read_os(shown.as_ref(), rule).unwrap(), value, "{shown} can be read again");
         }
     }
 
@@ -370,16 +373,16 @@ mod tests {
         check("7", None, Ok(7_usize));
         check("-1", None, Err::<usize, _>("write a whole number"));
         check("1.5", None, Err::<usize, _>("write a whole number"));
-        check("0", Some(1..=usize::MAX), Err::<usize, _>("write a whole number of at least 1"));
-        check("1025", Some(1..=1024), Err::<u16, _>("write a whole number from 1 to 1024"));
+        check("0", Some(&(1..=usize::MAX)), Err::<usize, _>("write a whole number of at least 1"));
+        check("1025", Some(&(1..=1024)), Err::<u16, _>("write a whole number from 1 to 1024"));
         check("65536", None, Err::<u16, _>("write a whole number"));
         check("1m 30s", None, Ok(Duration::from_secs(90)));
         check("10", None, Err::<Duration, _>("write a time with its unit, such as 10s or 250ms"));
         check("soon", None, Err::<Duration, _>("write a time with its unit, such as 10s or 250ms"));
         check("2days", None, Err::<Duration, _>("write a time of at most 1day"));
         let some = Duration::from_millis(1)..=Duration::from_secs(1);
-        check("0s", Some(some.clone()), Err::<Duration, _>("write a time of at least 1ms"));
-        check("2s", Some(some), Err::<Duration, _>("write a time of at most 1s"));
+        check("0s", Some(&some), Err::<Duration, _>("write a time of at least 1ms"));
+        check("2s", Some(&some), Err::<Duration, _>("write a time of at most 1s"));
         for (text, expected) in [("1", true), ("on", true), ("Yes", true), ("0", false), ("off", false), ("no", false)]
         {
             check(text, None, Ok(expected));
