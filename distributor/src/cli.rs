@@ -16,14 +16,14 @@ use crate::{Config, serve_with_admin};
 
 /// Descriptors that are not connections: listeners, log, epoll, and some to spare.
 const OTHER_DESCRIPTORS: u64 = 32;
-/// How long stopping may take: many times what it does, which is 0.2 s.
+/// How long stopping may take: many times the usual 0.2 s.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
 /// What the names of all variables begin with.
 const PREFIX: &str = "DISTRIBUTOR_";
 
 /// Keeps the list of live nodes and tells every node of each join and leave.
 ///
-/// What is left out is as the environment says, or the default.
+/// Settings that are left out come from the environment, or are the defaults.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -46,13 +46,13 @@ enum CliCommand {
         /// Where the Distributor is.
         #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR", default_value = "127.0.0.1:9000")]
         at: String,
-        /// Prints JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// All that the program is told.
+/// All settings of the program.
 #[derive(Debug, Default)]
 struct DistributorSettings {
     process: ProcessSettings,
@@ -60,10 +60,10 @@ struct DistributorSettings {
 }
 
 impl DistributorSettings {
-    /// What the arguments and the environment say.
+    /// Reads the arguments and the environment.
     ///
     /// # Errors
-    /// All that is wrong with them.
+    /// All mistakes in them.
     fn read(matches: &ArgMatches) -> Result<Self, Vec<String>> {
         let mut settings = Self::default();
         let mut wrong = apply_arguments(&mut settings.process, matches, PREFIX);
@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
         warn!("{line}");
     }
     config.max_connections = connections_within(raise_open_files(), config.max_connections);
-    // One thread: telling N nodes is N small writes, which two threads would only fight over.
+    // One thread: telling N nodes takes N small writes, for which two threads would only contend.
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(&error),
@@ -147,13 +147,13 @@ fn defaults() -> String {
     out
 }
 
-/// Stays below the limit of open files, so that a full house is answered by closing and not by
-/// errors of accept.
+/// Stays below the limit of open files, so that further connections are closed, and accept does not
+/// fail.
 fn connections_within(open_files: u64, wanted: usize) -> usize {
     let room = usize::try_from(open_files.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
     if room < wanted {
         warn!(
-            "only {open_files} open files are allowed: at most {room} connections instead of {wanted}; raise it with ulimit -n or LimitNOFILE"
+            "only {open_files} open files are allowed: at most {room} connections instead of {wanted}; raise the limit with ulimit -n or LimitNOFILE"
         );
     }
     wanted.min(room)

@@ -16,47 +16,47 @@ net::settings! {
         pub max_connections: usize = 10_000, where 1..=usize::MAX;
         /// Connections at a time from one address, this machine's own excepted.
         ///
-        /// One host that runs wild leaves room for the others.
+        /// A host that runs wild leaves room for the others.
         pub max_connections_per_address: usize = 256, where 1..=usize::MAX;
         /// Bytes of all entries of the list together; a registration that would exceed it is
         /// refused.
         ///
         /// Nodes accept twice as much.
         pub max_list_bytes: usize = 8 << 20, "BYTES", where 1..=usize::MAX;
-        /// Bytes, all together, of what peers have been sent and have not read.
+        /// Bytes of packets that peers have not read yet, for all peers together.
         ///
-        /// What only one peer is told waits beyond it, and beyond half of it peers that take longer
-        /// than a moment for a large packet are cut. What many are told counts once.
+        /// Beyond the limit, packets for a single peer wait; beyond half of it, peers that read a
+        /// large packet slowly are cut. A packet for many peers counts once.
         pub max_unread_bytes: usize = 128 << 20, "BYTES", where 1..=usize::MAX;
-        /// Bytes, all together, of packets that have begun to come and not ended.
+        /// Bytes of partly received packets, for all connections together.
         ///
-        /// Each is counted as the largest. Beyond the limit connections are not read from until it
-        /// is their turn, and beyond half of it a packet has two seconds, or less when many wait.
+        /// Each packet counts as the largest one. Beyond the limit, connections wait in a queue and
+        /// are not read from; beyond half of it, a packet has two seconds, or less when many wait.
         pub max_incoming_bytes: usize = 64 << 20, "BYTES", where 1..=usize::MAX;
-        /// Packets a second from one connection, after a burst; what comes faster waits.
+        /// Packets a second from one connection, after a burst; faster ones wait.
         pub packets_per_second: u32 = 1000, where 1..=u32::MAX;
         /// Packets of one connection that are handled at once.
         pub packet_burst: u32 = 5000, where 1..=u32::MAX;
-        /// New nodes a second, after a burst; others are told when to come again.
+        /// New nodes a second, after a burst; others are told when to register again.
         pub registrations_per_second: u32 = 5000, where 1..=u32::MAX;
-        /// New nodes that are taken at once.
+        /// New nodes that are accepted at once.
         pub registration_burst: u32 = 2000, where 1..=u32::MAX;
-        /// How often a second one node's changes of its registration are told, after a burst.
+        /// Changes of one node's registration that are passed on each second, after a burst.
         ///
-        /// The last of them is always told.
+        /// The last change is always passed on.
         pub updates_per_second: u32 = 1, where 1..=u32::MAX;
-        /// Changes of one node's registration that are told at once.
+        /// Changes of one node's registration that are passed on at once.
         pub update_burst: u32 = 10, where 1..=u32::MAX;
-        /// Pings a second to all nodes together; with more nodes than this each is asked less than
-        /// once a second.
+        /// Pings a second to all nodes together; with more nodes than this, each is pinged less
+        /// than once a second.
         pub pings_per_second: u32 = 500, where 1..=u32::MAX;
         /// After this time a peer that has not registered is sent the list.
         ///
-        /// Most register at once, and need no greeting.
+        /// Most peers register at once, and need no greeting.
         pub greet_after: Duration = Duration::from_millis(100);
         /// How long a version 2 peer may stay without registering.
         ///
-        /// Old silent peers may for ever.
+        /// Silent version 1 peers may stay for ever.
         pub register_timeout: Duration = Duration::from_secs(5), where MIN_TIME..=MAX_TIME;
         /// Bytes of one packet from a node.
         ///
@@ -68,24 +68,24 @@ net::settings! {
         pub max_urls: usize = RegistrationLimits::default().max_urls;
         /// Bytes of one url.
         pub max_url_bytes: usize = RegistrationLimits::default().max_url_bytes, "BYTES", where 1..=usize::MAX;
-        /// Broken packets after which a connection is cut; the last of them included.
+        /// Broken packets after which a connection is cut, including the last of them.
         pub max_strikes: u32 = 3;
         /// Empty packets a second after which a connection is cut.
         ///
-        /// They are legal, a flood of them is not.
+        /// Such packets are legal; a flood of them is not.
         pub max_blank_frames: u32 = 1000;
         /// How long a packet may take from its first byte to its last, whatever progress it makes.
         pub frame_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
-        /// How long a node may take nothing of what it is sent before it is cut.
+        /// How long a node may read nothing before it is cut.
         pub write_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
         /// Bytes of a list that version 1 nodes can read.
         ///
-        /// They are assumed to have as many unread, too: their reader dies of more.
+        /// They are also assumed to have this many bytes unread: more would crash their readers.
         pub legacy_list_bytes: usize = LEGACY_READ_BYTES, "BYTES", where 1..=usize::MAX;
         /// After this time without a list, version 1 nodes on other machines are assumed to have
         /// read everything.
         ///
-        /// Of one on this machine the system tells.
+        /// For nodes on this machine, the system shows it.
         pub legacy_read_time: Duration = Duration::from_millis(500);
         /// What version 1 nodes get when the list is larger than `legacy_list_bytes`.
         pub oversized_list: OversizedList = OversizedList::default();
@@ -93,13 +93,13 @@ net::settings! {
 }
 
 net::settings! {
-    /// What only the program needs.
+    /// Settings that only the program needs.
     #[derive(Debug)]
     pub(crate) struct ProcessSettings {
-        /// Address to listen on; may be given several times, or with commas. [::] takes IPv4 as
-        /// well, unless an IPv4 address of that port is given too.
+        /// Address to listen on; may be given several times, or with commas. [::] accepts IPv4 as
+        /// well, unless an IPv4 address with that port is given too.
         pub(crate) listen: Vec<SocketAddr> = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 9000))];
-        /// Address for operators: /health, /metrics. Without it there is none.
+        /// Address for operators: /health and /metrics. None unless given.
         pub(crate) admin: Option<SocketAddr> = None, like "127.0.0.1:9001";
         /// Form of the log on standard error.
         pub(crate) log_format: LogFormat = LogFormat::default();
@@ -108,9 +108,9 @@ net::settings! {
     }
 }
 
-/// A time-out of nothing would end everything at once.
+/// A time-out of zero would end everything at once.
 const MIN_TIME: Duration = Duration::from_millis(1);
-/// The longest that a time-out can be.
+/// The longest time-out.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Config {
@@ -123,10 +123,11 @@ impl Config {
 /// What version 1 peers get when the list has outgrown what they can read (about 600 nodes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OversizedList {
-    /// As many nodes as fit, at least one of each name first: they live, but do not see all nodes.
+    /// As many nodes as fit, at least one of each name first: the peers stay alive, but do not see
+    /// all nodes.
     #[default]
     Truncate,
-    /// The whole list: readers of the old code die of it, patched ones do not.
+    /// The whole list: it crashes readers of the old code, but not patched ones.
     Send,
 }
 net::word_setting!(OversizedList, "truncate|send");

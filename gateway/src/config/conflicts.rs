@@ -1,23 +1,23 @@
-//! Settings that make no sense together, and settings that have no effect. Pure.
+//! Settings that conflict, and settings without effect. Pure.
 
 use std::net::SocketAddr;
 
 use crate::config::Sticky;
 use crate::config::settings::{AdminAddress, Settings};
 
-/// One of them.
+/// One conflict.
 #[derive(Debug)]
 pub(super) struct Conflict {
-    /// Where the file says it, if it does: `redirect`, `tls.listen`, `route.0.try_timeout`.
+    /// The key in the file, if the file has it: `redirect`, `tls.listen`, `route.0.try_timeout`.
     pub(super) key: String,
-    /// If one of these makes no sense by itself, it is no conflict.
+    /// Keys whose own mistakes hide this conflict.
     pub(super) depends_on: Vec<&'static str>,
     pub(super) message: String,
-    /// The gateway does not start with it. Otherwise it is only said.
+    /// Whether it is a mistake, with which the gateway does not start; otherwise it is a warning.
     pub(super) is_mistake: bool,
 }
 
-/// All of them.
+/// Finds all conflicts.
 pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
     let Settings { process, tls, config, warnings: _ } = settings;
     let mut all = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
         let why = "`cookie_secret` has no effect: no route has balance = \"cookie\"";
         all.push(Conflict::warning("cookie_secret", why.to_owned()));
     }
-    // One client alone may hold half of all.
+    // One client alone may hold half of the budget.
     let half = config.max_held_bytes / 2;
     if config.max_body_bytes > half {
         let why = format!(

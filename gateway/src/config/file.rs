@@ -1,5 +1,5 @@
-//! The configuration file: TOML, with the names that the command line has, and what takes more than
-//! a line to say.
+//! The configuration file: TOML, with the names of the command line, and with tables for longer
+//! settings.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use super::route_keys::{RouteKeys, read_routes};
 use super::settings::{Settings, top_level};
 use crate::config::CertificateFiles;
 
-/// Bytes of a file: many times what ten thousand routes take.
+/// Most bytes of a file: many times the size of ten thousand routes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The port of https unless a url names another.
 const HTTPS: u16 = 443;
@@ -24,7 +24,7 @@ const HTTPS: u16 = 443;
 const TABLES: [&str; 2] = ["tls", "route"];
 
 net::settings! {
-    /// What `[tls]` says.
+    /// The keys of `[tls]`.
     #[derive(Debug)]
     pub(crate) struct TlsKeys {
         /// Address to serve TLS 1.2 and 1.3 on, with HTTP/2 and 1.1.
@@ -39,18 +39,18 @@ net::settings! {
     /// A certificate.
     #[derive(Debug)]
     struct CertificateKeys {
-        /// The certificate, followed by those that vouch for it.
+        /// The certificate, followed by its chain.
         @File chain: Option<PathBuf> = None;
         /// Its private key.
         @File key: Option<PathBuf> = None;
     }
 }
 
-/// Reads `file`, if there is one, and then lets `arguments` win over it, which give what is wrong
-/// with them.
+/// Reads `file`, if there is one, and then applies `arguments`, which win over it and return their
+/// own mistakes.
 ///
 /// # Errors
-/// All that is wrong.
+/// All mistakes.
 pub(crate) fn read_settings(
     file: Option<&Path>,
     arguments: impl FnOnce(&mut Settings) -> Vec<String>,
@@ -59,7 +59,7 @@ pub(crate) fn read_settings(
     if mistakes.is_empty() { Ok(settings) } else { Err(SettingsError::new(mistakes)) }
 }
 
-/// The same, with as much as could be read, and a line for each mistake.
+/// The same, but returns the settings that could be read, and a line for each mistake.
 pub(crate) fn try_settings(
     file: Option<&Path>,
     arguments: impl FnOnce(&mut Settings) -> Vec<String>,
@@ -78,7 +78,7 @@ fn read_text(file: &Path) -> Result<String, String> {
     if u64::try_from(bytes).is_ok_and(|bytes| bytes > MAX_FILE_BYTES) {
         return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
     }
-    // Taken for a file that was lost, or cut while it was written: defaults need no file.
+    // Such a file counts as lost, or cut while it was written: defaults need no file.
     let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     match text.trim_start_matches('\u{feff}').lines().any(says) {
         true => Ok(text),
@@ -94,7 +94,7 @@ fn parse(file: &Path, text: &str, arguments: impl FnOnce(&mut Settings) -> Vec<S
         read_file(&mut reader, entries(table), &mut settings);
     }
     let mut wrong = arguments(&mut settings);
-    // Without TLS of its own, it is that of proxies, at its usual port.
+    // Without TLS of its own, clients use that of a proxy, at the usual port.
     let https = settings.tls.map_or(HTTPS, |address| address.port());
     settings.config.redirect = settings.process.redirect.then_some(https);
     let mut found = conflicts(&settings);

@@ -1,5 +1,5 @@
-//! Reads tables of a configuration file into settings, and keeps what is wrong with them, all of
-//! it, with its place.
+//! Reads tables of a configuration file into settings, and collects all mistakes with their
+//! positions.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::syntax::{self, SyntaxError, SyntaxErrorKind};
 
 /// Settings whose values stay out of logs.
 const SECRETS: [&str; 1] = ["cookie_secret"];
-/// Lines about one file; what comes after them is counted.
+/// Most lines about one file; further mistakes are counted.
 const MAX_LINES: usize = 50;
 
 /// A key of a table with its value.
@@ -26,14 +26,14 @@ pub(super) type Entry<'a, 't> = (&'a Spanned<Cow<'t, str>>, &'a Spanned<DeValue<
 pub(super) struct FileReader<'t> {
     file: &'t Path,
     text: &'t str,
-    /// Where it is no TOML, from the first to the last.
+    /// Errors of syntax, in order.
     syntax_errors: Vec<SyntaxError>,
-    /// With the byte where each is.
+    /// Mistakes, each with its offset.
     mistakes: Vec<(usize, String)>,
     warnings: Vec<(usize, String)>,
-    /// Where the value of each key begins: `idle_timeout`, `tls.listen`, `route.0.prefix`.
+    /// The offset of each key's value: `idle_timeout`, `tls.listen`, `route.0.prefix`.
     places: HashMap<String, usize>,
-    /// Those of them that have no usable value.
+    /// Keys without a usable value.
     unusable: Vec<String>,
 }
 
@@ -130,7 +130,7 @@ impl<'t> FileReader<'t> {
         error.is_none().then_some(())
     }
 
-    /// A value as texts, each with its place. What is wrong is kept.
+    /// A value as texts, each with its offset. Mistakes are collected.
     fn texts<'a>(&mut self, setting: &Setting, value: &'a Spanned<DeValue<'t>>) -> Option<Vec<(usize, Cow<'a, str>)>> {
         let at = value.span().start;
         if let Some(word) = self.bare(value) {
@@ -216,7 +216,7 @@ impl<'t> FileReader<'t> {
         self.unknown(entries, &S::SETTINGS.iter().map(|setting| setting.name), table, elsewhere);
     }
 
-    /// The table that a value has to be.
+    /// A value that must be a table.
     pub(super) fn table<'a>(
         &mut self,
         name: &str,
@@ -230,7 +230,7 @@ impl<'t> FileReader<'t> {
         table
     }
 
-    /// The list that a value has to be.
+    /// A value that must be a list.
     pub(super) fn list<'a>(
         &mut self,
         name: &str,
@@ -247,12 +247,12 @@ impl<'t> FileReader<'t> {
         list.map(|list| &list[..])
     }
 
-    /// Something is wrong at a byte of the file.
+    /// Adds a mistake at an offset of the file.
     pub(super) fn mistake(&mut self, at: usize, message: impl Into<String>) {
         self.mistakes.push((at, message.into()));
     }
 
-    /// A key has no usable value: what depends on it is not looked at.
+    /// Records that a key has no usable value, so that settings that depend on it are not checked.
     pub(super) fn mark_unusable(&mut self, key: String) {
         self.unusable.push(key);
     }
@@ -262,12 +262,12 @@ impl<'t> FileReader<'t> {
         !self.unusable.iter().any(|key| keys.contains(&key.as_str()))
     }
 
-    /// Something has no effect. `key` is as in [`places`](Self::places).
+    /// Adds a warning about a setting without effect. `key` is as in [`places`](Self::places).
     pub(super) fn warning(&mut self, key: &str, message: String) {
         self.warnings.push((self.place(key).unwrap_or_default(), message));
     }
 
-    /// Where the value of a key begins, if the file has it.
+    /// The offset of a key's value, if the file has it.
     pub(super) fn place(&self, key: &str) -> Option<usize> {
         self.places.get(key).copied()
     }
@@ -277,7 +277,7 @@ impl<'t> FileReader<'t> {
         self.text.get(..at).unwrap_or(self.text).matches('\n').count()
     }
 
-    /// The lines that tell of mistakes, and those that tell of what has no effect.
+    /// The lines of mistakes, and those of warnings.
     pub(super) fn finish(mut self) -> (Vec<String>, Vec<String>) {
         let mut lines = Vec::new();
         for SyntaxError { at, message, .. } in std::mem::take(&mut self.syntax_errors) {
@@ -330,7 +330,7 @@ fn decimal(number: &DeInteger<'_>) -> String {
         .map_or_else(|_| number.to_string(), |number| number.to_string())
 }
 
-/// How a value is written that has no quotes, and is no number either.
+/// How to write a value that lacks quotes and is not a number.
 fn how_to_write_word(setting: &Setting, word: &str) -> String {
     let word = shown(word);
     match setting.kind {
@@ -341,7 +341,7 @@ fn how_to_write_word(setting: &Setting, word: &str) -> String {
     }
 }
 
-/// How a value is written whose type is another one.
+/// How to write a value that has the wrong type.
 fn how_to_write(setting: &Setting) -> String {
     let example = setting.example();
     match setting.kind {

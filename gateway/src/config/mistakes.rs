@@ -1,10 +1,10 @@
-//! What is wrong with settings.
+//! Mistakes in settings.
 
 use std::fmt::{self, Display};
 
 use net::{MAX_ESCAPED_BYTES, escaped};
 
-/// Everything that is wrong with settings: a line for each mistake, which says where it is.
+/// All mistakes in settings: a line for each, with its position.
 #[derive(Debug)]
 pub(crate) struct SettingsError {
     lines: Vec<String>,

@@ -30,23 +30,23 @@ net::settings! {
     pub struct Config {
         /// Where the Distributor is, `host:port`.
         pub distributor: String = "127.0.0.1:9000".to_owned(), "ADDRESS", where host_and_port;
-        /// Where nodes are told that this gateway is, if that is another address than the
-        /// Distributor sees, or another port than it listens on.
+        /// The address of this gateway that nodes are told, if it differs from the address that the
+        /// Distributor sees, or from the port that it listens on.
         pub advertise: Option<HostPort> = None, like "gateway.example:8000";
-        /// File to keep what is known of the services in, so that the next start can serve before
-        /// the Distributor is there.
+        /// File that keeps the known nodes, so that the next start can serve before it reaches the
+        /// Distributor.
         pub cache: Option<PathBuf> = None, like "/var/lib/gateway/nodes";
         /// How long a request may take from its last header byte to its answer.
         pub request_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
         /// Bytes of one request body.
         ///
-        /// Version 1 nodes take less than 64 KiB whatever this says.
+        /// Version 1 nodes accept less than 64 KiB in any case.
         pub max_body_bytes: usize = 1 << 20, "BYTES";
         /// Bytes of bodies for nodes and of their answers that are held for all clients together,
         /// beyond 16 KiB for each connection; one client has at most as much as is free.
         ///
-        /// With what ten thousand connections hold of their own, the process stays below a
-        /// gigabyte by default.
+        /// With the own bytes of ten thousand connections, the process stays below a gigabyte by
+        /// default.
         pub max_held_bytes: usize = 256 << 20, "BYTES", where 1..=usize::MAX;
         /// Clients at a time; further ones are closed at once.
         pub max_connections: usize = 10_000, where 1..=usize::MAX;
@@ -54,13 +54,13 @@ net::settings! {
         pub header_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
         /// How long a TLS handshake may take.
         pub handshake_timeout: Duration = Duration::from_secs(5), where MIN_TIME..=MAX_TIME;
-        /// Speak HTTP/2 without TLS too, to clients that begin with it.
+        /// Accept HTTP/2 without TLS too, from clients that begin with it.
         pub h2c: bool = false;
         /// How long a server that speaks HTTP may send nothing of a response that it has begun.
         pub response_idle_timeout: Duration = Duration::from_secs(60), where MIN_TIME..=MAX_TIME;
         /// How long a client may be idle between requests.
         pub idle_timeout: Duration = Duration::from_secs(60), where MIN_TIME..=MAX_TIME;
-        /// How long a client may take nothing of its response.
+        /// How long a client may read nothing of its response.
         pub write_timeout: Duration = Duration::from_secs(30), where MIN_TIME..=MAX_TIME;
         /// How long requests in flight may take to finish when the gateway stops.
         pub drain_timeout: Duration = Duration::from_secs(30);
@@ -70,100 +70,99 @@ net::settings! {
         pub access_log: AccessLogFormat = AccessLogFormat::Off;
         /// Balancers whose connections begin with the PROXY protocol.
         ///
-        /// Theirs must, and no other may.
+        /// Their connections must begin with it, and no others may.
         @File pub proxy_protocol: Vec<IpNet> = Vec::new();
         /// Proxies whose word on the origin of a request is trusted.
         ///
-        /// Their X-Forwarded and Forwarded are added to, not replaced.
+        /// Their X-Forwarded and Forwarded fields are extended, not replaced.
         @File pub trusted: Vec<IpNet> = Vec::new();
         /// Signs cookies; 16 characters or more. Gateways with the same one know each other's
         /// cookies; without one, a gateway does not know the cookies of a former process.
         @File pub cookie_secret: Option<String> = None, where long_enough, like "the output of: openssl rand -hex 32";
     }
     also {
-        /// Certificates for clients that speak TLS; the first is for those that name no host.
+        /// Certificates for clients that speak TLS; the first is for clients that name no host.
         pub certificates: Vec<CertificateFiles> = Vec::new();
         /// Clients without TLS are redirected to this port, where TLS is spoken.
         pub redirect: Option<u16> = None;
-        /// What holds below certain paths.
+        /// The rules of certain paths.
         pub routes: Vec<Route> = Vec::new();
     }
 }
 
-/// A time-out of nothing would end everything at once.
+/// A time-out of zero would end everything at once.
 pub(crate) const MIN_TIME: Duration = Duration::from_millis(1);
-/// The longest that a time-out can be.
+/// The longest time-out.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A certificate and its key, in PEM form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, followed by those that vouch for it.
+    /// The certificate, followed by its chain.
     pub chain: PathBuf,
     /// Its private key.
     pub key: PathBuf,
 }
 
-/// What holds for requests below some paths, of nodes that register them and of servers that do not
-/// register.
+/// The rules for requests below some paths, for nodes that register them and for servers that do
+/// not register.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Paths, with all that is below them; the longest that fits a request counts.
+    /// Paths, with all paths below them; the longest that matches a request counts.
     pub prefixes: Vec<String>,
-    /// Servers that speak HTTP and do not register: they are there for good.
+    /// Servers that speak HTTP and do not register.
     pub servers: Vec<FixedServer>,
-    /// They want to be asked without the prefix.
+    /// Requests are sent to servers without the prefix.
     pub strip: bool,
-    /// They see the path as the client has sent it, and not its normal form. A path with `..` in it
-    /// is refused.
+    /// Servers see the path as the client has sent it, and not its normal form. A path with `..` in
+    /// it is refused.
     pub raw_path: bool,
-    /// Where they redirect to is put below the prefix: for servers that are asked without it and do
+    /// Redirects of servers are put below the prefix: for servers that do not see the prefix and do
     /// not know it.
     pub rewrite_location: bool,
-    /// They get fields whose names have a `_`, which some servers take for other fields.
+    /// Servers get fields whose names contain `_`, which some servers confuse with others.
     pub underscores: bool,
     /// The cookie of [`Sticky::Cookie`]. Unless given, each prefix has a name of its own.
     pub cookie: Option<String>,
     /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and
     /// [`Balance::PeakEwma`] of nodes. Over HTTP, connections that are upgraded to another protocol
-    /// go to the server with the fewest where others go in turn.
+    /// go to the server with the fewest, if others go in turn.
     pub balance: Option<Balance>,
     /// What keeps a client with one of them.
     pub sticky: Option<Sticky>,
     /// How long a request may take; as `request_timeout` unless given.
     pub timeout: Option<Duration>,
-    /// How long one server may take to begin its answer, before another one is asked what may be
-    /// asked twice.
+    /// How long one server may take to begin its answer, before a repeatable request is tried at
+    /// another.
     pub try_timeout: Option<Duration>,
-    /// Requests that one server is given at a time; others wait.
+    /// Requests that one server is sent at a time; others wait.
     pub max_connections: usize,
     /// Connections that are upgraded to another protocol, such as WebSockets, that one server has
     /// at a time.
     pub max_tunnels: usize,
-    /// Percent of these that one client alone may have: of one address, or one /64 of IPv6. With
-    /// more clients each may have the same multiple of what is free, so that something is always
-    /// left for the next.
+    /// Percent of these that one client alone may have: one address, or one /64 of IPv6. With more
+    /// clients, each may have the same multiple of the free ones, so that some are always left for
+    /// the next.
     pub client_share: u8,
-    /// How long a tunnel may stay in which neither side says anything.
+    /// How long an idle tunnel may stay.
     pub tunnel_idle_timeout: Duration,
     /// How long requests wait for a permit. A request that would wait for longer is refused at
     /// once.
     pub queue_timeout: Duration,
-    /// How it is found out whether servers are alive, between requests.
+    /// How servers are checked between requests.
     pub check: Option<Check>,
-    /// What nodes that offer it are called at, to find out whether they are alive: a url such as
-    /// `GET/health`.
+    /// The url at which nodes that offer it are checked, such as `GET/health`.
     pub node_check: Option<String>,
-    /// How often either is done; every 10 ms at most.
+    /// How often either check is made; every 10 ms at most.
     pub check_every: Duration,
-    /// How many requests there may be.
+    /// The limits of requests.
     pub limits: RouteLimits,
 }
 
 /// A server that does not register, or all servers of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedServer {
-    /// Where it is. Each address of a name is a server.
+    /// Its address. Each address of a name is a server.
     pub address: HostPort,
     /// Its share, in hundredths of the usual one.
     pub weight: u16,
@@ -172,31 +171,31 @@ pub struct FixedServer {
 /// What keeps a client with one of several servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sticky {
-    /// Its address: all requests from one address go to one server, as long as that is there and
-    /// has no more to do than others.
+    /// Its address: all requests from one address go to one server, while it exists and is not
+    /// busier than others.
     Client,
-    /// A cookie that the first response gives. Of servers only: for nodes it means nothing.
+    /// A cookie that the first response sets. It applies to servers only.
     Cookie,
 }
 
 /// How a server is found to be alive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
-    /// It takes a connection.
+    /// It accepts a connection.
     Tcp,
     /// It answers `GET` of a path with a status below 400.
     Http(String),
 }
 
 impl Route {
-    /// Requests that a server is given at a time by default.
+    /// The default of requests that a server is sent at a time.
     pub const MAX_CONNECTIONS: usize = 1024;
 
     /// Percent of a server's permits that one client alone may have. The rest is enough for short
     /// requests of others, and a load test from one address does not notice it.
     pub const CLIENT_SHARE: u8 = 90;
 
-    /// Everything as usual.
+    /// A route with the defaults.
     pub fn new(prefixes: Vec<String>) -> Self {
         Self {
             prefixes,

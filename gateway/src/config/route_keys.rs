@@ -16,15 +16,15 @@ use crate::route::path::normalize;
 use crate::upstream::server_checks::MIN_PERIOD;
 
 net::settings! {
-    /// What a `[[route]]` says.
+    /// The keys of a `[[route]]`.
     #[derive(Debug)]
     pub(crate) struct RouteKeys {
-        /// A path or a list of paths, with all below.
+        /// A path or a list of paths, with all paths below.
         @File prefix: Vec<String> = Vec::new(), "PATH", like "/api";
         /// A list of `"host:port"` or `{ address = "host:port", weight = 50 }`; those that register
         /// unless given.
         @File servers: Vec<FixedServer> = Vec::new();
-        /// Servers are asked without the prefix; they see it in `X-Forwarded-Prefix`.
+        /// Requests are sent to servers without the prefix; they see it in `X-Forwarded-Prefix`.
         @File strip: bool = false;
         /// With `strip`: `Location` and `Content-Location` of servers are put below the prefix.
         @File rewrite_location: bool = false;
@@ -38,27 +38,26 @@ net::settings! {
         @File cookie: Option<String> = None, where cookie_name, like "backend";
         /// How long a request may take; `request_timeout` unless given.
         @File timeout: Option<Duration> = None, where MIN_TIME..=MAX_TIME;
-        /// How long one server may take, until another is asked what may be asked twice.
+        /// How long one server may take, before a repeatable request is tried at another.
         @File try_timeout: Option<Duration> = None, where MIN_TIME..=MAX_TIME;
-        /// Requests that one server has at a time, of all workers.
+        /// Requests that one server has at a time, over all workers.
         @File max_connections: usize = Route::MAX_CONNECTIONS, where 1..=usize::MAX;
-        /// How long more requests for a server wait.
+        /// How long further requests for a server wait.
         @File queue_timeout: Duration = Duration::from_secs(1);
         /// WebSockets that one server has at a time, beside its requests; `max_connections` unless
         /// given.
         @File max_tunnels: Option<usize> = None, where 1..=usize::MAX;
-        /// How long a WebSocket stays in which neither side says anything.
+        /// How long an idle WebSocket stays.
         @File tunnel_idle_timeout: Duration = Duration::from_secs(600), where MIN_TIME..=MAX_TIME;
-        /// Percent of a server's free places, and of `at_most`, that one client may have; see
-        /// Places.
+        /// Percent of a server's permits, and of `at_most`, that one client may have; see Permits.
         @File client_share: u8 = Route::CLIENT_SHARE, where 1..=100;
-        /// What is asked to find out whether a server or node works; see below.
+        /// How the health of a server or node is checked; see below.
         @File check: Option<CheckTarget> = None;
         /// Time between checks.
         @File check_every: Duration = Duration::from_secs(2), where MIN_PERIOD..=MAX_TIME;
         /// Requests at a time below the prefix.
         @File at_most: Option<usize> = None, where 1..=usize::MAX;
-        /// Requests in a time: `{ requests = 100, every = "1s", burst = 200, by = "address" }`.
+        /// Requests per period: `{ requests = 100, every = "1s", burst = 200, by = "address" }`.
         @File rate: Option<Rate> = None;
     }
 }
@@ -67,7 +66,7 @@ net::settings! {
     /// A server that is a table.
     #[derive(Debug)]
     struct ServerKeys {
-        /// Where it is.
+        /// Its address.
         @File address: Option<HostPort> = None;
         /// Its share, in hundredths of the usual one.
         @File weight: u16 = Advert::DEFAULT_WEIGHT, where 1..=Advert::MAX_WEIGHT;
@@ -80,11 +79,11 @@ net::settings! {
     struct RateKeys {
         /// Requests.
         @File requests: Option<u32> = None, where 1..=u32::MAX;
-        /// The time that they are counted in.
+        /// The period in which they are counted.
         @File every: Duration = Duration::from_secs(1), where MIN_TIME..=MAX_TIME;
-        /// Requests that may come at once; `requests` unless given.
+        /// Requests that may arrive at once; `requests` unless given.
         @File burst: Option<u32> = None, where 1..=u32::MAX;
-        /// Whose requests count together.
+        /// Which requests count together.
         @File by: RateBy = RateBy::Address;
     }
 }

@@ -1,4 +1,4 @@
-//! All that the process is told, wherever it was said: command line, environment or file.
+//! All settings of the process, from the command line, the environment and the file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,19 +7,19 @@ use protocol::HostPort;
 
 use crate::config::Config;
 
-/// Everything that was said, wherever.
+/// All settings, from all sources.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) process: ProcessSettings,
-    /// Where TLS is spoken.
+    /// The address for TLS.
     pub(crate) tls: Option<SocketAddr>,
     pub(crate) config: Config,
-    /// What was said and has no effect.
+    /// Warnings about settings without effect.
     pub(crate) warnings: Vec<String>,
 }
 
 net::settings! {
-    /// What only the program needs.
+    /// Settings that only the program needs.
     #[derive(Debug)]
     pub(crate) struct ProcessSettings {
         /// Address to serve HTTP on.
@@ -46,14 +46,14 @@ pub(crate) fn top_level() -> impl Iterator<Item = &'static Setting> + Clone {
 }
 
 impl ProcessSettings {
-    /// How many threads serve.
+    /// The number of serving threads.
     pub(crate) fn worker_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.workers.map_or_else(cores, usize::from)
     }
 }
 
-/// Where operators may ask.
+/// The address for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AdminAddress {
     Off,

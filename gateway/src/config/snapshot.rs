@@ -1,4 +1,4 @@
-//! What the configuration says of requests.
+//! The configuration as requests see it.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use crate::config::{Config, Route};
 use crate::route::cookie::{CookieName, CookieSigner};
 use crate::route::path::{longest_prefix, normal_prefix};
 
-/// A configuration, ready to be asked. Requests keep to the one they began with.
+/// A configuration with look-ups. A request keeps the one that it began with.
 #[derive(Debug)]
 pub(crate) struct ConfigSnapshot {
     pub(crate) config: Arc<Config>,
     pub(crate) cookies: CookieSigner,
-    /// Where in the configuration the route of a prefix stands.
+    /// The position of a prefix's route in the configuration.
     routes: HashMap<String, usize>,
-    /// What holds where the configuration says nothing.
+    /// The rules for paths without a route.
     default_route: Route,
 }
 
 impl ConfigSnapshot {
-    /// Cookies are signed with `secret` unless the configuration has another.
+    /// A snapshot whose cookies are signed with `secret`, unless the configuration has another.
     pub(crate) fn new(config: Arc<Config>, secret: &str) -> Self {
         let cookies = CookieSigner::new(config.cookie_secret.as_deref().unwrap_or(secret));
         let routes =
@@ -48,7 +48,7 @@ impl ConfigSnapshot {
         }
     }
 
-    /// What holds for a path in normal form.
+    /// The rules of a path in normal form.
     pub(crate) fn route(&self, path: &str) -> &Route {
         if self.routes.is_empty() {
             return &self.default_route;

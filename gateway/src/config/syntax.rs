@@ -1,4 +1,4 @@
-//! What is wrong with a text that is no TOML, in words that need no knowledge of its grammar. Pure.
+//! Errors of TOML syntax, in words that need no knowledge of its grammar. Pure.
 
 use toml::de::{DeTable, Error};
 
@@ -7,7 +7,7 @@ use super::mistakes::shown;
 /// A place where a text is no TOML.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
-    /// Which byte.
+    /// The offset in bytes.
     pub(super) at: usize,
     pub(super) message: String,
     pub(super) kind: SyntaxErrorKind,
@@ -15,15 +15,15 @@ pub(super) struct SyntaxError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SyntaxErrorKind {
-    /// One value, mostly without quotes.
+    /// In one value, usually without quotes.
     Value,
-    /// What values and keys stand in.
+    /// Around values and keys.
     Structure,
-    /// A line with a bracket: which table the lines below it belong to is not known.
+    /// In a line with a bracket, so the table of the lines below it is unknown.
     Header,
 }
 
-/// As much of a text as is TOML, and where it is none, from the first to the last.
+/// The valid part of a text, and its errors in order.
 pub(super) fn parse(text: &str) -> (DeTable<'_>, Vec<SyntaxError>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut errors: Vec<SyntaxError> = errors.iter().map(|error| explain(text, error)).collect();
@@ -69,7 +69,7 @@ fn explain(text: &str, error: &Error) -> SyntaxError {
     } else if begins("missing escaped value") {
         (SyntaxErrorKind::Value, "write `\\\\` for one backslash".to_owned())
     } else if begins("string values must be quoted") {
-        // It may be a secret whose name is wrong, too.
+        // It may also be a secret with a wrong name.
         (SyntaxErrorKind::Value, "write it in quotes".to_owned())
     } else {
         let message = error.message().replace(", expected nothing", "").replace('\n', "; ");
@@ -78,7 +78,7 @@ fn explain(text: &str, error: &Error) -> SyntaxError {
     SyntaxError { at, message, kind }
 }
 
-/// A key or table that is there twice.
+/// A duplicate key or table.
 fn duplicate(text: &str, begin: usize, key: &str, line: &str) -> String {
     let is_table = line.trim_start().starts_with('[');
     let is_same = |other: &str| match is_table {

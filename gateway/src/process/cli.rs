@@ -27,22 +27,22 @@ use crate::process::upgrade::VARIABLE as TAKES_OVER;
 
 /// What the names of all variables begin with.
 const PREFIX: &str = "GATEWAY_";
-/// How long a gateway on this machine may take to say what goes where.
+/// How long a gateway on this machine may take to list its routes.
 const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The one front door: HTTP in, packets or HTTP out, routes learned from the registry.
+/// The gateway: HTTP in, packets or HTTP out, routes learned from the registry.
 #[derive(Debug, Parser)]
 #[command(
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Signals: SIGHUP reads the configuration file and certificates anew, SIGUSR2 starts the program anew and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
+    after_help = "Signals: SIGHUP reloads the configuration file and certificates, SIGUSR2 starts a new process and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
 )]
 struct Args {
     #[command(subcommand)]
     command: Option<CliCommand>,
-    /// TOML file with settings under the names that they have here (request_timeout = "10s"),
-    /// [tls], and [[route]] tables for what holds below a path. What the command line or the
-    /// environment says wins. See docs/GATEWAY.md.
+    /// TOML file with the settings under the names that they have here (request_timeout = "10s"),
+    /// [tls], and [[route]] tables with the rules of paths. The command line and the environment
+    /// win over it. See docs/GATEWAY.md.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
     config: Option<PathBuf>,
     /// Print a configuration file with all defaults.
@@ -52,13 +52,12 @@ struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum CliCommand {
-    /// Reads a configuration file, with the certificates that it names, and says all that is wrong
-    /// with it.
+    /// Reads a configuration file and its certificates, and reports all mistakes.
     Check {
         /// The file.
         file: PathBuf,
     },
-    /// Asks a gateway that runs what goes where, and why.
+    /// Asks a running gateway which requests go where, and why.
     Routes {
         /// Its address for operators.
         #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = DEFAULT_ADMIN.to_string())]
@@ -74,10 +73,10 @@ pub(crate) struct CommandLine {
 }
 
 impl CommandLine {
-    /// What holds now.
+    /// Reads the present settings.
     ///
     /// # Errors
-    /// All that is wrong with the file, the flags and the variables.
+    /// All mistakes in the file, the flags and the variables.
     pub(crate) fn settings(&self) -> Result<Settings, SettingsError> {
         read_settings(self.config.as_deref(), |settings| self.apply(settings))
     }
@@ -135,13 +134,13 @@ pub fn main() -> ExitCode {
     ran
 }
 
-/// Variables that seem to be settings, and are none.
+/// Variables that look like settings, but are not.
 fn unknown(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let settings = [ProcessSettings::SETTINGS, Config::SETTINGS];
     unknown_variables(names, PREFIX, &settings, &["GATEWAY_CONFIG", TAKES_OVER])
 }
 
-/// Prints to standard output. A reader that closes it early is no error.
+/// Prints to standard output. A reader that closes it early is not an error.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
@@ -160,7 +159,7 @@ fn check(file: &Path) -> ExitCode {
         if let HostName::Name(name) = &server.address.host
             && let Err(error) = look_up_blocking(name, server.address.port)
         {
-            eprintln!("warning: {error}; as long as that is so, {} gets no request", server.address);
+            eprintln!("warning: {error}; until that changes, {} gets no requests", server.address);
         }
     }
     let servers: usize = settings.config.routes.iter().map(|route| route.servers.len()).sum();

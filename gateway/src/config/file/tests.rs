@@ -30,7 +30,7 @@ fn check_warnings(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn a_file_says_what_it_wants_to() {
+fn a_file_may_set_any_setting() {
     let settings = parsed(
         r#"
         listen = "0.0.0.0:80"
@@ -80,7 +80,7 @@ fn a_file_says_what_it_wants_to() {
 }
 
 #[test]
-fn oe16_a_file_that_says_nothing_is_refused() {
+fn oe16_an_empty_file_is_refused() {
     let file = std::env::temp_dir().join(format!("gateway-nothing-{}.toml", std::process::id()));
     for (text, expected) in [
         ("", false),
