@@ -89,9 +89,9 @@ pub trait GatewayPeers: Sized {
     /// Why the node at this address could not be connected to when that was last tried.
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
 
-    /// Whether the node at this address registers `route` but is not called for it, because there
-    /// are too many routes like it with parameters in other places: a look-up among them would take
-    /// too long.
+    /// Whether the node at this address registers `route` but is not called for it, because too
+    /// many similar routes have parameters at other positions: a look-up among them would take too
+    /// long.
     fn is_refused(&self, address: SocketAddr, route: &Route) -> bool;
 }
 

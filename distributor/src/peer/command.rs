@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Acknowledge(Pong),
     /// What the peer reports of other nodes.
     Report(Report),
-    /// A part of what the peer knows: the frame is to be read with [`protocol::read_copy`].
+    /// A part of the peer's copy, which [`protocol::read_copy`] reads.
     CopyPart,
     /// Send the history of a node under this key.
     GetHistory(Key, String),
@@ -126,7 +126,7 @@ impl CommandReader {
             (REGISTRY_URI, "PUT") if packet.version() == Version::V2 => Command::CopyPart,
             (REGISTRY_URI, "PATCH") if packet.version() == Version::V2 => match read_report(packet.params) {
                 Some(report) => Command::Report(report),
-                None => self.refuse(packet.key, Rejection::new(400, "bad_report", "params is no report")),
+                None => self.refuse(packet.key, Rejection::new(400, "bad_report", "params is not a report")),
             },
             (PONG_URI, _) => Command::Acknowledge(Pong::from_packet(&packet)),
             (HISTORY_URI, "GET") if packet.version() == Version::V2 => {

@@ -177,7 +177,7 @@ impl Outbox {
         is_idle
     }
 
-    /// The peer is to give a sign of life.
+    /// The peer is owed a ping, which asks for a sign of life.
     pub(crate) fn ping(&mut self) {
         self.ping = true;
     }

@@ -72,7 +72,7 @@ pub(crate) struct Registry {
     superseded: Vec<SessionId>,
     suspicions: Suspicions,
     unreachable: UnreachableNodes,
-    /// What a node has handed over so far of what it knows.
+    /// The parts of a copy that a node has sent so far.
     copy: Vec<Record>,
     /// The states that peers of either version are being told.
     targets: Targets,

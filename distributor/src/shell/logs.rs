@@ -93,7 +93,7 @@ impl Shared {
         }
     }
 
-    /// Says that a node has gone, or is kept for a while.
+    /// Logs that a node has left, or is retained for a while.
     pub(super) fn log_removal(
         &self,
         nodes: usize,

@@ -143,7 +143,7 @@ impl Admin {
                 };
                 let name = escaped(&node.name, MAX_ESCAPED_BYTES).to_string();
                 let who = format!("{at} {name}{state}{mark}");
-                // A route has no control characters, and may have others.
+                // A route has no control characters, but may have other special ones.
                 let route = escaped(route, Route::MAX_BYTES).to_string();
                 names.entry(route.clone()).or_default().insert(name);
                 nodes.entry(route).or_default().push(who);
@@ -179,7 +179,8 @@ impl Admin {
         for (server, why) in self.shared.names.unknown() {
             let _ = writeln!(out, "  {server} has no address now: {why}");
         }
-        let _ = writeln!(out, "else, if a node has offered it once, it is answered by 503, and by 404 otherwise.");
+        let _ =
+            writeln!(out, "Otherwise it is answered by 503 if a node has offered its route before, and else by 404.");
         let barred: Vec<_> = self
             .peers
             .nodes()

@@ -27,8 +27,7 @@ use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProc
 const OTHER_DESCRIPTORS: u64 = 100;
 /// A gateway whose operator has set no limit, and that can serve as many clients, needs no warning.
 const FEW_CLIENTS: usize = 1000;
-/// How long stopping may take when there is nothing to drain any more, or the time for that is
-/// over.
+/// How long stopping may take after the drain has ended or timed out.
 const LONGEST_END: Duration = Duration::from_secs(5);
 /// The signal for a file that has become too large. Unless it is handled, it ends the process.
 const SIGXFSZ: i32 = 25;
@@ -178,7 +177,7 @@ fn reload(
     (running, wanted_connections): (&Settings, usize),
     sender: &watch::Sender<Arc<Config>>,
 ) {
-    let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
+    let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the earlier configuration stays in use");
     let new = match new {
         Ok(new) => new,
         Err(wrong) => return wrong.lines().iter().for_each(|line| unusable(line)),

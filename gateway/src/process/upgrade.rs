@@ -26,10 +26,10 @@ use tracing::error;
 
 use super::notify::{NOTIFY_SOCKET, notify};
 
-/// Says to a process that its standard input is such a socket.
+/// The variable that tells a process that its standard input is such a socket.
 pub(crate) const VARIABLE: &str = "GATEWAY_TAKES_OVER";
-/// Its value from processes that say at the end that the new one may go on alone. Older ones, with
-/// the value 1, say nothing.
+/// Its value from processes that tell the new one at the end to continue alone. Older processes,
+/// with the value 1, say nothing.
 const SAYS_SO: &str = "2";
 /// How long a new process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -21,7 +21,7 @@ pub(crate) struct UpstreamGroup {
     pub(super) registered: usize,
     /// The configuration names servers for it, even if they have no address now.
     pub(super) is_fixed: bool,
-    /// That the last one went, if they had registered.
+    /// Set when the last registered server has gone.
     pub(super) gone: Option<GroupGone>,
 }
 

@@ -123,7 +123,7 @@ impl UpstreamTable {
         self.names.record_unreachable(address);
     }
 
-    /// What the configuration says.
+    /// The present configuration.
     pub(crate) fn snapshot(&self) -> Arc<ConfigSnapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -341,7 +341,7 @@ impl TableState {
     }
 
     fn group_or_new(&mut self, prefix: &str) -> &mut UpstreamGroup {
-        // Each worker has connections of its own, and few: all servers are used.
+        // Each worker has connections of its own, and few of them: all servers are used.
         let new =
             || Arc::new(UpstreamGroup { pool: Pool::new(usize::MAX), registered: 0, is_fixed: false, gone: None });
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))

@@ -83,12 +83,12 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
         .with_writer(|| LogLine)
         .log_internal_errors(false);
     let is_coloured = is_coloured(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
-    let begun = match format {
+    let installed = match format {
         LogFormat::Text => builder.with_ansi(is_coloured).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     // Only a second call can fail, and the first log stays then.
-    if begun.is_ok() {
+    if installed.is_ok() {
         // The default hook writes to standard error itself, and so may wait for ever.
         std::panic::set_hook(Box::new(|panic| {
             let what = panic.payload_as_str().unwrap_or("a value that is not text");
@@ -168,7 +168,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     preferred.copied().ok_or_else(|| format!("no address is known for this name; {how}"))
 }
 
-/// Longest time-out. More makes no sense, and this much can be added to any time.
+/// Longest time-out. A longer one makes no sense, and this one can be added to any time.
 pub(super) const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a duration such as `10s`, `250ms` or `1m 30s`, for clap.

@@ -62,7 +62,7 @@ pub(super) struct RegistryClient {
     pub(super) warned: Option<IpAddr>,
     /// The address that this node is listed at and does not have, as the log has said.
     pub(super) translated: Option<IpAddr>,
-    /// The log says last that there is no connection.
+    /// The last log line says that there is no connection.
     pub(super) told_lost: bool,
 }
 
@@ -412,7 +412,7 @@ impl RegistryClient {
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
         if let Err(error) = stored.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
-            warn!(%error, path = %shown.display(), "cannot write the cache of peers");
+            warn!(%error, path = %shown.display(), "cannot write the cache file");
         }
     }
 }

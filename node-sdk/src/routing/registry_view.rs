@@ -40,7 +40,7 @@ struct ViewState {
     reachability: Reachability,
     /// Limits the log about them.
     unreachable_log: LogThrottle,
-    /// The cache file lacks what is known.
+    /// The cache file is out of date.
     unsaved: bool,
     /// The tables of other threads.
     tables: Vec<Weak<SharedTable>>,

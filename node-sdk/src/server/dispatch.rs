@@ -113,8 +113,8 @@ impl LocalService {
         StartedCall::failed(to, Context::default(), error)
     }
 
-    /// Begins a call. `request.verified` says then whether its arguments were parsed, and so are
-    /// JSON.
+    /// Begins a call. Afterwards `request.verified` says whether its arguments were parsed, and so
+    /// are JSON.
     pub(super) fn begin_in(
         &self,
         request: &mut Request<'_>,

@@ -24,7 +24,7 @@ pub struct Advert {
     /// Where other nodes can call this one, if that is another place than where its connection
     /// comes from and the port that it listens on: behind a NAT, in a container.
     pub advertise: Option<HostPort>,
-    /// JSON text of anything else that its operators want to show.
+    /// JSON text of anything else that the node's operators want to show.
     pub meta: Option<String>,
 }
 
@@ -121,7 +121,7 @@ impl Advert {
         read_member::<String>(Some(advertise)).ok_or(HostPortError::Host)?.parse::<HostPort>().map(drop)
     }
 
-    /// Its JSON text, without the members that have their default.
+    /// Its JSON text, without the members that have their default value.
     pub(crate) fn to_json(&self) -> String {
         let Self { id, http, weight, draining, zone, version, advertise, meta } = self;
         let mut members = vec![r#""v":2"#.to_owned()];

@@ -64,7 +64,7 @@ async fn tls_shows_each_name_its_certificate_and_replaces_them_without_loss() {
     // Mistakes are reported, and change nothing.
     std::fs::write(files.path("c.key"), "no key").unwrap();
     gateway.signal(Signal::HUP);
-    let line = gateway.line("the configuration stays as it was").await;
+    let line = gateway.line("the earlier configuration stays in use").await;
     assert!(line.contains("c.key: it contains no PRIVATE KEY in PEM form"), "{line}");
     assert!(connect_tls(&client, secure, "c.test").await.is_ok());
 
@@ -152,7 +152,7 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     assert_eq!(kept.request("GET", "/one", "").await.unwrap().problem(), "no_route");
     files.write(&text("/three", one, "max_body = 3"));
     gateway.signal(Signal::HUP);
-    let line = gateway.line("the configuration stays as it was").await;
+    let line = gateway.line("the earlier configuration stays in use").await;
     assert!(line.contains("gateway.toml:2:1: unknown key `max_body`; did you mean `max_body_bytes`?"), "{line}");
     assert_eq!(request(at, "GET", "/two", "").await.status, 200);
     files.write(&text("/two", two, "workers = 7"));

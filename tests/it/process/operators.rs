@@ -148,9 +148,9 @@ async fn oe16_a_lost_file_changes_nothing() {
         (whole.split("[[route]]").next().unwrap(), "the file no longer has any [[route]], and had 1"),
     ] {
         std::fs::write(&file, text).unwrap();
-        let before = gateway.output().matches("the configuration stays as it was").count();
+        let before = gateway.output().matches("the earlier configuration stays in use").count();
         gateway.signal(Signal::HUP);
-        let refused = || gateway.output().matches("the configuration stays as it was").count() > before;
+        let refused = || gateway.output().matches("the earlier configuration stays in use").count() > before;
         eventually("it is refused", async || refused()).await;
         gateway.line(line).await;
         assert!(request(at, "GET", "/x", "").await.status >= 500);

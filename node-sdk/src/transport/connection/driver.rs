@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Distributor has told of the change, if there was one.
 const WRONG_INSTANCE_PAUSE: Duration = Duration::from_secs(3);
 
-/// How long a node may read nothing of what is written to it.
+/// How long a node may read none of the bytes written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Responses that are handed out before their callers run, so that client and server work at the
@@ -387,7 +387,7 @@ enum FrameKind {
     },
 }
 
-/// The key and kind of a packet that is not a usual response in our own spelling.
+/// The key and kind of a packet that is not a usual response in our own format.
 fn read_head(frame: &[u8], calls: &InFlight, target: &Target) -> (Option<u64>, FrameKind) {
     if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
         return (Some(key), FrameKind::Part(part));
