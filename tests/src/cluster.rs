@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::hermetic::watch;
 use crate::peer::Peer;
 use crate::{PATIENCE, http};
 
@@ -35,6 +36,7 @@ impl Cluster {
 
     /// A cluster whose Distributor listens on a given address.
     pub fn on(address: SocketAddr, config: distributor::Config) -> Self {
+        watch();
         let listener = net::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -114,10 +116,15 @@ pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl 
 /// A free port outside the range that the system assigns from: for a server that restarts at the
 /// same address, and for an address where no server must be.
 pub fn pick_port() -> u16 {
-    // Below the range of ports that systems give out.
-    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    /// Below the range of ports that systems give out.
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    /// Tests that run at once in several processes begin at ports far apart.
+    const APART: u32 = 127;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id().wrapping_mul(APART);
     loop {
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(first.wrapping_add(step) % PORTS.len() as u32).unwrap();
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::hermetic::isolate;
 use crate::{PATIENCE, eventually};
 
 /// A running program whose output is read line by line. It is killed when dropped.
@@ -27,7 +28,9 @@ impl Process {
 
     /// Starts a program with more environment.
     pub fn start_with(program: impl AsRef<Path>, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(program.as_ref())
+        let mut command = Command::new(program.as_ref());
+        isolate(command.as_std_mut(), arguments);
+        let mut child = command
             .args(arguments)
             .envs(environment.iter().copied())
             // An old peer ends when its standard input does: no orphans.
@@ -106,6 +109,28 @@ impl Process {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// How long it has worked since it began. On a busy machine that says more than the clock.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = procfs::process::Process::new(self.pid().as_raw_nonzero().get()).unwrap().stat().unwrap();
+        Duration::from_millis((stat.utime + stat.stime) * 1000 / procfs::ticks_per_second())
+    }
+
+    /// Waits for `done`, for as long as this process has not worked for more than `most`; `None` after
+    /// that. Drops `done` then.
+    pub async fn while_it_works<T>(&self, most: Duration, done: impl Future<Output = T>) -> Option<T> {
+        let begun = self.cpu_time();
+        let tires = async {
+            while self.cpu_time() < begun + most {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = done => Some(done),
+            () = tires => None,
+        }
     }
 
     /// Its number.

@@ -8,6 +8,9 @@ use tests::{Cluster, Process, goods, legacy_peers_can_run};
 
 use crate::programs::{NODE, NODECONFORM};
 
+/// How often a check is made that does not show what is known.
+const MAX_TRIES: usize = 5;
+
 fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
     let address = address.to_string();
     Process::start(NODECONFORM, &[&[address.as_str()], arguments].concat())
@@ -80,39 +83,44 @@ async fn what_old_services_do_is_known() {
     };
     let (_service, address) = start().await;
     let (all, _) = conform(address, &["--version", "1"]).await;
-    // Some of the checks kill it: each has one of its own.
-    let mut begun = Vec::new();
+    let skipped = ["later-packets", "mixed-versions", "stream", "version2-failure", "version2-form", "wrong-instance"];
+    let failed = [
+        "blank-frames",
+        "broken-json",
+        "broken-text",
+        "escaped-delimiter",
+        "key-at-top",
+        "key-long",
+        "missing-params",
+        "no-object",
+        "old-log",
+        "one-byte-pieces",
+        "one-way",
+        "split-anywhere",
+        "unknown-uri",
+    ];
+    assert!(skipped.iter().chain(&failed).all(|name| all.contains_key(*name)), "{all:?}");
     for name in all.keys() {
-        let (service, address) = start().await;
-        begun.push((begin(address, &["--url", "DELETE/goods", "--version", "1", "--only", name]), service));
+        let name = name.as_str();
+        let expected = match () {
+            () if skipped.contains(&name) => "skipped",
+            () if failed.contains(&name) => "FAILED",
+            () => "ok",
+        };
+        // A busy machine may answer late, or read in one go what came in pieces: that is not what a
+        // service is known for.
+        let mut seen = String::new();
+        for _ in 0..MAX_TRIES {
+            // Some of the checks kill it: each has one of its own.
+            let (_service, address) = start().await;
+            let arguments = ["--url", "DELETE/goods", "--version", "1", "--only", name];
+            seen = conform(address, &arguments).await.0.remove(name).unwrap();
+            if seen == expected {
+                break;
+            }
+        }
+        assert_eq!(seen, expected, "{name}");
     }
-    let mut verdicts = BTreeMap::new();
-    for (check, service) in begun {
-        verdicts.extend(end(check).await.0);
-        drop(service);
-    }
-    assert_eq!(
-        with(&verdicts, "skipped"),
-        ["later-packets", "mixed-versions", "stream", "version2-failure", "version2-form", "wrong-instance"]
-    );
-    assert_eq!(
-        with(&verdicts, "FAILED"),
-        [
-            "blank-frames",
-            "broken-json",
-            "broken-text",
-            "escaped-delimiter",
-            "key-at-top",
-            "key-long",
-            "missing-params",
-            "no-object",
-            "old-log",
-            "one-byte-pieces",
-            "one-way",
-            "split-anywhere",
-            "unknown-uri",
-        ]
-    );
 }
 
 #[tokio::test]

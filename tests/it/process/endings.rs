@@ -58,6 +58,7 @@ impl Program {
                 command.args(["-c", "exec \"$0\" \"$@\" >&- 2>&-", program]);
             }
         }
+        tests::isolate(&mut command, arguments);
         let child = command.args(arguments).stdin(Stdio::null()).spawn().unwrap();
         Self { child, output: pipe }
     }

@@ -1,0 +1,80 @@
+//! Tests touch no well-known port: a Distributor, a gateway or a cache that happens to run on the
+//! same machine must not meet them.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::Once;
+
+use procfs::process::{FDTarget, Process};
+
+/// Ports that programs of the mesh, and what stands beside them, use unless told otherwise.
+const WELL_KNOWN_PORTS: [u16; 9] = [6379, 8000, 8001, 8080, 8081, 8082, 9000, 9001, 9040];
+/// Where programs look for a Distributor if the test does not say: no server listens there.
+const NOWHERE: &str = "127.0.0.1:1";
+
+/// Has a program neither see settings of the person who runs the tests, nor use a well-known port
+/// for what the test does not say.
+pub fn isolate(command: &mut Command, arguments: &[&str]) {
+    for (name, _) in std::env::vars_os() {
+        let is_setting = |name: &str| {
+            ["GATEWAY_", "DISTRIBUTOR"].iter().any(|prefix| name.starts_with(prefix)) || name == "NODE_DISTRIBUTOR"
+        };
+        if name.to_str().is_some_and(is_setting) {
+            command.env_remove(name);
+        }
+    }
+    // The environment wins over a file.
+    let mut words = arguments.iter().flat_map(|argument| argument.split_whitespace());
+    let file = words.find(|word| *word == "--config").and_then(|_| words.next());
+    let file = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+    let says = |key: &str| file.lines().any(|line| line.trim_start().starts_with(key));
+    for (name, value, key) in [("GATEWAY_DISTRIBUTOR", NOWHERE, "distributor"), ("GATEWAY_ADMIN", "off", "admin")] {
+        if !says(key) {
+            command.env(name, value);
+        }
+    }
+    watch();
+}
+
+/// With `WATCH_PORTS=1` in the environment, listens at the well-known ports. A test that connects to
+/// one, or a program that it started, ends the whole run, with its command line.
+pub(crate) fn watch() {
+    static WATCHES: Once = Once::new();
+    if std::env::var_os("WATCH_PORTS").is_none() {
+        return;
+    }
+    WATCHES.call_once(|| {
+        for listener in WELL_KNOWN_PORTS.iter().filter_map(|port| TcpListener::bind(("127.0.0.1", *port)).ok()) {
+            std::thread::spawn(move || {
+                while let Ok((stream, peer)) = listener.accept() {
+                    let Some(program) = owner(peer).filter(is_ours) else { continue };
+                    let port = stream.local_addr().map_or(0, |address| address.port());
+                    let words = program.cmdline().unwrap_or_default().join(" ");
+                    let text = format!("a test connects to the well-known port {port}: {words}\n");
+                    // Straight, as what tests print is kept back.
+                    let _ = std::io::stderr().write_all(text.as_bytes());
+                    std::process::exit(101);
+                }
+            });
+        }
+    });
+}
+
+/// The process that has this address, as far as the system tells.
+fn owner(address: SocketAddr) -> Option<Process> {
+    let sockets = procfs::net::tcp().ok()?;
+    let inode = sockets.iter().find(|socket| socket.local_address == address)?.inode;
+    let owns = |process: &Process| {
+        let mut descriptors = process.fd().into_iter().flatten().flatten();
+        descriptors.any(|one| matches!(one.target, FDTarget::Socket(socket) if socket == inode))
+    };
+    procfs::process::all_processes().ok()?.flatten().find(owns)
+}
+
+/// Whether this process is it, or one that started it.
+fn is_ours(process: &Process) -> bool {
+    let ours = i32::try_from(std::process::id()).unwrap_or_default();
+    let parent = |pid: &i32| Some(Process::new(*pid).ok()?.stat().ok()?.ppid);
+    std::iter::successors(Some(process.pid()), parent).any(|pid| pid == ours)
+}
