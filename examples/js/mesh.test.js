@@ -210,6 +210,7 @@ test('keys come back digit by digit, wherever they stood', async (t) => {
       peer.send(`{"uri":"/goods","method":"GET",${call}}¶`);
       const old = `{"key":${key},"errorcode":0,"errormessage":"success","results":{}}`;
       assert.equal(await peer.nextText(), old);
+      if (call.startsWith('"params"')) continue; // in version 2 that is an argument
       peer.send(`{"uri":"/goods","method":"GET",${call},"$":{}}¶`);
       assert.equal(await peer.nextText(), `{"key":${key},"$":{},"params":{}}`);
     }
@@ -396,7 +397,7 @@ test('an old caller gets no more than it can read', async (t) => {
     assert.equal((await peer.next()).errorcode, errorcode);
   }
   const fresh = await service.peer();
-  fresh.send(call(1_000_000, ',"$":{}'));
+  fresh.send(call(1_000_000, ',"key":1,"$":{}'));
   assert.equal((await fresh.next()).params.length, 1_000_000);
 
   // The second waits until the first has been read, as far as that is known.
