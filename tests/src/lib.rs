@@ -49,6 +49,6 @@ pub use tls::{GatewayFiles, ask_tls, connect_tls};
 
 use std::time::Duration;
 
-/// How long anything may take before a test gives up: far more than it takes with eight busy processes
-/// beside it. Only a test that fails waits for so long.
+/// How long anything may take before a test gives up: far more than it takes with eight busy
+/// processes beside it. Only a test that fails waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(120);

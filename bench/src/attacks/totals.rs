@@ -191,7 +191,7 @@ pub(crate) async fn nodes(attack: Option<&str>) {
         ("half packets of 8 MB", || vec![half_packets()]),
         ("answers of 1 MB that are not read", || vec![unread_answers()]),
         ("streams of credit 1 that are not read", || vec![unread_parts()]),
-        ("parts that nobody takes", || vec![parts_not_taken()]),
+        ("parts that are not read", || vec![parts_not_taken()]),
         ("calls of 1 MB at work", || vec![calls_at_work()]),
         ("small calls at work", || vec![small_calls_at_work()]),
         ("all of these", || vec![half_packets(), unread_answers(), unread_parts(), parts_not_taken(), calls_at_work()]),

@@ -1,4 +1,4 @@
-//! What the interests of all nodes take: so much together, and a share for each address.
+//! A budget for the bytes of all nodes' interests, with a share for each address.
 
 use std::collections::HashMap;
 

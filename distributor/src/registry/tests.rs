@@ -554,7 +554,7 @@ fn rg15_an_instance_made_of_a_secret_is_registered_only_with_it() {
         let admission = scene.registry.register(scene.start, SessionId(session), registration, "::1", &with(secret));
         admission.map(|admission| match admission {
             Admission::Listed(registered) => registered.superseded.map(|session| session.0),
-            Admission::Deferred(_) => panic!("nobody flaps"),
+            Admission::Deferred(_) => panic!("no node flaps"),
         })
     };
     for (session, advert, secret, expected) in [

@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) update_budget: Budget,
     /// Memory of packets that have begun to arrive.
     pub(crate) incoming_budget: IncomingBudget,
-    /// Names that nodes advertise are looked up so many at a time.
+    /// Most names of nodes that are looked up at a time.
     pub(super) lookups: Arc<Semaphore>,
     pub(crate) counters: Counters,
     /// The active time in nanoseconds: see `liveness`.

@@ -446,7 +446,7 @@ mod tests {
         };
         tokio::select! {
             writable = to_client.writable(PATIENCE, &pace) => writable.unwrap(),
-            () = read => unreachable!("nobody closes"),
+            () = read => unreachable!("no side closes"),
         }
     }
 

@@ -71,7 +71,8 @@ impl Metrics {
         ConnectionCount(Arc::clone(self))
     }
 
-    /// A client may take so many bytes beside what is counted, until what this gives is dropped.
+    /// Counts bytes that a client may take beside the counted ones, until the returned value is
+    /// dropped.
     pub(crate) fn uncounted(&self, bytes: usize) -> UncountedBytes<'_> {
         self.uncounted.fetch_add(bytes as u64, Ordering::Relaxed);
         UncountedBytes(self, bytes)

@@ -110,7 +110,7 @@ fn limit_to_open_files(config: &mut Config) {
     }
 }
 
-/// How many clients there may be with so many descriptors.
+/// The limit of clients for this number of descriptors.
 fn clients_within(descriptors: u64) -> usize {
     usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }

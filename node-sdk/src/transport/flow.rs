@@ -130,7 +130,7 @@ impl SendWindow {
 
     /// Takes credit from the peer. Returns the task to wake.
     pub(crate) fn grant(&mut self, bytes: u32) -> Option<Waker> {
-        // Saturating: no peer can use so much credit.
+        // Saturating: no peer can use that much credit.
         self.credit = self.credit.saturating_add(bytes.into());
         self.writer.take()
     }

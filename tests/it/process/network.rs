@@ -289,7 +289,7 @@ async fn pt2_a1_the_loopback_of_another_machine_is_not_called() {
 }
 
 #[tokio::test]
-async fn oe12_a2_a_node_that_nobody_can_call_says_so() {
+async fn oe12_a2_a_node_that_cannot_be_called_says_so() {
     let Some(net) = Namespace::new() else { return };
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
     let distributor = format!("{}:{}", net.here, cluster.address.port());

@@ -533,7 +533,7 @@ async fn number(number: State<usize>) -> HandlerResult<usize> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b6_a_key_has_one_provider_whoever_calls() {
+async fn b6_a_key_has_one_provider_for_all_callers() {
     let mesh = TestMesh::start();
     let mut nodes = Vec::new();
     for at in 0..4_usize {
