@@ -91,6 +91,27 @@ impl FrameReader {
         Ok(frame)
     }
 
+    /// Whether frames are joined that a peer of version 1 has cut: see
+    /// [`FrameDecoder::join_pieces`].
+    pub fn join_pieces(&mut self, joins: bool) {
+        self.decoder.join_pieces(joins);
+    }
+
+    /// How many pieces the last frame was joined of: see [`FrameDecoder::pieces`].
+    pub fn pieces(&self) -> usize {
+        self.decoder.pieces()
+    }
+
+    /// Waits no longer for the rest of a packet that was cut, and gives the first piece of it; what
+    /// has come behind that has its whole time again. `None` when there is no piece.
+    pub fn give_up_pieces(&mut self) -> Option<Bytes> {
+        let piece = self.decoder.give_up_pieces();
+        if piece.is_some() {
+            self.unfinished_since = None;
+        }
+        piece
+    }
+
     /// When the frame that has begun must be complete, however steadily its bytes come.
     pub fn deadline(&self, frame_timeout: Duration) -> Option<Instant> {
         self.unfinished_since.map(|since| since + frame_timeout)

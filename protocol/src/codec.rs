@@ -4,6 +4,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr_iter;
 use thiserror::Error;
 
+use crate::pieces::{MAX_JOINED_BYTES, PieceVerdict, Pieces};
+
 /// The two bytes that end every packet: `¶` (U+00B6) in UTF-8.
 pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
 
@@ -29,12 +31,40 @@ pub struct FrameDecoder {
     /// Bytes at the front of `buffer` that are known to hold no delimiter.
     searched: usize,
     max_frame_bytes: usize,
+    /// The pieces of the packet at the front, for a decoder that joins them.
+    pieces: Option<Pieces>,
+    /// How many pieces the last frame was joined of.
+    last_pieces: usize,
 }
 
 impl FrameDecoder {
     /// A decoder of frames of up to `max_frame_bytes`, not counting the delimiter.
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes }
+        Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes, pieces: None, last_pieces: 0 }
+    }
+
+    /// Whether frames are joined that a peer of version 1 has cut by a `¶` in a text which it did
+    /// not escape. Up to [`MAX_PIECES`](crate::MAX_PIECES) pieces, of [`MAX_JOINED_BYTES`]
+    /// together, wait in the buffer for the next.
+    pub fn join_pieces(&mut self, joins: bool) {
+        if joins != self.pieces.is_some() {
+            self.pieces = joins.then(Pieces::default);
+            self.searched = 0;
+        }
+    }
+
+    /// How many pieces the last frame was joined of: 1 for all but packets that were cut.
+    pub fn pieces(&self) -> usize {
+        self.last_pieces
+    }
+
+    /// Waits no longer for the rest of a packet that was cut, and gives the first piece of it. What
+    /// has come behind that is the next frame, as far as it is whole. `None` when there is no
+    /// piece.
+    pub fn give_up_pieces(&mut self) -> Option<Bytes> {
+        let pieces = self.pieces.as_mut().filter(|pieces| pieces.count > 0)?;
+        let end = std::mem::take(pieces).first_end;
+        Some(self.split_frame(end))
     }
 
     /// The buffer for the next bytes of the peer. Only append to it.
@@ -50,22 +80,49 @@ impl FrameDecoder {
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
         let too_large = FrameTooLarge { max_frame_bytes: self.max_frame_bytes };
         // The last byte searched may have been the first half of a delimiter.
-        let from = self.searched.saturating_sub(1);
-        if let Some(end) = find_delimiter(&self.buffer[from..]).map(|at| from + at) {
+        let mut from = self.searched.saturating_sub(1);
+        while let Some(end) = find_delimiter(&self.buffer[from..]).map(|at| from + at) {
             if end > self.max_frame_bytes {
-                return Err(too_large);
+                return self.give_up_pieces().map(Some).ok_or(too_large);
             }
-            let frame = self.buffer.split_to(end).freeze();
-            self.buffer.advance(DELIMITER.len());
-            self.searched = 0;
+            let Some(pieces) = &mut self.pieces else { return Ok(Some(self.split_frame(end))) };
+            let verdict = pieces.judge(&self.buffer[..end]);
+            pieces.count += 1;
+            let end = match verdict {
+                PieceVerdict::Cut => {
+                    if pieces.count == 1 {
+                        pieces.first_end = end;
+                    }
+                    from = end + DELIMITER.len();
+                    continue;
+                }
+                PieceVerdict::Whole => end,
+                PieceVerdict::Broken => pieces.first_end,
+            };
+            let count = if verdict == PieceVerdict::Whole { pieces.count } else { 1 };
+            *pieces = Pieces::default();
+            let frame = self.split_frame(end);
+            self.last_pieces = count;
             return Ok(Some(frame));
         }
-        self.searched = self.buffer.len();
         let half_delimiter = usize::from(self.buffer.last() == Some(&DELIMITER[0]));
+        if self.buffer.len() - half_delimiter > MAX_JOINED_BYTES.min(self.max_frame_bytes)
+            && let Some(piece) = self.give_up_pieces()
+        {
+            return Ok(Some(piece));
+        }
+        self.searched = self.buffer.len();
         if self.buffer.len() - half_delimiter > self.max_frame_bytes {
             return Err(too_large);
         }
         Ok(None)
+    }
+
+    fn split_frame(&mut self, end: usize) -> Bytes {
+        let frame = self.buffer.split_to(end).freeze();
+        self.buffer.advance(DELIMITER.len());
+        (self.searched, self.last_pieces) = (0, 1);
+        frame
     }
 
     /// Whether a frame has begun and not ended. Line ends between packets do not begin a frame.

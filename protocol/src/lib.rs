@@ -33,6 +33,7 @@ mod json;
 mod key;
 mod legacy;
 mod packet;
+mod pieces;
 mod registry;
 mod route;
 mod secret;
@@ -49,6 +50,7 @@ pub use json::{Members, TooDeep, check_depth, is_one_value};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, WindowFull};
 pub use packet::{Packet, PacketError, Text, Version};
+pub use pieces::{MAX_JOINED_BYTES, MAX_PIECES};
 pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, KnownNode, LeaveReason, ListUpdate,
     ListUpdateError, ListedHost, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions,

@@ -13,7 +13,20 @@ const LIMIT: usize = 200;
 
 /// All frames of a stream that arrives in the given pieces, up to its first error.
 fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Bytes>, Option<FrameTooLarge>) {
+    decode_by(FrameDecoder::new(LIMIT), chunks)
+}
+
+/// The same, of a peer of version 1, whose cut packets are joined.
+fn decode_joined<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Bytes>, Option<FrameTooLarge>) {
     let mut decoder = FrameDecoder::new(LIMIT);
+    decoder.join_pieces(true);
+    decode_by(decoder, chunks)
+}
+
+fn decode_by<'a>(
+    mut decoder: FrameDecoder,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Bytes>, Option<FrameTooLarge>) {
     let mut frames = Vec::new();
     for chunk in chunks {
         decoder.buffer().extend_from_slice(chunk);
@@ -36,6 +49,9 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         Just(vec![0xB6]),
         Just("\u{AD76}가능".as_bytes().to_vec()),
         Just(br#"{"uri":"/g","key":1}"#.to_vec()),
+        Just(r#"{"uri":"/¶","key":1}"#.as_bytes().to_vec()),
+        Just(br#"{"a":""#.to_vec()),
+        Just(br#"\"}"#.to_vec()),
         vec(any::<u8>(), 0..40),
     ];
     vec(piece, 0..30).prop_map(|pieces| pieces.concat())
@@ -73,6 +89,28 @@ proptest! {
         let whole = decode([&bytes[..]]);
         prop_assert_eq!(&decode(pieces(&bytes, &cuts)), &whole);
         prop_assert_eq!(&decode(bytes.chunks(1)), &whole);
+    }
+
+    /// Row E4: the same where packets are joined.
+    #[test]
+    fn e4_any_chunking_gives_the_same_joined_frames(bytes in stream(), cuts in vec(any::<usize>(), 0..20)) {
+        let whole = decode_joined([&bytes[..]]);
+        prop_assert_eq!(&decode_joined(pieces(&bytes, &cuts)), &whole);
+        prop_assert_eq!(&decode_joined(bytes.chunks(1)), &whole);
+    }
+
+    /// Rows E4 and E5: packets of a writer that does not escape `¶` come out as they went in.
+    #[test]
+    fn e4_e5_raw_delimiters_in_texts_do_no_harm(values in vec(vec("[a-z가¶\"\\\\{}]{0,6}", 0..3), 0..6)) {
+        let mut decoder = FrameDecoder::new(1 << 20);
+        decoder.join_pieces(true);
+        let packets: Vec<_> = values.iter().map(|texts| serde_json::json!({ "a": texts })).collect();
+        packets.iter().for_each(|packet| decoder.buffer().extend_from_slice(format!("{packet}¶").as_bytes()));
+        let mut read = Vec::new();
+        while let Some(frame) = decoder.next_frame()? {
+            read.push(serde_json::from_slice::<serde_json::Value>(&frame)?);
+        }
+        prop_assert_eq!(read, packets);
     }
 
     #[test]
