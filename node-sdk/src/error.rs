@@ -137,7 +137,7 @@ pub enum CallError {
     Refused {
         /// An HTTP status code; 500 for any error of a version 1 node.
         status: u16,
-        /// A stable word; `old_error` for version 1 nodes.
+        /// A stable word; `errorcode_` and the code for version 1 nodes.
         reason: String,
         /// For a person.
         message: String,

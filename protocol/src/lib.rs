@@ -5,8 +5,8 @@
 //! value or an error. `docs/PROTOCOL.md` describes what this crate implements.
 //!
 //! Bytes from a connection go through a [`FrameDecoder`], and each frame through the reader of what
-//! it may be: [`Packet`] for any packet, [`Request`] for calls, [`ListUpdate`] for lists and
-//! deltas. Functions called `write_…` append one packet to a buffer, ready to send.
+//! it may be: [`Packet`] for any packet, [`Request`] for calls, [`ListUpdate`] for lists and deltas.
+//! Functions called `write_…` append one packet to a buffer, ready to send.
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -40,7 +40,7 @@ mod secret;
 
 pub use address::{AdvertisedError, HostName, HostPort, HostPortError};
 pub use call::{
-    ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, PART_URI, Part, PartWriter, Request, Response,
+    ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, LegacyAnswer, PART_URI, Part, PartWriter, Request, Response,
     ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part,
     read_credit, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
     write_response,

@@ -43,9 +43,15 @@ pub struct Packet<'a> {
     /// Version 1 responses: 0 means success.
     #[serde(borrow, default)]
     pub errorcode: Option<&'a RawValue>,
+    /// The same, as some services spell it.
+    #[serde(borrow, default, rename = "errorCode")]
+    pub error_code: Option<&'a RawValue>,
     /// Version 1 responses: text for people.
     #[serde(borrow, default)]
     pub errormessage: Option<&'a RawValue>,
+    /// The same, as some services spell it.
+    #[serde(borrow, default, rename = "errorMessage")]
+    pub error_message: Option<&'a RawValue>,
     /// Version 1 responses: the data, if there is any.
     #[serde(borrow, default)]
     pub results: Option<&'a RawValue>,

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Packet, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, success_parts};
+use protocol::{LegacyAnswer, Packet, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, success_parts};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::error::CallError;
 
@@ -68,13 +69,20 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
         let message = answer.message.unwrap_or_default().into_owned();
         return Err(ResponseError::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
     }
-    let read = match (answer.body, answer.version) {
-        (Some(body), _) => serde_json::from_str(body.get()),
-        // Old services put data beside the key when there is no `results`.
-        (None, Version::V1) => serde_json::from_slice(&raw.frame),
-        (None, Version::V2) => serde_json::from_str("null"),
+    let read = match answer.version {
+        Version::V1 => read_legacy(&raw.frame),
+        Version::V2 => serde_json::from_str(answer.body.map_or("null", RawValue::get)),
     };
     read.map_err(ResponseError::Unreadable)
+}
+
+/// Reads all that a version 1 answer holds, or only its `results` if that is what fits.
+fn read_legacy<T: DeserializeOwned>(frame: &[u8]) -> Result<T, serde_json::Error> {
+    let Some(LegacyAnswer { all, results }) = LegacyAnswer::parse(frame) else { return serde_json::from_slice(frame) };
+    match (serde_json::from_str(&all), results) {
+        (Err(_), Some(results)) => serde_json::from_str(results),
+        (read, _) => read,
+    }
 }
 
 /// Whether a response says that its node has done nothing: it is overloaded, or not the one that

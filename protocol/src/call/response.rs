@@ -7,6 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::legacy_answer::{failure, is_failure};
 use crate::json::{number_prefix, put_number, put_text};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
@@ -18,20 +19,18 @@ pub struct Response<'a> {
     pub version: Version,
     /// An HTTP status; 200 when the sender does not state one.
     pub status: u16,
-    /// A stable word for the failure, in version 2.
+    /// A stable word for the failure; in version 1 it is made of the code.
     pub reason: Option<Cow<'a, str>>,
     /// A text for people.
     pub message: Option<Cow<'a, str>>,
-    /// The data, if there is any.
+    /// The data, if there is any. [`LegacyAnswer`](crate::LegacyAnswer) tells of version 1 answers
+    /// that have more than `results`.
     pub body: Option<&'a RawValue>,
     /// When to try again, if the sender says so.
     pub retry_after: Option<Duration>,
 }
 
 impl<'a> Response<'a> {
-    /// The status of a failed version 1 response: its codes have no common meaning.
-    const OLD_ERROR: u16 = 500;
-
     /// Reads a response from its packet.
     pub fn from_packet(packet: &Packet<'a>) -> Self {
         #[derive(Deserialize)]
@@ -64,12 +63,13 @@ impl<'a> Response<'a> {
                 }
             }
             None => {
-                let failed = packet.errorcode.is_some_and(|code| !matches!(code.get(), "0" | "\"0\"" | "null"));
-                let message = packet.errormessage.map(RawValue::get);
+                let code = [packet.errorcode, packet.error_code].into_iter().find(|code| is_failure(*code)).flatten();
+                let (status, reason) = code.map(|code| failure(code.get())).unzip();
+                let message = packet.errormessage.or(packet.error_message).map(RawValue::get);
                 Self {
                     version: Version::V1,
-                    status: if failed { Self::OLD_ERROR } else { 200 },
-                    reason: None,
+                    status: status.unwrap_or(200),
+                    reason,
                     message: message
                         .map(|text| serde_json::from_str::<Text<'_>>(text).map_or_else(|_| text.into(), |text| text.0)),
                     body: packet.results,
@@ -264,6 +264,8 @@ mod tests {
             (r#"{"key":1,"errorcode":1,"errormessage":"no data"}"#, 500, Some("no data"), None),
             (r#"{"key":4,"errorcode":0,"errormessage":"success","results":[1]}"#, 200, Some("success"), Some("[1]")),
             (r#"{"key":4,"userid":3}"#, 200, None, None),
+            (r#"{"key":1,"errorCode":1,"errorMessage":"no data"}"#, 500, Some("no data"), None),
+            (r#"{"key":1,"errorcode":0,"errorCode":"404"}"#, 404, None, None),
             (r#"{"key":4,"errorcode":{"a":1},"errormessage":{}}"#, 500, Some("{}"), None),
             (r#"{"key":4,"params":[1],"$":{}}"#, 200, None, Some("[1]")),
             (r#"{"key":4,"$":{"s":404,"r":"no","m":"none"}}"#, 404, Some("none"), None),
