@@ -7,8 +7,8 @@ use net::address_group;
 
 /// How many times as much as stays free one address may hold. Alone it has half of the space, two
 /// have a third each, and something is always left for the next: the dynamic threshold of Choudhury
-/// and Hahne, known from the buffers of switches. With its 256 connections an address has 16 KiB
-/// for each node in half of the default list.
+/// and Hahne, known from the buffers of switches. With its 256 connections an address has 16 KiB for
+/// each node in half of the default list.
 const MAX_TIMES_FREE: usize = 1;
 
 /// Bytes that are held, by [address group](address_group).

@@ -2,6 +2,7 @@
 //! last changes. It decides nothing: the registry asks, and the table answers.
 
 pub(crate) mod address_shares;
+mod awaited;
 mod changelog;
 mod difference;
 pub(crate) mod interests;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 
 use crate::entries::address_shares::AddressShares;
+use crate::entries::awaited::AwaitedEntries;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 use crate::entries::changelog::{Change, Changelog, EntryChange};
 pub(crate) use crate::entries::difference::Difference;
@@ -35,7 +37,7 @@ pub(crate) struct EntryTable {
     /// The entry of each version 2 instance.
     instances: HashMap<Box<str>, u64>,
     /// The entries of version 1 nodes that are expected back.
-    awaited: HashMap<NodeIdentity, u64>,
+    awaited: AwaitedEntries,
     offers: Offers,
     /// How many entries each identity has, by its hash.
     identity_counts: HashMap<u64, u32>,
@@ -98,7 +100,7 @@ impl EntryTable {
             entries: BTreeMap::new(),
             sessions: HashMap::new(),
             instances: HashMap::new(),
-            awaited: HashMap::new(),
+            awaited: AwaitedEntries::default(),
             offers: Offers::default(),
             identity_counts: HashMap::new(),
             hasher: RandomState::new(),
@@ -142,7 +144,7 @@ impl EntryTable {
     pub(crate) fn is_awaited(&self, record: &Record) -> bool {
         match &record.instance {
             Some(instance) => self.instances.contains_key(instance),
-            None => self.awaited.contains_key(&record.identity()),
+            None => self.awaited.has(&record.identity()),
         }
     }
 
@@ -212,14 +214,14 @@ impl EntryTable {
             }
         }
         let identity = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
-        let kept = || if instance.is_none() { self.awaited.get(&identity).copied() } else { None };
+        let kept = || if instance.is_none() { self.awaited.first(&identity) } else { None };
         let known = own.or(of_instance).or_else(kept);
         let id = known.unwrap_or(self.next_id);
         self.next_id = self.next_id.max(id + 1);
         let record = Record::new(id, registration, host);
         let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
         self.sessions.insert(session, id);
-        self.awaited.remove(&identity);
+        self.awaited.remove(&identity, id);
         let entrance = match &before {
             Some(before) if before.is_listed_as(&record) => RegisterOutcome::Unchanged,
             Some(_) => RegisterOutcome::Updated,
@@ -400,10 +402,7 @@ impl EntryTable {
 
     fn remove(&mut self, id: u64, reason: LeaveReason) -> Option<Arc<Record>> {
         let record = self.detach(id)?;
-        let identity = record.identity();
-        if self.awaited.get(&identity) == Some(&id) {
-            self.awaited.remove(&identity);
-        }
+        self.awaited.remove(&record.identity(), id);
         self.log_change(id, Some(Arc::clone(&record)), reason);
         Some(record)
     }

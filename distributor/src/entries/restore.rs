@@ -31,12 +31,12 @@ impl EntryTable {
             let identity = record.identity();
             let known = match &record.instance {
                 Some(instance) => self.instances.get(instance).copied(),
-                None => self.awaited.get(&identity).copied(),
+                None => self.awaited.first(&identity),
             };
             let id = known.unwrap_or(self.next_id);
             self.next_id = self.next_id.max(id + 1);
             self.sessions.insert(session, id);
-            self.awaited.remove(&identity);
+            self.awaited.remove(&identity, id);
             let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
             self.insert(Record { id, ..(**record).clone() }, Owner::Session(session));
             self.log_change(id, before, LeaveReason::Changed);

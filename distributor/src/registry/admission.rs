@@ -256,8 +256,15 @@ impl Registry {
             self.supersede_deferred(session, instance);
         }
         let registered = self.entries.register(session, registration, host);
+        let since = match (registered.entrance, registered.superseded) {
+            (RegisterOutcome::Joined, _) => Some(now),
+            // The instance goes on, over another connection.
+            (_, Some(superseded)) => self.tenures.get(&superseded).map_or(Some(now), |tenure| tenure.since),
+            // The entry was kept for it.
+            (RegisterOutcome::Updated | RegisterOutcome::Unchanged, None) => None,
+        };
         let listed = self.entries.revision();
-        let tenure = self.tenures.entry(session).or_insert(Tenure { since: now, listed, updates: None });
+        let tenure = self.tenures.entry(session).or_insert(Tenure { since, listed, updates: None });
         match registered.entrance {
             RegisterOutcome::Joined | RegisterOutcome::Updated => tenure.listed = listed,
             RegisterOutcome::Unchanged => {}

@@ -1,12 +1,13 @@
 //! Registrations that wait to be listed, because their nodes come and go, or change, too often.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use protocol::Registration;
 
-use crate::entries::SessionId;
 use crate::entries::address_shares::AddressShares;
+use crate::entries::{NodeIdentity, SessionId};
 use crate::registry::Registry;
 use crate::registry::admission::instance_of;
 
@@ -15,6 +16,8 @@ use crate::registry::admission::instance_of;
 pub(super) struct DeferredRegistrations {
     by_session: BTreeMap<SessionId, Deferred>,
     by_instance: HashMap<Box<str>, SessionId>,
+    /// How many of them have each identity.
+    by_identity: HashMap<NodeIdentity, u32>,
     /// Bytes of the entries that they would have.
     shares: AddressShares,
 }
@@ -28,6 +31,13 @@ pub(super) struct Deferred {
     pub(super) bytes: usize,
     pub(super) since: Instant,
     pub(super) until: Instant,
+}
+
+impl Deferred {
+    /// What makes it the same node when it comes again without an instance.
+    pub(super) fn identity(&self) -> NodeIdentity {
+        (self.host.as_str().into(), self.registration.port, self.registration.name.as_str().into())
+    }
 }
 
 impl DeferredRegistrations {
@@ -49,6 +59,11 @@ impl DeferredRegistrations {
         self.by_session.get(&session)
     }
 
+    /// Whether one of them has this identity.
+    pub(super) fn has_identity(&self, identity: &NodeIdentity) -> bool {
+        self.by_identity.contains_key(identity)
+    }
+
     /// The session on which this instance waits.
     pub(super) fn session_of(&self, instance: &str) -> Option<SessionId> {
         self.by_instance.get(instance).copied()
@@ -60,6 +75,7 @@ impl DeferredRegistrations {
             self.by_instance.insert(instance.into(), session);
         }
         self.shares.add(&deferred.host, deferred.bytes);
+        *self.by_identity.entry(deferred.identity()).or_default() += 1;
         self.by_session.insert(session, deferred);
     }
 
@@ -67,6 +83,12 @@ impl DeferredRegistrations {
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Deferred> {
         let deferred = self.by_session.remove(&session)?;
         self.shares.remove(&deferred.host, deferred.bytes);
+        if let Entry::Occupied(mut count) = self.by_identity.entry(deferred.identity()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         if let Some(instance) = instance_of(&deferred.registration)
             && self.by_instance.get(instance) == Some(&session)
         {

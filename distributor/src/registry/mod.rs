@@ -89,7 +89,8 @@ struct Targets {
 
 #[derive(Debug)]
 struct Tenure {
-    since: Instant,
+    /// `None` when it began before this Distributor, or before the node was lost among many.
+    since: Option<Instant>,
     /// The state that first showed what it has registered now. Nodes with interests are not told of
     /// later ones that do not concern them.
     listed: Revision,
@@ -175,8 +176,8 @@ impl Registry {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
 
-    /// Bytes of the list that the address with the most of it has, and that one address may have
-    /// now. This machine is excepted.
+    /// Bytes of the list that the address with the most of it has, and that one address may have now.
+    /// This machine is excepted.
     pub(crate) fn largest_share(&self) -> (usize, usize) {
         let free = self.config.max_list_bytes.saturating_sub(self.bytes().0);
         (self.entries.shares().largest_with(self.deferred.shares()), share_of(free))
@@ -248,8 +249,7 @@ impl Registry {
         if let Some(deferred) = self.deferred.remove(session)
             && tenure.is_none()
         {
-            let identity = Record::new(0, &deferred.registration, &deferred.host).identity();
-            self.penalise_short_stay(now, &identity, now.saturating_duration_since(deferred.since));
+            self.penalise_short_stay(now, &deferred.identity(), now.saturating_duration_since(deferred.since));
             return None;
         }
         let record = Arc::clone(self.entries.record_of(session)?);
@@ -261,7 +261,8 @@ impl Registry {
             let why = format!("{}, as did many others at once", reason.as_str());
             self.history.record(now, self.revision().rev, &record, "kept", why);
         } else {
-            let stay = tenure.map_or(Duration::MAX, |tenure| now.saturating_duration_since(tenure.since));
+            let since = tenure.and_then(|tenure| tenure.since);
+            let stay = since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
             self.entries.remove_session(session, reason);
             self.penalise_short_stay(now, &record.identity(), stay);
             self.history.record(now, self.revision().rev, &record, "left", reason.as_str());
@@ -269,10 +270,11 @@ impl Registry {
         Some(Removal { record, is_retained })
     }
 
-    /// An instance has left. As long as another entry has the same identity, the one that left was
-    /// an impostor of it or its predecessor, and the next join must not wait for that.
+    /// An instance has left. As long as another one of the same identity is listed, or waits to be,
+    /// the one that left was an impostor of it, its predecessor, or one of several workers of one
+    /// place. The next join must not wait for that: a place counts when it empties.
     fn penalise_short_stay(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
-        if !self.entries.has_identity(identity) {
+        if !self.entries.has_identity(identity) && !self.deferred.has_identity(identity) {
             self.damping.penalise(now, identity, stay);
         }
     }

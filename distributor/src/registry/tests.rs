@@ -322,10 +322,9 @@ fn bc3_an_impostor_that_flaps_does_not_defer_the_real_node() {
         let params = format!(r#"{{"port":7,"name":"n7","$":{{"id":"other{round}"}}}}"#);
         let registration =
             Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
-        // Not long before the real one leaves, or what it costs would have faded.
-        let now = scene.at(19_900);
+        let now = scene.at(100);
         scene.registry.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
-        scene.leave(19_900, 50 + round, LeaveReason::Leave);
+        scene.leave(100, 50 + round, LeaveReason::Leave);
     }
     scene.leave(20_000, 1, LeaveReason::Closed);
     assert_eq!(scene.register(20_100, 2, 7), new());
@@ -647,4 +646,98 @@ fn a_refused_registration_changes_nothing() {
     assert!(scene.registry.interest_budget().used() >= 100, "while the session is registered");
     scene.leave(0, 1, LeaveReason::Closed);
     assert_eq!(scene.registry.interest_budget().used(), 0);
+}
+
+#[test]
+fn e2_a_place_that_empties_at_one_moment_is_one_strike() {
+    for (workers, version) in [(4, Version::V1), (3, Version::V2)] {
+        let mut scene = RegistryScene::new();
+        let register = |scene: &mut RegistryScene, ms: u64, session: u64| {
+            if version == Version::V1 {
+                scene.register_old(ms, session, 7);
+                return;
+            }
+            let params = format!(r#"{{"port":7,"name":"old","$":{{"id":"worker{session}"}}}}"#);
+            let params = serde_json::from_str(&params).unwrap();
+            let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+            let now = scene.at(ms);
+            scene.registry.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
+        };
+        for round in 0..6 {
+            let (begin, first) = (round * 1000, round * 100);
+            (0..workers).for_each(|worker| register(&mut scene, begin, first + worker));
+            // Twice they are back at once, and a third time within 16 s is flapping.
+            let listed = scene.listed().matches("old").count();
+            assert_eq!(listed, if round < 3 { workers as usize } else { 0 }, "{version:?} {round}");
+            (0..workers).for_each(|worker| drop(scene.leave(begin + 500, first + worker, LeaveReason::Closed)));
+        }
+    }
+}
+
+#[test]
+fn e2_workers_that_wait_to_be_listed_and_go_are_one_strike() {
+    let mut scene = RegistryScene::new();
+    for round in 0..3 {
+        scene.register_old(round * 100, round, 7);
+        scene.leave(round * 100, round, LeaveReason::Closed);
+    }
+    let delay = |scene: &RegistryScene, ms| {
+        let identity = (Box::from("::1"), 7, Box::from("old"));
+        scene.registry.damping.delay(scene.at(ms), &identity).unwrap_or_default()
+    };
+    let before = delay(&scene, 1000);
+    (10..14).for_each(|session| scene.register_old(1000, session, 7));
+    (10..14).for_each(|session| drop(scene.leave(1000, session, LeaveReason::Closed)));
+    let more = delay(&scene, 1000) - before;
+    assert!(more > Duration::ZERO && more < Duration::from_secs(5), "one strike, not four: {more:?}");
+}
+
+/// A registry that has restored what another one knew: four workers of one place, and a node that
+/// hands it over.
+fn restored_workers() -> RegistryScene {
+    let mut before = RegistryScene::new();
+    (1..=4).for_each(|session| before.register_old(0, session, 7));
+    before.register(0, 5, 1).unwrap();
+    let have = before.registry.revision();
+    let mut packets = BytesMut::new();
+    let records: Vec<_> = before.registry.entries.records().cloned().collect();
+    let entries = records.iter().map(|record| (record.id, &*record.entry));
+    protocol::write_copy(&mut packets, have, before.registry.entries.digest(), entries);
+    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let part = protocol::read_copy(&packet).unwrap();
+    let mut scene = RegistryScene::new();
+    let options =
+        RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
+    scene.registry.entries = EntryTable::new(200);
+    // One of the workers is back before the list is.
+    scene.register_old(10, 101, 7);
+    scene.register_with(10, 105, 1, "", &options).unwrap();
+    assert_eq!(scene.run_due(110).copy_from, Some(SessionId(105)));
+    assert!(scene.registry.restore_part(scene.at(120), SessionId(105), &part));
+    scene
+}
+
+#[test]
+fn e13_workers_of_one_place_are_back_in_their_own_entries_after_a_restart() {
+    let mut scene = restored_workers();
+    let ids = |scene: &RegistryScene| scene.registry.entries.records().map(|record| record.id).collect::<Vec<_>>();
+    let before = ids(&scene);
+    assert_eq!((before.len(), scene.registry.entries.retained_len()), (5, 3));
+    (102..=104).for_each(|session| scene.register_old(1000, session, 7));
+    assert_eq!((ids(&scene), scene.registry.entries.retained_len()), (before, 0), "none stands twice");
+    scene.register_old(1000, 106, 7);
+    assert_eq!(scene.registry.nodes(), 6, "a fifth worker is one more");
+    scene.run_due(60_000);
+    assert_eq!(scene.registry.nodes(), 6);
+}
+
+#[test]
+fn e2_time_before_a_restart_counts() {
+    let mut scene = restored_workers();
+    (102..=104).for_each(|session| scene.register_old(1000, session, 7));
+    for round in 0..3 {
+        (101..=104).for_each(|session| drop(scene.leave(2000 + round, session, LeaveReason::Closed)));
+        (101..=104).for_each(|session| scene.register_old(2000 + round, session, 7));
+        assert_eq!(scene.listed().matches("old").count(), 4, "{round}");
+    }
 }
