@@ -32,8 +32,9 @@ pub(crate) struct FrameCounts {
 pub(crate) enum Command {
     /// Nothing to do, or nothing that this peer may be told.
     Ignore,
-    /// A version 1 node's registration is refused. The node may not be told, so it is logged.
-    RejectSilently(Rejection),
+    /// A version 1 peer's registration is not taken. The peer may not be told, so it is logged; and
+    /// it is told of changes all the same, as version 1 tells every peer that registers.
+    FollowOnly(Rejection),
     /// Register, or replace the registration.
     Register(Box<Registration>, RegisterOptions),
     /// Send the list under this key.
@@ -115,7 +116,7 @@ impl CommandReader {
                     match self.version {
                         Version::V1 => {
                             self.counts.ignored += 1;
-                            Command::RejectSilently(rejection)
+                            Command::FollowOnly(rejection)
                         }
                         Version::V2 => self.refuse(packet.key, rejection),
                     }
@@ -234,7 +235,7 @@ mod tests {
             .iter()
             .map(|frame| match reader.read(now, frame.as_bytes(), &Config::default()) {
                 Command::Ignore => "ignore".to_owned(),
-                Command::RejectSilently(rejection) => format!("overlook {}", rejection.reason),
+                Command::FollowOnly(rejection) => format!("overlook {}", rejection.reason),
                 Command::Register(registration, _) => format!("register {}", registration.name),
                 Command::GetList(key) => format!("ask {key}"),
                 Command::Leave => "leave".to_owned(),

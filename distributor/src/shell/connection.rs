@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use net::{BacklogPoller, FrameReader, MAX_ESCAPED_BYTES, Socket, TimeSlice, escaped, sleep_until_opt};
-use protocol::{LeaveReason, WindowFull};
+use protocol::{LeaveReason, Version, WindowFull};
 use tokio::io::{Interest, Ready};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -54,8 +54,11 @@ pub(super) enum ConnectionEnd {
 pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
     let session = &guard.session;
     let config = &guard.shared().config;
+    let mut frames = FrameReader::new(config.max_frame_bytes);
+    // Until it shows version 2, whose writers escape `¶`.
+    frames.join_pieces(true);
     let mut reader = PeerReader {
-        frames: FrameReader::new(config.max_frame_bytes),
+        frames,
         commands: CommandReader::new(),
         read_before: false,
         registered: false,
@@ -77,6 +80,9 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
     guard.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
     let FrameCounts { packets, ignored, blank, strikes } = reader.commands.counts;
+    // A version 1 peer that follows takes any packet for the list: one that says why it is cut
+    // would tell a gateway to forget all of its routes. A plain close tells it to come back.
+    let takes_words = reader.commands.version() == Version::V2 || !reader.registered;
     // Other connections wait for the memory of its packet.
     drop(reader);
     let is_lost = session.outbox().is_mid_packet() || matches!(end, ConnectionEnd::CutByRegistry(_));
@@ -111,8 +117,9 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
     }
+    let words = takes_words.then_some((status, reason, message.as_str()));
     // A packet behind an unfinished one would be part of it.
-    let heard = !session.outbox().is_mid_packet() && farewell(&guard, status, reason, &message).await;
+    let heard = !session.outbox().is_mid_packet() && farewell(&guard, words).await;
     if !heard && is_lost {
         abort(&session.stream);
     }
@@ -224,7 +231,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
             return ConnectionEnd::Slow;
         }
         if is_over(has_room_until) && guard.shared().incoming_budget.is_short() {
-            return ConnectionEnd::Rejected(takes_too_long());
+            return ConnectionEnd::Rejected(takes_too_long(reader.frames.buffered()));
         }
         let looks = [keeps_until, has_room_until].into_iter().flatten();
         let look_again = looks.map(|until| if until <= now { now + LOOK_AGAIN } else { until }).min();
@@ -285,8 +292,8 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                 if is_due(write_deadline) {
                     return ConnectionEnd::Stalled;
                 }
-                if is_due(frame_deadline) {
-                    return ConnectionEnd::Rejected(takes_too_long());
+                if is_due(frame_deadline) && !reader.give_up_pieces() {
+                    return ConnectionEnd::Rejected(takes_too_long(reader.frames.buffered()));
                 }
                 if is_due(register_deadline) {
                     return ConnectionEnd::Rejected(Rejection::new(
@@ -303,8 +310,11 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
     }
 }
 
-fn takes_too_long() -> Rejection {
-    Rejection::new(408, "frame_timeout", "a packet took too long from its first byte to its last")
+fn takes_too_long(begun: &[u8]) -> Rejection {
+    // Writers of some dialects end their packets otherwise.
+    let (bytes, end) = (begun.len(), begun.last().map_or_else(String::new, |last| last.escape_ascii().to_string()));
+    let what = format!("a packet took too long: {bytes} bytes without ¶, which end in '{end}'");
+    Rejection::new(408, "frame_timeout", what)
 }
 
 /// What a socket error says about the peer.

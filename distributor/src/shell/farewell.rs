@@ -20,14 +20,17 @@ const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of one such read.
 const LINGER_READ_BYTES: usize = 16 * 1024;
 
-/// Says why, once and without waiting for a peer that does not read, and closes. Returns whether
-/// the peer has closed too.
-pub(super) async fn farewell(guard: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
+/// Says why (status, reason and message) if the peer may be told, once and without waiting for a
+/// peer that does not read, and closes. Returns whether the peer has closed too.
+pub(super) async fn farewell(guard: &SessionGuard, words: Option<(u16, &str, &str)>) -> bool {
     let stream = &guard.session.stream;
     let mut out = BytesMut::new();
-    write_refusal(&mut out, None, status, reason, message, None);
+    if let Some((status, reason, message)) = words {
+        write_refusal(&mut out, None, status, reason, message, None);
+    }
     let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);
-    if stream.try_write(&out).is_err() || stream.tcp().is_none_or(|stream| shut(stream).is_err()) {
+    let is_told = || out.is_empty() || stream.try_write(&out).is_ok();
+    if !is_told() || stream.tcp().is_none_or(|stream| shut(stream).is_err()) {
         return false;
     }
     let mut left = LINGER_BYTES;

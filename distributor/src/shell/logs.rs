@@ -112,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Logs that a node is not listed. A version 1 node is told nothing, so its operators find the
+    /// Logs that a peer is not listed. A version 1 peer is not told why, so its operators find the
     /// reason here.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, rejection: &Rejection) {
         let Rejection { reason, message, .. } = rejection;

@@ -11,7 +11,7 @@ use protocol::{
 };
 use socket2::SockRef;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
 use crate::peer::outbox::Reply;
@@ -118,7 +118,10 @@ impl PeerReader {
                 return Ok(false);
             }
             None => match self.frames.next_frame() {
-                Ok(Some(frame)) => frame,
+                Ok(Some(frame)) => {
+                    self.warn_of_pieces(guard);
+                    frame
+                }
                 Ok(None) => return Ok(false),
                 Err(too_large) => {
                     return Err(ConnectionEnd::Rejected(Rejection::new(413, "frame_too_large", too_large.to_string())));
@@ -135,9 +138,10 @@ impl PeerReader {
         let version = self.commands.version();
         match self.commands.read(now.into_std(), &frame, config) {
             Command::Ignore => {}
-            Command::RejectSilently(rejection) => {
+            Command::FollowOnly(rejection) => {
                 guard.shared().counters.refused(rejection.status, rejection.reason);
                 guard.shared().warn_of_refusal(session.peer, &rejection);
+                self.follow_only(guard);
             }
             Command::Register(registration, options) => self.place(guard, *registration, options),
             Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
@@ -172,8 +176,28 @@ impl PeerReader {
         }
         if version == Version::V1 && self.commands.version() == Version::V2 {
             tune_for_changes(&session.stream);
+            self.frames.join_pieces(false);
         }
         Ok(true)
+    }
+
+    /// The rest of a packet that a raw `¶` has cut does not come: its first piece is handled as it
+    /// is. Returns whether there was one.
+    pub(super) fn give_up_pieces(&mut self) -> bool {
+        let piece = self.frames.give_up_pieces().map(|piece| (piece, Instant::now()));
+        let is_given_up = piece.is_some();
+        self.waiting = piece.or_else(|| self.waiting.take());
+        is_given_up
+    }
+
+    fn warn_of_pieces(&self, guard: &SessionGuard) {
+        let pieces = self.frames.pieces();
+        if pieces > 1
+            && let Some(held_back) = guard.shared().warnings.allow("raw_delimiter", Instant::now().into_std())
+        {
+            let peer = guard.session.peer;
+            warn!(%peer, pieces, held_back, "a packet of this node was cut by a raw ¶ in a text; its pieces were joined");
+        }
     }
 
     /// Finds out where a node is to be listed, and registers it.
@@ -229,7 +253,12 @@ impl PeerReader {
                 self.registered = true;
                 admission.notice()
             }
-            Err(refused) => refused.refusal(),
+            Err(refused) => {
+                if version == Version::V1 {
+                    self.follow_only(guard);
+                }
+                refused.refusal()
+            }
         };
         let Some(Refusal { status, reason, message, retry_after }) = refusal else { return };
         let rejection = Rejection::new(status, reason, message);
@@ -241,6 +270,13 @@ impl PeerReader {
             Version::V1 => guard.shared().counters.refused(status, reason),
             Version::V2 => self.refuse(guard, None, &rejection, retry_after),
         }
+    }
+
+    /// A version 1 peer that is not listed hears of changes: an earlier registration of it stands,
+    /// or it is a gateway whose entry no other peer needs.
+    fn follow_only(&mut self, guard: &SessionGuard) {
+        self.registered = true;
+        guard.follow_only();
     }
 
     fn refuse(&self, guard: &SessionGuard, key: Option<&Key>, rejection: &Rejection, after: Option<Duration>) {

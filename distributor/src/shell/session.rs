@@ -82,6 +82,11 @@ impl SessionGuard {
         self.shared.register(&self.session, registration, version, options)
     }
 
+    /// From now on a version 1 peer whose registration is not taken is told of changes.
+    pub(crate) fn follow_only(&self) {
+        self.shared.follow_only(&self.session);
+    }
+
     /// Takes the registration away while the connection lives on.
     pub(crate) fn unregister(&self, reason: LeaveReason) {
         self.session.outbox().unfollow();

@@ -301,6 +301,21 @@ impl Shared {
         Ok(admission)
     }
 
+    /// A version 1 peer is told of changes from now on, and is not listed. It counts as a
+    /// connection that has registered nothing: it makes room for others.
+    pub(super) fn follow_only(&self, session: &Arc<Session>) {
+        let mut outbox = session.outbox();
+        let mut state = self.lock();
+        let followers = &mut state.followers[index(Version::V1)];
+        if followers.all.insert(session.id, Arc::clone(session)).is_some() {
+            return;
+        }
+        followers.new.push(Arc::clone(session));
+        outbox.follow(Version::V1, None);
+        drop((state, outbox));
+        self.changed[index(Version::V1)].notify_one();
+    }
+
     pub(super) fn remove_session(&self, session: &Session, reason: LeaveReason) {
         let mut state = self.lock();
         for followers in &mut state.followers {

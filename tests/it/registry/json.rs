@@ -125,7 +125,10 @@ async fn js1_three_strikes_and_out() {
     old.send("{¶}¶").await;
     assert_eq!(old.ask(1).await.len(), 1, "two strikes are forgiven, in silence");
     old.send("]¶").await;
-    assert_eq!(old.rejection_reason().await, "bad_json");
+    assert_eq!(old.last_packet().await, None, "e17: an empty list with the reason would make it forget its routes");
+    let mut stranger = cluster.peer().await;
+    stranger.send("{¶}¶]¶").await;
+    assert_eq!(stranger.rejection_reason().await, "bad_json");
 }
 
 #[tokio::test]
