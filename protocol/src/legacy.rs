@@ -62,6 +62,12 @@ impl ReadWindow {
         self.written
     }
 
+    /// The bytes that the peer was seen to have read, of [`written`](Self::written). `None` when
+    /// its socket cannot be observed.
+    pub fn read(&self) -> Option<u64> {
+        self.read_time.is_none().then_some(self.read)
+    }
+
     /// Records that the peer had at most `unread` bytes unread when `written` had been written.
     /// Returns whether the peer has read anything since the last call.
     pub fn confirm_read(&mut self, written: u64, unread: usize) -> bool {

@@ -296,6 +296,11 @@ impl Outbox {
         self.window.written()
     }
 
+    /// The bytes that the peer was seen to have read; `None` when its end cannot be looked at.
+    pub(crate) fn read(&self) -> Option<u64> {
+        self.window.read()
+    }
+
     /// The peer's end was seen, after `written` bytes, to have at most `unread` of them before it.
     /// Returns whether it has read anything since the last time.
     pub(crate) fn confirm_read(&mut self, written: u64, unread: usize) -> bool {

@@ -32,6 +32,7 @@ use crate::registry::history::History;
 use crate::registry::interest_budget::InterestBudget;
 use crate::registry::liveness::{Liveness, Verdict};
 use crate::registry::mass_loss::MassLoss;
+pub(crate) use crate::registry::suspicions::ReportOutcome;
 use crate::registry::suspicions::Suspicions;
 use crate::registry::unreachable::UnreachableNodes;
 pub(crate) use crate::registry::unreachable::UnreachableNotice;
@@ -289,7 +290,12 @@ impl Registry {
         };
         let id = self.entries.record_of(session).map(|record| record.id);
         let Some(record) = id.and_then(|id| self.entries.mark_suspect(id, suspect)) else { return false };
-        let why = if suspect { "no answer to a ping" } else { "it answers" };
+        let why = match (record.version, suspect) {
+            (Version::V1, true) => "it does not read its list",
+            (Version::V1, false) => "it reads its list",
+            (Version::V2, true) => "no answer to a ping",
+            (Version::V2, false) => "it answers",
+        };
         self.history.record(now, self.revision().rev, &record, event, why);
         true
     }

@@ -1,6 +1,6 @@
 //! Reports of peers about nodes that do not answer their calls.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,12 @@ const SUSPICION: Duration = Duration::from_secs(5);
 /// Version 1 nodes that were reported.
 const MAX_SUSPICIONS: usize = 1024;
 
+/// A version 1 node of which two peers say so again and again for this long is gone: it does not
+/// read, or no peer reaches it. One that lives after all registers again within a few seconds.
+const HUNG_AFTER: Duration = Duration::from_secs(30);
+/// Without a report for this long, a node begins anew.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
+
 /// Version 1 nodes about which something was reported, and who may report what.
 #[derive(Debug, Default)]
 pub(super) struct Suspicions {
@@ -33,18 +39,60 @@ pub(super) struct Suspicions {
 #[derive(Debug)]
 struct Suspicion {
     by: SessionId,
+    /// Until when that report counts, and the node is suspect if another peer has said the same.
     until: Instant,
+    is_suspect: bool,
+    /// Since when two peers have said so.
+    since: Option<Instant>,
+    forgiven_at: Instant,
+}
+
+/// What a report means for a version 1 node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspected {
+    /// One witness is none.
+    No,
+    Yes,
+    /// For too long.
+    Hung,
+}
+
+/// What is to be done after a report.
+#[derive(Debug, Default)]
+pub(crate) struct ReportOutcome {
+    /// Followers have to be told.
+    pub(crate) has_changed: bool,
+    /// Version 1 nodes that should show whether they read.
+    pub(crate) to_probe: Vec<SessionId>,
+    /// Version 1 nodes that are to be cut.
+    pub(crate) hung: Vec<SessionId>,
 }
 
 impl Suspicions {
     /// When the next suspicion is over.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.reported.values().map(|suspicion| suspicion.until).min()
+        let due = |one: &Suspicion| if one.is_suspect { one.until } else { one.forgiven_at };
+        self.reported.values().map(due).min()
     }
 
-    /// Removes those that are over, and returns their nodes.
+    /// Ends those that are over, and returns their nodes.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<u64> {
-        self.reported.extract_if(|_, suspicion| suspicion.until <= now).map(|(id, _)| id).collect()
+        let is_over = |one: &Suspicion| one.is_suspect && one.until <= now;
+        let over = self.reported.iter_mut().filter(|(_, one)| is_over(one));
+        let over = over.map(|(id, one)| {
+            one.is_suspect = false;
+            *id
+        });
+        let over = over.collect();
+        self.reported.retain(|_, one| one.is_suspect || now < one.forgiven_at);
+        over
+    }
+
+    /// The node was seen to read: it is not hung, though calls to it may fail.
+    pub(super) fn record_alive(&mut self, id: u64) {
+        if let Some(suspicion) = self.reported.get_mut(&id) {
+            suspicion.since = None;
+        }
     }
 
     #[cfg(test)]
@@ -52,15 +100,37 @@ impl Suspicions {
         self.probes.len()
     }
 
-    /// Whether a version 1 node is suspect, now that this peer has reported it: two peers have.
-    fn report(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
-        let known = self.reported.get(&id).filter(|known| now < known.until);
-        let is_second = known.is_some_and(|known| known.by != by);
-        if self.reported.len() < MAX_SUSPICIONS || known.is_some() {
-            let by = known.map_or(by, |known| known.by);
-            self.reported.insert(id, Suspicion { by, until: now + SUSPICION });
+    /// What a version 1 node is, now that this peer has reported it.
+    fn report(&mut self, now: Instant, by: SessionId, id: u64) -> Suspected {
+        let is_full = self.reported.len() >= MAX_SUSPICIONS;
+        let (until, forgiven_at) = (now + SUSPICION, now + FORGIVEN_AFTER);
+        let known = match self.reported.entry(id) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(_) if is_full => return Suspected::No,
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(Suspicion { by, until, is_suspect: false, since: None, forgiven_at });
+                return Suspected::No;
+            }
+        };
+        if known.forgiven_at <= now {
+            known.since = None;
         }
-        is_second
+        known.forgiven_at = forgiven_at;
+        let is_second = now < known.until && known.by != by;
+        if now >= known.until {
+            known.by = by;
+        }
+        known.until = until;
+        if !is_second {
+            return Suspected::No;
+        }
+        let since = *known.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= HUNG_AFTER {
+            self.reported.remove(&id);
+            return Suspected::Hung;
+        }
+        known.is_suspect = true;
+        Suspected::Yes
     }
 
     fn may_probe(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
@@ -85,11 +155,12 @@ impl Suspicions {
 
 impl Registry {
     /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a
-    /// while for each node. Returns whether anything has to be told at once.
-    pub(crate) fn report_failed(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> bool {
+    /// while for each node.
+    pub(crate) fn report_failed(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> ReportOutcome {
         let rev = self.revision().rev;
+        let mut outcome = ReportOutcome::default();
         if self.entries.record_of(by).is_none() {
-            return false;
+            return outcome;
         }
         for &id in failed.iter().take(MAX_REPORTED) {
             if !self.suspicions.may_probe(now, by, id) {
@@ -101,12 +172,26 @@ impl Registry {
                 self.liveness.probe(session);
                 continue;
             }
-            if self.suspicions.report(now, by, id)
-                && let Some(record) = self.entries.mark_suspect(id, true)
-            {
-                self.history.record(now, self.revision().rev, &record, "suspect", "calls to it failed, say two peers");
+            outcome.to_probe.push(session);
+            match self.suspicions.report(now, by, id) {
+                Suspected::No => {}
+                Suspected::Yes => {
+                    if let Some(record) = self.entries.mark_suspect(id, true) {
+                        let why = "calls to it failed, say two peers";
+                        self.history.record(now, self.revision().rev, &record, "suspect", why);
+                    }
+                }
+                Suspected::Hung => outcome.hung.push(session),
             }
         }
-        self.revision().rev != rev
+        outcome.has_changed = self.revision().rev != rev;
+        outcome
+    }
+
+    /// A version 1 node was seen to read what it is sent.
+    pub(crate) fn record_reading(&mut self, session: SessionId) {
+        if let Some(record) = self.entries.record_of(session) {
+            self.suspicions.record_alive(record.id);
+        }
     }
 }

@@ -580,9 +580,9 @@ fn reports_make_an_old_node_suspect_and_a_new_one_pinged() {
     let now = scene.at(10_000);
     let id = |scene: &RegistryScene, session| scene.registry.entries.record_of(SessionId(session)).unwrap().id;
     let old = id(&scene, 1);
-    assert!(!scene.registry.report_failed(now, SessionId(2), &[old, 999]));
-    assert!(!scene.registry.report_failed(now, SessionId(2), &[old]), "one witness is none");
-    assert!(scene.registry.report_failed(now, SessionId(3), &[old]));
+    assert!(!scene.registry.report_failed(now, SessionId(2), &[old, 999]).has_changed);
+    assert!(!scene.registry.report_failed(now, SessionId(2), &[old]).has_changed, "one witness is none");
+    assert!(scene.registry.report_failed(now, SessionId(3), &[old]).has_changed);
     assert!(scene.registry.entries.record(old).unwrap().suspect);
     scene.run_due(14_999);
     assert!(scene.registry.entries.record(old).unwrap().suspect);
@@ -739,5 +739,33 @@ fn e2_time_before_a_restart_counts() {
         (101..=104).for_each(|session| drop(scene.leave(2000 + round, session, LeaveReason::Closed)));
         (101..=104).for_each(|session| scene.register_old(2000 + round, session, 7));
         assert_eq!(scene.listed().matches("old").count(), 4, "{round}");
+    }
+}
+
+#[test]
+fn e18_an_old_node_that_two_peers_report_for_long_is_gone() {
+    let mut scene = RegistryScene::new();
+    scene.register_old(0, 1, 1);
+    scene.register_all(2..=3);
+    let id = scene.registry.entries.record_of(SessionId(1)).unwrap().id;
+    let report = |scene: &mut RegistryScene, ms: u64, by: u64| {
+        scene.run_due(ms);
+        let outcome = scene.registry.report_failed(scene.at(ms), SessionId(by), &[id]);
+        assert_eq!(outcome.to_probe, [SessionId(1)]);
+        (scene.registry.entries.record(id).unwrap().suspect, outcome.hung.len())
+    };
+    for (ms, suspect) in [(0, true), (11_000, true), (22_000, true)] {
+        assert_eq!(report(&mut scene, ms, 2), (false, 0), "one witness is none");
+        assert_eq!(report(&mut scene, ms + 1000, 3), (suspect, 0));
+    }
+    assert_eq!(report(&mut scene, 33_000, 2), (false, 0));
+    assert_eq!(report(&mut scene, 34_000, 3).1, 1, "for half a minute");
+    // One that was seen to read stays, and so does one of which no peer complains for as long.
+    for (ms, alive, hung) in [(100_000, false, 0), (111_000, true, 0), (133_000, false, 0), (200_000, false, 0)] {
+        report(&mut scene, ms, 2);
+        if alive {
+            scene.registry.record_reading(SessionId(1));
+        }
+        assert_eq!(report(&mut scene, ms + 1000, 3).1, hung, "{ms}");
     }
 }

@@ -6,13 +6,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use net::{BacklogPoller, FrameReader, MAX_ESCAPED_BYTES, Socket, TimeSlice, escaped, sleep_until_opt};
-use protocol::{LeaveReason, Version, WindowFull};
+use protocol::{Key, LeaveReason, Version, WindowFull};
 use tokio::io::{Interest, Ready};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::peer::command::{CommandReader, FrameCounts, Rejection};
+use crate::peer::outbox::Reply;
+use crate::peer::read_probe::{ProbeResult, ReadProbe};
+use crate::registry::liveness::Verdict;
 use crate::shell::farewell::{abort, farewell};
 use crate::shell::incoming_budget::Room;
 use crate::shell::peer_reader::{PeerReader, RoomForPacket};
@@ -109,7 +112,7 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::CutByRegistry(LeaveReason::Superseded) => {
             Rejection::new(409, "superseded", "the same instance has registered on a newer connection")
         }
-        ConnectionEnd::CutByRegistry(reason) => Rejection::new(408, reason.as_str(), "no answer to pings"),
+        ConnectionEnd::CutByRegistry(reason) => Rejection::new(408, reason.as_str(), "no sign of life"),
         ConnectionEnd::Rejected(rejection) => rejection,
     };
     let Rejection { status, reason, message } = rejection;
@@ -161,6 +164,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
     // Since when an old peer has read none of its unread bytes.
     let mut unread_since = None;
     let mut queue_state = QueueState::Outside;
+    let mut probe = None;
     loop {
         slice.yield_if_over().await;
         if let Some(reason) = session.cut_reason.get() {
@@ -168,6 +172,9 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
         }
         if session.is_evicted.load(Ordering::Relaxed) {
             return ConnectionEnd::Evicted;
+        }
+        if session.is_reported.swap(false, Ordering::Relaxed) && probe.is_none() {
+            probe = begin_probe(session);
         }
         let (flow, _) = session.flush(guard.shared(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
@@ -191,7 +198,9 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
         let listening = !owes_reply && reader.waiting.is_none() && reader.pending.is_none() && has_room;
         let (writable, paced) = match flow {
             FlushOutcome::Done => {
-                look.reset();
+                if probe.is_none() {
+                    look.reset();
+                }
                 unread_since = None;
                 (false, None)
             }
@@ -245,7 +254,8 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
         let next = deadlines.into_iter().flatten().min();
         // On the heap: most connections never wait for an old peer to read, and each would keep the
         // room.
-        let mut reading = paced.map(|unread| Box::pin(read_enough(guard, unread, &mut look)));
+        let looks_for = paced.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
+        let mut reading = looks_for.map(|unread| Box::pin(read_enough(guard, unread, &mut look)));
         let (room, pending) = (&mut reader.room, &mut reader.pending);
         let woken = slice.idle_while(async {
             tokio::select! {
@@ -285,6 +295,18 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                 if reads {
                     unread_since = None;
                 }
+                let now = Instant::now().into_std();
+                let seen = probe.as_mut().map(|probe| probe.look(now, session.outbox().read()));
+                match seen {
+                    None | Some(ProbeResult::Waiting) => {}
+                    Some(ProbeResult::Suspect) => guard.apply_verdict(Verdict::Suspect),
+                    Some(ProbeResult::Reads) => {
+                        probe = None;
+                        guard.apply_verdict(Verdict::Trust);
+                    }
+                    Some(ProbeResult::Hidden) => probe = None,
+                    Some(ProbeResult::Hung) => return ConnectionEnd::CutByRegistry(LeaveReason::Hung),
+                }
             }
             Wake::Due => {
                 let now = Instant::now();
@@ -315,6 +337,19 @@ fn takes_too_long(begun: &[u8]) -> Rejection {
     let (bytes, end) = (begun.len(), begun.last().map_or_else(String::new, |last| last.escape_ascii().to_string()));
     let what = format!("a packet took too long: {bytes} bytes without ¶, which end in '{end}'");
     Rejection::new(408, "frame_timeout", what)
+}
+
+/// Sends an old node that others report not to answer the list once more, and looks whether it
+/// reads it; nothing else may be sent to it. `None` when it cannot be seen, or is about to be
+/// answered.
+fn begin_probe(session: &Session) -> Option<ReadProbe> {
+    let mut outbox = session.outbox();
+    if outbox.owes_reply() || outbox.is_mid_packet() || outbox.read().is_none() {
+        return None;
+    }
+    let probe = ReadProbe::new(Instant::now().into_std(), outbox.written());
+    outbox.reply(Reply::List(Key::Number(0)), Version::V1);
+    Some(probe)
 }
 
 /// What a socket error says about the peer.

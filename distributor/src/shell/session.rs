@@ -13,8 +13,9 @@ use tracing::{info, warn};
 
 use crate::entries::SessionId;
 use crate::peer::outbox::{Outbox, WriteStep};
-use crate::registry::{Admission, RegisterError};
-use crate::shell::shared::Shared;
+use crate::registry::liveness::Verdict;
+use crate::registry::{Admission, RegisterError, ReportOutcome};
+use crate::shell::shared::{Shared, index};
 use crate::shell::update_queue::NetworkQueue;
 use crate::updates::lists::Wait;
 
@@ -34,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) cut_reason: OnceLock<LeaveReason>,
     /// The connection is evicted to make room for another one.
     pub(crate) is_evicted: AtomicBool,
+    /// Others report that it does not answer, and it cannot be asked: it should be looked at.
+    pub(crate) is_reported: AtomicBool,
     pub(super) opened_at: Instant,
     /// The queue that it shares with the other connections of its address group.
     pub(crate) network_queue: NetworkQueue,
@@ -109,15 +112,23 @@ impl SessionGuard {
 
     pub(crate) fn report(&self, report: &Report) {
         let now = Instant::now().into_std();
-        let (changes, notices) = {
-            let registry = &mut self.shared.lock().registry;
-            let changes = registry.report_failed(now, self.session.id, &report.failed);
-            (changes, registry.report_unreachable(now, self.session.id, &report.unreachable))
-        };
+        let mut state = self.shared.lock();
+        let ReportOutcome { has_changed, to_probe, hung } =
+            state.registry.report_failed(now, self.session.id, &report.failed);
+        let notices = state.registry.report_unreachable(now, self.session.id, &report.unreachable);
+        let old = &state.followers[index(Version::V1)].all;
+        let to_probe: Vec<_> = to_probe.iter().filter_map(|session| old.get(session).cloned()).collect();
+        let hung: Vec<_> = hung.iter().filter_map(|session| old.get(session).cloned()).collect();
+        drop(state);
+        for session in to_probe {
+            session.is_reported.store(true, Ordering::Relaxed);
+            session.unfinished.notify_one();
+        }
+        hung.iter().for_each(|session| session.cut(LeaveReason::Hung));
         for notice in &notices {
             self.shared.tell_unreachable(now, notice);
         }
-        if changes {
+        if has_changed {
             self.shared.notify_followers();
         }
         self.shared.rescheduled.notify_one();
@@ -140,6 +151,20 @@ impl SessionGuard {
 
     pub(crate) fn history(&self, node: &str) -> Vec<protocol::HistoryEvent> {
         self.shared.lock().registry.history(Instant::now().into_std(), node)
+    }
+
+    /// A version 1 node was looked at: it reads, or has not for a while.
+    pub(crate) fn apply_verdict(&self, verdict: Verdict) {
+        let now = Instant::now().into_std();
+        let mut state = self.shared.lock();
+        if verdict == Verdict::Trust {
+            state.registry.record_reading(self.session.id);
+        }
+        let has_changed = state.registry.apply_verdict(now, self.session.id, verdict);
+        drop(state);
+        if has_changed {
+            self.shared.notify_followers();
+        }
     }
 
     /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is

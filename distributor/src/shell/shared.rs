@@ -177,6 +177,7 @@ impl Shared {
             unfinished: Notify::new(),
             cut_reason: OnceLock::new(),
             is_evicted: AtomicBool::new(false),
+            is_reported: AtomicBool::new(false),
             opened_at: now,
             network_queue: state.by_address_group.entry(network).or_default().queue.clone(),
             last_heard: AtomicU64::new(self.active_time.load(Ordering::Relaxed)),

@@ -276,6 +276,36 @@ async fn calls_that_fail_make_a_silent_old_node_suspect() {
     keep.abort();
 }
 
+#[tokio::test]
+async fn e18_a_hung_old_node_is_suspect_by_reports_and_then_gone() {
+    let cluster = Cluster::start();
+    let silent = [Listener::bind().await, Listener::bind().await];
+    // It stands still: it reads neither what it is sent nor what it is asked.
+    let mut hung = cluster.peer().await;
+    hung.register_with(json!({ "port": silent[0].port(), "name": "hung", "urls": ["GET/hung"] })).await;
+    let mut alive = cluster.peer().await;
+    alive.register_with(json!({ "port": silent[1].port(), "name": "alive", "urls": ["GET/alive"] })).await;
+    let reading = tokio::spawn(async move {
+        loop {
+            alive.ask(1).await;
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let caller = cluster.node(Node::builder("a")).await;
+    let peers = caller.peers();
+    peers.wait_for(&["GET/hung", "GET/alive"]).await;
+    for url in ["GET/hung", "GET/alive"] {
+        let call = peers.call::<Value>(url, &()).timeout(Duration::from_millis(50));
+        assert!(call.await.is_err());
+    }
+    peers.wait_until(|nodes| nodes.iter().any(|node| node.name == "hung" && node.suspect)).await;
+    peers.wait_until(|nodes| nodes.iter().all(|node| node.name != "hung")).await;
+    let names: Vec<_> = cluster.peer().await.ask(1).await.iter().map(|entry| entry["name"].clone()).collect();
+    assert_eq!(names, ["alive", "a"], "the other one reads");
+    reading.abort();
+    drop((hung, silent));
+}
+
 /// A way to an address on which every piece takes its time.
 async fn slow_way_to(address: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

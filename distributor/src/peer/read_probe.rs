@@ -1,0 +1,87 @@
+//! Whether an old node that others report not to answer still reads what it is sent.
+
+use std::time::{Duration, Instant};
+
+/// How long a node may take to read a list until others are preferred. As version 2 nodes have for
+/// their answer to a ping.
+const SUSPECT_AFTER: Duration = Duration::from_millis(750);
+/// How long until it is gone, and how often it has to have been looked at: time in which this
+/// process did not run counts against no node.
+const HUNG_AFTER: Duration = Duration::from_secs(10);
+const MIN_LOOKS: u32 = 10;
+
+/// A list that a version 1 node on this machine was sent once more, to see whether it reads it.
+#[derive(Debug)]
+pub(crate) struct ReadProbe {
+    since: Instant,
+    /// Bytes that had been written before that list.
+    written: u64,
+    looks: u32,
+    is_suspect: bool,
+}
+
+/// What was seen of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProbeResult {
+    /// Nothing new: it has to be looked at again.
+    Waiting,
+    /// It has not read for a moment.
+    Suspect,
+    /// It reads.
+    Reads,
+    /// It does not.
+    Hung,
+    /// It cannot be seen.
+    Hidden,
+}
+
+impl ReadProbe {
+    /// The list is about to be sent, after so many bytes.
+    pub(crate) fn new(now: Instant, written: u64) -> Self {
+        Self { since: now, written, looks: 0, is_suspect: false }
+    }
+
+    /// The node was seen to have `read` so many bytes. Only after `Waiting` and `Suspect` is it to
+    /// be looked at again.
+    pub(crate) fn look(&mut self, now: Instant, read: Option<u64>) -> ProbeResult {
+        let Some(read) = read else { return ProbeResult::Hidden };
+        if read > self.written {
+            return ProbeResult::Reads;
+        }
+        self.looks += 1;
+        let waited = now.saturating_duration_since(self.since);
+        if waited >= HUNG_AFTER && self.looks >= MIN_LOOKS {
+            return ProbeResult::Hung;
+        }
+        if waited >= SUSPECT_AFTER && self.looks > 1 && !std::mem::replace(&mut self.is_suspect, true) {
+            return ProbeResult::Suspect;
+        }
+        ProbeResult::Waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn e18_a_node_that_does_not_read_is_suspect_and_then_gone() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut probe = ReadProbe::new(start, 100);
+        let looks = (1..=40).map(|look| (look * 250, probe.look(at(look * 250), Some(100))));
+        let seen: Vec<_> = looks.filter(|(_, seen)| *seen != ProbeResult::Waiting).collect();
+        assert_eq!(seen, [(750, ProbeResult::Suspect), (10_000, ProbeResult::Hung)]);
+        for (ms, read, expected) in [
+            // One look after a long pause says little.
+            (60_000, Some(100), ProbeResult::Waiting),
+            (60_001, Some(100), ProbeResult::Suspect),
+            (60_002, Some(101), ProbeResult::Reads),
+            (60_003, None, ProbeResult::Hidden),
+        ] {
+            let mut probe = ReadProbe { looks: u32::from(ms > 60_000), ..ReadProbe::new(start, 100) };
+            assert_eq!(probe.look(at(ms), read), expected, "{ms}");
+        }
+    }
+}
