@@ -212,6 +212,8 @@ impl RegistryClient {
     async fn run_registered(&mut self, session: &mut RegistrySession<'_>, stop: &CancellationToken) -> SessionEnd {
         let stream = session.stream;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
+        // A Distributor of version 1 does not escape the `¶` in nodes' names.
+        reader.join_pieces(true);
         let mut stored_at = Instant::now();
         let mut slice = TimeSlice::new();
         // The buffer may hold more packets.
@@ -222,6 +224,7 @@ impl RegistryClient {
                     Ok(Some(frame)) => {
                         if !protocol::is_blank(&frame) {
                             self.handle_packet(session, &frame);
+                            reader.join_pieces(!session.is_v2);
                         }
                         if slice.is_over_after(frame.len()) {
                             break;

@@ -210,6 +210,7 @@ impl RoutingTable {
         let is_callable = blocked.is_none() && callable(known).is_some();
         let mut target = Target {
             address: *address,
+            name: node.name.as_str().into(),
             advertised: advert.and_then(|advert| advert.advertise.clone()),
             version: node.version(),
             instance: instance.cloned(),

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt, warn};
-use protocol::{CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, is_blank, parse_part};
+use protocol::{CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, Version, is_blank, parse_part};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::no_room;
 use crate::handler::Caller;
 use crate::handler::response_sink::{ResponseTarget, WriteProgress};
+use crate::server::bad_frames::BadFrames;
 use crate::server::caller_socket::{read_enough, write};
 use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
@@ -46,8 +47,6 @@ const ROOM_PERIOD: Duration = Duration::from_millis(50);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may read none of its responses.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Broken packets after which a connection is cut: later packets are unlikely to be better.
-const MAX_STRIKES: u32 = 3;
 /// Packets that are begun before other connections run; fewer if they take longer than a
 /// [`TimeSlice`].
 const FRAMES_PER_YIELD: usize = 32;
@@ -76,7 +75,7 @@ struct CallerConnection<'a> {
     /// The running calls that the caller can cancel.
     handles: RunningCalls,
     responses: ResponseQueue,
-    strikes: u32,
+    bad_frames: BadFrames,
     /// It looks for another instance than this one.
     is_misdirected: bool,
     slice: TimeSlice,
@@ -119,7 +118,7 @@ pub(crate) async fn run(
         running: FuturesUnordered::new(),
         handles: RunningCalls::default(),
         responses: ResponseQueue::new(PeerBacklog::can_see(stream)),
-        strikes: 0,
+        bad_frames: BadFrames::new(peer),
         is_misdirected: false,
         slice: TimeSlice::with_queue(&service.busy),
         share: PeerShare::new(&service.budget),
@@ -129,6 +128,8 @@ pub(crate) async fn run(
         full: LogThrottle::default(),
         leaving: false,
     };
+    // Until it shows version 2, whose writers escape `¶`.
+    connection.reader.join_pieces(true);
     let reason = connection.serve(stream, finish).await;
     for call in std::mem::take(&mut connection.running) {
         call.begun.into_iter().for_each(|begun| connection.release(begun));
@@ -214,7 +215,15 @@ impl CallerConnection<'_> {
                 }
                 Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
                 () = sleep_until_opt((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
-                () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
+                () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => {
+                    // The rest of a packet that a raw `¶` has cut does not come.
+                    if reader.give_up_pieces().is_none() {
+                        return "a call took too long to arrive";
+                    }
+                    if let Err(reason) = connection.bad_frames.reject() {
+                        return reason;
+                    }
+                }
                 () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
             }
             connection.slice.resume();
@@ -321,6 +330,9 @@ impl CallerConnection<'_> {
                 return Ok(true);
             }
             self.frames_begun += 1;
+            if self.reader.pieces() > 1 {
+                self.bad_frames.note_pieces(self.reader.pieces());
+            }
             if !is_blank(&frame) {
                 self.handle_frame(&frame, now, task)?;
             }
@@ -335,7 +347,12 @@ impl CallerConnection<'_> {
         if let Some((key, part, _)) = parse_part(frame, Side::Caller) {
             return self.handle_part(key, part, frame);
         }
-        let begun = match Request::parse(frame) {
+        let parsed = Request::parse(frame);
+        if let Ok(request) = &parsed {
+            self.bad_frames.record_sound(request.version);
+            self.reader.join_pieces(request.version == Version::V1);
+        }
+        let begun = match parsed {
             Ok(request) if request.uri == PART_URI => {
                 let part = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
                 let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
@@ -355,10 +372,7 @@ impl CallerConnection<'_> {
             }
             Err(error) => Err(error),
         };
-        let Ok(mut begun) = begun else {
-            self.strikes += 1;
-            return if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) };
-        };
+        let Ok(mut begun) = begun else { return self.bad_frames.reject() };
         let (to, before) = (begun.detach_target(), self.responses.len());
         let polled = self.responses.answer(&to, |sink| begun.poll_answer(task, sink));
         if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {

@@ -21,6 +21,8 @@ const MAX_HELLO_BYTES: usize = 1024;
 pub(crate) struct Target {
     /// Where lists say that it is.
     pub(crate) address: SocketAddr,
+    /// Its name, for the log.
+    pub(crate) name: Box<str>,
     /// Where it says that it is, if it does. A name is looked up at each connect.
     pub(crate) advertised: Option<HostPort>,
     pub(crate) version: Version,

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{FrameReader, Socket, TimeSlice, debug, warn};
-use protocol::{HELLO_URI, Packet, Part, Side, Unreachable, parse_part, read_credit, success_parts};
+use net::{FrameReader, MAX_ESCAPED_BYTES, Socket, TimeSlice, debug, escaped, warn};
+use protocol::{HELLO_URI, Packet, Part, Side, Unreachable, Version, parse_part, read_credit, success_parts};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -86,14 +86,10 @@ impl Connection {
         }
         self.load.connected(Instant::now().into_std());
         is_up();
-        let mut socket = Driver {
-            stream,
-            reader: FrameReader::new(MAX_FRAME_BYTES),
-            unsent: BytesMut::new(),
-            stalled_since: None,
-            responses: Vec::new(),
-            more: false,
-        };
+        let mut reader = FrameReader::new(MAX_FRAME_BYTES);
+        reader.join_pieces(self.version == Version::V1);
+        let mut socket =
+            Driver { stream, reader, unsent: BytesMut::new(), stalled_since: None, responses: Vec::new(), more: false };
         let reason = loop {
             match poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await {
                 DriverPause::Yield => yield_now().await,
@@ -256,8 +252,11 @@ impl Connection {
             }
         }
         socket.more = false;
+        let mut pieces = 1;
         loop {
-            match socket.reader.next_frame() {
+            let next = socket.reader.next_frame();
+            pieces = pieces.max(socket.reader.pieces());
+            match next {
                 Ok(Some(frame)) if socket.responses.len() + 1 == RESPONSES_PER_YIELD => {
                     socket.responses.push(frame);
                     socket.more = true;
@@ -273,6 +272,12 @@ impl Connection {
         }
         let now = Instant::now().into_std();
         let mut state = self.lock();
+        if pieces > 1
+            && let Some(held_back) = state.bad_frames.allow(now)
+        {
+            let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
+            warn!(node = %self.address, pieces, held_back, "an answer of {name} was cut by a raw ¶ in a text; its pieces were joined");
+        }
         // Frames that no call waits for (late, doubled, invented) change nothing.
         let (mut useful, mut unexpected) = (0, 0);
         for frame in socket.responses.drain(..) {
@@ -326,7 +331,12 @@ impl Connection {
                     } else {
                         unexpected += cost_of(bytes);
                     }
+                    let is_broken = self.version == Version::V1 && key.is_none() && !is_late;
                     if let Some(held_back) = state.bad_frames.allow(now) {
+                        if is_broken {
+                            let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
+                            warn!(node = %self.address, held_back, "an answer of {name} is no packet, or has no key, and is lost; a raw ¶ in a text cuts an answer");
+                        }
                         debug!(node = %self.address, key, held_back, "a response that no call waits for");
                     }
                 }

@@ -15,7 +15,15 @@ const HELLO: &[u8] = "{\"uri\":\"$hello\",\"$\":{\"f\":\"here\",\"n\":\"n\"}}¶"
 
 fn target(address: SocketAddr) -> Target {
     let version = Version::V2;
-    Target { address, advertised: None, version, instance: None, is_shared: false, rendezvous_score: 0 }
+    Target {
+        address,
+        name: "goods".into(),
+        advertised: None,
+        version,
+        instance: None,
+        is_shared: false,
+        rendezvous_score: 0,
+    }
 }
 
 fn connector() -> Connector {

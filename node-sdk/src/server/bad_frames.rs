@@ -1,0 +1,56 @@
+//! What a caller sends that is no packet, or was not one until it was joined.
+
+use std::net::SocketAddr;
+
+use net::{LogThrottle, warn};
+use protocol::Version;
+use tokio::time::Instant;
+
+/// Broken packets after which a connection is cut: later packets are unlikely to be better.
+const MAX_STRIKES: u32 = 3;
+
+/// The broken frames of one caller.
+#[derive(Debug)]
+pub(super) struct BadFrames {
+    peer: SocketAddr,
+    strikes: u32,
+    /// Its last sound packet was of version 1.
+    is_legacy: bool,
+    log: LogThrottle,
+}
+
+impl BadFrames {
+    pub(super) fn new(peer: SocketAddr) -> Self {
+        Self { peer, strikes: 0, is_legacy: false, log: LogThrottle::default() }
+    }
+
+    /// The caller has sent a sound packet.
+    pub(super) fn record_sound(&mut self, version: Version) {
+        self.is_legacy = version == Version::V1;
+    }
+
+    /// A frame is no packet, and is passed over.
+    ///
+    /// # Errors
+    /// The caller is to be cut, for this reason.
+    pub(super) fn reject(&mut self) -> Result<(), &'static str> {
+        if let Some(held_back) = self.log.allow(Instant::now().into_std()) {
+            warn!(peer = %self.peer, held_back, "a frame of this caller is no packet, and is passed over");
+        }
+        // A version 1 gateway passes on what its clients send. It must not lose its connection, and
+        // with that all routes of this node, for what one of them says.
+        if self.is_legacy {
+            return Ok(());
+        }
+        self.strikes += 1;
+        if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) }
+    }
+
+    /// A packet was joined of so many pieces.
+    pub(super) fn note_pieces(&mut self, pieces: usize) {
+        if let Some(held_back) = self.log.allow(Instant::now().into_std()) {
+            let peer = self.peer;
+            warn!(%peer, pieces, held_back, "a call of this caller was cut by a raw ¶ in a text; its pieces were joined");
+        }
+    }
+}
