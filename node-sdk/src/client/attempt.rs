@@ -237,6 +237,9 @@ impl RawCall<'_> {
                     self.progress.tried.push(connection.address);
                     return Ok(None);
                 }
+                if self.progress.lost.is_some() {
+                    self.mesh.record_answer(&self.route_name());
+                }
                 if self.window.is_some() && opens_stream(&frame) {
                     self.progress.opened = Some(pending);
                 }
@@ -249,7 +252,8 @@ impl RawCall<'_> {
             Err(CallFailure::Lost { written: true }) => {
                 connection.load.record_failure(now(), true);
                 self.mesh.record_failed(connection.address);
-                if self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
+                let may_retry = self.mesh.record_loss(now(), &self.route_name(), connection.address);
+                if may_retry && self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
                     self.progress.lost = Some(connection.address);
                     self.progress.tried.push(connection.address);
                     return Ok(None);
@@ -261,6 +265,17 @@ impl RawCall<'_> {
                 self.mesh.record_failed(connection.address);
                 Err(self.deadline_error())
             }
+        }
+    }
+
+    /// The route that is called, as nodes register it.
+    fn route_name(&self) -> String {
+        match self.mesh.lookup(self.method, self.path) {
+            Lookup::Available(providers, _) => {
+                let first = providers.list().first();
+                first.map_or_else(|| self.url(), |provider| provider.route.as_str().to_owned())
+            }
+            Lookup::Unavailable | Lookup::Unknown => self.url(),
         }
     }
 
@@ -299,7 +314,7 @@ impl Future for RawCall<'_> {
                 },
                 CallState::Waiting(pending) => {
                     let mut polled = pending.poll(task);
-                    if polled.is_pending() && this.hedge.is_some() {
+                    if polled.is_pending() && this.hedges() {
                         polled = this.poll_hedge(task);
                     }
                     let Poll::Ready(outcome) = polled else { return Poll::Pending };
@@ -323,7 +338,7 @@ impl Future for RawCall<'_> {
                 this.progress.state = CallState::Due;
                 return Poll::Ready(Ok(RawResponse { frame }));
             }
-            let hedges = this.hedge.is_some() && matches!(this.progress.hedge, HedgeState::Idle);
+            let hedges = matches!(this.progress.hedge, HedgeState::Idle) && this.hedges();
             if matches!(this.progress.state, CallState::Waiting(_)) && !hedges {
                 return Poll::Pending;
             }

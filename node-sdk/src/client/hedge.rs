@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -9,17 +10,38 @@ use tokio::time::{Instant, sleep};
 use crate::balance::{PickOptions, Readiness};
 use crate::client::progress::{CallState, HedgeState};
 use crate::client::raw_call::RawCall;
+use crate::routing::provider::Provider;
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::CallFailure;
 
+/// A connection to a version 1 node that has answered nothing so far may lead to a process that is
+/// gone: the master of a cluster accepts for its workers. After this time without an answer, calls
+/// go over a new one, and what may be carried out twice is called again.
+const UNPROVEN_AFTER: Duration = Duration::from_secs(1);
+
 impl RawCall<'_> {
+    /// Whether the call is, or may be, made a second time while the first is under way.
+    pub(super) fn hedges(&self) -> bool {
+        self.hedge.is_some()
+            || self.waits_unproven()
+            || matches!(self.progress.hedge, HedgeState::At(_) | HedgeState::Asked(_))
+    }
+
+    fn waits_unproven(&self) -> bool {
+        matches!(&self.progress.state, CallState::Waiting(first) if first.connection().is_unproven()) && !self.is_probe
+    }
+
+    fn may_hedge(&self) -> bool {
+        self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none()
+    }
+
     /// Calls a second provider when it is time, and polls that call. When it ends, it takes the
     /// place of the first.
     pub(super) fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
         if matches!(self.progress.hedge, HedgeState::Idle) {
-            let may = self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none();
-            let after = self.hedge.filter(|_| may);
+            let unproven = self.waits_unproven().then_some(UNPROVEN_AFTER);
+            let after = self.hedge.filter(|_| self.may_hedge()).or(unproven);
             self.progress.hedge = after.map_or(HedgeState::Done, |after| HedgeState::At(Box::pin(sleep(after))));
         }
         if let HedgeState::At(at) = &mut self.progress.hedge {
@@ -39,18 +61,30 @@ impl RawCall<'_> {
     }
 
     /// Makes the call a second time, to a provider with a live connection, if there is another one.
+    /// If the first connection has answered nothing, also over a new connection to the same
+    /// provider.
     fn start_hedge(&self) -> Option<PendingCall> {
         let CallState::Waiting(first) = &self.progress.state else { return None };
+        let is_unproven = self.waits_unproven();
+        if is_unproven {
+            self.mesh.renew(first.connection());
+        }
+        if !self.may_hedge() || (self.hedge.is_none() && !is_unproven) {
+            return None;
+        }
         let now = Instant::now();
         let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
         let Lookup::Available(providers, captured) = self.mesh.lookup(self.method, self.path) else { return None };
         let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.connection().address]).collect();
         let options = PickOptions { tried: &tried, ..self.pick };
-        let provider = providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection))?;
-        let is_up = provider.connection.readiness(now) == Readiness::Ready;
-        if !is_up || !self.mesh.retries().try_withdraw(now.into_std()) {
+        let other = providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection));
+        let other = other.filter(|provider| provider.connection.readiness(now) == Readiness::Ready);
+        let same = |provider: &&Provider| is_unproven && provider.connection.address == first.connection().address;
+        let provider = other.or_else(|| providers.list().iter().find(same))?;
+        if !self.mesh.retries().try_withdraw(now.into_std()) {
             return None;
         }
+        self.mesh.connect(&provider.connection);
         self.submit(provider, &captured, now, deadline, &self.context()).ok().flatten()
     }
 }

@@ -86,6 +86,21 @@ impl Mesh {
         self.view.record_failed(address);
     }
 
+    /// A node was lost with a call of this route. Returns whether the call may be tried again.
+    pub(crate) fn record_loss(&self, now: std::time::Instant, route: &str, node: SocketAddr) -> bool {
+        self.view.record_loss(now, route, node)
+    }
+
+    /// A call of this route that a node was lost with was answered by another node.
+    pub(crate) fn record_answer(&self, route: &str) {
+        self.view.record_answer(route);
+    }
+
+    /// Calls go to the node of this connection over a new one from now on.
+    pub(crate) fn renew(&self, connection: &Arc<Connection>) {
+        self.view.renew(&self.table, connection);
+    }
+
     pub(crate) fn retries(&self) -> &RetryBudget {
         &self.retries
     }

@@ -10,9 +10,11 @@ use protocol::{ListUpdate, Replica, Report, Unreachable, UpdateOutcome};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::routing::fatal_routes::{FatalRoutes, LossVerdict};
 use crate::routing::local_node::LocalNode;
 use crate::routing::reachability::Reachability;
 use crate::routing::table::{NodeChange, RoutingTable};
+use crate::transport::connection::Connection;
 
 /// Most entries that are reported at a time. Further nodes are reported when a call to them fails
 /// again.
@@ -27,6 +29,7 @@ pub(crate) struct RegistryView {
     state: Mutex<ViewState>,
     /// The table of the thread that registers.
     main: Arc<SharedTable>,
+    fatal_routes: Mutex<FatalRoutes>,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,11 @@ impl RegistryView {
             unsaved: false,
             tables: Vec::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), main: SharedTable::new(RoutingTable::new(local_node)) })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            main: SharedTable::new(RoutingTable::new(local_node)),
+            fatal_routes: Mutex::default(),
+        })
     }
 
     /// The table of the thread that registers.
@@ -172,6 +179,28 @@ impl RegistryView {
         }
     }
 
+    /// A node was lost with a call of this route. Returns whether calls of it may be tried again.
+    pub(crate) fn record_loss(&self, now: std::time::Instant, route: &str, node: SocketAddr) -> bool {
+        let verdict = self.lock_fatal_routes().record_loss(now, route, node);
+        if verdict == LossVerdict::NewlyFatal {
+            let route = escaped(route, MAX_ESCAPED_BYTES);
+            warn!(%node, "nodes are lost one after the other with calls of {route}; these are not tried again for a while");
+        }
+        verdict == LossVerdict::Harmless
+    }
+
+    /// A call of this route that a node was lost with was answered by another node.
+    pub(crate) fn record_answer(&self, route: &str) {
+        self.lock_fatal_routes().record_answer(route);
+    }
+
+    /// Calls to the node of this connection go over a new one from now on. This one ends with the
+    /// calls that it has.
+    pub(crate) fn renew(&self, table: &SharedTable, connection: &Arc<Connection>) {
+        let _in_order = self.lock();
+        table.table.write().unwrap_or_else(PoisonError::into_inner).renew(connection, Instant::now());
+    }
+
     /// The node at this address could not be connected to. If it could before, the failure is to be
     /// [confirmed](Self::confirm_unreachable) by the returned number.
     pub(crate) fn mark_unreachable(&self, address: SocketAddr, why: Unreachable) -> Option<u64> {
@@ -234,6 +263,10 @@ impl RegistryView {
             self.main.apply(&changes);
             state.tables.retain(|table| table.upgrade().inspect(|table| table.apply(&changes)).is_some());
         }
+    }
+
+    fn lock_fatal_routes(&self) -> MutexGuard<'_, FatalRoutes> {
+        self.fatal_routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing waits inside, and a panic elsewhere leaves the state whole.

@@ -141,6 +141,17 @@ impl RoutingTable {
         self.known_routes.sweep(now);
     }
 
+    /// Makes a new connection to the node of this one, which is retired. Nothing changes if it is
+    /// not the node's connection any more.
+    pub(crate) fn renew(&mut self, connection: &Arc<Connection>, now: Instant) {
+        let address = connection.address;
+        let is_current = self.connections.get(&address).is_some_and(|current| Arc::ptr_eq(current, connection));
+        let Some(known) = self.nodes.get(&address).filter(|_| is_current).cloned() else { return };
+        self.connections.remove(&address);
+        connection.retire();
+        self.apply(&[(address, Some(known))], now);
+    }
+
     /// Returns whether routes that were refused may be taken now.
     fn change(&mut self, changes: &[NodeChange], now: Instant) -> bool {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();

@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) load: Load,
     /// A health check has failed.
     unhealthy: AtomicBool,
+    /// The live connection has answered something; used for version 1 only.
+    has_answered: AtomicBool,
     state: Mutex<ConnectionState>,
     /// Wakes the task that owns the socket when there is something to write, or the connection is
     /// retired.
@@ -123,13 +125,15 @@ impl Connection {
         };
         let load = Load::new(Instant::now().into_std());
         let (state, task) = (Mutex::new(state), AtomicWaker::new());
-        let unhealthy = AtomicBool::new(false);
-        Arc::new(Self { address, version, target, load, unhealthy, state, task, connector })
+        let (unhealthy, has_answered) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { address, version, target, load, unhealthy, has_answered, state, task, connector })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
         match self.lock().phase {
             ConnectionPhase::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
+            // Not the only try of several calls.
+            ConnectionPhase::Up if self.is_unproven() && self.load.in_flight() > 0 => Readiness::Connecting,
             ConnectionPhase::Up => Readiness::Ready,
             ConnectionPhase::Connecting if !self.is_healthy() => Readiness::Ejected,
             ConnectionPhase::Connecting => Readiness::Connecting,
@@ -137,6 +141,12 @@ impl Connection {
             ConnectionPhase::Down(until) if now >= until => Readiness::Reconnect,
             ConnectionPhase::Down(_) => Readiness::CoolingDown,
         }
+    }
+
+    /// A version 1 node has answered nothing over this connection. What accepted it may not be what
+    /// answers.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.version == Version::V1 && !self.has_answered.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_healthy(&self) -> bool {

@@ -171,3 +171,57 @@ async fn gu19_a_call_whose_client_has_gone_is_not_sent() {
     caller.send_packet(&answer_to(&call)).await;
     assert_eq!(last.await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn e3_a_call_that_ends_nodes_one_after_the_other_is_not_tried_again() {
+    let cluster = Cluster::start();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut nodes = Vec::new();
+    for _ in 0..6 {
+        nodes.push(RawNode::join(&cluster).await);
+    }
+    for node in nodes {
+        node.reset_all(Arc::clone(&calls));
+    }
+    let gateway = cluster.gateway().await;
+    eventually("the gateway knows the route", async || {
+        request(gateway, "GET", "/x?n=1", "").await.problem() == "node_lost"
+    })
+    .await;
+    assert_eq!(calls.load(Ordering::Relaxed), 2, "the first is tried once more");
+    for seen in 3..=4 {
+        assert_eq!(request(gateway, "GET", "/x?n=2", "").await.problem(), "node_lost");
+        assert_eq!(calls.load(Ordering::Relaxed), seen, "the next is not");
+    }
+}
+
+#[tokio::test]
+async fn e15_a_connection_that_answers_nothing_is_not_the_only_try() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    // A worker has just ended: what accepts the first connection reads nothing.
+    let first = spawn_request(gateway, "/x?n=1");
+    let silent = node.listener.accept().await;
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    caller.send_packet(&answer_to(&call)).await;
+    assert_eq!(first.await.unwrap().json()["results"], "1");
+    // The same for what may not be carried out twice: it waits, and others do not.
+    drop((silent, caller));
+    let post = tokio::spawn(async move { request(gateway, "POST", "/x", r#"{"n":2}"#).await });
+    let mut silent = node.listener.accept().await;
+    assert_eq!(silent.next().await.unwrap()["params"]["n"], 2);
+    let third = spawn_request(gateway, "/x?n=3");
+    let mut caller = node.listener.accept().await;
+    loop {
+        let call = caller.next().await.unwrap();
+        assert_eq!(call["method"], "GET", "it is not carried out twice");
+        caller.send_packet(&answer_to(&call)).await;
+        if call["params"]["n"] == "3" {
+            break;
+        }
+    }
+    assert_eq!(third.await.unwrap().json()["results"], "3");
+    assert!(!post.is_finished());
+}

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -78,6 +79,7 @@ impl Connection {
                 return Err(why);
             }
         };
+        self.has_answered.store(false, Ordering::Relaxed);
         {
             let mut state = self.lock();
             state.phase = ConnectionPhase::Up;
@@ -341,6 +343,9 @@ impl Connection {
                     }
                 }
             }
+        }
+        if useful > 0 && self.version == Version::V1 {
+            self.has_answered.store(true, Ordering::Relaxed);
         }
         let begun = socket.reader.buffered().len();
         state.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
