@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use net::{MAX_ESCAPED_BYTES, debug, escaped};
 use protocol::{
-    Key, LEGACY_READ_BYTES, PartWriter, ResponsePayload, ResponseWriter, Side, Version, write_credit, write_end,
-    write_open, write_response,
+    Key, PartWriter, ResponsePayload, ResponseWriter, Side, Version, write_credit, write_end, write_open,
+    write_response,
 };
 
 use crate::error::{ServiceError, error_status};
@@ -31,6 +31,8 @@ pub(crate) enum WriteProgress {
 pub(crate) struct ResponseTarget {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
+    /// Most bytes of a response to a caller of version 1.
+    pub(crate) legacy_bytes: usize,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<Arc<CallStream>>,
 }
@@ -61,7 +63,7 @@ impl<'a> ResponseSink<'a> {
     pub(crate) fn success(&mut self, status: u16, write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>) {
         let Some(key) = &self.to.key else { return };
         let limit = match self.to.version {
-            Version::V1 => LEGACY_READ_BYTES,
+            Version::V1 => self.to.legacy_bytes,
             Version::V2 => MAX_FRAME_BYTES,
         };
         let writer = ResponseWriter::begin(self.out, self.to.version, key, status);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
-use protocol::{Advert, HostPort, Visibility};
+use protocol::{Advert, HostPort, LEGACY_READ_BYTES, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
@@ -27,6 +27,7 @@ use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::server::released::ReleasedCalls;
 use crate::tasks::NodeTasks;
 use crate::transport::budget::{self, Budget};
+use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// How long a node may take to stop after a signal: the time of its server, and some for the log.
 const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_add(Duration::from_secs(3));
@@ -47,6 +48,7 @@ pub struct NodeBuilder {
     balance: Balance,
     network: Network,
     max_buffer_bytes: usize,
+    legacy_bytes: usize,
     routes: Vec<RouteDefinition>,
     /// The guards and layers of the routes that follow; the outermost first.
     layers: Vec<Layer>,
@@ -77,6 +79,7 @@ impl NodeBuilder {
             balance: Balance::default(),
             network: Network::default(),
             max_buffer_bytes: budget::DEFAULT_BYTES,
+            legacy_bytes: LEGACY_READ_BYTES,
             routes: Vec::new(),
             layers: Vec::new(),
             states: StateMap::default(),
@@ -238,9 +241,9 @@ impl NodeBuilder {
     }
 
     /// How many calls of the last route may run at a time, over all callers. Further calls are
-    /// answered at once with 503 `overloaded`, and callers try another node. Events, and other
-    /// calls without a response, wait for their turn, 256 at most; further ones are lost, which is
-    /// a warning in the log and counts among [`Node::lost_events`].
+    /// answered at once with 503 `overloaded`, and callers try another node. Events, and other calls
+    /// without a response, wait for their turn, 256 at most; further ones are lost, which is a
+    /// warning in the log and counts among [`Node::lost_events`].
     pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.max_concurrency = Some(calls),
@@ -273,6 +276,15 @@ impl NodeBuilder {
     /// the most bytes ends with that error.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
         self.max_buffer_bytes = bytes;
+        self
+    }
+
+    /// How many bytes a caller of version 1 can read at once: a larger response becomes an error,
+    /// and no more than this is sent that the caller may not have read. 65,536 unless set, which is
+    /// what one read of a Node.js process takes: most callers of version 1 end when a packet comes
+    /// in two reads. Set more only if all of them join what they read. At most 8 MiB.
+    pub fn max_legacy_response_bytes(mut self, bytes: usize) -> Self {
+        self.legacy_bytes = bytes.min(MAX_FRAME_BYTES);
         self
     }
 
@@ -359,6 +371,7 @@ impl NodeBuilder {
             balance,
             network,
             max_buffer_bytes,
+            legacy_bytes,
             routes: given,
             layers: _,
             states,
@@ -427,6 +440,7 @@ impl NodeBuilder {
             released: ReleasedCalls::new(tasks.clone()),
             tasks,
             lost_events: Arc::default(),
+            legacy_bytes,
         });
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);

@@ -117,7 +117,7 @@ pub(crate) async fn run(
         queue_delay: QueueDelay::default(),
         running: FuturesUnordered::new(),
         handles: RunningCalls::default(),
-        responses: ResponseQueue::new(PeerBacklog::can_see(stream)),
+        responses: ResponseQueue::new(PeerBacklog::can_see(stream), service.legacy_bytes),
         bad_frames: BadFrames::new(peer),
         is_misdirected: false,
         slice: TimeSlice::with_queue(&service.busy),

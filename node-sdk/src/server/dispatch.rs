@@ -52,6 +52,8 @@ pub(crate) struct LocalService {
     pub(crate) released: ReleasedCalls,
     /// Events, and other calls without a response, that were lost because too many waited.
     pub(crate) lost_events: Arc<AtomicU64>,
+    /// Most bytes of a response to a caller of version 1, and what it may have unread.
+    pub(crate) legacy_bytes: usize,
 }
 
 /// One route of a node.
@@ -107,7 +109,8 @@ impl LocalService {
 
     /// Refuses a call that is meant for another instance, without a look at what it asks for.
     pub(crate) fn misdirected(&self, mut request: Request<'_>) -> StartedCall {
-        let to = ResponseTarget { version: request.version, key: request.key.take(), call_stream: None };
+        let legacy_bytes = self.legacy_bytes;
+        let to = ResponseTarget { version: request.version, key: request.key.take(), legacy_bytes, call_stream: None };
         let message = format!("this is another instance of {}, or another service, than the call is for", self.name);
         let error = ServiceError::new(WRONG_INSTANCE_STATUS, WRONG_INSTANCE, message);
         StartedCall::failed(to, Context::default(), error)
@@ -131,7 +134,8 @@ impl LocalService {
             .credit
             .filter(|_| streams)
             .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
-        let mut to = ResponseTarget { version: request.version, key, call_stream };
+        let legacy_bytes = self.legacy_bytes;
+        let mut to = ResponseTarget { version: request.version, key, legacy_bytes, call_stream };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -234,7 +238,13 @@ impl StartedCall {
 
     /// Lends the target of the response, until [`attach_target`](Self::attach_target).
     pub(crate) fn detach_target(&mut self) -> ResponseTarget {
-        ResponseTarget { version: self.to.version, key: self.to.key.take(), call_stream: self.to.call_stream.take() }
+        let ResponseTarget { version, key, legacy_bytes, call_stream } = &mut self.to;
+        ResponseTarget {
+            version: *version,
+            key: key.take(),
+            legacy_bytes: *legacy_bytes,
+            call_stream: call_stream.take(),
+        }
     }
 
     pub(crate) fn attach_target(&mut self, to: ResponseTarget) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use protocol::{LEGACY_READ_BYTES, ReadWindow, Version, WindowFull};
+use protocol::{ReadWindow, Version, WindowFull};
 
 use crate::error::ServiceError;
 use crate::handler::response_sink::{ResponseSink, ResponseTarget};
@@ -40,14 +40,15 @@ pub(crate) enum WriteStep {
 }
 
 impl ResponseQueue {
-    /// `can_see`: what the caller has read can be seen.
-    pub(crate) fn new(can_see: bool) -> Self {
+    /// `can_see`: what the caller has read can be seen. `legacy_bytes`: what a caller of version 1 may
+    /// have unread.
+    pub(crate) fn new(can_see: bool, legacy_bytes: usize) -> Self {
         let read_time = (!can_see).then_some(LEGACY_READ_TIME);
         Self {
             batch: BytesMut::new(),
             legacy: VecDeque::new(),
             legacy_bytes: 0,
-            window: ReadWindow::new(LEGACY_READ_BYTES, read_time),
+            window: ReadWindow::new(legacy_bytes, read_time),
             remainder: Bytes::new(),
             remainder_capacity: 0,
         }
@@ -162,7 +163,7 @@ impl ResponseQueue {
 
 #[cfg(test)]
 mod tests {
-    use protocol::Key;
+    use protocol::{Key, LEGACY_READ_BYTES};
 
     use super::*;
     use crate::transport::limits::MAX_FRAME_BYTES;
@@ -175,11 +176,16 @@ mod tests {
     impl TestCaller {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new() -> Self {
-            Self { queue: ResponseQueue::new(false), start: Instant::now() }
+            Self { queue: ResponseQueue::new(false, LEGACY_READ_BYTES), start: Instant::now() }
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
-            let to = ResponseTarget { version: to, key: Some(Key::Number(1)), call_stream: None };
+            let to = ResponseTarget {
+                version: to,
+                key: Some(Key::Number(1)),
+                legacy_bytes: LEGACY_READ_BYTES,
+                call_stream: None,
+            };
             self.queue.answer(&to, |sink| {
                 sink.success(200, |out| {
                     out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());

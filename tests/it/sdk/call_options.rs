@@ -246,3 +246,24 @@ async fn no_time_is_too_long() {
         assert_eq!(raw.next().await.unwrap()["params"], 7, "{meta}");
     }
 }
+
+async fn long() -> HandlerResult<String> {
+    Ok("x".repeat(184_000))
+}
+
+#[tokio::test]
+async fn e6_a_node_may_say_what_its_old_callers_can_read() {
+    let cluster = Cluster::start();
+    let usual = cluster.node(Node::builder("usual").route("GET/long", long)).await;
+    let raised = Node::builder("raised").route("GET/long", long).max_legacy_response_bytes(200_000);
+    let raised = cluster.node(raised).await;
+    for (node, code) in [(&usual, 500), (&raised, 0)] {
+        let mut caller = Peer::connect(node.address()).await;
+        for key in 1..=3 {
+            caller.send(format!(r#"{{"uri":"/long","method":"GET","params":{{"key":{key}}}}}¶"#)).await;
+            let answer = caller.next().await.unwrap();
+            assert_eq!((&answer["key"], &answer["errorcode"]), (&json!(key), &json!(code)));
+            assert_eq!(answer["results"].as_str().map_or(0, str::len), if code == 0 { 184_000 } else { 0 });
+        }
+    }
+}
