@@ -21,6 +21,7 @@ use crate::transport::write_queue::{EnqueueError, QueuedRange, WriteQueue};
 pub(crate) struct InFlight {
     limits: InFlightLimits,
     slots: Vec<Slot>,
+    max_generation: u32,
     free: Vec<usize>,
     /// Slots of calls without a result.
     waiting: usize,
@@ -101,12 +102,19 @@ struct WaitingCall {
 }
 
 const SLOT_BITS: u32 = 16;
+/// Generations of a slot until they begin anew: keys of version 1 stay below 2³¹, as old services
+/// may keep them in so many bits.
+const MAX_GENERATION_V1: u32 = (1 << (31 - SLOT_BITS)) - 1;
 
 impl InFlight {
     pub(crate) fn new(version: Version, limits: InFlightLimits) -> Self {
         Self {
             limits,
             slots: Vec::new(),
+            max_generation: match version {
+                Version::V1 => MAX_GENERATION_V1,
+                Version::V2 => u32::MAX,
+            },
             free: Vec::new(),
             waiting: 0,
             write_queue: WriteQueue::new(version),
@@ -380,7 +388,7 @@ impl InFlight {
     fn release(&mut self, slot: usize) -> SlotState {
         let Slot { generation, state } = &mut self.slots[slot];
         // Never 0: version 1 peers use that key for their log.
-        *generation = generation.checked_add(1).unwrap_or(1);
+        *generation = if *generation == self.max_generation { 1 } else { *generation + 1 };
         self.free.push(slot);
         std::mem::replace(state, SlotState::Free)
     }

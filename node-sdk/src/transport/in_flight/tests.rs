@@ -110,6 +110,19 @@ fn a_write_waits_once_for_others_to_call_while_many_are_in_flight() {
 }
 
 #[test]
+fn e14_keys_of_version_1_stay_small() {
+    let mut scene = Scene::new(Version::V1, LIMITS);
+    let mut before = 0;
+    for call in 0..100_000 {
+        let key = scene.admit(2).unwrap();
+        assert!(key > 0 && key < 1 << 31 && key != before, "{call}: {key}");
+        before = key;
+        scene.write();
+        assert!(scene.answer(key) && scene.outcome(key).is_some());
+    }
+}
+
+#[test]
 fn what_the_socket_has_not_taken_counts() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     scene.admit(90).unwrap();
