@@ -30,8 +30,12 @@ pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 pub use crate::discovery::registration::Identity;
 use crate::peers::{Peers, split_url};
+use crate::routing::path_params;
 use crate::routing::table::Lookup;
 pub use crate::transport::target::unreachable_because;
+
+/// In place of the address of a Distributor: there is none, and no node is known.
+pub const NO_DISTRIBUTOR: &str = "off";
 
 /// What gateways do with [`Peers`].
 pub trait GatewayPeers: Sized {
@@ -43,6 +47,8 @@ pub trait GatewayPeers: Sized {
     /// connect is made every [`RECONNECT_PERIOD`](crate::RECONNECT_PERIOD), a tenth more or less.
     /// The first attempt after a loss comes at a moment of that period which is this node's own, so
     /// that all nodes together come back as an even stream.
+    ///
+    /// With [`NO_DISTRIBUTOR`] for the address, nothing is registered and no node is known.
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers;
 
     /// The same nodes over connections of their own, for another runtime: a connection belongs to
@@ -59,6 +65,9 @@ pub trait GatewayPeers: Sized {
     /// healthy. It takes JSON text and returns a packet, as [`call_raw`](Self::call_raw) does. The
     /// result does not change how other calls are balanced: the caller decides about that.
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a>;
+
+    /// The parameters of `path` in the route that answers it, as a JSON object of texts.
+    fn path_params(&self, method: &str, path: &str) -> String;
 
     /// Whether a node offers this, or has offered it within the last ten minutes.
     fn has_known(&self, method: &str, path: &str) -> bool;
@@ -97,7 +106,7 @@ pub trait GatewayPeers: Sized {
 
 impl GatewayPeers for Peers {
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers {
-        Self::register(identity, address, stop)
+        Self::register(identity, (address != NO_DISTRIBUTOR).then_some(address), stop)
     }
 
     fn for_thread(&self) -> Peers {
@@ -111,6 +120,17 @@ impl GatewayPeers for Peers {
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
         let (method, path) = split_url(url);
         RawCall::new(&self.mesh, method, path, CallArguments::Text("{}")).with_address(address).without_health_effect()
+    }
+
+    fn path_params(&self, method: &str, path: &str) -> String {
+        match self.mesh.lookup(method, path) {
+            Lookup::Available(providers, captured) => {
+                let route = providers.list().first().map(|provider| &provider.route);
+                let names = route.into_iter().flat_map(path_params::names);
+                path_params::merge("{}", names.zip(captured.iter().copied())).into_owned()
+            }
+            Lookup::Unavailable | Lookup::Unknown => "{}".to_owned(),
+        }
     }
 
     fn has_known(&self, method: &str, path: &str) -> bool {

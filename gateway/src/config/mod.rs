@@ -21,6 +21,7 @@ use self::settings::host_and_port;
 use self::values::long_enough;
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::limits::RouteLimits;
+use crate::route::params::ParamsTemplate;
 
 pub use node_sdk::Balance;
 
@@ -122,6 +123,13 @@ pub struct Route {
     pub rewrite_location: bool,
     /// Servers get fields whose names contain `_`, which some servers confuse with others.
     pub underscores: bool,
+    /// Nodes are called with packets below these paths. Otherwise requests go to servers only.
+    pub nodes: bool,
+    /// The `params` of calls, for nodes that speak another dialect.
+    pub params: Option<ParamsTemplate>,
+    /// Bodies for nodes are read whatever media type they have, as gateways of version 1 did: as
+    /// JSON if they are a JSON object, and otherwise as a form.
+    pub any_body: bool,
     /// The cookie of [`Sticky::Cookie`]. Unless given, each prefix has a name of its own.
     pub cookie: Option<String>,
     /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and
@@ -204,6 +212,9 @@ impl Route {
             raw_path: false,
             rewrite_location: false,
             underscores: false,
+            nodes: true,
+            params: None,
+            any_body: false,
             cookie: None,
             balance: None,
             sticky: None,

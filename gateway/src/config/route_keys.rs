@@ -12,6 +12,7 @@ use super::values::{BalanceName, CheckTarget, cookie_name};
 use super::{MAX_TIME, MIN_TIME};
 use crate::config::{FixedServer, Route};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
+use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;
 use crate::upstream::server_checks::MIN_PERIOD;
 
@@ -32,6 +33,12 @@ net::settings! {
         @File raw_path: bool = false;
         /// Servers get fields with `_` in their names; see Fields.
         @File underscores: bool = false;
+        /// Nodes are called with packets; otherwise only servers are asked.
+        @File nodes: bool = true;
+        /// The `params` of calls; see Services of another dialect.
+        @File params: Option<ParamsTemplate> = None;
+        /// Bodies for nodes are read whatever their media type: as a JSON object, or else as a form.
+        @File any_body: bool = false;
         /// How one of several is picked; see below.
         @File balance: Option<BalanceName> = None, like "cookie";
         /// The name of the cookie of `balance = "cookie"`; see Cookies.
@@ -122,6 +129,7 @@ fn read_route<'t>(
         match &**key.get_ref() {
             "servers" => keys.servers = read_servers(reader, value),
             "rate" => keys.rate = read_rate(reader, value),
+            "params" => keys.params = read_params(reader, value),
             _ => unknown.push((key, value)),
         }
     }
@@ -170,6 +178,14 @@ fn read_route<'t>(
         }
         _ => {}
     }
+    if !keys.nodes {
+        let is_of_nodes = |key: &str| key != "check" || matches!(keys.check, Some(CheckTarget::Nodes(_)));
+        for key in ["params", "any_body", "check"].into_iter().filter(|key| is_of_nodes(key)) {
+            if let Some(at) = place(reader, key) {
+                reader.mistake(at, format!("{key}: with `nodes = false` no node is called here"));
+            }
+        }
+    }
     if place(reader, "check_every").is_some() && place(reader, "check").is_none() {
         reader.warning(&format!("{scope}check_every"), "`check_every` has no effect without `check`".to_owned());
     }
@@ -195,6 +211,9 @@ impl RouteKeys {
             raw_path: self.raw_path,
             rewrite_location: self.rewrite_location,
             underscores: self.underscores,
+            nodes: self.nodes,
+            params: self.params,
+            any_body: self.any_body,
             cookie: self.cookie,
             balance,
             sticky,
@@ -245,6 +264,25 @@ fn read_servers<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -
         reader.mistake(value.span().start, "servers: the list is empty; leave it out for servers that register");
     }
     servers
+}
+
+fn read_params<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Option<ParamsTemplate> {
+    const EXAMPLE: &str = "{ data = \"body\" }";
+    let table = reader.table("params", value, EXAMPLE)?;
+    let mut members = Vec::new();
+    for (name, source) in entries(table) {
+        match source.get_ref() {
+            DeValue::String(text) => members.push((&**name.get_ref(), &**text)),
+            _ => reader.mistake(source.span().start, format!("params: write a table of texts, such as {EXAMPLE}")),
+        }
+    }
+    match ParamsTemplate::parse(members) {
+        Ok(template) => Some(template),
+        Err(why) => {
+            reader.mistake(value.span().start, format!("params: {why}"));
+            None
+        }
+    }
 }
 
 fn read_rate<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Option<Rate> {

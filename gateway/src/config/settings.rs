@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use net::{LogFormat, LogLevel, Setting, SettingPlace, SettingValue, Settings as _, ValueKind, listen_address};
+use node_sdk::gateway::NO_DISTRIBUTOR;
 use protocol::HostPort;
 
 use crate::config::Config;
@@ -81,8 +82,11 @@ impl SettingValue for AdminAddress {
 /// Only for this machine.
 pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
-/// A name or address with a port; the name is looked up at every attempt to connect, so it need not
-/// be known yet.
+/// `off`, or a name or address with a port; the name is looked up at every attempt to connect, so it
+/// need not be known yet.
 pub(super) fn host_and_port(text: &str) -> Result<(), String> {
+    if text == NO_DISTRIBUTOR {
+        return Ok(());
+    }
     text.parse::<HostPort>().map(drop).map_err(|error| error.to_string())
 }

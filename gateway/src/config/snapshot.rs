@@ -32,8 +32,8 @@ impl ConfigSnapshot {
     }
 
     /// What the cookie is called that keeps a client with a server of this prefix, which `route`
-    /// holds for. Prefixes with servers of their own have cookies of their own, and those that
-    /// stand in one route have one.
+    /// holds for. Prefixes with servers of their own have cookies of their own, and those that stand
+    /// in one route have one.
     pub(crate) fn cookie_name<'a>(&self, route: &'a Route, prefix: &str) -> CookieName<'a> {
         let at = self.routes.get(prefix);
         let own = at.map(|at| &self.config.routes[*at]);

@@ -9,6 +9,7 @@ use crate::config::{Balance, CertificateFiles, Check, FixedServer, Sticky};
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::cookie::{MAX_NAME_BYTES, MIN_SECRET_BYTES};
 use crate::route::limits::{Rate, RateBy};
+use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;
 
 net::word_setting!(AccessLogFormat, "off|text|json");
@@ -133,6 +134,7 @@ macro_rules! table_setting {
 }
 table_setting! {
     Rate, "RATE", "{ requests = 100, every = \"1s\" }";
+    ParamsTemplate, "MEMBERS", "{ data = \"body\" }";
     CertificateFiles, "CERTIFICATE", "{ chain = \"cert.pem\", key = \"key.pem\" }";
 }
 

@@ -1,6 +1,6 @@
-//! Bytes that the gateway holds for its clients: bodies on their way to nodes and responses of
-//! nodes are held whole, and a client that sends slowly, or does not read, would have as many of
-//! them as it likes.
+//! Bytes that the gateway holds for its clients: bodies on their way to nodes and responses of nodes
+//! are held whole, and a client that sends slowly, or does not read, would have as many of them as
+//! it likes.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -193,8 +193,8 @@ impl Budget {
         self.lock().unread.record(self.hasher.hash_one(client), 0, until);
     }
 
-    /// Whether a client has left a response unread not long ago. Mostly none has, and no time has
-    /// to be looked at.
+    /// Whether a client has left a response unread not long ago. Mostly none has, and no time has to
+    /// be looked at.
     fn has_left_unread(&self, state: &BudgetState, client: IpAddr) -> bool {
         !state.unread.is_empty() && state.unread.find(self.hasher.hash_one(client), Instant::now()).is_some()
     }

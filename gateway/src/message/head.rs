@@ -175,8 +175,8 @@ impl Scheme {
     }
 }
 
-/// Whether two names of a host mean the same one: in any case of letters, and with the scheme's
-/// port or without (RFC 9110, 4.2.3).
+/// Whether two names of a host mean the same one: in any case of letters, and with the scheme's port
+/// or without (RFC 9110, 4.2.3).
 pub(crate) fn same_authority(one: &str, other: &str, scheme: Scheme) -> bool {
     scheme.without_default_port(one).eq_ignore_ascii_case(scheme.without_default_port(other))
 }

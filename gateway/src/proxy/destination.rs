@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use node_sdk::gateway::GatewayPeers;
 
 use super::Proxy;
+use crate::config::Route;
 use crate::proxy::translate::readable_path;
 use crate::upstream::group::UpstreamMatch;
 
@@ -27,8 +28,11 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 impl Proxy<'_> {
     /// Nodes that offer the very route come first, then servers of the longest prefix, then nodes
-    /// that offered the route once.
-    pub(super) fn destination<'a>(&self, method: &'a str, path: &'a str) -> Destination<'a> {
+    /// that offered the route once. No nodes where the configuration says so.
+    pub(super) fn destination<'a>(&self, route: &Route, method: &'a str, path: &'a str) -> Destination<'a> {
+        if !route.nodes {
+            return self.upstreams.find(path).map_or(Destination::Unknown, Destination::Upstream);
+        }
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);

@@ -122,8 +122,8 @@ pub(crate) trait Exchange: Send {
     /// Before a response in parts that are not a server's.
     fn begin_stream(&mut self);
 
-    /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the
-    /// client is seen to go or not.
+    /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the client
+    /// is seen to go or not.
     fn split<'a>(
         &'a mut self,
         head: &'a RequestHead,

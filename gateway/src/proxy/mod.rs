@@ -23,7 +23,7 @@ use tokio::time::{Duration, Instant};
 use tracing::debug;
 
 use self::destination::Destination;
-use self::node_call::{call_problem, client_key, read_params, respond_with_parts, with_balance};
+use self::node_call::{call_problem, client_key, read_body, respond_with_parts, with_balance};
 use self::redirect::CHALLENGES;
 use crate::config::Route;
 use crate::config::snapshot::ConfigSnapshot;
@@ -218,7 +218,7 @@ impl Proxy<'_> {
             deadline,
         });
         let url = || format!("{method}{path}");
-        match self.destination(method, path) {
+        match self.destination(route, method, path) {
             // Said before the client sends a body in vain.
             Destination::Unavailable => Err(call_problem(CallError::NoProvider { url: url() })),
             // Old gateways told no method from another.
@@ -240,8 +240,9 @@ impl Proxy<'_> {
             }
             Destination::Node(node_method, path) => {
                 let mut held = self.budget.reserve(client, 0)?;
-                let params =
-                    read_params(head, query, exchange, snapshot.config.max_body_bytes, deadline, &mut held).await?;
+                let body =
+                    read_body(head, route, exchange, snapshot.config.max_body_bytes, deadline, &mut held).await?;
+                let params = self.params(&context(&path), node_method, body);
                 let room = ResponseRoom::new(&self.budget, client, node_method, &path)?;
                 let key = client_key(route, client);
                 let call = with_balance(self.peers.call_raw(node_method, &path, &params), route, key.as_deref());

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use futures::StreamExt;
-use node_sdk::gateway::RawCall;
+use node_sdk::gateway::{GatewayPeers, RawCall};
 use node_sdk::{CallError, Duplex};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -17,7 +17,9 @@ use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::respond_with_stream;
 use crate::proxy::stream_body::StreamFormat;
-use crate::proxy::translate::{body_params, form_params, has_body, is_one_json};
+use crate::proxy::translate::{MediaType, body_params, form_params, has_body, is_one_json};
+use crate::proxy::{Proxy, RequestContext};
+use crate::route::params::RequestParts;
 
 /// Sends a client the parts of a node's stream as they arrive, until either of them closes.
 pub(super) async fn respond_with_parts(
@@ -53,21 +55,38 @@ pub(super) fn call_problem(error: CallError) -> BodyError {
     BodyError::Problem(Problem::from_call(&error))
 }
 
-/// The arguments of a call: in the body, or else in the query.
-pub(super) async fn read_params(
+/// The arguments in the body, if the method has one.
+pub(super) async fn read_body(
     head: &RequestHead,
-    query: &str,
+    route: &Route,
     exchange: &mut impl Exchange,
     max_body_bytes: usize,
     deadline: Instant,
     held: &mut Reservation,
-) -> Result<String, BodyError> {
+) -> Result<Option<String>, BodyError> {
     if !has_body(head.method()) {
-        return Ok(form_params(query.as_bytes()));
+        return Ok(None);
     }
     let body = exchange.whole_body(max_body_bytes, deadline, held).await?;
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
-    body_params(content_type, &body).map_err(BodyError::Problem)
+    let media_type = if route.any_body { MediaType::Any } else { MediaType::Named(content_type) };
+    body_params(media_type, &body).map(Some).map_err(BodyError::Problem)
+}
+
+impl Proxy<'_> {
+    /// The arguments of a call: those in the body, or else in the query, or what the route says.
+    pub(super) fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
+        let query = || form_params(context.query.as_bytes());
+        let Some(template) = &context.route.params else { return body.unwrap_or_else(query) };
+        let path = if template.takes_path() { self.peers.path_params(method, context.path) } else { String::new() };
+        template.fill(&RequestParts {
+            body: body.as_deref(),
+            query: &query(),
+            path: &path,
+            fields: context.head.fields(),
+            client: context.client,
+        })
+    }
 }
 
 /// The sticky key of a client's calls, if the same node is to answer them.

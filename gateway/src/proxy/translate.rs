@@ -117,14 +117,29 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("writing to memory cannot fail");
 }
 
+/// What a body is said to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MediaType<'a> {
+    /// By the request's `Content-Type`, if there is one.
+    Named(Option<&'a str>),
+    /// That does not count: see [`Route::any_body`](crate::config::Route::any_body).
+    Any,
+}
+
 /// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
 ///
 /// # Errors
 /// 400 for what is no JSON object, 415 for a media type that is neither.
-pub(crate) fn body_params(content_type: Option<&str>, body: &[u8]) -> Result<String, Problem> {
+pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<String, Problem> {
     if body.is_empty() {
         return Ok("{}".to_owned());
     }
+    let content_type = match media_type {
+        MediaType::Named(content_type) => content_type,
+        // What begins like an object and is none is refused, in words.
+        MediaType::Any if body.trim_ascii_start().starts_with(b"{") => Some(JSON),
+        MediaType::Any => return Ok(form_params(body)),
+    };
     let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Ok(form_params(body));
@@ -275,7 +290,7 @@ mod tests {
 
     #[track_caller]
     fn check(content_type: Option<&str>, body: &str, expected: Result<&str, (u16, &str)>) {
-        let seen = body_params(content_type, body.as_bytes());
+        let seen = body_params(MediaType::Named(content_type), body.as_bytes());
         let seen = seen.as_deref().map_err(|problem| (problem.status.as_u16(), problem.detail.as_str()));
         match (seen, expected) {
             (Err((status, detail)), Err((expected, part))) => {
@@ -305,6 +320,20 @@ mod tests {
     }
 
     #[test]
+    fn e14_a_route_may_read_bodies_of_any_media_type() {
+        for (body, expected) in [
+            (" {\"a\":1}", Ok("{\"a\":1}")),
+            ("a=1&b=%C2%B6", Ok(r#"{"a":"1","b":"¶"}"#)),
+            ("text", Ok(r#"{"text":""}"#)),
+            ("", Ok("{}")),
+            ("{\"a\":}", Err(400)),
+        ] {
+            let seen = body_params(MediaType::Any, body.as_bytes()).map_err(|problem| problem.status.as_u16());
+            assert_eq!(seen.as_deref(), expected.as_ref().map(|text| *text), "{body}");
+        }
+    }
+
+    #[test]
     fn gh28_other_bodies_are_refused_with_the_place() {
         check(Some(JSON), "{\"a\":}", Err((400, "line 1 column 6")));
         check(Some(JSON), "[]", Err((400, "must be a JSON object")));
@@ -316,7 +345,7 @@ mod tests {
         check(Some(JSON), &nested(65), Err((400, "nested deeper than 64")));
         check(None, "a", Err((415, "send application/json")));
         assert_eq!(
-            body_params(Some(JSON), b"{\"a\":\"\xff\"}").unwrap_err().detail,
+            body_params(MediaType::Named(Some(JSON)), b"{\"a\":\"\xff\"}").unwrap_err().detail,
             "the body is not UTF-8 from byte 6"
         );
     }

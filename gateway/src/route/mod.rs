@@ -3,4 +3,5 @@
 
 pub(crate) mod cookie;
 pub(crate) mod limits;
+pub(crate) mod params;
 pub(crate) mod path;

@@ -32,10 +32,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered and
 /// informed until `stop` is cancelled. Returns at once. Before the first list, the peers are those
-/// of the cache file, if there is one.
+/// of the cache file, if there is one. Without an address no node becomes known.
 pub(crate) fn start(
     mut identity: Identity,
-    address: String,
+    address: Option<String>,
     stop: CancellationToken,
 ) -> (Arc<RegistryView>, Arc<LocalNode>, RegistrationHandle) {
     let secret = new_secret();
@@ -47,6 +47,7 @@ pub(crate) fn start(
     let local_node =
         LocalNode::new(id.clone(), &identity.name, identity.advert.zone.clone(), identity.network.clone(), blocked);
     let view = RegistryView::new(Arc::clone(&local_node));
+    let Some(address) = address else { return (view, local_node, RegistrationHandle { advert, requests }) };
     if let Some(path) = &identity.cache {
         match cache::load(path) {
             Ok(Some((replica, age))) => {

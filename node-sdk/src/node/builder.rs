@@ -427,7 +427,7 @@ impl NodeBuilder {
         let own = Vec::new();
         let identity =
             Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
-        let peers = Peers::register(identity, distributor, leaving.clone());
+        let peers = Peers::register(identity, Some(distributor), leaving.clone());
         let tasks = NodeTasks::default();
         let service = Arc::new(LocalService {
             instance: peers.mesh.local_node().instance.as_str().into(),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gateway::Config;
+use gateway::{Config, FixedServer, ParamSource, ParamsTemplate, Route};
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
-use tests::{Cluster, HttpClient, RawNode, answer_to, request, spawn_request};
+use tests::{Cluster, CountingServer, HttpClient, RawNode, answer_to, request, spawn_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -174,5 +174,109 @@ async fn an_old_node_is_never_given_more_than_it_can_read() {
     }
     for call in calls {
         assert_eq!(call.await.unwrap().status, 200);
+    }
+}
+
+/// A route of the configuration.
+fn route(prefix: &str, change: impl FnOnce(&mut Route)) -> Config {
+    let mut route = Route::new(vec![prefix.to_owned()]);
+    change(&mut route);
+    Config { routes: vec![route], ..Config::default() }
+}
+
+fn to(server: &CountingServer) -> Vec<FixedServer> {
+    vec![FixedServer { address: server.address.into(), weight: 100 }]
+}
+
+#[tokio::test]
+async fn e3_a_route_can_keep_requests_off_the_nodes() {
+    let cluster = Cluster::start();
+    let node = Node::builder("math").route("GET/double", double).route("GET/a/double", double);
+    let _node = cluster.node(node).await;
+    let server = CountingServer::start().await;
+    let mut config = route("/double", |route| {
+        route.nodes = false;
+        route.servers = to(&server);
+    });
+    let mut none = Route::new(vec!["/a".to_owned()]);
+    none.nodes = false;
+    config.routes.push(none);
+    let gateway = cluster.gateway_with(config).await;
+    for _ in 0..20 {
+        let response = request(gateway, "GET", "/double?n=2", "").await;
+        assert!(response.body.contains("/double?n=2"), "the server says what it was asked: {}", response.body);
+        assert_eq!(request(gateway, "GET", "/a/double?n=2", "").await.problem(), "no_route");
+    }
+}
+
+#[tokio::test]
+async fn e3_a_gateway_may_have_no_distributor() {
+    let server = CountingServer::start().await;
+    let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gateway = listener.local_addr().unwrap();
+    let config = Config { distributor: "off".to_owned(), ..route("/a", |route| route.servers = to(&server)) };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let served = tokio::spawn(gateway::serve(listener, config, stop.clone()));
+    assert_eq!(request(gateway, "GET", "/a/b", "").await.status, 200);
+    assert_eq!(request(gateway, "GET", "/b", "").await.problem(), "no_route");
+    stop.cancel();
+    served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn e3_services_of_another_dialect_get_what_they_know() {
+    let cluster = Cluster::start();
+    let mut node = RawNode::join(&cluster).await;
+    let urls = ["GET/x/{id}", "POST/x/{id}"];
+    node.registered.register_with(json!({ "port": node.listener.port(), "name": "raw", "urls": urls })).await;
+    node.registered.ask(1).await;
+    let template = [
+        ("userId", ParamSource::Header("x-user-id".to_owned())),
+        ("bodies", ParamSource::Body),
+        ("params", ParamSource::Path),
+        ("query", ParamSource::Query),
+    ];
+    let template = ParamsTemplate { members: template.map(|(name, source)| (name.to_owned(), source)).to_vec() };
+    let gateway = cluster.gateway_with(route("/x", |route| route.params = Some(template))).await;
+    let mut caller = None;
+    for (method, body, bodies) in [("GET", "", json!({})), ("POST", r#"{"userId":1}"#, json!({ "userId": 1 }))] {
+        let head = format!(
+            "{method} /x/7?a=%C2%B6 HTTP/1.1\r\nHost: x\r\nX-User-Id: 42\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let response = tokio::spawn(async move { HttpClient::connect(gateway).await.raw(head.as_bytes()).await });
+        if caller.is_none() {
+            caller = Some(node.listener.accept().await);
+        }
+        let caller = caller.as_mut().unwrap();
+        let mut call = caller.next().await.unwrap();
+        let params = call["params"].as_object_mut().unwrap();
+        assert_eq!(params.remove("key"), Some(call["key"].clone()));
+        // The parameters of the path stand where services of version 1 look for them, too.
+        call["params"].as_object_mut().unwrap().remove("id");
+        let expected = json!({ "userId": "42", "bodies": bodies, "params": { "id": "7" }, "query": { "a": "¶" } });
+        assert_eq!(call["params"], expected);
+        caller.send_packet(&json!({ "key": call["key"], "errorcode": 0 })).await;
+        assert_eq!(response.await.unwrap().unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn e14_a_route_may_read_bodies_as_old_gateways_did() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("math").route("POST/double", double)).await;
+    let gateway = cluster.gateway_with(route("/double", |route| route.any_body = true)).await;
+    for (header, body) in [
+        ("", "n=4"),
+        ("Content-Type: text/plain\r\n", "n=4"),
+        ("", r#"{"n":4}"#),
+        ("Content-Type: text/x\r\n", r#"{"n":4}"#),
+    ] {
+        let raw = format!("POST /double HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {}\r\n\r\n{body}", body.len());
+        tests::eventually(body, async || {
+            let response = HttpClient::connect(gateway).await.raw(raw.as_bytes()).await.unwrap();
+            response.status == 200 && response.json() == json!({ "double": 8 })
+        })
+        .await;
     }
 }

@@ -46,6 +46,7 @@ fn a_file_may_set_any_setting() {
         certificates = [{ chain = "a.pem", key = "/keys/b.pem" }]
         [[route]]
         prefix = "/old"
+        nodes = false
         servers = ["127.0.0.1:8080", { address = "[::1]:8080", weight = 50 }]
         strip = true
         balance = "cookie"
@@ -55,6 +56,8 @@ fn a_file_may_set_any_setting() {
         prefix = ["/a", "/b"]
         timeout = "1m"
         at_most = 7
+        any_body = true
+        params = { data = "arguments", authorization = "header:Authorization" }
         check = "GET/health"
         "#,
     )
@@ -75,6 +78,8 @@ fn a_file_may_set_any_setting() {
     let rate = old.limits.rate.clone().unwrap();
     assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));
     assert_eq!(both.prefixes, ["/a", "/b"]);
+    assert_eq!((old.nodes, both.nodes, old.any_body, both.any_body), (false, true, false, true));
+    assert_eq!(both.params.as_ref().map(|params| params.members.len()), Some(2));
     assert_eq!((both.timeout, both.limits.max_concurrency), (Some(Duration::from_secs(60)), Some(7)));
     assert_eq!((&both.check, both.node_check.as_deref()), (&None, Some("GET/health")));
 }
@@ -334,4 +339,22 @@ fn oe18_what_has_no_effect_is_told() {
         ],
     );
     check_warnings("[[route]]\nprefix = \"/\"\ntry_timeout = \"1s\"\ncheck = \"tcp\"\ncheck_every = \"1s\"", &[]);
+}
+
+#[test]
+fn e3_what_makes_no_sense_for_nodes_is_a_mistake() {
+    for (keys, part) in [
+        ("params = {}", "at least one member"),
+        ("params = { key = \"body\" }", "which the gateway adds"),
+        ("params = { a = \"x\" }", "a member is from"),
+        ("params = { a = 1 }", "a table of texts"),
+        ("nodes = false\nany_body = true", "no node is called here"),
+        ("nodes = false\nparams = { a = \"body\" }", "no node is called here"),
+        ("nodes = false\ncheck = \"GET/health\"", "no node is called here"),
+    ] {
+        let mistakes = parsed(&format!("[[route]]\nprefix = \"/\"\n{keys}")).unwrap_err();
+        let text = format!("{mistakes:?}");
+        assert!(text.contains(part), "{keys}: {text}");
+    }
+    assert_eq!(parsed("distributor = \"off\"").unwrap().config.distributor, "off");
 }
