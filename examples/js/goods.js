@@ -1,14 +1,14 @@
 #!/usr/bin/env node
 'use strict';
 
-// A goods service as they have been written for years. One changed line brings it up to date:
+// A goods service as they have been written for years. What it takes to bring it up to date is one line:
 //
 //   - const Server = require('./server.js');
 //   + const Server = require('./mesh.js');
 //
 // It still writes its answers as it always has. Yet packets may be split anywhere, keys may be longer than
-// JavaScript's numbers, a `¶` in a name does no harm, a Distributor may restart, and version 2 callers are
-// answered in version 2.
+// JavaScript's numbers, and a `¶` in a name does no harm. With `--version 2` it is not missed when a Distributor
+// restarts, and HTTP clients see its results alone.
 
 const Server = require('./mesh.js');
 
@@ -18,14 +18,15 @@ Usage: node goods.js [options]
 
   --port N                 port to listen on (default 9010; 0 picks a free one)
   --distributor HOST:PORT  where to register (default 127.0.0.1:9000)
+  --version N              1 registers as old services do (default 1), 2 as new ones
   --help                   show this text
 `;
 
 const MAX_GOODS = 1000;
 
 class Goods extends Server {
-  constructor({ port, distributor }) {
-    super('goods', port, ['POST/goods', 'GET/goods', 'DELETE/goods']);
+  constructor({ port, distributor, version }) {
+    super('goods', port, ['POST/goods', 'GET/goods', 'DELETE/goods'], { version });
     this.stored = []; // a real one has a database
     this.connectToDistributor(distributor.host, distributor.port, (data) => {
       console.log(`list ${data.params.length}`);
@@ -51,7 +52,7 @@ class Goods extends Server {
         packet.results = [];
         break;
       default:
-        socket.write('null¶'); // the answer of old services to an unknown method
+        socket.write('null¶'); // so old services say that they do not know a method
         return;
     }
     socket.write(JSON.stringify(packet) + '¶');
@@ -60,7 +61,7 @@ class Goods extends Server {
 
 const goods = new Goods(readArguments());
 
-// A second line is optional: leave the list first, finish the calls in flight, then end.
+// A second line for who wants it: leave the list first, finish the calls in flight, then end.
 process.on('SIGTERM', () => goods.close().then(() => process.exit(0)));
 
 function readArguments() {
@@ -69,6 +70,7 @@ function readArguments() {
       options: {
         port: { type: 'string', default: '9010' },
         distributor: { type: 'string', default: '127.0.0.1:9000' },
+        version: { type: 'string', default: '1' },
         help: { type: 'boolean' },
       },
     });
@@ -77,7 +79,12 @@ function readArguments() {
       process.exit(0);
     }
     if (!/^\d{1,5}$/.test(values.port)) throw new Error('--port must be a number from 0 to 65535');
-    return { port: Number(values.port), distributor: Server.parseAddress(values.distributor) };
+    if (!/^[12]$/.test(values.version)) throw new Error('--version must be 1 or 2');
+    return {
+      port: Number(values.port),
+      distributor: Server.parseAddress(values.distributor),
+      version: Number(values.version),
+    };
   } catch (error) {
     console.error(`${error.message}\nTry: node goods.js --help`);
     return process.exit(2);

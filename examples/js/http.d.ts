@@ -4,9 +4,9 @@ import type { Server } from 'node:net';
 export interface Offer {
   /** 1 to 128 of `A-Z a-z 0-9 . _ -`; instances of one service share it. */
   name: string;
-  /** Paths that it answers, with all paths below them; the longest that matches a request wins. */
+  /** Paths that it answers, with all that is below them; the longest that fits a request wins. */
   prefixes: string[];
-  /** Requests are sent to it as `/x` instead of `/prefix/x`. */
+  /** It wants to be asked for `/x` instead of `/prefix/x`. */
   strip?: boolean;
   /** Of the Distributor; `127.0.0.1` unless given. */
   host?: string;

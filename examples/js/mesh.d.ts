@@ -8,7 +8,7 @@ declare class MeshServer {
    */
   constructor(name: string, port: number | string, urls?: string[], options?: MeshServer.Options);
 
-  /** The registration; a service may add members, which all nodes see, such as `$: { zone: 'a' }`. */
+  /** What is registered; a service may add members, which everybody sees, such as `$: { zone: 'a' }`. */
   context: { port: number | string; name: string; urls: string[]; [member: string]: unknown };
   /** Whether there is a connection to the Distributor. */
   isConnectedDistributor: boolean;
@@ -22,7 +22,7 @@ declare class MeshServer {
   /** A caller has gone. */
   onClose(socket: Socket): void;
   /**
-   * A call. Text written to `socket` is sent as its answer, in the form that the caller knows:
+   * A call. Whatever is written to `socket` goes out as its answer, in the form that the caller knows:
    * `JSON.stringify({ key, errorcode, errormessage, results })`, a `¶` behind it or not. A throw, or a
    * promise that fails, is answered with an error.
    */
@@ -42,8 +42,21 @@ declare namespace MeshServer {
   export { MeshServer as Server };
 
   export interface Options {
-    /** 1: registers as old services do, so that HTTP clients behind the gateway still see whole packets. */
+    /**
+     * 1 (unless set): registers as old services do, so that HTTP clients behind the gateway still see whole packets.
+     * 2: is told of changes and pinged, and HTTP clients see results alone.
+     */
     version?: 1 | 2;
+    /**
+     * What callers of version 1 can read at once, in bytes: 65536 unless set. A larger answer becomes an error. Set more
+     * only if all of them join what they read; most end when a packet comes in two reads. 8 MiB at most.
+     */
+    oldReadBytes?: number;
+    /**
+     * false: packets that come are not sent to the node `logs`. Otherwise they are, as old services do, when there is
+     * one: each before it is handled, with whatever is in it.
+     */
+    logs?: boolean;
     /**
      * Bytes that are kept for all callers together: packets that have come in part, calls at work, answers that are not
      * read. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and half of what is
@@ -63,11 +76,11 @@ declare namespace MeshServer {
   export interface Call {
     uri: string;
     method: string;
-    /** It is sent back in the answer. Missing when the caller does not want one. */
+    /** Goes into the answer. Missing when the caller does not want one. */
     key?: Key;
-    /** Never missing; contains the key too, if it is an object. */
+    /** Never missing; has the key too, where it is an object. */
     params: any;
-    /** What a version 2 caller says about its call, such as `d`, the milliseconds that it still waits. */
+    /** What a version 2 caller says of its call, such as `d`, the milliseconds that it still waits. */
     $?: { d?: number; [member: string]: unknown };
     [member: string]: unknown;
   }
@@ -114,7 +127,7 @@ declare namespace MeshServer {
     write(packet: unknown): boolean;
     /** As `write`, for JSON that is text already. */
     send(text: string): boolean;
-    /** Gives up when nothing was sent either way for this many milliseconds; 0: never. */
+    /** Gives up when nothing goes either way for so many milliseconds; 0: never. */
     patience(ms: number): void;
     end(): void;
   }
@@ -139,17 +152,17 @@ declare namespace MeshServer {
       limit?: number,
     );
 
-    /** False once a frame is too long: the stream is then useless. */
+    /** False once a frame is too long: the stream is of no use then. */
     push(chunk: Buffer): boolean;
   }
 
-  /** A packet as it is sent. */
+  /** A packet as it goes over the wire. */
   export function encode(packet: unknown): Buffer;
   /** As `encode`, for JSON that is text already. */
   export function seal(text: string): Buffer;
-  /** Splits the text of an old writer into packets. */
+  /** Cuts what an old writer wrote into packets. */
   export function cut(text: string): string[];
-  /** The direct parts of valid JSON, as received. */
+  /** The direct parts of sound JSON as they came. */
   export function parts(text: string): string[] | [string, string][];
   export function crc32(bytes: Uint8Array): number;
   export function isObject(value: unknown): value is Record<string, unknown>;

@@ -2,8 +2,9 @@
 
 // The protocol of the mesh for services in plain Node.js (18 or newer), without dependencies. It has the
 // constructors that old services know. They change one `require`, go on writing version 1 answers that end in
-// `¶`, and from then on frame right, keep long keys, are told of changes instead of lists, and answer every
-// caller in its own version. See goods.js.
+// `¶`, and from then on frame right and keep long keys. HTTP clients behind a gateway see the same as before. With
+// `{ version: 2 }` a service is told of changes instead of lists, is pinged, and HTTP clients see its results alone.
+// Every caller is answered in its own version. See goods.js.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const net = require('node:net');
@@ -12,34 +13,35 @@ const packets = require('./packets');
 const {
   FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parseAddress, parts, seal, shown, shownKey,
 } = packets;
+const { LogSender } = require('./logs');
 const { Registry, Replica, newIdentity } = require('./registry');
 const { Reading } = require('./turns');
 
-const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not read; with more, it is not read from
-const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for a called service: a copy of a whole list, and more
-const OLD_READ_BYTES = 65536; // an old caller takes this many bytes in one read, and crashes on a packet in two
-const OLD_READ_MS = 50; // an old caller that waits for an answer reads within this time: an estimate
-const MAX_CALLS = 1024; // running calls of one caller; with more, it is not read from
+const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not taken; with more it is not read from
+const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for whom we call: a copy of a whole list, and more
+const OLD_READ_BYTES = 65536; // an old caller takes so much in one read, and dies of a packet in two
+const OLD_READ_MS = 50; // an old caller that waits for an answer reads within this: a guess
+const MAX_CALLS = 1024; // of one caller at work; with more it is not read from
 const MAX_CALLERS = 10_000; // every node and gateway of a large mesh
-const MAX_STRIKES = 3; // broken packets; later ones are unlikely to be better
-const ROOM_MS = 200; // how often a caller beyond its share is checked again: others free memory
-const MAX_COMPLAINTS = 10; // log lines a second about callers: a stranger must not fill the log
+const MAX_STRIKES = 3; // broken packets; what follows them is not likely to be better
+const ROOM_MS = 200; // a caller that has too much looks so often whether it may have more, which others decide
+const MAX_COMPLAINTS = 10; // lines a second about callers: a stranger must not fill the log
 const FRAME_MS = 10_000; // from the first byte of a call to its last
-const LINE_END_BYTES = 16; // people type line ends between packets; this few bytes do not begin a call
-const CALL_MS = 60_000; // after this a call without an answer is forgotten: callers do not wait this long
-const CROWDED_MS = 5000; // the same, while such calls keep the caller from being read
-const STALLED_MS = 10_000; // a caller that reads none of its answers for this long is gone
+const LINE_END_BYTES = 16; // people type some between packets; so little is no call that has begun
+const CALL_MS = 60_000; // longer than callers wait: a call that the service never answers is forgotten then
+const CROWDED_MS = 5000; // the same while such calls keep others from being read
+const STALLED_MS = 10_000; // whoever takes none of its answers for so long is gone
 const KEEP_ALIVE_MS = 60_000; // an idle connection is probed then, as the other machine may be gone
 const FIRST_BYTES = 64; // of what is no packet: enough to know what it is
 const CONNECT_MS = 1000; // in one network a connect is answered in well under this, or not at all
-const LEAVE_MS = 2000; // how long callers have to learn that we left, and to close their connections
-const FINISH_MS = 10_000; // then calls in flight have this much time
+const LEAVE_MS = 2000; // so long callers have to hear that we left, and to close their connections themselves
+const FINISH_MS = 10_000; // then calls in flight have this long
 const TIDY_MS = 1000; // fine enough for waits of many seconds
 
 const WRONG_INSTANCE = 421; // misdirected, in HTTP's numbers
 
 const PLAIN_NAME = /^[A-Za-z0-9._-]{1,128}$/; // version 2 takes no other
-const handling = new AsyncLocalStorage(); // the call that the running code of a service handles
+const handling = new AsyncLocalStorage(); // the call that the running code of a service is about
 
 // A service: extend it and override `onRead`.
 class Server {
@@ -51,23 +53,30 @@ class Server {
   #version;
   #budget;
   #advertise;
+  #oldReadBytes;
+  #logs;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the old form.
   // `buffers`: bytes that are kept for all callers together. `advertise`: where others can call it, `host:port`, if
-  // that is not where the Distributor sees it come from and the port that it listens on; of version 2.
-  constructor(name, port, urls = [], { version = 2, buffers, advertise = process.env.NODE_ADVERTISE } = {}) {
+  // that is not where the Distributor sees it come from and the port that it listens on; of version 2. `oldReadBytes`:
+  // what callers of version 1 can read at once. `logs: false`: packets are not sent to the node `logs`.
+  constructor(name, port, urls = [], {
+    version = 1, buffers, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
+  } = {}) {
     this.context = { port, name, urls }; // registered as it stands, with what a service adds
     this.#version = PLAIN_NAME.test(name) ? version : 1;
     if (advertise !== undefined) parseAddress(advertise);
     this.#advertise = advertise;
     this.isConnectedDistributor = false;
     this.#budget = new Budget(buffers);
+    this.#oldReadBytes = Math.min(oldReadBytes, FRAME_LIMIT);
+    if (logs) this.#logs = new LogSender(name, (host, to) => new Client(host, to));
     // A caller that closes its side may still read its answers.
     this.server = net.createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.server.maxConnections = MAX_CALLERS;
     this.server.on('error', (error) => this.onError(error));
     this.server.listen(port, () => {
-      this.context.port = this.server.address().port; // for port 0, the system has chosen one
+      this.context.port = this.server.address().port; // for port 0 the system has picked one
       this.onLog(`listening on port ${this.context.port}`);
       this.#registry?.connect();
     });
@@ -87,22 +96,25 @@ class Server {
 
   onError(error) {
     console.error(`cannot listen on port ${this.context.port}: ${explain(error)}`);
-    process.exitCode = 1; // nothing else keeps the process running
+    process.exitCode = 1; // nothing is left that would keep the process running
   }
 
-  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it
-  // changes.
+  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it changes.
   connectToDistributor(host, port, onNoti = () => {}) {
     if (!(Number(port) >= 1 && Number(port) <= 65535)) {
       throw new RangeError(`"${host}:${port}" is not the address of a Distributor: the port must be from 1 to 65535`);
     }
     const listens = () => this.server.address()?.address;
     const identity = { ...this.#identity, version: this.#version, advertise: this.#advertise, listens };
-    this.#registry = new Registry(this, identity, new Client(host, Number(port)), onNoti);
+    const told = (list) => {
+      this.#logs?.list(list.params);
+      onNoti(list);
+    };
+    this.#registry = new Registry(this, identity, new Client(host, Number(port)), told);
     if (this.server.listening) this.#registry.connect();
   }
 
-  // The bytes held for all callers, their limit, and the number of answers without room.
+  // What is kept for all callers now, in bytes, how much may be, and how many answers there was no room for.
   get buffers() {
     const { used, limit, refused } = this.#budget;
     return { bytes: used, limit, refused };
@@ -113,9 +125,10 @@ class Server {
     this.#registry?.leave();
   }
 
-  // Leaves, and ends once the calls in flight are answered.
+  // Leaves, and ends once what is in flight is answered.
   async close() {
     this.leave();
+    this.#logs?.end();
     await this.#gone(LEAVE_MS);
     this.server.close();
     for (const caller of this.#callers) caller.finish(true);
@@ -126,7 +139,8 @@ class Server {
   #serve(socket) {
     const read = (packet) => this.onRead(socket, withPath(packet, this.context.urls));
     const { id } = this.#identity;
-    const caller = new Caller(tuned(socket), id, read, (text) => this.#complain(text), this.#budget);
+    const options = { oldReadBytes: this.#oldReadBytes, onPacket: (text) => this.#logs?.send(text) };
+    const caller = new Caller(tuned(socket), id, read, (text) => this.#complain(text), this.#budget, options);
     this.#callers.add(caller);
     socket.on('close', () => {
       this.#callers.delete(caller);
@@ -136,8 +150,7 @@ class Server {
     this.onCreate(socket);
   }
 
-  // Logs what is wrong with a caller, or with its call, unless many such lines were logged just
-  // now.
+  // Says what is wrong with a caller, or with what it asked for, unless much has been said just now.
   #complain(text) {
     this.#complaints++;
     if (this.#complaints <= MAX_COMPLAINTS) this.onLog(text, true);
@@ -200,7 +213,7 @@ class Client {
     try {
       socket.connect(options);
     } catch (error) {
-      socket.destroy(error); // a list may name an impossible port
+      socket.destroy(error); // a list may name a port that there cannot be
     }
   }
 
@@ -216,7 +229,7 @@ class Client {
     return socket?.writable === true && socket.write(seal(text));
   }
 
-  // Gives up when nothing was sent either way for this many ms; 0: never.
+  // Gives up when nothing goes either way for so many ms; 0: never.
   patience(ms) {
     this.client.setTimeout(ms);
   }
@@ -227,20 +240,21 @@ class Client {
       return;
     }
     this.client.end();
-    this.patience(CONNECT_MS); // the other side may not close its own
+    this.patience(CONNECT_MS); // the other side need not close its own
   }
 }
 
-// One caller of a service: its running calls, and the answers that it has not read yet.
+// One caller of a service: its calls at work, and the answers that it has not taken yet.
 class Caller {
-  constructor(socket, id, onRead, complain, budget) {
-    Object.assign(this, { socket, id, onRead, complain, budget, calls: new Set(), misdirected: false });
+  constructor(socket, id, onRead, complain, budget, options) {
+    Object.assign(this, { socket, id, onRead, complain, budget, ...options, calls: new Set(), misdirected: false });
     // Bytes that it is charged for, and those of its calls at work; and when to look again whether it may have more.
     Object.assign(this, { charged: 0, atWork: 0, again: null });
-    Object.assign(this, { strikes: 0, closing: false, cuts: false });
+    // isOld: it has sent a sound packet of version 1 last.
+    Object.assign(this, { strikes: 0, isOld: false, closing: false, cuts: false });
     // Answers in version 1 form that wait until the caller has read those before.
     Object.assign(this, { waiting: [], waitingBytes: 0, unread: 0, wroteAt: 0, timer: null });
-    // The number of received frames, and their number when the unfinished frame began.
+    // Frames that have come, and how many there were when the unfinished one had begun.
     Object.assign(this, { frames: 0, framesBefore: 0, begunAt: performance.now() });
     this.send = socket.write.bind(socket);
     this.end = socket.end.bind(socket);
@@ -262,6 +276,9 @@ class Caller {
       this.frames++;
       if (!socket.destroyed && !this.take(packet, text)) this.strike('a frame is no packet');
     }, (why) => this.strike(why));
+    this.reader.onCut = (pieces) => {
+      complain(`${socket.remoteAddress}: a call was cut by a raw ¶ in a text; its ${pieces} pieces were joined`);
+    };
     const isBusy = () => this.isBusy();
     this.reading = new Reading(socket, this.reader, { isBusy, isFull: () => this.isFull() });
     socket.on('close', () => {
@@ -270,32 +287,34 @@ class Caller {
     });
     socket.on('drain', () => this.pace());
     socket.on('end', () => this.finish());
-    socket.on('error', () => {}); // 'close' follows, and no caller is left to answer
+    socket.on('error', () => {}); // 'close' follows, and there is nobody left to answer
     socket.setTimeout(STALLED_MS, () => {
       if (socket.writableLength > 0) socket.destroy();
     });
   }
 
-  // Passes a call to the service; false when the packet is not a call.
+  // Hands a call to the service; false when it is none.
   take(packet, text) {
     if (!isObject(packet)) return false;
     const list = parts(text);
     const members = new Map(list);
-    if (members.size !== list.length) return false; // all readers must understand the same
+    if (members.size !== list.length) return false; // two readers must not understand it in two ways
     const { uri, method } = packet;
+    const isOfRegistry = uri === '/distributes';
     if ([uri, method].some((one) => typeof (one ?? '') !== 'string')) return false;
     if (uri === '$cancel') this.forget(members.get('key'));
     if (uri === '$hello') this.greet(packet.$);
-    if (uri?.startsWith('$')) return true; // others belong to later versions
+    if (uri?.startsWith('$')) return true; // others are of later versions
 
     const version = (packet.$ ?? null) === null ? 1 : 2;
+    this.isOld = version === 1;
     const isLog = version === 1 && typeof packet.params === 'string'; // so old nodes log: nobody waits
     const key = isLog ? undefined : keyOf(members, version);
     packet.params ??= {}; // old services die without
     if (key !== undefined) {
       packet.key = shownKey(key);
-      // Some families of services look here.
-      if (isObject(packet.params)) packet.params.key = packet.key;
+      // Some families of services look here. What a node registers is shown to others as it is.
+      if (isObject(packet.params) && !isOfRegistry) packet.params.key = packet.key;
     }
     const bytes = CALL_BYTES + text.length * CALL_WEIGHT;
     const call = { caller: this, key, name: String(packet.key), version, at: performance.now(), bytes };
@@ -313,6 +332,7 @@ class Caller {
       this.reply(call, failure(504, 'deadline', 'the call came too late to be begun'));
       return true;
     }
+    this.onPacket(text);
     // What a stranger sends costs that call at most, whatever the service makes of it.
     handling.run(call, async () => this.onRead(packet)).catch((error) => {
       this.complain(`${shown(`${method}${uri}`)} failed: ${error?.stack ?? error}`);
@@ -328,31 +348,52 @@ class Caller {
     this.send(seal(JSON.stringify({ uri: '$hello', $: { f: this.id } })));
   }
 
-  // No caller waits for these answers any more.
+  // Nobody waits for these answers any more.
   forget(key) {
     for (const call of this.calls) if (call.key === key && call.version === 2) this.drop(call);
   }
 
-  // Removes a running call; returns whether it was running.
+  // The call is not at work any more; whether it was.
   drop(call) {
     const was = this.calls.delete(call);
     if (was) this.atWork -= call.bytes;
     return was;
   }
 
-  // Takes the service's text as the answer to one call. An answer that no call waits for is
-  // dropped.
+  // Takes what the service wrote as the answer to one call; what nobody waits for goes nowhere.
   answer(text) {
     let said = failure(502, 'bad_answer', 'the service answered with something that is no packet');
     let name;
     try {
       const packet = JSON.parse(text);
       if (packet === null) said = failure(501, 'method_not_known', 'the service does not know this method');
+      if (typeof packet?.uri === 'string') {
+        this.pass(text.trim());
+        return;
+      }
       if (isObject(packet)) said = new Map(parts(text));
       if (said.has('key')) name = String(shownKey(said.get('key')));
     } catch { /* the caller is told that this is no packet */ }
     const call = this.callOf(name);
     if (call) this.reply(call, said);
+  }
+
+  // Sends a packet that is no answer, such as a list: an old Distributor may be built on this, too. A call that it is
+  // written for has no other answer.
+  pass(text) {
+    const handled = handling.getStore();
+    if (handled?.caller === this) this.drop(handled);
+    const bytes = seal(text);
+    if (!this.budget.fits(this.charged, this.held() + bytes.length)) {
+      this.budget.refused++;
+      this.complain(`${this.socket.remoteAddress}: no room to keep a packet of ${bytes.length} bytes until it is read`);
+      return;
+    }
+    this.waiting.push(bytes);
+    this.waitingBytes += bytes.length;
+    this.flush();
+    this.settle();
+    this.pace();
   }
 
   // An answer may have no key, and a caller may use one twice: then it belongs to the call being handled.
@@ -371,7 +412,7 @@ class Caller {
   reply(call, answer) {
     if (!this.drop(call) || this.socket.destroyed) return;
     const isOld = call.version === 1;
-    const limit = isOld ? OLD_READ_BYTES : FRAME_LIMIT;
+    const limit = isOld ? this.oldReadBytes : FRAME_LIMIT;
     const write = isOld ? oldAnswer : newAnswer;
     let bytes = seal(write(call.key, answer));
     if (bytes.length > limit) {
@@ -400,7 +441,7 @@ class Caller {
     if (now - this.wroteAt >= OLD_READ_MS) this.unread = 0;
     while (this.waiting.length > 0) {
       const { length } = this.waiting[0];
-      if (this.unread > 0 && this.unread + length > OLD_READ_BYTES) {
+      if (this.unread > 0 && this.unread + length > this.oldReadBytes) {
         this.timer ??= setTimeout(() => {
           this.timer = null;
           this.flush();
@@ -415,12 +456,12 @@ class Caller {
     }
   }
 
-  // Bytes that have been received and not begun yet.
+  // Bytes that have come and are not at work yet.
   come() {
-    return this.reader.buffer.length + this.socket.readableLength;
+    return this.reader.buffer.length + this.reader.pieceBytes + this.socket.readableLength;
   }
 
-  // Bytes that are held for it.
+  // Bytes that are kept for it.
   held() {
     return this.come() + this.atWork + this.socket.writableLength + this.waitingBytes;
   }
@@ -429,15 +470,13 @@ class Caller {
     this.charged = this.budget.settle(this.charged, this.socket.destroyed ? 0 : this.held());
   }
 
-  // A caller that sends calls faster than it reads, or than they can be answered, has to wait with
-  // its next calls.
+  // A caller that asks faster than it reads, or than it can be answered, waits with what it asks next.
   isBusy() {
     const unread = this.socket.writableLength + this.waitingBytes;
     return this.calls.size >= MAX_CALLS || unread > WAITING_LIMIT || this.atWork + unread >= this.budget.mayHave();
   }
 
-  // It holds as many bytes as it may, so it is not read from. It may have more when others free
-  // memory.
+  // As much is kept for it as may be: it is not read from. Others decide when it may have more.
   isFull() {
     this.settle();
     if (this.budget.isOverdrawn && this.come() > LEAST_BYTES) {
@@ -454,7 +493,7 @@ class Caller {
     return full;
   }
 
-  // Continues with everything that may continue now.
+  // Goes on with what may go on now.
   pace() {
     const { socket } = this;
     this.reading.wake();
@@ -464,8 +503,7 @@ class Caller {
     });
   }
 
-  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends
-  // it too.
+  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends it too.
   finish(cuts = false) {
     this.closing = true;
     this.cuts ||= cuts;
@@ -475,11 +513,14 @@ class Caller {
   strike(why) {
     if (this.socket.destroyed) return; // the rest of a read
     this.complain(`${this.socket.remoteAddress}: dropped: ${why}`);
+    // An old gateway passes on what its clients send. It must not lose its connection, and with that all routes of this
+    // service, for what one of them says.
+    if (this.isOld) return;
     if (++this.strikes >= MAX_STRIKES) this.socket.destroy();
   }
 
-  // Gives up calls that the service does not answer, which old callers are not told, as ever; and a
-  // caller whose packet does not end.
+  // Gives up calls that the service does not answer, of which old callers hear nothing, as ever; and a caller
+  // whose call does not end.
   tidy(now) {
     const patience = this.calls.size >= MAX_CALLS ? CROWDED_MS : CALL_MS;
     for (const call of this.calls) {
@@ -489,18 +530,20 @@ class Caller {
     }
     const { reader } = this;
     const isMidway = reader.length > LINE_END_BYTES && !reader.hasMore && this.frames === this.framesBefore;
-    // The time of a caller that is not read from starts again, unless this packet is the reason for
-    // it.
+    // A caller that is not read from has its whole time again, unless this packet is what it is not read from for.
     const waits = this.socket.isPaused() && this.come() <= this.held() / 2;
     if (!isMidway || waits) this.begunAt = now;
     this.framesBefore = this.frames;
-    if (now - this.begunAt > FRAME_MS) this.socket.destroy();
+    if (now - this.begunAt > FRAME_MS) {
+      if (this.reader.dropPieces()) this.begunAt = now;
+      else this.socket.destroy();
+    }
     this.pace();
   }
 }
 
-// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that
-// fit, the one that has plain text first is meant.
+// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that fit, the one
+// that has plain text first is meant.
 function withPath(packet, urls) {
   if (!urls.some((url) => String(url).includes('{')) || !isObject(packet.params)) return packet;
   const given = `${packet.method}${packet.uri}`.split('/');
@@ -520,7 +563,7 @@ function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // as well as possible
+    return text; // as good as it can be told
   }
 }
 
@@ -528,10 +571,9 @@ function tuned(socket) {
   return socket.setNoDelay(true).setKeepAlive(true, KEEP_ALIVE_MS);
 }
 
-// Answers are maps of members to their text: a service's text is sent as it wrote it.
+// Answers are maps of members to their text: what a service wrote goes out as it wrote it.
 
-// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a
-// better `r`.
+// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a better `r`.
 function failure(code, reason, message) {
   return new Map(Object.entries({
     errorcode: String(code), errormessage: JSON.stringify(message), $: JSON.stringify({ r: reason }),
@@ -543,21 +585,30 @@ function oldAnswer(key, answer) {
 }
 
 function newAnswer(key, answer) {
-  const code = JSON.parse(answer.get('errorcode') ?? '0');
-  if (code === null || code === 0 || code === '0') {
-    // Some services put what they found beside `errorcode`, not into `results`.
-    const others = [...answer].filter(([name]) => !['key', 'errorcode', 'errormessage', '$'].includes(name));
-    const result = answer.get('results') ?? (others.length > 0 ? join(others) : 'null');
-    // In this order our nodes read it fastest.
-    return join([['key', key], ['$', '{}'], ['params', result]]);
-  }
+  const codes = ['errorcode', 'errorCode'].map((name) => JSON.parse(answer.get(name) ?? '0'));
+  const code = codes.find((one) => ![null, 0, '0', '', false].includes(one));
+  // In this order our nodes read it fastest.
+  if (code === undefined) return join([['key', key], ['$', '{}'], ['params', dataOf(answer)]]);
   // The codes of old services have no common meaning, unless they are HTTP's.
   const status = Number.isInteger(Number(code)) && code >= 400 && code < 600 ? Number(code) : 500;
   const reason = /^\w+$/.test(code) ? `errorcode_${code}`.toLowerCase() : 'errorcode';
-  const said = JSON.parse(answer.get('errormessage') ?? '""');
+  const said = JSON.parse(answer.get('errormessage') ?? answer.get('errorMessage') ?? '""');
   const message = typeof said === 'string' ? said : JSON.stringify(said);
   const own = JSON.parse(answer.get('$') ?? '{}');
   return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...own })]]);
+}
+
+// All that an answer holds: `results` if nothing else is there, and otherwise an object of all members that are not
+// the answer's own. Some services put what they found beside `errorcode`, or into `errormessage`, where a text is for
+// people.
+function dataOf(answer) {
+  const data = [...answer].filter(([name, value]) => {
+    if (/^error[mM]essage$/.test(name)) return !/^("|null$)/.test(value);
+    return !['key', 'errorcode', 'errorCode', '$'].includes(name);
+  });
+  if (data.length === 0) return 'null';
+  const isAlone = data.length === 1 && /^(results|error[mM]essage)$/.test(data[0][0]);
+  return isAlone ? data[0][1] : join(data);
 }
 
 module.exports = Server;

@@ -92,7 +92,7 @@ async function serve(t, onRead, options) {
       this.logged.push(text);
     }
   }
-  const service = new Service('goods', 0, ['GET/goods'], options);
+  const service = new Service('goods', 0, ['GET/goods'], { version: 2, ...options });
   await once(service.server, 'listening');
   t.after(() => {
     service.leave();
@@ -108,7 +108,7 @@ async function serve(t, onRead, options) {
   return service;
 }
 
-// What old services do, in their own code.
+// What old services do, in their own words.
 function echo(socket, data) {
   const { key, ...results } = data.params;
   socket.write(JSON.stringify({ key, errorcode: 0, errormessage: 'success', results }) + '¶');
@@ -160,12 +160,39 @@ test('packets may be split anywhere', () => {
 });
 
 test('a broken frame is dropped, and the next one read', () => {
-  for (const broken of ['{]', '{"a":"¶"}', '\ufeff{}', Buffer.from('{"a":"\xff"}', 'latin1'), '\u00a0']) {
+  for (const broken of ['{]', '{"a":¶"}', '\ufeff{}', Buffer.from('{"a":"\xff"}', 'latin1'), '\u00a0']) {
     const [packets, bad] = [[], []];
     const reader = new PacketReader((packet) => packets.push(packet), (why) => bad.push(why));
     reader.push(Buffer.concat([Buffer.from(broken), Buffer.from('¶{}¶')]));
     assert.deepEqual(packets, [{}]);
     assert.ok(bad.length > 0);
+  }
+});
+
+test('e4 a packet that a raw ¶ has cut is joined, and what is no piece is not', () => {
+  const long = (pieces) => `{"a":"${Array(pieces).fill('x').join('¶')}"}`;
+  const large = 'x'.repeat(64 * 1024);
+  for (const [stream, expected, isBad] of [
+    ['{"a":"x¶y"}¶{"b":1}¶', ['{"a":"x¶y"}', '{"b":1}'], 0],
+    ['{"a":"¶","b":"¶¶"}¶', ['{"a":"¶","b":"¶¶"}'], 0],
+    ['{"¶":[{"a":"\\"¶"}]}¶', ['{"¶":[{"a":"\\"¶"}]}'], 0],
+    ['{"a":"¶{}¶null¶[1]¶"}¶null¶', ['{"a":"¶{}¶null¶[1]¶"}', 'null'], 0],
+    ['{"a":"x¶{"b":"y"}¶', ['{"b":"y"}'], 1],
+    ['{"a":"x¶{"b":"y¶z"}¶', ['{"b":"y¶z"}'], 1],
+    ['{"a":"x¶y"¶z¶{}¶', ['{}'], 3],
+    [`${long(16)}¶{}¶`, [long(16), '{}'], 0],
+    [`${long(17)}¶{}¶`, ['{}'], 3],
+    [`{"a":"${large}¶"}¶{}¶`, ['{}'], 2],
+  ]) {
+    for (const size of [1, 7, stream.length * 3]) {
+      const [texts, bad] = [[], []];
+      const reader = new PacketReader((packet, text) => texts.push(text), (why) => bad.push(why));
+      const bytes = Buffer.from(stream);
+      for (let at = 0; at < bytes.length; at += size) reader.push(bytes.subarray(at, at + size));
+      assert.deepEqual(texts, expected);
+      assert.equal(bad.length, isBad, stream.slice(0, 80));
+      assert.equal(reader.length, 0);
+    }
   }
 });
 
@@ -272,7 +299,7 @@ test('what stands in the path is found in params', async (t) => {
   }
 });
 
-test('a call without a waiting caller is not answered, and a late one is not begun', async (t) => {
+test('a call that nobody waits for is not answered, and one that comes too late not begun', async (t) => {
   const held = [];
   const service = await serve(t, (socket, data) => held.push(() => echo(socket, data)));
   const peer = await service.peer();
@@ -341,10 +368,16 @@ test('broken packets are dropped, then the connection is cut, and the next one s
   const broken = ['{]', '[]', 'null', '{"uri":7}', '{"uri":"/a","uri":"/b"}'];
   for (const one of broken) {
     const peer = await service.peer();
-    peer.send(`${one}¶${one}¶{"uri":"/goods","method":"GET","key":1}¶`);
+    peer.send(`${one}¶${one}¶{"uri":"/goods","method":"GET","key":1,"$":{}}¶`);
     assert.equal((await peer.next()).key, 1);
     peer.send(`${one}¶`);
     await eventually('it is cut', () => peer.ended);
+    // A gateway of version 1 says what its clients say.
+    const gateway = await service.peer();
+    for (let key = 1; key < 6; key++) {
+      gateway.send(`{"uri":"/goods","method":"GET","key":${key}}¶${one}¶`);
+      assert.equal((await gateway.next()).key, key);
+    }
   }
   const peer = await service.peer();
   peer.send('x'.repeat(Server.FRAME_LIMIT + 1));
@@ -400,7 +433,7 @@ test('an old caller gets no more than it can read', async (t) => {
   fresh.send(call(1_000_000, ',"key":1,"$":{}'));
   assert.equal((await fresh.next()).params.length, 1_000_000);
 
-  // The second waits until the first has been read, as far as that is known.
+  // The second waits until the first has been read, as far as one can tell.
   const peer = await service.peer();
   const begin = performance.now();
   peer.send(call(40_000).repeat(2));
@@ -471,7 +504,7 @@ test('a client has the shape that old code knows', async (t) => {
   assert.deepEqual(seen.slice(5), [['ERR_SOCKET_BAD_PORT'], ['end']]);
 });
 
-// A replica, and the result of each update.
+// A replica, and what became of each thing it was told.
 class Told {
   replica = new Replica();
 
@@ -511,7 +544,7 @@ test('an entry is summed up as it came over the wire', () => {
   new Told().at(0, `{"method":"GET","params":[ ${text} ],"$":${$}}`, 'changed', [1]);
 });
 
-test('a Distributor that knows less makes no node forget', () => {
+test('a Distributor that knows less makes nobody forget', () => {
   const told = new Told();
   told.at(0, list([1, 2], { epoch: 9, rev: 5 }), 'changed', [1, 2]);
   told.replica.disconnected();
@@ -520,7 +553,7 @@ test('a Distributor that knows less makes no node forget', () => {
   told.at(0, change([1], [], { epoch: 10, rev: 2, base: 1, warming: true }), 'changed', [3, 1, 2]);
   told.at(0, change([], [], { epoch: 10, rev: 3, base: 2 }), 'changed', [3, 1]);
 
-  // A version 1 Distributor does not say when it knows all nodes.
+  // One of version 1 does not say when it knows everybody.
   told.replica.disconnected();
   told.replica.connected();
   told.at(100_000, list([]), 'changed', [3, 1]);
@@ -564,7 +597,7 @@ test('a node of version 2 follows its Distributor', async (t) => {
   assert.deepEqual(await link.next(), { uri: '$pong', $: known });
   assert.deepEqual(lists[1].params.map((one) => one.port), [2, 3]);
 
-  // After an update that does not fit, the list is requested once.
+  // What does not fit is asked for, once.
   const question = { uri: '/distributes', method: 'GET', key: 1, $: {} };
   link.send(`${change([4], [], { epoch: 9, rev: 9, base: 8 })}¶`.repeat(2));
   assert.deepEqual(await link.next(), question);
@@ -573,7 +606,7 @@ test('a node of version 2 follows its Distributor', async (t) => {
   assert.deepEqual(JSON.parse(copy).$, { ...known, more: false, ids: [2, 3] });
   assert.ok(copy.includes(`"params":[${entry(2)},${entry(3)}]`));
 
-  // Rejected, it registers again; cut off, it continues from what it knows.
+  // Turned away, it comes again; cut off, it goes on from what it knows.
   const busy = { s: 429, r: 'busy', m: 'later', ra: 60 };
   link.send(encode({ uri: '/distributes', method: 'GET', key: 0, params: [], $: busy }));
   assert.deepEqual((await link.next()).$, { secret, have: known });
@@ -661,7 +694,7 @@ test('a Distributor is on another machine unless its connection begins where it 
   check(undefined, undefined, null);
 });
 
-test('a service that cannot be called says so', () => {
+test('a service that nobody can call says so', () => {
   const check = (listens, [localAddress, remoteAddress], warns, loopback) => {
     const [sent, logged] = [[], []];
     const client = { options: {}, client: { localAddress, remoteAddress }, write: (packet) => sent.push(packet) };
@@ -771,8 +804,7 @@ test('what strangers write is shown as it is, and does nothing', () => {
   assert.equal(shown('x'.repeat(200)).length, 129);
 });
 
-// A process that writes `bytes` to `port` without a pause over several connections, and reads
-// nothing.
+// A process that writes `bytes` to `port` without a pause over so many connections, and reads nothing.
 function flood(t, port, connections, bytes) {
   const program = `
     const { connect } = require('node:net');
@@ -791,7 +823,7 @@ function flood(t, port, connections, bytes) {
   return child;
 }
 
-test('a peer that sends without a pause delays no other', async (t) => {
+test('a peer that always has something to say keeps nobody waiting', async (t) => {
   const small = Buffer.concat(Array(1000).fill(encode({ uri: '/nothing', method: 'GET', $: {}, params: {} })));
   const large = encode({ uri: '/nothing', method: 'GET', $: {}, params: Array(200_000).fill(1) });
   for (const [connections, bytes] of [[4, small], [100, small], [4, large], [30, large], [20, Buffer.from('¶'.repeat(5000))]]) {
@@ -844,7 +876,7 @@ test('callers together have no more than a budget of bytes', async (t) => {
   good.send(call(buffers / 2));
   assert.equal((await good.next()).params.length, buffers / 2, 'there is room again');
 
-  // No caller reads, and all of them send calls.
+  // Nobody reads, and everybody asks.
   const lazy = await Promise.all(Array.from({ length: 20 }, () => service.peer()));
   for (const peer of lazy) {
     peer.socket.pause();
@@ -899,7 +931,7 @@ test('a copy is cut into packets that pass', async (t) => {
   assert.deepEqual(seen, ids);
 });
 
-test('a service that asks for it, or has a name that version 2 refuses, stays with version 1', async (t) => {
+test('whoever asks for it, or has a name that version 2 does not take, stays with version 1', async (t) => {
   const { port, next } = await distributor(t);
   const old = await serve(t, echo, { version: 1 });
   old.connectToDistributor('127.0.0.1', port);
@@ -916,6 +948,142 @@ test('a service that asks for it, or has a name that version 2 refuses, stays wi
   named.connectToDistributor('127.0.0.1', port);
   const { params, $ } = await (await next()).next();
   assert.deepEqual([params.name, params.$, $], ['상품', undefined, undefined]);
+});
+
+test('e7 a service that changes one line stays with version 1, and so do its public answers', async (t) => {
+  const { port, next } = await distributor(t);
+  class Old extends Server {
+    onLog() {}
+
+    onRead(socket, data) {
+      echo(socket, data);
+    }
+  }
+  const old = new Old('goods', 0, ['GET/goods']);
+  t.after(() => {
+    old.leave();
+    old.server.close();
+  });
+  old.connectToDistributor('127.0.0.1', port);
+  const packet = await (await next()).next();
+  assert.deepEqual(packet, {
+    uri: '/distributes', method: 'POST', key: 0, params: { port: old.context.port, name: 'goods', urls: ['GET/goods'] },
+  });
+});
+
+test('e8 nothing of an answer is lost', async (t) => {
+  const answers = {
+    1: '"errorcode":0,"errormessage":[{"id":1}]',
+    2: '"errorcode":0,"errormessage":"","results":[1],"pageInfo":{"n":2}',
+    3: '"errorCode":1,"errorMessage":"no data"',
+    4: '"errorcode":0,"errormessage":"success","results":[1]',
+    5: '"errorcode":0,"errormessage":"success"',
+    6: '"errorcode":0,"errorCode":"404"',
+  };
+  const service = await serve(t, (socket, { key }) => socket.write(`{"key":${key},${answers[key]}}`));
+  const peer = await service.peer();
+  const expected = {
+    1: { $: {}, params: [{ id: 1 }] },
+    2: { $: {}, params: { results: [1], pageInfo: { n: 2 } } },
+    3: { $: { s: 500, r: 'errorcode_1', m: 'no data' } },
+    4: { $: {}, params: [1] },
+    5: { $: {}, params: null },
+    6: { $: { s: 404, r: 'errorcode_404', m: '' } },
+  };
+  for (const key of Object.keys(answers).map(Number)) {
+    peer.send(`{"uri":"/goods","method":"GET","key":${key},"$":{}}¶{"uri":"/goods","method":"GET","key":${key}}¶`);
+    assert.deepEqual(await peer.next(), { key, ...expected[key] });
+    assert.deepEqual(await peer.next(), JSON.parse(`{"key":${key},${answers[key]}}`));
+  }
+});
+
+test('e6 a service may say what its old callers can read', async (t) => {
+  const large = 'x'.repeat(184_000);
+  const write = (socket, { key }) => socket.write(JSON.stringify({ key, errorcode: 0, results: large }));
+  for (const [options, fits] of [[{}, false], [{ oldReadBytes: 200_000 }, true]]) {
+    const service = await serve(t, write, options);
+    const peer = await service.peer();
+    peer.send('{"uri":"/goods","method":"GET","key":1}¶');
+    const answer = await peer.next();
+    assert.deepEqual([answer.errorcode, answer.results === large], fits ? [0, true] : [500, false]);
+  }
+});
+
+test('e9 packets are sent to the node logs before they are handled, and nothing it says matters', async (t) => {
+  const { port, next } = await distributor(t);
+  const logs = await distributor(t); // a server
+  const order = [];
+  const service = await serve(t, (socket, data) => {
+    order.push('handled');
+    echo(socket, data);
+  });
+  service.connectToDistributor('127.0.0.1', port);
+  const link = await next();
+  await link.next();
+  const node = (name, at) => `{"port":${at},"name":"${name}","urls":["POST/logs"],"host":"::ffff:127.0.0.1"}`;
+  const tell = (nodes) => link.send(`{"uri":"/distributes","method":"GET","key":0,"params":[${nodes}]}¶`);
+  const peer = await service.peer();
+  const call = (key, more = '') => `{"uri":"/goods","method":"GET","key":${key},"params":{"password":"¶"}${more}}`;
+  peer.send(`${call(1).replace('¶', '\\u00b6')}¶`);
+  await peer.next(); // nobody is there to be told
+  tell([node('log', 1), node('logs', logs.port), node('logs', 1)]);
+  const log = await logs.next();
+  for (const text of [call(2), call(3, ',"$":{}')]) {
+    peer.send(`${text.replace('¶', '\\u00b6')}¶`);
+    assert.equal((await peer.next()).key, JSON.parse(text).key);
+    const packet = await log.next();
+    assert.deepEqual(packet, { uri: '/logs', method: 'POST', key: 0, params: text.replace('¶', '\\u00b6') });
+  }
+  log.send('{"key":0}¶garbage¶');
+  // One that drops its connection is connected to again at a later list.
+  log.socket.destroy();
+  await eventually('it is noticed', () => log.ended);
+  peer.send('{"uri":"/goods","method":"GET","key":4}¶');
+  await peer.next();
+  tell([node('logs', logs.port), node('other', 2)]);
+  const again = await logs.next();
+  peer.send('{"uri":"/goods","method":"GET","key":5}¶');
+  assert.equal(JSON.parse((await again.next()).params).key, 5);
+  again.socket.destroy();
+});
+
+test('e12 an old Distributor may be built on it', async (t) => {
+  const nodes = new Map();
+  const list = () => `${JSON.stringify({ uri: '/distributes', method: 'GET', key: 0, params: [...nodes.values()] })}¶`;
+  class Distributor extends Server {
+    onLog() {}
+
+    onCreate(socket) {
+      socket.write(list());
+    }
+
+    onRead(socket, { uri, method, params }) {
+      if (`${method}${uri}` !== 'POST/distributes') return;
+      nodes.set(socket, { ...params, host: socket.remoteAddress });
+      for (const other of nodes.keys()) other.write(list());
+    }
+
+    onClose(socket) {
+      if (nodes.delete(socket)) for (const other of nodes.keys()) other.write(list());
+    }
+  }
+  const old = new Distributor('distributor', 0);
+  await once(old.server, 'listening');
+  const services = [await serve(t, echo, { version: 1 }), await serve(t, echo)];
+  t.after(() => {
+    old.server.close();
+    for (const socket of nodes.keys()) socket.destroy();
+  });
+  const lists = [[], []];
+  for (const [n, service] of services.entries()) {
+    service.connectToDistributor('127.0.0.1', old.context.port, (data) => { lists[n] = data.params; });
+    await eventually('it is listed', () => service.logged.some((text) => text.startsWith('registered')));
+  }
+  await eventually('both are told', () => lists.every((params) => params.length === 2));
+  const { port, name, urls } = services[0].context;
+  assert.deepEqual(lists[1][0], { port, name, urls, host: '::ffff:127.0.0.1' });
+  services[0].leave();
+  await eventually('one is told', () => lists[1].length === 1);
 });
 
 test('an old Distributor is as good', async (t) => {

@@ -1,10 +1,12 @@
 'use strict';
 
-// Packets without sockets: frames, JSON as received, keys, checksums.
+// What goes over the wire, without sockets: frames, JSON as it came, keys, sums.
 
 const DELIMITER = Buffer.from('¶'); // C2 B6 ends every packet
 const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer: what every node takes
 const USUAL_BYTES = 64 * 1024; // a buffer that has become larger is given back
+const MAX_PIECES = 16; // of one packet that an old writer has cut by a `¶` in a text: more are not likely
+const MAX_JOINED_BYTES = 64 * 1024; // of such pieces together: what old readers take
 const BLANK = /^[ \t\r\n]*$/; // people type line ends between packets
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -17,11 +19,10 @@ function encode(packet) {
   return seal(JSON.stringify(packet));
 }
 
-// Splits the text of an old writer into packets: a `¶` inside a string is text that it forgot to
-// escape.
+// Cuts what an old writer wrote into packets: a `¶` inside of a string is text that it forgot to escape.
 function cut(text) {
   const first = text.indexOf('¶');
-  if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // the usual case
+  if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // as nearly all are
   const packets = [];
   let start = 0;
   for (let at = 0; at < text.length; at++) {
@@ -36,9 +37,11 @@ function cut(text) {
 
 // Cuts a stream of bytes into packets. Bytes stay bytes until a packet is whole: a read may end in the middle
 // of a character or of the delimiter. onPacket gets a packet and its text; onBad hears of each frame dropped.
+// Old writers do not escape a `¶` in a text and so cut their own packets: such pieces wait for the next ones, with
+// which they are joined. onCut hears of how many pieces a packet was.
 class PacketReader {
   constructor(onPacket, onBad = () => {}, limit = FRAME_LIMIT) {
-    Object.assign(this, { onPacket, onBad, limit });
+    Object.assign(this, { onPacket, onBad, onCut: () => {}, limit, pieces: [], pieceBytes: 0 });
     this.buffer = Buffer.alloc(0); // may be larger than what it holds
     this.start = 0; // where the first frame begins that was not handed on
     this.end = 0; // of what it holds
@@ -46,12 +49,12 @@ class PacketReader {
     this.frameEnd = -1; // where the delimiter of the first frame is, once that is known
   }
 
-  // Bytes that were not passed on.
+  // Bytes that were not handed on.
   get length() {
-    return this.end - this.start;
+    return this.end - this.start + this.pieceBytes;
   }
 
-  // Passes on all complete frames. False once a frame is too long: the stream is then useless.
+  // Hands on all that is whole. False once a frame is too long: the stream is of no use then.
   push(chunk) {
     this.append(chunk);
     let more = true;
@@ -61,7 +64,7 @@ class PacketReader {
 
   append(chunk) {
     if (this.start > 0) {
-      // Packets that were passed on make room, once for many. The room of a large one is freed.
+      // What was handed on makes room, once for many packets. The room of a large one goes with it.
       const rest = this.buffer.subarray(this.start, this.end);
       const isLarge = this.buffer.length > USUAL_BYTES && rest.length <= USUAL_BYTES;
       if (isLarge) this.buffer = Buffer.from(rest);
@@ -82,20 +85,20 @@ class PacketReader {
     this.end = needed;
   }
 
-  // Whether there is a complete frame, or one that is too long.
+  // Whether there is a whole frame, or one that is too long.
   get hasMore() {
     return this.#find() >= 0 || this.searched - this.start > this.limit;
   }
 
-  // Bytes of the next frame that have been received.
+  // Bytes of the next frame, as far as they have come.
   get nextBytes() {
     return (this.#find() >= 0 ? this.frameEnd : this.end) - this.start;
   }
 
-  // Passes on the next frame, and returns whether there was one; null when the stream is useless.
+  // Hands on the next frame, and says whether there was one; null when the stream is of no use.
   next() {
     const end = this.#find();
-    // The limit applies before the delimiter has arrived; otherwise it would be no limit.
+    // The limit holds before the delimiter is there, or it would be no limit.
     if ((end >= 0 ? end : this.searched) - this.start > this.limit) {
       this.onBad(`a frame is longer than ${this.limit} bytes`);
       return null;
@@ -120,30 +123,96 @@ class PacketReader {
     if (this.frameEnd >= 0) return this.frameEnd;
     const from = Math.max(this.start, this.searched);
     this.frameEnd = this.buffer.subarray(0, this.end).indexOf(DELIMITER, from);
-    // The last byte may be the first half of the delimiter, so it is searched again.
+    // The last byte may be the first half of the delimiter: look at it again.
     const half = this.end > this.start && this.buffer[this.end - 1] === DELIMITER[0] ? 1 : 0;
     this.searched = this.frameEnd >= 0 ? this.frameEnd : this.end - half;
     return this.frameEnd;
   }
 
   frame(bytes) {
-    let text;
-    let packet;
-    try {
-      text = utf8.decode(bytes);
-      if (BLANK.test(text)) return;
-      packet = JSON.parse(text);
-    } catch {
+    const text = textOf(bytes);
+    if (this.pieces.length > 0 && this.#join(text, bytes.length)) return;
+    if (text !== undefined && BLANK.test(text)) return;
+    const packet = text === undefined ? undefined : parsed(text);
+    if (packet !== undefined) {
+      this.onPacket(packet, text); // outside the try: a fault of the receiver is not a bad frame
+    } else if (text?.trimStart().startsWith('{') && endsInText(text) && bytes.length < MAX_JOINED_BYTES) {
+      this.pieces = [text];
+      this.pieceBytes = bytes.length;
+    } else {
       // Without the error's own words: they would copy a stranger's bytes to the log.
       this.onBad('a frame is not JSON in UTF-8');
-      return;
     }
-    this.onPacket(packet, text); // outside the try: a fault of the receiver is not a bad frame
+  }
+
+  // Waits no longer for the rest of a packet that was cut. Whether there was a part of one.
+  dropPieces() {
+    if (this.pieces.length === 0) return false;
+    this.pieces = [];
+    this.pieceBytes = 0;
+    this.onBad('the rest of a packet that was cut has not come');
+    return true;
+  }
+
+  // Takes a frame as the next piece of a packet that was cut; false when it is none, and a frame by itself.
+  #join(text, bytes) {
+    const joinedBytes = this.pieceBytes + DELIMITER.length + bytes;
+    if (text !== undefined && joinedBytes <= MAX_JOINED_BYTES && !isSound(text)) {
+      const pieces = [...this.pieces, text];
+      const joined = pieces.join('¶');
+      const packet = parsed(joined);
+      if (packet !== undefined) {
+        this.pieces = [];
+        this.pieceBytes = 0;
+        this.onCut(pieces.length);
+        this.onPacket(packet, joined);
+        return true;
+      }
+      if (endsInText(joined) && pieces.length < MAX_PIECES) {
+        this.pieces = pieces;
+        this.pieceBytes = joinedBytes;
+        return true;
+      }
+    }
+    this.dropPieces();
+    return false;
   }
 }
 
-// The direct parts of valid JSON as received, because JSON.parse rounds long numbers and loses the
-// spelling: texts of an array, [name, text] pairs of an object, nothing of any other value.
+function textOf(bytes) {
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    return undefined;
+  }
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+// Whether a text has begun and not ended.
+function endsInText(json) {
+  let isOpen = false;
+  for (let at = 0; at < json.length; at++) {
+    if (json[at] === '\\') at++;
+    else if (json[at] === '"') isOpen = !isOpen;
+  }
+  return isOpen;
+}
+
+// Whether it is a packet by itself, and no piece of a text: those have no quotes but escaped ones.
+function isSound(text) {
+  const packet = text.includes('"') ? parsed(text) : undefined;
+  return isObject(packet);
+}
+
+// The direct parts of sound JSON as they came, because JSON.parse rounds long numbers and forgets how things
+// were spelled: texts of an array, [name, text] pairs of an object, nothing of anything else.
 function parts(text) {
   const found = [];
   let depth = 0;
@@ -189,8 +258,7 @@ function keyOf(members, version) {
   return [members.get('key'), inside].find((key) => /^["\d-]/.test(key ?? ''));
 }
 
-// A key as old code can hold it: a number that JavaScript would change becomes the text of its
-// digits.
+// A key as old code can hold it: a number that JavaScript would change is shown as its digits.
 function shownKey(text) {
   const key = JSON.parse(text);
   return typeof key === 'number' && String(key) !== text ? text : key;
@@ -201,14 +269,14 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   return byte;
 });
 
-// As in zlib, which older Node.js versions lack.
+// As in zlib; not every Node.js that this should run on has that one.
 function crc32(bytes) {
   let crc = -1;
   for (let at = 0; at < bytes.length; at++) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ bytes[at]) & 0xff];
   return ~crc >>> 0;
 }
 
-// Text of a stranger for a log: cut to a length, and without characters that a terminal acts on.
+// What a stranger wrote, for a log: not longer than that, and without anything that a terminal acts on.
 function shown(text, most = 128) {
   const whole = String(text);
   const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
@@ -228,7 +296,7 @@ function parseAddress(text) {
   return { host, port: Number(port) };
 }
 
-// Says what a failed connection means, for readers who do not know the codes.
+// Says what a failed connection means to someone who does not know the codes.
 function explain(error) {
   const words = {
     ECONNREFUSED: 'nothing is listening there',

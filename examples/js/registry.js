@@ -6,25 +6,25 @@ const { createHash, randomBytes } = require('node:crypto');
 const { farEnd, inVain, isOwn, resolved, stranger } = require('./hosts');
 const { crc32, explain, isObject, parts, shown } = require('./packets');
 
-const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice the limit of our Distributor
+const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice what our Distributor lets it become
 const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all around them less than 64 KiB
-const RECONNECT_MS = 3000; // as old nodes do; also the period in which all nodes come back one by one
+const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come back one by one
 const STRANGER_MS = 30_000; // the longest pause before what is no Distributor is asked again
 const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
 const LONGEST_WAIT_MS = 3_600_000; // whatever the Distributor says
-const HOLD_MS = 11_000; // for a node that a new version 1 Distributor does not list yet: two periods, and 5 s
+const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
 const NOT_YOURS_MS = 10_000; // until the next try to register, and the next line, when our id is said to be another's
-const ASK_AGAIN_MS = 3000; // how long a requested list may be on its way
+const ASK_AGAIN_MS = 3000; // so long a list that was asked for may be on its way
 
-// A secret, which only the Distributor is told, and the id that it proves. They belong to this
-// process: after a restart it is another instance.
+// A secret, which the Distributor is told and nobody else, and the id that it proves. They are this process's: one that
+// was started again is another instance.
 function newIdentity() {
   const secret = randomBytes(32).toString('hex');
   return { id: `~${createHash('sha256').update(secret).digest('hex').slice(0, 32)}`, secret };
 }
 
-// Registers a service, applies updates, and reconnects when the connection is lost. `onNoti` is
-// told of every change in the old form: as a whole list.
+// Registers a service, takes in what is told, and comes back when the connection is lost. `onNoti` is told of
+// every change in the old form: as a whole list.
 class Registry {
   #secret;
 
@@ -33,7 +33,7 @@ class Registry {
     Object.assign(this, { service, id, version, advertise, listens, client, onNoti, replica: new Replica(), left: false });
     Object.assign(this, { notYoursAt: -Infinity, warnedOf: null, strangerMs: RECONNECT_MS / 2 });
     this.where = `distributor ${client.options.host}:${client.options.port}`;
-    this.trouble = ''; // logged once, not at each attempt
+    this.trouble = ''; // told once, not at each try
     this.cause = '';
     client.limit = LIST_LIMIT;
     client.onCreate = () => this.opened();
@@ -64,8 +64,7 @@ class Registry {
     return this.advertise === undefined && host !== undefined && isOwn(host) && !/^(::|0\.0\.0\.0)$/.test(host);
   }
 
-  // The Distributor tells others to call the address that it sees; where the service does not
-  // listen, that is in vain.
+  // The Distributor tells others to call the address that it sees; where the service does not listen, that is in vain.
   warnOfReach({ localAddress, remoteAddress }) {
     const vain = this.advertise === undefined ? inVain(this.listens(), localAddress) : null;
     if (vain === null || this.warnedOf === remoteAddress) return;
@@ -104,7 +103,7 @@ class Registry {
       this.client.patience(SILENCE_MS);
     }
     if (packet.uri === '$ping') this.pinged($ ?? {});
-    else if (packet.uri !== '/distributes') return; // belongs to a later version
+    else if (packet.uri !== '/distributes') return; // of a later version
     else if ($?.copy === true) this.copy();
     else if (typeof $?.r === 'string') this.turnedAway($);
     else this.news(packet, text);
@@ -116,8 +115,7 @@ class Registry {
     }
   }
 
-  // The addresses are translated on the way: what others are told leads here only if the port is
-  // passed on.
+  // The addresses are translated on the way: what others are told leads here only if the port is passed on.
   tellOfTranslation() {
     const { localAddress } = this.client.client ?? {};
     const { host, port } = this.replica.entryOf(this) ?? {};
@@ -155,14 +153,14 @@ class Registry {
     this.client.write({ uri: '$pong', $: state ? { ...state, digest } : {} });
   }
 
-  // Requests the list, unless that has just been done.
+  // Asks for the list, unless that has just been done.
   ask() {
     if (performance.now() - this.askedAt < ASK_AGAIN_MS) return;
     this.askedAt = performance.now();
     this.client.write({ uri: '/distributes', method: 'GET', key: 1, $: {} });
   }
 
-  // A Distributor that has just started learns the earlier list from its nodes.
+  // A Distributor that has just started learns from its nodes what there was.
   copy() {
     const { state, digest, entries } = this.replica;
     if (state === null) return;
@@ -191,13 +189,13 @@ class Registry {
     if (this.trouble !== r) this.service.onLog(`the ${this.where} says: ${shown(r)}: ${shown(m, 256)}`, true);
     this.trouble = r;
     if (!(s >= 400 && ra >= 0)) return;
-    // A random pause, or all rejected nodes would return together.
+    // A moment at random, or all that were turned away come again together.
     const wait = Math.min(Math.max(ra, 50), LONGEST_WAIT_MS) * (1 + Math.random());
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.register(), wait);
   }
 
-  // Another process has registered our id, for which it needs the secret.
+  // Somebody has registered our id, which only its secret can do.
   notYours() {
     const now = performance.now();
     if (now - this.notYoursAt >= NOT_YOURS_MS) {
@@ -226,8 +224,7 @@ class Registry {
       this.service.onLog(`no connection to ${this.where}: ${this.cause}; trying again every 3 s`, true);
     }
     this.trouble = this.cause;
-    // All nodes lost it at this moment, so they come back one after another. One that sent nothing
-    // may not work.
+    // Everybody lost it at this moment: come back one after the other. One that told nothing may not work.
     const share = this.heard ? this.replica.rank(this.id) ?? Math.random() : 0.9 + 0.2 * Math.random();
     this.heard = false;
     this.timer = setTimeout(() => this.connect(), RECONNECT_MS * share);
@@ -255,14 +252,13 @@ class Registry {
   }
 }
 
-// What a node knows of the registry: in order, without gaps, and never less because the Distributor
-// knows less.
+// What a node knows of the registry: in order, without gaps, never less because the Distributor knows less.
 class Replica {
   state = null; // {epoch, rev}; null from a Distributor of version 1, or from none
   entries = new Map(); // id -> {entry, text as it came, bytes and sum of that}
   digest = 0;
-  kept = new Map(); // place -> {entry, until}: not listed any more, though the Distributor cannot know that they left
-  fresh = false; // the connection has brought no list yet
+  kept = new Map(); // place -> {entry, until}: not listed any more, and nobody can have told that they left
+  fresh = false; // the connection has brought nothing yet
   far = null; // where the Distributor is, if it is on another machine
   readFar = null; // the same when the entries were read
 
@@ -273,11 +269,10 @@ class Replica {
 
   disconnected() {
     this.fresh = false;
-    for (const one of this.kept.values()) one.until = Infinity; // no Distributor can say so
+    for (const one of this.kept.values()) one.until = Infinity; // nobody could tell
   }
 
-  // 'changed'; 'same'; 'stale': older than what is known; 'gap': does not follow from it; 'bad':
-  // not an update.
+  // 'changed'; 'same'; 'stale': older than what is known; 'gap': does not follow from it; 'bad': no news.
   take({ method, params, $ }, text, now) {
     const stamp = isObject($) && [$.epoch, $.rev].every(Number.isSafeInteger) ? $ : null;
     const raw = new Map(parts(text)).get('params') ?? '';
@@ -302,8 +297,7 @@ class Replica {
     const digest = sum(next);
     if (stamp?.digest !== undefined && stamp.digest !== digest) return 'gap';
 
-    // A Distributor that warms up may not know all nodes yet, and a version 1 Distributor does not
-    // say when it does.
+    // A Distributor that warms up may not know all yet, and one of version 1 does not say when it does.
     let until = null;
     if (stamp?.warming === true) until = Infinity;
     if (!stamp && this.fresh) until = now + HOLD_MS;
@@ -340,7 +334,7 @@ class Replica {
     return same ? 'same' : 'changed';
   }
 
-  // Removes nodes whose time is over; returns whether there were any.
+  // Removes those whose time has come; whether there were any.
   expire(now) {
     const before = this.kept.size;
     for (const [where, { until }] of this.kept) if (until <= now) this.kept.delete(where);
@@ -366,14 +360,14 @@ class Replica {
     return [...this.entries.values()].find(isIt)?.entry;
   }
 
-  // The position of an instance among all, from 0 up to 1; null when it is not listed.
+  // Where an instance stands among all, from 0 up to 1; null when it is not listed.
   rank(id) {
     const at = [...this.entries.values()].findIndex(({ entry }) => entry?.$?.id === id);
     return at < 0 ? null : at / this.entries.size;
   }
 }
 
-// Entries by id; null when not every entry has one id.
+// Entries by id; null when there is not one id for each.
 function numbered(ids, entries, texts, far) {
   if (!Array.isArray(ids) || ids.length !== texts.length || !ids.every(Number.isSafeInteger)) return null;
   return new Map(ids.map((id, n) => {

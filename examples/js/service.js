@@ -54,7 +54,7 @@ function greet(who) {
   return { greeting: `Hello, ${who || 'world'}!`, names };
 }
 
-// Version 2 callers are told the word, version 1 callers the code.
+// Callers of version 2 are told the word, those of version 1 the code.
 function refusal(errorcode, r, errormessage) {
   return { errorcode, errormessage, $: { r } };
 }
@@ -91,13 +91,13 @@ function readArguments() {
 }
 
 const { port, distributor, name } = readArguments();
-const service = new Hello(name, port, Object.keys(handlers));
+const service = new Hello(name, port, Object.keys(handlers), { version: 2 });
 service.connectToDistributor(distributor.host, distributor.port);
 
 let stopping = false;
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.on(signal, () => {
-    if (stopping) process.exit(130); // a second signal: stop at once
+    if (stopping) process.exit(130); // asked twice: at once
     stopping = true;
     service.close().then(() => process.exit(0));
   });

@@ -1,18 +1,17 @@
 'use strict';
 
-// One thread reads what all peers send. A peer that sends without a pause waits for its turn among
-// all that do, so that others, and above all the Distributor, do not wait long.
+// One thread reads what all peers send. A peer that always has something to say waits for its turn among all that do,
+// so that others, and above all the Distributor, do not wait for long.
 
-const SLICE_MS = 2; // of a turn: long compared with a packet, short compared with what callers notice
-const FIRST_MS = 0.3; // without a turn: enough for most peers
-const LARGE_BYTES = 16 * 1024; // such a packet costs far more than others and waits for a turn
+const SLICE_MS = 2; // of a turn: long beside what a packet costs, short beside what callers notice
+const FIRST_MS = 0.3; // without a turn: enough for what most have to say
+const LARGE_BYTES = 16 * 1024; // a packet that costs far more than others waits for a turn
 
-const waiting = []; // readings with received packets, in the order of their turns
+const waiting = []; // readings with packets that have come, in the order of their turns
 let next = null;
 
-// Passes the packets of a socket to its reader, a few at a time. While `isBusy`, none are begun,
-// and while `isFull`, nothing is read either; `wake` says that this may be over. The reader is
-// useless after a frame that is too long.
+// Hands the packets of a socket to its reader, a few at a time. While `isBusy`, none are begun, and while `isFull`,
+// nothing is read either; `wake` says that this may be over. The reader is of no use after a frame that is too long.
 class Reading {
   #waits = false;
 
@@ -25,12 +24,12 @@ class Reading {
     });
   }
 
-  // Continues if it may.
+  // Goes on if it may.
   wake() {
     const { socket } = this;
     if (socket.destroyed) return;
     if (!this.#waits && !this.isBusy() && this.reader.hasMore) this.#wait();
-    const isFull = this.isFull(); // a waiting peer may still hold too much
+    const isFull = this.isFull(); // whoever waits may have too much all the same
     const stops = isFull || this.#waits || this.isBusy();
     if (stops && !socket.isPaused()) socket.pause();
     if (!stops && socket.isPaused()) socket.resume();
@@ -60,7 +59,7 @@ class Reading {
   }
 }
 
-// One turn, and then any other work.
+// One turn, and then whatever else there is to do.
 function turn() {
   next = null;
   waiting.shift().takeTurn();

@@ -39,7 +39,7 @@ pub use cluster::{Cluster, eventually, pick_address, pick_port};
 pub use flood::Flood;
 pub use hermetic::isolate;
 pub use http::{HttpClient, HttpResponse, request, spawn_request};
-pub use js::{example, goods};
+pub use js::{example, goods, goods_of_version};
 pub use namespace::{Container, Namespace};
 pub use peer::{Listener, Peer};
 pub use process::{Process, legacy_peers_can_run, tool_is_installed};

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use node_sdk::{CallError, Node};
 use serde_json::{Value, json};
-use tests::{Cluster, PATIENCE, Peer, Process, eventually, example, goods, legacy_peers_can_run, pick_port, request};
+use tests::{
+    Cluster, PATIENCE, Peer, Process, eventually, example, goods, goods_of_version, legacy_peers_can_run, pick_port,
+    request,
+};
 
 #[tokio::test]
 async fn the_javascript_files_pass_their_own_tests() {
@@ -112,4 +115,32 @@ async fn it_keeps_serving_old_callers() {
             assert!(process.is_running(), "{}", process.output());
         }
     }
+}
+
+#[tokio::test]
+async fn e7_public_answers_stay_the_same_when_one_line_changes() {
+    if !legacy_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway().await;
+    let (service, port) = goods_of_version(cluster.address, 1).await;
+    let entries = cluster.peer().await.ask(1).await;
+    let entry = entries.iter().find(|entry| entry["name"] == "goods").unwrap();
+    assert_eq!((&entry["port"], entry.get("$")), (&json!(port), None));
+    Cluster::wait_routed(gateway, "/goods").await;
+    for (method, body, expected) in [
+        ("GET", "", json!({ "errorcode": 1, "errormessage": "no data" })),
+        (
+            "POST",
+            r#"{"name":"a¶"}"#,
+            json!({ "errorcode": 0, "errormessage": "success", "results": [{ "name": "a¶" }] }),
+        ),
+        ("DELETE", "", json!({ "errorcode": 0, "errormessage": "success", "results": [] })),
+    ] {
+        let mut answer = request(gateway, method, "/goods", body).await.json();
+        assert!(answer.as_object_mut().unwrap().remove("key").is_some(), "the whole packet, its key included");
+        assert_eq!(answer, expected, "{method}");
+    }
+    assert_eq!(service.terminate().await.code(), Some(0));
 }

@@ -337,3 +337,135 @@ async fn an_old_caller_gets_one_answer_in_its_own_form() {
         assert_eq!(String::from_utf8(caller.next_bytes().await).unwrap(), format!("{answer}¶"));
     }
 }
+
+#[tokio::test]
+async fn e1_a_peer_without_a_usable_port_is_told_of_everything_and_not_listed() {
+    for params in [
+        json!({ "prot": 8000, "name": "gate", "urls": [] }),
+        json!({ "port": 0, "name": "gate", "urls": [] }),
+        json!({ "port": 65_536, "name": "gate" }),
+        json!({ "port": "none", "name": "gate" }),
+        // The same of any other registration that is not taken.
+        json!({ "port": 8000, "name": "gate", "urls": "GET/a" }),
+        json!({ "port": 8000, "name": "gate", "urls": vec!["GET/a"; 257] }),
+        json!(["gate"]),
+    ] {
+        let cluster = Cluster::start();
+        let mut gate = cluster.peer().await;
+        gate.register_with(params.clone()).await;
+        let mut goods = cluster.registered("goods").await;
+        assert_eq!(gate.list_with("goods").await, ["goods"], "{params}");
+        goods.register("renamed", 1).await;
+        assert_eq!(gate.list_with("renamed").await, ["renamed"], "{params}");
+        goods.close();
+        assert_eq!(gate.next_list().await, Vec::<String>::new(), "{params}");
+    }
+}
+
+#[tokio::test]
+async fn e1_a_node_for_which_the_list_has_no_room_is_told_of_everything() {
+    let cluster = Cluster::with(distributor::Config { max_list_bytes: 100, ..distributor::Config::default() });
+    let goods = cluster.registered("goods").await;
+    let mut gate = cluster.peer().await;
+    gate.register_with(json!({ "port": 1, "name": "x".repeat(100) })).await;
+    assert_eq!(gate.list_with("goods").await, ["goods"]);
+    goods.close();
+    assert_eq!(gate.next_list().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn e17_an_old_peer_is_cut_without_a_word() {
+    for garbage in ["{]¶{]¶{]¶".to_owned(), "x".repeat(70_000), "¶".repeat(1002)] {
+        let cluster = Cluster::start();
+        let mut listed = cluster.registered("gate").await;
+        let mut listener = cluster.peer().await;
+        listener.register_with(json!({ "prot": 1 })).await;
+        listener.list_with("gate").await;
+        for peer in [&mut listed, &mut listener] {
+            peer.send(&garbage).await;
+            let last = peer.last_packet().await;
+            assert!(last.is_none_or(|last| last.get("$").is_none()), "an empty list would make it forget its routes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn e4_a_raw_delimiter_in_calls_of_an_old_gate_does_no_harm() {
+    if !legacy_peers_can_run() {
+        return;
+    }
+    let mut mix = Mix::start(Generation::Ours, Generation::Old, "buffering").await;
+    mix.service(Generation::Ours, "notes", &[]).await;
+    let (_goods, _) = tests::goods(format!("127.0.0.1:{}", mix.distributor_port().await).parse().unwrap()).await;
+    let gateway = mix.gateway;
+    eventually("goods is routed", async || request(gateway, "DELETE", "/goods", "").await.status == 200).await;
+    for path in ["/notes", "/goods"] {
+        for round in 1..=4 {
+            let added = request(gateway, "POST", path, r#"{"name":"a¶b","more":"¶"}"#).await.json();
+            assert_eq!(added["results"], json!([{ "name": "a¶b", "more": "¶" }]), "{added}");
+            let list = request(gateway, "GET", &format!("{path}?x=%C2%B6"), "").await;
+            assert_eq!((list.status, list.json()["results"].as_array().unwrap().len()), (200, round));
+        }
+    }
+    mix.check_alive();
+}
+
+#[tokio::test]
+async fn e4_what_cannot_be_joined_is_passed_over_and_the_gate_is_not_cut() {
+    let cluster = Cluster::start();
+    let node = Node::builder("goods").state(Stored::default()).route("GET/goods", list);
+    let node = cluster.node(node).await;
+    let mut gate = tests::Peer::connect(node.address()).await;
+    for key in 1..=5 {
+        let text = "¶".repeat(17);
+        gate.send(format!(r#"{{"uri":"/goods","method":"GET","params":{{"x":"{text}","key":0}}}}¶"#)).await;
+        gate.send(format!(r#"{{"uri":"/goods","method":"GET","params":{{"key":{key}}}}}¶"#)).await;
+        assert_eq!(gate.next().await.unwrap()["key"], key);
+    }
+}
+
+#[tokio::test]
+async fn e5_an_answer_of_an_old_service_that_a_raw_delimiter_has_cut_is_joined() {
+    if !legacy_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let port = cluster.address.port().to_string();
+    let arguments = ["--name", "goods", "--port", "0", "--urls", "POST/goods,GET/goods", "--distributor", &port];
+    let mut service = Process::legacy("service", &[&arguments[..], &["--connect-delay", "50"]].concat());
+    let distributor = cluster.address.to_string();
+    let address = tests::pick_address();
+    let arguments = ["--listen", &address.to_string(), "--admin", "off", "--distributor", &distributor];
+    let gateway = Process::start(crate::programs::GATEWAY, &arguments);
+    gateway.line("listening").await;
+    Cluster::wait_routed(address, "/goods").await;
+    let item = json!({ "name": "a¶b", "more": "¶¶" });
+    let added = request(address, "POST", "/goods", &item.to_string()).await.json();
+    assert_eq!(added["results"], json!([item]), "{added}");
+    for _ in 0..3 {
+        assert_eq!(request(address, "GET", "/goods", "").await.json()["results"], json!([item]));
+    }
+    gateway.line("an answer of goods was cut by a raw ¶").await;
+    // A node of ours reads it as well.
+    let node = cluster.node(Node::builder("caller")).await;
+    node.peers().wait_for(&["GET/goods"]).await;
+    assert_eq!(node.peers().call::<Value>("GET/goods", &()).await.unwrap(), json!([item]));
+    assert!(service.is_running(), "{}", service.output());
+}
+
+#[tokio::test]
+async fn e14_a_packet_that_ends_in_another_delimiter_is_named() {
+    let config = distributor::Config { frame_timeout: Duration::from_millis(200), ..distributor::Config::default() };
+    let cluster = Cluster::with(config);
+    for (bytes, words) in [
+        ("{\"uri\":\"/distributes\"}\t", "23 bytes without ¶, which end in '\\t'"),
+        ("{}$", "3 bytes without ¶, which end in '$'"),
+        ("{}§", "4 bytes without ¶, which end in '\\xa7'"),
+    ] {
+        let mut peer = cluster.peer().await;
+        peer.send(bytes).await;
+        let last = peer.last_packet().await.unwrap();
+        let message = last["$"]["m"].as_str().unwrap();
+        assert!(message.contains(words), "{message}");
+    }
+}
