@@ -80,8 +80,7 @@ pub(crate) enum Check {
     BrokenJson,
     /// bytes that are no UTF-8 end the connection, or that packet only, and nothing else
     BrokenText,
-    /// a packet that is JSON, and no object, ends the connection, or that packet only, and nothing
-    /// else
+    /// a packet that is JSON, and no object, ends the connection, or that packet only, and nothing else
     NoObject,
     /// a call without params is answered
     MissingParams,
@@ -113,6 +112,56 @@ impl Check {
                 | Self::WrongInstance
                 | Self::Stream
         )
+    }
+
+    /// Nodes of version 1 are known to end of it. They are checked for it first: whatever is found
+    /// after that is found of a node that is still there.
+    pub(crate) fn is_deadly(self) -> bool {
+        self == Self::MissingParams
+    }
+
+    /// It is only done with a node of version 1 when it is asked for: an old service carries out
+    /// whatever has the method `POST`.
+    pub(crate) fn is_only_when_asked(self) -> bool {
+        self == Self::OldLog
+    }
+
+    /// Whether the mesh works with a node of version 1 that fails this check, because it never does
+    /// what is tried there, or takes what comes.
+    pub(crate) fn does_the_mesh_cope(self) -> bool {
+        match self {
+            Self::Whole
+            | Self::ManyAtOnce
+            | Self::KeyNumber
+            | Self::KeyInBoth
+            | Self::Version1Form
+            | Self::Version2Form
+            | Self::Version2Failure
+            | Self::MixedVersions
+            | Self::LaterPackets
+            | Self::WrongInstance
+            | Self::Stream => false,
+            Self::OneBytePieces
+            | Self::SplitAnywhere
+            | Self::KeyText
+            | Self::KeyLong
+            | Self::KeyAtTop
+            | Self::KeyInParams
+            | Self::EscapedDelimiter
+            | Self::UnknownMembers
+            | Self::MemberOrder
+            | Self::BlankFrames
+            | Self::AnsweredOnce
+            | Self::OneWay
+            | Self::OldLog
+            | Self::HalfClose
+            | Self::UnknownMethod
+            | Self::UnknownUri
+            | Self::BrokenJson
+            | Self::BrokenText
+            | Self::NoObject
+            | Self::MissingParams => true,
+        }
     }
 
     pub(crate) async fn run(self, target: &Target) -> Observed {
@@ -264,8 +313,7 @@ async fn many(target: &Target) -> Observed {
     silence(&mut wire, GRACE).await.map(|()| format!("{MANY} answers"))
 }
 
-/// In the key, which every node gives back, in params, and in the uri, which some show in their
-/// refusal.
+/// In the key, which every node gives back, in params, and in the uri, which some show in their refusal.
 async fn escaped_delimiter(target: &Target) -> Observed {
     let key = r#""\u00b6 굶""#;
     let mut target = target.clone();
@@ -344,8 +392,7 @@ async fn wrong_instance(target: &Target) -> Observed {
     Ok(shown(&refused.text))
 }
 
-/// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the
-/// rest back.
+/// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the rest back.
 async fn stream(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
     wire.send(target.call("7", KeyPosition::Top, r#","$":{"c":1}"#)).await;

@@ -39,7 +39,9 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Asks a running Distributor what happened to a node: when it joined and left, and why.
+    /// Asks a running Distributor what happened to a node: when it joined and left, and why. Ask no
+    /// Distributor of version 1: it cannot answer, and ends when a peer that has not registered
+    /// leaves.
     Why {
         /// Its name, address (host:port) or instance id.
         node: String,

@@ -25,7 +25,10 @@ const NAME_BYTES: usize = 64;
 /// When the Distributor cannot be reached or does not answer.
 pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result<()> {
     let answer = timeout(PATIENCE, ask(distributor, node)).await.map_err(|_elapsed| {
-        let text = format!("the Distributor at {distributor} does not answer; one older than version 2 cannot");
+        let text = format!(
+            "the Distributor at {distributor} does not answer. One of version 1 cannot, and may have ended now that it \
+             was asked: do not ask it again"
+        );
         io::Error::new(io::ErrorKind::TimedOut, text)
     })??;
     let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };

@@ -1,8 +1,7 @@
 #!/usr/bin/env node
 'use strict';
 
-// A client in plain Node.js: asks the Distributor who offers a url, then calls that service
-// directly.
+// A client in plain Node.js: asks the Distributor who offers a url, then calls that service directly.
 
 const { parseArgs } = require('node:util');
 const { farEnd, resolved } = require('./hosts');
@@ -18,10 +17,12 @@ Usage: node client.js [options] METHOD/path [params as JSON]
 
 Example: node client.js GET/hello '{"name":"홍길동"}'
 
+It does not register. A Distributor of version 1 may end when such a peer leaves: use it with a newer one.
+
 Exit code: 0 answered; 1 failed, or the service answered with an error; 2 wrong use.
 `;
 
-const KEY = 1; // one call on a connection of its own
+const KEY = 1; // one call on a connection of our own
 
 const { url, method, uri, params, distributor, timeout } = readArguments();
 
@@ -36,13 +37,13 @@ async function main() {
   if (providers.length === 0) {
     const offered = new Set(nodes.flatMap((node) => node.urls));
     const list = [...offered].sort().join(', ') || 'no urls at all';
-    throw new Error(`no service offers ${url}; offered are: ${list}`);
+    throw new Error(`nobody offers ${url}; offered are: ${list}`);
   }
   // A random start shares the work among the providers.
   const first = Math.floor(Math.random() * providers.length);
   for (const node of [...providers.slice(first), ...providers.slice(0, first)]) {
     const answer = await call(node);
-    if (answer === undefined) continue; // not reached: nothing was sent, so the next one can be tried safely
+    if (answer === undefined) continue; // not reached: nothing was sent, the next one is safe to try
     if (answer === null) throw new Error(`${node.name} does not know the method ${method}`);
     const text = `${JSON.stringify(answer, null, 2)}\n`;
     process.stdout.write(text, () => process.exit(answer.errorcode ? 1 : 0));
@@ -74,15 +75,14 @@ function fetchList() {
 
 // The answer, or undefined if the call could not be sent.
 function call(node) {
-  // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d; the short form also works
-  // without IPv6.
+  // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d; the short form also works without IPv6.
   const host = String(node.host).replace(/^::ffff:(?=\d+\.)/i, '');
   const port = Number(node.port); // some nodes register it as a string
   const where = `${node.name} at ${host}:${port}`;
   const skip = (why) => console.error(`skipped ${where}: ${why}`);
   if (!(port >= 1 && port <= 65535)) return skip('not a port');
 
-  // The key in both positions: families of services differ in where they look for it.
+  // Both places for the key: families of services differ in where they look.
   const request = { uri, method, key: KEY, params: { ...params, key: KEY } };
   const { length } = encode(request);
   const isOld = !isObject(node.$);
@@ -110,13 +110,13 @@ function call(node) {
           link.end();
           return;
         }
-        // Old services answer a bare null to a method that they do not know.
+        // A bare null is how old services say that they do not know the method.
         if (packet !== null && String(packet.key) !== String(KEY)) return;
         resolve(packet);
         link.end();
       },
       () => {
-        // Once it was sent, another attempt could do the work twice.
+        // Once sent, a second try could do the work twice.
         if (sent) reject(new Error(`${where} gave no answer: ${cause}`));
         else resolve(skip(cause));
       },

@@ -124,6 +124,38 @@ async fn what_old_services_do_is_known() {
 }
 
 #[tokio::test]
+async fn e16_of_old_code_it_is_said_what_the_mesh_copes_with() {
+    if !legacy_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let port = cluster.address.port().to_string();
+    let urls = "POST/goods,GET/goods,DELETE/goods";
+    let arguments = ["--name", "goods", "--port", "0", "--urls", urls, "--distributor", &port];
+    let service = Process::legacy("service", &arguments);
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), service.port().await);
+    // With --only that would be done.
+    let mut checked = begin(address, &["--url", "DELETE/goods", "--version", "1"]);
+    assert_eq!(checked.ended().await.code(), Some(1));
+    checked.line("in all").await;
+    let output = checked.output();
+    let first = output.lines().next().unwrap();
+    assert!(first.starts_with("FAILED   missing-params") && first.contains("the mesh copes"), "{output}");
+    let log = checked.line("old-log").await;
+    assert!(log.starts_with("skipped"), "{log}");
+    checked.line("the mesh copes with 1 of the failures").await;
+    // The service that it is most about stays, and is told apart from one that does not answer at
+    // all.
+    let cluster_goods = goods(cluster.address).await;
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), cluster_goods.1);
+    let mut checked = begin(address, &["--url", "DELETE/goods", "--version", "1"]);
+    assert_eq!(checked.ended().await.code(), Some(1));
+    let line = checked.line("unknown-uri").await;
+    assert!(line.starts_with("FAILED") && line.contains("the mesh copes"), "{line}");
+    drop(service);
+}
+
+#[tokio::test]
 async fn nobody_is_there() {
     let address = ([127, 0, 0, 1], tests::pick_port()).into();
     assert_eq!(conform(address, &[]).await.1, Some(2));
