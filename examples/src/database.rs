@@ -8,15 +8,15 @@ use node_sdk::ServiceError;
 use rusqlite::Connection;
 use tracing::error;
 
-/// One connection to a database file. Clones are cheap and share it.
+/// One connection to a database file. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Database(Arc<Mutex<Connection>>);
 
 impl Database {
-    /// Opens or creates the file and its tables. Several processes may share one file.
+    /// Opens, or makes, the file and its tables. Several processes may share one file.
     ///
     /// # Errors
-    /// The error of SQLite.
+    /// What SQLite says.
     pub fn open(file: &Path, tables: &str) -> rusqlite::Result<Self> {
         let connection = Connection::open(file)?;
         // Instances of a service write to one file: they wait for each other instead of failing.
@@ -29,14 +29,14 @@ impl Database {
     /// Runs `work` where blocking is allowed.
     ///
     /// # Errors
-    /// The error of `work`. An error of SQLite is logged, and callers see an internal error.
+    /// What `work` says; an error of SQLite is logged and shown to callers as internal.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, ServiceError> {
         let connection = Arc::clone(&self.0);
         let worked = tokio::task::spawn_blocking(move || {
-            // SQLite rolls back a transaction that a panic left open.
+            // SQLite rolls back what a panic left open.
             work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner))
         });
         match worked.await {
@@ -57,7 +57,7 @@ impl Database {
 /// Why work on a database ended without a value.
 #[derive(Debug)]
 pub enum Failure {
-    /// The request cannot be carried out; the text is for the caller.
+    /// What was asked for cannot be done, in words for the caller.
     Service(ServiceError),
     /// SQLite failed.
     Sqlite(rusqlite::Error),

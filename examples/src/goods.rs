@@ -21,12 +21,10 @@ CREATE TABLE IF NOT EXISTS sales (
     sold INTEGER NOT NULL
 )";
 
-/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each
-/// slow reader.
+/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each slow reader.
 const PAGE_GOODS: u32 = 100;
 const PAGE_BYTES: usize = 64 * 1024;
-/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than
-/// that.
+/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than that.
 const LIST_BYTES: usize = 512 * 1024;
 
 /// Each good with how often it was sold.
@@ -93,7 +91,7 @@ async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Resu
     page(&database, filter, 0, LIST_BYTES).await
 }
 
-/// All goods, read from the database as the caller reads them.
+/// All goods, read from the database as they are taken.
 async fn export(
     database: State<Database>,
 ) -> Result<Streaming<impl Stream<Item = Result<Good, ServiceError>>>, ServiceError> {
@@ -108,8 +106,7 @@ async fn export(
     Ok(Streaming(pages.try_flatten()))
 }
 
-/// Goods after one, by their numbers. None only if there are none: the first is there however large
-/// it is.
+/// Goods after one, by their numbers. None only if there are none: the first is there however large it is.
 async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize) -> Result<Vec<Good>, ServiceError> {
     database
         .run(move |db| {
@@ -129,7 +126,7 @@ async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize
         .await
 }
 
-/// An event from `purchases`, which need not know its subscribers.
+/// Told by `purchases`, which need not know who wants to know.
 async fn count(Params(purchase): Params<Purchase>, database: State<Database>) -> Result<(), ServiceError> {
     database
         .run(move |db| {
@@ -179,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// How many goods each page has, when their descriptions have this many bytes.
+    /// How many goods each page has, when their descriptions have so many bytes.
     async fn check(descriptions: &[usize], most_bytes: usize, pages: &[usize]) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("goods"), TABLES).unwrap();

@@ -22,7 +22,7 @@ pub const TABLES: &str = "CREATE TABLE IF NOT EXISTS members (
 pub struct Member {
     /// Given by the database.
     pub id: i64,
-    /// Chosen by the member, and unique.
+    /// Chosen by the member; no two are alike.
     pub username: String,
 }
 
@@ -119,8 +119,7 @@ fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
     Ok(Member { id: row.get("id")?, username: row.get("username")? })
 }
 
-/// Argon2id with the least memory and time that OWASP's password storage advice names: 19 MiB, two
-/// passes.
+/// Argon2id with the least memory and time that OWASP's password storage advice names: 19 MiB, two passes.
 fn hasher() -> Argon2<'static> {
     let params = HashParams::new(19 * 1024, 2, 1, None).expect("these are within Argon2's bounds");
     Argon2::from(params)

@@ -45,7 +45,7 @@ fn serve(
     tables: &str,
     node: impl FnOnce(Database) -> NodeBuilder,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    // The file exists until the end of this function.
+    // Lives, and is there, until the end of this function.
     let folder = tempfile::tempdir()?;
     let file = args.database.unwrap_or_else(|| folder.path().join("service.db"));
     let database = Database::open(&file, tables)?;

@@ -1,4 +1,4 @@
-//! Who bought what: `purchases`. It calls the other two services directly, by route.
+//! Who bought what: `purchases`. Asks the other two services directly, by what they offer.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -75,7 +75,7 @@ async fn buy(
             Ok(db.query_row(insert, params![member.id, good.id, good.price], purchase)?)
         })
         .await?;
-    // For any subscribers; this service need not know whether there are any.
+    // Whoever wants to know; whether there is anybody is no matter of ours.
     peers.emit("purchases.made", &made)?;
     Ok(Created(made))
 }
@@ -108,7 +108,7 @@ async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Resu
         .await
 }
 
-/// A missing thing is the fault of the order; a missing service is not.
+/// That something is not there is the fault of the order; that a service is not there is not.
 fn unknown(error: CallError, reason: &'static str, what: &str, id: i64) -> ServiceError {
     match error {
         CallError::Refused { status: 404, .. } => {

@@ -56,10 +56,9 @@ const SERVICES: [Service; 3] = [
     ("purchases", purchases::TABLES, purchases::node),
 ];
 
-/// How long the services may take to find each other on one machine.
+/// How long everything may take to find each other on one machine.
 const OPENING_TIME: Duration = Duration::from_secs(10);
-/// How long closing may take: half a minute for the gateway, twelve seconds for a node, and some
-/// more.
+/// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some more.
 const LONGEST_STOP: Duration = Duration::from_secs(50);
 
 /// Runs the program: opens the shop, tells how to use it, closes it on a signal.
@@ -74,7 +73,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    // Removed when this function ends, in whatever way.
+    // Removed when this function ends, however it does.
     let temporary = tempfile::Builder::new().prefix("shop-").tempdir()?;
     let data = args.data.as_deref().unwrap_or_else(|| temporary.path());
     std::fs::create_dir_all(data)?;
@@ -83,7 +82,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 async fn open(args: &Args, data: &Path) -> Result<(), Box<dyn Error>> {
     let stop = stop_on_signals(|| LONGEST_STOP)?;
-    // The gateway stops first and the Distributor last, so that calls in flight still arrive.
+    // The gateway goes first and the Distributor last, so that what is in flight still finds its way.
     let (stop_gateway, stop_distributor) = (CancellationToken::new(), CancellationToken::new());
     let (registry, door) = (bind(args.distributor)?, bind(args.listen)?);
     let (registry_address, door_address) = (registry.local_addr()?, door.local_addr()?);
@@ -124,7 +123,7 @@ async fn open(args: &Args, data: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whether the gateway can route `GET path`.
+/// Whether the gateway has a way to what answers `GET path`.
 async fn answers(gateway: SocketAddr, path: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(gateway).await?;
@@ -136,8 +135,7 @@ async fn answers(gateway: SocketAddr, path: &str) -> bool {
     ask.await.unwrap_or(false)
 }
 
-/// Prints in a thread that is not joined: standard output may be closed, or a pipe that is not
-/// read.
+/// Prints, in a thread that nobody waits for: standard output may be closed, or a pipe that nobody reads.
 fn announce(text: String) {
     let print = move || drop(io::stdout().write_all(text.as_bytes()));
     let _ = std::thread::Builder::new().name("welcome".to_owned()).spawn(print);
