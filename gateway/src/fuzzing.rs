@@ -202,7 +202,7 @@ pub fn form_params(form: &[u8]) -> String {
 
 /// The arguments of a call in a body, as JSON.
 pub fn body_params(content_type: &str, body: &[u8]) -> Option<String> {
-    translate::body_params(Some(content_type), body).ok()
+    translate::body_params(translate::MediaType::Named(Some(content_type)), body).ok()
 }
 
 /// Reads a configuration file.
