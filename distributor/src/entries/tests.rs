@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use protocol::RegistrationLimits;
 
 use super::*;
-use crate::entries::changelog::MAX_CHANGES;
+use crate::entries::changelog::{MAX_CHANGE_BYTES, MAX_CHANGES};
 use crate::entries::interests::Interests;
 
 fn parse(params: &str) -> Registration {
@@ -152,6 +152,21 @@ fn changes_are_remembered_up_to_a_limit() {
     assert_eq!(registry.base(newest.into()), Some(newest.rev));
     assert_eq!(registry.base(have(newest.rev + 1)), None, "a state that never existed");
     assert_eq!(registry.base(Revision { epoch: 4, rev: 3 }.into()), None);
+}
+
+#[test]
+fn cr6_changes_are_remembered_up_to_a_limit_in_bytes() {
+    let mut registry = EntryTable::new(5);
+    let first = ResumePoint::from(registry.revision());
+    let long = registration(&"x".repeat(60_000));
+    // One connection with an old node's name that is as long as a packet.
+    for session in 0..200 {
+        registry.register(SessionId(session), &long, "::1");
+        registry.remove_session(SessionId(session), LeaveReason::Leave);
+    }
+    let bytes = registry.change_bytes();
+    assert!((MAX_CHANGE_BYTES / 2..=MAX_CHANGE_BYTES).contains(&bytes), "{bytes}");
+    assert_eq!(registry.base(first), None);
 }
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]

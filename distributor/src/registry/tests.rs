@@ -322,9 +322,10 @@ fn bc3_an_impostor_that_flaps_does_not_defer_the_real_node() {
         let params = format!(r#"{{"port":7,"name":"n7","$":{{"id":"other{round}"}}}}"#);
         let registration =
             Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
-        let now = scene.at(100);
+        // Not long before the real one leaves, or what it costs would have faded.
+        let now = scene.at(19_900);
         scene.registry.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
-        scene.leave(100, 50 + round, LeaveReason::Leave);
+        scene.leave(19_900, 50 + round, LeaveReason::Leave);
     }
     scene.leave(20_000, 1, LeaveReason::Closed);
     assert_eq!(scene.register(20_100, 2, 7), new());
