@@ -80,7 +80,8 @@ pub(crate) enum Check {
     BrokenJson,
     /// bytes that are no UTF-8 end the connection, or that packet only, and nothing else
     BrokenText,
-    /// a packet that is JSON, and no object, ends the connection, or that packet only, and nothing else
+    /// a packet that is JSON, and no object, ends the connection, or that packet only, and nothing
+    /// else
     NoObject,
     /// a call without params is answered
     MissingParams,
@@ -313,7 +314,8 @@ async fn many(target: &Target) -> Observed {
     silence(&mut wire, GRACE).await.map(|()| format!("{MANY} answers"))
 }
 
-/// In the key, which every node gives back, in params, and in the uri, which some show in their refusal.
+/// In the key, which every node gives back, in params, and in the uri, which some show in their
+/// refusal.
 async fn escaped_delimiter(target: &Target) -> Observed {
     let key = r#""\u00b6 굶""#;
     let mut target = target.clone();
@@ -392,7 +394,8 @@ async fn wrong_instance(target: &Target) -> Observed {
     Ok(shown(&refused.text))
 }
 
-/// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the rest back.
+/// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the
+/// rest back.
 async fn stream(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
     wire.send(target.call("7", KeyPosition::Top, r#","$":{"c":1}"#)).await;

@@ -1,8 +1,8 @@
 //! Checks whether a running node keeps the protocol: calls it in every way that callers may, and in
 //! some that they should not.
 //!
-//! The program is `nodeconform`. It speaks bytes, not the SDK, so that a node in any language can be
-//! checked; it must not depend on a Distributor.
+//! The program is `nodeconform`. It speaks bytes, not the SDK, so that a node in any language can
+//! be checked; it must not depend on a Distributor.
 //!
 //! ```sh
 //! cargo run -p conformance -- 127.0.0.1:9010 --url GET/goods

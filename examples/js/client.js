@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 'use strict';
 
-// A client in plain Node.js: asks the Distributor who offers a url, then calls that service directly.
+// A client in plain Node.js: asks the Distributor who offers a url, then calls that service
+// directly.
 
 const { parseArgs } = require('node:util');
 const { farEnd, resolved } = require('./hosts');
@@ -75,7 +76,8 @@ function fetchList() {
 
 // The answer, or undefined if the call could not be sent.
 function call(node) {
-  // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d; the short form also works without IPv6.
+  // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d; the short form also works
+  // without IPv6.
   const host = String(node.host).replace(/^::ffff:(?=\d+\.)/i, '');
   const port = Number(node.port); // some nodes register it as a string
   const where = `${node.name} at ${host}:${port}`;

@@ -1,14 +1,15 @@
 #!/usr/bin/env node
 'use strict';
 
-// A goods service as they have been written for years. What it takes to bring it up to date is one line:
+// A goods service as they have been written for years. What it takes to bring it up to date is one
+// line:
 //
 //   - const Server = require('./server.js');
 //   + const Server = require('./mesh.js');
 //
-// It still writes its answers as it always has. Yet packets may be split anywhere, keys may be longer than
-// JavaScript's numbers, and a `¶` in a name does no harm. With `--version 2` it is not missed when a Distributor
-// restarts, and HTTP clients see its results alone.
+// It still writes its answers as it always has. Yet packets may be split anywhere, keys may be
+// longer than JavaScript's numbers, and a `¶` in a name does no harm. With `--version 2` it is not
+// missed when a Distributor restarts, and HTTP clients see its results alone.
 
 const Server = require('./mesh.js');
 

@@ -10,7 +10,8 @@ OWN.addAddress('0.0.0.0', 'ipv4'); // a connection to it ends here
 OWN.addAddress('::1', 'ipv6');
 OWN.addAddress('::', 'ipv6');
 
-// No Distributor writes these, and the system reads them as addresses of this machine, or as numbers that may be.
+// No Distributor writes these, and the system reads them as addresses of this machine, or as
+// numbers that may be.
 const OWN_NAME = /^((.+\.)?localhost\.?|(0x[\da-f]*|\d+)(\.(0x[\da-f]*|\d+)){0,3}\.?)$/i;
 
 // Whether a connection to this host ends at the machine that makes it.
@@ -21,21 +22,22 @@ function isOwn(host) {
   return OWN.check(bare, family === 6 ? 'ipv6' : 'ipv4');
 }
 
-// Where the other end of a connection is, spelled as in lists, if it is on another machine; else null.
+// Where the other end of a connection is, spelled as in lists, if it is on another machine; else
+// null.
 function farEnd({ localAddress, remoteAddress }) {
   const [here, there] = [localAddress, remoteAddress].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
   if (isIP(there) === 0 || isOwn(there) || here === there) return null;
   return isIP(there) === 4 ? `::ffff:${there}` : there;
 }
 
-// An entry as it is to be called. A Distributor on another machine shows nodes of its own loopback as such: ours
-// is another.
+// An entry as it is to be called. A Distributor on another machine shows nodes of its own loopback
+// as such: ours is another.
 function resolved(entry, far) {
   return far !== null && isOwn(entry?.host) ? { ...entry, host: far } : entry;
 }
 
-// Where a service is told to others that listens on `listens` and is seen at `told`; null when they can call it there,
-// or when it is not known where it listens.
+// Where a service is told to others that listens on `listens` and is seen at `told`; null when they
+// can call it there, or when it is not known where it listens.
 function inVain(listens, told) {
   if (listens === undefined || told === undefined) return null;
   const [at, seen] = [listens, told].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));

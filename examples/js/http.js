@@ -1,7 +1,8 @@
 'use strict';
 
-// Registers a plain HTTP server (Node.js's own, Express, Koa, whatever listens) with the Distributor, so that the
-// gateway passes it every request whose path begins with one of its prefixes. No dependencies. See web.js.
+// Registers a plain HTTP server (Node.js's own, Express, Koa, whatever listens) with the
+// Distributor, so that the gateway passes it every request whose path begins with one of its
+// prefixes. No dependencies. See web.js.
 
 const { Client, parseAddress } = require('./mesh');
 const { Registry, newIdentity } = require('./registry');
@@ -9,9 +10,10 @@ const { Registry, newIdentity } = require('./registry');
 const HEARD_MS = 500; // by then the gateways know that we left; a list is told in milliseconds
 const TIDY_MS = 1000;
 
-// Keeps `server` registered once it listens. With `strip` it is asked for `/x` instead of `/prefix/x`. `advertise`:
-// where others can call it, `host:port`, if that is not where the Distributor sees it. Returns `leave()`, and
-// `close()`, which leaves, lets requests in flight finish, and closes the server.
+// Keeps `server` registered once it listens. With `strip` it is asked for `/x` instead of
+// `/prefix/x`. `advertise`: where others can call it, `host:port`, if that is not where the
+// Distributor sees it. Returns `leave()`, and `close()`, which leaves, lets requests in flight
+// finish, and closes the server.
 function offerHttp(server, options) {
   const { name, prefixes, strip = false, host = '127.0.0.1', port = 9000, onLog = log } = options;
   const { advertise = process.env.NODE_ADVERTISE } = options;

@@ -6,8 +6,8 @@ const UNSENT_LIMIT = 1024 * 1024; // bytes that wait for a node that does not re
 
 const NAME = 'logs'; // exactly this, and the first in the list
 
-// Sends packets to the node of that name. It is connected to when a list shows it, and again only when a later list
-// does: one that drops connections has to leave and join.
+// Sends packets to the node of that name. It is connected to when a list shows it, and again only
+// when a later list does: one that drops connections has to leave and join.
 class LogSender {
   constructor(own, connect) {
     Object.assign(this, { own, connect, client: null, lost: 0 });

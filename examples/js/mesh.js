@@ -1,10 +1,11 @@
 'use strict';
 
-// The protocol of the mesh for services in plain Node.js (18 or newer), without dependencies. It has the
-// constructors that old services know. They change one `require`, go on writing version 1 answers that end in
-// `¶`, and from then on frame right and keep long keys. HTTP clients behind a gateway see the same as before. With
-// `{ version: 2 }` a service is told of changes instead of lists, is pinged, and HTTP clients see its results alone.
-// Every caller is answered in its own version. See goods.js.
+// The protocol of the mesh for services in plain Node.js (18 or newer), without dependencies. It
+// has the constructors that old services know. They change one `require`, go on writing version 1
+// answers that end in `¶`, and from then on frame right and keep long keys. HTTP clients behind a
+// gateway see the same as before. With `{ version: 2 }` a service is told of changes instead of
+// lists, is pinged, and HTTP clients see its results alone. Every caller is answered in its own
+// version. See goods.js.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const net = require('node:net');
@@ -56,10 +57,11 @@ class Server {
   #oldReadBytes;
   #logs;
 
-  // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the old form.
-  // `buffers`: bytes that are kept for all callers together. `advertise`: where others can call it, `host:port`, if
-  // that is not where the Distributor sees it come from and the port that it listens on; of version 2. `oldReadBytes`:
-  // what callers of version 1 can read at once. `logs: false`: packets are not sent to the node `logs`.
+  // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the
+  // old form. `buffers`: bytes that are kept for all callers together. `advertise`: where others
+  // can call it, `host:port`, if that is not where the Distributor sees it come from and the port
+  // that it listens on; of version 2. `oldReadBytes`: what callers of version 1 can read at once.
+  // `logs: false`: packets are not sent to the node `logs`.
   constructor(name, port, urls = [], {
     version = 1, buffers, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
   } = {}) {
@@ -99,7 +101,8 @@ class Server {
     process.exitCode = 1; // nothing is left that would keep the process running
   }
 
-  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it changes.
+  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it
+  // changes.
   connectToDistributor(host, port, onNoti = () => {}) {
     if (!(Number(port) >= 1 && Number(port) <= 65535)) {
       throw new RangeError(`"${host}:${port}" is not the address of a Distributor: the port must be from 1 to 65535`);
@@ -114,7 +117,8 @@ class Server {
     if (this.server.listening) this.#registry.connect();
   }
 
-  // What is kept for all callers now, in bytes, how much may be, and how many answers there was no room for.
+  // What is kept for all callers now, in bytes, how much may be, and how many answers there was no
+  // room for.
   get buffers() {
     const { used, limit, refused } = this.#budget;
     return { bytes: used, limit, refused };
@@ -150,7 +154,8 @@ class Server {
     this.onCreate(socket);
   }
 
-  // Says what is wrong with a caller, or with what it asked for, unless much has been said just now.
+  // Says what is wrong with a caller, or with what it asked for, unless much has been said just
+  // now.
   #complain(text) {
     this.#complaints++;
     if (this.#complaints <= MAX_COMPLAINTS) this.onLog(text, true);
@@ -248,7 +253,8 @@ class Client {
 class Caller {
   constructor(socket, id, onRead, complain, budget, options) {
     Object.assign(this, { socket, id, onRead, complain, budget, ...options, calls: new Set(), misdirected: false });
-    // Bytes that it is charged for, and those of its calls at work; and when to look again whether it may have more.
+    // Bytes that it is charged for, and those of its calls at work; and when to look again whether
+    // it may have more.
     Object.assign(this, { charged: 0, atWork: 0, again: null });
     // isOld: it has sent a sound packet of version 1 last.
     Object.assign(this, { strikes: 0, isOld: false, closing: false, cuts: false });
@@ -378,8 +384,8 @@ class Caller {
     if (call) this.reply(call, said);
   }
 
-  // Sends a packet that is no answer, such as a list: an old Distributor may be built on this, too. A call that it is
-  // written for has no other answer.
+  // Sends a packet that is no answer, such as a list: an old Distributor may be built on this, too.
+  // A call that it is written for has no other answer.
   pass(text) {
     const handled = handling.getStore();
     if (handled?.caller === this) this.drop(handled);
@@ -396,7 +402,8 @@ class Caller {
     this.pace();
   }
 
-  // An answer may have no key, and a caller may use one twice: then it belongs to the call being handled.
+  // An answer may have no key, and a caller may use one twice: then it belongs to the call being
+  // handled.
   callOf(name) {
     const handled = handling.getStore();
     if (handled?.caller === this && (name === undefined || name === handled.name)) {
@@ -470,7 +477,8 @@ class Caller {
     this.charged = this.budget.settle(this.charged, this.socket.destroyed ? 0 : this.held());
   }
 
-  // A caller that asks faster than it reads, or than it can be answered, waits with what it asks next.
+  // A caller that asks faster than it reads, or than it can be answered, waits with what it asks
+  // next.
   isBusy() {
     const unread = this.socket.writableLength + this.waitingBytes;
     return this.calls.size >= MAX_CALLS || unread > WAITING_LIMIT || this.atWork + unread >= this.budget.mayHave();
@@ -503,7 +511,8 @@ class Caller {
     });
   }
 
-  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends it too.
+  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends
+  // it too.
   finish(cuts = false) {
     this.closing = true;
     this.cuts ||= cuts;
@@ -513,14 +522,14 @@ class Caller {
   strike(why) {
     if (this.socket.destroyed) return; // the rest of a read
     this.complain(`${this.socket.remoteAddress}: dropped: ${why}`);
-    // An old gateway passes on what its clients send. It must not lose its connection, and with that all routes of this
-    // service, for what one of them says.
+    // An old gateway passes on what its clients send. It must not lose its connection, and with
+    // that all routes of this service, for what one of them says.
     if (this.isOld) return;
     if (++this.strikes >= MAX_STRIKES) this.socket.destroy();
   }
 
-  // Gives up calls that the service does not answer, of which old callers hear nothing, as ever; and a caller
-  // whose call does not end.
+  // Gives up calls that the service does not answer, of which old callers hear nothing, as ever;
+  // and a caller whose call does not end.
   tidy(now) {
     const patience = this.calls.size >= MAX_CALLS ? CROWDED_MS : CALL_MS;
     for (const call of this.calls) {
@@ -530,7 +539,8 @@ class Caller {
     }
     const { reader } = this;
     const isMidway = reader.length > LINE_END_BYTES && !reader.hasMore && this.frames === this.framesBefore;
-    // A caller that is not read from has its whole time again, unless this packet is what it is not read from for.
+    // A caller that is not read from has its whole time again, unless this packet is what it is not
+    // read from for.
     const waits = this.socket.isPaused() && this.come() <= this.held() / 2;
     if (!isMidway || waits) this.begunAt = now;
     this.framesBefore = this.frames;
@@ -542,8 +552,8 @@ class Caller {
   }
 }
 
-// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that fit, the one
-// that has plain text first is meant.
+// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that
+// fit, the one that has plain text first is meant.
 function withPath(packet, urls) {
   if (!urls.some((url) => String(url).includes('{')) || !isObject(packet.params)) return packet;
   const given = `${packet.method}${packet.uri}`.split('/');
@@ -573,7 +583,8 @@ function tuned(socket) {
 
 // Answers are maps of members to their text: what a service wrote goes out as it wrote it.
 
-// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a better `r`.
+// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a
+// better `r`.
 function failure(code, reason, message) {
   return new Map(Object.entries({
     errorcode: String(code), errormessage: JSON.stringify(message), $: JSON.stringify({ r: reason }),
@@ -598,9 +609,9 @@ function newAnswer(key, answer) {
   return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...own })]]);
 }
 
-// All that an answer holds: `results` if nothing else is there, and otherwise an object of all members that are not
-// the answer's own. Some services put what they found beside `errorcode`, or into `errormessage`, where a text is for
-// people.
+// All that an answer holds: `results` if nothing else is there, and otherwise an object of all
+// members that are not the answer's own. Some services put what they found beside `errorcode`, or
+// into `errormessage`, where a text is for people.
 function dataOf(answer) {
   const data = [...answer].filter(([name, value]) => {
     if (/^error[mM]essage$/.test(name)) return !/^("|null$)/.test(value);

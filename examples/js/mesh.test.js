@@ -804,7 +804,8 @@ test('what strangers write is shown as it is, and does nothing', () => {
   assert.equal(shown('x'.repeat(200)).length, 129);
 });
 
-// A process that writes `bytes` to `port` without a pause over so many connections, and reads nothing.
+// A process that writes `bytes` to `port` without a pause over so many connections, and reads
+// nothing.
 function flood(t, port, connections, bytes) {
   const program = `
     const { connect } = require('node:net');

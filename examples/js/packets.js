@@ -19,7 +19,8 @@ function encode(packet) {
   return seal(JSON.stringify(packet));
 }
 
-// Cuts what an old writer wrote into packets: a `¶` inside of a string is text that it forgot to escape.
+// Cuts what an old writer wrote into packets: a `¶` inside of a string is text that it forgot to
+// escape.
 function cut(text) {
   const first = text.indexOf('¶');
   if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // as nearly all are
@@ -35,10 +36,11 @@ function cut(text) {
   return [...packets, text.slice(start)].filter((packet) => !BLANK.test(packet));
 }
 
-// Cuts a stream of bytes into packets. Bytes stay bytes until a packet is whole: a read may end in the middle
-// of a character or of the delimiter. onPacket gets a packet and its text; onBad hears of each frame dropped.
-// Old writers do not escape a `¶` in a text and so cut their own packets: such pieces wait for the next ones, with
-// which they are joined. onCut hears of how many pieces a packet was.
+// Cuts a stream of bytes into packets. Bytes stay bytes until a packet is whole: a read may end in
+// the middle of a character or of the delimiter. onPacket gets a packet and its text; onBad hears
+// of each frame dropped. Old writers do not escape a `¶` in a text and so cut their own packets:
+// such pieces wait for the next ones, with which they are joined. onCut hears of how many pieces a
+// packet was.
 class PacketReader {
   constructor(onPacket, onBad = () => {}, limit = FRAME_LIMIT) {
     Object.assign(this, { onPacket, onBad, onCut: () => {}, limit, pieces: [], pieceBytes: 0 });
@@ -154,7 +156,8 @@ class PacketReader {
     return true;
   }
 
-  // Takes a frame as the next piece of a packet that was cut; false when it is none, and a frame by itself.
+  // Takes a frame as the next piece of a packet that was cut; false when it is none, and a frame by
+  // itself.
   #join(text, bytes) {
     const joinedBytes = this.pieceBytes + DELIMITER.length + bytes;
     if (text !== undefined && joinedBytes <= MAX_JOINED_BYTES && !isSound(text)) {
@@ -211,8 +214,9 @@ function isSound(text) {
   return isObject(packet);
 }
 
-// The direct parts of sound JSON as they came, because JSON.parse rounds long numbers and forgets how things
-// were spelled: texts of an array, [name, text] pairs of an object, nothing of anything else.
+// The direct parts of sound JSON as they came, because JSON.parse rounds long numbers and forgets
+// how things were spelled: texts of an array, [name, text] pairs of an object, nothing of anything
+// else.
 function parts(text) {
   const found = [];
   let depth = 0;
@@ -276,7 +280,8 @@ function crc32(bytes) {
   return ~crc >>> 0;
 }
 
-// What a stranger wrote, for a log: not longer than that, and without anything that a terminal acts on.
+// What a stranger wrote, for a log: not longer than that, and without anything that a terminal acts
+// on.
 function shown(text, most = 128) {
   const whole = String(text);
   const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);

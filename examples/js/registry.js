@@ -16,15 +16,15 @@ const HOLD_MS = 11_000; // for a node that a new old Distributor does not list y
 const NOT_YOURS_MS = 10_000; // until the next try to register, and the next line, when our id is said to be another's
 const ASK_AGAIN_MS = 3000; // so long a list that was asked for may be on its way
 
-// A secret, which the Distributor is told and nobody else, and the id that it proves. They are this process's: one that
-// was started again is another instance.
+// A secret, which the Distributor is told and nobody else, and the id that it proves. They are this
+// process's: one that was started again is another instance.
 function newIdentity() {
   const secret = randomBytes(32).toString('hex');
   return { id: `~${createHash('sha256').update(secret).digest('hex').slice(0, 32)}`, secret };
 }
 
-// Registers a service, takes in what is told, and comes back when the connection is lost. `onNoti` is told of
-// every change in the old form: as a whole list.
+// Registers a service, takes in what is told, and comes back when the connection is lost. `onNoti`
+// is told of every change in the old form: as a whole list.
 class Registry {
   #secret;
 
@@ -64,7 +64,8 @@ class Registry {
     return this.advertise === undefined && host !== undefined && isOwn(host) && !/^(::|0\.0\.0\.0)$/.test(host);
   }
 
-  // The Distributor tells others to call the address that it sees; where the service does not listen, that is in vain.
+  // The Distributor tells others to call the address that it sees; where the service does not
+  // listen, that is in vain.
   warnOfReach({ localAddress, remoteAddress }) {
     const vain = this.advertise === undefined ? inVain(this.listens(), localAddress) : null;
     if (vain === null || this.warnedOf === remoteAddress) return;
@@ -115,7 +116,8 @@ class Registry {
     }
   }
 
-  // The addresses are translated on the way: what others are told leads here only if the port is passed on.
+  // The addresses are translated on the way: what others are told leads here only if the port is
+  // passed on.
   tellOfTranslation() {
     const { localAddress } = this.client.client ?? {};
     const { host, port } = this.replica.entryOf(this) ?? {};
@@ -224,7 +226,8 @@ class Registry {
       this.service.onLog(`no connection to ${this.where}: ${this.cause}; trying again every 3 s`, true);
     }
     this.trouble = this.cause;
-    // Everybody lost it at this moment: come back one after the other. One that told nothing may not work.
+    // Everybody lost it at this moment: come back one after the other. One that told nothing may
+    // not work.
     const share = this.heard ? this.replica.rank(this.id) ?? Math.random() : 0.9 + 0.2 * Math.random();
     this.heard = false;
     this.timer = setTimeout(() => this.connect(), RECONNECT_MS * share);
@@ -252,7 +255,8 @@ class Registry {
   }
 }
 
-// What a node knows of the registry: in order, without gaps, never less because the Distributor knows less.
+// What a node knows of the registry: in order, without gaps, never less because the Distributor
+// knows less.
 class Replica {
   state = null; // {epoch, rev}; null from a Distributor of version 1, or from none
   entries = new Map(); // id -> {entry, text as it came, bytes and sum of that}
@@ -272,7 +276,8 @@ class Replica {
     for (const one of this.kept.values()) one.until = Infinity; // nobody could tell
   }
 
-  // 'changed'; 'same'; 'stale': older than what is known; 'gap': does not follow from it; 'bad': no news.
+  // 'changed'; 'same'; 'stale': older than what is known; 'gap': does not follow from it; 'bad': no
+  // news.
   take({ method, params, $ }, text, now) {
     const stamp = isObject($) && [$.epoch, $.rev].every(Number.isSafeInteger) ? $ : null;
     const raw = new Map(parts(text)).get('params') ?? '';
@@ -297,7 +302,8 @@ class Replica {
     const digest = sum(next);
     if (stamp?.digest !== undefined && stamp.digest !== digest) return 'gap';
 
-    // A Distributor that warms up may not know all yet, and one of version 1 does not say when it does.
+    // A Distributor that warms up may not know all yet, and one of version 1 does not say when it
+    // does.
     let until = null;
     if (stamp?.warming === true) until = Infinity;
     if (!stamp && this.fresh) until = now + HOLD_MS;

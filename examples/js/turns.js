@@ -1,7 +1,7 @@
 'use strict';
 
-// One thread reads what all peers send. A peer that always has something to say waits for its turn among all that do,
-// so that others, and above all the Distributor, do not wait for long.
+// One thread reads what all peers send. A peer that always has something to say waits for its turn
+// among all that do, so that others, and above all the Distributor, do not wait for long.
 
 const SLICE_MS = 2; // of a turn: long beside what a packet costs, short beside what callers notice
 const FIRST_MS = 0.3; // without a turn: enough for what most have to say
@@ -10,8 +10,9 @@ const LARGE_BYTES = 16 * 1024; // a packet that costs far more than others waits
 const waiting = []; // readings with packets that have come, in the order of their turns
 let next = null;
 
-// Hands the packets of a socket to its reader, a few at a time. While `isBusy`, none are begun, and while `isFull`,
-// nothing is read either; `wake` says that this may be over. The reader is of no use after a frame that is too long.
+// Hands the packets of a socket to its reader, a few at a time. While `isBusy`, none are begun, and
+// while `isFull`, nothing is read either; `wake` says that this may be over. The reader is of no
+// use after a frame that is too long.
 class Reading {
   #waits = false;
 

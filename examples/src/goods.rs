@@ -21,10 +21,12 @@ CREATE TABLE IF NOT EXISTS sales (
     sold INTEGER NOT NULL
 )";
 
-/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each slow reader.
+/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each
+/// slow reader.
 const PAGE_GOODS: u32 = 100;
 const PAGE_BYTES: usize = 64 * 1024;
-/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than that.
+/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than
+/// that.
 const LIST_BYTES: usize = 512 * 1024;
 
 /// Each good with how often it was sold.
@@ -106,7 +108,8 @@ async fn export(
     Ok(Streaming(pages.try_flatten()))
 }
 
-/// Goods after one, by their numbers. None only if there are none: the first is there however large it is.
+/// Goods after one, by their numbers. None only if there are none: the first is there however large
+/// it is.
 async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize) -> Result<Vec<Good>, ServiceError> {
     database
         .run(move |db| {

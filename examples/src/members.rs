@@ -119,7 +119,8 @@ fn member(row: &Row<'_>) -> rusqlite::Result<Member> {
     Ok(Member { id: row.get("id")?, username: row.get("username")? })
 }
 
-/// Argon2id with the least memory and time that OWASP's password storage advice names: 19 MiB, two passes.
+/// Argon2id with the least memory and time that OWASP's password storage advice names: 19 MiB, two
+/// passes.
 fn hasher() -> Argon2<'static> {
     let params = HashParams::new(19 * 1024, 2, 1, None).expect("these are within Argon2's bounds");
     Argon2::from(params)

@@ -58,7 +58,8 @@ const SERVICES: [Service; 3] = [
 
 /// How long everything may take to find each other on one machine.
 const OPENING_TIME: Duration = Duration::from_secs(10);
-/// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some more.
+/// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some
+/// more.
 const LONGEST_STOP: Duration = Duration::from_secs(50);
 
 /// Runs the program: opens the shop, tells how to use it, closes it on a signal.
@@ -82,7 +83,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 async fn open(args: &Args, data: &Path) -> Result<(), Box<dyn Error>> {
     let stop = stop_on_signals(|| LONGEST_STOP)?;
-    // The gateway goes first and the Distributor last, so that what is in flight still finds its way.
+    // The gateway goes first and the Distributor last, so that what is in flight still finds its
+    // way.
     let (stop_gateway, stop_distributor) = (CancellationToken::new(), CancellationToken::new());
     let (registry, door) = (bind(args.distributor)?, bind(args.listen)?);
     let (registry_address, door_address) = (registry.local_addr()?, door.local_addr()?);
@@ -135,7 +137,8 @@ async fn answers(gateway: SocketAddr, path: &str) -> bool {
     ask.await.unwrap_or(false)
 }
 
-/// Prints, in a thread that nobody waits for: standard output may be closed, or a pipe that nobody reads.
+/// Prints, in a thread that nobody waits for: standard output may be closed, or a pipe that nobody
+/// reads.
 fn announce(text: String) {
     let print = move || drop(io::stdout().write_all(text.as_bytes()));
     let _ = std::thread::Builder::new().name("welcome".to_owned()).spawn(print);

@@ -1,5 +1,5 @@
-//! What a microservice embeds: a [`Node`] listens, registers at the Distributor, knows its peers, and
-//! calls them directly.
+//! What a microservice embeds: a [`Node`] listens, registers at the Distributor, knows its peers,
+//! and calls them directly.
 //!
 //! ```no_run
 //! use node_sdk::{Node, Params, ServiceError};
@@ -49,15 +49,15 @@
 //! Work that is done for a call takes over what the call has, whether it comes from another node, a
 //! gateway, or the node itself:
 //!
-//! - **Trace.** All work for a call is of one [`Trace`], which the gateway begins, or else the first
-//!   handler that asks for it: calls, streams, events, and tasks of [`spawn`].
+//! - **Trace.** All work for a call is of one [`Trace`], which the gateway begins, or else the
+//!   first handler that asks for it: calls, streams, events, and tasks of [`spawn`].
 //! - **Deadline.** A call made for a call ends a margin before it, a tenth of the time that is left
 //!   and 100 ms at most, so that its error can still be dealt with. An open stream, an event and a
 //!   task of [`spawn`] have no deadline.
 //! - **Cancelling.** Dropping the future of a call cancels the call, on the remote node too. A
-//!   handler whose method is idempotent (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or whose caller
-//!   says so ([`Call::idempotent`]), is dropped then. Any other is finished, for 30 s at most, and
-//!   its answer goes nowhere. An open stream ends with its caller.
+//!   handler whose method is idempotent (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or whose
+//!   caller says so ([`Call::idempotent`]), is dropped then. Any other is finished, for 30 s at
+//!   most, and its answer goes nowhere. An open stream ends with its caller.
 //! - **Work that outlasts the call** is spawned with [`spawn`]. [`Node::stop`] waits for it.
 //!
 //! docs/PROTOCOL.md has the same as a table.

@@ -51,8 +51,8 @@ impl Peers {
     /// result as a `T`.
     ///
     /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
-    /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it. A
-    /// provider that cannot be reached is skipped. A call that was lost on the way is tried once
+    /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it.
+    /// A provider that cannot be reached is skipped. A call that was lost on the way is tried once
     /// more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2), or if
     /// [`Call::idempotent`] says so. A call made while another one is handled ends a margin before
     /// that one.
@@ -132,8 +132,8 @@ impl Peers {
     ///
     /// An event goes directly to its subscribers, once, and is not answered. A node that is away,
     /// or that is lost while the event is on its way, does not get it later. The node of a group is
-    /// picked as for calls; this node is one of its own group. Returns at once. A node whose builder
-    /// has [`interests`](crate::NodeBuilder::interests) must name the event among them, as
+    /// picked as for calls; this node is one of its own group. Returns at once. A node whose
+    /// builder has [`interests`](crate::NodeBuilder::interests) must name the event among them, as
     /// `EVENT/orders.created`, to know its subscribers.
     ///
     /// ```no_run

@@ -5,8 +5,8 @@
 //! value or an error. `docs/PROTOCOL.md` describes what this crate implements.
 //!
 //! Bytes from a connection go through a [`FrameDecoder`], and each frame through the reader of what
-//! it may be: [`Packet`] for any packet, [`Request`] for calls, [`ListUpdate`] for lists and deltas.
-//! Functions called `write_…` append one packet to a buffer, ready to send.
+//! it may be: [`Packet`] for any packet, [`Request`] for calls, [`ListUpdate`] for lists and
+//! deltas. Functions called `write_…` append one packet to a buffer, ready to send.
 //!
 //! ```
 //! use bytes::BytesMut;

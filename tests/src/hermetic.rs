@@ -37,8 +37,8 @@ pub fn isolate(command: &mut Command, arguments: &[&str]) {
     watch();
 }
 
-/// With `WATCH_PORTS=1` in the environment, listens at the well-known ports. A test that connects to
-/// one, or a program that it started, ends the whole run, with its command line.
+/// With `WATCH_PORTS=1` in the environment, listens at the well-known ports. A test that connects
+/// to one, or a program that it started, ends the whole run, with its command line.
 pub(crate) fn watch() {
     static WATCHES: Once = Once::new();
     if std::env::var_os("WATCH_PORTS").is_none() {

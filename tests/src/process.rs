@@ -117,8 +117,8 @@ impl Process {
         Duration::from_millis((stat.utime + stat.stime) * 1000 / procfs::ticks_per_second())
     }
 
-    /// Waits for `done`, for as long as this process has not worked for more than `most`; `None` after
-    /// that. Drops `done` then.
+    /// Waits for `done`, for as long as this process has not worked for more than `most`; `None`
+    /// after that. Drops `done` then.
     pub async fn while_it_works<T>(&self, most: Duration, done: impl Future<Output = T>) -> Option<T> {
         let begun = self.cpu_time();
         let tires = async {

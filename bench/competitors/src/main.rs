@@ -1,4 +1,5 @@
-//! tarpc and tonic over one connection, measured as `drill calls` measures node-sdk: prints the rows of its table.
+//! tarpc and tonic over one connection, measured as `drill calls` measures node-sdk: prints the
+//! rows of its table.
 
 use std::convert::Infallible;
 use std::future::Future;

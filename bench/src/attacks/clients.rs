@@ -119,8 +119,8 @@ impl ClientAttack {
     }
 
     /// They come, one after the other, and again when they are cut off, until this is dropped. They
-    /// have a thread of the lowest priority: on a machine that shares its core with the good clients
-    /// they would else keep those from sending, and that would count against the server.
+    /// have a thread of the lowest priority: on a machine that shares its core with the good
+    /// clients they would else keep those from sending, and that would count against the server.
     pub(crate) fn begin(&self, at: SocketAddr, from: Source) -> DropGuard {
         let stop = CancellationToken::new();
         let stopped = stop.clone();

@@ -1,5 +1,5 @@
-//! HTTP as the scenes of gateways share it: servers at the edge, clients, and the answer that all of
-//! them expect.
+//! HTTP as the scenes of gateways share it: servers at the edge, clients, and the answer that all
+//! of them expect.
 
 pub(crate) mod edge_server;
 pub(crate) mod open_loop;

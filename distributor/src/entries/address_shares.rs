@@ -7,8 +7,8 @@ use net::address_group;
 
 /// How many times as much as stays free one address may hold. Alone it has half of the space, two
 /// have a third each, and something is always left for the next: the dynamic threshold of Choudhury
-/// and Hahne, known from the buffers of switches. With its 256 connections an address has 16 KiB for
-/// each node in half of the default list.
+/// and Hahne, known from the buffers of switches. With its 256 connections an address has 16 KiB
+/// for each node in half of the default list.
 const MAX_TIMES_FREE: usize = 1;
 
 /// Bytes that are held, by [address group](address_group).
@@ -45,7 +45,7 @@ impl AddressShares {
         }
     }
 
-    /// What the address that a share holds for, and that holds most, has here and in `other`.
+    /// The largest sum of one address over this table and `other`.
     pub(crate) fn largest_with(&self, other: &Self) -> usize {
         let both = |group| [self, other].into_iter().filter_map(|shares| shares.held.get(group)).sum();
         let groups = self.held.keys().chain(other.held.keys()).filter(|group| !group.is_loopback());

@@ -74,8 +74,8 @@ impl Offers {
 }
 
 impl EntryTable {
-    /// The urls of an entry that services of other names offer too, unless one of its own name did
-    /// before; and the name of one of those services.
+    /// The urls of this entry that services of other names offer, if it is the first of its own name
+    /// to offer them; and the name of one of those services.
     pub(crate) fn newly_shared<'r>(&self, record: &'r Record) -> Option<(Vec<&'r str>, &Arc<Record>)> {
         let shared = self.offers.newly_shared(record);
         let first = *shared.first()?;

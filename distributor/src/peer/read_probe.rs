@@ -1,4 +1,4 @@
-//! Whether an old node that others report not to answer still reads what it is sent.
+//! Finds out whether a version 1 node that was reported still reads its socket.
 
 use std::time::{Duration, Instant};
 

@@ -97,9 +97,7 @@ impl RegisterError {
             Self::Busy(wait) => (503, "busy", "too many nodes register at once", Some(*wait)),
             Self::Draining(wait) => (503, "draining", "this Distributor is stopping", Some(*wait)),
             Self::Full => (507, "registry_full", "the list would become larger than nodes accept", None),
-            Self::AddressFull => {
-                (507, "address_full", "nodes of this address hold as much of the list as is left for others", None)
-            }
+            Self::AddressFull => (507, "address_full", "nodes of this address have used their share of the list", None),
             Self::NotYours => {
                 (403, "not_yours", "this instance id is made of a secret that the packet does not contain", None)
             }

@@ -177,8 +177,8 @@ impl Registry {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
 
-    /// Bytes of the list that the address with the most of it has, and that one address may have now.
-    /// This machine is excepted.
+    /// Bytes of the list that the address with the most of it has, and that one address may have
+    /// now. This machine is excepted.
     pub(crate) fn largest_share(&self) -> (usize, usize) {
         let free = self.config.max_list_bytes.saturating_sub(self.bytes().0);
         (self.entries.shares().largest_with(self.deferred.shares()), share_of(free))
@@ -271,9 +271,9 @@ impl Registry {
         Some(Removal { record, is_retained })
     }
 
-    /// An instance has left. As long as another one of the same identity is listed, or waits to be,
-    /// the one that left was an impostor of it, its predecessor, or one of several workers of one
-    /// place. The next join must not wait for that: a place counts when it empties.
+    /// An instance has left. While another instance of this identity is listed or deferred, a leave
+    /// is no short stay: the one that left may be an impostor, a predecessor, or one of several
+    /// workers. The last one to leave counts.
     fn penalise_short_stay(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if !self.entries.has_identity(identity) && !self.deferred.has_identity(identity) {
             self.damping.penalise(now, identity, stay);

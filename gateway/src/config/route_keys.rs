@@ -37,7 +37,8 @@ net::settings! {
         @File nodes: bool = true;
         /// The `params` of calls; see Services of another dialect.
         @File params: Option<ParamsTemplate> = None;
-        /// Bodies for nodes are read whatever their media type: as a JSON object, or else as a form.
+        /// Bodies for nodes are read whatever their media type: as a JSON object, or else as a
+        /// form.
         @File any_body: bool = false;
         /// How one of several is picked; see below.
         @File balance: Option<BalanceName> = None, like "cookie";

@@ -82,8 +82,8 @@ impl SettingValue for AdminAddress {
 /// Only for this machine.
 pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
-/// `off`, or a name or address with a port; the name is looked up at every attempt to connect, so it
-/// need not be known yet.
+/// `off`, or a name or address with a port; the name is looked up at every attempt to connect, so
+/// it need not be known yet.
 pub(super) fn host_and_port(text: &str) -> Result<(), String> {
     if text == NO_DISTRIBUTOR {
         return Ok(());

@@ -32,8 +32,8 @@ impl ConfigSnapshot {
     }
 
     /// What the cookie is called that keeps a client with a server of this prefix, which `route`
-    /// holds for. Prefixes with servers of their own have cookies of their own, and those that stand
-    /// in one route have one.
+    /// holds for. Prefixes with servers of their own have cookies of their own, and those that
+    /// stand in one route have one.
     pub(crate) fn cookie_name<'a>(&self, route: &'a Route, prefix: &str) -> CookieName<'a> {
         let at = self.routes.get(prefix);
         let own = at.map(|at| &self.config.routes[*at]);
@@ -72,7 +72,8 @@ mod tests {
         };
         let routes = vec![route(&["/"], None), route(&["/a", "/b/"], None), route(&["/named"], Some("backend"))];
         let snapshot = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");
-        // Which route holds for a path, and which prefix has the servers, as nodes register them too.
+        // Which route holds for a path, and which prefix has the servers, as nodes register them
+        // too.
         let name = |path: &str, prefix: &str| snapshot.cookie_name(snapshot.route(path), prefix).to_string();
         let default = CookieName::DEFAULT;
         assert_eq!(name("/x", ""), default);

@@ -65,8 +65,8 @@ impl KeepAlive {
     }
 }
 
-/// The status line of the next head. All begin alike, so it can be begun before the status is known:
-/// a client that is gone answers that with a reset.
+/// The status line of the next head. All begin alike, so it can be begun before the status is
+/// known: a client that is gone answers that with a reset.
 #[derive(Debug, Default)]
 pub(crate) struct StatusLine {
     /// Bytes that have been written.

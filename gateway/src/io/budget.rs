@@ -1,6 +1,6 @@
-//! Bytes that the gateway holds for its clients: bodies on their way to nodes and responses of nodes
-//! are held whole, and a client that sends slowly, or does not read, would have as many of them as
-//! it likes.
+//! Bytes that the gateway holds for its clients: bodies on their way to nodes and responses of
+//! nodes are held whole, and a client that sends slowly, or does not read, would have as many of
+//! them as it likes.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -26,8 +26,8 @@ const SHORT_UNTIL: usize = 16;
 /// was: for longer than a client may take nothing of one, so that a client that comes again and
 /// again is known.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Such a client may hold this part of what is free at most, so that many of them leave some, and
-/// have this many calls at a time whose responses may turn out to be large.
+/// Such a client may hold this part of the free bytes, and make this many calls of unknown response
+/// size at a time.
 const UNREAD_SHARE: usize = 8;
 const UNREAD_CALLS: usize = 4;
 /// Calls at a time, while room is short, whose responses may turn out to be large: as many as there
@@ -193,8 +193,8 @@ impl Budget {
         self.lock().unread.record(self.hasher.hash_one(client), 0, until);
     }
 
-    /// Whether a client has left a response unread not long ago. Mostly none has, and no time has to
-    /// be looked at.
+    /// Whether a client has left a response unread not long ago. Mostly none has, and no time has
+    /// to be looked at.
     fn has_left_unread(&self, state: &BudgetState, client: IpAddr) -> bool {
         !state.unread.is_empty() && state.unread.find(self.hasher.hash_one(client), Instant::now()).is_some()
     }

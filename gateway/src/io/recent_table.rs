@@ -1,5 +1,5 @@
-//! What was seen not long ago, by hash: a table that does not grow, and in which the newest take the
-//! cells of those that are over soonest. Pure.
+//! A table of fixed size, by hash, of what was seen recently. A new entry replaces the one that
+//! expires soonest. Pure.
 
 use tokio::time::Instant;
 

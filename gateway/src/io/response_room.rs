@@ -1,6 +1,6 @@
 //! Room for the response of a call, before the call is made. While room is short, a call whose
-//! response would find none is refused without a call: in vain it would cost the node, and the other
-//! calls on its connection, as much as any other.
+//! response would find none is refused without a call: in vain it would cost the node, and the
+//! other calls on its connection, as much as any other.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -114,8 +114,8 @@ mod tests {
             Self { budget: Arc::new(Budget::new(64 * MIB)), held: Vec::new() }
         }
 
-        /// Calls, each on a connection of its own, until one is refused: how many were made, and how
-        /// many responses are held.
+        /// Calls, each on a connection of its own, until one is refused: how many were made, and
+        /// how many responses are held.
         fn call(&mut self, number: u8, path: &str, bytes: usize, most: usize) -> (usize, usize) {
             let (mut made, mut held) = (0, 0);
             for _ in 0..most {

@@ -148,8 +148,8 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     }
 }
 
-/// Completes when the connection is reset: its client is gone in both directions. The end of what it
-/// sends is no reset. Cancel safe.
+/// Completes when the connection is reset: its client is gone in both directions. The end of what
+/// it sends is no reset. Cancel safe.
 pub(crate) async fn reset(stream: &(impl Readable + Sync)) {
     let waited = match stream.plain() {
         Some(socket) => socket.ready(Interest::ERROR).await,

@@ -51,9 +51,9 @@ impl ForwardedInfo {
     }
 
     /// Of a request that came through a trusted proxy at `peer`: its client, and what servers are
-    /// told. Without any of `X-Forwarded-For`, `-Proto` and `-Host`, `Forwarded` counts. The client is
-    /// the last address that is not believed itself; of scheme and host counts what is said where the
-    /// client stands.
+    /// told. Without any of `X-Forwarded-For`, `-Proto` and `-Host`, `Forwarded` counts. The client
+    /// is the last address that is not believed itself; of scheme and host counts what is said
+    /// where the client stands.
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
             let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
@@ -62,8 +62,8 @@ impl ForwardedInfo {
             values.map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(", ")
         };
         let forwarded = all("forwarded");
-        // A proxy says it in either way. One that says it in these passes the other on as the client
-        // has written it.
+        // A proxy says it in either way. One that says it in these passes the other on as the
+        // client has written it.
         let lists = [all("x-forwarded-for"), all("x-forwarded-proto"), all("x-forwarded-host")];
         let lists = match lists.iter().all(String::is_empty) {
             true => ["for", "proto", "host"].map(|parameter| parameters(&forwarded, parameter)),

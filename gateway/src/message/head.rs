@@ -175,8 +175,8 @@ impl Scheme {
     }
 }
 
-/// Whether two names of a host mean the same one: in any case of letters, and with the scheme's port
-/// or without (RFC 9110, 4.2.3).
+/// Whether two names of a host mean the same one: in any case of letters, and with the scheme's
+/// port or without (RFC 9110, 4.2.3).
 pub(crate) fn same_authority(one: &str, other: &str, scheme: Scheme) -> bool {
     scheme.without_default_port(one).eq_ignore_ascii_case(scheme.without_default_port(other))
 }
@@ -213,7 +213,7 @@ pub(crate) fn check_expectation(value: &[u8]) -> Result<(), Problem> {
     if value.eq_ignore_ascii_case(b"100-continue") {
         return Ok(());
     }
-    let detail = "the only thing that can be expected is 100-continue";
+    let detail = "only `Expect: 100-continue` is supported";
     Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail))
 }
 

@@ -186,7 +186,7 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_uncounted_bytes_limit", "gauge", help, &mut |out| {
         let _ = writeln!(out, "gateway_uncounted_bytes_limit {}", sum(|worker| &worker.uncounted));
     });
-    let help = "Bodies, answers and calls that were refused because as much was held as may be.";
+    let help = "Bodies, answers and calls that were refused because the limit of held bytes was reached.";
     about("gateway_over_budget_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_over_budget_total {over_budget}");
     });

@@ -180,8 +180,8 @@ impl Proxy<'_> {
                     } else {
                         endpoint.load.record_response(now.into_std(), answered);
                     }
-                    // A server that was not given all of a request would take the next one for the rest
-                    // of it.
+                    // A server that was not given all of a request would take the next one for the
+                    // rest of it.
                     if let Some(keep) = keep_server.filter(|_| is_whole) {
                         server.return_to_pool(keep, asked + answered, now);
                     }

@@ -115,15 +115,15 @@ pub(crate) trait Exchange: Send {
     /// The status of the response, if there was one.
     fn status(&self) -> Option<StatusCode>;
 
-    /// Before a request is passed on: what waits for the client leaves, and so does leave to send
-    /// the body, unless `awaits_continue`: the server gives that.
+    /// Called before a request is passed on. Flushes what is queued for the client. Sends `100
+    /// Continue`, unless `awaits_continue`: then the server's is passed on.
     fn begin_forward(&mut self, awaits_continue: bool) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Before a response in parts that are not a server's.
     fn begin_stream(&mut self);
 
-    /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the client
-    /// is seen to go or not.
+    /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the
+    /// client is seen to go or not.
     fn split<'a>(
         &'a mut self,
         head: &'a RequestHead,

@@ -50,9 +50,9 @@ pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(normal))
 }
 
-/// The form by which a path is routed whose servers see it as it was sent, and which need have no
-/// normal form: escaped slashes and what is no text stay escaped. It is the [normal
-/// form](normalize) of all paths that have one and no `..`.
+/// The routing form of a path on a `raw_path` route. Such a path need not have a normal form: escaped
+/// slashes and bytes that are no text stay escaped. For a path without `..` that has a [normal
+/// form](normalize), it is that form.
 ///
 /// # Errors
 /// [`BadPath`] for what [`check_raw`] refuses.

@@ -287,8 +287,8 @@ impl ServerConnection {
         self.stream.take().expect("it is there until it is kept or taken")
     }
 
-    /// Returns it to be used again. `response_began`: when the response had begun, which the server may
-    /// count as its end.
+    /// Returns it to be used again. `response_began`: when the response had begun, which the server
+    /// may count as its end.
     pub(crate) fn return_to_pool(mut self, limits: IdleLimits, response_began: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
             self.endpoint.return_to_pool(stream, limits, response_began, now);

@@ -120,7 +120,7 @@ impl NodeChecks {
                 Some(held_back) => {
                     let why = wrong.unwrap_or_default();
                     let why = escaped(why, MAX_ESCAPED_BYTES);
-                    warn!(%node, %url, ?why, held_back, "it gives no sign of life and is passed over");
+                    warn!(%node, %url, ?why, held_back, "its health check failed, so it gets no requests");
                 }
                 None => {}
             }

@@ -93,7 +93,7 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
             match (sign, passed) {
                 (Ok(()), Some(held_back)) => info!(server = %address, held_back, "the server is healthy again"),
                 (Err(why), Some(held_back)) => {
-                    warn!(server = %address, why, held_back, "it gives no sign of life and is passed over");
+                    warn!(server = %address, why, held_back, "its health check failed, so it gets no requests");
                 }
                 (_, None) => {}
             }

@@ -57,9 +57,9 @@ impl<'a, T> Call<'a, T> {
         self
     }
 
-    /// Calls with the same key go to the same provider, whichever node calls, as long as it is known
-    /// and does not have many more calls in flight than the others. The calling node is one of the
-    /// providers if it offers the url.
+    /// Calls with the same key go to the same provider, whichever node calls, as long as it is
+    /// known and does not have many more calls in flight than the others. The calling node is one
+    /// of the providers if it offers the url.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers, user: &str) -> Result<(), node_sdk::CallError> {

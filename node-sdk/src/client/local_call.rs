@@ -20,8 +20,8 @@ pub(crate) trait LocalCall: Send + Sync {
     /// finished: see `server/released`.
     fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalAnswer;
 
-    /// The same without a response: the node does it while the caller goes on. Returns whether it has
-    /// room for it.
+    /// The same without a response: the node does it while the caller goes on. Returns whether it
+    /// has room for it.
     fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool;
 }
 

@@ -120,8 +120,8 @@ impl Mesh {
     }
 }
 
-/// Records whether the node at this address could be connected to. A failure is looked at again after
-/// a while.
+/// Records whether the node at this address could be connected to. A failure is looked at again
+/// after a while.
 pub(crate) fn record_reach(view: &Arc<RegistryView>, address: SocketAddr, reached: Result<(), Unreachable>) {
     let failure = match reached {
         Ok(()) => return view.mark_reached(address),

@@ -8,8 +8,8 @@ pub(super) fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
     (!there.is_loopback() && here != there).then_some(there)
 }
 
-/// Why no node can call one that listens on `listen` where others are told that it is: at `told`,
-/// from where it has connected to the Distributor. `None` when they can.
+/// Why a node that listens on `listen` cannot be called at the listed address `told`, from which it
+/// has connected to the Distributor. `None` if it can.
 pub(super) fn unreachable(listen: IpAddr, told: IpAddr, port: u16) -> Option<String> {
     let is_everywhere = listen.is_unspecified() && (listen.is_ipv6() || told.is_ipv4());
     if is_everywhere || listen == told {

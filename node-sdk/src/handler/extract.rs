@@ -68,8 +68,8 @@ pub struct RawParams(pub String);
 #[derive(Debug)]
 pub struct State<T>(pub Arc<T>);
 
-/// The time until which the caller waits: for the response, or for the stream to be open. Calls made
-/// by the handler end a margin before it, a tenth of the time left and 100 ms at most.
+/// The time until which the caller waits: for the response, or for the stream to be open. Calls
+/// made by the handler end a margin before it, a tenth of the time left and 100 ms at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
 

@@ -241,9 +241,9 @@ impl NodeBuilder {
     }
 
     /// How many calls of the last route may run at a time, over all callers. Further calls are
-    /// answered at once with 503 `overloaded`, and callers try another node. Events, and other calls
-    /// without a response, wait for their turn, 256 at most; further ones are lost, which is a
-    /// warning in the log and counts among [`Node::lost_events`].
+    /// answered at once with 503 `overloaded`, and callers try another node. Events, and other
+    /// calls without a response, wait for their turn, 256 at most; further ones are lost, which is
+    /// a warning in the log and counts among [`Node::lost_events`].
     pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.max_concurrency = Some(calls),

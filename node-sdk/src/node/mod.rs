@@ -62,9 +62,10 @@ impl Node {
     }
 
     /// Waits until `percent` of the version 2 nodes that are told of this one (see
-    /// [`interests`](NodeBuilder::interests)) have acknowledged that they know it as it is now, or `within` is over. Returns how many have, and names some that
-    /// have not. A Distributor of version 1, or none, does not answer: then no node counts, after
-    /// one second more than `within`. Cancel safe.
+    /// [`interests`](NodeBuilder::interests)) have acknowledged that they know it as it is now, or
+    /// `within` is over. Returns how many have, and names some that have not. A Distributor of
+    /// version 1, or none, does not answer: then no node counts, after one second more than
+    /// `within`. Cancel safe.
     pub async fn wait_visible(&self, percent: u8, within: Duration) -> Visibility {
         self.peers.wait_visible(percent, within).await
     }

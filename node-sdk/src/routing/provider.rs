@@ -40,8 +40,8 @@ impl Member for Provider {
         if self.suspect { readiness.max(Readiness::Ejected) } else { readiness }
     }
 
-    /// A key stays with its provider while the connection is made: other nodes, which are connected,
-    /// would call that provider.
+    /// A key stays with its provider while the connection is made: other nodes, which are
+    /// connected, would call that provider.
     fn sticky_readiness(&self, readiness: Readiness) -> Readiness {
         match readiness {
             Readiness::Connecting | Readiness::Reconnect => Readiness::Ready,

@@ -37,8 +37,8 @@ const FINISH_TIME: Duration = Duration::from_secs(10);
 /// How long [`serve`] may take to end.
 pub(crate) const MAX_STOP_TIME: Duration = STOP_TIME.saturating_add(FINISH_TIME);
 
-/// Serves callers until `stop` is cancelled, they have closed and the tasks of the node are done, or
-/// their time is over. Returns how many connections were cut with calls in flight, and how many
+/// Serves callers until `stop` is cancelled, they have closed and the tasks of the node are done,
+/// or their time is over. Returns how many connections were cut with calls in flight, and how many
 /// tasks were left at work.
 pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: CancellationToken) -> usize {
     let mut acceptor = Some(Acceptor::new(listener));

@@ -40,8 +40,8 @@ pub(crate) enum WriteStep {
 }
 
 impl ResponseQueue {
-    /// `can_see`: what the caller has read can be seen. `legacy_bytes`: what a caller of version 1 may
-    /// have unread.
+    /// `can_see`: what the caller has read can be seen. `legacy_bytes`: what a caller of version 1
+    /// may have unread.
     pub(crate) fn new(can_see: bool, legacy_bytes: usize) -> Self {
         let read_time = (!can_see).then_some(LEGACY_READ_TIME);
         Self {

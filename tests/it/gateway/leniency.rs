@@ -1,5 +1,5 @@
-//! Liberal with servers, strict with clients: what a server may say in many ways, and how a client may
-//! end.
+//! Liberal with servers, strict with clients: what a server may say in many ways, and how a client
+//! may end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -272,8 +272,8 @@ async fn a17_a_server_gives_leave_to_send_a_body_or_refuses_it() {
     assert!(told.starts_with("HTTP/1.1 401 ") && told.ends_with("\r\n\r\nno"), "{told}");
     assert!(told.contains("connection: close\r\n") && !told.contains("100 Continue"), "{told}");
     assert_eq!(behind.rest().await, "");
-    // A server that knows nothing of it gets the body all the same, and so does one whose client does
-    // not wait.
+    // A server that knows nothing of it gets the body all the same, and so does one whose client
+    // does not wait.
     for sends_at_once in [false, true] {
         let mut client = scene.client(post).await;
         let mut behind = scene.accept().await;

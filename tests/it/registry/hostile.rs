@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use crate::programs::DISTRIBUTOR;
 
-/// How long the Distributor may work until others are told: far more than a change takes, and far less
-/// than it took when one peer could keep all others waiting.
+/// How long the Distributor may work until others are told: far more than a change takes, and far
+/// less than it took when one peer could keep all others waiting.
 const SOON: Duration = Duration::from_secs(3);
 
 /// A Distributor in a process of its own, with its own memory and thread.

@@ -41,8 +41,8 @@ impl Http2Body {
         self.next_of_client(deadline).await
     }
 
-    /// Waits for the first piece that has something in it, and keeps it. Gives whether there is none,
-    /// nor trailers: the body is empty. Until `deadline`, or for nothing if that is `None`.
+    /// Waits for the first piece that has something in it, and keeps it. Gives whether there is
+    /// none, nor trailers: the body is empty. Until `deadline`, or for nothing if that is `None`.
     pub(super) async fn is_empty(&mut self, deadline: Option<Instant>) -> Result<bool, BodyError> {
         loop {
             let piece = match deadline {

@@ -39,8 +39,9 @@ pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
 pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
 /// Most interim responses of a server, such as 103.
 pub(super) const MAX_INTERIM: u32 = 16;
-/// How long a client waits for a server that neither says `100 Continue` nor answers: some servers know
-/// nothing of it. Longer than a server takes to look who asks, and some clients would wait for ever.
+/// How long a client waits for a server that neither says `100 Continue` nor answers: some servers
+/// know nothing of it. Longer than a server takes to look who asks, and some clients would wait for
+/// ever.
 pub(super) const CONTINUE_WAIT: Duration = Duration::from_secs(3);
 
 /// A response on its way.
@@ -236,8 +237,8 @@ impl<S: Sink> ResponsePump<'_, S> {
     }
 }
 
-/// Answers with a body that comes in parts, each of which leaves when it is there, and not before the
-/// client takes it; until the last, or until the client goes. A part that is an error cuts the
+/// Answers with a body that comes in parts, each of which leaves when it is there, and not before
+/// the client takes it; until the last, or until the client goes. A part that is an error cuts the
 /// response, so that it is not taken for whole.
 pub(crate) async fn respond_with_stream(
     head: &RequestHead,

@@ -111,8 +111,8 @@ pub(crate) trait Sink: Send {
     /// Ends the body, with its trailers.
     fn end(&mut self, trailers: &[u8]);
 
-    /// Gives as little as can be given before anything else without a change of the response, if
-    /// anything can: a system whose client is gone answers it with a reset.
+    /// Writes the next byte that any response would have, if there is such a byte. The system of a
+    /// client that is gone answers it with a reset.
     fn probe(&mut self);
 
     /// Waits until everything that was sent is on its way.

@@ -55,8 +55,8 @@ impl ForwardState {
         poll_fn(|_| if self.awaits_continue() { Poll::Pending } else { Poll::Ready(()) }).await;
     }
 
-    /// Has the other direction write to the client, which is polled before this one: so it is polled
-    /// once more.
+    /// Has the other direction write to the client, which is polled before this one: so it is
+    /// polled once more.
     pub(super) async fn ask_for_probe(&self) {
         self.wants_probe.store(true, Ordering::Relaxed);
         poll_fn(|task| {

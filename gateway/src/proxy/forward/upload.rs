@@ -105,7 +105,8 @@ pub(super) async fn send_body<S: Source>(
     if clock.state.awaits_continue() && !source.has_more() {
         to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
         out.clear();
-        // Until the server gives its leave, the time is the server's. Some clients send all the same.
+        // Until the server gives its leave, the time is the server's. Some clients send all the
+        // same.
         let latest = Instant::now() + clock.timeout + BODY_GRACE;
         first = tokio::select! {
             biased;
