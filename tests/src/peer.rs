@@ -78,6 +78,11 @@ impl Peer {
         let _ = timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Ends this side of the connection; the other is still read.
+    pub async fn shutdown(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Writes one packet with its delimiter, as an old peer would.
     pub async fn send_packet(&mut self, packet: &Value) {
         self.send(format!("{packet}¶")).await;

@@ -47,11 +47,15 @@ impl Publisher {
                 let mut state = shared.lock();
                 if state.registry.defers_updates(version) {
                     // Followers are sent the list once the restoring is over.
+                    let gone = state.followers[index(version)].take_gone();
+                    drop((state, gone));
                     continue;
                 }
                 if version == Version::V1 && state.followers[index(version)].all.is_empty() {
                     // Without followers no list is encoded: with thousands of nodes that costs
                     // milliseconds for each change.
+                    let gone = state.followers[index(version)].take_gone();
+                    drop((state, gone));
                     continue;
                 }
                 let newest = state.registry.publish(version);

@@ -99,6 +99,15 @@ pub(super) struct Followers {
     pub(super) new: Vec<Arc<Session>>,
 }
 
+impl Followers {
+    /// Takes the new sessions that have ended before a round. Without a round they would stay, and
+    /// their sockets with them.
+    pub(super) fn take_gone(&mut self) -> Vec<Arc<Session>> {
+        let all = &self.all;
+        self.new.extract_if(.., |session| !all.contains_key(&session.id)).collect()
+    }
+}
+
 /// Why a connection is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionLimit {

@@ -363,6 +363,18 @@ async fn e1_a_peer_without_a_usable_port_is_told_of_everything_and_not_listed() 
 }
 
 #[tokio::test]
+async fn e1_a_peer_that_registers_and_ends_at_once_is_closed() {
+    let cluster = Cluster::start();
+    // The end often comes before the list is sent to the peer.
+    for number in 0..300 {
+        let mut peer = cluster.peer().await;
+        peer.register_with(json!({ "port": number % 2, "name": "gate", "urls": [] })).await;
+        peer.shutdown().await;
+        peer.last_packet().await;
+    }
+}
+
+#[tokio::test]
 async fn e1_a_node_for_which_the_list_has_no_room_is_told_of_everything() {
     let cluster = Cluster::with(distributor::Config { max_list_bytes: 100, ..distributor::Config::default() });
     let goods = cluster.registered("goods").await;
