@@ -79,19 +79,59 @@ impl HostPort {
                 return if is_local { Err(AdvertisedError::ThisMachine) } else { Ok(()) };
             }
         };
-        let is_link_local = match host {
-            IpAddr::V4(host) => host.is_link_local() || host.is_broadcast() || host.octets()[0] == 0,
-            IpAddr::V6(host) => host.is_unicast_link_local(),
-        };
         if host.is_loopback() && !seen.to_canonical().is_loopback() {
             Err(AdvertisedError::ThisMachine)
-        } else if host.is_unspecified() || host.is_multicast() || is_link_local {
+        } else if blocked_host(host).is_some() {
             Err(AdvertisedError::NoHost)
         } else {
             Ok(())
         }
     }
 }
+
+/// Why no node is called at a host, whichever peer names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockedHost {
+    /// It is not one host: unspecified, multicast or broadcast. A connection to 0.0.0.0 or :: ends
+    /// at this machine.
+    NoHost,
+    /// It is link-local, or the address of the metadata of cloud machines.
+    LinkLocal,
+}
+
+/// The address that a connection to `host` ends at: the IPv4 address, even if it is mapped to IPv6
+/// or translated on its way (RFC 6052).
+pub fn reached_host(host: IpAddr) -> IpAddr {
+    match host.to_canonical() {
+        IpAddr::V6(host) if host.octets()[..12] == TRANSLATED => {
+            let [.., a, b, c, d] = host.octets();
+            [a, b, c, d].into()
+        }
+        host => host,
+    }
+}
+
+/// Whether no node is called at `host`, or at the [host that it reaches](reached_host).
+pub fn blocked_host(host: IpAddr) -> Option<BlockedHost> {
+    let host = reached_host(host);
+    if host == METADATA {
+        return Some(BlockedHost::LinkLocal);
+    }
+    let (is_none, is_link_local) = match host {
+        IpAddr::V4(host) => (host.octets()[0] == 0 || host.is_broadcast(), host.is_link_local()),
+        IpAddr::V6(host) => (host.is_unspecified(), host.is_unicast_link_local()),
+    };
+    match (is_none || host.is_multicast(), is_link_local) {
+        (true, _) => Some(BlockedHost::NoHost),
+        (false, true) => Some(BlockedHost::LinkLocal),
+        (false, false) => None,
+    }
+}
+
+/// The IPv6 address of the metadata of cloud machines. Its IPv4 address is link-local.
+const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// The prefix of IPv4 addresses that are translated (RFC 6052).
+const TRANSLATED: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
 
 impl FromStr for HostPort {
     type Err = HostPortError;
@@ -250,6 +290,8 @@ mod tests {
             "[ff02::1]:80",
             "169.254.169.254:80",
             "[fe80::1]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[fd00:ec2::254]:80",
         ] {
             check(text, far, Err(AdvertisedError::NoHost));
             check(text, near, Err(AdvertisedError::NoHost));

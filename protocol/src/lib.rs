@@ -38,7 +38,7 @@ mod registry;
 mod route;
 mod secret;
 
-pub use address::{AdvertisedError, HostName, HostPort, HostPortError};
+pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
     ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, LegacyAnswer, PART_URI, Part, PartWriter, Request, Response,
     ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part,

@@ -1,9 +1,8 @@
 //! Addresses that are never called, even if a node registers them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-/// The IPv6 address of the metadata of cloud machines. Its IPv4 address is link-local.
-const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+use protocol::{BlockedHost, blocked_host, reached_host};
 
 /// Addresses that a process never calls for its peers.
 #[derive(Clone, Debug, Default)]
@@ -20,13 +19,14 @@ impl BlockedAddresses {
     /// Why an address is never called, if so.
     pub(crate) fn reason(&self, address: SocketAddr) -> Option<&'static str> {
         let address = canonical(address);
-        let host = embedded(address.ip());
-        if is_no_host(host) {
-            return Some("its address is not that of one host");
+        match blocked_host(address.ip()) {
+            Some(BlockedHost::NoHost) => return Some("its address is not that of one host"),
+            Some(BlockedHost::LinkLocal) => {
+                return Some("its address is link-local, where cloud metadata is served");
+            }
+            None => {}
         }
-        if is_link_local(host) || address.ip() == METADATA {
-            return Some("its address is link-local, where cloud metadata is served");
-        }
+        let host = reached_host(address.ip());
         let is_own = |own: &SocketAddr| {
             let port = own.port() == address.port();
             port && (own.ip() == host || own.ip().is_unspecified() && is_of_this_machine(host))
@@ -38,35 +38,6 @@ impl BlockedAddresses {
 /// The IPv4 address, even if it is mapped to IPv6.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// The IPv4 address to which an IPv6 address is translated on its way (RFC 6052), if it is.
-fn embedded(host: IpAddr) -> IpAddr {
-    match host {
-        IpAddr::V6(host) if host.octets()[..12] == [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0] => {
-            let [.., a, b, c, d] = host.octets();
-            Ipv4Addr::new(a, b, c, d).into()
-        }
-        host => host,
-    }
-}
-
-/// Whether an address does not belong to one host. A connection to 0.0.0.0 or :: ends at this
-/// machine.
-fn is_no_host(host: IpAddr) -> bool {
-    host.is_unspecified()
-        || host.is_multicast()
-        || match host {
-            IpAddr::V4(host) => host.octets()[0] == 0 || host.is_broadcast(),
-            IpAddr::V6(_) => false,
-        }
-}
-
-fn is_link_local(host: IpAddr) -> bool {
-    match host {
-        IpAddr::V4(host) => host.is_link_local(),
-        IpAddr::V6(host) => host.is_unicast_link_local(),
-    }
 }
 
 /// Asks the system, which binds only addresses of this machine.
