@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// How many goods each page has, when their descriptions have so many bytes.
+    /// How many goods each page has, when their descriptions have this many bytes.
     async fn check(descriptions: &[usize], most_bytes: usize, pages: &[usize]) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("goods"), TABLES).unwrap();

@@ -1,5 +1,5 @@
-//! The documents are true: the code map names all folders, pure modules are pure, and the files
-//! that documents name exist.
+//! The documents are true: the code map names all folders, pure modules are pure, words of problems
+//! are listed, and the files that documents name exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -165,4 +165,32 @@ fn fuzz_targets_are_short_and_known_and_have_seeds() {
         let is_replayed = |tests: &String| tests.contains(&format!("check(\"{name}\", {name}::run)"));
         assert!([&ours, &theirs].into_iter().any(is_replayed), "the seeds of {name} are in no test");
     }
+}
+
+#[test]
+fn the_protocol_lists_the_words_of_all_problems() {
+    let page = read("docs/PROTOCOL.md");
+    let (_, table) = page.split_once("Errors are `application/problem+json`").expect("the table of problems");
+    let table = table.split("\n## ").next().unwrap();
+    let mut words = BTreeSet::new();
+    for path in rust_files(&root().join("gateway/src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        // A status and the word behind it, or the word of a bad request.
+        let statuses = code.split("StatusCode::").skip(1).filter_map(|after| after.split_once(','));
+        let behind =
+            statuses.filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).map(|(_, rest)| rest);
+        let bad = code.split("bad(").skip(1);
+        for rest in behind.chain(bad) {
+            let Some((word, _)) = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"')) else {
+                continue;
+            };
+            if word.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                words.insert(word.to_owned());
+            }
+        }
+    }
+    assert!(words.len() > 20, "{words:?}");
+    let missing: Vec<_> = words.iter().filter(|word| !table.contains(&format!("`{word}`"))).collect();
+    assert!(missing.is_empty(), "docs/PROTOCOL.md does not list {missing:?}");
 }

@@ -36,12 +36,12 @@ pub(crate) enum ProbeResult {
 }
 
 impl ReadProbe {
-    /// The list is about to be sent, after so many bytes.
+    /// The list is about to be sent, after this many bytes.
     pub(crate) fn new(now: Instant, written: u64) -> Self {
         Self { since: now, written, looks: 0, is_suspect: false }
     }
 
-    /// The node was seen to have `read` so many bytes. Only after `Waiting` and `Suspect` is it to
+    /// The node was seen to have `read` this many bytes. Only after `Waiting` and `Suspect` is it to
     /// be looked at again.
     pub(crate) fn look(&mut self, now: Instant, read: Option<u64>) -> ProbeResult {
         let Some(read) = read else { return ProbeResult::Hidden };

@@ -162,7 +162,7 @@ impl Budget {
         self.lock().sizes.find(self.hasher.hash_one((method, path)), Instant::now())
     }
 
-    /// A response to this took so many bytes.
+    /// A response to this took this many bytes.
     pub(super) fn record_size(&self, method: &str, path: &str, bytes: usize) {
         let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + REMEMBERED);
         let mut state = self.lock();
