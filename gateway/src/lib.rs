@@ -6,12 +6,14 @@
 //! bodies are streamed. [`node_sdk`] calls nodes and picks one of several.
 //!
 //! ```no_run
+//! use std::net::Ipv4Addr;
+//!
 //! use gateway::{Balance, Config, FixedServer, Route};
 //! use tokio::net::TcpListener;
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn example() -> std::io::Result<()> {
-//! let servers = vec![FixedServer { address: ([127, 0, 0, 1], 8081).into(), weight: 100 }];
+//! let servers = vec![FixedServer { address: (Ipv4Addr::LOCALHOST.into(), 8081).into(), weight: 100 }];
 //! let balance = Some(Balance::LeastInFlight);
 //! let route = Route { servers, balance, ..Route::new(vec!["/".to_owned()]) };
 //! let config = Config { routes: vec![route], ..Config::default() };
