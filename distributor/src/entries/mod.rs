@@ -8,6 +8,7 @@ mod difference;
 pub(crate) mod interests;
 mod offers;
 mod record;
+mod registered;
 mod restore;
 pub(crate) mod view;
 
@@ -26,6 +27,7 @@ use crate::entries::changelog::{Change, Changelog, EntryChange};
 pub(crate) use crate::entries::difference::Difference;
 use crate::entries::offers::Offers;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
+pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
 use crate::entries::view::View;
 
 /// The registered nodes in order of registration, and the last changes.
@@ -66,30 +68,22 @@ struct Entry {
     held_by: Owner,
 }
 
+impl Entry {
+    /// Why the entry is retained, if it is.
+    fn retained(&self) -> Option<Retained> {
+        match self.held_by {
+            Owner::Session(_) => None,
+            Owner::Retained(_) if self.record.is_confirmed => Some(Retained::OverMassLoss),
+            Owner::Retained(_) => Some(Retained::OverRestart),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Session(SessionId),
     /// No session owns the entry, which is removed at this time unless its node is back.
     Retained(Instant),
-}
-
-/// What a registration did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RegisterOutcome {
-    /// A node that was not listed is listed.
-    Joined,
-    /// An entry was replaced.
-    Updated,
-    /// The entry is unchanged: no peer has to be told.
-    Unchanged,
-}
-
-/// What a registration changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Registered {
-    pub(crate) entrance: RegisterOutcome,
-    /// The session that had registered the same instance, which no longer owns the entry.
-    pub(crate) superseded: Option<SessionId>,
 }
 
 impl EntryTable {
@@ -219,6 +213,7 @@ impl EntryTable {
         let id = known.unwrap_or(self.next_id);
         self.next_id = self.next_id.max(id + 1);
         let record = Record::new(id, registration, host);
+        let retained = self.entries.get(&id).and_then(Entry::retained);
         let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
         self.sessions.insert(session, id);
         self.awaited.remove(&identity, id);
@@ -243,7 +238,7 @@ impl EntryTable {
                 self.log_change(id, before, LeaveReason::Changed);
             }
         }
-        Registered { entrance, superseded }
+        Registered { entrance, superseded, retained }
     }
 
     /// Removes what a session registered. A session that never registered, or was removed, changes

@@ -12,7 +12,14 @@ impl EntryTable {
     /// Restores what a node knew of the Distributor before. Each of its nodes is expected back by
     /// `until`, and nodes that have registered already stay. Peers that know that state can be sent
     /// the changes since; other peers are told of an entry when its own node has registered.
-    pub(crate) fn restore(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
+    /// Returns the nodes that are back already.
+    pub(crate) fn restore(
+        &mut self,
+        copied: ResumePoint,
+        records: impl IntoIterator<Item = Record>,
+        until: Instant,
+    ) -> Vec<Arc<Record>> {
+        let mut returned = Vec::new();
         let registered = std::mem::take(&mut self.entries);
         let sessions = std::mem::take(&mut self.sessions);
         let revision = self.revision();
@@ -38,8 +45,12 @@ impl EntryTable {
             self.sessions.insert(session, id);
             self.awaited.remove(&identity, id);
             let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
-            self.insert(Record { id, ..(**record).clone() }, Owner::Session(session));
+            let record = self.insert(Record { id, ..(**record).clone() }, Owner::Session(session));
+            if before.is_some() {
+                returned.push(record);
+            }
             self.log_change(id, before, LeaveReason::Changed);
         }
+        returned
     }
 }

@@ -25,7 +25,7 @@ fn names(registry: &EntryTable) -> String {
 }
 
 fn registered(entrance: RegisterOutcome, superseded: Option<u64>) -> Registered {
-    Registered { entrance, superseded: superseded.map(SessionId) }
+    Registered { entrance, superseded: superseded.map(SessionId), retained: None }
 }
 
 #[test]
@@ -184,11 +184,10 @@ fn a_retained_entry_is_resumed_without_a_change() {
     (1..=3).for_each(|session| drop(registry.retain_entry(SessionId(session), until)));
     assert_eq!((registry.retained_len(), registry.next_expiry()), (3, Some(until)));
     let rev = registry.revision().rev;
-    assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), registered(RegisterOutcome::Unchanged, None));
-    assert_eq!(
-        registry.register(SessionId(5), &registration("old"), "::1"),
-        registered(RegisterOutcome::Unchanged, None)
-    );
+    let returned = |why| Registered { retained: Some(why), ..registered(RegisterOutcome::Unchanged, None) };
+    let kept = returned(Retained::OverMassLoss);
+    assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), kept);
+    assert_eq!(registry.register(SessionId(5), &registration("old"), "::1"), kept);
     assert_eq!((registry.revision().rev, names(&registry).as_str()), (rev, "n1 old n3"));
     assert_eq!(
         registry.register(SessionId(6), &registration("old"), "::1").entrance,
@@ -213,13 +212,15 @@ fn a_successor_continues_from_a_copy() {
     registry.register(SessionId(2), &instance(2), "::1");
     assert_eq!(registry.base(have.into()), None);
     let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
-    registry.restore(have.into(), copy, start);
+    let returned: Vec<_> = registry.restore(have.into(), copy, start).iter().map(|record| record.id).collect();
+    assert_eq!(returned, [2], "it is back before the copy");
     assert!(registry.revision().epoch > 5);
     assert_eq!(names(&registry), "n1 n2 n3 n9");
     let base = registry.base(have.into()).unwrap();
     check(&registry, base, None, "+n9");
     assert_eq!(registry.retained_len(), 2);
-    assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(RegisterOutcome::Unchanged, None));
+    let back = registry.register(SessionId(7), &instance(3), "::1");
+    assert_eq!((back.entrance, back.retained), (RegisterOutcome::Unchanged, Some(Retained::OverRestart)));
     registry.expire(start, 9);
     check(&registry, base, None, "+n9 -1 unreachable");
     assert_eq!(registry.base(have.into()), Some(base), "while the changes are kept");

@@ -7,8 +7,9 @@ use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
 
 use crate::entries::address_shares::{is_same_address, is_within_share};
 use crate::entries::interests::Interests;
-use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
+use crate::entries::{Record, RegisterOutcome, Registered, Retained, SessionId};
 use crate::registry::deferred::Deferred;
+use crate::registry::history::BEFORE_RESTART;
 use crate::registry::{Registry, Tenure};
 use crate::token_bucket::TokenBucket;
 
@@ -272,14 +273,19 @@ impl Registry {
             self.forget(superseded);
             self.superseded.push(superseded);
         }
-        let event = match (registered.entrance, registered.superseded) {
-            (RegisterOutcome::Joined, _) => "joined",
-            (RegisterOutcome::Updated, _) => "updated",
-            (RegisterOutcome::Unchanged, Some(_)) => "came back",
-            (RegisterOutcome::Unchanged, None) => return registered,
+        let event = match registered.entrance {
+            RegisterOutcome::Joined => "joined",
+            RegisterOutcome::Updated => "updated",
+            RegisterOutcome::Unchanged if registered.is_return() => "came back",
+            RegisterOutcome::Unchanged => return registered,
         };
         if let Some(record) = self.entries.record_of(session) {
-            let why = if registered.superseded.is_some() { "on a new connection" } else { "" };
+            let why = match registered.retained {
+                Some(Retained::OverRestart) => BEFORE_RESTART,
+                Some(Retained::OverMassLoss) => "it was lost among many",
+                None if registered.superseded.is_some() => "on a new connection",
+                None => "",
+            };
             self.history.record(now, self.entries.revision().rev, record, event, why);
         }
         registered

@@ -17,6 +17,8 @@ const MAX_TEXT_BYTES: usize = 128;
 /// Most bytes of all events. Only nodes with the longest names and instances reach it before the
 /// limit of events.
 pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
+/// Why a node is listed that an earlier Distributor knew.
+pub(super) const BEFORE_RESTART: &str = "it was here before the restart";
 
 /// The last events, the oldest first.
 #[derive(Debug, Default)]
@@ -60,6 +62,28 @@ impl History {
         }
     }
 
+    /// Adds what can be said of listed nodes of which no event is remembered.
+    pub(crate) fn add_listed<'r>(
+        events: &mut Vec<HistoryEvent>,
+        rev: u64,
+        node: &str,
+        listed: impl Iterator<Item = &'r Record>,
+    ) {
+        let called =
+            listed.filter(|record| is_called(node, &record.name, record.instance.as_deref(), &record.address()));
+        for record in called {
+            let (name, address) = (shortened(&record.name), record.address());
+            if events.len() >= MAX_ANSWER || events.iter().any(|event| event.name == name && event.address == address) {
+                continue;
+            }
+            let why = match record.is_confirmed {
+                true => "it joined too long ago for this history".to_owned(),
+                false => format!("{BEFORE_RESTART}, and is not back yet"),
+            };
+            events.push(HistoryEvent { ago: 0, rev, name: name.to_owned(), address, event: "listed".to_owned(), why });
+        }
+    }
+
     /// How many events are kept.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
@@ -73,14 +97,7 @@ impl History {
     /// The last events of nodes with this name, address (`host:port`) or instance; of all nodes
     /// when it is empty.
     pub(crate) fn events_of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
-        let text = shortened(node);
-        let matches = |entry: &StoredEvent| {
-            node.is_empty()
-                || &*entry.name == text
-                || entry.instance.as_deref() == Some(text)
-                || &*entry.address == node
-        };
-        let found = self.events.iter().rev().filter(|entry| matches(entry)).take(MAX_ANSWER);
+        let found = self.events.iter().rev().filter(|entry| entry.concerns(node)).take(MAX_ANSWER);
         let mut events: Vec<_> = found
             .map(|StoredEvent { at, rev, name, address, event, why, .. }| HistoryEvent {
                 ago: u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX),
@@ -97,10 +114,20 @@ impl History {
 }
 
 impl StoredEvent {
+    fn concerns(&self, node: &str) -> bool {
+        node.is_empty() || is_called(node, &self.name, self.instance.as_deref(), &self.address)
+    }
+
     fn bytes(&self) -> usize {
         let instance = self.instance.as_ref().map_or(0, |instance| instance.len());
         size_of::<Self>() + self.name.len() + instance + self.address.len() + self.why.len()
     }
+}
+
+/// Whether `node` is the name, the instance or the address of a node.
+fn is_called(node: &str, name: &str, instance: Option<&str>, address: &str) -> bool {
+    let text = shortened(node);
+    shortened(name) == text || instance.map(shortened) == Some(text) || address == node
 }
 
 fn shortened(text: &str) -> &str {

@@ -427,9 +427,12 @@ impl Registry {
         out.freeze()
     }
 
-    /// What happened to a node.
+    /// What happened to a node. Each listed node is known, whatever is remembered of it.
     pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
-        self.history.events_of(now, node)
+        let mut events = self.history.events_of(now, node);
+        let listed = self.entries.records().map(|record| &**record);
+        History::add_listed(&mut events, self.revision().rev, node, listed);
+        events
     }
 
     fn header(&self) -> UpdateHeader {

@@ -8,6 +8,7 @@ use protocol::{CopyPart, Digest, RegistryEntry, ResumePoint, host_text};
 
 use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
+use crate::registry::history::BEFORE_RESTART;
 use crate::registry::warmup::RETURN_WITHIN;
 
 impl Registry {
@@ -35,7 +36,10 @@ impl Registry {
             self.warmup.record_bad_copy(now);
             return false;
         }
-        self.entries.restore(ResumePoint { revision: part.revision, digest: Some(digest) }, copy, now + RETURN_WITHIN);
+        let copied = ResumePoint { revision: part.revision, digest: Some(digest) };
+        for record in self.entries.restore(copied, copy, now + RETURN_WITHIN) {
+            self.history.record(now, self.entries.revision().rev, &record, "came back", BEFORE_RESTART);
+        }
         self.warmup.record_restored();
         true
     }

@@ -102,7 +102,7 @@ impl RegistryScene {
 }
 
 fn new() -> Result<Admission, RegisterError> {
-    Ok(Admission::Listed(Registered { entrance: RegisterOutcome::Joined, superseded: None }))
+    Ok(Admission::Listed(Registered { entrance: RegisterOutcome::Joined, superseded: None, retained: None }))
 }
 
 #[test]
@@ -381,6 +381,38 @@ fn restored() -> (RegistryScene, ResumePoint) {
     assert_eq!(scene.run_due(100).copy_from, Some(SessionId(1)));
     assert!(scene.registry.restore_part(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
     (scene, have)
+}
+
+#[test]
+fn c3_all_listed_nodes_are_known_after_a_restart() {
+    let (mut scene, _have) = restored();
+    #[track_caller]
+    fn check(scene: &RegistryScene, node: &str, expected: &str) {
+        let events = scene.registry.history(scene.at(1000), node);
+        let told: Vec<_> = events.iter().map(|event| format!("{}: {}", event.event, event.why)).collect();
+        assert_eq!(told.join(", "), expected, "{node}");
+    }
+    check(&scene, "n1", "joined: , came back: it was here before the restart");
+    check(&scene, "n2", "listed: it was here before the restart, and is not back yet");
+    check(&scene, "[::1]:2", "listed: it was here before the restart, and is not back yet");
+    scene.register(1000, 2, 2).unwrap();
+    check(&scene, "n2", "came back: it was here before the restart");
+    check(&scene, "i2", "came back: it was here before the restart");
+    scene.run_due(8000);
+    check(&scene, "n3", "left: it did not come back");
+    check(&scene, "n4", "");
+}
+
+#[test]
+fn c3_a_node_is_known_for_as_long_as_it_is_listed() {
+    let mut scene = RegistryScene::new();
+    scene.register(0, 1, 1).unwrap();
+    for port in 2..2 + history::MAX_EVENTS as u16 {
+        scene.register(port.into(), port.into(), port).unwrap();
+    }
+    let events = scene.registry.history(scene.start, "n1");
+    assert_eq!(events[0].why, "it joined too long ago for this history");
+    assert!(events[0].event == "listed" && events.len() == 1);
 }
 
 /// The nodes that a peer is told of, and whether it then knows all.

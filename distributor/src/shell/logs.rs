@@ -42,7 +42,9 @@ impl Shared {
         let event = match admission {
             Admission::Listed(Registered { entrance: RegisterOutcome::Joined, .. }) => Some("joined"),
             Admission::Listed(Registered { entrance: RegisterOutcome::Updated, .. }) => Some("updated"),
-            Admission::Listed(Registered { entrance: RegisterOutcome::Unchanged, .. }) => None,
+            Admission::Listed(registered @ Registered { entrance: RegisterOutcome::Unchanged, .. }) => {
+                registered.retained.map(|_| "came back")
+            }
             Admission::Deferred(_) => Some("held back"),
         };
         match (event.and_then(|event| self.join_log.allow(event, now)), admission) {

@@ -154,6 +154,31 @@ async fn rs4_a_kill_and_restart_of_the_distributor_costs_no_request() {
 }
 
 #[tokio::test]
+async fn c3_why_knows_all_nodes_after_a_restart() {
+    let address = format!("127.0.0.1:{}", pick_port());
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+    distributor.line("listening").await;
+    let start =
+        async |name: &str| Node::builder(name).distributor(&address).route("GET/x", hello).start().await.unwrap();
+    let nodes = [start("alpha").await, start("beta").await, start("gamma").await];
+    for node in &nodes {
+        node.peers().wait_until(|nodes| nodes.len() == 3).await;
+    }
+    distributor.kill().await;
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+    distributor.line("listening").await;
+    let mut observer = Peer::connect(address.parse().unwrap()).await;
+    eventually("all are back", async || observer.ask(1).await.len() == 3).await;
+    distributor.line("restored the list").await;
+    distributor.line("came back").await;
+    for name in ["alpha", "beta", "gamma"] {
+        let why = Process::start(DISTRIBUTOR, &["why", name, "--at", &address]);
+        let line = why.line("it was here before the restart").await;
+        assert!(line.contains("came back") && line.contains(name), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_says_when_the_distributor_is_lost_and_when_it_is_back() {
     let address = format!("127.0.0.1:{}", pick_port());
     let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);

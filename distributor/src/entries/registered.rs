@@ -1,0 +1,40 @@
+//! What a registration changes in the table.
+
+use crate::entries::SessionId;
+
+/// What a registration did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RegisterOutcome {
+    /// A node that was not listed is listed.
+    Joined,
+    /// An entry was replaced.
+    Updated,
+    /// The entry is unchanged: no peer has to be told.
+    Unchanged,
+}
+
+/// What a registration changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registered {
+    pub(crate) entrance: RegisterOutcome,
+    /// The session that had registered the same instance, which no longer owns the entry.
+    pub(crate) superseded: Option<SessionId>,
+    /// The entry was retained for its node.
+    pub(crate) retained: Option<Retained>,
+}
+
+impl Registered {
+    /// Whether the node had an entry without this session.
+    pub(crate) fn is_return(&self) -> bool {
+        self.superseded.is_some() || self.retained.is_some()
+    }
+}
+
+/// Why an entry without a session was retained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retained {
+    /// An earlier Distributor knew it.
+    OverRestart,
+    /// Its node was lost among many.
+    OverMassLoss,
+}
