@@ -73,9 +73,9 @@ impl Acceptor {
             return;
         }
         self.paused_until = Some(now + self.pause);
-        if let Some(held_back) = self.log.allow(now.into_std()) {
+        if let Some(suppressed) = self.log.allow(now.into_std()) {
             let pause_ms = self.pause.as_millis();
-            warn!(%error, pause_ms, held_back, "cannot accept connections now; open ones are still served");
+            warn!(%error, pause_ms, suppressed, "cannot accept connections now; open ones are still served");
         }
         self.pause = (self.pause * 2).min(MAX_PAUSE);
     }

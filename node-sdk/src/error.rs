@@ -264,11 +264,11 @@ pub(crate) fn error_status(status: u16, reason: &str) -> u16 {
         return status;
     }
     let mut log_throttle = LOG_THROTTLE.lock().unwrap_or_else(PoisonError::into_inner);
-    let held_back = log_throttle.get_or_insert_default().allow(Instant::now().into_std());
+    let suppressed = log_throttle.get_or_insert_default().allow(Instant::now().into_std());
     drop(log_throttle);
-    if let Some(held_back) = held_back {
+    if let Some(suppressed) = suppressed {
         let reason = escaped(reason, MAX_ESCAPED_BYTES);
-        warn!(?reason, held_back, "an error has the status {status}, and is sent with 500: errors have 400 to 599");
+        warn!(?reason, suppressed, "an error has the status {status}, and is sent with 500: errors have 400 to 599");
     }
     500
 }

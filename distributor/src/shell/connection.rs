@@ -97,15 +97,15 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         }
         ConnectionEnd::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
-            if let Some(held_back) = guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
-                warn!(conn, %peer, packets, held_back, "cut: the peer has not read anything that it was sent for {seconds} s");
+            if let Some(suppressed) = guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
+                warn!(conn, %peer, packets, suppressed, "cut: the peer has not read anything that it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
         ConnectionEnd::Slow => {
-            if let Some(held_back) = guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
+            if let Some(suppressed) = guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
                 let used = guard.shared().update_budget.used();
-                warn!(conn, %peer, held_back, used, "cut: the peer reads slowly, and unread packets take too much memory");
+                warn!(conn, %peer, suppressed, used, "cut: the peer reads slowly, and unread packets take too much memory");
             }
             return abort(&session.stream);
         }
@@ -116,9 +116,9 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::Rejected(rejection) => rejection,
     };
     let Rejection { status, reason, message } = rejection;
-    if let Some(held_back) = guard.shared().cut_log.allow(reason, Instant::now().into_std()) {
+    if let Some(suppressed) = guard.shared().cut_log.allow(reason, Instant::now().into_std()) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
-        info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
+        info!(conn, %peer, packets, ignored, blank, strikes, reason, suppressed, "cut: {shown}");
     }
     let words = takes_words.then_some((status, reason, message.as_str()));
     // A packet behind an unfinished one would be part of it.

@@ -15,7 +15,7 @@ use crate::registry::{Admission, SharedUrl, UnreachableNotice};
 use crate::shell::shared::Shared;
 
 /// Log lines of one kind about nodes that come and go, in each `LOG_PERIOD`. The next line says how
-/// many were held back, and `distributor why` shows all.
+/// many were suppressed, and `distributor why` shows all.
 pub(super) const MAX_JOIN_LINES: u32 = 100;
 
 /// A registration, for its log line.
@@ -48,18 +48,18 @@ impl Shared {
             Admission::Deferred(_) => Some("held back"),
         };
         match (event.and_then(|event| self.join_log.allow(event, now)), admission) {
-            (Some(held_back), Admission::Listed(_)) => {
+            (Some(suppressed), Admission::Listed(_)) => {
                 let event = event.unwrap_or_default();
-                info!(nodes, %name, %host, port, urls, version = ?version, held_back, "{event}");
+                info!(nodes, %name, %host, port, urls, version = ?version, suppressed, "{event}");
             }
-            (Some(held_back), Admission::Deferred(wait)) => {
+            (Some(suppressed), Admission::Deferred(wait)) => {
                 let seconds = wait.as_secs_f32();
-                info!(%name, %host, port, seconds, held_back, "held back: the node comes and goes, or changes, too often");
+                info!(%name, %host, port, seconds, suppressed, "held back: the node comes and goes, or changes, too often");
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
-        if warns_of_loopback && let Some(held_back) = self.warnings.allow("loopback", now) {
-            warn!(%name, %host, port, held_back, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+        if warns_of_loopback && let Some(suppressed) = self.warnings.allow("loopback", now) {
+            warn!(%name, %host, port, suppressed, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
         }
     }
 
@@ -67,9 +67,9 @@ impl Shared {
     pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared: &SharedUrl) {
         let RegistrationLog { name, host, port, .. } = *logged;
         let SharedUrl { url, other, count } = shared;
-        if let Some(held_back) = self.warnings.allow("shared_url", now) {
+        if let Some(suppressed) = self.warnings.allow("shared_url", now) {
             let (name, other, url) = (shown_name(name), shown_name(other), escaped(&**url, MAX_ESCAPED_BYTES));
-            warn!(%name, %host, port, %other, %url, urls = count, held_back, "one url, two services: {url} is offered by {other} and by {name}, and its calls go to either");
+            warn!(%name, %host, port, %other, %url, urls = count, suppressed, "one url, two services: {url} is offered by {other} and by {name}, and its calls go to either");
         }
     }
 
@@ -78,9 +78,9 @@ impl Shared {
     pub(super) fn tell_unreachable(&self, now: std::time::Instant, notice: &UnreachableNotice) {
         let UnreachableNotice { session, record, peer: (peer, peer_at), why } = notice;
         let (address, reason, what) = (record.address(), why.as_str(), why.describe());
-        if let Some(held_back) = self.warnings.allow("unreachable", now) {
+        if let Some(suppressed) = self.warnings.allow("unreachable", now) {
             let (name, peer) = (shown_name(&record.name), shown_name(peer));
-            warn!(%name, address, %peer, peer_at, reason, held_back, "a node cannot be called: {what}");
+            warn!(%name, address, %peer, peer_at, reason, suppressed, "a node cannot be called: {what}");
         }
         // A node of version 1 is told nothing.
         let Some(node) = self.follower(*session) else { return };
@@ -109,8 +109,8 @@ impl Shared {
             true => ("kept", "lost, as were many others at once: the node stays listed for a while"),
             false => ("left", "left"),
         };
-        if let Some(held_back) = self.join_log.allow(event, Instant::now().into_std()) {
-            info!(nodes, %name, %peer, reason, held_back, "{message}");
+        if let Some(suppressed) = self.join_log.allow(event, Instant::now().into_std()) {
+            info!(nodes, %name, %peer, reason, suppressed, "{message}");
         }
     }
 
@@ -118,9 +118,9 @@ impl Shared {
     /// reason here.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, rejection: &Rejection) {
         let Rejection { reason, message, .. } = rejection;
-        if let Some(held_back) = self.refusal_log.allow(reason, Instant::now().into_std()) {
+        if let Some(suppressed) = self.refusal_log.allow(reason, Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
-            warn!(%peer, reason, held_back, "a registration is refused: {message}");
+            warn!(%peer, reason, suppressed, "a registration is refused: {message}");
         }
     }
 

@@ -57,9 +57,9 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) cut: BTreeMap<&'static str, u64>,
     /// Refusals, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
-    /// Log lines that were held back because there were many alike, and lines that could not be
+    /// Log lines that were suppressed because there were many alike, and lines that could not be
     /// written.
-    pub(crate) log_lines_held_back: u64,
+    pub(crate) log_lines_suppressed: u64,
     pub(crate) log_lines_lost: u64,
     /// Connections that wait for room for a packet.
     pub(crate) waiting: usize,
@@ -101,8 +101,8 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("memory_limit_bytes", "gauge", "Limits of bytes that are held, by kind.", &memory(|(_, _, limit)| *limit));
     let help = "Connections that wait for memory for a packet.";
     about("waiting_for_memory", "gauge", help, &few(figures.waiting));
-    let help = "Log lines that were held back because there were many of their kind.";
-    about("log_lines_held_back_total", "counter", help, &one(figures.log_lines_held_back));
+    let help = "Log lines that were suppressed because there were many of their kind.";
+    about("log_lines_suppressed_total", "counter", help, &one(figures.log_lines_suppressed));
     let help = "Log lines that could not be written as fast as they came.";
     about("log_lines_lost_total", "counter", help, &one(figures.log_lines_lost));
     out
@@ -130,7 +130,7 @@ mod tests {
             updates_sent: counters.updates_sent(),
             cut: [("slow", 8)].into(),
             refused: counters.all_refused(),
-            log_lines_held_back: 9,
+            log_lines_suppressed: 9,
             log_lines_lost: 10,
             waiting: 11,
             memory: vec![("unread", 12, 13), ("incoming", 14, 15)],
@@ -153,7 +153,7 @@ mod tests {
             ("cut_total{reason=\"slow\"}", "8"),
             ("refused_total{reason=\"busy\"}", "2"),
             ("refused_total{reason=\"registry_full\"}", "1"),
-            ("log_lines_held_back_total", "9"),
+            ("log_lines_suppressed_total", "9"),
             ("log_lines_lost_total", "10"),
             ("waiting_for_memory", "11"),
             ("memory_bytes{kind=\"unread\"}", "12"),

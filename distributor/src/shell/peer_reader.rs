@@ -193,10 +193,10 @@ impl PeerReader {
     fn warn_of_pieces(&self, guard: &SessionGuard) {
         let pieces = self.frames.pieces();
         if pieces > 1
-            && let Some(held_back) = guard.shared().warnings.allow("raw_delimiter", Instant::now().into_std())
+            && let Some(suppressed) = guard.shared().warnings.allow("raw_delimiter", Instant::now().into_std())
         {
             let peer = guard.session.peer;
-            warn!(%peer, pieces, held_back, "a packet of this node was cut by a raw ¶ in a text; its pieces were joined");
+            warn!(%peer, pieces, suppressed, "a packet of this node was cut by a raw ¶ in a text; its pieces were joined");
         }
     }
 

@@ -94,8 +94,8 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
                         (&mut crowded, limit, "as many connections from its address as allowed (--max-connections-per-address)")
                     }
                 };
-                if let Some(held_back) = throttle.allow(Instant::now().into_std()) {
-                    warn!(%peer, limit, held_back, "connection closed: there are {what}");
+                if let Some(suppressed) = throttle.allow(Instant::now().into_std()) {
+                    warn!(%peer, limit, suppressed, "connection closed: there are {what}");
                 }
             }
             // A panic in a connection has ended that connection only, and its guard has removed the

@@ -169,8 +169,8 @@ impl Shared {
                 self.counters.refused(503, "many_connections");
                 return Err((ConnectionLimit::Total, stream));
             };
-            if let Some(held_back) = self.cut_log.allow("gave_way", now.into_std()) {
-                warn!(peer = %session.peer, held_back, "cut: the peer has not registered, and there is no room for others (--max-connections)");
+            if let Some(suppressed) = self.cut_log.allow("gave_way", now.into_std()) {
+                warn!(peer = %session.peer, suppressed, "cut: the peer has not registered, and there is no room for others (--max-connections)");
             }
         }
         let id = SessionId(state.next_session);
@@ -220,7 +220,7 @@ impl Shared {
             updates_sent: self.counters.updates_sent(),
             cut,
             refused: self.counters.all_refused(),
-            log_lines_held_back: said.iter().flat_map(BTreeMap::values).map(|tally| tally.held_back).sum(),
+            log_lines_suppressed: said.iter().flat_map(BTreeMap::values).map(|tally| tally.suppressed).sum(),
             log_lines_lost: net::log_lines_lost(),
             waiting: self.incoming_budget.waiting(),
             memory: vec![

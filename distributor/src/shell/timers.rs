@@ -61,9 +61,9 @@ impl Shared {
             debug!(nodes = self.lock().registry.nodes(), "warm: lists are complete");
         }
         for record in gone {
-            if let Some(held_back) = self.join_log.allow("gone", Instant::now().into_std()) {
+            if let Some(suppressed) = self.join_log.allow("gone", Instant::now().into_std()) {
                 let (name, address) = (shown_name(&record.name), record.address());
-                info!(%name, address, held_back, "left: the node did not come back");
+                info!(%name, address, suppressed, "left: the node did not come back");
             }
         }
         let mut packets = Vec::new();

@@ -66,9 +66,9 @@ impl Worker {
                 }
                 Admission::Refused => "connection closed",
             };
-            if let Some(held_back) = full.allow(Instant::now().into_std()) {
+            if let Some(suppressed) = full.allow(Instant::now().into_std()) {
                 let limit = config.borrow().max_connections;
-                warn!(%client, limit, held_back, "{what}: the limit of clients is reached (--max-connections)");
+                warn!(%client, limit, suppressed, "{what}: the limit of clients is reached (--max-connections)");
             }
         };
         loop {

@@ -249,13 +249,13 @@ impl ConcurrencyLimit {
         let told = state.holders.evict_slow(self.kind, now, wanted, self.limit / 4 * 3);
         self.evicted.fetch_add(told as u64, Ordering::Relaxed);
         if told > 0
-            && let Some(held_back) = state.throttle.allow(now.into_std())
+            && let Some(suppressed) = state.throttle.allow(now.into_std())
         {
             let what = match self.kind {
                 PermitKind::Requests => "requests of slow clients are evicted",
                 PermitKind::Tunnels => "the tunnels that have been silent for longest are evicted",
             };
-            warn!(limit = self.limit, told, held_back, "{what}: others wait for their server");
+            warn!(limit = self.limit, told, suppressed, "{what}: others wait for their server");
         }
         told
     }

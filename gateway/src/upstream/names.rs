@@ -165,17 +165,17 @@ impl ServerNames {
         if !changed && failure.is_none() {
             return;
         }
-        let Some(held_back) = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now.into_std())
+        let Some(suppressed) = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now.into_std())
         else {
             return;
         };
         match failure {
             Some(why) if addresses.is_empty() => {
                 let again = UNKNOWN_PERIOD.as_secs();
-                warn!(%server, held_back, "a server has no address: {why}; requests for it get 503, and it is looked up every {again} s");
+                warn!(%server, suppressed, "a server has no address: {why}; requests for it get 503, and it is looked up every {again} s");
             }
-            Some(why) => warn!(%server, held_back, "a server keeps the addresses that it had: {why}"),
-            None => info!(%server, ?addresses, held_back, "a server is at these addresses"),
+            Some(why) => warn!(%server, suppressed, "a server keeps the addresses that it had: {why}"),
+            None => info!(%server, ?addresses, suppressed, "a server is at these addresses"),
         }
     }
 

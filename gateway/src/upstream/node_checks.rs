@@ -116,11 +116,11 @@ impl NodeChecks {
             let now = Instant::now().into_std();
             let passed = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match passed {
-                Some(held_back) if is_healthy => info!(%node, held_back, "the node is healthy again"),
-                Some(held_back) => {
+                Some(suppressed) if is_healthy => info!(%node, suppressed, "the node is healthy again"),
+                Some(suppressed) => {
                     let why = wrong.unwrap_or_default();
                     let why = escaped(why, MAX_ESCAPED_BYTES);
-                    warn!(%node, %url, ?why, held_back, "its health check failed, so it gets no requests");
+                    warn!(%node, %url, ?why, suppressed, "its health check failed, so it gets no requests");
                 }
                 None => {}
             }

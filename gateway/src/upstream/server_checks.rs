@@ -91,9 +91,9 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
             let now = Instant::now().into_std();
             let passed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match (sign, passed) {
-                (Ok(()), Some(held_back)) => info!(server = %address, held_back, "the server is healthy again"),
-                (Err(why), Some(held_back)) => {
-                    warn!(server = %address, why, held_back, "its health check failed, so it gets no requests");
+                (Ok(()), Some(suppressed)) => info!(server = %address, suppressed, "the server is healthy again"),
+                (Err(why), Some(suppressed)) => {
+                    warn!(server = %address, why, suppressed, "its health check failed, so it gets no requests");
                 }
                 (_, None) => {}
             }

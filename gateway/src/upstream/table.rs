@@ -261,12 +261,12 @@ impl TableState {
         let prefixes: Vec<String> = prefixes(node).collect();
         if let Some(bad) =
             http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable_prefix(one).is_none()))
-            && let Some(held_back) = shared.log_throttles.allow("prefixes", now.into_std())
+            && let Some(suppressed) = shared.log_throttles.allow("prefixes", now.into_std())
         {
             let (name, prefix) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(bad, MAX_ESCAPED_BYTES));
             let ignored = http.prefixes.len() - prefixes.len();
             let why = "they are not paths, longer than 512 bytes, or more than 256";
-            warn!(node = %address, ?name, ?prefix, ignored, held_back, "prefixes are ignored: {why}");
+            warn!(node = %address, ?name, ?prefix, ignored, suppressed, "prefixes are ignored: {why}");
         }
         let wants_requests = advert.weight > 0 && !advert.draining;
         for prefix in &prefixes {

@@ -13,7 +13,7 @@ pub struct LogThrottle {
     /// When the period began, and how many events were allowed since.
     begin: Option<Instant>,
     passed: u32,
-    held_back: u64,
+    suppressed: u64,
 }
 
 impl LogThrottle {
@@ -29,20 +29,20 @@ impl LogThrottle {
     /// one, such as joins, until there are too many. A period begins with the first event after the
     /// previous period.
     pub fn with_burst(burst: u32, period: Duration) -> Self {
-        Self { period, burst, begin: None, passed: 0, held_back: 0 }
+        Self { period, burst, begin: None, passed: 0, suppressed: 0 }
     }
 
-    /// `Some(n)` when this event may be logged; n events were held back since the last logged one.
+    /// `Some(n)` when this event may be logged; n events were suppressed since the last logged one.
     pub fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.begin.is_none_or(|begin| now >= begin + self.period) {
             (self.begin, self.passed) = (Some(now), 0);
         }
         if self.passed >= self.burst {
-            self.held_back += 1;
+            self.suppressed += 1;
             return None;
         }
         self.passed += 1;
-        Some(std::mem::take(&mut self.held_back))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -64,8 +64,8 @@ pub struct LogThrottles {
 pub struct Tally {
     /// All events.
     pub seen: u64,
-    /// Events that were held back.
-    pub held_back: u64,
+    /// Events that were suppressed.
+    pub suppressed: u64,
 }
 
 impl LogThrottles {
@@ -80,7 +80,7 @@ impl LogThrottles {
         let (throttle, tally) = by_cause.entry(cause).or_insert_with(|| (self.each.clone(), Tally::default()));
         let passed = throttle.allow(now);
         tally.seen += 1;
-        tally.held_back += u64::from(passed.is_none());
+        tally.suppressed += u64::from(passed.is_none());
         passed
     }
 
@@ -124,7 +124,7 @@ mod tests {
         let seen = ["a", "a", "b", "a"].map(|cause| throttles.allow(cause, start));
         assert_eq!(seen, [Some(0), None, Some(0), None]);
         assert_eq!(throttles.allow("a", start + LogThrottle::LOG_PERIOD), Some(2));
-        let tallies = [("a", Tally { seen: 4, held_back: 2 }), ("b", Tally { seen: 1, held_back: 0 })];
+        let tallies = [("a", Tally { seen: 4, suppressed: 2 }), ("b", Tally { seen: 1, suppressed: 0 })];
         assert_eq!(throttles.tallies(), tallies.into());
     }
 }

@@ -125,10 +125,10 @@ impl RegistryClient {
                         SessionEnd::Lost(reason) => reason,
                         SessionEnd::Stranger(what) => {
                             let pause = backoff.pause(fastrand::f64());
-                            if let Some(held_back) = strangers.allow(Instant::now().into_std()) {
+                            if let Some(suppressed) = strangers.allow(Instant::now().into_std()) {
                                 self.told_lost = true;
                                 error!(
-                                    distributor = %self.address, name = %self.identity.name, held_back,
+                                    distributor = %self.address, name = %self.identity.name, suppressed,
                                     "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
                                 );
                             }
@@ -138,8 +138,8 @@ impl RegistryClient {
                     };
                     let shown = losses.allow(Instant::now().into_std());
                     self.told_lost |= shown.is_some();
-                    if let Some(held_back) = shown {
-                        warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; the known nodes stay in use");
+                    if let Some(suppressed) = shown {
+                        warn!(distributor = %self.address, reason, suppressed, "connection to the Distributor lost; the known nodes stay in use");
                     }
                     // All nodes lost the Distributor at this moment, so they return one after the
                     // other, spread over one period. The first returns at once, unless sessions end
@@ -153,9 +153,9 @@ impl RegistryClient {
                         Ok(Err(error)) => error.to_string(),
                         _ => format!("no answer within {CONNECT_TIMEOUT:?}"),
                     };
-                    if let Some(held_back) = failures.allow(Instant::now().into_std()) {
+                    if let Some(suppressed) = failures.allow(Instant::now().into_std()) {
                         self.told_lost = true;
-                        warn!(distributor = %self.address, error, held_back, "cannot reach the Distributor; trying every 3 s");
+                        warn!(distributor = %self.address, error, suppressed, "cannot reach the Distributor; trying every 3 s");
                     }
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
@@ -448,9 +448,9 @@ impl RegistrySession<'_> {
     }
 
     fn complain(&mut self, error: &str) {
-        if let Some(held_back) = self.bad.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = self.bad.allow(Instant::now().into_std()) {
             let error = escaped(error, MAX_ESCAPED_BYTES);
-            warn!(?error, held_back, "ignored a packet from the Distributor; the last list stays in use");
+            warn!(?error, suppressed, "ignored a packet from the Distributor; the last list stays in use");
         }
     }
 }

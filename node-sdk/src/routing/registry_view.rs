@@ -222,13 +222,13 @@ impl RegistryView {
         let mut state = self.lock();
         let table = self.main.read();
         let Some(why) = state.reachability.confirm(address, number, table.entries_at(address)) else { return };
-        let Some(held_back) = state.unreachable_log.allow(now.into_std()) else { return };
+        let Some(suppressed) = state.unreachable_log.allow(now.into_std()) else { return };
         let node = table.nodes().find(|node| SocketAddr::new(node.host, node.port) == address).cloned();
         drop((table, state));
         let name = node.as_ref().map(|node| escaped(node.name.as_str(), MAX_ESCAPED_BYTES));
         let name = name.map(|name| name.to_string()).unwrap_or_default();
         let reason = why.as_str();
-        warn!(node = %address, ?name, reason, held_back, "a node is listed and cannot be called: {}", why.describe());
+        warn!(node = %address, ?name, reason, suppressed, "a node is listed and cannot be called: {}", why.describe());
     }
 
     /// Why the node at this address could not be connected to when that was last tried.

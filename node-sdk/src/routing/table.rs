@@ -212,10 +212,10 @@ impl RoutingTable {
         let blocked = offers.then(|| self.local_node.blocked_reason(*address)).flatten();
         if let Some(why) = blocked {
             self.blocked.insert(*address, why);
-            if let Some(held_back) =
+            if let Some(suppressed) =
                 self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.allow(now.into_std()))
             {
-                warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), held_back, "a node is not called: {why}");
+                warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), suppressed, "a node is not called: {why}");
             }
         }
         let is_callable = blocked.is_none() && callable(known).is_some();
@@ -268,10 +268,10 @@ impl RoutingTable {
                 Err(refused) => {
                     self.refused.insert(*address);
                     let log_throttle = self.log_throttle.as_mut();
-                    if let Some(held_back) = log_throttle.and_then(|log_throttle| log_throttle.allow(now.into_std())) {
+                    if let Some(suppressed) = log_throttle.and_then(|log_throttle| log_throttle.allow(now.into_std())) {
                         let (name, route) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(route, MAX_ESCAPED_BYTES));
                         let reason = refused.reason();
-                        warn!(node = %address, ?name, ?route, held_back, "a route is not called: {reason}");
+                        warn!(node = %address, ?name, ?route, suppressed, "a route is not called: {reason}");
                     }
                 }
             }

@@ -34,8 +34,8 @@ impl BadFrames {
     /// # Errors
     /// The caller is to be cut, for this reason.
     pub(super) fn reject(&mut self) -> Result<(), &'static str> {
-        if let Some(held_back) = self.log.allow(Instant::now().into_std()) {
-            warn!(peer = %self.peer, held_back, "a frame of this caller is no packet, and is passed over");
+        if let Some(suppressed) = self.log.allow(Instant::now().into_std()) {
+            warn!(peer = %self.peer, suppressed, "a frame of this caller is no packet, and is passed over");
         }
         // A version 1 gateway passes on what its clients send. It must not lose its connection, and
         // with that all routes of this node, for what one of them says.
@@ -48,9 +48,9 @@ impl BadFrames {
 
     /// A packet was joined of so many pieces.
     pub(super) fn note_pieces(&mut self, pieces: usize) {
-        if let Some(held_back) = self.log.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = self.log.allow(Instant::now().into_std()) {
             let peer = self.peer;
-            warn!(%peer, pieces, held_back, "a call of this caller was cut by a raw ¶ in a text; its pieces were joined");
+            warn!(%peer, pieces, suppressed, "a call of this caller was cut by a raw ¶ in a text; its pieces were joined");
         }
     }
 }

@@ -275,9 +275,9 @@ impl CallerConnection<'_> {
     /// Counts and logs that something was refused for lack of memory.
     fn note_full(&mut self, what: &str) {
         self.share.count_refusal();
-        if let Some(held_back) = self.full.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = self.full.allow(Instant::now().into_std()) {
             let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
-            warn!(peer = %self.caller.address, held, allowed_bytes, held_back, "no room for {what}");
+            warn!(peer = %self.caller.address, held, allowed_bytes, suppressed, "no room for {what}");
         }
     }
 

@@ -215,11 +215,11 @@ impl LocalService {
     /// Counts and logs that an event was lost.
     fn record_lost(&self, offer: &LocalRoute, limit: &ConcurrencyLimit, now: Instant) {
         self.lost_events.fetch_add(1, Ordering::Relaxed);
-        if let Some(held_back) = limit.log_loss(now.into_std()) {
+        if let Some(suppressed) = limit.log_loss(now.into_std()) {
             let event = escaped(&offer.route, MAX_ESCAPED_BYTES);
             warn!(
                 ?event,
-                held_back,
+                suppressed,
                 "lost: {MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
             );
         }

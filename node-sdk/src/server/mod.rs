@@ -49,8 +49,8 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
         if connections.len() < MAX_CALLERS {
             set_options(&stream);
             connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
-        } else if let Some(held_back) = full.allow(Instant::now().into_std()) {
-            warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: too many callers");
+        } else if let Some(suppressed) = full.allow(Instant::now().into_std()) {
+            warn!(%peer, limit = MAX_CALLERS, suppressed, "connection closed: too many callers");
         }
     };
     let mut finish_at = None;

@@ -77,7 +77,7 @@ async fn finished(mut call: StartedCall) {
 
 fn warn_of_drop(log_throttle: &Mutex<LogThrottle>, why: &str) {
     let now = Instant::now().into_std();
-    if let Some(held_back) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now) {
-        warn!(held_back, "a call whose caller has gone was dropped before its end: {why}");
+    if let Some(suppressed) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now) {
+        warn!(suppressed, "a call whose caller has gone was dropped before its end: {why}");
     }
 }

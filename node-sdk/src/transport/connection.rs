@@ -266,8 +266,8 @@ impl ConnectionState {
             self.share.count_refusal();
             let crowded = self.calls.crowd_out();
             let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };
-            if let Some(held_back) = self.cut.allow(now) {
-                warn!(node = %address, may_have, held_back, "no room for {what}");
+            if let Some(suppressed) = self.cut.allow(now) {
+                warn!(node = %address, may_have, suppressed, "no room for {what}");
             }
             match crowded {
                 Some(waker) => wakers.extend(waker),

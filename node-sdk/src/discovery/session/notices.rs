@@ -54,20 +54,20 @@ impl RegistryClient {
         }
         if reason == NOT_YOURS {
             session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
-            if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
+            if let Some(suppressed) = session.bad.allow(Instant::now().into_std()) {
                 error!(
-                    name = %self.identity.name, id = %self.id, held_back,
+                    name = %self.identity.name, id = %self.id, suppressed,
                     "the Distributor does not list this node: it says that the instance id belongs to another process. Start this one anew, \
                      which makes a new id; if that does not help, something on the way to {} changes packets", self.address
                 );
             }
             return;
         }
-        if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = session.bad.allow(Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
             let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
-            warn!(%name, ?reason, retry_after_s, held_back, "the Distributor says: {message}");
+            warn!(%name, ?reason, retry_after_s, suppressed, "the Distributor says: {message}");
         }
     }
 }

@@ -275,10 +275,10 @@ impl Connection {
         let now = Instant::now().into_std();
         let mut state = self.lock();
         if pieces > 1
-            && let Some(held_back) = state.bad_frames.allow(now)
+            && let Some(suppressed) = state.bad_frames.allow(now)
         {
             let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
-            warn!(node = %self.address, pieces, held_back, "an answer of {name} was cut by a raw ¶ in a text; its pieces were joined");
+            warn!(node = %self.address, pieces, suppressed, "an answer of {name} was cut by a raw ¶ in a text; its pieces were joined");
         }
         // Frames that no call waits for (late, doubled, invented) change nothing.
         let (mut useful, mut unexpected) = (0, 0);
@@ -334,12 +334,12 @@ impl Connection {
                         unexpected += cost_of(bytes);
                     }
                     let is_broken = self.version == Version::V1 && key.is_none() && !is_late;
-                    if let Some(held_back) = state.bad_frames.allow(now) {
+                    if let Some(suppressed) = state.bad_frames.allow(now) {
                         if is_broken {
                             let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
-                            warn!(node = %self.address, held_back, "an answer of {name} is no packet, or has no key, and is lost; a raw ¶ in a text cuts an answer");
+                            warn!(node = %self.address, suppressed, "an answer of {name} is no packet, or has no key, and is lost; a raw ¶ in a text cuts an answer");
                         }
-                        debug!(node = %self.address, key, held_back, "a response that no call waits for");
+                        debug!(node = %self.address, key, suppressed, "a response that no call waits for");
                     }
                 }
             }
@@ -354,9 +354,9 @@ impl Connection {
             state.cooling_down_until = Some(Instant::from_std(now + cool_down));
             let shows = state.cut.allow(now);
             drop(state);
-            if let Some(held_back) = shows {
+            if let Some(suppressed) = shows {
                 warn!(
-                    node = %self.address, instance = ?self.shown_instance(), rest_s = cool_down.as_secs(), held_back,
+                    node = %self.address, instance = ?self.shown_instance(), rest_s = cool_down.as_secs(), suppressed,
                     "connection closed: the node keeps sending frames that no call waits for"
                 );
             }
