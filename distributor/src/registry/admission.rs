@@ -202,7 +202,7 @@ impl Registry {
         };
         if let Some(wait) = wait {
             let why = format!("it comes and goes too often; listed in {:.1} s", wait.as_secs_f32());
-            self.history.record(now, self.revision().rev, &record, "held back", why);
+            self.history.record(now, self.revision().rev, &record, "deferred", why);
             let since = self.deferred.get(session).map_or(now, |deferred| deferred.since);
             let (host, bytes) = (host.to_owned(), record.entry.len());
             self.defer(session, Deferred { registration, host, bytes, since, until: now + wait });

@@ -163,7 +163,7 @@ impl Registry {
     }
 
     /// How many registrations are deferred.
-    pub(crate) fn held_back(&self) -> usize {
+    pub(crate) fn deferred_registrations(&self) -> usize {
         self.deferred.len()
     }
 

@@ -125,7 +125,7 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
     assert_eq!(scene.listed(), "n1 n8");
     scene.run_due(ends + 1);
     assert_eq!(scene.listed(), "n1 n8 n7");
-    assert!(scene.events("n7").contains(&"held back".to_owned()));
+    assert!(scene.events("n7").contains(&"deferred".to_owned()));
 }
 
 #[test]

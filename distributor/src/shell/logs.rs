@@ -45,7 +45,7 @@ impl Shared {
             Admission::Listed(registered @ Registered { entrance: RegisterOutcome::Unchanged, .. }) => {
                 registered.retained.map(|_| "came back")
             }
-            Admission::Deferred(_) => Some("held back"),
+            Admission::Deferred(_) => Some("deferred"),
         };
         match (event.and_then(|event| self.join_log.allow(event, now)), admission) {
             (Some(suppressed), Admission::Listed(_)) => {
@@ -54,7 +54,7 @@ impl Shared {
             }
             (Some(suppressed), Admission::Deferred(wait)) => {
                 let seconds = wait.as_secs_f32();
-                info!(%name, %host, port, seconds, suppressed, "held back: the node comes and goes, or changes, too often");
+                info!(%name, %host, port, seconds, suppressed, "deferred: the node comes and goes, or changes, too often");
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }

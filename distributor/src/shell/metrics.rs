@@ -48,7 +48,7 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) nodes: usize,
     pub(crate) suspects: usize,
     /// Deferred registrations.
-    pub(crate) held_back: usize,
+    pub(crate) deferred: usize,
     pub(crate) revision: Revision,
     pub(crate) history_events: usize,
     /// Lists and changes that peers were sent.
@@ -88,7 +88,7 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("nodes", "gauge", "Nodes that are listed.", &few(figures.nodes));
     about("suspects", "gauge", "Listed nodes that give no sign of life.", &few(figures.suspects));
     let help = "Registrations that are deferred because their nodes come and go, or change, too often.";
-    about("held_back", "gauge", help, &few(figures.held_back));
+    about("deferred", "gauge", help, &few(figures.deferred));
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
     about("told_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
@@ -124,7 +124,7 @@ mod tests {
             unregistered: 2,
             nodes: 3,
             suspects: 4,
-            held_back: 5,
+            deferred: 5,
             revision: Revision { epoch: 1, rev: 6 },
             history_events: 7,
             updates_sent: counters.updates_sent(),
@@ -146,7 +146,7 @@ mod tests {
             ("unregistered_connections", "2"),
             ("nodes", "3"),
             ("suspects", "4"),
-            ("held_back", "5"),
+            ("deferred", "5"),
             ("revision", "6"),
             ("history_events", "7"),
             ("told_total", "3"),
@@ -163,7 +163,7 @@ mod tests {
         ] {
             check(&text, name, expected);
         }
-        assert!(!text.contains("held_back\"}"), "held-back lines are no removals");
+        assert!(!text.contains("held_back\"}"), "deferred nodes are not refused");
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("distributor_")), "{text}");
     }
 }

@@ -214,7 +214,7 @@ impl Shared {
             unregistered: state.unregistered.len(),
             nodes: registry.nodes(),
             suspects: registry.suspects(),
-            held_back: registry.held_back(),
+            deferred: registry.deferred_registrations(),
             revision: registry.revision(),
             history_events,
             updates_sent: self.counters.updates_sent(),

@@ -333,8 +333,8 @@ impl InFlight {
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.
-    pub(crate) fn is_held_back(&self) -> bool {
-        self.write_queue.is_held_back()
+    pub(crate) fn waits_for_answers(&self) -> bool {
+        self.write_queue.waits_for_answers()
     }
 
     /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have

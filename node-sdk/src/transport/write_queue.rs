@@ -94,7 +94,7 @@ impl WriteQueue {
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.
-    pub(crate) fn is_held_back(&self) -> bool {
+    pub(crate) fn waits_for_answers(&self) -> bool {
         match self {
             Self::Batch(_) => false,
             Self::Legacy(legacy) => !legacy.queue.is_empty() && legacy.unread_bytes > 0,

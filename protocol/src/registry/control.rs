@@ -234,7 +234,7 @@ pub struct HistoryEvent {
     pub name: String,
     /// Where it can be called.
     pub address: String,
-    /// The kind of event: `joined`, `updated`, `left`, `suspect`, `trusted`, `held back`, ….
+    /// The kind of event: `joined`, `updated`, `left`, `suspect`, `trusted`, `deferred`, ….
     pub event: String,
     /// Why it happened, for people.
     pub why: String,

@@ -76,7 +76,7 @@ async fn oe17_metrics_of_the_distributor_follow_events() {
         ("unregistered_connections", 2),
         ("nodes", 1),
         ("suspects", 0),
-        ("held_back", 0),
+        ("deferred", 0),
         ("history_events", 1),
         ("refused_total{reason=\"bad_report\"}", 0),
     ] {

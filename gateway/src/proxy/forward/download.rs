@@ -98,7 +98,7 @@ impl<S: Sink> ResponsePump<'_, S> {
                     break;
                 }
                 Ok(Piece::More) => {
-                    // Nothing is held back, and nothing is read that the client does not read. Time
+                    // No byte waits here, and nothing is read that the client does not read. Time
                     // spent on the client does not count against the server.
                     self.deadline.disarm();
                     if input.is_empty() {

@@ -219,7 +219,7 @@ impl Connection {
                     state.socket = None;
                     return Err("retired");
                 }
-                let stands = state.calls.is_held_back();
+                let stands = state.calls.waits_for_answers();
                 socket.stalled_since = stands.then(|| socket.stalled_since.unwrap_or(now));
                 return Ok(progress);
             }

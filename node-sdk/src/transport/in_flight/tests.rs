@@ -200,11 +200,11 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
     assert_eq!(scene.admit(LEGACY_READ_BYTES + 1), Err(EnqueueError::TooLarge));
     let keys: Vec<_> = (0..4).map(|_| scene.admit(LEGACY_READ_BYTES / 2).unwrap()).collect();
     assert!(scene.write().is_some() && scene.write().is_some());
-    assert!(scene.write().is_none() && scene.calls.is_held_back());
+    assert!(scene.write().is_none() && scene.calls.waits_for_answers());
     scene.answer(keys[1]);
     assert!(scene.write().is_some(), "the second was read, so the first was too");
     scene.calls.cancel(keys[2]);
-    assert!(scene.write().is_some() && !scene.calls.is_held_back());
+    assert!(scene.write().is_some() && !scene.calls.waits_for_answers());
     scene.admit(2).unwrap();
     assert!(scene.write().is_none(), "a cancelled call has still to be read");
 }
