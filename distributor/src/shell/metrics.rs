@@ -91,7 +91,7 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("deferred", "gauge", help, &few(figures.deferred));
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
-    about("told_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
+    about("updates_sent_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
     about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
     about("refused_total", "counter", "Refusals, by reason.", &reasons(&figures.refused));
     let memory = |value: fn(&(&str, usize, usize)) -> usize| -> Vec<_> {
@@ -149,7 +149,7 @@ mod tests {
             ("deferred", "5"),
             ("revision", "6"),
             ("history_events", "7"),
-            ("told_total", "3"),
+            ("updates_sent_total", "3"),
             ("cut_total{reason=\"slow\"}", "8"),
             ("refused_total{reason=\"busy\"}", "2"),
             ("refused_total{reason=\"registry_full\"}", "1"),

@@ -169,7 +169,7 @@ impl Shared {
                 self.counters.refused(503, "many_connections");
                 return Err((ConnectionLimit::Total, stream));
             };
-            if let Some(suppressed) = self.cut_log.allow("gave_way", now.into_std()) {
+            if let Some(suppressed) = self.cut_log.allow("evicted", now.into_std()) {
                 warn!(peer = %session.peer, suppressed, "cut: the peer has not registered, and there is no room for others (--max-connections)");
             }
         }

@@ -196,8 +196,8 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     });
     let help =
         "Requests and tunnels that were evicted because they were slow or silent while others waited for a server.";
-    about("gateway_gave_way_total", "counter", help, &mut |out| {
-        let _ = writeln!(out, "gateway_gave_way_total {evicted}");
+    about("gateway_evicted_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_evicted_total {evicted}");
     });
     out
 }
@@ -248,7 +248,7 @@ mod tests {
             "gateway_fields_left_out_total 4",
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",
-            "gateway_gave_way_total 5",
+            "gateway_evicted_total 5",
             "gateway_held_bytes 65536",
             "gateway_over_budget_total 2",
             "gateway_left_unread_total 4",

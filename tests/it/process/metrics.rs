@@ -51,7 +51,7 @@ async fn oe17_metrics_of_the_distributor_follow_events() {
     for (name, expected) in [
         ("connections", 0),
         ("nodes", 0),
-        ("told_total", 0),
+        ("updates_sent_total", 0),
         ("memory_bytes{kind=\"incoming\"}", 0),
         ("memory_limit_bytes{kind=\"incoming\"}", 65_536),
         ("memory_limit_bytes{kind=\"unread\"}", 128 << 20),
@@ -82,7 +82,7 @@ async fn oe17_metrics_of_the_distributor_follow_events() {
     ] {
         watched.becomes(name, expected).await;
     }
-    assert!(watched.figure("told_total").await > 0 && watched.figure("revision").await > 0);
+    assert!(watched.figure("updates_sent_total").await > 0 && watched.figure("revision").await > 0);
     assert!(watched.figure("memory_bytes{kind=\"list\"}").await > 0);
     // Its time is over, and the other packet now has its room.
     watched.becomes("cut_total{reason=\"frame_timeout\"}", 1).await;

@@ -88,7 +88,7 @@ async fn check_tls_seats(attack: TlsAttack, protocol: &str) {
 }
 
 #[tokio::test]
-async fn gh9_clients_that_speak_tls_and_stop_give_way_to_new_ones() {
+async fn gh9_clients_that_speak_tls_and_stop_are_evicted_for_new_ones() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     for (attack, protocol) in [
         (TlsAttack::Nothing, "http/1.1"),
