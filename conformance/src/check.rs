@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use tokio::time::sleep;
 
-use crate::wire::{KeyPosition, NodeResponse, Received, Target, Wire, shown};
+use crate::wire::{KeyPosition, NodeResponse, NodeUnderTest, Received, Wire, shown};
 
 /// Calls of one segment: more than any loop takes in one turn.
 const MANY: u64 = 200;
@@ -165,60 +165,60 @@ impl Check {
         }
     }
 
-    pub(crate) async fn run(self, target: &Target) -> Observed {
-        let both = |key: &str| target.call(key, KeyPosition::Both, "");
+    pub(crate) async fn run(self, node: &NodeUnderTest) -> Observed {
+        let both = |key: &str| node.call(key, KeyPosition::Both, "");
         match self {
-            Self::Whole => one(target, "7", both("7")).await,
-            Self::OneBytePieces => in_pieces(target).await,
-            Self::SplitAnywhere => split_anywhere(target).await,
-            Self::ManyAtOnce => many(target).await,
-            Self::KeyNumber => exact(target, "7").await,
-            Self::KeyText => exact(target, r#""k-7""#).await,
+            Self::Whole => one(node, "7", both("7")).await,
+            Self::OneBytePieces => in_pieces(node).await,
+            Self::SplitAnywhere => split_anywhere(node).await,
+            Self::ManyAtOnce => many(node).await,
+            Self::KeyNumber => exact(node, "7").await,
+            Self::KeyText => exact(node, r#""k-7""#).await,
             Self::KeyLong => {
-                exact(target, "9007199254740993").await?;
-                exact(target, "18446744073709551615").await
+                exact(node, "9007199254740993").await?;
+                exact(node, "18446744073709551615").await
             }
-            Self::KeyAtTop => one(target, "7", target.call("7", KeyPosition::Top, "")).await,
-            Self::KeyInParams => one(target, "7", target.call("7", KeyPosition::Params, "")).await,
-            Self::KeyInBoth => one(target, "7", both("7")).await,
-            Self::EscapedDelimiter => escaped_delimiter(target).await,
+            Self::KeyAtTop => one(node, "7", node.call("7", KeyPosition::Top, "")).await,
+            Self::KeyInParams => one(node, "7", node.call("7", KeyPosition::Params, "")).await,
+            Self::KeyInBoth => one(node, "7", both("7")).await,
+            Self::EscapedDelimiter => escaped_delimiter(node).await,
             Self::UnknownMembers => {
                 let more = r#","nodeconform":[{"key":8,"$":{}}],"":null"#;
-                one(target, "7", target.call("7", KeyPosition::Both, more)).await
+                one(node, "7", node.call("7", KeyPosition::Both, more)).await
             }
-            Self::MemberOrder => member_order(target).await,
+            Self::MemberOrder => member_order(node).await,
             Self::BlankFrames => {
                 let calls = format!("¶ \r\n¶\n{}\r\n¶{}\n", both("7"), both("8"));
-                let mut wire = target.connect().await?;
+                let mut wire = node.connect().await?;
                 wire.send(calls).await;
-                wire.answer("7", target.within).await?;
-                wire.answer("8", target.within).await.map(|answer| shown(&answer.text))
+                wire.answer("7", node.within).await?;
+                wire.answer("8", node.within).await.map(|answer| shown(&answer.text))
             }
             Self::Version1Form => {
-                let answer = ask(target, "7", both("7")).await?;
+                let answer = ask(node, "7", both("7")).await?;
                 answer.check_form_1().map(|()| shown(&answer.text))
             }
             Self::Version2Form => {
-                let answer = ask(target, "7", target.call("7", KeyPosition::Both, r#","$":{"d":5000}"#)).await?;
+                let answer = ask(node, "7", node.call("7", KeyPosition::Both, r#","$":{"d":5000}"#)).await?;
                 answer.check_form_2().map(|()| shown(&answer.text))
             }
-            Self::Version2Failure => version_2_failure(target).await,
-            Self::MixedVersions => mixed(target).await,
-            Self::AnsweredOnce => only(target, &[both("7")], &["7", "9"]).await,
+            Self::Version2Failure => version_2_failure(node).await,
+            Self::MixedVersions => mixed(node).await,
+            Self::AnsweredOnce => only(node, &[both("7")], &["7", "9"]).await,
             Self::OneWay => {
                 let one_way =
-                    [target.call("7", KeyPosition::Nowhere, ""), target.call("7", KeyPosition::Nowhere, r#","$":{}"#)];
-                only(target, &one_way, &["9"]).await
+                    [node.call("7", KeyPosition::Nowhere, ""), node.call("7", KeyPosition::Nowhere, r#","$":{}"#)];
+                only(node, &one_way, &["9"]).await
             }
             Self::OldLog => {
                 let log = r#"{"uri":"/logs","method":"POST","key":0,"params":"{\"a\":1}"}¶"#;
-                only(target, &[log.to_owned()], &["9"]).await
+                only(node, &[log.to_owned()], &["9"]).await
             }
             Self::HalfClose => {
-                let mut wire = target.connect().await?;
+                let mut wire = node.connect().await?;
                 wire.send(both("7")).await;
                 wire.close_our_side().await;
-                wire.answer("7", target.within).await.map(|answer| shown(&answer.text))
+                wire.answer("7", node.within).await.map(|answer| shown(&answer.text))
             }
             Self::LaterPackets => {
                 let later = [
@@ -226,40 +226,42 @@ impl Check {
                     r#"{"uri":"$cancel","key":7,"$":{}}¶"#.to_owned(),
                     r#"{"uri":"$nodeconform","params":{},"$":{}}¶"#.to_owned(),
                 ];
-                only(target, &later, &["9"]).await
+                only(node, &later, &["9"]).await
             }
-            Self::WrongInstance => wrong_instance(target).await,
-            Self::Stream => stream(target).await,
-            Self::UnknownMethod => refused(&Target { method: "NODECONFORM".to_owned(), ..target.clone() }).await,
-            Self::UnknownUri => refused(&Target { uri: "/nodeconform/unknown".to_owned(), ..target.clone() }).await,
-            Self::BrokenJson => broken(target, "{\"uri\":}¶".as_bytes()).await,
-            Self::BrokenText => broken(target, b"{\"uri\":\"\xff\"}\xc2\xb6").await,
-            Self::NoObject => broken(target, "7¶".as_bytes()).await,
+            Self::WrongInstance => wrong_instance(node).await,
+            Self::Stream => stream(node).await,
+            Self::UnknownMethod => refused(&NodeUnderTest { method: "NODECONFORM".to_owned(), ..node.clone() }).await,
+            Self::UnknownUri => {
+                refused(&NodeUnderTest { uri: "/nodeconform/unknown".to_owned(), ..node.clone() }).await
+            }
+            Self::BrokenJson => broken(node, "{\"uri\":}¶".as_bytes()).await,
+            Self::BrokenText => broken(node, b"{\"uri\":\"\xff\"}\xc2\xb6").await,
+            Self::NoObject => broken(node, "7¶".as_bytes()).await,
             Self::MissingParams => {
                 let whole = both("7");
                 let (head, _) = whole.split_once(r#","params":"#).expect("every call has params");
-                one(target, "7", format!("{head}}}¶")).await
+                one(node, "7", format!("{head}}}¶")).await
             }
         }
     }
 }
 
 /// The answer to one call on a connection of its own.
-async fn ask(target: &Target, key: &str, call: String) -> Result<NodeResponse, String> {
-    let mut wire = target.connect().await?;
+async fn ask(node: &NodeUnderTest, key: &str, call: String) -> Result<NodeResponse, String> {
+    let mut wire = node.connect().await?;
     wire.send(call).await;
-    wire.answer(key, target.within).await
+    wire.answer(key, node.within).await
 }
 
-async fn one(target: &Target, key: &str, call: String) -> Observed {
-    ask(target, key, call).await.map(|answer| shown(&answer.text))
+async fn one(node: &NodeUnderTest, key: &str, call: String) -> Observed {
+    ask(node, key, call).await.map(|answer| shown(&answer.text))
 }
 
-async fn exact(target: &Target, key: &str) -> Observed {
+async fn exact(node: &NodeUnderTest, key: &str) -> Observed {
     let came = {
-        let mut wire = target.connect().await?;
-        wire.send(target.call(key, KeyPosition::Both, "")).await;
-        wire.next(target.within).await
+        let mut wire = node.connect().await?;
+        wire.send(node.call(key, KeyPosition::Both, "")).await;
+        wire.next(node.within).await
     };
     let seen = came.to_string();
     let Received::Frame(text) = came else { return Err(seen) };
@@ -267,21 +269,21 @@ async fn exact(target: &Target, key: &str) -> Observed {
     if as_it_was { Ok(seen) } else { Err(seen) }
 }
 
-async fn in_pieces(target: &Target) -> Observed {
-    let mut wire = target.connect().await?;
-    for byte in target.call("7", KeyPosition::Both, "").as_bytes() {
+async fn in_pieces(node: &NodeUnderTest) -> Observed {
+    let mut wire = node.connect().await?;
+    for byte in node.call("7", KeyPosition::Both, "").as_bytes() {
         wire.send([*byte]).await;
         sleep(PIECE_TIME).await;
     }
-    wire.answer("7", target.within).await.map(|answer| shown(&answer.text))
+    wire.answer("7", node.within).await.map(|answer| shown(&answer.text))
 }
 
-async fn split_anywhere(target: &Target) -> Observed {
-    let call = target.call("7", KeyPosition::Both, r#","text":"굶 가나다""#);
+async fn split_anywhere(node: &NodeUnderTest) -> Observed {
+    let call = node.call("7", KeyPosition::Both, r#","text":"굶 가나다""#);
     let bytes = call.as_bytes();
     let mut wires = Vec::new();
     for at in 1..bytes.len() {
-        let mut wire = target.connect().await?;
+        let mut wire = node.connect().await?;
         wire.send(&bytes[..at]).await;
         wires.push((wire, at));
     }
@@ -291,17 +293,17 @@ async fn split_anywhere(target: &Target) -> Observed {
     }
     let count = wires.len();
     for (mut wire, at) in wires {
-        wire.answer("7", target.within).await.map_err(|seen| format!("split after {at} bytes: {seen}"))?;
+        wire.answer("7", node.within).await.map_err(|seen| format!("split after {at} bytes: {seen}"))?;
     }
     Ok(format!("{count} answers"))
 }
 
-async fn many(target: &Target) -> Observed {
-    let mut wire = target.connect().await?;
-    wire.send((1..=MANY).map(|key| target.call(&key.to_string(), KeyPosition::Both, "")).collect::<String>()).await;
+async fn many(node: &NodeUnderTest) -> Observed {
+    let mut wire = node.connect().await?;
+    wire.send((1..=MANY).map(|key| node.call(&key.to_string(), KeyPosition::Both, "")).collect::<String>()).await;
     let mut missing: Vec<u64> = (1..=MANY).collect();
     while !missing.is_empty() {
-        let came = wire.next(target.within).await;
+        let came = wire.next(node.within).await;
         let Received::Frame(text) = &came else {
             return Err(format!("{} of {MANY} answers, then {came}", MANY - missing.len() as u64));
         };
@@ -316,18 +318,18 @@ async fn many(target: &Target) -> Observed {
 
 /// In the key, which every node gives back, in params, and in the uri, which some show in their
 /// refusal.
-async fn escaped_delimiter(target: &Target) -> Observed {
+async fn escaped_delimiter(node: &NodeUnderTest) -> Observed {
     let key = r#""\u00b6 굶""#;
-    let mut target = target.clone();
-    target.params.insert("text".to_owned(), "¶ 굶".into());
-    let seen = one(&target, key, target.call(key, KeyPosition::Both, "")).await?;
-    target.uri = "/nodeconform/¶".to_owned();
-    one(&target, key, target.call(key, KeyPosition::Both, "")).await?;
+    let mut node = node.clone();
+    node.params.insert("text".to_owned(), "¶ 굶".into());
+    let seen = one(&node, key, node.call(key, KeyPosition::Both, "")).await?;
+    node.uri = "/nodeconform/¶".to_owned();
+    one(&node, key, node.call(key, KeyPosition::Both, "")).await?;
     Ok(seen)
 }
 
-async fn member_order(target: &Target) -> Observed {
-    let whole = target.call("7", KeyPosition::Params, "");
+async fn member_order(node: &NodeUnderTest) -> Observed {
+    let whole = node.call("7", KeyPosition::Params, "");
     let (head, params) = whole.split_once(r#","params":"#).expect("every call has params");
     let head = head.strip_prefix('{').expect("every call is an object");
     let params = params.strip_suffix("}¶").expect("every call ends there");
@@ -338,37 +340,38 @@ async fn member_order(target: &Target) -> Observed {
     ];
     let mut seen = String::new();
     for call in orders {
-        seen = one(target, "7", call.clone()).await.map_err(|seen| format!("{seen} to {}", shown(&call)))?;
+        seen = one(node, "7", call.clone()).await.map_err(|seen| format!("{seen} to {}", shown(&call)))?;
     }
     Ok(seen)
 }
 
-async fn version_2_failure(target: &Target) -> Observed {
-    let target = Target { uri: "/nodeconform/unknown".to_owned(), method: "NODECONFORM".to_owned(), ..target.clone() };
-    let answer = ask(&target, "7", target.call("7", KeyPosition::Both, r#","$":{}"#)).await?;
+async fn version_2_failure(node: &NodeUnderTest) -> Observed {
+    let node =
+        NodeUnderTest { uri: "/nodeconform/unknown".to_owned(), method: "NODECONFORM".to_owned(), ..node.clone() };
+    let answer = ask(&node, "7", node.call("7", KeyPosition::Both, r#","$":{}"#)).await?;
     let said =
         |member: &str| answer.meta().is_some_and(|meta| meta.get(member).is_some_and(serde_json::Value::is_string));
     let seen = shown(&answer.text);
     if answer.check_form_2().is_ok() && answer.is_failure() && said("r") && said("m") { Ok(seen) } else { Err(seen) }
 }
 
-async fn mixed(target: &Target) -> Observed {
-    let mut wire = target.connect().await?;
+async fn mixed(node: &NodeUnderTest) -> Observed {
+    let mut wire = node.connect().await?;
     for (key, more) in [("1", ""), ("2", r#","$":{}"#), ("3", "")] {
-        wire.send(target.call(key, KeyPosition::Both, more)).await;
-        let answer = wire.answer(key, target.within).await?;
+        wire.send(node.call(key, KeyPosition::Both, more)).await;
+        let answer = wire.answer(key, node.within).await?;
         if more.is_empty() { answer.check_form_1()? } else { answer.check_form_2()? }
     }
     Ok("the forms of 1, 2 and 1".to_owned())
 }
 
 /// Looks for an instance that is not there, and then for the one that is.
-async fn wrong_instance(target: &Target) -> Observed {
+async fn wrong_instance(node: &NodeUnderTest) -> Observed {
     let ask = async |to: &str| {
-        let mut wire = target.connect().await?;
+        let mut wire = node.connect().await?;
         wire.send(format!(r#"{{"uri":"$hello","$":{{"f":"nodeconform","to":"{to}"}}}}¶"#)).await;
-        wire.send(target.call("7", KeyPosition::Both, r#","$":{}"#)).await;
-        let came = wire.next(target.within).await;
+        wire.send(node.call("7", KeyPosition::Both, r#","$":{}"#)).await;
+        let came = wire.next(node.within).await;
         let hello = match &came {
             Received::Frame(text) => NodeResponse::parse(text),
             Received::End | Received::Nothing => None,
@@ -376,7 +379,7 @@ async fn wrong_instance(target: &Target) -> Observed {
         let meta = hello.filter(|hello| hello.get("uri") == Some(r#""$hello""#)).and_then(|hello| hello.meta());
         let from = meta.as_ref().and_then(|meta| meta.get("f")?.as_str()).map(str::to_owned);
         let from = from.ok_or_else(|| came.to_string())?;
-        Ok::<_, String>((from, wire.answer("7", target.within).await?))
+        Ok::<_, String>((from, wire.answer("7", node.within).await?))
     };
     let is_refused =
         |answer: &NodeResponse| answer.meta().is_some_and(|meta| meta.get("r") == Some(&"wrong_instance".into()));
@@ -396,11 +399,11 @@ async fn wrong_instance(target: &Target) -> Observed {
 
 /// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the
 /// rest back.
-async fn stream(target: &Target) -> Observed {
-    let mut wire = target.connect().await?;
-    wire.send(target.call("7", KeyPosition::Top, r#","$":{"c":1}"#)).await;
+async fn stream(node: &NodeUnderTest) -> Observed {
+    let mut wire = node.connect().await?;
+    wire.send(node.call("7", KeyPosition::Top, r#","$":{"c":1}"#)).await;
     for number in 0..=MANY_PARTS {
-        let answer = wire.answer("7", target.within).await?;
+        let answer = wire.answer("7", node.within).await?;
         let meta = answer.meta().unwrap_or_default();
         let is_part = meta.get("n").is_some();
         if is_part && meta["n"] != number {
@@ -417,9 +420,9 @@ async fn stream(target: &Target) -> Observed {
         }
     }
     wire.send(r#"{"uri":"$cancel","key":7,"$":{}}¶"#).await;
-    wire.send(target.call("9", KeyPosition::Top, r#","$":{}"#)).await;
+    wire.send(node.call("9", KeyPosition::Top, r#","$":{}"#)).await;
     // What was under way may still come.
-    while let Received::Frame(text) = wire.next(target.within).await {
+    while let Received::Frame(text) = wire.next(node.within).await {
         if NodeResponse::parse(&text).is_some_and(|answer| answer.get("key") == Some("9")) {
             silence(&mut wire, GRACE).await?;
             return Ok(format!("{MANY_PARTS} parts and more, until they were not wanted"));
@@ -429,15 +432,15 @@ async fn stream(target: &Target) -> Observed {
 }
 
 /// Sends packets, then a call of key 9: exactly the answers to these keys come, and nothing else.
-async fn only(target: &Target, packets: &[String], keys: &[&str]) -> Observed {
-    let mut wire = target.connect().await?;
+async fn only(node: &NodeUnderTest, packets: &[String], keys: &[&str]) -> Observed {
+    let mut wire = node.connect().await?;
     for packet in packets {
         wire.send(packet).await;
     }
-    wire.send(target.call("9", KeyPosition::Both, "")).await;
+    wire.send(node.call("9", KeyPosition::Both, "")).await;
     let mut missing = keys.to_vec();
     while !missing.is_empty() {
-        let came = wire.next(target.within).await;
+        let came = wire.next(node.within).await;
         let answer = match &came {
             Received::Frame(text) => NodeResponse::parse(text),
             Received::End | Received::Nothing => None,
@@ -456,11 +459,11 @@ async fn silence(wire: &mut Wire, within: Duration) -> Result<(), String> {
     }
 }
 
-/// What this target asks for is not there.
-async fn refused(target: &Target) -> Observed {
-    let mut wire = target.connect().await?;
-    wire.send(target.call("7", KeyPosition::Both, "")).await;
-    let came = wire.next(target.within).await;
+/// What this node asks for is not there.
+async fn refused(node: &NodeUnderTest) -> Observed {
+    let mut wire = node.connect().await?;
+    wire.send(node.call("7", KeyPosition::Both, "")).await;
+    let came = wire.next(node.within).await;
     let seen = came.to_string();
     match came {
         Received::Frame(text) if text.trim() == "null" => Ok("null, as old nodes answer".to_owned()),
@@ -470,17 +473,17 @@ async fn refused(target: &Target) -> Observed {
 }
 
 /// The connection goes on or ends, and does not hang; a fresh one works.
-async fn broken(target: &Target, packet: &[u8]) -> Observed {
-    let mut wire = target.connect().await?;
+async fn broken(node: &NodeUnderTest, packet: &[u8]) -> Observed {
+    let mut wire = node.connect().await?;
     wire.send(packet).await;
-    wire.send(target.call("7", KeyPosition::Both, "")).await;
-    let policy = match wire.next(target.within).await {
+    wire.send(node.call("7", KeyPosition::Both, "")).await;
+    let policy = match wire.next(node.within).await {
         Received::Frame(text) if NodeResponse::parse(&text).is_some_and(|answer| answer.get("key").is_some()) => {
             "it goes on"
         }
         Received::End => "the connection ends",
         came @ (Received::Frame(_) | Received::Nothing) => return Err(came.to_string()),
     };
-    target.answer_to_a_fresh_call().await.map_err(|seen| format!("{policy}, and a fresh connection: {seen}"))?;
+    node.answer_to_a_fresh_call().await.map_err(|seen| format!("{policy}, and a fresh connection: {seen}"))?;
     Ok(policy.to_owned())
 }

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use tokio::time::sleep;
 
 use crate::check::Check;
-use crate::wire::Target;
+use crate::wire::NodeUnderTest;
 
 /// How often, and how far apart, a node that does not answer is asked whether it is back.
 const RETURN_TRIES: u32 = 5;
@@ -66,7 +66,7 @@ pub async fn main() -> ExitCode {
         eprintln!("no process accepts connections at {}", args.address);
         return ExitCode::from(2);
     };
-    let target = Target {
+    let node = NodeUnderTest {
         address,
         method: args.url.method().to_owned(),
         uri: args.url.path().to_owned(),
@@ -94,14 +94,14 @@ pub async fn main() -> ExitCode {
             skipped += 1;
             ("skipped", "not tried, it might carry out a POST; ask for it with --only".to_owned())
         } else {
-            match check.run(&target).await {
+            match check.run(&node).await {
                 Ok(seen) => {
                     passed += 1;
                     ("ok", format!("seen: {seen}"))
                 }
                 Err(seen) => {
                     failed += 1;
-                    is_gone = !is_back(&target).await;
+                    is_gone = !is_back(&node).await;
                     let after = if is_gone { "; after that the node does not answer" } else { "" };
                     if is_old {
                         coped += usize::from(check.does_the_mesh_cope());
@@ -121,9 +121,9 @@ pub async fn main() -> ExitCode {
 
 /// Whether the node answers again after a check that failed. One that has ended may be started
 /// again by what watches over it.
-async fn is_back(target: &Target) -> bool {
+async fn is_back(node: &NodeUnderTest) -> bool {
     for _ in 0..RETURN_TRIES {
-        if target.answer_to_a_fresh_call().await.is_ok() {
+        if node.answer_to_a_fresh_call().await.is_ok() {
             return true;
         }
         sleep(RETURN_PAUSE).await;

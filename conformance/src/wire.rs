@@ -19,7 +19,7 @@ const SHOWN_CHARS: usize = 120;
 
 /// The node that is checked, and how to call it.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct NodeUnderTest {
     pub(crate) address: SocketAddr,
     pub(crate) method: String,
     pub(crate) uri: String,
@@ -37,7 +37,7 @@ pub(crate) enum KeyPosition {
     Nowhere,
 }
 
-impl Target {
+impl NodeUnderTest {
     /// A call whose key is this JSON text, with `more` members such as `,"$":{}`.
     pub(crate) fn call(&self, key: &str, place: KeyPosition, more: &str) -> String {
         let (method, uri) = (text(&self.method), text(&self.uri));

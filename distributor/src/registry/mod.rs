@@ -41,7 +41,7 @@ use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::{Budget, OutPacket};
 use crate::updates::encode::legacy_bytes;
-use crate::updates::lists::{ListCache, NextUpdate, PeerState, TargetState};
+use crate::updates::lists::{ListCache, NextUpdate, PeerState, PublishedState};
 
 /// The time between two rounds that remove nodes which did not come back, and the least number that
 /// one round removes.
@@ -76,16 +76,16 @@ pub(crate) struct Registry {
     /// The parts of a copy that a node has sent so far.
     copy: Vec<Record>,
     /// The states that peers of either version are being told.
-    targets: Targets,
+    published: PublishedStates,
     next_removal: Instant,
     draining: bool,
 }
 
 /// The states that are being published.
 #[derive(Debug, Default)]
-struct Targets {
+struct PublishedStates {
     legacy: Option<(OutPacket, Revision)>,
-    news: TargetState,
+    news: PublishedState,
 }
 
 #[derive(Debug)]
@@ -140,7 +140,7 @@ impl Registry {
             suspicions: Suspicions::default(),
             unreachable: UnreachableNodes::default(),
             copy: Vec::new(),
-            targets: Targets::default(),
+            published: PublishedStates::default(),
             next_removal: now,
             draining: false,
             config,
@@ -364,12 +364,12 @@ impl Registry {
     /// Publishes the present state to peers of this version, and returns it.
     pub(crate) fn publish(&mut self, version: Version) -> Revision {
         match version {
-            Version::V1 => self.targets.legacy = Some(self.lists.legacy(&self.entries, &self.config)),
+            Version::V1 => self.published.legacy = Some(self.lists.legacy(&self.entries, &self.config)),
             Version::V2 => {
                 self.entries.confirm_returned();
-                let target = TargetState { header: self.header(), is_whole: self.entries.is_whole() };
-                let before = std::mem::replace(&mut self.targets.news, target);
-                self.lists.shared_delta(&self.entries, before.header.revision, target.header);
+                let published = PublishedState { header: self.header(), is_whole: self.entries.is_whole() };
+                let before = std::mem::replace(&mut self.published.news, published);
+                self.lists.shared_delta(&self.entries, before.header.revision, published.header);
             }
         }
         self.revision()
@@ -377,12 +377,12 @@ impl Registry {
 
     /// The list that version 1 peers are being sent.
     pub(crate) fn legacy(&mut self) -> Option<(OutPacket, Revision)> {
-        self.targets.legacy.clone()
+        self.published.legacy.clone()
     }
 
     /// The packet that a version 2 peer has to be sent.
     pub(crate) fn update_for(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
-        let header = self.targets.news.header;
+        let header = self.published.news.header;
         let is_known = header.revision.epoch == self.entries.revision().epoch
             && self.entries.base(header.revision.into()).is_some();
         if !is_known {
@@ -390,7 +390,7 @@ impl Registry {
             self.publish(Version::V2);
         }
         self.count_unconfirmed(|registry| {
-            registry.lists.update_for(now, &registry.entries, registry.targets.news, known)
+            registry.lists.update_for(now, &registry.entries, registry.published.news, known)
         })
     }
 

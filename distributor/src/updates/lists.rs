@@ -20,7 +20,7 @@ pub(crate) struct ListCache {
     legacy: Option<(Revision, OutPacket)>,
     snapshot: Option<(UpdateHeader, OutPacket)>,
     /// The state to which the packets below lead.
-    target: TargetState,
+    published: PublishedState,
     changes: HashMap<PeerState, OutPacket>,
     /// What has changed since a revision, for one view. Peers that the last changes did not concern
     /// share one difference, even if they were last sent different states.
@@ -30,14 +30,14 @@ pub(crate) struct ListCache {
     shared_deltas: VecDeque<SharedDelta>,
     subsets: HashMap<View, OutPacket>,
     /// The last partial list that a peer asked for, with its state.
-    answered: Option<(TargetState, View, OutPacket)>,
+    answered: Option<(PublishedState, View, OutPacket)>,
     /// When the next list for a single peer may be encoded.
     subset_at: Option<Instant>,
 }
 
 /// A state that is published to all peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TargetState {
+pub(crate) struct PublishedState {
     pub(crate) header: UpdateHeader,
     /// The node of every entry has registered here, so every peer may see the whole list.
     pub(crate) is_whole: bool,
@@ -132,7 +132,7 @@ impl ListCache {
             memory,
             legacy: None,
             snapshot: None,
-            target: TargetState::default(),
+            published: PublishedState::default(),
             changes: HashMap::new(),
             differences: HashMap::new(),
             shared_deltas: VecDeque::new(),
@@ -155,17 +155,17 @@ impl ListCache {
         }
     }
 
-    /// The packet that a version 2 peer should be sent, in the fewest bytes. `target` is the state
+    /// The packet that a version 2 peer should be sent, in the fewest bytes. `published` is the state
     /// that is being published: when all peers take the same deltas, the same bytes serve all of
     /// them, however slow some are.
     pub(crate) fn update_for(
         &mut self,
         now: Instant,
         entries: &EntryTable,
-        target: TargetState,
+        published: PublishedState,
         known: &PeerState,
     ) -> NextUpdate {
-        let newest = target.header.revision;
+        let newest = published.header.revision;
         let is_there =
             |state: Option<Revision>| state.is_some_and(|state| state.epoch == newest.epoch && state.rev >= newest.rev);
         if is_there(known.revision) || is_there(known.irrelevant_until) {
@@ -182,7 +182,7 @@ impl ListCache {
                 false => NextUpdate::Nothing(newest),
             };
         }
-        self.set_target(target);
+        self.set_published(published);
         if let Some(known_revision) = known.revision
             && let Some(base) = entries.base(match known.irrelevant_until {
                 Some(revision) => revision.into(),
@@ -197,7 +197,7 @@ impl ListCache {
                 return NextUpdate::Nothing(newest);
             }
             let told_then =
-                StateAfter { revision: newest, confirmed_only: known.view.confirmed_only && !target.is_whole };
+                StateAfter { revision: newest, confirmed_only: known.view.confirmed_only && !published.is_whole };
             if let Some(packet) = self.changes.get(known) {
                 return NextUpdate::Packet(packet.clone(), told_then);
             }
@@ -205,9 +205,9 @@ impl ListCache {
                 // The digest covers all entries.
                 let knows_all = known.view.interests.is_none() && !told_then.confirmed_only;
                 let header = UpdateHeader {
-                    digest: target.header.digest.filter(|_| knows_all),
-                    warming: target.header.warming || told_then.confirmed_only,
-                    ..target.header
+                    digest: published.header.digest.filter(|_| knows_all),
+                    warming: published.header.warming || told_then.confirmed_only,
+                    ..published.header
                 };
                 let packet = OutPacket::reserved(encode_change(&difference, &header, known_revision), &self.memory);
                 if self.changes.len() < MAX_CACHED {
@@ -223,12 +223,12 @@ impl ListCache {
             let SharedDelta { to, packet, .. } = &self.shared_deltas[at];
             return NextUpdate::Packet(packet.clone(), StateAfter { revision: *to, confirmed_only: false });
         }
-        let view = View { interests: known.view.interests.clone(), confirmed_only: !target.is_whole };
+        let view = View { interests: known.view.interests.clone(), confirmed_only: !published.is_whole };
         if view.is_all() {
-            let (packet, revision) = self.snapshot(entries, target.header);
+            let (packet, revision) = self.snapshot(entries, published.header);
             return NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false });
         }
-        match self.subset(now, entries, target.header, &view) {
+        match self.subset(now, entries, published.header, &view) {
             Ok(packet) => {
                 NextUpdate::Packet(packet, StateAfter { revision: newest, confirmed_only: view.confirmed_only })
             }
@@ -236,11 +236,11 @@ impl ListCache {
         }
     }
 
-    fn difference(&mut self, entries: &EntryTable, base: u64, target: Revision, view: &View) -> Arc<Difference> {
+    fn difference(&mut self, entries: &EntryTable, base: u64, newest: Revision, view: &View) -> Arc<Difference> {
         if let Some(known) = self.differences.get(&(base, view.clone())) {
             return Arc::clone(known);
         }
-        let difference = Arc::new(entries.difference(base, target.rev, view));
+        let difference = Arc::new(entries.difference(base, newest.rev, view));
         if self.differences.len() < MAX_CACHED {
             self.differences.insert((base, view.clone()), Arc::clone(&difference));
         }
@@ -262,13 +262,13 @@ impl ListCache {
             Version::V1 => Ok(self.legacy(entries, config).0),
             Version::V2 if view.is_all() => self.newest(now, entries, header),
             Version::V2 => {
-                let target = TargetState { header, is_whole: entries.is_whole() };
+                let published = PublishedState { header, is_whole: entries.is_whole() };
                 // The published state may be an earlier one. Its packets are kept for other peers.
                 match &self.answered {
-                    Some((of, to, list)) if (of, to) == (&target, &view) => Ok(list.clone()),
-                    _ if target == self.target => self.subset(now, entries, header, &view),
+                    Some((of, to, list)) if (of, to) == (&published, &view) => Ok(list.clone()),
+                    _ if published == self.published => self.subset(now, entries, header, &view),
                     _ => self.encode_subset(now, entries, header, &view).inspect(|list| {
-                        self.answered = Some((target, view.clone(), list.clone()));
+                        self.answered = Some((published, view.clone(), list.clone()));
                     }),
                 }
             }
@@ -309,9 +309,9 @@ impl ListCache {
     }
 
     /// Sets the published state, and drops the packets of an earlier one.
-    fn set_target(&mut self, target: TargetState) {
-        if self.target != target {
-            self.target = target;
+    fn set_published(&mut self, published: PublishedState) {
+        if self.published != published {
+            self.published = published;
             self.changes.clear();
             self.differences.clear();
             self.subsets.clear();
@@ -436,8 +436,8 @@ mod tests {
         UpdateHeader { revision: entries.revision(), digest: Some(entries.digest()), ..UpdateHeader::default() }
     }
 
-    fn target(entries: &EntryTable) -> TargetState {
-        TargetState { header: header(entries), is_whole: entries.is_whole() }
+    fn published(entries: &EntryTable) -> PublishedState {
+        PublishedState { header: header(entries), is_whole: entries.is_whole() }
     }
 
     fn lists() -> ListCache {
@@ -542,7 +542,7 @@ mod tests {
         };
         let mut at = now();
         loop {
-            let (packet, told) = match lists.update_for(at, entries, target(entries), &known) {
+            let (packet, told) = match lists.update_for(at, entries, published(entries), &known) {
                 NextUpdate::Packet(packet, told) => (packet, told),
                 NextUpdate::Nothing(_) => break,
                 // A packet for one peer waits for recent ones for other peers.
@@ -610,7 +610,7 @@ mod tests {
         let (mut entries, mut lists) = (entries(10), lists());
         let known = PeerState { revision: Some(entries.revision()), ..PeerState::default() };
         register(&mut entries, 10);
-        let mut packet = || match lists.update_for(now(), &entries, target(&entries), &known) {
+        let mut packet = || match lists.update_for(now(), &entries, published(&entries), &known) {
             NextUpdate::Packet(packet, _) => packet.bytes().as_ptr(),
             other => panic!("there is a change: {other:?}"),
         };
@@ -636,7 +636,7 @@ mod tests {
         let mut news = |need: &str, micros: u64| {
             let interests = Some(Arc::new(Interests::new(vec![need.to_owned()])));
             let known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
-            match lists.update_for(start + Duration::from_micros(micros), &entries, target(&entries), &known) {
+            match lists.update_for(start + Duration::from_micros(micros), &entries, published(&entries), &known) {
                 NextUpdate::Packet(..) => None,
                 NextUpdate::Later(wait) => Some(wait.until()),
                 NextUpdate::Nothing(_) => panic!("the peer knows nothing"),
@@ -659,7 +659,7 @@ mod tests {
         };
         let mut news = |name: &str, seconds: u64| {
             let known = PeerState { view: interests(name), ..PeerState::default() };
-            lists.update_for(now() + Duration::from_secs(seconds), &entries, target(&entries), &known)
+            lists.update_for(now() + Duration::from_secs(seconds), &entries, published(&entries), &known)
         };
         let NextUpdate::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
         assert!(matches!(news("b", 1), NextUpdate::Later(_)));

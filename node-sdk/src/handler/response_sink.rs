@@ -26,9 +26,9 @@ pub(crate) enum WriteProgress {
     More,
 }
 
-/// The destination of a response. A call without a key is not answered.
+/// Where the response of a call goes. A call without a key is not answered.
 #[derive(Debug)]
-pub(crate) struct ResponseTarget {
+pub(crate) struct ReturnPath {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
     /// Most bytes of a response to a caller of version 1.
@@ -38,7 +38,7 @@ pub(crate) struct ResponseTarget {
 }
 
 /// A task that still reads the items of a call which is over gets an error.
-impl Drop for ResponseTarget {
+impl Drop for ReturnPath {
     fn drop(&mut self) {
         if let Some(call_stream) = &self.call_stream {
             call_stream.close();
@@ -51,11 +51,11 @@ impl Drop for ResponseTarget {
 pub(crate) struct ResponseSink<'a> {
     out: &'a mut BytesMut,
     start: usize,
-    to: &'a ResponseTarget,
+    to: &'a ReturnPath,
 }
 
 impl<'a> ResponseSink<'a> {
-    pub(crate) fn new(out: &'a mut BytesMut, to: &'a ResponseTarget) -> Self {
+    pub(crate) fn new(out: &'a mut BytesMut, to: &'a ReturnPath) -> Self {
         Self { start: out.len(), out, to }
     }
 
@@ -153,7 +153,7 @@ impl<'a> ResponseSink<'a> {
     }
 
     fn stream(&self) -> Option<(&'a CallStream, u64)> {
-        let ResponseTarget { call_stream, key, .. } = self.to;
+        let ReturnPath { call_stream, key, .. } = self.to;
         Some((call_stream.as_deref()?, key.as_ref()?.number()?))
     }
 

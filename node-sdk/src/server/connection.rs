@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::no_room;
 use crate::handler::Caller;
-use crate::handler::response_sink::{ResponseTarget, WriteProgress};
+use crate::handler::response_sink::{ReturnPath, WriteProgress};
 use crate::server::bad_frames::BadFrames;
 use crate::server::caller_socket::{read_enough, write};
 use crate::server::dispatch::{LocalService, StartedCall};
@@ -282,7 +282,7 @@ impl CallerConnection<'_> {
     }
 
     /// Checks that the response written after `before` bytes fits. Otherwise an error replaces it.
-    fn has_kept(&mut self, before: usize, to: &ResponseTarget) -> bool {
+    fn has_kept(&mut self, before: usize, to: &ReturnPath) -> bool {
         let waiting = self.responses.len();
         if waiting == before || self.share.fits(waiting) {
             if waiting - before > MIN_BYTES {
@@ -373,12 +373,12 @@ impl CallerConnection<'_> {
             Err(error) => Err(error),
         };
         let Ok(mut begun) = begun else { return self.bad_frames.reject() };
-        let (to, before) = (begun.detach_target(), self.responses.len());
+        let (to, before) = (begun.detach_return_path(), self.responses.len());
         let polled = self.responses.answer(&to, |sink| begun.poll_answer(task, sink));
         if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }
-        begun.attach_target(to);
+        begun.attach_return_path(to);
         self.run_call(RunningCall::new(begun, CALL_BYTES + frame.len()));
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::handler::call_stream::CallStream;
 use crate::handler::invocation::RunningHandler;
-use crate::handler::response_sink::{ResponseSink, ResponseTarget, WriteProgress};
+use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
 use crate::routing::router::Router;
 use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
@@ -68,7 +68,7 @@ pub(crate) struct LocalRoute {
 
 /// A call that has been begun.
 pub(crate) struct StartedCall {
-    pub(crate) to: ResponseTarget,
+    pub(crate) to: ReturnPath,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
     /// It is not idempotent, or has no response: it is finished even if its caller goes.
@@ -110,7 +110,7 @@ impl LocalService {
     /// Refuses a call that is meant for another instance, without a look at what it asks for.
     pub(crate) fn misdirected(&self, mut request: Request<'_>) -> StartedCall {
         let legacy_bytes = self.legacy_bytes;
-        let to = ResponseTarget { version: request.version, key: request.key.take(), legacy_bytes, call_stream: None };
+        let to = ReturnPath { version: request.version, key: request.key.take(), legacy_bytes, call_stream: None };
         let message = format!("this is another instance of {}, or another service, than the call is for", self.name);
         let error = ServiceError::new(WRONG_INSTANCE_STATUS, WRONG_INSTANCE, message);
         StartedCall::failed(to, Context::default(), error)
@@ -135,7 +135,7 @@ impl LocalService {
             .filter(|_| streams)
             .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
         let legacy_bytes = self.legacy_bytes;
-        let mut to = ResponseTarget { version: request.version, key, legacy_bytes, call_stream };
+        let mut to = ReturnPath { version: request.version, key, legacy_bytes, call_stream };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -227,7 +227,7 @@ impl LocalService {
 }
 
 impl StartedCall {
-    fn failed(to: ResponseTarget, context: Context, error: ServiceError) -> Self {
+    fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
         Self { to, context, running: Err(error), finishes: false, _permit: None }
     }
 
@@ -236,18 +236,13 @@ impl StartedCall {
         self.finishes && self.running.is_ok() && self.to.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
     }
 
-    /// Lends the target of the response, until [`attach_target`](Self::attach_target).
-    pub(crate) fn detach_target(&mut self) -> ResponseTarget {
-        let ResponseTarget { version, key, legacy_bytes, call_stream } = &mut self.to;
-        ResponseTarget {
-            version: *version,
-            key: key.take(),
-            legacy_bytes: *legacy_bytes,
-            call_stream: call_stream.take(),
-        }
+    /// Lends the return path of the response, until [`attach_return_path`](Self::attach_return_path).
+    pub(crate) fn detach_return_path(&mut self) -> ReturnPath {
+        let ReturnPath { version, key, legacy_bytes, call_stream } = &mut self.to;
+        ReturnPath { version: *version, key: key.take(), legacy_bytes: *legacy_bytes, call_stream: call_stream.take() }
     }
 
-    pub(crate) fn attach_target(&mut self, to: ResponseTarget) {
+    pub(crate) fn attach_return_path(&mut self, to: ReturnPath) {
         self.to = to;
     }
 
@@ -299,7 +294,7 @@ pub(crate) struct PolledResponse {
 impl StartedCall {
     /// As [`poll_answer`](Self::poll_answer), with a packet of its own.
     pub(crate) fn poll_response(&mut self, task: &mut TaskContext<'_>) -> Poll<PolledResponse> {
-        let to = self.detach_target();
+        let to = self.detach_return_path();
         let mut packet = BytesMut::new();
         let polled = self.poll_answer(task, &mut ResponseSink::new(&mut packet, &to));
         let version = to.version;

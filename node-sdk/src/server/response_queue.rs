@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use protocol::{ReadWindow, Version, WindowFull};
 
 use crate::error::ServiceError;
-use crate::handler::response_sink::{ResponseSink, ResponseTarget};
+use crate::handler::response_sink::{ResponseSink, ReturnPath};
 
 /// An estimate: a version 1 caller on another machine that sends calls also reads within this time.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
@@ -74,7 +74,7 @@ impl ResponseQueue {
     }
 
     /// Replaces everything written after `bytes` by an error.
-    pub(crate) fn replace(&mut self, bytes: usize, to: &ResponseTarget, error: &ServiceError) {
+    pub(crate) fn replace(&mut self, bytes: usize, to: &ReturnPath, error: &ServiceError) {
         let added = self.len().saturating_sub(bytes);
         match to.version {
             Version::V2 => {
@@ -92,7 +92,7 @@ impl ResponseQueue {
     }
 
     /// Gives `answer` a sink for one response.
-    pub(crate) fn answer<R>(&mut self, to: &ResponseTarget, answer: impl FnOnce(&mut ResponseSink<'_>) -> R) -> R {
+    pub(crate) fn answer<R>(&mut self, to: &ReturnPath, answer: impl FnOnce(&mut ResponseSink<'_>) -> R) -> R {
         match to.version {
             Version::V2 => answer(&mut ResponseSink::new(&mut self.batch, to)),
             Version::V1 => {
@@ -180,7 +180,7 @@ mod tests {
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
-            let to = ResponseTarget {
+            let to = ReturnPath {
                 version: to,
                 key: Some(Key::Number(1)),
                 legacy_bytes: LEGACY_READ_BYTES,
