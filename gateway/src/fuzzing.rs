@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{Bytes, BytesMut};
 
 use crate::config::file::check_text;
-use crate::downstream::proxy_protocol::{Announced, parse};
+use crate::downstream::proxy_protocol::{ProxyHeader, parse};
 use crate::http1::body::BodyReader;
 use crate::http1::head_reader::HeadReader;
 use crate::http1::line_ends::LineEnds;
@@ -179,8 +179,8 @@ pub fn write_chunked(data: &[u8], trailers: &[u8], size: usize) -> Vec<u8> {
 pub fn proxy_protocol(bytes: &[u8]) -> Option<Result<(Option<SocketAddr>, usize), ()>> {
     parse(bytes).map(|header| {
         header.map(|(announced, length)| match announced {
-            Announced::Client { address, is_tls: _ } => (Some(address), length),
-            Announced::Local => (None, length),
+            ProxyHeader::Client { address, is_tls: _ } => (Some(address), length),
+            ProxyHeader::Local => (None, length),
         })
     })
 }

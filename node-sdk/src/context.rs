@@ -84,16 +84,16 @@ impl Context {
     /// Runs `act` in this context, and keeps what `act` changes of it.
     pub(crate) fn enter<T>(&mut self, act: impl FnOnce() -> T) -> T {
         /// Restores the previous context, even when `act` panics.
-        struct RestoreOnDrop<'a> {
+        struct LeaveOnDrop<'a> {
             before: Context,
             entered: &'a mut Context,
         }
-        impl Drop for RestoreOnDrop<'_> {
+        impl Drop for LeaveOnDrop<'_> {
             fn drop(&mut self) {
                 *self.entered = CURRENT.replace(self.before);
             }
         }
-        let _leave = RestoreOnDrop { before: CURRENT.replace(*self), entered: self };
+        let _leave = LeaveOnDrop { before: CURRENT.replace(*self), entered: self };
         act()
     }
 }

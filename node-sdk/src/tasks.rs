@@ -37,8 +37,8 @@ impl NodeTasks {
     }
 
     /// Work of this node: what it spawns are tasks of the node.
-    pub(crate) fn scope<F>(&self, future: F) -> WorkOfNode<F> {
-        WorkOfNode { tasks: Some(self.clone()), future }
+    pub(crate) fn scope<F>(&self, future: F) -> ScopedFuture<F> {
+        ScopedFuture { tasks: Some(self.clone()), future }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -55,7 +55,7 @@ impl NodeTasks {
 pin_project! {
     /// See [`NodeTasks::scope`].
     #[derive(Debug)]
-    pub(crate) struct WorkOfNode<F> {
+    pub(crate) struct ScopedFuture<F> {
         // Lent to the thread while the future is polled, so that no counter is touched.
         tasks: Option<NodeTasks>,
         #[pin]
@@ -63,22 +63,22 @@ pin_project! {
     }
 }
 
-impl<F: Future> Future for WorkOfNode<F> {
+impl<F: Future> Future for ScopedFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         /// Takes the tasks back, even when the future panics.
-        struct RestoreOnDrop<'a> {
+        struct ReturnOnDrop<'a> {
             before: Option<NodeTasks>,
             lent: &'a mut Option<NodeTasks>,
         }
-        impl Drop for RestoreOnDrop<'_> {
+        impl Drop for ReturnOnDrop<'_> {
             fn drop(&mut self) {
                 *self.lent = CURRENT.replace(self.before.take());
             }
         }
         let this = self.project();
-        let _restore = RestoreOnDrop { before: CURRENT.replace(this.tasks.take()), lent: this.tasks };
+        let _restore = ReturnOnDrop { before: CURRENT.replace(this.tasks.take()), lent: this.tasks };
         this.future.poll(context)
     }
 }

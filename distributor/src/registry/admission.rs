@@ -134,12 +134,13 @@ impl Registry {
         self.interest_budget.set(session, host, interest_bytes);
         let interests = interests.map(Arc::new);
         self.visibility.set_interests(session, interests.as_ref());
-        let shared = if matches!(admission, Admission::Listed(_)) { self.note_shared(now, session) } else { None };
+        let shared =
+            if matches!(admission, Admission::Listed(_)) { self.record_shared_url(now, session) } else { None };
         Ok(Accepted { admission, interests, resume, shared })
     }
 
-    /// Notes in the history that services of two names offer one url, and returns which.
-    fn note_shared(&mut self, now: Instant, session: SessionId) -> Option<SharedUrl> {
+    /// Records in the history that services of two names offer one url, and returns which.
+    fn record_shared_url(&mut self, now: Instant, session: SessionId) -> Option<SharedUrl> {
         let record = Arc::clone(self.entries.record_of(session)?);
         let (urls, other) = self.entries.newly_shared(&record)?;
         let shared = SharedUrl { url: urls[0].into(), other: other.name.clone(), count: urls.len() };

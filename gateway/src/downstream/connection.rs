@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::downstream::clients::ClientGuard;
 use crate::downstream::http1;
 use crate::downstream::http2;
-use crate::downstream::proxy_protocol::{self, Announced};
+use crate::downstream::proxy_protocol::{self, ProxyHeader};
 use crate::downstream::tls::Tls;
 use crate::downstream::worker::Worker;
 use crate::io::budget::{ConnectionBudget, Reservation};
@@ -57,13 +57,13 @@ impl DownstreamConnection<'_> {
         let peer = address.ip().to_canonical();
         if config.proxy_protocol.iter().any(|network| network.contains(&peer)) {
             match timeout_at(deadline, Box::pin(proxy_protocol::read(&mut stream))).await {
-                Ok(Ok(Announced::Client { address: announced, is_tls })) => {
+                Ok(Ok(ProxyHeader::Client { address: announced, is_tls })) => {
                     address = announced;
                     scheme = if is_tls { Scheme::Https } else { Scheme::Http };
                     self.client.set_client(announced.ip());
                 }
                 // The balancer connects for itself, for example to check whether we are alive.
-                Ok(Ok(Announced::Local)) => {}
+                Ok(Ok(ProxyHeader::Local)) => {}
                 Ok(Err(_)) => return "no PROXY header",
                 Err(_elapsed) => return "no PROXY header in time",
             }

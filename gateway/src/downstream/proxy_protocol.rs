@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Announced {
+pub(crate) enum ProxyHeader {
     Client {
         address: SocketAddr,
         /// It speaks TLS with the balancer, which says so in version 2.
@@ -40,7 +40,7 @@ pub(crate) enum Announced {
 ///
 /// # Errors
 /// When there is no header, or it is malformed.
-pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
+pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
     let mut first = [0; MAX_BYTES];
     let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
@@ -64,7 +64,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
 }
 
 /// The client that is announced, and the header's length; `None` when more is needed.
-pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(ProxyHeader, usize), ()>> {
     let begins = |start: &[u8]| start.starts_with(&bytes[..bytes.len().min(start.len())]);
     let is_line = begins(V1);
     if !is_line && !begins(V2) {
@@ -84,14 +84,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
     }
     let announced = |address: IpAddr, port: u16, is_tls| {
         let address = SocketAddr::new(address, port);
-        Announced::Client { address, is_tls }
+        ProxyHeader::Client { address, is_tls }
     };
     Some(match header {
         HeaderResult::V1(Ok(header)) => {
             let client = match &header.addresses {
                 v1::Addresses::Tcp4(of) => announced(of.source_address.into(), of.source_port, false),
                 v1::Addresses::Tcp6(of) => announced(of.source_address.into(), of.source_port, false),
-                v1::Addresses::Unknown => Announced::Local,
+                v1::Addresses::Unknown => ProxyHeader::Local,
             };
             Ok((client, header.header.len()))
         }
@@ -100,10 +100,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
                 more.kind == v2::Type::SSL as u8 && more.value.first().is_some_and(|flags| flags & CLIENT_SSL != 0)
             });
             let client = match (&header.command, &header.addresses) {
-                (v2::Command::Local, _) => Announced::Local,
+                (v2::Command::Local, _) => ProxyHeader::Local,
                 (_, v2::Addresses::IPv4(of)) => announced(of.source_address.into(), of.source_port, is_tls),
                 (_, v2::Addresses::IPv6(of)) => announced(of.source_address.into(), of.source_port, is_tls),
-                _ => Announced::Local,
+                _ => ProxyHeader::Local,
             };
             Ok((client, header.len()))
         }
@@ -118,7 +118,7 @@ mod tests {
     /// Checks the meaning of a header that a request follows, and that every incomplete part of it
     /// is waited for.
     #[track_caller]
-    fn check(header: &[u8], expected: Option<Announced>) {
+    fn check(header: &[u8], expected: Option<ProxyHeader>) {
         let bytes = [header, b"GET / HTTP/1.1\r\n"].concat();
         match expected {
             Some(announced) => {
@@ -131,15 +131,15 @@ mod tests {
         }
     }
 
-    fn client(address: &str) -> Option<Announced> {
-        Some(Announced::Client { address: address.parse().unwrap(), is_tls: false })
+    fn client(address: &str) -> Option<ProxyHeader> {
+        Some(ProxyHeader::Client { address: address.parse().unwrap(), is_tls: false })
     }
 
     #[test]
     fn both_versions_are_understood() {
         check(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\r\n", client("192.0.2.1:4711"));
         check(b"PROXY TCP6 2001:db8::1 2001:db8::2 4711 443\r\n", client("[2001:db8::1]:4711"));
-        check(b"PROXY UNKNOWN\r\n", Some(Announced::Local));
+        check(b"PROXY UNKNOWN\r\n", Some(ProxyHeader::Local));
         let version_2 = |command: u8, family: u8, addresses: &[u8]| {
             let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
             [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &length, addresses].concat()
@@ -152,9 +152,9 @@ mod tests {
         for (flags, is_tls) in [(1, true), (7, true), (0, false)] {
             let more = [&v4[..], &[0x20, 0, 5, flags, 0, 0, 0, 0]].concat();
             let address = "192.0.2.1:4711".parse().unwrap();
-            check(&version_2(1, 0x11, &more), Some(Announced::Client { address, is_tls }));
+            check(&version_2(1, 0x11, &more), Some(ProxyHeader::Client { address, is_tls }));
         }
-        check(&version_2(0, 0, &[]), Some(Announced::Local));
+        check(&version_2(0, 0, &[]), Some(ProxyHeader::Local));
         let v6 = [[0; 15].as_slice(), &[1], &[0; 16], &[0x12, 0x67, 1, 187]].concat();
         check(&version_2(1, 0x21, &v6), client("[::1]:4711"));
     }

@@ -42,7 +42,7 @@ use crate::proxy::forward::respond_with_stream;
 use crate::proxy::shedding::Shedding;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{JSON, has_body, is_stream, response};
-use crate::route::limits::Limited;
+use crate::route::limits::LimitExceeded;
 use crate::route::path::{self, BadPath};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
@@ -317,16 +317,16 @@ fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedP
     }
 }
 
-fn limit_problem(limited: Limited, route: &Route) -> BodyError {
-    match limited {
-        Limited::Rate { wait } => {
+fn limit_problem(exceeded: LimitExceeded, route: &Route) -> BodyError {
+    match exceeded {
+        LimitExceeded::Rate { wait } => {
             let rate = route.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
             let detail = format!("rate limit exceeded: {rate}");
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
             BodyError::Problem(Problem { retry_after: Some(wait), ..problem })
         }
-        Limited::Concurrency => {
+        LimitExceeded::Concurrency => {
             let detail = "concurrency limit reached";
             problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
         }

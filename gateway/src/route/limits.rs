@@ -59,7 +59,7 @@ type InFlight = Mutex<FairQueue<Infallible>>;
 
 /// Why a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limited {
+pub(crate) enum LimitExceeded {
     /// All clients, or this client, have as many requests at a time as allowed.
     Concurrency,
     /// There will be room after this time.
@@ -92,7 +92,12 @@ impl RouteLimits {
 
     /// Admits a request, or says why not. `header`: the value of the field that [`RateBy::Header`]
     /// names.
-    pub(crate) fn admit(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<RouteGuard, Limited> {
+    pub(crate) fn admit(
+        &self,
+        client: IpAddr,
+        header: Option<&[u8]>,
+        now: Instant,
+    ) -> Result<RouteGuard, LimitExceeded> {
         if let Some(rate) = &self.rate {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             let clients = clients.get_or_insert_with(|| ClientRates::new(now));
@@ -101,12 +106,12 @@ impl RouteLimits {
                 RateBy::Address => clients.try_spend(rate, &address_group(client), now),
                 RateBy::Header(_) => clients.try_spend(rate, &header, now),
             };
-            spent.map_err(|wait| Limited::Rate { wait })?;
+            spent.map_err(|wait| LimitExceeded::Rate { wait })?;
         }
         let Some(in_flight) = &self.in_flight else { return Ok(RouteGuard(None)) };
         let client = address_group(client);
         if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).try_acquire(client) {
-            return Err(Limited::Concurrency);
+            return Err(LimitExceeded::Concurrency);
         }
         Ok(RouteGuard(Some((Arc::clone(in_flight), client))))
     }
@@ -211,7 +216,7 @@ mod tests {
             None,
             start + Duration::from_secs_f64(after),
         ) {
-            Err(Limited::Rate { wait }) => Some(wait.as_millis()),
+            Err(LimitExceeded::Rate { wait }) => Some(wait.as_millis()),
             _ => None,
         };
         assert_eq!(
@@ -250,10 +255,10 @@ mod tests {
         let limits = limits(Some(2), 0, 0, RateBy::Route);
         let take = || limits.admit([10, 0, 0, 1].into(), None, Instant::now());
         let (first, second) = (take().unwrap(), take().unwrap());
-        assert_eq!(take().unwrap_err(), Limited::Concurrency);
+        assert_eq!(take().unwrap_err(), LimitExceeded::Concurrency);
         drop(first);
         let third = take().unwrap();
-        assert_eq!(take().unwrap_err(), Limited::Concurrency);
+        assert_eq!(take().unwrap_err(), LimitExceeded::Concurrency);
         drop((second, third));
         assert_eq!(limits.in_flight.as_ref().unwrap().lock().unwrap().free(), 2);
     }

@@ -22,7 +22,7 @@ pub(crate) type RunningHandler = Pin<Box<dyn PollHandler>>;
 /// Work that ends with a response.
 pub(crate) trait PollHandler: Send {
     /// Polls the work. When it is done, the response is in `sink`.
-    fn poll_answer(
+    fn poll_response(
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
         sink: &mut ResponseSink<'_>,
@@ -115,7 +115,7 @@ where
     T: Respond,
     E: Into<ServiceError>,
 {
-    fn poll_answer(
+    fn poll_response(
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
         sink: &mut ResponseSink<'_>,

@@ -108,13 +108,13 @@ impl GuardedCall {
 }
 
 impl PollHandler for GuardedCall {
-    fn poll_answer(
+    fn poll_response(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
         sink: &mut ResponseSink<'_>,
     ) -> Poll<WriteProgress> {
         match ready!(self.poll_inner(task)) {
-            Ok(inner) => inner.as_mut().poll_answer(task, sink),
+            Ok(inner) => inner.as_mut().poll_response(task, sink),
             Err(error) => {
                 sink.failure(&error);
                 Poll::Ready(WriteProgress::Done)

@@ -139,7 +139,7 @@ impl<'a> ResponseSink<'a> {
 
     /// Around each poll of the handler: opens the stream and grants credit where that is due.
     /// Returns whether it has opened the stream.
-    pub(crate) fn attend(&mut self, task: &Context<'_>) -> bool {
+    pub(crate) fn write_stream_control(&mut self, task: &Context<'_>) -> bool {
         let Some((call_stream, key)) = self.stream() else { return false };
         call_stream.register_waker(task);
         let opens = call_stream.set_open(false);

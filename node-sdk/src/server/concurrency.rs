@@ -91,13 +91,13 @@ impl WaitingCall {
 }
 
 impl PollHandler for WaitingCall {
-    fn poll_answer(
+    fn poll_response(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
         sink: &mut ResponseSink<'_>,
     ) -> Poll<WriteProgress> {
         match ready!(self.poll_turn(task)) {
-            Ok(running) => running.as_mut().poll_answer(task, sink),
+            Ok(running) => running.as_mut().poll_response(task, sink),
             Err(error) => {
                 sink.failure(&error);
                 Poll::Ready(WriteProgress::Done)

@@ -374,7 +374,7 @@ impl CallerConnection<'_> {
         };
         let Ok(mut begun) = begun else { return self.bad_frames.reject() };
         let (to, before) = (begun.detach_return_path(), self.responses.len());
-        let polled = self.responses.answer(&to, |sink| begun.poll_answer(task, sink));
+        let polled = self.responses.answer(&to, |sink| begun.poll_response(task, sink));
         if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }

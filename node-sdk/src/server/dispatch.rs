@@ -248,7 +248,7 @@ impl StartedCall {
 
     /// Polls the work. The ready part of the response is then in `sink`. A panic costs only this
     /// call.
-    pub(crate) fn poll_answer(
+    pub(crate) fn poll_response(
         &mut self,
         task: &mut TaskContext<'_>,
         sink: &mut ResponseSink<'_>,
@@ -261,14 +261,14 @@ impl StartedCall {
                 return Poll::Ready(WriteProgress::Done);
             }
         };
-        if sink.attend(task) {
+        if sink.write_stream_control(task) {
             *context = context.outlasting();
         }
-        let poll = || context.enter(|| running.poll_answer(task, sink));
+        let poll = || context.enter(|| running.poll_response(task, sink));
         match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => {
                 // A handler behind a guard may just have begun to take items.
-                if sink.attend(task) {
+                if sink.write_stream_control(task) {
                     *context = context.outlasting();
                 }
                 if sink.has_written() { Poll::Ready(WriteProgress::More) } else { Poll::Pending }
@@ -292,11 +292,11 @@ pub(crate) struct PolledResponse {
 }
 
 impl StartedCall {
-    /// As [`poll_answer`](Self::poll_answer), with a packet of its own.
-    pub(crate) fn poll_response(&mut self, task: &mut TaskContext<'_>) -> Poll<PolledResponse> {
+    /// As [`poll_response`](Self::poll_response), with a packet of its own.
+    pub(crate) fn poll_response_packet(&mut self, task: &mut TaskContext<'_>) -> Poll<PolledResponse> {
         let to = self.detach_return_path();
         let mut packet = BytesMut::new();
-        let polled = self.poll_answer(task, &mut ResponseSink::new(&mut packet, &to));
+        let polled = self.poll_response(task, &mut ResponseSink::new(&mut packet, &to));
         let version = to.version;
         self.to = to;
         polled.map(|progress| PolledResponse { version, packet, progress })

@@ -116,7 +116,7 @@ impl Future for LocalRun {
 
 /// The response as a frame, without its delimiter.
 fn poll_packet(begun: &mut StartedCall, task: &mut TaskContext<'_>) -> Poll<BytesMut> {
-    let polled = ready!(begun.poll_response(task));
+    let polled = ready!(begun.poll_response_packet(task));
     debug_assert_eq!(polled.progress, WriteProgress::Done, "a call without credit is no stream");
     let mut packet = polled.packet;
     packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));

@@ -69,7 +69,7 @@ impl ReleasedCalls {
 
 async fn finished(mut call: StartedCall) {
     poll_fn(|task| {
-        while ready!(call.poll_response(task)).progress == WriteProgress::More {}
+        while ready!(call.poll_response_packet(task)).progress == WriteProgress::More {}
         Poll::Ready(())
     })
     .await;

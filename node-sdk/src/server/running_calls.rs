@@ -101,7 +101,7 @@ impl Future for RunningCall {
         if self.control.is_left.load(Ordering::Acquire) {
             return Poll::Ready(Polled::Left(self.begun.take()));
         }
-        let Some(Poll::Ready(polled)) = self.begun.as_mut().map(|begun| begun.poll_response(task)) else {
+        let Some(Poll::Ready(polled)) = self.begun.as_mut().map(|begun| begun.poll_response_packet(task)) else {
             return Poll::Pending;
         };
         let Self { key, bytes, .. } = *self;

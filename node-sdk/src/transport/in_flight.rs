@@ -67,7 +67,7 @@ struct Slot {
 #[derive(Debug)]
 enum SlotState {
     Free,
-    Waiting(WaitingCall),
+    Waiting(WaitingSlot),
     Done(CallResult),
     /// On the heap: few calls are streams, and every slot would have the size of a stream.
     Open(Box<StreamSlot>),
@@ -92,7 +92,7 @@ pub(crate) struct StreamOptions {
 }
 
 #[derive(Debug)]
-struct WaitingCall {
+struct WaitingSlot {
     waker: Option<Waker>,
     began: Instant,
     deadline: Instant,
@@ -148,7 +148,7 @@ impl InFlight {
         let key = u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64;
         let range = self.write_queue.push(&self.limits, Some(key), |out| write(key, out))?;
         self.free.pop();
-        self.slots[slot].state = SlotState::Waiting(WaitingCall { waker: None, began: now, deadline, stream, range });
+        self.slots[slot].state = SlotState::Waiting(WaitingSlot { waker: None, began: now, deadline, stream, range });
         self.waiting += 1;
         self.responses_due += 1;
         if let Some(options) = stream {
@@ -171,7 +171,7 @@ impl InFlight {
     pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<CallResult> {
         let Some(slot) = self.slot(key) else { return Poll::Ready(Err(CallFailure::Lost { written: true })) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(WaitingCall { waker, .. }) => {
+            SlotState::Waiting(WaitingSlot { waker, .. }) => {
                 if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
                     *waker = Some(context.waker().clone());
                 }
@@ -191,7 +191,7 @@ impl InFlight {
     pub(crate) fn cancel(&mut self, key: u64) {
         let Some(slot) = self.slot(key) else { return };
         match self.release(slot) {
-            SlotState::Waiting(WaitingCall { range, .. }) => {
+            SlotState::Waiting(WaitingSlot { range, .. }) => {
                 self.waiting -= 1;
                 self.write_queue.withdraw(&self.limits, key, range);
             }
@@ -270,7 +270,7 @@ impl InFlight {
         self.next_deadline = None;
         for slot in 0..self.slots.len() {
             let (deadline, range) = match &self.slots[slot].state {
-                SlotState::Waiting(WaitingCall { deadline, range, .. }) => (*deadline, Some(*range)),
+                SlotState::Waiting(WaitingSlot { deadline, range, .. }) => (*deadline, Some(*range)),
                 SlotState::Open(open) if !open.is_over() && open.deadline.is_some() => {
                     (open.deadline.unwrap_or(now), None)
                 }
@@ -306,7 +306,7 @@ impl InFlight {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
             match &self.slots[slot].state {
-                SlotState::Waiting(WaitingCall { range, .. }) => {
+                SlotState::Waiting(WaitingSlot { range, .. }) => {
                     let written = may_have_begun && self.write_queue.has_written(*range);
                     wakers.extend(self.complete(slot, Err(CallFailure::Lost { written })));
                 }
@@ -380,7 +380,7 @@ impl InFlight {
     fn complete(&mut self, slot: usize, outcome: CallResult) -> Option<Waker> {
         self.waiting -= 1;
         match std::mem::replace(&mut self.slots[slot].state, SlotState::Done(outcome)) {
-            SlotState::Waiting(WaitingCall { waker, .. }) => waker,
+            SlotState::Waiting(WaitingSlot { waker, .. }) => waker,
             SlotState::Free | SlotState::Done(_) | SlotState::Open(_) => None,
         }
     }

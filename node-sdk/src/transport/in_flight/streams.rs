@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
 
-use super::{CallFailure, InFlight, SlotState, StreamOptions, WaitingCall};
+use super::{CallFailure, InFlight, SlotState, StreamOptions, WaitingSlot};
 use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
 use crate::transport::write_queue::{EnqueueError, QueuedRange};
 
@@ -53,7 +53,7 @@ impl InFlight {
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         let Some(slot) = self.slot(key) else { return Err(frame) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(WaitingCall { waker, began, stream: Some(options), range, .. }) if part.number == 0 => {
+            SlotState::Waiting(WaitingSlot { waker, began, stream: Some(options), range, .. }) if part.number == 0 => {
                 let (waker, took) = (waker.take(), now.saturating_duration_since(*began));
                 let open = StreamSlot::new(frame, *options, *range);
                 self.next_deadline = self.next_deadline.into_iter().chain(open.deadline).min();
