@@ -46,7 +46,7 @@ function inVain(listens, told) {
 }
 
 // What the first bytes of an answer show that is not a Distributor's; null while it may be one.
-function stranger(bytes) {
+function foreignServer(bytes) {
   const text = bytes.subarray(0, 16).toString('latin1').trimStart();
   if (text === '' || /^[{\u00c2]/.test(text)) return null;
   if (/^(HTTP|<)/.test(text)) return 'it speaks HTTP';
@@ -55,4 +55,4 @@ function stranger(bytes) {
   return 'what it sends is no packet';
 }
 
-module.exports = { farEnd, inVain, isOwn, resolved, stranger };
+module.exports = { farEnd, inVain, isOwn, resolved, foreignServer };

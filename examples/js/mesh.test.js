@@ -12,7 +12,7 @@ const net = require('node:net');
 const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
-const { farEnd, stranger } = require('./hosts');
+const { farEnd, foreignServer } = require('./hosts');
 const { offerHttp } = require('./http');
 const Server = require('./mesh');
 const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
@@ -779,7 +779,7 @@ test('gu13: a caller that looks for another instance is told, and its calls are 
 });
 
 test('c11: what is no Distributor is called so, and asked less and less often', async (t) => {
-  const check = (bytes, expected) => assert.equal(stranger(Buffer.from(bytes)), expected, bytes);
+  const check = (bytes, expected) => assert.equal(foreignServer(Buffer.from(bytes)), expected, bytes);
   for (const maybe of ['', '\r\n', '{', '¶', ' {"uri"']) check(maybe, null);
   check('HTTP/1.1 400 Bad Request\r\n', 'it speaks HTTP');
   check('<html>', 'it speaks HTTP');

@@ -3,13 +3,13 @@
 // A node's side of the registry: what it knows, and its connection to the Distributor.
 
 const { createHash, randomBytes } = require('node:crypto');
-const { farEnd, inVain, isOwn, resolved, stranger } = require('./hosts');
+const { farEnd, inVain, isOwn, resolved, foreignServer } = require('./hosts');
 const { crc32, explain, isObject, parts, shown } = require('./packets');
 
 const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice what our Distributor lets it become
 const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all around them less than 64 KiB
 const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come back one by one
-const STRANGER_MS = 30_000; // the longest pause before what is no Distributor is asked again
+const FOREIGN_SERVER_MS = 30_000; // the longest pause before what is no Distributor is asked again
 const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
 const LONGEST_WAIT_MS = 3_600_000; // whatever the Distributor says
 const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
@@ -31,7 +31,7 @@ class Registry {
   constructor(service, { id, secret, version, advertise, listens = () => undefined }, client, onNoti) {
     this.#secret = secret;
     Object.assign(this, { service, id, version, advertise, listens, client, onNoti, replica: new Replica(), left: false });
-    Object.assign(this, { notYoursAt: -Infinity, warnedOf: null, strangerMs: RECONNECT_MS / 2 });
+    Object.assign(this, { notYoursAt: -Infinity, warnedOf: null, foreignServerMs: RECONNECT_MS / 2 });
     this.where = `distributor ${client.options.host}:${client.options.port}`;
     this.trouble = ''; // told once, not at each try
     this.cause = '';
@@ -216,12 +216,12 @@ class Registry {
     this.replica.disconnected();
     clearTimeout(this.timer);
     if (this.left) return;
-    this.strange ??= this.told === false ? stranger(this.client.leftOver ?? Buffer.alloc(0)) : null;
+    this.strange ??= this.told === false ? foreignServer(this.client.leftOver ?? Buffer.alloc(0)) : null;
     if (this.strange !== null) {
       this.isNone(this.strange);
       return;
     }
-    if (this.told) this.strangerMs = RECONNECT_MS / 2;
+    if (this.told) this.foreignServerMs = RECONNECT_MS / 2;
     if (this.trouble !== this.cause) {
       this.service.onLog(`no connection to ${this.where}: ${this.cause}; trying again every 3 s`, true);
     }
@@ -236,11 +236,11 @@ class Registry {
   // What is there is no Distributor, and does not become one by being asked.
   isNone(what) {
     this.strange = null;
-    this.strangerMs = Math.min(this.strangerMs * 2, STRANGER_MS);
+    this.foreignServerMs = Math.min(this.foreignServerMs * 2, FOREIGN_SERVER_MS);
     const text = `${this.where} is no Distributor: ${what}. Is the address right?`;
     if (this.trouble !== text) this.service.onLog(text, true);
     this.trouble = text;
-    this.timer = setTimeout(() => this.connect(), this.strangerMs * (0.9 + 0.2 * Math.random()));
+    this.timer = setTimeout(() => this.connect(), this.foreignServerMs * (0.9 + 0.2 * Math.random()));
   }
 
   leave() {

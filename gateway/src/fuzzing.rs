@@ -178,7 +178,7 @@ pub fn write_chunked(data: &[u8], trailers: &[u8], size: usize) -> Vec<u8> {
 /// header is. `None`: it is not whole.
 pub fn proxy_protocol(bytes: &[u8]) -> Option<Result<(Option<SocketAddr>, usize), ()>> {
     parse(bytes).map(|header| {
-        header.map(|(announced, length)| match announced {
+        header.map(|(header, length)| match header {
             ProxyHeader::Client { address, is_tls: _ } => (Some(address), length),
             ProxyHeader::Local => (None, length),
         })

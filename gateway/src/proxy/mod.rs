@@ -202,7 +202,7 @@ impl Proxy<'_> {
         }
         let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
         let guard = route.limits.admit(client, header, begin);
-        let _guard = guard.map_err(|limited| limit_problem(limited, route))?;
+        let _guard = guard.map_err(|exceeded| limit_problem(exceeded, route))?;
         let deadline = begin + route.timeout.unwrap_or(snapshot.config.request_timeout);
         let (path, context) = (&*path, |path| RequestContext {
             head,

@@ -2,10 +2,10 @@
 //! here routes or makes calls.
 
 pub(crate) mod cache;
+mod foreign_server;
 mod reach;
 pub(crate) mod registration;
 mod session;
-mod stranger;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

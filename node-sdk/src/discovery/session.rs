@@ -23,9 +23,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::discovery::foreign_server::{ForeignServerBackoff, by_first_bytes, by_first_packet};
 use crate::discovery::reach::registry_host;
 use crate::discovery::registration::{Identity, MAX_VISIBILITY_REQUESTS, VisibilityRequest};
-use crate::discovery::stranger::{StrangerBackoff, by_first_bytes, by_first_packet};
 use crate::discovery::{RECONNECT_PERIOD, cache};
 use crate::routing::registry_view::RegistryView;
 
@@ -71,7 +71,7 @@ enum SessionEnd {
     /// The connection was lost, for this reason.
     Lost(&'static str),
     /// What listens there is no Distributor.
-    Stranger(&'static str),
+    ForeignServer(&'static str),
 }
 
 /// The state of one connection to the Distributor.
@@ -92,7 +92,7 @@ struct RegistrySession<'a> {
     /// A packet has arrived. A process that accepts connections need not be a working Distributor.
     has_told: bool,
     /// What answers is no Distributor, but this.
-    stranger: Option<&'static str>,
+    foreign_server: Option<&'static str>,
     /// This end of the connection, until it is known where this node is listed.
     here: Option<IpAddr>,
 }
@@ -102,8 +102,8 @@ impl RegistryClient {
     pub(super) async fn run(&mut self, stop: CancellationToken) {
         let mut failures = LogThrottle::new(LOG_PERIOD);
         let mut losses = LogThrottle::default();
-        let mut strangers = LogThrottle::new(LOG_PERIOD);
-        let mut backoff = StrangerBackoff::default();
+        let mut foreign_servers = LogThrottle::new(LOG_PERIOD);
+        let mut backoff = ForeignServerBackoff::default();
         while !stop.is_cancelled() {
             let connecting = tokio::select! {
                 () = stop.cancelled() => return,
@@ -123,9 +123,9 @@ impl RegistryClient {
                     }
                     let reason = match end {
                         SessionEnd::Lost(reason) => reason,
-                        SessionEnd::Stranger(what) => {
+                        SessionEnd::ForeignServer(what) => {
                             let pause = backoff.pause(fastrand::f64());
-                            if let Some(suppressed) = strangers.allow(Instant::now().into_std()) {
+                            if let Some(suppressed) = foreign_servers.allow(Instant::now().into_std()) {
                                 self.told_lost = true;
                                 error!(
                                     distributor = %self.address, name = %self.identity.name, suppressed,
@@ -200,7 +200,7 @@ impl RegistryClient {
             report_at: now,
             bad: LogThrottle::default(),
             has_told: false,
-            stranger: None,
+            foreign_server: None,
             here: ends.map(|(here, _)| here),
         };
         self.adverts.mark_unchanged();
@@ -234,8 +234,8 @@ impl RegistryClient {
                     Err(_too_large) => return SessionEnd::Lost("a list larger than 16 MiB"),
                 }
             }
-            if let Some(what) = session.stranger {
-                return SessionEnd::Stranger(what);
+            if let Some(what) = session.foreign_server {
+                return SessionEnd::ForeignServer(what);
             }
             if let Err(reason) = session.write() {
                 return SessionEnd::Lost(reason);
@@ -258,7 +258,7 @@ impl RegistryClient {
                 readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
                     Ok(true) => {
                         if !session.has_told {
-                            session.stranger = by_first_bytes(reader.buffered());
+                            session.foreign_server = by_first_bytes(reader.buffered());
                         }
                         session.silent_at = session.is_v2.then(|| Instant::now() + session.silence);
                         more = true;
@@ -332,8 +332,8 @@ impl RegistryClient {
             Err(error) => return session.complain(&error.to_string()),
         };
         if !session.has_told {
-            session.stranger = by_first_packet(&packet);
-            if session.stranger.is_some() {
+            session.foreign_server = by_first_packet(&packet);
+            if session.foreign_server.is_some() {
                 return;
             }
             session.has_told = true;

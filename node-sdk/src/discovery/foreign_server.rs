@@ -45,11 +45,11 @@ pub(super) fn by_first_packet(packet: &Packet<'_>) -> Option<&'static str> {
 
 /// The pauses between attempts at a process that is no Distributor.
 #[derive(Debug, Default)]
-pub(super) struct StrangerBackoff {
+pub(super) struct ForeignServerBackoff {
     last: Option<Duration>,
 }
 
-impl StrangerBackoff {
+impl ForeignServerBackoff {
     /// The pause after one more such answer; `chance` is from 0 to 1.
     pub(super) fn pause(&mut self, chance: f64) -> Duration {
         let next = self.last.map_or(FIRST_PAUSE, |last| (last * 2).min(MAX_PAUSE));
@@ -102,8 +102,8 @@ mod tests {
     }
 
     #[test]
-    fn c11_a_stranger_is_asked_less_and_less_often() {
-        let mut backoff = StrangerBackoff::default();
+    fn c11_a_foreign_server_is_asked_less_and_less_often() {
+        let mut backoff = ForeignServerBackoff::default();
         let pauses = [(); 6].map(|()| backoff.pause(0.5).as_secs());
         assert_eq!(pauses, [3, 6, 12, 24, 30, 30]);
         backoff.reset();
