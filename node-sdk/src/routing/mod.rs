@@ -1,7 +1,7 @@
 //! Which nodes offer which routes, as the registry says. Nothing here makes calls or talks to the
 //! Distributor.
 
-pub(crate) mod fatal_routes;
+pub(crate) mod crashing_routes;
 pub(crate) mod known_routes;
 pub(crate) mod local_node;
 pub(crate) mod path_params;

@@ -10,7 +10,7 @@ use protocol::{ListUpdate, Replica, Report, Unreachable, UpdateOutcome};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::routing::fatal_routes::{FatalRoutes, LossVerdict};
+use crate::routing::crashing_routes::{CrashingRoutes, LossVerdict};
 use crate::routing::local_node::LocalNode;
 use crate::routing::reachability::Reachability;
 use crate::routing::table::{NodeChange, RoutingTable};
@@ -29,7 +29,7 @@ pub(crate) struct RegistryView {
     state: Mutex<ViewState>,
     /// The table of the thread that registers.
     main: Arc<SharedTable>,
-    fatal_routes: Mutex<FatalRoutes>,
+    crashing_routes: Mutex<CrashingRoutes>,
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl RegistryView {
         Arc::new(Self {
             state: Mutex::new(state),
             main: SharedTable::new(RoutingTable::new(local_node)),
-            fatal_routes: Mutex::default(),
+            crashing_routes: Mutex::default(),
         })
     }
 
@@ -181,8 +181,8 @@ impl RegistryView {
 
     /// A node was lost with a call of this route. Returns whether calls of it may be tried again.
     pub(crate) fn record_loss(&self, now: std::time::Instant, route: &str, node: SocketAddr) -> bool {
-        let verdict = self.lock_fatal_routes().record_loss(now, route, node);
-        if verdict == LossVerdict::NewlyFatal {
+        let verdict = self.lock_crashing_routes().record_loss(now, route, node);
+        if verdict == LossVerdict::NewlyCrashing {
             let route = escaped(route, MAX_ESCAPED_BYTES);
             warn!(%node, "nodes are lost one after the other with calls of {route}; these are not tried again for a while");
         }
@@ -191,7 +191,7 @@ impl RegistryView {
 
     /// A call of this route that a node was lost with was answered by another node.
     pub(crate) fn record_answer(&self, route: &str) {
-        self.lock_fatal_routes().record_answer(route);
+        self.lock_crashing_routes().record_answer(route);
     }
 
     /// Calls to the node of this connection go over a new one from now on. This one ends with the
@@ -265,8 +265,8 @@ impl RegistryView {
         }
     }
 
-    fn lock_fatal_routes(&self) -> MutexGuard<'_, FatalRoutes> {
-        self.fatal_routes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_crashing_routes(&self) -> MutexGuard<'_, CrashingRoutes> {
+        self.crashing_routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing waits inside, and a panic elsewhere leaves the state whole.

@@ -1,23 +1,23 @@
-//! Routes whose calls end the nodes that handle them: trying such a call again ends the next one.
+//! Routes whose calls crash the nodes that handle them: such a call is not tried at the next node.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Two nodes that are lost within this time, each with a call of one route and with no answer in
-/// between, are taken to have ended of it.
+/// between, count as crashed by it.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Calls that one connection loses at once are one loss.
 const ONE_LOSS: Duration = Duration::from_secs(1);
 /// For how long after a loss calls of such a route are not tried again.
-const FATAL: Duration = Duration::from_secs(60);
+const NO_RETRY_PERIOD: Duration = Duration::from_secs(60);
 /// Routes that are remembered. With more, later ones count as harmless until old ones are
 /// forgotten.
 const MAX_ROUTES: usize = 1024;
 
 /// The routes with which nodes were lost lately.
 #[derive(Debug, Default)]
-pub(crate) struct FatalRoutes {
+pub(crate) struct CrashingRoutes {
     losses: HashMap<Box<str>, Loss>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct FatalRoutes {
 struct Loss {
     node: SocketAddr,
     at: Instant,
-    fatal_until: Option<Instant>,
+    crashing_until: Option<Instant>,
 }
 
 /// What the loss of a node says of the route of the call that it was lost with.
@@ -33,34 +33,34 @@ struct Loss {
 pub(crate) enum LossVerdict {
     /// The call may be tried again.
     Harmless,
-    /// Nodes end of it, one after the other. That is known from now on.
-    NewlyFatal,
-    /// The same, and it was known.
-    Fatal,
+    /// Its calls crash one node after the other. That is known from now on.
+    NewlyCrashing,
+    /// The same, and it was known before.
+    Crashing,
 }
 
-impl FatalRoutes {
+impl CrashingRoutes {
     /// A node was lost with a call of this route.
     pub(crate) fn record_loss(&mut self, now: Instant, route: &str, node: SocketAddr) -> LossVerdict {
         if self.losses.len() >= MAX_ROUTES {
-            self.losses.retain(|_, loss| now < loss.fatal_until.unwrap_or(loss.at + WINDOW));
+            self.losses.retain(|_, loss| now < loss.crashing_until.unwrap_or(loss.at + WINDOW));
         }
         let is_full = self.losses.len() >= MAX_ROUTES;
         let Some(loss) = self.losses.get_mut(route) else {
             if !is_full {
-                self.losses.insert(route.into(), Loss { node, at: now, fatal_until: None });
+                self.losses.insert(route.into(), Loss { node, at: now, crashing_until: None });
             }
             return LossVerdict::Harmless;
         };
         let passed = now.saturating_duration_since(loss.at);
-        if loss.fatal_until.is_some_and(|until| now < until) {
-            (loss.node, loss.at, loss.fatal_until) = (node, now, Some(now + FATAL));
-            return LossVerdict::Fatal;
+        if loss.crashing_until.is_some_and(|until| now < until) {
+            (loss.node, loss.at, loss.crashing_until) = (node, now, Some(now + NO_RETRY_PERIOD));
+            return LossVerdict::Crashing;
         }
         let is_same = loss.node == node && passed < ONE_LOSS;
-        let is_fatal = !is_same && passed < WINDOW;
-        (loss.node, loss.at, loss.fatal_until) = (node, now, is_fatal.then_some(now + FATAL));
-        if is_fatal { LossVerdict::NewlyFatal } else { LossVerdict::Harmless }
+        let is_crashing = !is_same && passed < WINDOW;
+        (loss.node, loss.at, loss.crashing_until) = (node, now, is_crashing.then_some(now + NO_RETRY_PERIOD));
+        if is_crashing { LossVerdict::NewlyCrashing } else { LossVerdict::Harmless }
     }
 
     /// A call of this route that a node was lost with was answered by another node.
@@ -75,23 +75,23 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn e3_a_route_is_fatal_when_nodes_end_of_it_one_after_the_other() {
-        use LossVerdict::{Fatal, Harmless, NewlyFatal};
+    fn e3_a_route_counts_as_crashing_when_nodes_end_of_it_one_after_the_other() {
+        use LossVerdict::{Crashing, Harmless, NewlyCrashing};
         let start = Instant::now();
-        let mut routes = FatalRoutes::default();
+        let mut routes = CrashingRoutes::default();
         for (ms, route, node, expected) in [
             (0, "GET/a", 1, Harmless),
             (10, "GET/a", 1, Harmless),
             (20, "GET/b", 2, Harmless),
-            (30, "GET/a", 2, NewlyFatal),
-            (40, "GET/a", 3, Fatal),
-            (60_039, "GET/a", 3, Fatal),
+            (30, "GET/a", 2, NewlyCrashing),
+            (40, "GET/a", 3, Crashing),
+            (60_039, "GET/a", 3, Crashing),
             // Long after.
             (130_000, "GET/a", 4, Harmless),
             // One that was started again, at the same address.
-            (140_000, "GET/a", 4, NewlyFatal),
+            (140_000, "GET/a", 4, NewlyCrashing),
             (20 + 30_000, "GET/b", 3, Harmless),
-            (40_000, "GET/b", 1, NewlyFatal),
+            (40_000, "GET/b", 1, NewlyCrashing),
         ] {
             let node = SocketAddr::from(([127, 0, 0, 1], node));
             assert_eq!(routes.record_loss(start + Duration::from_millis(ms), route, node), expected, "{ms} {route}");
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn e3_so_many_routes_are_remembered() {
-        let (start, mut routes) = (Instant::now(), FatalRoutes::default());
+        let (start, mut routes) = (Instant::now(), CrashingRoutes::default());
         let node = SocketAddr::from(([127, 0, 0, 1], 1));
         for number in 0..2 * MAX_ROUTES {
             routes.record_loss(start, &number.to_string(), node);
