@@ -2,9 +2,9 @@
 //! last changes. It decides nothing: the registry asks, and the table answers.
 
 pub(crate) mod address_shares;
-mod awaited;
 mod changelog;
 mod difference;
+mod expected;
 pub(crate) mod interests;
 mod offers;
 mod record;
@@ -21,10 +21,10 @@ use std::time::Instant;
 use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 
 use crate::entries::address_shares::AddressShares;
-use crate::entries::awaited::AwaitedEntries;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 use crate::entries::changelog::{Change, Changelog, EntryChange};
 pub(crate) use crate::entries::difference::Difference;
+use crate::entries::expected::ExpectedEntries;
 use crate::entries::offers::Offers;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
 pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
@@ -39,7 +39,7 @@ pub(crate) struct EntryTable {
     /// The entry of each version 2 instance.
     instances: HashMap<Box<str>, u64>,
     /// The entries of version 1 nodes that are expected back.
-    awaited: AwaitedEntries,
+    expected: ExpectedEntries,
     offers: Offers,
     /// How many entries each identity has, by its hash.
     identity_counts: HashMap<u64, u32>,
@@ -94,7 +94,7 @@ impl EntryTable {
             entries: BTreeMap::new(),
             sessions: HashMap::new(),
             instances: HashMap::new(),
-            awaited: AwaitedEntries::default(),
+            expected: ExpectedEntries::default(),
             offers: Offers::default(),
             identity_counts: HashMap::new(),
             hasher: RandomState::new(),
@@ -135,10 +135,10 @@ impl EntryTable {
     }
 
     /// Whether this node's instance has an entry, or an entry is retained for the node.
-    pub(crate) fn is_awaited(&self, record: &Record) -> bool {
+    pub(crate) fn is_expected(&self, record: &Record) -> bool {
         match &record.instance {
             Some(instance) => self.instances.contains_key(instance),
-            None => self.awaited.has(&record.identity()),
+            None => self.expected.has(&record.identity()),
         }
     }
 
@@ -208,7 +208,7 @@ impl EntryTable {
             }
         }
         let identity = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
-        let kept = || if instance.is_none() { self.awaited.first(&identity) } else { None };
+        let kept = || if instance.is_none() { self.expected.first(&identity) } else { None };
         let known = own.or(of_instance).or_else(kept);
         let id = known.unwrap_or(self.next_id);
         self.next_id = self.next_id.max(id + 1);
@@ -216,7 +216,7 @@ impl EntryTable {
         let retained = self.entries.get(&id).and_then(Entry::retained);
         let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
         self.sessions.insert(session, id);
-        self.awaited.remove(&identity, id);
+        self.expected.remove(&identity, id);
         let entrance = match &before {
             Some(before) if before.is_listed_as(&record) => RegisterOutcome::Unchanged,
             Some(_) => RegisterOutcome::Updated,
@@ -254,7 +254,7 @@ impl EntryTable {
         let entry = self.entries.get_mut(&id)?;
         entry.held_by = Owner::Retained(until);
         let record = Arc::clone(&entry.record);
-        self.await_return(&record);
+        self.expect_return(&record);
         Some(record)
     }
 
@@ -384,20 +384,20 @@ impl EntryTable {
         let record = Arc::new(record);
         self.entries.insert(id, Entry { record: Arc::clone(&record), held_by });
         if matches!(held_by, Owner::Retained(_)) {
-            self.await_return(&record);
+            self.expect_return(&record);
         }
         record
     }
 
-    fn await_return(&mut self, record: &Record) {
+    fn expect_return(&mut self, record: &Record) {
         if record.instance.is_none() {
-            self.awaited.insert(record.identity(), record.id);
+            self.expected.insert(record.identity(), record.id);
         }
     }
 
     fn remove(&mut self, id: u64, reason: LeaveReason) -> Option<Arc<Record>> {
         let record = self.detach(id)?;
-        self.awaited.remove(&record.identity(), id);
+        self.expected.remove(&record.identity(), id);
         self.log_change(id, Some(Arc::clone(&record)), reason);
         Some(record)
     }

@@ -38,12 +38,12 @@ impl EntryTable {
             let identity = record.identity();
             let known = match &record.instance {
                 Some(instance) => self.instances.get(instance).copied(),
-                None => self.awaited.first(&identity),
+                None => self.expected.first(&identity),
             };
             let id = known.unwrap_or(self.next_id);
             self.next_id = self.next_id.max(id + 1);
             self.sessions.insert(session, id);
-            self.awaited.remove(&identity, id);
+            self.expected.remove(&identity, id);
             let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
             let record = self.insert(Record { id, ..(**record).clone() }, Owner::Session(session));
             if before.is_some() {

@@ -198,7 +198,7 @@ impl Registry {
                 self.update_delay(now, session)
             }
             Some(_) => None,
-            None if self.entries.is_awaited(&record) => None,
+            None if self.entries.is_expected(&record) => None,
             None => self.damping.delay(now, &record.identity()),
         };
         if let Some(wait) = wait {

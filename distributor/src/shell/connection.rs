@@ -20,7 +20,7 @@ use crate::shell::farewell::{abort, farewell};
 use crate::shell::incoming_budget::Room;
 use crate::shell::peer_reader::{PeerReader, RoomForPacket};
 use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
-use crate::shell::update_queue::{AwaitedHead, QueueHead, UpdateQueue};
+use crate::shell::update_queue::{PendingHead, QueueHead, UpdateQueue};
 use crate::token_bucket::TokenBucket;
 use crate::updates::lists::Wait;
 
@@ -131,7 +131,7 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
 /// The position of a peer in the queue of peers that wait for a packet of their own.
 enum QueueState {
     Outside,
-    Awaited(AwaitedHead),
+    Pending(PendingHead),
     First { _head: QueueHead },
 }
 
@@ -263,9 +263,9 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                 ready = ready(&session.stream, listening, writable) => Wake::Ready(ready),
                 () = session.unfinished.notified() => Wake::Unfinished,
                 reads = or_pending(&mut reading) => Wake::Looked(reads),
-                room = room.awaited() => Wake::Room(room),
+                room = room.acquired() => Wake::Room(room),
                 found = PeerReader::looked_up(pending) => Wake::LookedUp(found),
-                head = queue_state.awaited() => Wake::QueueHead(head),
+                head = queue_state.acquired() => Wake::QueueHead(head),
                 () = sleep_until_opt(next) => Wake::Due,
             }
         });
@@ -409,23 +409,23 @@ impl QueueState {
     /// others, which may be smaller, must not wait for it.
     fn next_try(&mut self, wait: Wait, queue: &UpdateQueue, session: &Session) -> Option<std::time::Instant> {
         match (&self, wait) {
-            (Self::Awaited(_), _) => None,
+            (Self::Pending(_), _) => None,
             (Self::First { .. }, Wait::Pace(at)) => Some(at),
             (Self::First { .. } | Self::Outside, Wait::Memory(at)) => {
                 *self = Self::Outside;
                 Some(at)
             }
             (Self::Outside, Wait::Pace(_)) => {
-                *self = Self::Awaited(queue.enter(&session.network_queue));
+                *self = Self::Pending(queue.enter(&session.network_queue));
                 None
             }
         }
     }
 
     /// Waits until the peer is first, or for ever when it is not in the queue. Cancel safe.
-    async fn awaited(&mut self) -> QueueHead {
+    async fn acquired(&mut self) -> QueueHead {
         match self {
-            Self::Awaited(head) => head.await,
+            Self::Pending(head) => head.await,
             Self::Outside | Self::First { .. } => std::future::pending().await,
         }
     }

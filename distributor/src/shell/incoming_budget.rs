@@ -28,7 +28,7 @@ const MOST_HASTE: u32 = 4;
 /// Room for one packet, until it is dropped.
 pub(crate) type Room = OwnedSemaphorePermit;
 /// Waits for room. Dropping it leaves the queue.
-pub(crate) type AwaitedRoom = Pin<Box<dyn Future<Output = Room> + Send>>;
+pub(crate) type PendingRoom = Pin<Box<dyn Future<Output = Room> + Send>>;
 
 impl IncomingBudget {
     /// A budget of `total` bytes, for packets of `each` bytes; at least for one packet.
@@ -68,7 +68,7 @@ impl IncomingBudget {
     }
 
     /// Room for a packet, at once or after earlier requests.
-    pub(crate) fn acquire(&self) -> Result<Room, AwaitedRoom> {
+    pub(crate) fn acquire(&self) -> Result<Room, PendingRoom> {
         match Arc::clone(&self.free).try_acquire_many_owned(self.each) {
             Ok(room) => Ok(room),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn waiting_connections_get_room_in_order() {
-        let polled = |awaited: &mut AwaitedRoom| match awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let polled = |pending: &mut PendingRoom| match pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(room) => Some(room),
             Poll::Pending => None,
         };
@@ -115,7 +115,7 @@ mod tests {
         let [first, second] = [(); 2].map(|()| rooms.acquire().ok().unwrap());
         assert!(rooms.used() == 200 && rooms.is_short());
         let [mut third, mut fourth, mut fifth] = [(); 3].map(|()| rooms.acquire().unwrap_err());
-        assert!([&mut third, &mut fourth, &mut fifth].into_iter().all(|awaited| polled(awaited).is_none()));
+        assert!([&mut third, &mut fourth, &mut fifth].into_iter().all(|pending| polled(pending).is_none()));
         assert_eq!((rooms.waiting(), rooms.patience(Duration::from_secs(10))), (3, Duration::from_secs(4)));
         drop(first);
         assert!(polled(&mut fourth).is_none(), "another one was first");

@@ -17,7 +17,7 @@ use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
 use crate::peer::outbox::Reply;
 use crate::registry::Refusal;
 use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
-use crate::shell::incoming_budget::{AwaitedRoom, IncomingBudget, Room};
+use crate::shell::incoming_budget::{IncomingBudget, PendingRoom, Room};
 use crate::shell::name_lookup::{LOOK_UP_AGAIN, PendingRegistration};
 use crate::shell::session::SessionGuard;
 use crate::token_bucket::TokenBucket;
@@ -56,7 +56,7 @@ pub(super) enum RoomForPacket {
     /// They are few and need no reservation.
     Little,
     /// They wait for room.
-    Awaited(AwaitedRoom),
+    Pending(PendingRoom),
     /// They have had room since this time.
     Roomy { _room: Room, since: Instant },
 }
@@ -66,10 +66,10 @@ impl RoomForPacket {
         Self::Roomy { _room: room, since: Instant::now() }
     }
 
-    /// Waits for room, for ever when none is awaited. Cancel safe.
-    pub(super) async fn awaited(&mut self) -> Room {
+    /// Waits for room, for ever when none is pending. Cancel safe.
+    pub(super) async fn acquired(&mut self) -> Room {
         match self {
-            Self::Awaited(room) => room.await,
+            Self::Pending(room) => room.await,
             Self::Little | Self::Roomy { .. } => std::future::pending().await,
         }
     }
@@ -83,10 +83,10 @@ impl PeerReader {
         } else if matches!(self.room, RoomForPacket::Little) {
             self.room = match rooms.acquire() {
                 Ok(room) => RoomForPacket::roomy(room),
-                Err(awaited) => RoomForPacket::Awaited(awaited),
+                Err(pending) => RoomForPacket::Pending(pending),
             };
         }
-        !matches!(self.room, RoomForPacket::Awaited(_))
+        !matches!(self.room, RoomForPacket::Pending(_))
     }
 
     /// Reads what the socket has, as far as there is room; `false` when the peer has closed its

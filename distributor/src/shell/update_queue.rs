@@ -21,7 +21,7 @@ pub(crate) struct NetworkQueue(Arc<Semaphore>);
 /// Holds the first position of the queue until it is dropped.
 pub(crate) type QueueHead = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 /// Waits until the connection is first. Dropping it leaves the queue.
-pub(crate) type AwaitedHead = Pin<Box<dyn Future<Output = QueueHead> + Send>>;
+pub(crate) type PendingHead = Pin<Box<dyn Future<Output = QueueHead> + Send>>;
 
 impl Default for UpdateQueue {
     fn default() -> Self {
@@ -37,7 +37,7 @@ impl Default for NetworkQueue {
 
 impl UpdateQueue {
     /// Enters the queue of an address group, at its end.
-    pub(crate) fn enter(&self, network: &NetworkQueue) -> AwaitedHead {
+    pub(crate) fn enter(&self, network: &NetworkQueue) -> PendingHead {
         let (own, all) = (Arc::clone(&network.0), Arc::clone(&self.all));
         Box::pin(async move {
             let own = own.acquire_owned().await.expect("it is never closed");
@@ -54,8 +54,8 @@ mod tests {
 
     #[test]
     fn networks_alternate_and_so_do_the_connections_of_each() {
-        let polled = |awaited: &mut AwaitedHead| {
-            matches!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
+        let polled = |pending: &mut PendingHead| {
+            matches!(pending.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };
         let (queue, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
         // Three connections of one network, and then one of another. A future that is not ready
@@ -70,8 +70,8 @@ mod tests {
         for _ in 0..3 {
             assert!(!waiting.iter_mut().flatten().any(polled), "one connection at a time is first");
             drop(position);
-            let next = waiting.iter_mut().enumerate().find_map(|(number, awaited)| {
-                match awaited.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            let next = waiting.iter_mut().enumerate().find_map(|(number, pending)| {
+                match pending.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(position) => Some((number, position)),
                     Poll::Pending => None,
                 }

@@ -6,11 +6,11 @@ use crate::entries::NodeIdentity;
 
 /// Ids by identity, in order of registration: workers of one place have the same identity.
 #[derive(Debug, Default)]
-pub(super) struct AwaitedEntries {
+pub(super) struct ExpectedEntries {
     ids: HashMap<NodeIdentity, BTreeSet<u64>>,
 }
 
-impl AwaitedEntries {
+impl ExpectedEntries {
     pub(super) fn insert(&mut self, identity: NodeIdentity, id: u64) {
         self.ids.entry(identity).or_default().insert(id);
     }
