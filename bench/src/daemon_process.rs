@@ -53,11 +53,11 @@ impl Daemon {
 
     /// One of this program's own servers.
     pub(crate) async fn server(arguments: &[&str]) -> Self {
-        Self::telling(std::env::current_exe().unwrap(), arguments).await.unwrap()
+        Self::announcing(std::env::current_exe().unwrap(), arguments).await.unwrap()
     }
 
     /// A program that prints where it listens. `None` where it is not installed.
-    pub(crate) async fn telling(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Self> {
+    pub(crate) async fn announcing(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Self> {
         let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).kill_on_drop(true).spawn().ok()?;
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.next_line().await.unwrap().expect("it listens").parse().unwrap();

@@ -112,13 +112,13 @@ class Registry {
       this.listed = true;
       this.trouble = '';
       this.service.onLog(`registered as ${this.service.context.name} at ${this.where}`);
-      this.tellOfTranslation();
+      this.logTranslation();
     }
   }
 
   // The addresses are translated on the way: what others are told leads here only if the port is
   // passed on.
-  tellOfTranslation() {
+  logTranslation() {
     const { localAddress } = this.client.client ?? {};
     const { host, port } = this.replica.entryOf(this) ?? {};
     const [here, told] = [localAddress, host].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
@@ -133,11 +133,11 @@ class Registry {
     const outcome = this.replica.take(packet, text, performance.now());
     if (outcome === 'gap') this.ask();
     if (outcome === 'changed' || outcome === 'same') this.heard = true;
-    if (outcome === 'changed') this.tell();
+    if (outcome === 'changed') this.publish();
     if (packet.$?.ack === true) this.pong();
   }
 
-  tell() {
+  publish() {
     this.onNoti({ uri: '/distributes', method: 'GET', key: 0, params: this.replica.list() });
   }
 
@@ -251,7 +251,7 @@ class Registry {
   }
 
   tidy(now) {
-    if (this.replica.expire(now)) this.tell();
+    if (this.replica.expire(now)) this.publish();
   }
 }
 

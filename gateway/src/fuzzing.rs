@@ -91,7 +91,7 @@ pub fn response_head(bytes: &[u8], size: usize, to_head: bool) -> Result<Option<
     Ok(head.map(|(head, rest)| {
         let mut out = BytesMut::new();
         out.extend_from_slice(format!("HTTP/1.1 {} \r\n", head.status.as_str()).as_bytes());
-        put_response_fields(&mut out, &head.fields, head.tells_length(), None);
+        put_response_fields(&mut out, &head.fields, head.states_length(), None);
         match head.framing {
             Framing::Length(bytes) => out.extend_from_slice(format!("content-length: {bytes}\r\n").as_bytes()),
             Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),

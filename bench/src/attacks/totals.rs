@@ -200,7 +200,7 @@ pub(crate) async fn nodes(attack: Option<&str>) {
         node(name, kinds(), async |distributor| Daemon::server(&["large-server", distributor]).await).await;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crowded.js");
-    if Daemon::telling("node", &["-p", "'127.0.0.1:1'"]).await.is_none() {
+    if Daemon::announcing("node", &["-p", "'127.0.0.1:1'"]).await.is_none() {
         return row("a node on mesh.js", "Node.js is not installed");
     }
     title("the same of a node on mesh.js");
@@ -213,7 +213,8 @@ pub(crate) async fn nodes(attack: Option<&str>) {
         ("all of these", || vec![half_packets(), unread_answers(), calls_at_work(), nested_calls_at_work()]),
     ];
     for (name, kinds) in scenes.into_iter().filter(|(name, _)| wanted(name)) {
-        node(name, kinds(), async |distributor| Daemon::telling("node", &[script, distributor]).await.unwrap()).await;
+        node(name, kinds(), async |distributor| Daemon::announcing("node", &[script, distributor]).await.unwrap())
+            .await;
     }
 }
 

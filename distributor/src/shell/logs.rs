@@ -75,7 +75,7 @@ impl Shared {
 
     /// Says that a peer cannot connect to a node: in the log, and to the node itself if it is told
     /// such things.
-    pub(super) fn tell_unreachable(&self, now: std::time::Instant, notice: &UnreachableNotice) {
+    pub(super) fn report_unreachable(&self, now: std::time::Instant, notice: &UnreachableNotice) {
         let UnreachableNotice { session, record, peer: (peer, peer_at), why } = notice;
         let (address, reason, what) = (record.address(), why.as_str(), why.describe());
         if let Some(suppressed) = self.warnings.allow("unreachable", now) {

@@ -126,7 +126,7 @@ impl SessionGuard {
         }
         hung.iter().for_each(|session| session.cut(LeaveReason::Hung));
         for notice in &notices {
-            self.shared.tell_unreachable(now, notice);
+            self.shared.report_unreachable(now, notice);
         }
         if has_changed {
             self.shared.notify_followers();

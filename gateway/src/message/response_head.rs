@@ -28,7 +28,7 @@ impl ResponseHead {
 
     /// Whether its Content-Length is passed on although there is no body, as in a response to HEAD;
     /// but 204 has none (RFC 9110, 8.6).
-    pub(crate) fn tells_length(&self) -> bool {
+    pub(crate) fn states_length(&self) -> bool {
         self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
     }
 }

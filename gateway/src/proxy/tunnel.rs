@@ -332,9 +332,9 @@ mod tests {
         let (mut holders, now) = (Holders::default(), Instant::now());
         let holder = holders.add([127, 0, 0, 1].into(), now);
         let task = run(ClientStream::Plain(inner), outer, &holder, PATIENCE);
-        let tells = async { holders.evict_slow(PermitKind::Tunnels, now + PATIENCE, 1, 0) };
-        let (ended, told) = tokio::join!(task, tells);
-        assert_eq!((ended.unwrap_err().kind(), told), (io::ErrorKind::QuotaExceeded, 1));
+        let evicts = async { holders.evict_slow(PermitKind::Tunnels, now + PATIENCE, 1, 0) };
+        let (ended, evicted) = tokio::join!(task, evicts);
+        assert_eq!((ended.unwrap_err().kind(), evicted), (io::ErrorKind::QuotaExceeded, 1));
     }
 
     #[tokio::test]

@@ -246,18 +246,18 @@ impl ConcurrencyLimit {
             PermitKind::Tunnels => state.queue.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
         };
         let wanted = wanted.saturating_sub(state.holders.evicting());
-        let told = state.holders.evict_slow(self.kind, now, wanted, self.limit / 4 * 3);
-        self.evicted.fetch_add(told as u64, Ordering::Relaxed);
-        if told > 0
+        let evicted = state.holders.evict_slow(self.kind, now, wanted, self.limit / 4 * 3);
+        self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+        if evicted > 0
             && let Some(suppressed) = state.throttle.allow(now.into_std())
         {
             let what = match self.kind {
                 PermitKind::Requests => "requests of slow clients are evicted",
                 PermitKind::Tunnels => "the tunnels that have been silent for longest are evicted",
             };
-            warn!(limit = self.limit, told, suppressed, "{what}: others wait for their server");
+            warn!(limit = self.limit, evicted, suppressed, "{what}: others wait for their server");
         }
-        told
+        evicted
     }
 
     fn issue_permit(self: &Arc<Self>, endpoint: &Arc<Endpoint>, inner: InnerPermit, now: Instant) -> Permit {

@@ -42,10 +42,10 @@ pub(crate) struct Holder {
     bytes: AtomicU64,
     /// Whether the holder waits for the client, and not for the server.
     is_waiting: AtomicBool,
-    /// It is to end for others, when it is told.
+    /// It is to end for others, when it is notified.
     is_evicted: AtomicBool,
     /// It is to end now.
-    is_told: AtomicBool,
+    is_notified: AtomicBool,
     waker: AtomicWaker,
     /// Where it stands in the list; [`GONE`] when it has been removed.
     index: AtomicUsize,
@@ -60,8 +60,8 @@ pub(crate) struct Holders {
     watched: Vec<WatchedHolder>,
     /// Holders that are evicted and still there.
     evicting: usize,
-    /// Those of them that are not told yet, and some that ended by themselves meanwhile.
-    untold: VecDeque<Arc<Holder>>,
+    /// Those of them that are not notified yet, and some that ended by themselves meanwhile.
+    unnotified: VecDeque<Arc<Holder>>,
 }
 
 #[derive(Debug)]
@@ -93,11 +93,11 @@ impl Holder {
     /// Ready when the holder is evicted. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
-        if self.is_told.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_notified.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn tell(&self) {
-        self.is_told.store(true, Ordering::Release);
+    fn notify(&self) {
+        self.is_notified.store(true, Ordering::Release);
         self.waker.wake();
     }
 }
@@ -109,7 +109,7 @@ impl Holders {
             bytes: AtomicU64::new(0),
             is_waiting: AtomicBool::new(true),
             is_evicted: AtomicBool::new(false),
-            is_told: AtomicBool::new(false),
+            is_notified: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             index: AtomicUsize::new(self.watched.len()),
         });
@@ -125,16 +125,16 @@ impl Holders {
             moved.holder.index.store(index, Ordering::Relaxed);
         }
         self.evicting -= usize::from(holder.is_evicted.load(Ordering::Relaxed));
-        if holder.is_told.load(Ordering::Relaxed) {
-            self.tell_next();
+        if holder.is_notified.load(Ordering::Relaxed) {
+            self.notify_next();
         }
     }
 
-    /// Tells the next evicted holder that is still there. Gives whether there was one.
-    fn tell_next(&mut self) -> bool {
-        while let Some(next) = self.untold.pop_front() {
+    /// Notifies the next evicted holder that is still there. Gives whether there was one.
+    fn notify_next(&mut self) -> bool {
+        while let Some(next) = self.unnotified.pop_front() {
             if next.index.load(Ordering::Relaxed) != GONE {
-                next.tell();
+                next.notify();
                 return true;
             }
         }
@@ -190,12 +190,12 @@ impl Holders {
         let slow = slow.into_iter().map(|(.., at)| at).take(wanted);
         let before = self.evicting;
         slow.for_each(|at| self.evict(at));
-        let told = self.evicting - before;
-        let beyond = (waiting_for_clients - told).saturating_sub(usual).min(wanted - told);
+        let evicted = self.evicting - before;
+        let beyond = (waiting_for_clients - evicted).saturating_sub(usual).min(wanted - evicted);
         unproven.into_iter().take(beyond).for_each(|(.., at)| self.evict(at));
         let evicted = self.evicting - before;
         for _ in 0..ENDING_AT_ONCE {
-            if !self.tell_next() {
+            if !self.notify_next() {
                 break;
             }
         }
@@ -205,7 +205,7 @@ impl Holders {
     fn evict(&mut self, at: usize) {
         let holder = &self.watched[at].holder;
         holder.is_evicted.store(true, Ordering::Relaxed);
-        self.untold.push_back(Arc::clone(holder));
+        self.unnotified.push_back(Arc::clone(holder));
         self.evicting += 1;
     }
 }
@@ -245,10 +245,10 @@ mod tests {
         fn evict_slow(&mut self, after: Duration, wanted: usize, usual: usize) -> Vec<usize> {
             self.now += after;
             let before: Vec<_> = self.all.iter().map(|holder| holder.is_evicted.load(Ordering::Relaxed)).collect();
-            let told = self.holders.evict_slow(self.kind, self.now, wanted, usual);
-            let told_now = |at: &usize| self.all[*at].is_evicted.load(Ordering::Relaxed) && !before[*at];
-            let gone: Vec<_> = (0..self.all.len()).filter(told_now).collect();
-            assert_eq!(told, gone.len());
+            let evicted = self.holders.evict_slow(self.kind, self.now, wanted, usual);
+            let evicted_now = |at: &usize| self.all[*at].is_evicted.load(Ordering::Relaxed) && !before[*at];
+            let gone: Vec<_> = (0..self.all.len()).filter(evicted_now).collect();
+            assert_eq!(evicted, gone.len());
             gone
         }
     }
@@ -288,20 +288,20 @@ mod tests {
         let clients = [1; ENDING_AT_ONCE + 3];
         let mut scene = HoldersScene::new(PermitKind::Requests, &clients);
         assert_eq!(scene.evict_slow(2 * SECOND, 99, 99).len(), clients.len());
-        let told = |scene: &HoldersScene| {
-            let is_told = |holder: &&Arc<Holder>| holder.is_told.load(Ordering::Relaxed);
-            scene.all.iter().filter(is_told).count()
+        let notified = |scene: &HoldersScene| {
+            let is_notified = |holder: &&Arc<Holder>| holder.is_notified.load(Ordering::Relaxed);
+            scene.all.iter().filter(is_notified).count()
         };
-        assert_eq!(told(&scene), ENDING_AT_ONCE);
-        // One that was not told ends by itself: it makes no other end.
-        let [untold, told_one] = [0, clients.len() - 1].map(|at| Arc::clone(&scene.all[at]));
-        scene.holders.remove(&untold);
-        assert_eq!(told(&scene), ENDING_AT_ONCE);
-        scene.holders.remove(&told_one);
-        assert_eq!(told(&scene), ENDING_AT_ONCE + 1);
+        assert_eq!(notified(&scene), ENDING_AT_ONCE);
+        // One that was not notified ends by itself: it makes no other end.
+        let [unnotified, notified_one] = [0, clients.len() - 1].map(|at| Arc::clone(&scene.all[at]));
+        scene.holders.remove(&unnotified);
+        assert_eq!(notified(&scene), ENDING_AT_ONCE);
+        scene.holders.remove(&notified_one);
+        assert_eq!(notified(&scene), ENDING_AT_ONCE + 1);
         assert_eq!(scene.evict_slow(Duration::ZERO, 0, 99), [0; 0]);
-        assert_eq!(told(&scene), ENDING_AT_ONCE + 2, "the next sweep tells the rest");
-        assert!(scene.holders.untold.is_empty());
+        assert_eq!(notified(&scene), ENDING_AT_ONCE + 2, "the next sweep notifies the rest");
+        assert!(scene.holders.unnotified.is_empty());
     }
 
     #[test]

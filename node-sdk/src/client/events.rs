@@ -25,10 +25,10 @@ const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 pub(crate) fn emit(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
     Emission::new(mesh, event, payload).map(|emission| {
         let groups = emission.groups();
-        let told = groups.values().filter(|group| emission.tell_one_of(group)).count();
+        let reached = groups.values().filter(|group| emission.send_to_one_of(group)).count();
         // This node may have subscribed and not be listed yet.
         let alone = emission.local.as_ref().filter(|service| !groups.contains_key(service.name()));
-        told + usize::from(alone.is_some_and(|service| emission.tell_local(service)))
+        reached + usize::from(alone.is_some_and(|service| emission.notify_local(service)))
     })
 }
 
@@ -37,8 +37,8 @@ pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> R
     Emission::new(mesh, event, payload).map(|emission| {
         let groups = emission.groups();
         let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
-        let told = others.filter(|provider| emission.tell(provider)).count();
-        told + usize::from(emission.local.as_ref().is_some_and(|service| emission.tell_local(service)))
+        let reached = others.filter(|provider| emission.send(provider)).count();
+        reached + usize::from(emission.local.as_ref().is_some_and(|service| emission.notify_local(service)))
     })
 }
 
@@ -73,29 +73,29 @@ impl<'a> Emission<'a> {
         self.mesh.subscribers(&self.path).unwrap_or_default()
     }
 
-    fn tell_one_of(&self, group: &Providers) -> bool {
+    fn send_to_one_of(&self, group: &Providers) -> bool {
         let mut tried = Vec::new();
         let now = Instant::now();
         let here = self.local.as_ref().zip(group.list().iter().find(|provider| provider.is_local));
         if let Some((service, here)) = here
             && is_turn_of(here, group, now, fastrand::u32(..))
         {
-            return self.tell_local(service);
+            return self.notify_local(service);
         }
         let excluded = here.map(|(_, here)| here.connection.address);
         loop {
             let balance = self.mesh.balance();
             let options = PickOptions { balance, tried: &tried, excluded, ..PickOptions::default() };
             let picked = group.pick(&options, now, |provider| self.mesh.connect(&provider.connection));
-            let Some(provider) = picked else { return here.is_some_and(|(service, _)| self.tell_local(service)) };
-            if self.tell(provider) {
+            let Some(provider) = picked else { return here.is_some_and(|(service, _)| self.notify_local(service)) };
+            if self.send(provider) {
                 return true;
             }
             tried.push(provider.connection.address);
         }
     }
 
-    fn tell(&self, provider: &Provider) -> bool {
+    fn send(&self, provider: &Provider) -> bool {
         self.mesh.connect(&provider.connection);
         let trace = self.context.trace.map(Trace::child);
         let trace = trace.as_ref().map(|trace| trace.traceparent().into());
@@ -106,7 +106,7 @@ impl<'a> Emission<'a> {
         provider.connection.send(write).is_ok()
     }
 
-    fn tell_local(&self, service: &Arc<dyn LocalCall>) -> bool {
+    fn notify_local(&self, service: &Arc<dyn LocalCall>) -> bool {
         service.notify((METHOD, &self.path), &self.text, self.context)
     }
 }

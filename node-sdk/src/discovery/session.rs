@@ -369,7 +369,7 @@ impl RegistryClient {
                 match outcome {
                     UpdateOutcome::Changed | UpdateOutcome::Same => {
                         session.list_requested_at = None;
-                        self.tell_of_translation(session);
+                        self.log_translation(session);
                     }
                     UpdateOutcome::Stale => {}
                     UpdateOutcome::Gap => session.request_list(now),

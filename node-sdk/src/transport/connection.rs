@@ -167,7 +167,7 @@ impl Connection {
     /// connection, and with the reason when there is none, or another instance listens there.
     pub(crate) fn connect(
         self: &Arc<Self>,
-        tell: impl Fn(SocketAddr, Result<(), Unreachable>) + Send + Sync + 'static,
+        report: impl Fn(SocketAddr, Result<(), Unreachable>) + Send + Sync + 'static,
     ) {
         let mut state = self.lock();
         match state.phase {
@@ -185,8 +185,8 @@ impl Connection {
         let connection = Arc::clone(self);
         tokio::spawn(async move {
             let address = connection.address;
-            if let Err(why) = connection.run(|| tell(address, Ok(()))).await {
-                tell(address, Err(why));
+            if let Err(why) = connection.run(|| report(address, Ok(()))).await {
+                report(address, Err(why));
             }
         });
     }

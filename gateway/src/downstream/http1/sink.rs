@@ -63,7 +63,7 @@ impl Sink for Http1Sink<'_> {
         if early {
             *self.keep_alive = KeepAlive::Closes;
         }
-        put_response_fields(out, &response.fields, response.tells_length(), edits.location);
+        put_response_fields(out, &response.fields, response.states_length(), edits.location);
         match response.framing {
             Framing::Empty => {}
             Framing::Length(bytes) => {

@@ -127,7 +127,7 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
     *head.status_mut() = response.status;
     let fields = head.headers_mut();
     let connection = HopByHop::new(&response.fields);
-    let with_length = response.tells_length() && !response.status.is_informational();
+    let with_length = response.states_length() && !response.status.is_informational();
     for (name, value) in response.fields.iter() {
         if with_length && name.eq_ignore_ascii_case(b"content-length") {
             // A server may say it twice.

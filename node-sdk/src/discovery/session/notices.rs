@@ -30,7 +30,7 @@ impl RegistryClient {
     }
 
     /// Says so once when the Distributor lists another address than this machine has.
-    pub(super) fn tell_of_translation(&mut self, session: &mut RegistrySession<'_>) {
+    pub(super) fn log_translation(&mut self, session: &mut RegistrySession<'_>) {
         let Some(here) = session.here.filter(|_| self.identity.advert.advertise.is_none()) else { return };
         let Some(listed) = self.view.with_replica(|replica| replica.host_of(&self.id)) else { return };
         session.here = None;

@@ -178,11 +178,11 @@ impl InFlight {
             return None;
         }
         let range = open.range;
-        let tells_node = !matches!(end, StreamEnd::Response(_) | StreamEnd::Failed(CallFailure::Lost { .. }));
+        let notifies_node = !matches!(end, StreamEnd::Response(_) | StreamEnd::Failed(CallFailure::Lost { .. }));
         open.end = Some(end);
         open.wake_writer();
         let reader = open.receive.end();
-        if tells_node {
+        if notifies_node {
             self.write_queue.withdraw(&self.limits, key, range);
         }
         reader
