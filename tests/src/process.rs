@@ -120,9 +120,9 @@ impl Process {
     /// Waits for `done`, for as long as this process has not worked for more than `most`; `None`
     /// after that. Drops `done` then.
     pub async fn while_it_works<T>(&self, most: Duration, done: impl Future<Output = T>) -> Option<T> {
-        let begun = self.cpu_time();
+        let before = self.cpu_time();
         let tires = async {
-            while self.cpu_time() < begun + most {
+            while self.cpu_time() < before + most {
                 sleep(Duration::from_millis(50)).await;
             }
         };

@@ -104,12 +104,12 @@ async fn watch(
     let end = Instant::now() + APART * u32::try_from(PEERS).unwrap() + TIME;
     let (mut asked, mut answered, mut slowest, mut counted) = (0, 0, Duration::ZERO, 0);
     while Instant::now() < end {
-        let begun = Instant::now();
+        let started = Instant::now();
         asked += 1;
         if let Ok(Some(held)) = timeout(PATIENCE, good()).await {
             answered += 1;
             counted = counted.max(held);
-            slowest = slowest.max(begun.elapsed());
+            slowest = slowest.max(started.elapsed());
         }
         sleep(ASKS).await;
     }

@@ -75,7 +75,7 @@ where
         out.extend_from_slice(b"\r\n");
     };
     let (mut buffer, mut out, mut times) = (Vec::with_capacity(1 << 16), Vec::new(), Vec::new());
-    let mut begun = vec![Instant::now(); in_flight];
+    let mut started = vec![Instant::now(); in_flight];
     let end = Instant::now() + during;
     (0..in_flight).for_each(|slot| request(&mut out, slot));
     let mut waiting = in_flight;
@@ -88,9 +88,9 @@ where
             assert_eq!(serde_json::from_slice::<T>(body).unwrap(), *value);
             let slot: usize = subject.strip_prefix("in.").unwrap().parse().unwrap();
             taken += whole;
-            times.push(now - begun[slot]);
+            times.push(now - started[slot]);
             if now < end {
-                begun[slot] = now;
+                started[slot] = now;
                 request(&mut out, slot);
             } else {
                 waiting -= 1;

@@ -332,9 +332,10 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
     }
 }
 
-fn takes_too_long(begun: &[u8]) -> Rejection {
+fn takes_too_long(unfinished: &[u8]) -> Rejection {
     // Writers of some dialects end their packets otherwise.
-    let (bytes, end) = (begun.len(), begun.last().map_or_else(String::new, |last| last.escape_ascii().to_string()));
+    let (bytes, end) =
+        (unfinished.len(), unfinished.last().map_or_else(String::new, |last| last.escape_ascii().to_string()));
     let what = format!("a packet took too long: {bytes} bytes without ¶, which end in '{end}'");
     Rejection::new(408, "frame_timeout", what)
 }

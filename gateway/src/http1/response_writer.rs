@@ -70,7 +70,7 @@ impl KeepAlive {
 #[derive(Debug, Default)]
 pub(crate) struct StatusLine {
     /// Bytes that have been written.
-    begun: usize,
+    written: usize,
 }
 
 impl StatusLine {
@@ -78,15 +78,15 @@ impl StatusLine {
 
     /// Appends one byte, if one is left that all status lines have.
     pub(crate) fn begin(&mut self, out: &mut BytesMut) {
-        if let Some(byte) = Self::START.get(self.begun) {
+        if let Some(byte) = Self::START.get(self.written) {
             out.put_u8(*byte);
-            self.begun += 1;
+            self.written += 1;
         }
     }
 
     /// Appends what is left of the line; the next one is another.
     pub(crate) fn finish(&mut self, out: &mut BytesMut, status: StatusCode) {
-        out.put_slice(&Self::START[std::mem::take(&mut self.begun)..]);
+        out.put_slice(&Self::START[std::mem::take(&mut self.written)..]);
         out.put_slice(status.as_str().as_bytes());
         out.put_u8(b' ');
         out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
@@ -181,14 +181,14 @@ mod tests {
 
     #[test]
     fn a9_a_status_line_can_be_begun_before_its_status_is_known() {
-        for begun in [0, 1, 9, 20] {
+        for written in [0, 1, 9, 20] {
             let (mut out, mut line) = (BytesMut::new(), StatusLine::default());
-            (0..begun).for_each(|_| line.begin(&mut out));
-            assert_eq!(out.len(), begun.min(9));
+            (0..written).for_each(|_| line.begin(&mut out));
+            assert_eq!(out.len(), written.min(9));
             for _ in 0..2 {
                 line.finish(&mut out, StatusCode::OK);
             }
-            assert_eq!(out, "HTTP/1.1 200 OK\r\n".repeat(2), "after {begun}");
+            assert_eq!(out, "HTTP/1.1 200 OK\r\n".repeat(2), "after {written}");
         }
     }
 }

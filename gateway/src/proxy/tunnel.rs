@@ -309,11 +309,11 @@ mod tests {
         let (mut client, inner) = pair().await;
         let (outer, mut server) = pair().await;
         let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
-        let begun = Instant::now();
+        let started = Instant::now();
         let task = run(ClientStream::Plain(inner), outer, &holder, idle);
         let says = async {
             // For longer than the idle time-out, in either direction.
-            while begun.elapsed() < 2 * idle {
+            while started.elapsed() < 2 * idle {
                 say(&mut client, "x").await;
                 reads(&mut server, "x").await;
                 tokio::time::sleep(idle / 20).await;

@@ -644,8 +644,8 @@ mod tests {
         for one in &mut waiting {
             assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         assert!(picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err());
-        assert_eq!(Instant::now(), begun, "too many wait already, so it is refused at once");
+        assert_eq!(Instant::now(), started, "too many wait already, so it is refused at once");
     }
 }

@@ -79,7 +79,7 @@ mod tests {
         for _ in 0..ROUNDS {
             let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.local_addr().unwrap();
-            let (begun, stop) = (connected.load(Ordering::SeqCst), Arc::new(AtomicBool::new(false)));
+            let (before, stop) = (connected.load(Ordering::SeqCst), Arc::new(AtomicBool::new(false)));
             let clients: Vec<_> = (0..4)
                 .map(|_| {
                     let (connected, stop) = (Arc::clone(&connected), Arc::clone(&stop));
@@ -96,7 +96,7 @@ mod tests {
                     })
                 })
                 .collect();
-            while connected.load(Ordering::SeqCst) < begun + 10 {
+            while connected.load(Ordering::SeqCst) < before + 10 {
                 std::thread::yield_now();
             }
             let accepted = close(listener, false);

@@ -139,14 +139,14 @@ impl RawCall<'_> {
         let (service, url) = (Arc::clone(service), (self.method, self.path));
         let context = Context { deadline: Some(deadline), ..context };
         let (one_way, idempotent) = (self.one_way, self.idempotent);
-        let begun = self.arguments.with_text(|text| {
+        let sent = self.arguments.with_text(|text| {
             if one_way {
                 let has_room = service.notify(url, text, context.outlasting());
                 return if has_room { Ok(None) } else { Err(SubmitError::Connection(EnqueueError::Full)) };
             }
             Ok(Some(service.call(url, text, context, idempotent)))
         });
-        match begun {
+        match sent {
             Ok(Some(answer)) => {
                 self.progress.state = CallState::Own(answer);
                 Ok(None)

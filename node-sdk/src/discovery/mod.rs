@@ -80,14 +80,14 @@ pub(crate) fn start(
 async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: CancellationToken) {
     let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
     loop {
-        let begun = Instant::now();
+        let started = Instant::now();
         let run = AssertUnwindSafe(client.run(stop.clone())).catch_unwind().await;
         if run.is_ok() || stop.is_cancelled() {
             return;
         }
         // A new session reads everything again.
         view.disconnected();
-        let pause = restarts.pause_after(begun.elapsed());
+        let pause = restarts.pause_after(started.elapsed());
         error!(
             pause_s = pause.as_secs(),
             "the task that connects to the Distributor panicked, and will be started again"

@@ -112,7 +112,7 @@ impl RegistryClient {
             let wait = match connecting {
                 Ok(Ok(stream)) => {
                     failures = LogThrottle::new(LOG_PERIOD);
-                    let begun = Instant::now();
+                    let started = Instant::now();
                     let (end, has_told) = self.run_session(&stream, &stop).await;
                     self.view.disconnected();
                     if stop.is_cancelled() {
@@ -144,7 +144,7 @@ impl RegistryClient {
                     // All nodes lost the Distributor at this moment, so they return one after the
                     // other, spread over one period. The first returns at once, unless sessions end
                     // as soon as they begin.
-                    let has_worked = has_told && begun.elapsed() >= RECONNECT_PERIOD;
+                    let has_worked = has_told && started.elapsed() >= RECONNECT_PERIOD;
                     let slot = if has_worked { self.view.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
                     RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
                 }

@@ -41,7 +41,7 @@ impl KeptCall {
     pub(crate) fn begin(&self, handler: &dyn AnyHandler) -> Result<RunningHandler, ServiceError> {
         let context = Cell::new(Context::current());
         let captured: Vec<&str> = self.captured.iter().map(|segment| &**segment).collect();
-        let begun = handler.begin(&IncomingCall {
+        let started = handler.begin(&IncomingCall {
             version: self.version,
             params: self.params.as_deref(),
             verified: Cell::new(true),
@@ -54,6 +54,6 @@ impl KeptCall {
             node: &self.node,
         });
         context.get().set_current();
-        begun
+        started
     }
 }

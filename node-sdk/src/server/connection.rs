@@ -132,7 +132,7 @@ pub(crate) async fn run(
     connection.reader.join_pieces(true);
     let reason = connection.serve(stream, finish).await;
     for call in std::mem::take(&mut connection.running) {
-        call.begun.into_iter().for_each(|begun| connection.release(begun));
+        call.started.into_iter().for_each(|started| connection.release(started));
     }
     reason
 }
@@ -352,7 +352,7 @@ impl CallerConnection<'_> {
             self.bad_frames.record_sound(request.version);
             self.reader.join_pieces(request.version == Version::V1);
         }
-        let begun = match parsed {
+        let started = match parsed {
             Ok(request) if request.uri == PART_URI => {
                 let part = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
                 let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
@@ -372,14 +372,14 @@ impl CallerConnection<'_> {
             }
             Err(error) => Err(error),
         };
-        let Ok(mut begun) = begun else { return self.bad_frames.reject() };
-        let (to, before) = (begun.detach_return_path(), self.responses.len());
-        let polled = self.responses.answer(&to, |sink| begun.poll_response(task, sink));
+        let Ok(mut started) = started else { return self.bad_frames.reject() };
+        let (to, before) = (started.detach_return_path(), self.responses.len());
+        let polled = self.responses.answer(&to, |sink| started.poll_response(task, sink));
         if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }
-        begun.attach_return_path(to);
-        self.run_call(RunningCall::new(begun, CALL_BYTES + frame.len()));
+        started.attach_return_path(to);
+        self.run_call(RunningCall::new(started, CALL_BYTES + frame.len()));
         Ok(())
     }
 
@@ -430,12 +430,12 @@ impl CallerConnection<'_> {
         let (call, polled) = match polled {
             Polled::Response(call, polled) => (call, polled),
             // A cancelled call no longer counts.
-            Polled::Left(begun) => return begun.into_iter().for_each(|begun| self.release(begun)),
+            Polled::Left(started) => return started.into_iter().for_each(|started| self.release(started)),
         };
         self.running_bytes -= call.bytes;
         let before = self.responses.len();
         self.responses.push(polled.version, polled.packet);
-        let kept = call.begun.as_ref().is_none_or(|begun| self.has_kept(before, &begun.to));
+        let kept = call.started.as_ref().is_none_or(|started| self.has_kept(before, &started.to));
         if kept && polled.progress == WriteProgress::More {
             self.run_call(call);
         } else {

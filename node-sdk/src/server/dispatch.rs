@@ -93,9 +93,9 @@ impl LocalService {
         now: Instant,
     ) -> Result<StartedCall, PacketError> {
         let (verified, params) = (request.verified, request.params);
-        let begun = self.begin_in(&mut request, made, caller, may_stream, now);
+        let started = self.begin_in(&mut request, made, caller, may_stream, now);
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
-            return Ok(begun);
+            return Ok(started);
         }
         // The request was split without parsing, and its arguments turned out not to be JSON.
         let mut request = Request::from_packet(Packet::parse(frame)?);

@@ -27,9 +27,9 @@ impl LocalCall for LocalService {
 
     fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalAnswer {
         let deadline = context.deadline.map(sleep_until);
-        let begun = self.begin_local(url, params, context, Some(Key::Number(0)), idempotent);
+        let started = self.begin_local(url, params, context, Some(Key::Number(0)), idempotent);
         let tasks = self.tasks.clone();
-        Box::pin(tasks.scope(LocalRun { begun: Some(begun), deadline, service: self }))
+        Box::pin(tasks.scope(LocalRun { started: Some(started), deadline, service: self }))
     }
 
     fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool {
@@ -77,7 +77,7 @@ impl LocalService {
 pin_project_lite::pin_project! {
     /// A call of the node to itself. One allocation for all of it, but for its handler.
     struct LocalRun {
-        begun: Option<StartedCall>,
+        started: Option<StartedCall>,
         #[pin]
         deadline: Option<Sleep>,
         service: Arc<LocalService>,
@@ -86,10 +86,10 @@ pin_project_lite::pin_project! {
     impl PinnedDrop for LocalRun {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(begun) = this.begun.take().filter(StartedCall::has_to_finish)
+            if let Some(started) = this.started.take().filter(StartedCall::has_to_finish)
                 && tokio::runtime::Handle::try_current().is_ok()
             {
-                this.service.released.finish(begun);
+                this.service.released.finish(started);
             }
         }
     }
@@ -100,10 +100,10 @@ impl Future for LocalRun {
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Bytes>> {
         let mut this = self.project();
-        if let Some(begun) = this.begun
-            && let Poll::Ready(packet) = poll_packet(begun, task)
+        if let Some(started) = this.started
+            && let Poll::Ready(packet) = poll_packet(started, task)
         {
-            *this.begun = None;
+            *this.started = None;
             return Poll::Ready(Some(packet.freeze()));
         }
         if let Some(deadline) = this.deadline.as_mut().as_pin_mut() {
@@ -115,8 +115,8 @@ impl Future for LocalRun {
 }
 
 /// The response as a frame, without its delimiter.
-fn poll_packet(begun: &mut StartedCall, task: &mut TaskContext<'_>) -> Poll<BytesMut> {
-    let polled = ready!(begun.poll_response_packet(task));
+fn poll_packet(started: &mut StartedCall, task: &mut TaskContext<'_>) -> Poll<BytesMut> {
+    let polled = ready!(started.poll_response_packet(task));
     debug_assert_eq!(polled.progress, WriteProgress::Done, "a call without credit is no stream");
     let mut packet = polled.packet;
     packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));

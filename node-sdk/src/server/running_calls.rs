@@ -17,7 +17,7 @@ pub(super) struct RunningCall {
     pub(super) key: Option<u64>,
     /// The bytes that it counts against the caller's limit.
     pub(super) bytes: usize,
-    pub(super) begun: Option<StartedCall>,
+    pub(super) started: Option<StartedCall>,
     control: Arc<CallControl>,
 }
 
@@ -72,14 +72,14 @@ pub(super) enum Polled {
 }
 
 impl RunningCall {
-    pub(super) fn new(begun: StartedCall, bytes: usize) -> Self {
-        let key = begun.to.key.as_ref().and_then(Key::number);
-        Self { key, bytes, begun: Some(begun), control: Arc::default() }
+    pub(super) fn new(started: StartedCall, bytes: usize) -> Self {
+        let key = started.to.key.as_ref().and_then(Key::number);
+        Self { key, bytes, started: Some(started), control: Arc::default() }
     }
 
     /// What its caller reaches it by.
     pub(super) fn handle(&self) -> CallHandle {
-        let call_stream = self.begun.as_ref().and_then(|begun| begun.to.call_stream.clone());
+        let call_stream = self.started.as_ref().and_then(|started| started.to.call_stream.clone());
         CallHandle { control: Arc::clone(&self.control), call_stream, bytes: self.bytes }
     }
 }
@@ -99,13 +99,13 @@ impl Future for RunningCall {
         // Before the look: a caller that leaves after it wakes the task.
         self.control.task.register(task.waker());
         if self.control.is_left.load(Ordering::Acquire) {
-            return Poll::Ready(Polled::Left(self.begun.take()));
+            return Poll::Ready(Polled::Left(self.started.take()));
         }
-        let Some(Poll::Ready(polled)) = self.begun.as_mut().map(|begun| begun.poll_response_packet(task)) else {
+        let Some(Poll::Ready(polled)) = self.started.as_mut().map(|started| started.poll_response_packet(task)) else {
             return Poll::Pending;
         };
         let Self { key, bytes, .. } = *self;
-        let call = Self { key, bytes, begun: self.begun.take(), control: Arc::clone(&self.control) };
+        let call = Self { key, bytes, started: self.started.take(), control: Arc::clone(&self.control) };
         Poll::Ready(Polled::Response(call, polled))
     }
 }

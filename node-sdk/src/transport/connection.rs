@@ -244,8 +244,8 @@ impl Connection {
 impl ConnectionState {
     /// Charges the bytes of parts and the `begun` bytes of a packet. Returns how many bytes may be
     /// held, if there are many.
-    fn charge(&mut self, begun: usize) -> Option<usize> {
-        let held = self.calls.parts_bytes() + begun;
+    fn charge(&mut self, unfinished: usize) -> Option<usize> {
+        let held = self.calls.parts_bytes() + unfinished;
         // Small amounts are not charged to the shared budget.
         (held > MIN_BYTES || self.share.is_charged()).then(|| self.share.charge(held))
     }
@@ -257,12 +257,14 @@ impl ConnectionState {
     /// There is no memory for a packet that was received in part.
     fn make_room(
         &mut self,
-        begun: usize,
+        unfinished: usize,
         address: SocketAddr,
         now: std::time::Instant,
     ) -> Result<Vec<std::task::Waker>, &'static str> {
         let mut wakers = Vec::new();
-        while let Some(may_have) = self.charge(begun).filter(|may_have| self.calls.parts_bytes() + begun > *may_have) {
+        while let Some(may_have) =
+            self.charge(unfinished).filter(|may_have| self.calls.parts_bytes() + unfinished > *may_have)
+        {
             self.share.count_refusal();
             let crowded = self.calls.crowd_out();
             let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };

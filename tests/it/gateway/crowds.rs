@@ -26,8 +26,8 @@ const ATTACKERS: usize = 3 * PERMITS;
 async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let begun = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&begun);
+    let started = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&started);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let count = Arc::clone(&count);
@@ -63,14 +63,14 @@ async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
             });
         }
     });
-    (address, begun)
+    (address, started)
 }
 
 /// A gateway in front of that server, and how many requests the server has begun.
 async fn gateway(cluster: &Cluster, route: Route) -> (SocketAddr, Arc<AtomicUsize>) {
-    let (address, begun) = server().await;
+    let (address, started) = server().await;
     let route = Route { servers: vec![FixedServer { address: address.into(), weight: 100 }], ..route };
-    (cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await, begun)
+    (cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await, started)
 }
 
 fn route() -> Route {
@@ -128,18 +128,18 @@ impl SlowClient {
 /// Good clients, one after another, are answered in time during the attack.
 async fn check(attack: SlowClient) {
     let cluster = Cluster::start();
-    let (at, begun) = gateway(&cluster, route()).await;
+    let (at, started) = gateway(&cluster, route()).await;
     let attackers = attack.begin(at).await;
     // They have all the permits that they get.
-    eventually(attack.name, async || begun.load(Ordering::Relaxed) >= attack.permits()).await;
+    eventually(attack.name, async || started.load(Ordering::Relaxed) >= attack.permits()).await;
     let mut worst = Duration::ZERO;
     for number in 0..30 {
         let mut client = HttpClient::over(connect(1, at).await);
-        let begun = Instant::now();
+        let started = Instant::now();
         let body = if number % 2 == 0 { ("GET", "") } else { ("POST", "{}") };
         let response = client.request(body.0, "/", body.1).await.unwrap();
         assert_eq!(response.status, 200, "{} {number}: {response:?}", attack.name);
-        worst = worst.max(begun.elapsed());
+        worst = worst.max(started.elapsed());
         sleep(Duration::from_millis(20)).await;
     }
     // A request may wait for a slow client once, but never until it is rejected.
@@ -222,8 +222,8 @@ async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
     let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
     tunnel.head().await;
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1) {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
         tunnel.send("still there").await;
         tunnel.read_to("still there").await;
         sleep(Duration::from_millis(50)).await;
@@ -235,14 +235,14 @@ async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
 #[tokio::test]
 async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
     let cluster = Cluster::start();
-    let (at, begun) = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
+    let (at, started) = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut slow = RawStream(connect(2, at).await);
         slow.send("GET /slow HTTP/1.1\r\nHost: g\r\n\r\n").await;
         held.push(slow);
     }
-    eventually("the server is busy", async || begun.load(Ordering::Relaxed) == held.len()).await;
+    eventually("the server is busy", async || started.load(Ordering::Relaxed) == held.len()).await;
     // In pieces, with trailers, complete or not: gathered bytes are passed on unchanged.
     let long = "x".repeat(200_000);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
@@ -288,9 +288,9 @@ async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
     let attackers = join_all(come).await;
     sleep(Duration::from_millis(1200)).await;
     for number in 0..20 {
-        let begun = Instant::now();
+        let started = Instant::now();
         let response = HttpClient::over(connect(1, at).await).request("GET", "/", "").await;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         let status = response.map(|response| response.status);
         assert!(status == Some(200) && took < Duration::from_millis(900), "{name} {number}: {status:?} after {took:?}");
     }

@@ -175,10 +175,10 @@ async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
     let at = gateway(&cluster, limited).await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);
     let declined = async || {
-        let begun = Instant::now();
+        let started = Instant::now();
         let status = request(at, "GET", "/", "").await.status;
         assert!(matches!(status, 429 | 503), "{status}");
-        begun.elapsed()
+        started.elapsed()
     };
     let (stalls, mut seen) = tokio::sync::watch::channel(0);
     let stalled = tokio::spawn(async move {
@@ -204,9 +204,9 @@ async fn gu4_a_server_gets_its_limit_of_requests_and_the_rest_waits() {
     let at = gateway(&cluster, Route { max_connections: 2, queue_timeout, ..route(&[&server]) }).await;
     let held: Vec<_> = (0..2).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await })).collect();
     eventually("both are under way", async || server.asked() == 2).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     assert_eq!(request(at, "GET", "/", "").await.problem(), "overloaded");
-    assert!(begun.elapsed() >= queue_timeout, "it has waited");
+    assert!(started.elapsed() >= queue_timeout, "it has waited");
     server.answers(200);
     let waits = tokio::spawn(async move { request(at, "GET", "/", "").await });
     held[0].abort();
@@ -395,9 +395,9 @@ async fn a_deadline_counts_from_the_end_of_the_body() {
     let mut client = HttpClient::connect(at).await;
     client.send(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 3\r\n\r\n").await;
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     assert_eq!(client.raw(b"abc").await.unwrap().status, 504);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

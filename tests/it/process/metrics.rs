@@ -65,11 +65,11 @@ async fn oe17_metrics_of_the_distributor_follow_events() {
     node.register_v2("goods", 1, "goods", None).await;
     node.list_with("goods").await;
     let mut half = Peer::connect(watched.at).await;
-    let begun = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(20_000));
-    half.send(&begun).await;
+    let unfinished = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(20_000));
+    half.send(&unfinished).await;
     watched.becomes("memory_bytes{kind=\"incoming\"}", 65_536).await;
     let mut next = Peer::connect(watched.at).await;
-    next.send(&begun).await;
+    next.send(&unfinished).await;
     for (name, expected) in [
         ("waiting_for_memory", 1),
         ("connections", 3),

@@ -234,11 +234,15 @@ async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
     let route = gateway::Route { servers, ..gateway::Route::new(vec!["/".to_owned()]) };
     let config = gateway::Config { routes: vec![route], ..gateway::Config::default() };
     let at = cluster.gateway_with(config).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..6 {
         assert_eq!(request(at, "GET", "/", "").await.status, 200);
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: it is passed over after the first time", begun.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}: it is passed over after the first time",
+        started.elapsed()
+    );
 }
 
 /// Servers on this machine's loopback must not be called for a node on another machine.

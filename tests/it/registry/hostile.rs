@@ -136,11 +136,11 @@ async fn cr6_unfinished_packets_share_a_budget() {
     /// The packets with room, slightly more than 4 KiB of each other packet, and connections.
     const MOST_BYTES: u64 = 64 << 20;
     let (process, address) = distributor(&["--frame-timeout", "1m", "--max-incoming-bytes", "16777216"]).await;
-    let begun = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(60_000));
+    let unfinished = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(60_000));
     let mut peers = Vec::new();
     for _ in 0..PEERS {
         let mut peer = Peer::connect(address).await;
-        peer.send(&begun).await;
+        peer.send(&unfinished).await;
         peers.push(peer);
     }
     // A registration that takes several reads has to wait until some of these are cut, which

@@ -149,7 +149,7 @@ async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
 #[derive(Default)]
 struct Gate {
     open: Notify,
-    begun: AtomicUsize,
+    started: AtomicUsize,
     dropped: AtomicUsize,
 }
 
@@ -160,7 +160,7 @@ async fn wait(gate: State<Gate>) -> HandlerResult<&'static str> {
             self.0.dropped.fetch_add(1, Ordering::SeqCst);
         }
     }
-    gate.begun.fetch_add(1, Ordering::SeqCst);
+    gate.started.fetch_add(1, Ordering::SeqCst);
     let _dropped = Dropped(gate.clone());
     gate.open.notified().await;
     Ok("done")
@@ -182,7 +182,7 @@ async fn a_dropped_call_is_cancelled_at_the_node() {
     // Its caller has gone.
     let peers = caller.peers().clone();
     let call = tokio::spawn(async move { peers.call::<String>("GET/wait", &()).await });
-    eventually("it has begun", async || gate.begun.load(Ordering::SeqCst) == 2).await;
+    eventually("it has begun", async || gate.started.load(Ordering::SeqCst) == 2).await;
     call.abort();
     eventually("the work is dropped", async || dropped() == 2).await;
 }
@@ -197,7 +197,7 @@ async fn gu4_ov7_a_full_route_says_so_and_another_node_is_asked() {
             tokio::spawn(async move { peers.call::<String>("GET/wait", &()).await })
         })
         .collect();
-    eventually("both are at work", async || gate.begun.load(Ordering::SeqCst) == 2).await;
+    eventually("both are at work", async || gate.started.load(Ordering::SeqCst) == 2).await;
     let refused = caller.peers().call::<String>("GET/wait", &()).await;
     let Err(CallError::Refused { status: 503, reason, retry_after: Some(_), .. }) = refused else {
         panic!("{refused:?}")
@@ -377,12 +377,12 @@ async fn gu13_another_service_at_an_old_address_is_not_called() {
 #[tokio::test]
 async fn gu13_a_node_of_another_instance_than_the_list_says_is_not_called() {
     let cluster = Cluster::start();
-    let begun = Arc::new(AtomicUsize::new(0));
-    async fn count(begun: State<AtomicUsize>) -> HandlerResult<usize> {
-        Ok(begun.fetch_add(1, Ordering::SeqCst))
+    let started = Arc::new(AtomicUsize::new(0));
+    async fn count(started: State<AtomicUsize>) -> HandlerResult<usize> {
+        Ok(started.fetch_add(1, Ordering::SeqCst))
     }
     let other = Cluster::start();
-    let node = Node::builder("n").shared_state(Arc::clone(&begun)).route("GET/n", count).route("POST/n", count);
+    let node = Node::builder("n").shared_state(Arc::clone(&started)).route("GET/n", count).route("POST/n", count);
     let node = other.node(node).await;
     // Listed here under another instance.
     let mut gone = cluster.peer().await;
@@ -396,7 +396,7 @@ async fn gu13_a_node_of_another_instance_than_the_list_says_is_not_called() {
         let refused = caller.peers().call::<usize>(url, &()).await;
         assert!(matches!(refused, Err(CallError::NoProvider { .. })), "{refused:?}");
     }
-    assert_eq!(begun.load(Ordering::SeqCst), 0);
+    assert_eq!(started.load(Ordering::SeqCst), 0);
     // The node that is listed there is told, and so is `why`.
     let notice = loop {
         let packet = gone.next().await.expect("a notice");
@@ -410,7 +410,7 @@ async fn gu13_a_node_of_another_instance_than_the_list_says_is_not_called() {
     let text = notice["$"]["m"].as_str().unwrap();
     assert!(text.contains("caller at 127.0.0.1") && text.contains("another process listens there"), "{text}");
     // What nobody else offers is called elsewhere, whatever the method.
-    let right = Node::builder("n").shared_state(Arc::clone(&begun)).route("POST/n", count);
+    let right = Node::builder("n").shared_state(Arc::clone(&started)).route("POST/n", count);
     let _right = cluster.node(right).await;
     caller.peers().wait_until(|nodes| nodes.len() == 3).await;
     for number in 0..4 {
@@ -424,7 +424,7 @@ async fn gu20_a_node_that_leaves_finishes_its_calls() {
     let (_cluster, callee, caller) = pair(gated(&gate)).await;
     let peers = caller.peers().clone();
     let call = tokio::spawn(async move { peers.call::<String>("GET/wait", &()).await });
-    eventually("it has begun", async || gate.begun.load(Ordering::SeqCst) == 1).await;
+    eventually("it has begun", async || gate.started.load(Ordering::SeqCst) == 1).await;
     let stopping = tokio::spawn(callee.stop());
     caller.peers().wait_until(|nodes| nodes.len() == 1).await;
     gate.open.notify_waiters();

@@ -243,8 +243,8 @@ async fn b1_a_trace_is_begun_or_continued_at_the_gateway() {
     };
     let id = "4bf92f3577b34da6a3ce929d0e0e4736";
     assert_eq!(ask(&format!("TraceParent: 00-{id}-00f067aa0ba902b7-01\r\n")).await, id);
-    let begun = ask("").await;
-    assert!(begun != id && begun != ask("traceparent: nonsense\r\n").await, "each request has its own");
+    let made = ask("").await;
+    assert!(made != id && made != ask("traceparent: nonsense\r\n").await, "each request has its own");
 }
 
 #[tokio::test]
@@ -319,7 +319,7 @@ async fn b3_a_handler_that_calls_in_vain_can_still_undo_its_work() {
 /// How much work has begun, and how much was done; and what lets it go on.
 #[derive(Default)]
 struct Work {
-    begun: AtomicUsize,
+    started: AtomicUsize,
     dropped: AtomicUsize,
     done: AtomicUsize,
     go_on: Notify,
@@ -333,7 +333,7 @@ async fn work(work: State<Work>) -> HandlerResult<()> {
             count.fetch_add(1, Ordering::SeqCst);
         }
     }
-    work.begun.fetch_add(1, Ordering::SeqCst);
+    work.started.fetch_add(1, Ordering::SeqCst);
     let mut leave = Leave(&work, false);
     work.go_on.notified().await;
     leave.1 = true;
@@ -363,7 +363,7 @@ async fn b3_what_is_not_idempotent_is_finished_when_its_client_goes() {
     caller.peers().wait_for(&["POST/work"]).await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/ping").await;
-    let counts = || [&state.begun, &state.dropped, &state.done].map(|count| count.load(Ordering::SeqCst));
+    let counts = || [&state.started, &state.dropped, &state.done].map(|count| count.load(Ordering::SeqCst));
     // Whether the work is dropped when the one that wants it goes.
     let check = async |what: &str, url: &str, by_gateway: bool, is_dropped: bool| {
         let before = counts();
@@ -436,7 +436,7 @@ async fn b3_a_call_that_is_not_wanted_does_not_go_on_for_ever() {
 async fn b3_a_node_that_stops_waits_for_spawned_work() {
     async fn begin(Params(seconds): Params<u64>, work: State<Work>) -> HandlerResult<()> {
         node_sdk::spawn(async move {
-            work.begun.fetch_add(1, Ordering::SeqCst);
+            work.started.fetch_add(1, Ordering::SeqCst);
             // And for what spawned work spawns.
             drop(node_sdk::spawn(async move {
                 sleep(Duration::from_secs(seconds)).await;

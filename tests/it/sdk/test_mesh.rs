@@ -94,9 +94,9 @@ async fn pt4_a_node_cut_off_from_one_caller_serves_others() {
     a.partition(&b, true);
     // The registry is right: the node is up. Only this node cannot reach it, and its call says so
     // in time.
-    let begun = Instant::now();
+    let started = Instant::now();
     assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. })));
-    assert!(begun.elapsed() <= Duration::from_millis(1100), "{:?}", begun.elapsed());
+    assert!(started.elapsed() <= Duration::from_millis(1100), "{:?}", started.elapsed());
     assert_eq!(call(&c, "GET/b").await.unwrap(), "hello");
     assert_eq!(call(&a, "GET/c").await.unwrap(), "hello");
     knows(&a, 3).await;
@@ -122,9 +122,9 @@ async fn a_slow_machine_takes_its_time() {
     let (_mesh, [a, b]) = mesh(["a", "b"]).await;
     assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
     b.slow(Duration::from_millis(200));
-    let begun = Instant::now();
+    let started = Instant::now();
     assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
-    assert!((Duration::from_millis(400)..Duration::from_millis(450)).contains(&begun.elapsed()), "there and back");
+    assert!((Duration::from_millis(400)..Duration::from_millis(450)).contains(&started.elapsed()), "there and back");
     let short = a.peers().call::<String>("GET/b", &()).timeout(Duration::from_millis(300)).await;
     assert!(matches!(short, Err(CallError::Deadline { .. })));
 }
@@ -212,9 +212,9 @@ async fn a_hedged_call_does_not_wait_for_a_slow_node() {
         let mut seen = 0;
         for _ in 0..20 {
             let call = caller.peers().call::<()>(url, &()).hedge(after);
-            let begun = Instant::now();
+            let started = Instant::now();
             if idempotent { call.idempotent() } else { call }.await.unwrap();
-            seen += usize::from(begun.elapsed() >= Duration::from_millis(200));
+            seen += usize::from(started.elapsed() >= Duration::from_millis(200));
             sleep(Duration::from_secs(1)).await;
         }
         assert_eq!((seen, calls.load(Ordering::Relaxed)), (slow, carried_out), "{url} {idempotent} {after:?}");

@@ -26,12 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Delays every rejection for ever, if the connection lets it.
 #[derive(Default)]
 struct Delays {
-    begun: Notify,
+    started: Notify,
 }
 
 impl Handler for Delays {
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
-        self.begun.notify_one();
+        self.started.notify_one();
         exchange.delay_rejection(pending()).await?;
         Ok(exchange.respond(FullResponse::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")))
     }
@@ -57,7 +57,7 @@ async fn check(request: &str, then: impl AsyncFnOnce(&mut TcpStream, &Cancellati
     let client = TrackedClient::untracked(stop.clone());
     let asks = async {
         peer.write_all(request.as_bytes()).await.unwrap();
-        holds.begun.notified().await;
+        holds.started.notified().await;
         then(&mut peer, &stop).await;
         let mut answer = [0; 12];
         peer.read_exact(&mut answer).await.unwrap();

@@ -347,8 +347,8 @@ impl Connection {
         if useful > 0 && self.version == Version::V1 {
             self.has_answered.store(true, Ordering::Relaxed);
         }
-        let begun = socket.reader.buffered().len();
-        state.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
+        let unfinished = socket.reader.buffered().len();
+        state.make_room(unfinished, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
         if unexpected > 0 && !state.unexpected.try_spend(now, unexpected, useful) {
             let cool_down = state.unexpected.close(now);
             state.cooling_down_until = Some(Instant::from_std(now + cool_down));

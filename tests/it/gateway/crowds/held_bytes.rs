@@ -218,9 +218,9 @@ async fn gh30_bodies_for_nodes_are_within_the_budget() {
         let _ = client.0.write_all(&vec![b' '; LARGE - 1000]).await;
         client
     };
-    let mut begun = join_all((0..30).map(begin)).await;
+    let mut half_sent = join_all((0..30).map(begin)).await;
     let mut refused = 0;
-    for client in &mut begun {
+    for client in &mut half_sent {
         let line = timeout(Duration::from_millis(200), client.read_to("\r\n")).await;
         refused += usize::from(line.is_ok_and(|line| line.starts_with("HTTP/1.1 503 ")));
     }
@@ -229,5 +229,5 @@ async fn gh30_bodies_for_nodes_are_within_the_budget() {
         .request("POST", "/small", &format!("{{}}{}", " ".repeat(LARGE / 2)))
         .await;
     assert_eq!(good.unwrap().status, 200);
-    drop(begun);
+    drop(half_sent);
 }

@@ -74,11 +74,11 @@ async fn check_tls_seats(attack: TlsAttack, protocol: &str) {
     sleep(Duration::from_millis(1200)).await;
     let good = TlsConnector::from(files.client(&["http/1.1"]));
     for number in 0..20 {
-        let begun = Instant::now();
+        let started = Instant::now();
         let name = ServerName::try_from("a.test").unwrap();
         let mut stream = good.connect(name, connect(1, at).await).await.unwrap();
         let seen = tests::ask_tls(&mut stream, "/", "a.test").await;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         assert!(
             seen.starts_with("HTTP/1.1 200 ") && took < Duration::from_secs(2),
             "{attack:?} {number}: {seen} after {took:?}"
