@@ -22,7 +22,7 @@ use crate::message::head::{RequestHead, Scheme};
 use crate::message::problem::Problem;
 use crate::proxy::Proxy;
 use crate::proxy::ended::Ended;
-use crate::proxy::exchange::{Exchange, FullResponse, Handler};
+use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 /// The first bytes of a client that speaks HTTP/2 without TLS's negotiation: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -202,7 +202,7 @@ struct PlainOnTlsHandler<'a, 'b> {
     proxy: &'a Proxy<'b>,
 }
 
-impl Handler for PlainOnTlsHandler<'_, '_> {
+impl RequestHandler for PlainOnTlsHandler<'_, '_> {
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "this port speaks TLS: use https://");
         Ok(exchange.respond(FullResponse::from(&problem)))

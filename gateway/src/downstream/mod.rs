@@ -1,7 +1,7 @@
 //! The side of clients: accepting them, TLS, the PROXY protocol, and their connections in either
 //! version of HTTP.
 //!
-//! It does not know where a request goes: the `Handler` that it is given decides that.
+//! It does not know where a request goes: the `RequestHandler` that it is given decides that.
 
 mod accept;
 pub(crate) mod clients;

@@ -26,7 +26,7 @@ use crate::message::problem::Problem;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{self, Metrics};
 use crate::proxy::ended::Ended;
-use crate::proxy::exchange::{Exchange, FullResponse, Handler};
+use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
@@ -200,7 +200,7 @@ impl Admin {
     }
 }
 
-impl Handler for Admin {
+impl RequestHandler for Admin {
     async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let path = head.target().split('?').next().unwrap_or_default();
         if !matches!(head.method(), "GET" | "HEAD") {

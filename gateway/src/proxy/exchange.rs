@@ -60,7 +60,7 @@ impl From<&Problem> for FullResponse {
 }
 
 /// Answers requests.
-pub(crate) trait Handler: Sync {
+pub(crate) trait RequestHandler: Sync {
     /// Answers one request: it always ends with a response. Returns when that was done.
     fn handle(
         &self,

@@ -37,7 +37,7 @@ use crate::message::response_head::ResponseHead;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
 use crate::proxy::ended::{BodyError, Ended};
-use crate::proxy::exchange::{Exchange, FullResponse, Handler};
+use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::proxy::forward::respond_with_stream;
 use crate::proxy::shedding::Shedding;
 use crate::proxy::stream_body::StreamFormat;
@@ -88,7 +88,7 @@ struct RequestContext<'a> {
     deadline: Instant,
 }
 
-impl Handler for Proxy<'_> {
+impl RequestHandler for Proxy<'_> {
     /// Dropping the future, as happens when the client closes, cancels the call.
     async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let begin = Instant::now();

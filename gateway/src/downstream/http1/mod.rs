@@ -32,7 +32,7 @@ use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::ended::{BodyError, Ended};
-use crate::proxy::exchange::{Exchange, FullResponse, Handler};
+use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 /// Bytes of requests that are read ahead while one is being answered: ten thousand clients may do
 /// that.
@@ -97,7 +97,7 @@ pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
     client: &TrackedClient,
-    handler: &impl Handler,
+    handler: &impl RequestHandler,
 ) -> &'static str {
     let limits =
         Http1Timeouts { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
@@ -138,7 +138,7 @@ pub(crate) async fn run(
 }
 
 impl Http1Connection<'_> {
-    async fn serve(&mut self, handler: &impl Handler) -> Result<std::convert::Infallible, Ended> {
+    async fn serve(&mut self, handler: &impl RequestHandler) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
             let mut head = self.next_head(is_first, handler).await?;
@@ -165,7 +165,7 @@ impl Http1Connection<'_> {
     }
 
     /// The next request. Waiting responses are written before it is awaited.
-    async fn next_head(&mut self, is_first: bool, handler: &impl Handler) -> Result<RequestHead, Ended> {
+    async fn next_head(&mut self, is_first: bool, handler: &impl RequestHandler) -> Result<RequestHead, Ended> {
         loop {
             let problem = match self.input.next_head() {
                 Ok(Some(head)) => {
@@ -195,7 +195,7 @@ impl Http1Connection<'_> {
     }
 
     /// Counts a head of which much has come.
-    fn reserve_head(&mut self, handler: &impl Handler) -> Result<(), OverBudget> {
+    fn reserve_head(&mut self, handler: &impl RequestHandler) -> Result<(), OverBudget> {
         if self.input.buffer.len() <= FREE_HEAD_BYTES {
             return Ok(());
         }

@@ -19,7 +19,7 @@ use crate::downstream::http1;
 use crate::io::stream::ClientStream;
 use crate::message::head::RequestHead;
 use crate::proxy::ended::Ended;
-use crate::proxy::exchange::{Exchange, FullResponse, Handler};
+use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,7 +29,7 @@ struct Delays {
     started: Notify,
 }
 
-impl Handler for Delays {
+impl RequestHandler for Delays {
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         self.started.notify_one();
         exchange.delay_rejection(pending()).await?;
@@ -78,7 +78,7 @@ struct Works {
     answered: AtomicUsize,
 }
 
-impl Handler for Works {
+impl RequestHandler for Works {
     #[expect(clippy::disallowed_methods, reason = "it is to keep its thread busy")]
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         std::thread::sleep(Duration::from_micros(50));

@@ -33,7 +33,7 @@ use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::proxy::ended::BodyError;
-use crate::proxy::exchange::{FullResponse, Handler};
+use crate::proxy::exchange::{FullResponse, RequestHandler};
 
 /// Requests of one client at a time.
 const MAX_STREAMS: u32 = 100;
@@ -79,7 +79,7 @@ pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
     client: &TrackedClient,
-    handler: &impl Handler,
+    handler: &impl RequestHandler,
 ) -> &'static str {
     let polls = PollCounter::default();
     polls.count_polls(serve(stream, config, client, handler, &polls)).await
@@ -89,7 +89,7 @@ async fn serve(
     stream: ClientStream,
     config: &Config,
     client: &TrackedClient,
-    handler: &impl Handler,
+    handler: &impl RequestHandler,
     polls: &PollCounter,
 ) -> &'static str {
     let now = Instant::now();
