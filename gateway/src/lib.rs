@@ -8,14 +8,14 @@
 //! ```no_run
 //! use std::net::Ipv4Addr;
 //!
-//! use gateway::{Balance, Config, FixedServer, Route};
+//! use gateway::{Balance, Config, FixedServer, RouteConfig};
 //! use tokio::net::TcpListener;
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn example() -> std::io::Result<()> {
 //! let servers = vec![FixedServer { address: (Ipv4Addr::LOCALHOST.into(), 8081).into(), weight: 100 }];
 //! let balance = Some(Balance::LeastInFlight);
-//! let route = Route { servers, balance, ..Route::new(vec!["/".to_owned()]) };
+//! let route = RouteConfig { servers, balance, ..RouteConfig::new(vec!["/".to_owned()]) };
 //! let config = Config { routes: vec![route], ..Config::default() };
 //! let listener = TcpListener::bind("127.0.0.1:8000").await?;
 //! gateway::serve(listener, config, CancellationToken::new()).await
@@ -45,7 +45,7 @@ mod proxy;
 mod route;
 mod upstream;
 
-pub use config::{Balance, CertificateFiles, Check, Config, FixedServer, Route, Sticky};
+pub use config::{Balance, CertificateFiles, Check, Config, FixedServer, RouteConfig, Sticky};
 pub use observe::access_log::AccessLogFormat;
 pub use process::cli::main;
 pub use process::serve::{Listeners, Stop, serve, serve_all};

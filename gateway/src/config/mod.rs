@@ -87,7 +87,7 @@ net::settings! {
         /// Clients without TLS are redirected to this port, where TLS is spoken.
         pub redirect: Option<u16> = None;
         /// The rules of certain paths.
-        pub routes: Vec<Route> = Vec::new();
+        pub routes: Vec<RouteConfig> = Vec::new();
     }
 }
 
@@ -108,7 +108,7 @@ pub struct CertificateFiles {
 /// The rules for requests below some paths, for nodes that register them and for servers that do
 /// not register.
 #[derive(Clone, Debug)]
-pub struct Route {
+pub struct RouteConfig {
     /// Paths, with all paths below them; the longest that matches a request counts.
     pub prefixes: Vec<String>,
     /// Servers that speak HTTP and do not register.
@@ -195,7 +195,7 @@ pub enum Check {
     Http(String),
 }
 
-impl Route {
+impl RouteConfig {
     /// The default of requests that a server is sent at a time.
     pub const MAX_CONNECTIONS: usize = 1024;
 

@@ -10,7 +10,7 @@ use super::file_reader::{Entry, FileReader, entries};
 use super::mistakes::shown;
 use super::values::{BalanceName, CheckTarget, cookie_name};
 use super::{MAX_TIME, MIN_TIME};
-use crate::config::{FixedServer, Route};
+use crate::config::{FixedServer, RouteConfig};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;
@@ -49,7 +49,7 @@ net::settings! {
         /// How long one server may take, before a repeatable request is tried at another.
         @File try_timeout: Option<Duration> = None, where MIN_TIME..=MAX_TIME;
         /// Requests that one server has at a time, over all workers.
-        @File max_connections: usize = Route::MAX_CONNECTIONS, where 1..=usize::MAX;
+        @File max_connections: usize = RouteConfig::MAX_CONNECTIONS, where 1..=usize::MAX;
         /// How long further requests for a server wait.
         @File queue_timeout: Duration = Duration::from_secs(1);
         /// WebSockets that one server has at a time, beside its requests; `max_connections` unless
@@ -58,7 +58,7 @@ net::settings! {
         /// How long an idle WebSocket stays.
         @File tunnel_idle_timeout: Duration = Duration::from_secs(600), where MIN_TIME..=MAX_TIME;
         /// Percent of a server's permits, and of `at_most`, that one client may have; see Permits.
-        @File client_share: u8 = Route::CLIENT_SHARE, where 1..=100;
+        @File client_share: u8 = RouteConfig::CLIENT_SHARE, where 1..=100;
         /// How the health of a server or node is checked; see below.
         @File check: Option<CheckTarget> = None;
         /// Time between checks.
@@ -97,7 +97,7 @@ net::settings! {
 }
 
 /// Reads all `[[route]]` of a file.
-pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Vec<Route> {
+pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Vec<RouteConfig> {
     let mut routes = Vec::new();
     let mut seen = Seen::default();
     let list = reader.list("route", value, "[[route]] with two brackets").unwrap_or_default();
@@ -123,7 +123,7 @@ fn read_route<'t>(
     scope: &str,
     (at, table): (usize, &DeTable<'t>),
     seen: &mut Seen,
-) -> Option<Route> {
+) -> Option<RouteConfig> {
     let mut keys = RouteKeys::default();
     let mut unknown: Vec<Entry<'_, 't>> = Vec::new();
     for (key, value) in reader.apply(scope, entries(table), &mut keys) {
@@ -198,14 +198,14 @@ fn read_route<'t>(
 }
 
 impl RouteKeys {
-    fn route(self) -> Route {
+    fn route(self) -> RouteConfig {
         let (balance, sticky) = self.balance.map_or((None, None), BalanceName::rule);
         let (check, node_check) = match self.check {
             None => (None, None),
             Some(CheckTarget::Servers(check)) => (Some(check), None),
             Some(CheckTarget::Nodes(url)) => (None, Some(url)),
         };
-        Route {
+        RouteConfig {
             prefixes: self.prefix,
             servers: self.servers,
             strip: self.strip,
@@ -307,7 +307,10 @@ mod tests {
         let keys = RouteKeys { prefix: vec!["/".to_owned()], ..RouteKeys::default() };
         assert_eq!(
             format!("{:?}", keys.route()),
-            format!("{:?}", Route { limits: RouteLimits::new(None, None, 90), ..Route::new(vec!["/".to_owned()]) })
+            format!(
+                "{:?}",
+                RouteConfig { limits: RouteLimits::new(None, None, 90), ..RouteConfig::new(vec!["/".to_owned()]) }
+            )
         );
     }
 }

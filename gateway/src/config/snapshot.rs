@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::config::{Config, Route};
+use crate::config::{Config, RouteConfig};
 use crate::route::cookie::{CookieName, CookieSigner};
 use crate::route::path::{longest_prefix, normal_prefix};
 
@@ -16,7 +16,7 @@ pub(crate) struct ConfigSnapshot {
     /// The position of a prefix's route in the configuration.
     routes: HashMap<String, usize>,
     /// The rules for paths without a route.
-    default_route: Route,
+    default_route: RouteConfig,
 }
 
 impl ConfigSnapshot {
@@ -28,13 +28,13 @@ impl ConfigSnapshot {
                 route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))
             });
         let routes = routes.collect();
-        Self { config, cookies, routes, default_route: Route::new(Vec::new()) }
+        Self { config, cookies, routes, default_route: RouteConfig::new(Vec::new()) }
     }
 
     /// What the cookie is called that keeps a client with a server of this prefix, which `route`
     /// holds for. Prefixes with servers of their own have cookies of their own, and those that
     /// stand in one route have one.
-    pub(crate) fn cookie_name<'a>(&self, route: &'a Route, prefix: &str) -> CookieName<'a> {
+    pub(crate) fn cookie_name<'a>(&self, route: &'a RouteConfig, prefix: &str) -> CookieName<'a> {
         let at = self.routes.get(prefix);
         let own = at.map(|at| &self.config.routes[*at]);
         match &route.cookie {
@@ -49,7 +49,7 @@ impl ConfigSnapshot {
     }
 
     /// The rules of a path in normal form.
-    pub(crate) fn route(&self, path: &str) -> &Route {
+    pub(crate) fn route(&self, path: &str) -> &RouteConfig {
         if self.routes.is_empty() {
             return &self.default_route;
         }
@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn a5_prefixes_share_a_cookie_where_they_share_servers() {
-        let route = |prefixes: &[&str], cookie: Option<&str>| Route {
+        let route = |prefixes: &[&str], cookie: Option<&str>| RouteConfig {
             sticky: Some(Sticky::Cookie),
             cookie: cookie.map(str::to_owned),
-            ..Route::new(prefixes.iter().map(|prefix| (*prefix).to_owned()).collect())
+            ..RouteConfig::new(prefixes.iter().map(|prefix| (*prefix).to_owned()).collect())
         };
         let routes = vec![route(&["/"], None), route(&["/a", "/b/"], None), route(&["/named"], Some("backend"))];
         let snapshot = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");

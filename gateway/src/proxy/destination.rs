@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use node_sdk::gateway::GatewayPeers;
 
 use super::Proxy;
-use crate::config::Route;
+use crate::config::RouteConfig;
 use crate::proxy::translate::readable_path;
 use crate::upstream::group::UpstreamMatch;
 
@@ -29,7 +29,7 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 impl Proxy<'_> {
     /// Nodes that offer the very route come first, then servers of the longest prefix, then nodes
     /// that offered the route once. No nodes where the configuration says so.
-    pub(super) fn destination<'a>(&self, route: &Route, method: &'a str, path: &'a str) -> Destination<'a> {
+    pub(super) fn destination<'a>(&self, route: &RouteConfig, method: &'a str, path: &'a str) -> Destination<'a> {
         if !route.nodes {
             return self.upstreams.find(path).map_or(Destination::Unknown, Destination::Upstream);
         }

@@ -25,7 +25,7 @@ use tracing::debug;
 use self::destination::Destination;
 use self::node_call::{call_problem, client_key, read_body, respond_with_parts, with_balance};
 use self::redirect::CHALLENGES;
-use crate::config::Route;
+use crate::config::RouteConfig;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::io::budget::{ConnectionBudget, Reservation};
 use crate::io::response_room::ResponseRoom;
@@ -74,7 +74,7 @@ struct RequestContext<'a> {
     head: &'a RequestHead,
     snapshot: &'a ConfigSnapshot,
     /// The rules of its path.
-    route: &'a Route,
+    route: &'a RouteConfig,
     /// In the form that it is routed by.
     path: &'a str,
     /// As it was sent, if servers are to see it so.
@@ -294,7 +294,7 @@ struct RoutedPath<'a> {
     path: Cow<'a, str>,
     /// As it was sent, if servers are to see it so.
     raw_path: Option<&'a str>,
-    route: &'a Route,
+    route: &'a RouteConfig,
 }
 
 /// What holds for a path as it was sent.
@@ -317,7 +317,7 @@ fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedP
     }
 }
 
-fn limit_problem(exceeded: LimitExceeded, route: &Route) -> BodyError {
+fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> BodyError {
     match exceeded {
         LimitExceeded::Rate { wait } => {
             let rate = route.limits.rate.as_ref();

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::config::{Route, Sticky};
+use crate::config::{RouteConfig, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
@@ -58,7 +58,7 @@ pub(super) fn call_problem(error: CallError) -> BodyError {
 /// The arguments in the body, if the method has one.
 pub(super) async fn read_body(
     head: &RequestHead,
-    route: &Route,
+    route: &RouteConfig,
     exchange: &mut impl Exchange,
     max_body_bytes: usize,
     deadline: Instant,
@@ -90,12 +90,12 @@ impl Proxy<'_> {
 }
 
 /// The sticky key of a client's calls, if the same node is to answer them.
-pub(super) fn client_key(route: &Route, client: IpAddr) -> Option<String> {
+pub(super) fn client_key(route: &RouteConfig, client: IpAddr) -> Option<String> {
     (route.sticky == Some(Sticky::Client)).then(|| client.to_string())
 }
 
 /// A call to the node that the route's balance picks.
-pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &Route, key: Option<&'a str>) -> RawCall<'a> {
+pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &RouteConfig, key: Option<&'a str>) -> RawCall<'a> {
     match (key, route.balance) {
         (Some(key), _) => call.sticky_key(key),
         (None, Some(balance)) => call.balance(balance),

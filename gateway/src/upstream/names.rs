@@ -223,7 +223,7 @@ fn wanted(config: &Config) -> impl Iterator<Item = &HostPort> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{FixedServer, Route};
+    use crate::config::{FixedServer, RouteConfig};
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
         list.iter().map(|text| text.parse().unwrap()).collect()
@@ -249,8 +249,10 @@ mod tests {
     async fn a10_a11_every_address_of_a_name_is_known_and_what_is_unknown_is_said() {
         let server = |text: &str| FixedServer { address: text.parse().unwrap(), weight: 100 };
         let servers = vec![server("localhost:80"), server("no-such-host.invalid:80"), server("10.0.0.1:80")];
-        let config =
-            Config { routes: vec![Route { servers, ..Route::new(vec!["/".to_owned()]) }], ..Config::default() };
+        let config = Config {
+            routes: vec![RouteConfig { servers, ..RouteConfig::new(vec!["/".to_owned()]) }],
+            ..Config::default()
+        };
         let names = ServerNames::default();
         let changed = names.subscribe();
         names.prepare(&config).await;

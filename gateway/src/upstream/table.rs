@@ -18,7 +18,7 @@ use super::WorkerShared;
 use super::group::{GroupGone, GroupMember, UpstreamGroup, UpstreamMatch};
 use super::status::EndpointStatus;
 use crate::config::snapshot::ConfigSnapshot;
-use crate::config::{Config, Route};
+use crate::config::{Config, RouteConfig};
 use crate::route::path::{longest_prefix, normal_prefix};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
@@ -352,7 +352,7 @@ impl TableState {
         &mut self,
         address: SocketAddr,
         weight: u16,
-        route: &Route,
+        route: &RouteConfig,
         shared: &WorkerShared,
         now: Instant,
     ) -> GroupMember {
@@ -422,7 +422,7 @@ mod tests {
     struct TableScene(TableState, ConfigSnapshot, WorkerShared);
 
     impl TableScene {
-        fn new(routes: Vec<Route>) -> Self {
+        fn new(routes: Vec<RouteConfig>) -> Self {
             let snapshot = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");
             let (mut state, shared) = (TableState::default(), WorkerShared::default());
             state.apply_config(&snapshot, &shared, Instant::now());
@@ -503,9 +503,9 @@ mod tests {
 
     #[tokio::test]
     async fn other_rules_apply_to_the_same_nodes() {
-        let fixed = |port| Route {
+        let fixed = |port| RouteConfig {
             servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)).into(), weight: 100 }],
-            ..Route::new(vec!["/fixed".to_owned()])
+            ..RouteConfig::new(vec!["/fixed".to_owned()])
         };
         let mut scene = TableScene::new(vec![fixed(1)]);
         scene.apply_nodes(&[node(2, 100, &["/fixed", "/a"]), node(3, 100, &["/b"])]);
@@ -539,7 +539,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_result_of_a_check_outlives_a_change_of_its_server() {
-        let route = Route { check: Some(config::Check::Tcp), ..Route::new(vec!["/api".to_owned()]) };
+        let route = RouteConfig { check: Some(config::Check::Tcp), ..RouteConfig::new(vec!["/api".to_owned()]) };
         let mut scene = TableScene::new(vec![route]);
         let check = |scene: &TableScene| {
             let group = scene.find("/api").unwrap().group;
@@ -621,7 +621,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gu4_a_limited_number_waits_for_a_full_server_for_a_limited_time() {
-        let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
+        let route = RouteConfig { max_connections: 1, ..RouteConfig::new(vec!["/".to_owned()]) };
         let mut full = TableScene::new(vec![route]);
         full.apply_nodes(&[node(1, 100, &["/"])]);
         let group = full.find("/").unwrap().group;

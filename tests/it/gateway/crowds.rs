@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use gateway::{Config, FixedServer, Route};
+use gateway::{Config, FixedServer, RouteConfig};
 use tests::{Cluster, HttpClient, PATIENCE, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -67,14 +67,14 @@ async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// A gateway in front of that server, and how many requests the server has begun.
-async fn gateway(cluster: &Cluster, route: Route) -> (SocketAddr, Arc<AtomicUsize>) {
+async fn gateway(cluster: &Cluster, route: RouteConfig) -> (SocketAddr, Arc<AtomicUsize>) {
     let (address, started) = server().await;
-    let route = Route { servers: vec![FixedServer { address: address.into(), weight: 100 }], ..route };
+    let route = RouteConfig { servers: vec![FixedServer { address: address.into(), weight: 100 }], ..route };
     (cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await, started)
 }
 
-fn route() -> Route {
-    Route { max_connections: PERMITS, max_tunnels: PERMITS, ..Route::new(vec!["/".to_owned()]) }
+fn route() -> RouteConfig {
+    RouteConfig { max_connections: PERMITS, max_tunnels: PERMITS, ..RouteConfig::new(vec!["/".to_owned()]) }
 }
 
 /// Connects from one of this machine's addresses, with a small receive buffer.
@@ -209,7 +209,7 @@ async fn slow_clients_are_not_evicted_while_no_request_waits() {
 async fn one_client_has_all_permits_while_no_other_waits() {
     let cluster = Cluster::start();
     // How long they wait for each other is not what is tested.
-    let (at, _) = gateway(&cluster, Route { queue_timeout: PATIENCE, ..route() }).await;
+    let (at, _) = gateway(&cluster, RouteConfig { queue_timeout: PATIENCE, ..route() }).await;
     let load = (0..4 * PERMITS)
         .map(async |_| HttpClient::over(connect(1, at).await).request("GET", "/", "").await.unwrap().status);
     assert!(join_all(load).await.iter().all(|status| *status == 200));
@@ -218,7 +218,7 @@ async fn one_client_has_all_permits_while_no_other_waits() {
 #[tokio::test]
 async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
     let cluster = Cluster::start();
-    let (at, _) = gateway(&cluster, Route { tunnel_idle_timeout: Duration::from_millis(500), ..route() }).await;
+    let (at, _) = gateway(&cluster, RouteConfig { tunnel_idle_timeout: Duration::from_millis(500), ..route() }).await;
     let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
     tunnel.head().await;
@@ -235,7 +235,7 @@ async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
 #[tokio::test]
 async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
     let cluster = Cluster::start();
-    let (at, started) = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
+    let (at, started) = gateway(&cluster, RouteConfig { max_connections: 4, ..route() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut slow = RawStream(connect(2, at).await);
@@ -278,7 +278,7 @@ async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
     const SEATS: usize = 100;
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
-    let routes = vec![Route { servers, ..route() }];
+    let routes = vec![RouteConfig { servers, ..route() }];
     let at = cluster.gateway_with(Config { max_connections: SEATS, h2c: true, routes, ..Config::default() }).await;
     let come = (0..2 * SEATS).map(async |number| {
         let mut stream = connect(from.0 + u8::try_from(number % usize::from(from.1)).unwrap(), at).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use gateway::{Config, FixedServer, Route};
+use gateway::{Config, FixedServer, RouteConfig};
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
 use tests::http2::{self, connect, head};
@@ -28,7 +28,7 @@ impl Scene {
         let cluster = Cluster::start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let servers = vec![FixedServer { address: listener.local_addr().unwrap().into(), weight: 100 }];
-        let routes = vec![Route { servers, ..Route::new(vec!["/".to_owned()]) }];
+        let routes = vec![RouteConfig { servers, ..RouteConfig::new(vec!["/".to_owned()]) }];
         let gateway = cluster.gateway_with(Config { routes, h2c: true, ..Config::default() }).await;
         Self { gateway, listener, _cluster: cluster }
     }

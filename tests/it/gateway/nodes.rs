@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway::{Config, FixedServer, ParamSource, ParamsTemplate, Route};
+use gateway::{Config, FixedServer, ParamSource, ParamsTemplate, RouteConfig};
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
 use tests::{Cluster, CountingServer, HttpClient, RawNode, answer_to, request, spawn_request};
@@ -178,8 +178,8 @@ async fn an_old_node_is_never_given_more_than_it_can_read() {
 }
 
 /// A route of the configuration.
-fn route(prefix: &str, change: impl FnOnce(&mut Route)) -> Config {
-    let mut route = Route::new(vec![prefix.to_owned()]);
+fn route(prefix: &str, change: impl FnOnce(&mut RouteConfig)) -> Config {
+    let mut route = RouteConfig::new(vec![prefix.to_owned()]);
     change(&mut route);
     Config { routes: vec![route], ..Config::default() }
 }
@@ -198,7 +198,7 @@ async fn e3_a_route_can_keep_requests_off_the_nodes() {
         route.nodes = false;
         route.servers = to(&server);
     });
-    let mut none = Route::new(vec!["/a".to_owned()]);
+    let mut none = RouteConfig::new(vec!["/a".to_owned()]);
     none.nodes = false;
     config.routes.push(none);
     let gateway = cluster.gateway_with(config).await;

@@ -3,13 +3,13 @@
 
 use std::net::SocketAddr;
 
-use gateway::{Config, FixedServer, Route, Sticky};
+use gateway::{Config, FixedServer, RouteConfig, Sticky};
 use tests::http2::{ask, connect, head};
 use tests::{Cluster, CountingServer, HttpClient, HttpResponse, RawStream, request};
 
-fn route(prefix: &str, servers: &[&CountingServer]) -> Route {
+fn route(prefix: &str, servers: &[&CountingServer]) -> RouteConfig {
     let servers = servers.iter().map(|server| FixedServer { address: server.address.into(), weight: 100 }).collect();
-    Route { servers, ..Route::new(vec![prefix.to_owned()]) }
+    RouteConfig { servers, ..RouteConfig::new(vec![prefix.to_owned()]) }
 }
 
 /// A `GET` with more fields, each with its line end.
@@ -47,8 +47,8 @@ async fn a5_a_client_stays_with_a_server_of_each_route() {
     let cluster = Cluster::start();
     let servers = [(); 6].map(|()| CountingServer::start());
     let [a, b, c, d, e, f] = futures::future::join_all(servers).await.try_into().unwrap();
-    let sticky = |route| Route { sticky: Some(Sticky::Cookie), ..route };
-    let named = Route { cookie: Some("backend".to_owned()), ..sticky(route("/named", &[&e, &f])) };
+    let sticky = |route| RouteConfig { sticky: Some(Sticky::Cookie), ..route };
+    let named = RouteConfig { cookie: Some("backend".to_owned()), ..sticky(route("/named", &[&e, &f])) };
     let routes = vec![sticky(route("/", &[&a, &b])), sticky(route("/api", &[&c, &d])), named];
     let gateway = cluster.gateway_with(Config { routes, ..Config::default() }).await;
     for _ in 0..4 {
@@ -80,7 +80,7 @@ async fn a5_a_client_stays_with_a_server_of_each_route() {
 async fn a6_a7_the_scheme_that_a_trusted_proxy_says_is_the_scheme() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
-    let sticky = || Route { sticky: Some(Sticky::Cookie), ..route("/", &[&server]) };
+    let sticky = || RouteConfig { sticky: Some(Sticky::Cookie), ..route("/", &[&server]) };
     let config = |trusted: bool| {
         let trusted = if trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() };
         Config { routes: vec![sticky()], redirect: Some(8443), h2c: true, trusted, ..Config::default() }
@@ -124,7 +124,7 @@ async fn a6_a7_the_scheme_that_a_trusted_proxy_says_is_the_scheme() {
 async fn a8_a_route_may_pass_the_path_on_as_it_was_sent() {
     let cluster = Cluster::start();
     let (usual, raw) = (CountingServer::start().await, CountingServer::start().await);
-    let as_sent = |prefix: &str, strip| Route { raw_path: true, strip, ..route(prefix, &[&raw]) };
+    let as_sent = |prefix: &str, strip| RouteConfig { raw_path: true, strip, ..route(prefix, &[&raw]) };
     let routes = vec![route("/", &[&usual]), as_sent("/raw", false), as_sent("/cut/it", true)];
     let gateway = cluster.gateway_with(Config { routes, ..Config::default() }).await;
     let check = async |path: &str, expected: Result<(&CountingServer, &str), u16>| {
@@ -167,12 +167,15 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
     let servers = vec![FixedServer { address: server.into(), weight: 100 }];
-    let stripped =
-        |prefix: &str| Route { servers: servers.clone(), strip: true, ..Route::new(vec![prefix.to_owned()]) };
+    let stripped = |prefix: &str| RouteConfig {
+        servers: servers.clone(),
+        strip: true,
+        ..RouteConfig::new(vec![prefix.to_owned()])
+    };
     let routes = vec![
-        Route { rewrite_location: true, ..stripped("/api") },
+        RouteConfig { rewrite_location: true, ..stripped("/api") },
         stripped("/plain"),
-        Route { servers: servers.clone(), ..Route::new(vec!["/".to_owned()]) },
+        RouteConfig { servers: servers.clone(), ..RouteConfig::new(vec!["/".to_owned()]) },
     ];
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
     let gateway = cluster.gateway_with(Config { routes, trusted, h2c: true, ..Config::default() }).await;
@@ -233,7 +236,7 @@ async fn a16_a_client_cannot_say_a_prefix() {
 async fn a23_fields_with_underscores_reach_servers_that_want_them() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
-    let routes = vec![route("/", &[&server]), Route { underscores: true, ..route("/old", &[&server]) }];
+    let routes = vec![route("/", &[&server]), RouteConfig { underscores: true, ..route("/old", &[&server]) }];
     let gateway = cluster.gateway_with(Config { routes, ..Config::default() }).await;
     let fields = "api_key: k\r\nX_Forwarded_For: 6.6.6.6\r\n";
     for (path, expected) in [("/", 0), ("/old", 1)] {

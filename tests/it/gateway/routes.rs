@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits, Sticky};
+use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, RouteConfig, RouteLimits, Sticky};
 use node_sdk::{Node, ServiceError};
 use tests::{Cluster, CountingServer, HttpClient, PATIENCE, eventually, request};
 use tokio::time::{Instant, timeout};
 
-fn route(servers: &[&CountingServer]) -> Route {
+fn route(servers: &[&CountingServer]) -> RouteConfig {
     let servers = servers.iter().map(|server| FixedServer { address: server.address.into(), weight: 100 }).collect();
-    Route { servers, ..Route::new(vec!["/".to_owned()]) }
+    RouteConfig { servers, ..RouteConfig::new(vec!["/".to_owned()]) }
 }
 
-async fn gateway(cluster: &Cluster, route: Route) -> SocketAddr {
+async fn gateway(cluster: &Cluster, route: RouteConfig) -> SocketAddr {
     cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await
 }
 
@@ -43,7 +43,7 @@ async fn a_cookie_keeps_a_client_with_a_server_while_it_exists() {
     let (one, two) = (CountingServer::start().await, CountingServer::start().await);
     let secret = Some("shared".to_owned());
     let config = || {
-        let route = Route { sticky: Some(Sticky::Cookie), ..route(&[&one, &two]) };
+        let route = RouteConfig { sticky: Some(Sticky::Cookie), ..route(&[&one, &two]) };
         Config { routes: vec![route], cookie_secret: secret.clone(), ..Config::default() }
     };
     // Two doors with one secret know each other's cookies.
@@ -74,7 +74,7 @@ async fn a_cookie_keeps_a_client_with_a_server_while_it_exists() {
 async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
     let cluster = Cluster::start();
     let (one, two) = (CountingServer::start().await, CountingServer::start().await);
-    let by_client = gateway(&cluster, Route { sticky: Some(Sticky::Client), ..route(&[&one, &two]) }).await;
+    let by_client = gateway(&cluster, RouteConfig { sticky: Some(Sticky::Client), ..route(&[&one, &two]) }).await;
     assert_eq!(turns(by_client, 20).await.len(), 1);
     let mut weighted = route(&[&one, &two]);
     weighted.servers[1].weight = 300;
@@ -90,7 +90,7 @@ async fn a_route_calls_nodes_in_turn_or_one_node_per_client() {
         |name: &'static str| Node::builder(name).route("GET/who", move || async move { Ok::<_, ServiceError>(name) });
     let _nodes = [cluster.node(who("a")).await, cluster.node(who("b")).await];
     let check = async |balance: Option<Balance>, sticky: Option<Sticky>, expected: &[usize]| {
-        let at = gateway(&cluster, Route { balance, sticky, ..Route::new(vec!["/".to_owned()]) }).await;
+        let at = gateway(&cluster, RouteConfig { balance, sticky, ..RouteConfig::new(vec!["/".to_owned()]) }).await;
         let mut client = HttpClient::connect(at).await;
         let mut answers = async |count: usize| {
             let mut answers = HashMap::<String, usize>::new();
@@ -114,7 +114,7 @@ async fn least_connections_and_peak_ewma_avoid_a_busy_server() {
     let cluster = Cluster::start();
     for balance in [Balance::LeastInFlight, Balance::PeakEwma] {
         let (slow, quick) = (CountingServer::start().await, CountingServer::start().await);
-        let gateway = gateway(&cluster, Route { balance: Some(balance), ..route(&[&slow, &quick]) }).await;
+        let gateway = gateway(&cluster, RouteConfig { balance: Some(balance), ..route(&[&slow, &quick]) }).await;
         slow.answers(0);
         let mut held = Vec::new();
         while slow.asked() == 0 {
@@ -133,7 +133,7 @@ async fn ov7_ov8_limits_answer_at_once_with_retry_after() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 3, by: RateBy::Header("x-key".to_owned()) };
-    let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
+    let limited = RouteConfig { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     let ask = async |key: &str| {
         let mut client = HttpClient::connect(at).await;
@@ -149,7 +149,7 @@ async fn ov7_ov8_limits_answer_at_once_with_retry_after() {
     assert_eq!(ask("b").await.status, 200, "others have their own");
 
     server.answers(0);
-    let at = gateway(&cluster, Route { limits: RouteLimits::new(Some(2), None, 90), ..route(&[&server]) }).await;
+    let at = gateway(&cluster, RouteConfig { limits: RouteLimits::new(Some(2), None, 90), ..route(&[&server]) }).await;
     let before = server.asked();
     let held: Vec<_> = (0..2).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await })).collect();
     eventually("both are under way", async || server.asked() == before + 2).await;
@@ -171,7 +171,7 @@ async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(3600), burst: 1, by: RateBy::Route };
-    let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
+    let limited = RouteConfig { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);
     let declined = async || {
@@ -201,7 +201,7 @@ async fn gu4_a_server_gets_its_limit_of_requests_and_the_rest_waits() {
     let server = CountingServer::start().await;
     server.answers(0);
     let queue_timeout = Duration::from_millis(300);
-    let at = gateway(&cluster, Route { max_connections: 2, queue_timeout, ..route(&[&server]) }).await;
+    let at = gateway(&cluster, RouteConfig { max_connections: 2, queue_timeout, ..route(&[&server]) }).await;
     let held: Vec<_> = (0..2).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await })).collect();
     eventually("both are under way", async || server.asked() == 2).await;
     let started = Instant::now();
@@ -220,7 +220,7 @@ async fn a_server_that_fails_its_checks_is_skipped_until_it_recovers() {
     let (well, ill) = (CountingServer::start().await, CountingServer::start().await);
     let check = Some(Check::Http("/health".to_owned()));
     let every = Duration::from_millis(20);
-    let at = gateway(&cluster, Route { check, check_every: every, ..route(&[&well, &ill]) }).await;
+    let at = gateway(&cluster, RouteConfig { check, check_every: every, ..route(&[&well, &ill]) }).await;
     assert_eq!(turns(at, 10).await.len(), 2);
     ill.answers(500);
     eventually("only the other one is asked", async || {
@@ -234,7 +234,7 @@ async fn a_server_that_fails_its_checks_is_skipped_until_it_recovers() {
     .await;
     ill.answers(200);
     eventually("both are asked again", async || turns(at, 10).await.len() == 2).await;
-    let tcp = Route { check: Some(Check::Tcp), check_every: every, ..route(&[&well, &ill]) };
+    let tcp = RouteConfig { check: Some(Check::Tcp), check_every: every, ..route(&[&well, &ill]) };
     let at = gateway(&cluster, tcp).await;
     ill.stop().await;
     eventually("no server is asked in vain", async || turns(at, 10).await.len() == 1).await;
@@ -262,8 +262,11 @@ async fn a_node_that_fails_its_checks_is_skipped_until_it_recovers() {
         nodes.push((cluster.node(node).await, health));
     }
     let every = Duration::from_millis(20);
-    let checked =
-        Route { node_check: Some("GET/health".to_owned()), check_every: every, ..Route::new(vec!["/".into()]) };
+    let checked = RouteConfig {
+        node_check: Some("GET/health".to_owned()),
+        check_every: every,
+        ..RouteConfig::new(vec!["/".into()])
+    };
     let at = gateway(&cluster, checked).await;
     Cluster::wait_routed(at, "/who").await;
     let mut client = HttpClient::connect(at).await;
@@ -313,7 +316,7 @@ async fn gu12_repeatable_requests_are_retried_elsewhere_within_a_budget() {
     dead.answers(0);
     let try_timeout = Some(Duration::from_millis(50));
     let timeout = Some(Duration::from_secs(1));
-    let at = gateway(&cluster, Route { try_timeout, timeout, ..route(&[&dead, &well]) }).await;
+    let at = gateway(&cluster, RouteConfig { try_timeout, timeout, ..route(&[&dead, &well]) }).await;
     for _ in 0..4 {
         assert_eq!(request(at, "GET", "/", "").await.status, 200, "another one answers in time");
     }
@@ -336,8 +339,10 @@ async fn gu14_a_request_in_a_loop_is_stopped() {
     let port = tests::pick_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     let listener = net::bind(at).unwrap();
-    let itself =
-        Route { servers: vec![FixedServer { address: at.into(), weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
+    let itself = RouteConfig {
+        servers: vec![FixedServer { address: at.into(), weight: 100 }],
+        ..RouteConfig::new(vec!["/".to_owned()])
+    };
     let config = Config { distributor: cluster.address.to_string(), routes: vec![itself], ..Config::default() };
     let stop = tokio_util::sync::CancellationToken::new();
     tokio::spawn(gateway::serve(listener, config, stop.clone()));
@@ -373,8 +378,10 @@ async fn a_balancer_in_front_names_the_client() {
 
     let config = Config { routes: vec![route(&[&server])], trusted: here(), ..Config::default() };
     let inner = cluster.gateway_with(config).await;
-    let outer =
-        Route { servers: vec![FixedServer { address: inner.into(), weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
+    let outer = RouteConfig {
+        servers: vec![FixedServer { address: inner.into(), weight: 100 }],
+        ..RouteConfig::new(vec!["/".to_owned()])
+    };
     let outer = gateway(&cluster, outer).await;
     let mut client = HttpClient::connect(outer).await;
     let response = client.raw(b"GET / HTTP/1.1\r\nHost: shop.test\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n").await.unwrap();
@@ -391,7 +398,7 @@ async fn a_deadline_counts_from_the_end_of_the_body() {
     let server = CountingServer::start().await;
     server.answers(0);
     let timeout = Some(Duration::from_millis(250));
-    let at = gateway(&cluster, Route { timeout, ..route(&[&server]) }).await;
+    let at = gateway(&cluster, RouteConfig { timeout, ..route(&[&server]) }).await;
     let mut client = HttpClient::connect(at).await;
     client.send(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 3\r\n\r\n").await;
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -405,7 +412,7 @@ async fn gh3_a_client_that_sends_too_much_is_told() {
     let cluster = Cluster::start();
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 1, by: RateBy::Route };
     let server = CountingServer::start().await;
-    let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
+    let limited = RouteConfig { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);
     // Far more than any buffer takes, sent before the answer is read.

@@ -231,7 +231,7 @@ async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
     let cluster = Cluster::start();
     let hole = SocketAddr::new(net.there, 80);
     let servers = [hole, well].map(|address| gateway::FixedServer { address: address.into(), weight: 100 }).to_vec();
-    let route = gateway::Route { servers, ..gateway::Route::new(vec!["/".to_owned()]) };
+    let route = gateway::RouteConfig { servers, ..gateway::RouteConfig::new(vec!["/".to_owned()]) };
     let config = gateway::Config { routes: vec![route], ..gateway::Config::default() };
     let at = cluster.gateway_with(config).await;
     let started = Instant::now();

@@ -249,7 +249,7 @@ async fn a11_localhost_is_both_families() {
     let port = server.address.port();
     let cluster = Cluster::start();
     let servers = vec![gateway::FixedServer { address: format!("localhost:{port}").parse().unwrap(), weight: 100 }];
-    let route = gateway::Route { servers, ..gateway::Route::new(vec!["/".to_owned()]) };
+    let route = gateway::RouteConfig { servers, ..gateway::RouteConfig::new(vec!["/".to_owned()]) };
     let at = cluster.gateway_with(gateway::Config { routes: vec![route], ..gateway::Config::default() }).await;
     for _ in 0..4 {
         assert_eq!(request(at, "GET", "/x", "").await.status, 200);

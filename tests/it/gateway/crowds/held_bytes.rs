@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use gateway::{Config, FixedServer, Route};
+use gateway::{Config, FixedServer, RouteConfig};
 use node_sdk::{Node, Params, ServiceError, State};
 use tests::{Cluster, HttpClient, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -118,8 +118,11 @@ async fn gh30_a_client_that_comes_again_and_does_not_read_gets_less() {
 async fn gh30_large_heads_that_do_not_end_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
-    let config =
-        Config { max_held_bytes: 16 * 64 * 1024, routes: vec![Route { servers, ..route() }], ..Config::default() };
+    let config = Config {
+        max_held_bytes: 16 * 64 * 1024,
+        routes: vec![RouteConfig { servers, ..route() }],
+        ..Config::default()
+    };
     let at = cluster.gateway_with(config).await;
     let head = format!("GET / HTTP/1.1\r\nHost: g\r\n{}", format!("X: {}\r\n", "y".repeat(995)).repeat(60));
     let begin = async |_| {
@@ -142,7 +145,7 @@ async fn gh30_large_heads_that_do_not_end_are_no_more_than_may_be_held() {
 async fn gh30_large_fields_of_http2_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
-    let routes = vec![Route { servers, ..route() }];
+    let routes = vec![RouteConfig { servers, ..route() }];
     let config = Config { max_held_bytes: 16 * 64 * 1024, h2c: true, routes, ..Config::default() };
     let at = cluster.gateway_with(config).await;
     let ask = async |fields: usize| {
@@ -186,7 +189,7 @@ async fn gh30_http2_streams_without_a_window_are_within_the_budget() {
 async fn gh30_waiting_http2_streams_are_within_the_budget() {
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
-    let routes = vec![Route { servers, ..route() }];
+    let routes = vec![RouteConfig { servers, ..route() }];
     let max_held_bytes = 4 * 64 * 1024;
     let at = cluster.gateway_with(Config { max_held_bytes, h2c: true, routes, ..Config::default() }).await;
     let (send, connection) = h2::client::handshake(connect(2, at).await).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use gateway::{CertificateFiles, Config, FixedServer, Listeners, Route, Stop};
+use gateway::{CertificateFiles, Config, FixedServer, Listeners, RouteConfig, Stop};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use tests::{Cluster, GatewayFiles};
@@ -59,7 +59,7 @@ async fn check_tls_seats(attack: TlsAttack, protocol: &str) {
     files.certificate("a", &["a.test"]);
     let certificates = vec![CertificateFiles { chain: files.path("a.pem"), key: files.path("a.key") }];
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
-    let routes = vec![Route { servers, max_connections: 4 * SEATS, ..route() }];
+    let routes = vec![RouteConfig { servers, max_connections: 4 * SEATS, ..route() }];
     let distributor = cluster.address.to_string();
     let config = Config { distributor, max_connections: SEATS, certificates, routes, ..Config::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
