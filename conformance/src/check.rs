@@ -48,7 +48,7 @@ pub(crate) enum Check {
     UnknownMembers,
     /// the order of members, and white space between them, mean nothing
     MemberOrder,
-    /// empty frames and line ends are passed over
+    /// empty frames and line ends are ignored
     BlankFrames,
     /// a caller of version 1 is answered with an errorcode and without $
     Version1Form,

@@ -48,17 +48,17 @@ pub enum Listener {
 
 impl Network {
     /// Looks up the host, and connects to the first of its addresses that takes the connection.
-    /// Those that `passes_over` names are not tried. Cancel safe.
+    /// Those that `skips` names are not tried. Cancel safe.
     ///
     /// # Errors
     /// The error of the system; `NotFound` when the name has no address, and `PermissionDenied`
-    /// when all are passed over.
-    pub async fn connect(&self, address: &HostPort, passes_over: impl Fn(SocketAddr) -> bool) -> io::Result<Socket> {
+    /// when all are skipped.
+    pub async fn connect(&self, address: &HostPort, skips: impl Fn(SocketAddr) -> bool) -> io::Result<Socket> {
         let addresses = match &address.host {
             HostName::Ip(ip) => vec![SocketAddr::new(*ip, address.port)],
             HostName::Name(name) => look_up(name, address.port).await?,
         };
-        let addresses: Vec<_> = addresses.into_iter().filter(|address| !passes_over(*address)).collect();
+        let addresses: Vec<_> = addresses.into_iter().filter(|address| !skips(*address)).collect();
         if addresses.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,

@@ -69,7 +69,7 @@ impl HttpClient {
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// Writes bytes and reads one response, passing over what comes before it, such as 103; `None`
+    /// Writes bytes and reads one response, ignoring what comes before it, such as 103; `None`
     /// when the connection ends without one.
     pub async fn raw(&mut self, bytes: &[u8]) -> Option<HttpResponse> {
         self.send(bytes).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::entries::NodeIdentity;
 
-/// Ids by identity, in order of registration: workers of one place have the same identity.
+/// Ids by identity, in order of registration: several workers may share one.
 #[derive(Debug, Default)]
 pub(super) struct ExpectedEntries {
     ids: HashMap<NodeIdentity, BTreeSet<u64>>,

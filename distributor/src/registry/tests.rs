@@ -725,7 +725,7 @@ fn e2_workers_that_wait_to_be_listed_and_go_are_one_strike() {
     assert!(more > Duration::ZERO && more < Duration::from_secs(5), "one strike, not four: {more:?}");
 }
 
-/// A registry that has restored what another one knew: four workers of one place, and a node that
+/// A registry that has restored what another one knew: four workers of one identity, and a node that
 /// hands it over.
 fn restored_workers() -> RegistryScene {
     let mut before = RegistryScene::new();
@@ -751,7 +751,7 @@ fn restored_workers() -> RegistryScene {
 }
 
 #[test]
-fn e13_workers_of_one_place_are_back_in_their_own_entries_after_a_restart() {
+fn e13_workers_of_one_identity_are_back_in_their_own_entries_after_a_restart() {
     let mut scene = restored_workers();
     let ids = |scene: &RegistryScene| scene.registry.entries.records().map(|record| record.id).collect::<Vec<_>>();
     let before = ids(&scene);

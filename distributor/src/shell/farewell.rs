@@ -38,7 +38,7 @@ pub(super) async fn farewell(guard: &SessionGuard, words: Option<(u16, &str, &st
     let closed = timeout(LINGER, async {
         while left > 0 && slice.idle_while(stream.readable()).await.is_ok() {
             slice.yield_if_over().await;
-            match pass_over(stream) {
+            match discard_received(stream) {
                 Ok(0) => return true,
                 Ok(bytes) => left = left.saturating_sub(bytes),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -52,7 +52,7 @@ pub(super) async fn farewell(guard: &SessionGuard, words: Option<(u16, &str, &st
 
 /// Reads bytes and drops them. The buffer is on the stack: thousands of connections that are cut
 /// need no buffer each.
-fn pass_over(stream: &Socket) -> std::io::Result<usize> {
+fn discard_received(stream: &Socket) -> std::io::Result<usize> {
     stream.try_read(&mut [0; LINGER_READ_BYTES])
 }
 

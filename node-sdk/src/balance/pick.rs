@@ -134,7 +134,7 @@ impl<M: Member> Pool<M> {
         let mut cursor = self.cursor.fetch_add(step, Ordering::Relaxed);
         let mut next = self.scheduled(cursor)?;
         if options.excluded.is_some() {
-            // Turns of the one that is left out are passed over: the next one would have them all.
+            // Turns of the one that is left out are skipped: the next one would have them all.
             for _ in 0..self.schedule.len() {
                 if options.excluded != Some(next.address()) {
                     break;

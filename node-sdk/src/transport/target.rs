@@ -94,10 +94,10 @@ impl Connector {
         };
         let is_loopback = |address: SocketAddr| address.ip().is_loopback();
         // A name must not lead to this machine, unless the list does.
-        let passes_over = |address: SocketAddr| {
+        let skips = |address: SocketAddr| {
             self.blocked.reason(address).is_some() || is_loopback(address) && !is_loopback(target.address)
         };
-        match self.network.connect(advertised, passes_over).await {
+        match self.network.connect(advertised, skips).await {
             Ok(stream) => Ok(stream),
             // What the Distributor has found may be right where we find nothing.
             Err(error) => self.network.connect_to(target.address).await.map_err(|_| unreachable_because(&error)),

@@ -14,7 +14,7 @@ async fn hello() -> Result<&'static str, ServiceError> {
 }
 
 /// One of two nodes registers a port that cannot be reached. No call fails, of any method.
-async fn check_passed_over(port: u16) {
+async fn check_skipped(port: u16) {
     let cluster = Cluster::start();
     let _unreachable = RawNode::register(&cluster, port).await;
     RawNode::join(&cluster).await.answer_all();
@@ -27,13 +27,13 @@ async fn check_passed_over(port: u16) {
 
 #[tokio::test]
 async fn gu1_a_node_that_refuses_is_skipped() {
-    check_passed_over(tests::pick_port()).await;
+    check_skipped(tests::pick_port()).await;
 }
 
 #[tokio::test]
 async fn gu2_a_node_in_a_black_hole_is_skipped() {
     let (_socket, port, _fillers) = Listener::black_hole().await;
-    check_passed_over(port).await;
+    check_skipped(port).await;
 }
 
 #[tokio::test]

@@ -423,7 +423,7 @@ async fn e4_a_raw_delimiter_in_calls_of_an_old_gate_does_no_harm() {
 }
 
 #[tokio::test]
-async fn e4_what_cannot_be_joined_is_passed_over_and_the_gate_is_not_cut() {
+async fn e4_what_cannot_be_joined_is_ignored_and_the_gate_is_not_cut() {
     let cluster = Cluster::start();
     let node = Node::builder("goods").state(Stored::default()).route("GET/goods", list);
     let node = cluster.node(node).await;
