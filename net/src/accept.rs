@@ -48,7 +48,7 @@ impl Acceptor {
                     self.dead_in_a_row = 0;
                     return accepted;
                 }
-                Err(error) => self.note(&error),
+                Err(error) => self.handle_failure(&error),
             }
         }
     }
@@ -66,7 +66,7 @@ impl Acceptor {
         }
     }
 
-    fn note(&mut self, error: &io::Error) {
+    fn handle_failure(&mut self, error: &io::Error) {
         let now = Instant::now();
         if is_one_connections_fault(error) && self.dead_in_a_row < MAX_DEAD_IN_A_ROW {
             self.dead_in_a_row += 1;

@@ -280,7 +280,7 @@ impl Outbox {
     }
 
     /// Records that the socket took `bytes` of the bytes to write.
-    pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
+    pub(crate) fn record_write(&mut self, now: Instant, bytes: usize) {
         self.remainder.advance(bytes);
         self.window.record_write(now, bytes);
         self.stalled_since = None;

@@ -281,7 +281,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                     false => Ok(None),
                 });
                 match filled {
-                    Ok(Some(true)) => guard.heard(),
+                    Ok(Some(true)) => guard.record_sign_of_life(),
                     Ok(Some(false)) => return ConnectionEnd::Gone(LeaveReason::Closed),
                     Ok(None) => {}
                     Err(error) => return ConnectionEnd::Gone(reason(&error)),

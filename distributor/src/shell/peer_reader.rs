@@ -139,7 +139,7 @@ impl PeerReader {
         match self.commands.read(now.into_std(), &frame, config) {
             Command::Ignore => {}
             Command::FollowOnly(rejection) => {
-                guard.shared().counters.refused(rejection.status, rejection.reason);
+                guard.shared().counters.record_refusal(rejection.status, rejection.reason);
                 guard.shared().warn_of_refusal(session.peer, &rejection);
                 self.follow_only(guard);
             }
@@ -267,7 +267,7 @@ impl PeerReader {
             guard.shared().warn_of_refusal(guard.session.peer, &rejection);
         }
         match version {
-            Version::V1 => guard.shared().counters.refused(status, reason),
+            Version::V1 => guard.shared().counters.record_refusal(status, reason),
             Version::V2 => self.refuse(guard, None, &rejection, retry_after),
         }
     }
@@ -283,7 +283,7 @@ impl PeerReader {
         let session = &guard.session;
         let Rejection { status, reason, message } = rejection;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
-        guard.shared().counters.refused(*status, reason);
+        guard.shared().counters.record_refusal(*status, reason);
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());

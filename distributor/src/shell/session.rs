@@ -98,7 +98,7 @@ impl SessionGuard {
     }
 
     /// The peer has given a sign of life.
-    pub(crate) fn heard(&self) {
+    pub(crate) fn record_sign_of_life(&self) {
         self.session.last_heard.store(self.shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
@@ -182,7 +182,7 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.shared.remove_session(&self.session, LeaveReason::Closed);
         let mut state = self.shared.lock();
-        state.has_registered(self.session.id);
+        state.uncount_unregistered(self.session.id);
         if !self.session.is_evicted.load(Ordering::Relaxed) {
             state.close(&self.session);
         }
@@ -228,7 +228,7 @@ impl Session {
             // One write per packet: a packet in two pieces crashes old peers.
             match self.stream.try_write(&packet) {
                 Ok(bytes) => {
-                    outbox.wrote(now, bytes);
+                    outbox.record_write(now, bytes);
                     written += bytes;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {

@@ -161,12 +161,12 @@ impl Shared {
         let network = address_group(peer.ip());
         let from_there = state.by_address_group.get(&network).map_or(0, |counts| counts.open);
         if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
-            self.counters.refused(503, "many_of_its_address");
+            self.counters.record_refusal(503, "many_of_its_address");
             return Err((ConnectionLimit::PerAddress, stream));
         }
         if state.open_sessions >= self.config.max_connections {
             let Some(session) = state.evict_unregistered(now) else {
-                self.counters.refused(503, "many_connections");
+                self.counters.record_refusal(503, "many_connections");
                 return Err((ConnectionLimit::Total, stream));
             };
             if let Some(suppressed) = self.cut_log.allow("evicted", now.into_std()) {
@@ -285,7 +285,7 @@ impl Shared {
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
             followers.new.push(Arc::clone(session));
         }
-        state.has_registered(session.id);
+        state.uncount_unregistered(session.id);
         self.cut_superseded(&mut state);
         let warns_of_loopback = options.loopback && !session.peer.ip().to_canonical().is_loopback();
         if warns_of_loopback {
@@ -364,7 +364,7 @@ impl SharedState {
     }
 
     /// Stops counting a connection that has registered, or is closed.
-    pub(super) fn has_registered(&mut self, session: SessionId) {
+    pub(super) fn uncount_unregistered(&mut self, session: SessionId) {
         if let Some(session) = self.unregistered.remove(&session)
             && let Some(counts) = self.by_address_group.get_mut(&address_group(session.peer.ip()))
         {
@@ -392,7 +392,7 @@ impl SharedState {
             return None;
         }
         let session = Arc::clone(oldest);
-        self.has_registered(session.id);
+        self.uncount_unregistered(session.id);
         session.is_evicted.store(true, Ordering::Relaxed);
         self.close(&session);
         session.unfinished.notify_one();

@@ -138,7 +138,7 @@ impl World {
             if connection.black_hole.is_none() {
                 connection.down.send(&packet[..taken]);
             }
-            outbox.wrote(self.now, taken);
+            outbox.record_write(self.now, taken);
         };
     }
 

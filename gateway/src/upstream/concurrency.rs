@@ -303,7 +303,7 @@ impl Drop for InnerPermit {
 
 impl Permit {
     /// Records whether the request waits for its client. From the first wait on it may be evicted.
-    pub(crate) fn waits_for_client(&self, waits: bool) {
+    pub(crate) fn set_waiting_for_client(&self, waits: bool) {
         match self.inner.holder.get() {
             Some(holder) => holder.set_waiting(waits),
             None if waits => drop(self.holder()),

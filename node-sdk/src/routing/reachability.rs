@@ -27,7 +27,7 @@ struct ConnectFailure {
 impl Reachability {
     /// A listed node could not be connected to. Returns a number to [confirm](Self::confirm) that
     /// by, if it could before.
-    pub(super) fn failed(&mut self, address: SocketAddr, why: Unreachable) -> Option<u64> {
+    pub(super) fn record_failure(&mut self, address: SocketAddr, why: Unreachable) -> Option<u64> {
         if let Some(known) = self.failures.get_mut(&address) {
             known.why = why;
             return None;
@@ -80,8 +80,8 @@ mod tests {
     #[test]
     fn a14_a_node_that_cannot_be_reached_is_told_of_once() {
         let mut known = Reachability::default();
-        let number = known.failed(node(1), Unreachable::Refused).expect("it is new");
-        assert_eq!(known.failed(node(1), Unreachable::Timeout), None);
+        let number = known.record_failure(node(1), Unreachable::Refused).expect("it is new");
+        assert_eq!(known.record_failure(node(1), Unreachable::Timeout), None);
         assert_eq!(known.why(node(1)), Some(Unreachable::Timeout));
         assert!(!known.has_reports());
         assert_eq!(known.confirm(node(2), number, &[2]), None);
@@ -94,10 +94,10 @@ mod tests {
     #[test]
     fn a_node_that_was_reached_meanwhile_or_has_gone_is_not_told_of() {
         let mut known = Reachability::default();
-        let first = known.failed(node(1), Unreachable::Refused).unwrap();
+        let first = known.record_failure(node(1), Unreachable::Refused).unwrap();
         known.forget(node(1));
         assert_eq!((known.why(node(1)), known.confirm(node(1), first, &[1])), (None, None));
-        let second = known.failed(node(1), Unreachable::Refused).expect("it is new again");
+        let second = known.record_failure(node(1), Unreachable::Refused).expect("it is new again");
         assert_eq!(known.confirm(node(1), first, &[1]), None, "the failure before is over");
         assert_eq!(known.confirm(node(1), second, &[1]), Some(Unreachable::Refused));
     }
@@ -106,7 +106,7 @@ mod tests {
     fn reports_come_in_parts() {
         let mut known = Reachability::default();
         for port in 0..5 {
-            let number = known.failed(node(port), Unreachable::Refused).unwrap();
+            let number = known.record_failure(node(port), Unreachable::Refused).unwrap();
             known.confirm(node(port), number, &[port.into()]);
         }
         let ids = |reports: Vec<(u64, Unreachable)>| reports.into_iter().map(|(id, _)| id).collect::<Vec<_>>();

@@ -208,7 +208,7 @@ impl RegistryView {
         self.record_failed(address);
         let mut state = self.lock();
         let is_listed = !self.main.read().entries_at(address).is_empty();
-        if is_listed { state.reachability.failed(address, why) } else { None }
+        if is_listed { state.reachability.record_failure(address, why) } else { None }
     }
 
     /// There is a connection to the node at this address.

@@ -47,7 +47,7 @@ impl BadFrames {
     }
 
     /// A packet was joined of so many pieces.
-    pub(super) fn note_pieces(&mut self, pieces: usize) {
+    pub(super) fn log_pieces(&mut self, pieces: usize) {
         if let Some(suppressed) = self.log.allow(Instant::now().into_std()) {
             let peer = self.peer;
             warn!(%peer, pieces, suppressed, "a call of this caller was cut by a raw ¶ in a text; its pieces were joined");

@@ -33,7 +33,7 @@ pub(super) fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::
         let step = responses.next_step(now);
         let WriteStep::Write(bytes) = &step else { return Ok(step) };
         match stream.try_write(bytes) {
-            Ok(taken) => responses.wrote(now, taken),
+            Ok(taken) => responses.record_write(now, taken),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 drop(step);
                 responses.shrink();

@@ -203,7 +203,7 @@ impl CallerConnection<'_> {
                     connection.leaving = true;
                     connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
                 }
-                (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.seen(written, seen),
+                (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
                 () = std::future::ready(()), if more => {}
                 readable = stream.readable(), if listening && !more && !is_full => {
                     match readable.and_then(|()| reader.fill_at_most(stream, allowed_bytes - held)) {
@@ -268,12 +268,12 @@ impl CallerConnection<'_> {
                 break;
             };
             call_stream.crowd_out();
-            self.note_full("the parts of a stream");
+            self.log_full("the parts of a stream");
         }
     }
 
     /// Counts and logs that something was refused for lack of memory.
-    fn note_full(&mut self, what: &str) {
+    fn log_full(&mut self, what: &str) {
         self.share.count_refusal();
         if let Some(suppressed) = self.full.allow(Instant::now().into_std()) {
             let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
@@ -292,7 +292,7 @@ impl CallerConnection<'_> {
             return true;
         }
         self.responses.replace(before, to, &no_room("this answer"));
-        self.note_full("an answer");
+        self.log_full("an answer");
         false
     }
 
@@ -331,7 +331,7 @@ impl CallerConnection<'_> {
             }
             self.frames_begun += 1;
             if self.reader.pieces() > 1 {
-                self.bad_frames.note_pieces(self.reader.pieces());
+                self.bad_frames.log_pieces(self.reader.pieces());
             }
             if !is_blank(&frame) {
                 self.handle_frame(&frame, now, task)?;

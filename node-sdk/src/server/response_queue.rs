@@ -144,14 +144,14 @@ impl ResponseQueue {
     }
 
     /// Records that the caller had at most `unread` bytes unread when `written` had been written.
-    pub(crate) fn seen(&mut self, written: u64, unread: Option<usize>) {
+    pub(crate) fn record_unread(&mut self, written: u64, unread: Option<usize>) {
         match unread {
             Some(unread) => drop(self.window.confirm_read(written, unread)),
             None => self.window.fall_back_to_time(LEGACY_READ_TIME),
         }
     }
 
-    pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
+    pub(crate) fn record_write(&mut self, now: Instant, bytes: usize) {
         self.remainder.advance(bytes);
         if self.remainder.is_empty() {
             self.remainder = Bytes::new();
@@ -200,7 +200,7 @@ mod tests {
             let at = |ms| self.start + Duration::from_millis(ms);
             let seen = match self.queue.next_step(at(ms)) {
                 WriteStep::Write(bytes) => {
-                    self.queue.wrote(at(ms), bytes.len());
+                    self.queue.record_write(at(ms), bytes.len());
                     Ok(Some(bytes.len()))
                 }
                 WriteStep::WaitFor(unread) => Err(unread),

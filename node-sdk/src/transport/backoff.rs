@@ -20,7 +20,7 @@ impl Backoff {
     }
 
     /// The wait after one more failure; `chance` is from 0 to 1.
-    pub(crate) fn failed(&mut self, chance: f64) -> Duration {
+    pub(crate) fn record_failure(&mut self, chance: f64) -> Duration {
         let wait = self.next.mul_f64(0.5 + chance / 2.0);
         self.next = (self.next * 2).min(Self::MAX);
         wait
@@ -38,9 +38,9 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit() {
         let mut backoff = Backoff::new();
-        let waits: Vec<_> = (0..7).map(|_| backoff.failed(1.0).as_millis()).collect();
+        let waits: Vec<_> = (0..7).map(|_| backoff.record_failure(1.0).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3000, 3000]);
         backoff.succeeded();
-        assert_eq!(backoff.failed(0.0), Duration::from_millis(50));
+        assert_eq!(backoff.record_failure(0.0), Duration::from_millis(50));
     }
 }

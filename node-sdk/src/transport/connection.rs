@@ -296,7 +296,7 @@ impl ConnectionState {
             // The task will notice if the connection is broken.
             let small = &self.remainder[..self.remainder.len().min(MAX_BYTES_AT_ONCE)];
             let taken = socket.try_write(small).unwrap_or(0);
-            self.calls.wrote(taken);
+            self.calls.record_write(taken);
             self.remainder.advance(taken);
         }
     }

@@ -216,7 +216,7 @@ impl InFlight {
         key: u64,
         frame: Bytes,
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
-        self.write_queue.has_read(key);
+        self.write_queue.record_read(key);
         let Some(slot) = self.slot(key) else { return Err(frame) };
         let began = match &self.slots[slot].state {
             SlotState::Waiting(waiting) => waiting.began,
@@ -328,8 +328,8 @@ impl InFlight {
     }
 
     /// Records that the socket has taken this many bytes.
-    pub(crate) fn wrote(&mut self, bytes: usize) {
-        self.write_queue.wrote(bytes);
+    pub(crate) fn record_write(&mut self, bytes: usize) {
+        self.write_queue.record_write(bytes);
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.

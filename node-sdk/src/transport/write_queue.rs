@@ -112,7 +112,7 @@ impl WriteQueue {
     }
 
     /// The socket has taken this many bytes.
-    pub(crate) fn wrote(&mut self, bytes: usize) {
+    pub(crate) fn record_write(&mut self, bytes: usize) {
         if let Self::Batch(batch) = self {
             batch.written += bytes as u64;
         }
@@ -120,9 +120,9 @@ impl WriteQueue {
 
     /// Records that the node has answered this call, so that it has read the call and everything
     /// before it.
-    pub(crate) fn has_read(&mut self, key: u64) {
+    pub(crate) fn record_read(&mut self, key: u64) {
         if let Self::Legacy(legacy) = self {
-            legacy.has_read(key);
+            legacy.record_read(key);
         }
     }
 
@@ -270,7 +270,7 @@ impl BatchQueue {
 
 impl LegacyQueue {
     /// The node has answered this call, so it has read the call and everything before it.
-    fn has_read(&mut self, key: u64) {
+    fn record_read(&mut self, key: u64) {
         if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
             let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();
             self.unread_bytes -= read;

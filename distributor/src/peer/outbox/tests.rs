@@ -50,7 +50,7 @@ impl Peer {
         let now = self.at(ms);
         let seen = match self.outbox.next(now, &mut self.registry, true) {
             WriteStep::Write(bytes) => {
-                self.outbox.wrote(now, bytes.len());
+                self.outbox.record_write(now, bytes.len());
                 Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
             }
             WriteStep::WaitFor(unread) => Err(unread),
@@ -137,11 +137,11 @@ fn changes_wait_for_the_publisher_and_replies_do_not() {
         panic!("nothing to write")
     };
     assert!(String::from_utf8_lossy(&ping).contains("$ping"));
-    peer.outbox.wrote(peer.start, ping.len());
+    peer.outbox.record_write(peer.start, ping.len());
     peer.outbox.notify(Bytes::from_static(b"notice"));
     let notice = Bytes::from_static(b"notice");
     assert_eq!(peer.outbox.next(peer.start, &mut peer.registry, false), WriteStep::Write(notice));
-    peer.outbox.wrote(peer.start, 6);
+    peer.outbox.record_write(peer.start, 6);
     peer.check(0, 3, Ok(Some(3)));
 }
 
@@ -153,13 +153,13 @@ fn a_packet_ends_before_the_next_begins() {
     let WriteStep::Write(first) = peer.outbox.next(peer.start, &mut peer.registry, true) else {
         panic!("nothing to write")
     };
-    peer.outbox.wrote(peer.start, 10);
+    peer.outbox.record_write(peer.start, 10);
     peer.outbox.blocked(peer.start);
     assert_eq!(peer.outbox.stalled_since(), Some(peer.start));
     assert!(peer.outbox.is_mid_packet());
     peer.nodes(4);
     assert_eq!(peer.outbox.next(peer.start, &mut peer.registry, true), WriteStep::Write(first.slice(10..)));
-    peer.outbox.wrote(peer.start, first.len() - 10);
+    peer.outbox.record_write(peer.start, first.len() - 10);
     assert_eq!(peer.outbox.stalled_since(), None);
     peer.check(1, 4, Ok(Some(4)));
 }

@@ -227,8 +227,8 @@ async fn while_waiting_for_client<F: Future>(permit: &Permit, future: F) -> F::O
     if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
         return done;
     }
-    permit.waits_for_client(true);
+    permit.set_waiting_for_client(true);
     let done = future.await;
-    permit.waits_for_client(false);
+    permit.set_waiting_for_client(false);
     done
 }

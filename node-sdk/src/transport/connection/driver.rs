@@ -230,7 +230,7 @@ impl Connection {
                     socket.stalled_since = None;
                     progress = true;
                     state = self.lock();
-                    state.calls.wrote(bytes);
+                    state.calls.record_write(bytes);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     if socket.stream.poll_write_ready(context).is_pending() {
@@ -372,7 +372,7 @@ struct FailOnDrop<'a>(&'a Connection);
 impl Drop for FailOnDrop<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        let wait = state.backoff.failed(fastrand::f64());
+        let wait = state.backoff.record_failure(fastrand::f64());
         let until = Instant::now() + wait;
         state.phase = ConnectionPhase::Down(state.cooling_down_until.take().map_or(until, |rest| rest.max(until)));
         state.socket = None;

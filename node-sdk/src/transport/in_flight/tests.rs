@@ -49,7 +49,7 @@ impl Scene {
         let mut bytes = BytesMut::new();
         let start = self.start;
         self.calls.fill_write_buffer(start, &mut bytes).then(|| {
-            self.calls.wrote(bytes.len());
+            self.calls.record_write(bytes.len());
             String::from_utf8(bytes.to_vec()).unwrap()
         })
     }
@@ -128,10 +128,10 @@ fn what_the_socket_has_not_taken_counts() {
     scene.admit(90).unwrap();
     let mut bytes = BytesMut::new();
     assert!(scene.calls.fill_write_buffer(scene.start, &mut bytes));
-    scene.calls.wrote(40);
+    scene.calls.record_write(40);
     assert!(scene.admit(50).is_ok());
     assert_eq!(scene.admit(2), Err(EnqueueError::Full));
-    scene.calls.wrote(2);
+    scene.calls.record_write(2);
     assert!(scene.admit(2).is_ok());
 }
 
@@ -154,7 +154,7 @@ fn partly_written_packets_are_told_apart() {
     let keys: Vec<_> = (0..3).map(|_| scene.admit(10).unwrap()).collect();
     let mut bytes = BytesMut::new();
     assert!(scene.calls.fill_write_buffer(scene.start, &mut bytes));
-    scene.calls.wrote(19);
+    scene.calls.record_write(19);
     let late = scene.admit(10).unwrap();
     scene.calls.fail_all();
     let lost = |written| Some(Err(CallFailure::Lost { written }));
@@ -280,7 +280,7 @@ proptest! {
                 (2, _) => {
                     if !writing.is_empty() || scene.calls.fill_write_buffer(scene.start, &mut writing) {
                         let bytes = writing.split_to(number.min(writing.len()));
-                        scene.calls.wrote(bytes.len());
+                        scene.calls.record_write(bytes.len());
                         stream.extend_from_slice(&bytes);
                     }
                 }
