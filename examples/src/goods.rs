@@ -72,7 +72,7 @@ struct NewGood {
 }
 
 #[derive(Default, Deserialize)]
-struct Filter {
+struct GoodsFilter {
     category: Option<String>,
 }
 
@@ -89,7 +89,7 @@ async fn add(Params(new): Params<NewGood>, database: State<Database>) -> Result<
         .await
 }
 
-async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Result<Vec<Good>, ServiceError> {
+async fn list(Params(filter): Params<GoodsFilter>, database: State<Database>) -> Result<Vec<Good>, ServiceError> {
     page(&database, filter, 0, LIST_BYTES).await
 }
 
@@ -100,7 +100,7 @@ async fn export(
     let pages = stream::try_unfold(0, move |after| {
         let database = database.clone();
         async move {
-            let goods = page(&database, Filter::default(), after, PAGE_BYTES).await?;
+            let goods = page(&database, GoodsFilter::default(), after, PAGE_BYTES).await?;
             let last = goods.last().map(|good| good.id);
             Ok::<_, ServiceError>(last.map(|last| (stream::iter(goods.into_iter().map(Ok)), last)))
         }
@@ -110,7 +110,12 @@ async fn export(
 
 /// Goods after one, by their numbers. None only if there are none: the first is there however large
 /// it is.
-async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize) -> Result<Vec<Good>, ServiceError> {
+async fn page(
+    database: &Database,
+    filter: GoodsFilter,
+    after: i64,
+    most_bytes: usize,
+) -> Result<Vec<Good>, ServiceError> {
     database
         .run(move |db| {
             let page = "WHERE (?1 IS NULL OR category = ?1) AND id > ?2 ORDER BY id LIMIT ?3";
@@ -190,7 +195,7 @@ mod tests {
         }
         let (mut seen, mut after) = (Vec::new(), 0);
         loop {
-            let goods = page(&database, Filter::default(), after, most_bytes).await.unwrap();
+            let goods = page(&database, GoodsFilter::default(), after, most_bytes).await.unwrap();
             let Some(last) = goods.last() else { break };
             after = last.id;
             seen.push(goods.len());

@@ -12,7 +12,7 @@ use crate::database::Database;
 /// One service of the shop.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Args {
+struct ServiceArgs {
     /// Address to listen on; port 0 takes any that is free.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: String,
@@ -32,7 +32,7 @@ struct Args {
 
 /// Runs a service until a signal: opens its database, listens, registers.
 pub fn run(tables: &str, node: impl FnOnce(Database) -> NodeBuilder) -> ExitCode {
-    let args = Args::parse();
+    let args = ServiceArgs::parse();
     let _log = init_log(args.log_format, &args.log_level);
     match serve(args, tables, node) {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,7 +41,7 @@ pub fn run(tables: &str, node: impl FnOnce(Database) -> NodeBuilder) -> ExitCode
 }
 
 fn serve(
-    args: Args,
+    args: ServiceArgs,
     tables: &str,
     node: impl FnOnce(Database) -> NodeBuilder,
 ) -> Result<(), Box<dyn std::error::Error>> {

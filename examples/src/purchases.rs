@@ -52,7 +52,7 @@ struct Order {
 }
 
 #[derive(Deserialize)]
-struct Filter {
+struct PurchaseFilter {
     member: Option<i64>,
 }
 
@@ -97,7 +97,10 @@ async fn report(peers: Peers, database: State<Database>) -> Result<BTreeMap<Stri
     Ok(report)
 }
 
-async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Result<Vec<Purchase>, ServiceError> {
+async fn list(
+    Params(filter): Params<PurchaseFilter>,
+    database: State<Database>,
+) -> Result<Vec<Purchase>, ServiceError> {
     database
         .run(move |db| {
             let mut query =

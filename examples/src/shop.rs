@@ -26,7 +26,7 @@ use crate::{goods, members, purchases};
     version,
     after_help = "Exit codes: 0 stopped by a signal, 2 bad command line, 3 port in use, 4 cannot listen, 1 other."
 )]
-struct Args {
+struct ShopArgs {
     /// How many of each service.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=100))]
     instances: u16,
@@ -64,7 +64,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(50);
 
 /// Runs the program: opens the shop, tells how to use it, closes it on a signal.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = ShopArgs::parse();
     let _log = init_log(args.log_format, &args.log_level);
     raise_open_files();
     match run(&args) {
@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+fn run(args: &ShopArgs) -> Result<(), Box<dyn Error>> {
     // Removed when this function ends, however it does.
     let temporary = tempfile::Builder::new().prefix("shop-").tempdir()?;
     let data = args.data.as_deref().unwrap_or_else(|| temporary.path());
@@ -81,7 +81,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(open(args, data))
 }
 
-async fn open(args: &Args, data: &Path) -> Result<(), Box<dyn Error>> {
+async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     let stop = stop_on_signals(|| LONGEST_STOP)?;
     // The gateway goes first and the Distributor last, so that what is in flight still finds its
     // way.

@@ -109,16 +109,16 @@ async fn a_result_has_a_status() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
-    type Told = Mutex<mpsc::Receiver<()>>;
+    type Release = Mutex<mpsc::Receiver<()>>;
     async fn quick() -> HandlerResult<u32> {
         Ok(1)
     }
     // It blocks the task of its connection, as a long computation does.
-    async fn held(told: State<Told>) -> HandlerResult<bool> {
+    async fn held(told: State<Release>) -> HandlerResult<bool> {
         Ok(told.lock().unwrap().recv_timeout(PATIENCE).is_ok())
     }
     let (tell, told) = mpsc::channel();
-    let node = Node::builder("callee").state(Told::new(told)).route("GET/quick", quick).route("GET/held", held);
+    let node = Node::builder("callee").state(Release::new(told)).route("GET/quick", quick).route("GET/held", held);
     let cluster = Cluster::start();
     let node = cluster.node(node).await;
     let call = |key, uri| {

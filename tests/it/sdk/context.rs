@@ -597,9 +597,9 @@ async fn b7_a_call_that_its_own_node_has_no_room_for_is_tried_elsewhere() {
 }
 
 /// What a node was told, in order.
-type Told = Mutex<Vec<usize>>;
+type Received = Mutex<Vec<usize>>;
 
-async fn note(Params(number): Params<usize>, told: State<Told>) -> HandlerResult<()> {
+async fn note(Params(number): Params<usize>, told: State<Received>) -> HandlerResult<()> {
     sleep(Duration::from_millis(10)).await;
     told.lock().unwrap().push(number);
     Ok(())
@@ -618,7 +618,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 async fn b7_a_subscriber_shares_its_events_with_its_group() {
     let mesh = TestMesh::start();
     let mut nodes = Vec::new();
-    let told: [Arc<Told>; 3] = Default::default();
+    let told: [Arc<Received>; 3] = Default::default();
     for (at, name) in ["mail", "mail", "stock"].into_iter().enumerate() {
         let node = Node::builder(name).subscribe("ordered", note).shared_state(Arc::clone(&told[at]));
         nodes.push(mesh.node(node).await.unwrap());
@@ -638,7 +638,7 @@ async fn b7_a_subscriber_shares_its_events_with_its_group() {
     let [one, other, stock] = counts();
     assert!(one > 60 && other > 60 && one + other == 201 && stock == 200, "{:?}", counts());
     // A third member has its share, too.
-    let third = Arc::new(Told::default());
+    let third = Arc::new(Received::default());
     let node = Node::builder("mail").subscribe("ordered", note).shared_state(Arc::clone(&third));
     let last = mesh.node(node).await.unwrap();
     nodes[0].peers().wait_until(|nodes| nodes.len() == 4).await;
@@ -668,7 +668,7 @@ async fn b7_a_subscriber_shares_its_events_with_its_group() {
 #[tokio::test(start_paused = true)]
 async fn b8_events_wait_for_their_turn_within_a_bound() {
     let mesh = TestMesh::start();
-    let told = Arc::new(Told::default());
+    let told = Arc::new(Received::default());
     let node = |name: &str| {
         let node = Node::builder(name).shared_state(Arc::clone(&told));
         node.subscribe("x.y", note).max_concurrency(1).route("POST/note", note).max_concurrency(1)
