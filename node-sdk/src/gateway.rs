@@ -22,7 +22,7 @@ pub use protocol::is_idempotent;
 use protocol::{Route, Unreachable};
 use tokio_util::sync::CancellationToken;
 
-pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, affinity};
+pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, SharedTurns, Turns, affinity};
 use crate::client::CallArguments;
 use crate::client::mesh::record_reach;
 pub use crate::client::raw_call::RawCall;

@@ -32,7 +32,7 @@ impl BalanceName {
         match self {
             Self::RoundRobin => (Some(Balance::RoundRobin), None),
             Self::LeastConnections => (Some(Balance::LeastInFlight), None),
-            Self::LeastCost => (Some(Balance::PeakEwma), None),
+            Self::LeastCost => (Some(Balance::PowerOfTwo), None),
             Self::Client => (None, Some(Sticky::Client)),
             Self::Cookie => (None, Some(Sticky::Cookie)),
         }

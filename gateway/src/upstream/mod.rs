@@ -16,6 +16,7 @@ pub(crate) mod table;
 use std::sync::Arc;
 
 use net::LogThrottles;
+use node_sdk::gateway::SharedTurns;
 
 use crate::io::budget::Budget;
 use crate::upstream::concurrency::ConcurrencyLimits;
@@ -28,6 +29,8 @@ use crate::upstream::server_checks::ServerChecks;
 pub(crate) struct WorkerShared {
     limits: ConcurrencyLimits,
     checks: ServerChecks,
+    /// Whose turn it is among the servers of each prefix.
+    turns: SharedTurns,
     pub(crate) names: Arc<ServerNames>,
     secret: String,
     /// Throttles of the log: all workers see the same servers.
@@ -43,6 +46,7 @@ impl WorkerShared {
         Self {
             limits: ConcurrencyLimits::default(),
             checks: ServerChecks::default(),
+            turns: SharedTurns::default(),
             names: Arc::default(),
             secret,
             log_throttles: LogThrottles::default(),

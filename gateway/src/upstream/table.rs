@@ -172,10 +172,10 @@ impl TableState {
         for route in &snapshot.config.routes {
             for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
                 for fixed in &route.servers {
-                    self.group_or_new(&prefix).is_fixed = true;
+                    self.group_or_new(&prefix, shared).is_fixed = true;
                     for address in shared.names.addresses(&fixed.address) {
                         let member = self.member(address, fixed.weight, route, shared, now);
-                        let pool = &mut self.group_or_new(&prefix).pool;
+                        let pool = &mut self.group_or_new(&prefix, shared).pool;
                         // Two names may lead to one server.
                         if !pool.list().iter().any(|known| known.endpoint.address == address) {
                             pool.push(GroupMember { strip: route.strip, ..member });
@@ -270,10 +270,10 @@ impl TableState {
         }
         let wants_requests = advert.weight > 0 && !advert.draining;
         for prefix in &prefixes {
-            self.group_or_new(prefix).registered += 1;
+            self.group_or_new(prefix, shared).registered += 1;
             if wants_requests {
                 let member = self.member(address, advert.weight, snapshot.route(prefix), shared, now);
-                let pool = &mut self.group_or_new(prefix).pool;
+                let pool = &mut self.group_or_new(prefix, shared).pool;
                 // Two of its prefixes may have the same normal form.
                 let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address == address;
                 if !pool.list().last().is_some_and(is_there) {
@@ -340,10 +340,12 @@ impl TableState {
         }
     }
 
-    fn group_or_new(&mut self, prefix: &str) -> &mut UpstreamGroup {
-        // Each worker has connections of its own, and few of them: all servers are used.
-        let new =
-            || Arc::new(UpstreamGroup { pool: Pool::new(usize::MAX), registered: 0, is_fixed: false, gone: None });
+    fn group_or_new(&mut self, prefix: &str, shared: &WorkerShared) -> &mut UpstreamGroup {
+        let new = || {
+            // Each worker has connections of its own, and few of them: all servers are used.
+            let pool = Pool::new(usize::MAX, shared.turns.of(prefix));
+            Arc::new(UpstreamGroup { pool, registered: 0, is_fixed: false, gone: None })
+        };
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::peak_ewma::PeakEwma;
+use super::latency::Latency;
 
 /// Calls that fail in a row before a member is ejected.
 const FAILURES: u32 = 5;
@@ -13,15 +13,23 @@ const FIRST_EJECTION: Duration = Duration::from_secs(1);
 const MAX_EJECTION: Duration = Duration::from_secs(30);
 /// How long slow start lasts: a process that has just started is slow. The share grows from a
 /// tenth.
-const SLOW_START: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = Duration::from_secs(3);
 const MIN_SLOW_START_SHARE: f64 = 0.1;
+/// A member in slow start that has had no call for this long takes its turn: ten calls a second are
+/// not too many for it, and people who make one a second see that the turns are even.
+const UNBUSY: Duration = Duration::from_millis(100);
+/// A member is clearly slower than another if the quickest of its late answers took more than
+/// so many times what the other one's usually take.
+const CLEARLY_SLOWER: u64 = 2;
+/// And if the difference is more than this: less is noise, and nobody feels it.
+const MIN_DIFFERENCE: Duration = Duration::from_micros(500);
 
 /// The load and health of one member. All times are in milliseconds since the member became known.
 #[derive(Debug)]
 pub struct Load {
     since: Instant,
     in_flight: AtomicU32,
-    ewma: PeakEwma,
+    latency: Latency,
     /// Calls that failed in a row.
     failures: AtomicU32,
     ejected_until: AtomicU64,
@@ -37,7 +45,7 @@ impl Load {
         Self {
             since: now,
             in_flight: AtomicU32::new(0),
-            ewma: PeakEwma::default(),
+            latency: Latency::default(),
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             connected: AtomicU64::new(0),
@@ -61,7 +69,7 @@ impl Load {
 
     /// Records a response that took this time.
     pub fn record_response(&self, now: Instant, took: Duration) {
-        self.ewma.record(self.millis_at(now), took);
+        self.latency.record(self.millis_at(now), took);
         if self.failures.load(Ordering::Relaxed) > 0 || self.ejected_until.load(Ordering::Relaxed) > 0 {
             self.reset();
         }
@@ -96,8 +104,9 @@ impl Load {
     /// Whether a member in slow start takes a call, rather than `other`. `sample` is a random
     /// number from 0 to 1.
     pub fn wins_slow_start(&self, other: &Self, now: Instant, sample: f64) -> bool {
+        let is_unbusy = self.in_flight() == 0 && self.latency.quiet_ms(self.millis_at(now)) >= millis(UNBUSY);
         // If all members have just been connected, each gets its usual share.
-        sample < self.slow_start_share(now) / other.slow_start_share(now)
+        is_unbusy || sample < self.slow_start_share(now) / other.slow_start_share(now)
     }
 
     /// The part of its usual calls that the member gets, from 0 to 1.
@@ -133,20 +142,38 @@ impl Load {
         (u64::from(self.in_flight()) + 1) * 1_000_000 / u64::from(weight.max(1))
     }
 
-    /// Whether its latency is known.
-    pub fn is_measured(&self) -> bool {
-        self.ewma.latency() > 0
-    }
-
-    /// Its average latency, which rises at once and falls slowly.
+    /// How long an answer of it usually takes.
     pub fn latency(&self) -> Option<Duration> {
-        let latency = self.ewma.latency();
+        let latency = self.latency.usual();
         (latency > 0).then(|| Duration::from_micros(latency))
     }
 
-    /// The Peak EWMA cost of one more call: the lower the better.
-    pub fn peak_ewma_cost(&self, now: Instant) -> u64 {
-        self.ewma.cost(self.millis_at(now), self.in_flight())
+    /// Whether one more call costs clearly less here than at `other`. The cost is the square of the
+    /// latency times the calls in flight and one more, by weight. A latency counts only if one of
+    /// the two is clearly slower: a slow node is slow even when it has little to do, while a node
+    /// with much to do becomes slow.
+    pub fn is_clearly_cheaper(&self, weight: u16, other: &Self, other_weight: u16, now: Instant) -> bool {
+        if self.latency.usual() == 0 || other.latency.usual() == 0 {
+            // One that has answered nothing may never answer.
+            return self.in_flight() < other.in_flight();
+        }
+        let differs = self.is_clearly_slower(other, now) || other.is_clearly_slower(self, now);
+        let (ours, theirs) = if differs { (self.latency.usual(), other.latency.usual()) } else { (1, 1) };
+        let most = f64::from(weight.max(other_weight));
+        let cost = |latency: u64, in_flight: u32, weight: u16| {
+            (latency as f64).powi(2) * (1.0 + f64::from(in_flight) * most / f64::from(weight.max(1)))
+        };
+        cost(ours, self.in_flight(), weight) < cost(theirs, other.in_flight(), other_weight) / 2.0
+    }
+
+    /// Whether even the quickest of its late answers took clearly longer than is usual for `other`.
+    fn is_clearly_slower(&self, other: &Self, now: Instant) -> bool {
+        let (quickest, usual) = (self.quickest(now), other.latency.usual());
+        usual > 0 && quickest > usual * CLEARLY_SLOWER && u128::from(quickest - usual) > MIN_DIFFERENCE.as_micros()
+    }
+
+    fn quickest(&self, now: Instant) -> u64 {
+        self.latency.quickest(self.millis_at(now), self.in_flight())
     }
 
     /// Times begin at 1: 0 stands for never.
@@ -167,25 +194,6 @@ mod tests {
     fn load() -> (Load, impl Fn(u64) -> Instant) {
         let start = Instant::now();
         (Load::new(start), move |ms| start + Duration::from_millis(ms))
-    }
-
-    #[test]
-    fn a_slow_response_counts_at_once_and_fades() {
-        let (load, at) = load();
-        let answered = |ms, took| load.record_response(at(ms), Duration::from_micros(took));
-        answered(0, 100);
-        assert_eq!(load.peak_ewma_cost(at(0)), 101 * 101);
-        answered(0, 1000);
-        assert_eq!(load.peak_ewma_cost(at(0)), 1001 * 1001);
-        answered(0, 200);
-        assert_eq!(load.peak_ewma_cost(at(0)), 901 * 901);
-        for (ms, latency) in [(1500, 451), (3000, 226), (1_000_000, 1)] {
-            assert_eq!(load.peak_ewma_cost(at(ms)), latency * latency);
-        }
-        (0..3).for_each(|_| load.begin(at(0)));
-        load.end();
-        assert_eq!(load.peak_ewma_cost(at(0)), 901 * 901 * 3);
-        assert_eq!(load.peak_ewma_cost(at(1_000_000)), 901 * 901 * 3, "one call tests it");
     }
 
     #[test]

@@ -2,19 +2,22 @@
 //! HTTP servers too. It imports nothing of the crate, and does no I/O.
 
 pub mod affinity;
+mod latency;
 mod load;
-mod peak_ewma;
 mod pick;
 mod retry_budget;
+#[cfg(test)]
+mod simulation;
+mod turns;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 
 pub use self::load::Load;
 pub use self::pick::{Balance, Balancer, Candidate, PickOptions};
 pub use self::retry_budget::RetryBudget;
+pub use self::turns::{SharedTurns, Turns};
 
 /// Most providers of a route that one node calls. With many callers, each has a different subset,
 /// and fewer connections.
@@ -35,7 +38,7 @@ pub struct Pool<M> {
     schedule: Vec<usize>,
     /// `members` and `schedule` match `list`.
     is_scheduled: bool,
-    cursor: AtomicUsize,
+    turns: Turns,
 }
 
 /// Something that can be picked: a provider, or a server.
@@ -94,18 +97,16 @@ impl<M: Clone> Clone for Pool<M> {
             list: self.list.clone(),
             members: self.members.clone(),
             schedule: self.schedule.clone(),
-            cursor: AtomicUsize::new(self.cursor.load(Ordering::Relaxed)),
+            turns: self.turns.clone(),
             ..*self
         }
     }
 }
 
 impl<M: Member> Pool<M> {
-    /// An empty pool, of whose members at most `max_members` are called. The schedule begins at a
-    /// random position, because many processes start together.
-    pub fn new(max_members: usize) -> Self {
-        let cursor = AtomicUsize::new(fastrand::usize(..));
-        Self { list: Vec::new(), max_members, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, cursor }
+    /// An empty pool, of whose members at most `max_members` are called, in `turns`.
+    pub fn new(max_members: usize, turns: Turns) -> Self {
+        Self { list: Vec::new(), max_members, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, turns }
     }
 
     /// All members, called or not.
@@ -144,8 +145,9 @@ impl<M: Member> Pool<M> {
             let rendezvous_score = |at: &usize| std::cmp::Reverse(self.list[*at].rendezvous_score());
             members.select_nth_unstable_by_key(self.max_members, rendezvous_score);
             members.truncate(self.max_members);
-            members.sort_unstable();
         }
+        // The same order for all that share the turns, however members came and went.
+        members.sort_unstable_by_key(|at| self.list[*at].address());
         let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].same_zone()).collect();
         let usual = if near.is_empty() { &members } else { &near };
         let weights: Vec<u32> = usual.iter().map(|at| self.list[*at].weight().into()).collect();
@@ -257,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_calls_a_hundred_of_many_and_others_call_others() {
         let members = |caller: &str| {
-            let mut providers = Pool::new(MAX_SUBSET);
+            let mut providers = Pool::new(MAX_SUBSET, Turns::default());
             for port in 1..=300 {
                 let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
                 let (load, rendezvous_score) = (Load::new(Instant::now().into_std()), affinity::score(caller, address));
@@ -275,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn b7_the_turns_of_a_member_that_is_left_out_are_shared() {
-        let mut pool = Pool::new(MAX_SUBSET);
+        let mut pool = Pool::new(MAX_SUBSET, Turns::default());
         let address = |port| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
         for port in 1..=3 {
             pool.push(TestMember {

@@ -1,8 +1,7 @@
-//! How one of several members is picked: power of two choices over a weighted schedule, by Peak
-//! EWMA unless another balance is asked for.
+//! How one of several members is picked: power of two choices over a weighted schedule, unless
+//! another balance is asked for.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,18 +12,15 @@ use super::{Member, Pool, Readiness, affinity};
 /// another zone that has less than half as many.
 const ZONE_OVERFLOW: u32 = 32;
 
-/// Differences in cost below half a millisecond squared are noise, and must not change the
-/// schedule.
-const MIN_COST_GAP: u64 = 500 * 500;
-
 /// How one of several providers is picked.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Balance {
-    /// Power of two choices by Peak EWMA: the next provider of a weighted schedule, unless a random
-    /// other one is clearly cheaper. The cost is the square of the average latency times the calls
-    /// in flight.
+    /// Power of two choices: the next provider of a weighted schedule, unless a random other one is
+    /// clearly cheaper. Equal providers get equal shares, whatever the noise in their latencies.
+    /// The cost is the calls in flight, times the square of the usual latency if one of the two is
+    /// clearly slower: if even its quickest late answers took more than twice as long.
     #[default]
-    PeakEwma,
+    PowerOfTwo,
     /// The providers in turn, by weight.
     RoundRobin,
     /// The provider with the fewest calls in flight from this process for its weight.
@@ -70,8 +66,7 @@ pub struct Candidate<'a> {
     pub weight: u16,
     /// The calls of this process that the provider has not answered.
     pub in_flight: u32,
-    /// Its average latency for this process, which rises at once and falls slowly; `None` before
-    /// its first response.
+    /// How long its answers to this process usually take; `None` before the first.
     pub latency: Option<Duration>,
     /// It runs in our zone.
     pub same_zone: bool,
@@ -131,7 +126,7 @@ impl<M: Member> Pool<M> {
         // A second attempt does not move the cursor. Otherwise a member whose calls fail would
         // always be first.
         let step = usize::from(options.tried.is_empty());
-        let mut cursor = self.cursor.fetch_add(step, Ordering::Relaxed);
+        let mut cursor = self.turns.take(step);
         let mut next = self.scheduled(cursor)?;
         if options.excluded.is_some() {
             // Turns of the one that is left out are skipped: the next one would have them all.
@@ -139,11 +134,16 @@ impl<M: Member> Pool<M> {
                 if options.excluded != Some(next.address()) {
                     break;
                 }
-                cursor = if step > 0 { self.cursor.fetch_add(step, Ordering::Relaxed) } else { cursor.wrapping_add(1) };
+                cursor = if step > 0 { self.turns.take(step) } else { cursor.wrapping_add(1) };
                 next = self.scheduled(cursor)?;
             }
         }
         if !is_ready(next, options, now) {
+            if step > 0 && next.readiness(now) == Readiness::Reconnect {
+                // It is connected for its next turn, which otherwise came a whole round later. It
+                // is only once in this state, so no other member gets many turns in a row.
+                self.turns.give_back();
+            }
             return self.pick_best(cursor, options, now, connect);
         }
         if matches!(options.balance, Balance::LeastInFlight) {
@@ -317,18 +317,10 @@ fn is_cheaper<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> 
     match balance {
         Balance::RoundRobin | Balance::Custom(_) => false,
         Balance::LeastInFlight => ours < theirs,
-        Balance::PeakEwma => {
-            if !one.load().is_measured() || !other.load().is_measured() {
-                return ours < theirs;
-            }
-            let (ours, theirs) = (cost(one, now), cost(other, now));
-            ours < theirs / 2 && theirs - ours > MIN_COST_GAP
+        Balance::PowerOfTwo => {
+            one.load().is_clearly_cheaper(one.weight(), other.load(), other.weight(), now.into_std())
         }
     }
-}
-
-fn cost(member: &impl Member, now: Instant) -> u64 {
-    member.load().peak_ewma_cost(now.into_std())
 }
 
 fn candidate(member: &impl Member) -> Candidate<'_> {

@@ -262,7 +262,7 @@ impl NodeBuilder {
         self
     }
 
-    /// How this node picks one of several providers; [`Balance::PeakEwma`] unless set.
+    /// How this node picks one of several providers; [`Balance::PowerOfTwo`] unless set.
     pub fn balance(mut self, balance: Balance) -> Self {
         self.balance = balance;
         self

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use net::Network;
 
+use crate::balance::SharedTurns;
 use crate::transport::blocked::BlockedAddresses;
 use crate::transport::budget::Budget;
 use crate::transport::target::Connector;
@@ -20,6 +21,8 @@ pub(crate) struct LocalNode {
     pub(crate) connector: Connector,
     /// Bytes that are held for the nodes that are called.
     pub(crate) buffer_budget: Arc<Budget>,
+    /// Whose turn it is among the providers of each route, in all threads.
+    pub(crate) turns: SharedTurns,
 }
 
 impl LocalNode {
@@ -32,7 +35,13 @@ impl LocalNode {
     ) -> Arc<Self> {
         let connector =
             Connector { network, instance: instance.as_str().into(), name: name.into(), blocked: Arc::new(blocked) };
-        Arc::new(Self { instance, zone, connector, buffer_budget: Budget::for_connections() })
+        Arc::new(Self {
+            instance,
+            zone,
+            connector,
+            buffer_budget: Budget::for_connections(),
+            turns: SharedTurns::default(),
+        })
     }
 
     /// Why an address is never called, if it is not.

@@ -287,7 +287,10 @@ impl RoutingTable {
     }
 
     fn pool_or_new(&mut self, node: &Node, route: &Route) -> Result<&mut Arc<Providers>, RouterError> {
-        let new = || Arc::new(Providers::new(MAX_SUBSET));
+        // Events have turns for each group.
+        let group = is_event(route).then_some(node.name.as_str());
+        let turns = &self.local_node.turns;
+        let new = || Arc::new(Providers::new(MAX_SUBSET, turns.of((route.as_str(), group))));
         if is_event(route) {
             let groups = Arc::make_mut(self.events.entry(route, Arc::default)?);
             return Ok(groups.entry(node.name.as_str().into()).or_insert_with(new));

@@ -110,9 +110,9 @@ async fn a_route_calls_nodes_in_turn_or_one_node_per_client() {
 }
 
 #[tokio::test]
-async fn least_connections_and_peak_ewma_avoid_a_busy_server() {
+async fn least_connections_and_power_of_two_avoid_a_busy_server() {
     let cluster = Cluster::start();
-    for balance in [Balance::LeastInFlight, Balance::PeakEwma] {
+    for balance in [Balance::LeastInFlight, Balance::PowerOfTwo] {
         let (slow, quick) = (CountingServer::start().await, CountingServer::start().await);
         let gateway = gateway(&cluster, RouteConfig { balance: Some(balance), ..route(&[&slow, &quick]) }).await;
         slow.answers(0);

@@ -144,7 +144,7 @@ async fn gu17_a_slow_provider_gets_few_calls() {
         node = if number == 0 { node.shared_state(Arc::clone(&calls)) } else { node.state(AtomicUsize::new(0)) };
         nodes.push(cluster.node(node.route("GET/n", maybe_slow)).await);
     }
-    for (balance, share) in [(Balance::RoundRobin, 90..=110), (Balance::PeakEwma, 0..=12)] {
+    for (balance, share) in [(Balance::RoundRobin, 90..=110), (Balance::PowerOfTwo, 0..=12)] {
         let caller = cluster.node(Node::builder("caller").balance(balance)).await;
         caller.peers().wait_for(&["GET/n"]).await;
         caller.peers().wait_until(|nodes| nodes.iter().filter(|node| node.name == "n").count() == 4).await;

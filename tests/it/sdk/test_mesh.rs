@@ -161,7 +161,7 @@ async fn a_new_node_gets_few_calls_at_first() {
     let offering =
         async |name: &str| mesh.node(Node::builder(name).route("GET/who", who).state(name.to_owned())).await.unwrap();
     let (_a, _b) = (offering("a").await, offering("b").await);
-    for balance in [Balance::RoundRobin, Balance::PeakEwma, Balance::LeastInFlight] {
+    for balance in [Balance::RoundRobin, Balance::PowerOfTwo, Balance::LeastInFlight] {
         let caller = mesh.node(Node::builder("caller").balance(balance)).await.unwrap();
         // How many of a hundred calls go to the new one.
         let share = async || {
