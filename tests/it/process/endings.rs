@@ -1,6 +1,6 @@
 //! Programs stop when they are told to, even if their output is blocked or gone.
 
-use std::io::{PipeReader, PipeWriter, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,8 +9,9 @@ use futures::StreamExt;
 use futures::stream::iter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Cluster, eventually, pick_port, request};
+use tests::{Cluster, PATIENCE, eventually, pick_port, request};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::programs::{DISTRIBUTOR, GATEWAY, GOODS, HELLO, SHOP};
 
@@ -70,6 +71,14 @@ impl Program {
             Output::Full => fill(&self.output.as_ref().unwrap().1),
             Output::AlwaysFull | Output::Closed | Output::NoSpace => {}
         }
+    }
+
+    /// Reads its output up to a line that has this text.
+    async fn line(&self, text: &'static str) {
+        let reader = self.output.as_ref().unwrap().0.try_clone().unwrap();
+        let read = move || BufReader::new(reader).lines().any(|line| line.unwrap().contains(text));
+        let is_there = timeout(PATIENCE, tokio::task::spawn_blocking(read)).await;
+        assert!(is_there.expect(text).unwrap(), "{text}");
     }
 
     fn signal(&self, signal: Signal) {
@@ -133,6 +142,10 @@ async fn end(program: &'static str, output: Output, signal: Signal, is_twice: bo
     if is_stuck {
         // It has its handlers from about then on; before that, a signal ends it too.
         eventually("its handlers are there", async || catches(process.child.id(), signal)).await;
+    }
+    if program == HELLO && output == Output::Full {
+        // Its log blocks the task that writes to it: its last line is this one, after it is listed.
+        process.line("connected").await;
     }
     process.take_output(output);
     process.signal(signal);
