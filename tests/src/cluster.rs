@@ -24,9 +24,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with the usual limits.
+    /// A cluster with the usual limits, and a [patient](patient) Distributor.
     pub fn start() -> Self {
-        Self::with(distributor::Config::default())
+        Self::with(patient())
     }
 
     /// A cluster whose Distributor has other limits.
@@ -96,6 +96,18 @@ impl Cluster {
         })
         .await;
         answer
+    }
+}
+
+/// The usual limits of a Distributor, but for those of time, which a test that is about them sets.
+/// One thread of a test plays all of its peers: on a busy machine it comes late to some of them,
+/// which must not pass for peers that hang.
+pub fn patient() -> distributor::Config {
+    distributor::Config {
+        frame_timeout: PATIENCE,
+        register_timeout: PATIENCE,
+        write_timeout: PATIENCE,
+        ..distributor::Config::default()
     }
 }
 

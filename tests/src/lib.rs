@@ -35,7 +35,7 @@ mod servers;
 pub mod streams;
 mod tls;
 
-pub use cluster::{Cluster, eventually, pick_address, pick_port};
+pub use cluster::{Cluster, eventually, patient, pick_address, pick_port};
 pub use flood::Flood;
 pub use hermetic::isolate;
 pub use http::{HttpClient, HttpResponse, request, spawn_request};

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use node_sdk::{CallError, Node};
 use serde_json::{Value, json};
 use tests::{
-    Cluster, PATIENCE, Peer, Process, eventually, example, goods, goods_of_version, legacy_peers_can_run, pick_port,
-    request,
+    Cluster, PATIENCE, Peer, Process, eventually, example, goods, goods_of_version, legacy_peers_can_run, patient,
+    pick_port, request,
 };
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn it_registers_again_after_a_restart_of_the_distributor() {
         return;
     }
     let address = ([127, 0, 0, 1], pick_port()).into();
-    let cluster = Cluster::on(address, distributor::Config::default());
+    let cluster = Cluster::on(address, patient());
     let (mut service, port) = goods(cluster.address).await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/goods"]).await;
@@ -77,7 +77,7 @@ async fn it_registers_again_after_a_restart_of_the_distributor() {
     service.line("no connection to distributor").await;
     let stored: Value = caller.peers().call("POST/goods", &json!({ "n": 1 })).await.unwrap();
     assert_eq!(stored, json!([{ "n": 1 }]), "calls need no Distributor");
-    let cluster = Cluster::on(address, distributor::Config::default());
+    let cluster = Cluster::on(address, patient());
     let mut observer = cluster.peer().await;
     eventually("it is registered again", async || observer.ask(1).await.iter().any(|entry| entry["port"] == port))
         .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use distributor::{Config, OversizedList};
 use node_sdk::Node;
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, eventually};
+use tests::{Cluster, Listener, Peer, eventually, patient};
 use tokio::task::JoinSet;
 
 /// A version 2 registration of about 20 kB, so that a few of them make a long list.
@@ -15,7 +15,7 @@ fn heavy(name: &str) -> Value {
 
 /// One node may change its registration as often as it likes.
 fn busy() -> Config {
-    Config { update_burst: 1_000_000, packet_burst: 1_000_000, ..Config::default() }
+    Config { update_burst: 1_000_000, packet_burst: 1_000_000, ..patient() }
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn old_nodes_get_a_readable_list_and_new_nodes_the_whole() {
     for (oversized_list, old_sees) in
         [(OversizedList::Truncate, &["old", "a", "b"][..]), (OversizedList::Send, &["old", "a", "b", "c"])]
     {
-        let config = Config { legacy_list_bytes: 50_000, oversized_list, ..Config::default() };
+        let config = Config { legacy_list_bytes: 50_000, oversized_list, ..patient() };
         let cluster = Cluster::with(config);
         let mut old = cluster.registered("old").await;
         let mut new = Vec::new();

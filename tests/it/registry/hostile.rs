@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Flood, Peer, Process, eventually};
+use tests::{Flood, Peer, Process, eventually, patient};
 use tokio::time::timeout;
 
 use crate::programs::DISTRIBUTOR;
@@ -154,7 +154,7 @@ async fn cr6_unfinished_packets_share_a_budget() {
 
 #[tokio::test]
 async fn cr5_connections_without_a_registration_are_evicted() {
-    let config = distributor::Config { max_connections: 20, ..distributor::Config::default() };
+    let config = distributor::Config { max_connections: 20, ..patient() };
     let cluster = tests::Cluster::with(config);
     let mut silent = Vec::new();
     for _ in 0..19 {

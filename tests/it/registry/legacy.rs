@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use node_sdk::{Node, Params, ServiceError, State};
 use serde_json::{Map, Value, json};
-use tests::{Cluster, Process, eventually, legacy_peers_can_run, pick_port, request};
+use tests::{Cluster, Process, eventually, legacy_peers_can_run, patient, pick_port, request};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -376,7 +376,7 @@ async fn e1_a_peer_that_registers_and_ends_at_once_is_closed() {
 
 #[tokio::test]
 async fn e1_a_node_for_which_the_list_has_no_room_is_told_of_everything() {
-    let cluster = Cluster::with(distributor::Config { max_list_bytes: 100, ..distributor::Config::default() });
+    let cluster = Cluster::with(distributor::Config { max_list_bytes: 100, ..patient() });
     let goods = cluster.registered("goods").await;
     let mut gate = cluster.peer().await;
     gate.register_with(json!({ "port": 1, "name": "x".repeat(100) })).await;

@@ -7,7 +7,7 @@ use distributor::Config;
 use node_sdk::Node;
 use rustix::process::Signal;
 use serde_json::json;
-use tests::{Cluster, Listener, Peer, Process, eventually, pick_port};
+use tests::{Cluster, Listener, Peer, Process, eventually, patient, pick_port};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::who;
@@ -157,7 +157,7 @@ async fn pt12_an_unanswered_connect_is_given_up_and_retried() {
     }
     assert!(node.peers().stale_for().is_some());
     drop((hole, fillers));
-    let cluster = Cluster::on(format!("127.0.0.1:{port}").parse().unwrap(), Config::default());
+    let cluster = Cluster::on(format!("127.0.0.1:{port}").parse().unwrap(), patient());
     node.peers().wait_until(|nodes| nodes.len() == 1).await;
     drop(cluster);
 }
@@ -183,7 +183,7 @@ async fn rg9_a_node_that_registers_during_a_stop_is_told_to_come_back() {
 
 #[tokio::test]
 async fn rs13_rejected_nodes_come_again_and_all_join() {
-    let config = Config { registrations_per_second: 20, registration_burst: 5, ..Config::default() };
+    let config = Config { registrations_per_second: 20, registration_burst: 5, ..patient() };
     let cluster = Cluster::with(config);
     let mut nodes = Vec::new();
     for _ in 0..20 {

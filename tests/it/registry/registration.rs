@@ -1,7 +1,7 @@
 //! Registering: which nodes are listed, in what order, and which followers are told.
 
 use serde_json::json;
-use tests::{Cluster, Peer, eventually};
+use tests::{Cluster, Peer, eventually, patient};
 
 use crate::programs::DISTRIBUTOR;
 
@@ -42,7 +42,7 @@ async fn extra_members_are_kept_and_the_host_is_observed() {
 
 #[tokio::test]
 async fn ipv6_nodes_are_spelled_as_they_are() {
-    let cluster = Cluster::on("[::]:0".parse().unwrap(), distributor::Config::default());
+    let cluster = Cluster::on("[::]:0".parse().unwrap(), patient());
     for (address, host) in [("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")] {
         let mut peer =
             Peer::connect((address.parse::<std::net::IpAddr>().unwrap(), cluster.address.port()).into()).await;

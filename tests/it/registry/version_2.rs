@@ -7,7 +7,7 @@ use distributor::Config;
 use node_sdk::Node;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, Process};
+use tests::{Cluster, Listener, Peer, Process, patient};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{joined, who};
@@ -209,7 +209,7 @@ async fn bc3_a_flapper_is_told_of_a_few_times_only() {
 
 #[tokio::test]
 async fn fr14_a_flood_from_one_node_does_not_hold_up_the_others() {
-    let cluster = Cluster::with(Config { packets_per_second: 50, packet_burst: 50, ..Config::default() });
+    let cluster = Cluster::with(Config { packets_per_second: 50, packet_burst: 50, ..patient() });
     let mut watcher = joined(&cluster, "watcher").await;
     let mut flooder = joined(&cluster, "flooder").await;
     let question = format!("{}¶", json!({ "uri": "/distributes", "method": "GET", "key": 5 }));

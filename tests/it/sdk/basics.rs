@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use node_sdk::{Balance, CallError, Node, Params, Peers, ServiceError, StartError, State};
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, eventually, pick_port};
+use tests::{Cluster, Listener, Peer, eventually, patient, pick_port};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::programs::NODE;
@@ -80,7 +80,7 @@ async fn cr13_a_log_that_panics_ends_no_node() {
     let log = tracing_subscriber::fmt().with_env_filter("node_sdk=debug,net=debug").with_writer(|| Dead);
     let _log = log.finish().set_default();
     let address = ([127, 0, 0, 1], pick_port()).into();
-    let cluster = Cluster::on(address, distributor::Config::default());
+    let cluster = Cluster::on(address, patient());
     let caller = cluster.node(Node::builder("caller").route("GET/nothing", panics)).await;
     let first = cluster.node(greeter()).await;
     caller.peers().wait_for(&["GET/hello"]).await;
@@ -94,7 +94,7 @@ async fn cr13_a_log_that_panics_ends_no_node() {
     cluster.stop().await;
     eventually("it is gone", async || caller.peers().stale_for().is_some()).await;
     assert_eq!(ask().await.unwrap(), "안녕, 길동!");
-    let cluster = Cluster::on(address, distributor::Config::default());
+    let cluster = Cluster::on(address, patient());
     let mut observer = cluster.peer().await;
     for name in ["caller", "greeter"] {
         eventually("all are back", async || observer.ask(1).await.iter().any(|entry| entry["name"] == name)).await;
