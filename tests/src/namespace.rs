@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::Process;
+use crate::{Process, can_run};
 
 /// A network namespace with a cable to this one. It goes when dropped, with its rules.
 #[derive(Debug)]
@@ -24,9 +24,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A new one; `None`, with a line that says so, where that needs rights or tools that are not
-    /// there. In CI it must work.
-    #[expect(clippy::print_stderr, reason = "the person who runs the tests should know which were skipped")]
+    /// A new one; `None` where it cannot be made and the test may be [skipped](crate::can_run).
     pub fn new() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -53,11 +51,7 @@ impl Namespace {
             && run("ip", &["addr", "add", &format!("{here_v6}/64"), "dev", cable, "nodad"])
             && run("ip", &["-n", name, "addr", "add", &format!("{there_v6}/64"), "dev", &far, "nodad"])
             && run("iptables", &["--version"]);
-        assert!(made || std::env::var_os("CI").is_none(), "CI needs network namespaces: root, iproute2 and iptables");
-        if !made {
-            eprintln!("skipped: no network namespaces here (they need root, iproute2 and iptables)");
-        }
-        made.then_some(net)
+        can_run("namespaces", "run it as root, with iproute2 and iptables", made).then_some(net)
     }
 
     /// A container on this machine: a namespace behind this one, which translates the addresses of

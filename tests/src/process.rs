@@ -148,23 +148,6 @@ fn collect(output: impl AsyncRead + Unpin + Send + 'static, lines: Arc<Mutex<Vec
     });
 }
 
-/// Whether Node.js is here to run old peers; in CI it must be.
-pub fn legacy_peers_can_run() -> bool {
-    tool_is_installed("node")
-}
-
-/// Whether a program is here. In CI it must be; elsewhere its tests are skipped, with a line that
-/// says so.
-#[expect(clippy::print_stderr, reason = "the person who runs the tests should know which were skipped")]
-pub fn tool_is_installed(program: &str) -> bool {
-    let there = std::process::Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
-    assert!(there || std::env::var_os("CI").is_none(), "CI needs {program}");
-    if !there {
-        eprintln!("skipped: {program} is not installed");
-    }
-    there
-}
-
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }

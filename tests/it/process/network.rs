@@ -1,5 +1,5 @@
-//! Networks that fail. Each test has a machine of its own at the end of a cable; without the rights
-//! or tools for that, it is skipped with a message.
+//! Networks that fail. Each test has a machine of its own at the end of a cable, which needs root,
+//! `ip` and `iptables`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tests::{Cluster, Peer, Process, eventually, pick_port, request, tool_is_installed};
+use tests::{Cluster, Peer, Process, can_run, eventually, pick_port, request, tool_is_installed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -132,7 +132,7 @@ async fn cr16_a_flood_of_nonsense_leaves_a_few_lines() {
 fn clock_shim() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let library = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
-    library.filter(|_| tool_is_installed("faketime"))
+    can_run("faketime", "install it (`.ci/run tools` does)", library.is_some()).then_some(library).flatten()
 }
 
 #[tokio::test]

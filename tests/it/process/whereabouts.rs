@@ -1,5 +1,5 @@
-//! Where a node is: as it is seen, as it says, and by name. Tests with machines of their own are
-//! skipped, with a line, where that is not possible.
+//! Where a node is: as it is seen, as it says, and by name. Machines of their own need root, `ip`
+//! and `iptables`.
 
 use std::net::SocketAddr;
 
