@@ -203,6 +203,9 @@ impl RouteConfig {
     /// requests of others, and a load test from one address does not notice it.
     pub const CLIENT_SHARE: u8 = 90;
 
+    /// The shortest time between two checks of one server: a hundred a second are no load for it.
+    pub const MIN_CHECK_PERIOD: Duration = Duration::from_millis(10);
+
     /// A route with the defaults.
     pub fn new(prefixes: Vec<String>) -> Self {
         Self {

@@ -14,7 +14,6 @@ use crate::config::{FixedServer, RouteConfig};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;
-use crate::upstream::server_checks::MIN_PERIOD;
 
 net::settings! {
     /// The keys of a `[[route]]`.
@@ -62,7 +61,7 @@ net::settings! {
         /// How the health of a server or node is checked; see below.
         @File check: Option<CheckTarget> = None;
         /// Time between checks.
-        @File check_every: Duration = Duration::from_secs(2), where MIN_PERIOD..=MAX_TIME;
+        @File check_every: Duration = Duration::from_secs(2), where RouteConfig::MIN_CHECK_PERIOD..=MAX_TIME;
         /// Requests at a time below the prefix.
         @File at_most: Option<usize> = None, where 1..=usize::MAX;
         /// Requests per period: `{ requests = 100, every = "1s", burst = 200, by = "address" }`.

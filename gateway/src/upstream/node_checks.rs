@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::config::Config;
-use crate::upstream::server_checks::{MAX_FAILURES, MIN_PERIOD, TIMEOUT};
+use crate::config::{Config, RouteConfig};
+use crate::upstream::server_checks::{MAX_FAILURES, TIMEOUT};
 
 /// Most nodes that one check calls at a time.
 const MAX_AT_ONCE: usize = 256;
@@ -59,7 +59,7 @@ fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
     for route in &config.routes {
         if let Some(url) = &route.node_check {
             let every = urls.entry(Arc::from(url.as_str())).or_insert(route.check_every);
-            *every = route.check_every.min(*every).max(MIN_PERIOD);
+            *every = route.check_every.min(*every).max(RouteConfig::MIN_CHECK_PERIOD);
         }
     }
     urls

@@ -12,13 +12,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config;
+use crate::config::{self, RouteConfig};
 use crate::http1::response_reader::ResponseReader;
 
 /// How long a server may take to answer a check.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
-/// The shortest time between two checks of one server.
-pub(crate) const MIN_PERIOD: Duration = Duration::from_millis(10);
 /// Checks that have to fail in a row: a single one may fail in a busy moment.
 pub(crate) const MAX_FAILURES: u32 = 2;
 
@@ -57,7 +55,7 @@ impl ServerChecks {
     /// The check of a server. A new check begins at once, in the runtime of the first caller, and
     /// counts the server as alive until a check fails.
     pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
-        let every = every.max(MIN_PERIOD);
+        let every = every.max(RouteConfig::MIN_CHECK_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address, how.clone(), every);
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
