@@ -1,0 +1,67 @@
+//! A worker with everything that its connections use: its place in the registry, servers, limits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use node_sdk::Peers;
+use node_sdk::gateway::{GatewayPeers, Identity, RetryBudget};
+use protocol::{Advert, HostPort};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use crate::config::Config;
+use crate::downstream::clients::ClientTracker;
+use crate::downstream::tls::Tls;
+use crate::downstream::worker::Worker;
+use crate::observe::access_log::AccessLog;
+use crate::upstream::WorkerShared;
+use crate::upstream::node_checks::check_nodes;
+use crate::upstream::table::UpstreamTable;
+
+/// The name under which old gateways register. They ignore entries of this name, so ours must have
+/// it too.
+const NAME: &str = "gate";
+
+/// Registers this gateway, and keeps it registered. Returns the worker of which those of all
+/// threads are made.
+pub(super) fn open_worker(
+    address: SocketAddr,
+    own: Vec<SocketAddr>,
+    config: &watch::Receiver<Arc<Config>>,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+) -> Worker {
+    let changing = config.clone();
+    let config = Arc::clone(&config.borrow());
+    let mut own = own;
+    // What others take for this gateway is this gateway.
+    own.extend(config.advertise.as_ref().and_then(HostPort::socket_address));
+    let advert = Advert { advertise: config.advertise.clone(), ..Advert::default() };
+    let identity =
+        Identity { own, advert, cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
+    info!(%address, distributor = %config.distributor, "listening");
+    let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
+    let clients = Arc::new(ClientTracker::new(config.max_connections));
+    let access_log = AccessLog::start(config.access_log).map(Arc::new);
+    let shared = Arc::new(WorkerShared::new(config.max_held_bytes));
+    let upstreams = Arc::new(UpstreamTable::new(config, &shared));
+    let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
+    let looks_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.names).run(changing.clone())));
+    let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
+    Worker {
+        peers,
+        upstreams,
+        metrics: Arc::default(),
+        retries,
+        shedding: Arc::default(),
+        shared,
+        access_log,
+        tls,
+        clients,
+        _tasks: Arc::new([checks, looks_up]),
+        stop,
+    }
+}
