@@ -1,12 +1,9 @@
-//! Writes responses. Pure, but for the date.
+//! Writes responses.
 
-use std::cell::RefCell;
 use std::fmt::Write;
 
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
-use net::time_of_day;
-use tokio::time::{Duration, Instant};
 
 use super::request_writer::put_trailers;
 
@@ -20,7 +17,7 @@ pub(crate) fn put_full<'a>(
     body: &[u8],
     keep_alive: KeepAlive,
     without_body: bool,
-    now: Instant,
+    date: &str,
 ) {
     out.reserve(256 + body.len());
     line.finish(out, status);
@@ -38,7 +35,7 @@ pub(crate) fn put_full<'a>(
         out.put_slice(b"\r\n");
     }
     keep_alive.write(out);
-    put_date(out, now);
+    put_date(out, date);
     out.put_slice(b"\r\n");
     if !has_none && !without_body {
         out.put_slice(body);
@@ -95,25 +92,10 @@ impl StatusLine {
 }
 
 /// Appends the time of day as a `Date` field (RFC 9110, 6.6.1).
-pub(crate) fn put_date(out: &mut BytesMut, now: Instant) {
-    date(now, |date| {
-        out.put_slice(b"date: ");
-        out.put_slice(date.as_bytes());
-        out.put_slice(b"\r\n");
-    });
-}
-
-/// The time of day in the form of HTTP, made once a second.
-pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
-    thread_local! {
-        static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
-    }
-    DATE.with_borrow_mut(|date| {
-        if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= Duration::from_millis(500)) {
-            *date = Some((now, httpdate::fmt_http_date(time_of_day())));
-        }
-        with(date.as_ref().map_or("", |(_, date)| date))
-    })
+pub(crate) fn put_date(out: &mut BytesMut, date: &str) {
+    out.put_slice(b"date: ");
+    out.put_slice(date.as_bytes());
+    out.put_slice(b"\r\n");
 }
 
 pub(crate) fn put_chunk(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
@@ -150,11 +132,11 @@ mod tests {
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(("retry-after", "3"));
         let fields = [("content-type", "text/plain")].into_iter().chain(retry_after);
         let line = &mut StatusLine::default();
-        put_full(&mut out, line, status, fields, b"abc", keep_alive, without_body, Instant::now());
+        put_full(&mut out, line, status, fields, b"abc", keep_alive, without_body, "now GMT");
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));
-        assert!(dates.len() == 1 && dates[0].ends_with(" GMT"), "{text}");
+        assert!(dates.len() == 1 && dates[0] == "date: now GMT", "{text}");
         assert_eq!(format!("{}|{body}", lines.join("|")), expected);
     }
 

@@ -19,6 +19,7 @@ use super::{Http1Connection, open};
 use crate::http1::body::BodyReader;
 use crate::http1::response_writer::{KeepAlive, put_full};
 use crate::io::budget::Reservation;
+use crate::io::date::with_date;
 use crate::io::stream::Readable;
 use crate::io::timer::Timer;
 use crate::message::body::Piece;
@@ -152,7 +153,10 @@ impl Exchange for Http1Connection<'_> {
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
         let (line, status) = (&mut self.line, response.status);
-        put_full(&mut self.output, line, status, response.fields(), &response.body, keep_alive, self.is_head, now);
+        let (output, without_body) = (&mut self.output, self.is_head);
+        with_date(now, |date| {
+            put_full(output, line, status, response.fields(), &response.body, keep_alive, without_body, date);
+        });
         self.reservations.extend(response.held.take().filter(Reservation::is_large));
         now
     }

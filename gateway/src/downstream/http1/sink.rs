@@ -8,6 +8,7 @@ use tokio::time::{Duration, Instant};
 use crate::http1::request_writer::put_response_fields;
 use crate::http1::response_writer::{KeepAlive, StatusLine, put_chunk, put_date, put_last_chunk};
 use crate::io::client_pace::ClientPace;
+use crate::io::date::with_date;
 use crate::io::stream::{WriteHalf, write_all};
 use crate::message::body::Framing;
 use crate::message::head::RequestHead;
@@ -85,7 +86,7 @@ impl Sink for Http1Sink<'_> {
         }
         self.keep_alive.write(out);
         if response.fields.get("date").is_none() {
-            put_date(out, Instant::now());
+            with_date(Instant::now(), |date| put_date(out, date));
         }
         out.put_slice(b"\r\n");
     }

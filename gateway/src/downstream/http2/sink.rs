@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Duration, Instant};
 
 use super::body::{Http2Sender, lock, send_data};
-use crate::http1::response_writer::date;
+use crate::io::date::with_date;
 use crate::message::body::Framing;
 use crate::message::fields::tokens;
 use crate::message::hop_by_hop::{HopByHop, late_trailer};
@@ -148,7 +148,7 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
 }
 
 pub(super) fn put_date(fields: &mut HeaderMap) {
-    if let Ok(date) = date(Instant::now(), HeaderValue::from_str) {
+    if let Ok(date) = with_date(Instant::now(), HeaderValue::from_str) {
         fields.insert(DATE, date);
     }
 }
