@@ -1,10 +1,9 @@
-//! Writes requests for servers, and the fields of their responses for clients. Pure.
+//! Writes requests for servers, and the fields of their responses for clients.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
-use net::unique_id;
 
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, tokens};
@@ -31,13 +30,15 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) underscores: bool,
     /// The client waits for the server's leave to send the body.
     pub(crate) expects_continue: bool,
+    /// Makes an id, for a request that has none.
+    pub(crate) make_id: fn() -> u128,
 }
 
 /// The head of a request as a server is to see it. Names keep their case; what a client says of
 /// where it comes from is replaced, as it could be a lie. Names with `_`, which some servers take
 /// for others, are left out unless the server wants them; gives how many.
 pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) -> u64 {
-    let UpstreamRequest { target, server, origin, hops, stripped, underscores, expects_continue } = request;
+    let UpstreamRequest { target, server, origin, hops, stripped, underscores, expects_continue, make_id } = request;
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
@@ -80,7 +81,7 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
     match request_id {
         Some(id) => put(out, b"x-request-id", id),
         None => {
-            put(out, b"x-request-id", &hex(unique_id()));
+            put(out, b"x-request-id", &hex(make_id()));
         }
     }
     out.put_slice(b"\r\n");
@@ -186,6 +187,7 @@ mod tests {
             stripped: "",
             underscores: false,
             expects_continue: false,
+            make_id: || 1,
         }
     }
 

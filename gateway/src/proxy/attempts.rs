@@ -150,6 +150,7 @@ impl Proxy<'_> {
                 stripped,
                 underscores: route.underscores,
                 expects_continue: awaits_continue,
+                make_id: net::unique_id,
             };
             let left_out = put_request(&mut bytes, head, request);
             if left_out > 0 {
