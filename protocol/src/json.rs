@@ -10,8 +10,6 @@ use serde::ser::Serialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::Text;
-
 /// Arrays and objects are nested deeper than allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("JSON is nested deeper than {max_depth} at byte {at}")]
@@ -21,6 +19,10 @@ pub struct TooDeep {
     /// Offset of the bracket that passed it.
     pub at: usize,
 }
+
+/// A JSON string, borrowed if it has no escapes.
+#[derive(Debug, serde::Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// Checks that no array or object of `text` lies deeper than `max_depth`, in one pass and constant
 /// stack.

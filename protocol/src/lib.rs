@@ -46,10 +46,10 @@ pub use call::{
     write_response,
 };
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
-pub use json::{Members, TooDeep, check_depth, is_one_value};
+pub use json::{Members, Text, TooDeep, check_depth, is_one_value};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, WindowFull};
-pub use packet::{Packet, PacketError, Text, Version};
+pub use packet::{Packet, PacketError, Version};
 pub use pieces::{MAX_JOINED_BYTES, MAX_PIECES};
 pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, KnownNode, LeaveReason, ListUpdate,

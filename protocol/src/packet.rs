@@ -1,14 +1,12 @@
 //! The envelope `{uri, method, key, params}` around every message.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::Key;
-use crate::json::is_object;
+use crate::json::{Text, is_object};
 
 /// The version of the protocol that a peer speaks, as far as its packets have shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,10 +54,6 @@ pub struct Packet<'a> {
     #[serde(borrow, default)]
     pub results: Option<&'a RawValue>,
 }
-
-/// A JSON string, borrowed if it has no escapes.
-#[derive(Debug, Deserialize)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// Why a frame is not a packet. The frame is lost; the next one can be read.
 #[derive(Debug, Error)]

@@ -7,8 +7,8 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::Text;
 use crate::json::{put_text, read_member};
-use crate::packet::Text;
 use crate::{Packet, seal};
 
 /// The uri of [`write_hello`].

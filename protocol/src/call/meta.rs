@@ -7,8 +7,8 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::Text;
 use crate::json::{digits, plain_text, put_number, put_text, read_member};
-use crate::packet::Text;
 
 /// Makes the struct, its readers and its writer from one row for each member:
 ///

@@ -6,8 +6,8 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::Text;
 use crate::json::{Members, digits, is_object, plain_text, put_number, put_text};
-use crate::packet::Text;
 use crate::{CallMeta, Key, Packet, Version, seal};
 
 /// A received call, of either version.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::legacy_answer::{failure, is_failure};
+use crate::json::Text;
 use crate::json::{number_prefix, put_number, put_text};
-use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
 /// A received response.
