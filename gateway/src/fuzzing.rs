@@ -1,5 +1,7 @@
 //! The readers of bytes from outside, with plain values, for the targets in `fuzz/targets`. Only
 //! tests and fuzzers are compiled with it.
+//!
+//! It must not read sockets, files or clocks: a target gives the same result for the same bytes.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,8 @@
-//! The table of registered nodes, without I/O: the entries, the session that owns each, and the
-//! last changes. It decides nothing: the registry asks, and the table answers.
+//! The table of registered nodes: the entries, the session that owns each, and the last changes.
+//! Without I/O: no socket, task, clock or log.
+//!
+//! It must not decide anything: the registry asks, and the table answers. It must not import other
+//! folders.
 
 pub(crate) mod address_shares;
 mod changelog;

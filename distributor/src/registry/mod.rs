@@ -1,5 +1,8 @@
 //! The set of registered nodes and every decision about it. Without I/O: no socket, task, clock or
 //! log.
+//!
+//! It must not know connections or frames: a session is a number. It must not import `peer` or
+//! `shell`.
 
 mod admission;
 mod damping;

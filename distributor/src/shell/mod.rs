@@ -1,5 +1,6 @@
-//! Sockets, tasks, clocks and logs. It decides nothing: it asks the registry, and does what the
-//! registry says.
+//! Sockets, tasks, clocks and logs.
+//!
+//! It must not decide anything: it asks the registry, and does what the registry says.
 
 mod admin;
 mod connection;

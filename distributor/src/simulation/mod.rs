@@ -4,6 +4,9 @@
 //!
 //! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more of
 //! them, `SIMULATION_SEED=<n>` runs one again.
+//!
+//! It must not use sockets, tasks or the time of the machine: a seed always gives the same history.
+//! It must not import `shell`.
 
 mod check;
 mod network;

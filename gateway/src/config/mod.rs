@@ -1,4 +1,7 @@
 //! Every limit of the gateway, with its reason: its settings, each written once.
+//!
+//! It must not know connections or requests. Of the other folders it must import only `observe` and
+//! `route`.
 
 mod conflicts;
 pub(crate) mod defaults;

@@ -1,7 +1,8 @@
 //! The side of clients: accepting them, TLS, the PROXY protocol, and their connections in either
 //! version of HTTP.
 //!
-//! It does not know where a request goes: the `RequestHandler` that it is given decides that.
+//! It must not decide where a request goes: the `RequestHandler` that it is given does. It must not
+//! import `route`.
 
 mod accept;
 pub(crate) mod clients;

@@ -1,5 +1,7 @@
 //! The codec of HTTP/1.1, which accepts only messages with a single meaning. Pure: no socket, no
-//! clock, and no imports from other folders but `message`.
+//! clock.
+//!
+//! It must not decide what a message is for. Of the other folders it must import only `message`.
 
 pub(crate) mod body;
 pub(crate) mod head_reader;

@@ -1,5 +1,6 @@
-//! The parts that messages of both versions of HTTP share. Pure: no socket and no clock, and it
-//! imports no other folder.
+//! The parts that messages of both versions of HTTP share. Pure: no socket, no clock.
+//!
+//! It must not import other folders.
 
 pub(crate) mod body;
 pub(crate) mod fields;

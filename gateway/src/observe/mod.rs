@@ -1,4 +1,6 @@
-//! Metrics and the access log. It decides nothing.
+//! Metrics and the access log.
+//!
+//! It must not decide anything, and it must not import other folders.
 
 pub(crate) mod access_log;
 pub(crate) mod metrics;

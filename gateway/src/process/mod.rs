@@ -1,7 +1,7 @@
 //! The life of the process: command line, listeners, signals, replacement by a new process, and
 //! what operators ask.
 //!
-//! No request passes through this folder, and no other folder imports it.
+//! It must not see the requests of clients. Other folders must not import it.
 
 pub(crate) mod admin;
 pub(crate) mod cli;

@@ -1,4 +1,7 @@
 //! One request: its destination, a call to a node or a request to a server, and the response.
+//!
+//! It must not read or write a client's connection: [`Exchange`] stands for it. It must not import
+//! `downstream`.
 
 mod attempts;
 mod destination;

@@ -1,5 +1,7 @@
-//! The rules for the path of a request: its normal form, limits, and cookies. It does not import
-//! the configuration.
+//! The rules for the path of a request: its normal form, limits, and cookies.
+//!
+//! It must not read the configuration: it decides by what it is given. Of the other folders it must
+//! import only `io` and `message`.
 
 pub(crate) mod cookie;
 pub(crate) mod limits;

@@ -1,7 +1,8 @@
 //! The side of servers: which of them answer which prefix, their health, and how many requests each
 //! may be sent at a time.
 //!
-//! It reads no request and writes no response.
+//! It must not see requests of clients, or responses to them: the only HTTP here is that of its own
+//! checks. It must not import `proxy` or `downstream`.
 
 pub(crate) mod concurrency;
 pub(crate) mod endpoint;

@@ -1,5 +1,7 @@
 //! Balancing: which of several members a call goes to. Nodes use it for calls, and the gateway for
-//! HTTP servers too. It imports nothing of the crate, and does no I/O.
+//! HTTP servers too.
+//!
+//! It must not do I/O, and it must not import other modules.
 
 pub mod affinity;
 mod latency;

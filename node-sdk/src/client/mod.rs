@@ -1,5 +1,7 @@
-//! Calls, streams and events to other nodes, from arguments to results. Nothing here feeds the
-//! registry view or answers callers.
+//! Calls, streams and events to other nodes, from arguments to results.
+//!
+//! It must not change what is known of the registry, or answer callers. It must not import `server`
+//! or `handler`.
 
 mod arguments;
 mod attempt;

@@ -1,5 +1,6 @@
-//! The connection to the Distributor: it registers this node and feeds the registry view. Nothing
-//! here routes or makes calls.
+//! The connection to the Distributor: it registers this node and feeds the registry view.
+//!
+//! It must not make calls, or pick a provider. It must not import `client` or `server`.
 
 pub(crate) mod cache;
 mod foreign_server;

@@ -1,4 +1,6 @@
-//! A node: how it is described, started and stopped. Nothing here handles packets.
+//! A node: how it is described, started and stopped.
+//!
+//! It must not handle packets. Other folders must not import it.
 
 mod builder;
 mod own_route;

@@ -1,5 +1,6 @@
-//! Which nodes offer which routes, as the registry says. Nothing here makes calls or talks to the
-//! Distributor.
+//! Which nodes offer which routes, as the registry says.
+//!
+//! It must not make calls or talk to the Distributor. It must not import `client` or `discovery`.
 
 pub(crate) mod crashing_routes;
 pub(crate) mod known_routes;

@@ -1,5 +1,6 @@
 //! The callee side of a node: it accepts callers, begins their calls, and writes their responses.
-//! It never calls other nodes.
+//!
+//! It must not call other nodes, or know the types of a handler. It must not import `discovery`.
 
 mod bad_frames;
 mod caller_socket;

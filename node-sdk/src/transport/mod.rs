@@ -1,5 +1,6 @@
-//! Connections to other nodes, and the parts that both directions of calls share. Nothing here
-//! knows routes or the registry.
+//! Connections to other nodes, and the parts that both directions of calls share.
+//!
+//! It must not know routes or the registry. Of the other folders it must import only `balance`.
 
 pub(crate) mod backoff;
 pub(crate) mod blocked;

@@ -1,4 +1,6 @@
 //! One client's connection: requests in, responses out, each phase with its own time-out.
+//!
+//! It must not decide what answers a request, and it must not import `http2`.
 
 mod exchange;
 mod input;

@@ -1,4 +1,7 @@
 //! One client's connection: streams in, each answered independently, all in one task.
+//!
+//! It must not decide what answers a request. Of HTTP/1 it must import nothing: `message` has what
+//! both versions share.
 
 mod body;
 mod exchange;

@@ -1,4 +1,6 @@
 //! One request on its way to a server, and the response on its way back, both unbuffered.
+//!
+//! It must not pick a server or try another one: [`attempts`](super::attempts) does.
 
 mod deadline;
 mod download;

@@ -1,22 +1,11 @@
-//! The documents are true: the code map names all folders, pure modules are pure, words of problems
-//! are listed, and the files that documents name exist.
+//! The documents are true: the words of problems are listed, and the files and types that documents
+//! name exist.
+
+mod code_map;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// What a pure module may not use, outside its tests.
-const IMPURE: [&str; 8] = [
-    "tokio::",
-    "std::fs",
-    "std::io::Read",
-    "std::thread",
-    "Instant::now",
-    "SystemTime::now",
-    "fastrand::",
-    "tracing::",
-];
-const MAP: &str = "docs/ARCHITECTURE.md";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -26,21 +15,10 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The folders that the map names, one for each line that begins with a path.
-fn mapped() -> Vec<(String, bool)> {
-    let text = read(MAP);
-    let mut folders = Vec::new();
-    let mut all_pure = false;
-    for line in text.lines() {
-        if line.starts_with("### ") {
-            all_pure = line.ends_with("(pure)");
-        }
-        let Some((folder, rest)) = line.strip_prefix("- `").and_then(|line| line.split_once("/`")) else { continue };
-        folders.push((folder.to_owned(), all_pure || rest.starts_with(" (pure)")));
-    }
-    folders
-}
+/// The crates whose folders the code map describes.
+const CRATES: [&str; 5] = ["protocol", "net", "distributor", "node-sdk", "gateway"];
 
+/// The files of a folder and of those in it, without files of tests.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -54,50 +32,43 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-#[test]
-fn the_code_map_names_all_folders_and_no_others() {
-    let mapped: BTreeSet<String> = mapped().into_iter().map(|(folder, _)| folder).collect();
-    for folder in &mapped {
-        assert!(root().join(folder).is_dir(), "{MAP} names {folder}/, and there is no such folder");
-    }
-    for krate in ["protocol", "net", "distributor", "node-sdk", "gateway"] {
-        for entry in fs::read_dir(root().join(krate).join("src")).unwrap() {
-            let entry = entry.unwrap();
-            let name = format!("{krate}/src/{}", entry.file_name().to_string_lossy());
-            assert!(!entry.path().is_dir() || mapped.contains(&name), "{MAP} does not name {name}/");
-        }
-    }
+/// Without the tests, which stand at its end.
+fn code_of(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
+}
+
+/// All documents but the changelog, which nobody rewraps.
+fn documents() -> Vec<String> {
+    let mut documents =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"].map(str::to_owned).to_vec();
+    documents.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| {
+        let name = entry.unwrap().file_name();
+        format!("docs/{}", name.to_string_lossy())
+    }));
+    documents
 }
 
 #[test]
-fn what_the_code_map_calls_pure_uses_no_system() {
-    let pure: Vec<String> = mapped().into_iter().filter(|(_, is_pure)| *is_pure).map(|(folder, _)| folder).collect();
-    assert!(pure.len() > 3, "{pure:?}");
-    let mut found = Vec::new();
-    for path in pure.iter().flat_map(|folder| rust_files(&root().join(folder))) {
-        let text = fs::read_to_string(&path).unwrap();
-        // Tests stand at the end of a file.
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        for (number, line) in code.lines().enumerate() {
-            let is_comment = line.trim_start().starts_with("//");
-            let Some(used) = IMPURE.iter().find(|word| !is_comment && line.contains(**word)) else { continue };
-            let path = path.strip_prefix(root()).unwrap().display();
-            found.push(format!("{path}:{}: {used}", number + 1));
+fn prose_wraps_at_100_columns() {
+    let mut long = Vec::new();
+    for document in documents() {
+        let mut is_code = false;
+        for (number, line) in read(&document).lines().enumerate() {
+            is_code ^= line.starts_with("```");
+            if !is_code && !line.starts_with('|') && line.chars().count() > 100 {
+                long.push(format!("{document}:{}", number + 1));
+            }
         }
     }
-    assert!(found.is_empty(), "{MAP} calls these pure:\n{}", found.join("\n"));
+    assert!(long.is_empty(), "longer than 100 columns: {long:?}");
 }
 
 #[test]
 fn files_that_documents_name_are_there() {
     let crates = ["protocol", "net", "distributor", "node-sdk", "gateway", "tests", "bench", "conformance", "examples"];
-    let mut documents = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned(), "examples/README.md".to_owned()];
-    documents.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| {
-        let name = entry.unwrap().file_name();
-        format!("docs/{}", name.to_string_lossy())
-    }));
     let mut missing = Vec::new();
-    for document in &documents {
+    for document in &documents() {
         for (number, line) in read(document).lines().enumerate() {
             // In code, or the target of a link.
             for word in line.split(['`', '(', ')', '#', ' ']) {
@@ -121,9 +92,8 @@ fn files_that_documents_name_are_there() {
 
 #[test]
 fn the_glossary_names_types_and_modules_that_are_there() {
-    let crates = ["protocol", "net", "distributor", "node-sdk", "gateway"];
     let mut code = String::new();
-    for path in crates.iter().flat_map(|krate| rust_files(&root().join(krate).join("src"))) {
+    for path in CRATES.iter().flat_map(|krate| rust_files(&root().join(krate).join("src"))) {
         code.push_str(&fs::read_to_string(path).unwrap());
     }
     let is_type = |name: &str| {
@@ -138,7 +108,7 @@ fn the_glossary_names_types_and_modules_that_are_there() {
         // What stands between backquotes.
         for word in line.split('`').skip(1).step_by(2) {
             let is_there = match word.split_once('/') {
-                Some((krate, module)) if crates.contains(&krate) => {
+                Some((krate, module)) if CRATES.contains(&krate) => {
                     let path = root().join(krate).join("src").join(module);
                     path.is_dir() || path.with_extension("rs").exists()
                 }
