@@ -17,6 +17,10 @@ const MIN_AGE: Duration = Duration::from_millis(10);
 /// Snapshots may take at most one part in this many of all time: the system's table lists every
 /// socket of the machine.
 const COST_SHARE: u32 = 10;
+/// Snapshots in a row that have to lack a connection before it counts as one that cannot be
+/// observed. The system's table is read in pieces while it changes, so one snapshot may pass over a
+/// connection that is there.
+const MAX_MISSES: u32 = 3;
 
 /// Snapshots of the queues of both ends of connections on this machine. One task takes them while
 /// any caller waits for one.
@@ -52,7 +56,8 @@ impl PeerBacklog {
     }
 
     /// How many of the bytes written to `stream` before `asked` the peer has not read, or slightly
-    /// more. `None` when the peer is not on this machine, or the system does not say. Cancel safe.
+    /// more. `None` when the peer is not on this machine, or the snapshot lacks the connection.
+    /// Cancel safe.
     ///
     /// Waits for the next snapshot.
     async fn unread_bytes(&self, stream: &Socket, asked: Instant) -> Option<usize> {
@@ -76,6 +81,8 @@ impl PeerBacklog {
 #[derive(Debug, Default)]
 pub struct BacklogPoller {
     in_vain: u32,
+    /// Polls in a row that did not find the connection.
+    misses: u32,
     /// When the current poll begins, and how much had been written before.
     poll_start: Option<(Instant, u64)>,
 }
@@ -85,8 +92,19 @@ impl BacklogPoller {
     const MAX_WAIT: Duration = Duration::from_millis(250);
 
     /// Returns how much had been `written` when the poll began, and how much of that the peer has
-    /// not read; `None` when that cannot be observed. A cancelled poll continues where it was.
+    /// not read; `None` when that cannot be observed, as several snapshots show. A cancelled poll
+    /// continues where it was.
     pub async fn unread(&mut self, backlog: &PeerBacklog, stream: &Socket, written: u64) -> (u64, Option<usize>) {
+        loop {
+            let (written, unread) = self.poll(backlog, stream, written).await;
+            self.misses = if unread.is_some() { 0 } else { self.misses + 1 };
+            if unread.is_some() || self.misses >= MAX_MISSES {
+                return (written, unread);
+            }
+        }
+    }
+
+    async fn poll(&mut self, backlog: &PeerBacklog, stream: &Socket, written: u64) -> (u64, Option<usize>) {
         let wait = match self.in_vain {
             0 => Duration::ZERO,
             times => (MIN_AGE * 2_u32.saturating_pow(times - 1)).min(Self::MAX_WAIT),
@@ -176,5 +194,42 @@ mod tests {
             peer.read_exact(&mut [0; 400]).await.unwrap();
             while backlog.unread_bytes(&stream, Instant::now()).await != Some(600) {}
         }
+    }
+
+    /// Snapshots that show the connection with these unread bytes, or lack it.
+    fn snapshots(
+        shown: impl Iterator<Item = Option<usize>> + Send + 'static,
+        (ours, theirs): (SocketAddr, SocketAddr),
+    ) -> PeerBacklog {
+        let (sender, newest) = watch::channel(None);
+        let wanted = Arc::new(Notify::new());
+        let asked = Arc::clone(&wanted);
+        let scanner = tokio::spawn(async move {
+            for unread in shown {
+                asked.notified().await;
+                let queues = unread.map(|unread| [((theirs, ours), (unread, 0)), ((ours, theirs), (0, 0))]);
+                let queues = queues.into_iter().flatten().collect();
+                sender.send_replace(Some(BacklogSnapshot { taken: Instant::now(), queues }));
+            }
+        });
+        PeerBacklog { newest, wanted, scanner }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_lacks_a_connection_does_not_count() {
+        let listener = crate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = Socket::Tcp(listener.accept().await.unwrap().0);
+        let ends = PeerBacklog::ends(&stream).unwrap();
+        let check = async |shown: &'static [Option<usize>], expected: &[Option<usize>]| {
+            let backlog = snapshots(shown.iter().copied(), ends);
+            let mut poller = BacklogPoller::default();
+            for unread in expected {
+                assert_eq!(poller.unread(&backlog, &stream, 9).await, (9, *unread), "{shown:?}");
+            }
+        };
+        check(&[Some(7)], &[Some(7)]).await;
+        check(&[None, Some(7), None, None, Some(6)], &[Some(7), Some(6)]).await;
+        check(&[None, None, None], &[None]).await;
     }
 }
