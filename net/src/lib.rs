@@ -47,8 +47,8 @@ pub use accept::Acceptor;
 pub use address_group::address_group;
 pub use frames::FrameReader;
 pub use log::{
-    Escaped, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json, log_safely,
-    tracing,
+    Escaped, KeyedThrottle, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json,
+    log_safely, tracing,
 };
 pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]

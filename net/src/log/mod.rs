@@ -11,7 +11,7 @@ mod writer;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use escape::{Escaped, MAX_ESCAPED_BYTES, escaped, escaped_json};
-pub use throttle::{LogThrottle, LogThrottles, Tally};
+pub use throttle::{KeyedThrottle, LogThrottle, LogThrottles, Tally};
 #[doc(hidden)]
 pub use tracing;
 pub use writer::LineWriter;

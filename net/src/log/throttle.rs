@@ -1,6 +1,7 @@
 //! Limits on how often one cause is logged.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ impl LogThrottle {
 
     /// `Some(n)` when this event may be logged; n events were suppressed since the last logged one.
     pub fn allow(&mut self, now: Instant) -> Option<u64> {
-        if self.begin.is_none_or(|begin| now >= begin + self.period) {
+        if self.is_new_period(now) {
             (self.begin, self.passed) = (Some(now), 0);
         }
         if self.passed >= self.burst {
@@ -44,6 +45,10 @@ impl LogThrottle {
         self.passed += 1;
         Some(std::mem::take(&mut self.suppressed))
     }
+
+    fn is_new_period(&self, now: Instant) -> bool {
+        self.begin.is_none_or(|begin| now >= begin + self.period)
+    }
 }
 
 impl Default for LogThrottle {
@@ -52,11 +57,55 @@ impl Default for LogThrottle {
     }
 }
 
-/// A [`LogThrottle`] for each cause, shared by the tasks that log them.
+/// Allows one event per key and period, for events that concern one of many things: what is logged
+/// of one node must not hide what there is to say of another.
+#[derive(Debug)]
+pub struct KeyedThrottle {
+    all: LogThrottle,
+    /// Hashes of the keys that were logged in this period. The burst bounds them.
+    logged: Vec<u64>,
+    hasher: RandomState,
+}
+
+impl KeyedThrottle {
+    /// Lines of one kind in each period, over all keys: enough for a handful of things that are
+    /// wrong at once, and few enough to be read.
+    pub const MAX_KEYS: u32 = 16;
+
+    /// As [`LogThrottle::allow`], for an event that concerns `key`.
+    pub fn allow(&mut self, key: impl Hash, now: Instant) -> Option<u64> {
+        let key = self.hasher.hash_one(key);
+        if self.all.is_new_period(now) {
+            self.logged.clear();
+        } else if self.logged.contains(&key) {
+            self.all.suppressed += 1;
+            return None;
+        }
+        let passed = self.all.allow(now)?;
+        self.logged.push(key);
+        Some(passed)
+    }
+}
+
+impl Default for KeyedThrottle {
+    fn default() -> Self {
+        let all = LogThrottle::with_burst(Self::MAX_KEYS, LogThrottle::LOG_PERIOD);
+        Self { all, logged: Vec::new(), hasher: RandomState::new() }
+    }
+}
+
+/// A throttle for each cause, shared by the tasks that log them.
 #[derive(Debug, Default)]
 pub struct LogThrottles {
     each: LogThrottle,
-    by_cause: Mutex<BTreeMap<&'static str, (LogThrottle, Tally)>>,
+    by_cause: Mutex<BTreeMap<&'static str, CauseThrottle>>,
+}
+
+#[derive(Debug)]
+struct CauseThrottle {
+    one: LogThrottle,
+    keyed: KeyedThrottle,
+    tally: Tally,
 }
 
 /// How often an event has happened, and how often it was not logged.
@@ -76,18 +125,31 @@ impl LogThrottles {
 
     /// As [`LogThrottle::allow`], for one cause.
     pub fn allow(&self, cause: &'static str, now: Instant) -> Option<u64> {
+        self.count(cause, |throttle| throttle.one.allow(now))
+    }
+
+    /// As [`KeyedThrottle::allow`], for one cause.
+    pub fn allow_for(&self, cause: &'static str, key: impl Hash, now: Instant) -> Option<u64> {
+        self.count(cause, |throttle| throttle.keyed.allow(key, now))
+    }
+
+    fn count(&self, cause: &'static str, allow: impl FnOnce(&mut CauseThrottle) -> Option<u64>) -> Option<u64> {
         let mut by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
-        let (throttle, tally) = by_cause.entry(cause).or_insert_with(|| (self.each.clone(), Tally::default()));
-        let passed = throttle.allow(now);
-        tally.seen += 1;
-        tally.suppressed += u64::from(passed.is_none());
+        let throttle = by_cause.entry(cause).or_insert_with(|| CauseThrottle {
+            one: self.each.clone(),
+            keyed: KeyedThrottle::default(),
+            tally: Tally::default(),
+        });
+        let passed = allow(throttle);
+        throttle.tally.seen += 1;
+        throttle.tally.suppressed += u64::from(passed.is_none());
         passed
     }
 
     /// The events so far, by cause.
     pub fn tallies(&self) -> BTreeMap<&'static str, Tally> {
         let by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
-        by_cause.iter().map(|(cause, (_, tally))| (*cause, *tally)).collect()
+        by_cause.iter().map(|(cause, throttle)| (*cause, throttle.tally)).collect()
     }
 }
 
@@ -115,6 +177,20 @@ mod tests {
         {
             assert_eq!(throttle.allow(start + Duration::from_secs(second)), passed, "{second}");
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn keys_do_not_hide_one_another_and_are_few() {
+        let start = Instant::now();
+        let mut throttle = KeyedThrottle::default();
+        for (second, key, passed) in [(0, 1, Some(0)), (1, 1, None), (2, 2, Some(1)), (9, 2, None), (10, 2, Some(1))] {
+            assert_eq!(throttle.allow(key, start + Duration::from_secs(second)), passed, "{second}");
+        }
+        let later = start + Duration::from_secs(60);
+        let passed = (0..100).filter(|key| throttle.allow(key, later).is_some()).count();
+        assert_eq!(passed, KeyedThrottle::MAX_KEYS as usize);
+        assert_eq!(throttle.allow(7, later + LogThrottle::LOG_PERIOD), Some(100 - u64::from(KeyedThrottle::MAX_KEYS)));
     }
 
     #[test]
