@@ -98,6 +98,20 @@ impl Route {
         self.path().contains('{')
     }
 
+    /// Why the route matches itself only, although it looks like a pattern of another framework.
+    pub fn foreign_pattern(&self) -> Option<&'static str> {
+        self.segments().find_map(|segment| match segment {
+            Segment::Literal(literal) if literal.contains('*') => {
+                Some("there are no wildcards, and a * matches only itself")
+            }
+            Segment::Literal(literal) if literal.starts_with(':') => Some("a parameter is written {name}, not :name"),
+            Segment::Parameter(name) if name.contains(['*', ':']) => {
+                Some("a parameter matches any one segment: there are no wildcards, and no expressions")
+            }
+            Segment::Literal(_) | Segment::Parameter(_) => None,
+        })
+    }
+
     /// Method and path together, as registered.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -30,8 +30,10 @@ pub(crate) struct FrameCounts {
 /// What a frame asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Nothing to do, or nothing that this peer may be told.
+    /// Nothing to do.
     Ignore,
+    /// A packet of a version 1 peer is skipped. The peer may not be told, so it is logged.
+    Skip(Rejection),
     /// A version 1 peer's registration is not taken. The peer may not be told, so it is logged; and
     /// it is told of changes all the same, as version 1 tells every peer that registers.
     FollowOnly(Rejection),
@@ -167,7 +169,7 @@ impl CommandReader {
             return Command::Cut(rejection);
         }
         match self.version {
-            Version::V1 => Command::Ignore,
+            Version::V1 => Command::Skip(rejection),
             Version::V2 => Command::Reject(None, rejection),
         }
     }
@@ -177,7 +179,7 @@ impl CommandReader {
     fn refuse(&mut self, key: Option<Key>, rejection: Rejection) -> Command {
         self.counts.ignored += 1;
         match self.version {
-            Version::V1 => Command::Ignore,
+            Version::V1 => Command::Skip(rejection),
             Version::V2 => Command::Reject(key, rejection),
         }
     }
@@ -235,6 +237,7 @@ mod tests {
             .iter()
             .map(|frame| match reader.read(now, frame.as_bytes(), &Config::default()) {
                 Command::Ignore => "ignore".to_owned(),
+                Command::Skip(rejection) => format!("skip {}", rejection.reason),
                 Command::FollowOnly(rejection) => format!("overlook {}", rejection.reason),
                 Command::Register(registration, _) => format!("register {}", registration.name),
                 Command::GetList(key) => format!("ask {key}"),
@@ -258,9 +261,9 @@ mod tests {
         check(&[r#"{"uri":"/distributes","method":"GET","key":"k"}"#], &["ask \"k\""]);
         check(
             &[r#"{"uri":"/distributes","method":"DELETE"}"#, r#"{"uri":"/distributes","method":"PUT"}"#],
-            &["ignore"; 2],
+            &["skip unsupported"; 2],
         );
-        check(&[r#"{"uri":"/goods","method":"GET","params":{}}"#, "{}"], &["ignore"; 2]);
+        check(&[r#"{"uri":"/goods","method":"GET","params":{}}"#, "{}"], &["skip unsupported"; 2]);
         for params in ["null", "[]", "\"text\"", "7"] {
             let packet = format!(r#"{{"uri":"/distributes","method":"POST","params":{params}}}"#);
             check(&[&packet], &["overlook bad_registration"]);
@@ -289,7 +292,10 @@ mod tests {
             &[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"},"$":{}}"#],
             &["recount 3 a"],
         );
-        check(&[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"}}"#], &["ignore"]);
+        check(
+            &[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"}}"#],
+            &["skip unsupported"],
+        );
         let many = vec![r#""n""#; 257].join(",");
         let packet = format!(
             r#"{{"uri":"/distributes","method":"POST","params":{{"port":1,"name":"a","$":{{}}}},"$":{{"needs":[{many}]}}}}"#
@@ -299,8 +305,11 @@ mod tests {
 
     #[test]
     fn js1_js3_js14_three_strikes() {
-        check(&["{]", "{}", "[]", r#"{"uri":"/a","uri":"/a"}"#], &["ignore", "ignore", "ignore", "cut bad_json"]);
-        check(&["{} x", "{}{}", "nul"], &["ignore", "ignore", "cut bad_json"]);
+        check(
+            &["{]", "{}", "[]", r#"{"uri":"/a","uri":"/a"}"#],
+            &["skip bad_json", "skip unsupported", "skip bad_json", "cut bad_json"],
+        );
+        check(&["{} x", "{}{}", "nul"], &["skip bad_json", "skip bad_json", "cut bad_json"]);
     }
 
     #[test]

@@ -77,6 +77,11 @@ pub(crate) struct Refusal {
 }
 
 impl Admission {
+    /// Whether lists show the same as before.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        matches!(self, Self::Listed(Registered { entrance: RegisterOutcome::Unchanged, .. }))
+    }
+
     /// What the peer is told, if the registration is not listed at once.
     pub(crate) fn notice(&self) -> Option<Refusal> {
         match self {
@@ -95,7 +100,9 @@ impl RegisterError {
     /// What the peer is told; nothing when the session is about to be cut with a reason of its own.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         let (status, reason, message, retry_after) = match self {
-            Self::Busy(wait) => (503, "busy", "too many nodes register at once", Some(*wait)),
+            Self::Busy(wait) => {
+                (503, "busy", "too many nodes register at once (--registrations-per-second)", Some(*wait))
+            }
             Self::Draining(wait) => (503, "draining", "this Distributor is stopping", Some(*wait)),
             Self::Full => (507, "registry_full", "the list would become larger than nodes accept", None),
             Self::AddressFull => (507, "address_full", "nodes of this address have used their share of the list", None),

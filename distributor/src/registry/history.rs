@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use protocol::HistoryEvent;
 
-use crate::entries::Record;
+use crate::entries::{Record, SessionId};
+use crate::registry::Registry;
 
 /// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
@@ -109,6 +110,31 @@ impl History {
             })
             .collect();
         events.reverse();
+        events
+    }
+}
+
+impl Registry {
+    /// Records that a node listens on loopback only, for operators who ask why it is not called.
+    pub(crate) fn record_loopback(&mut self, now: Instant, session: SessionId) {
+        if let Some(record) = self.entries.record_of(session) {
+            let why = "it listens only on the loopback of its own machine: nodes on other machines cannot call it";
+            self.history.record(now, self.entries.revision().rev, record, "unreachable", why);
+        }
+    }
+
+    /// Records that a part of what a node registers is ignored by all peers.
+    pub(crate) fn record_ignored(&mut self, now: Instant, session: SessionId, why: String) {
+        if let Some(record) = self.entries.record_of(session) {
+            self.history.record(now, self.entries.revision().rev, record, "ignored", why);
+        }
+    }
+
+    /// What happened to a node. Each listed node is known, whatever is remembered of it.
+    pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
+        let mut events = self.history.events_of(now, node);
+        let listed = self.entries.records().map(|record| &**record);
+        History::add_listed(&mut events, self.revision().rev, node, listed);
         events
     }
 }

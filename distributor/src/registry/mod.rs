@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{Digest, HistoryEvent, Key, LeaveReason, ResumePoint, Revision, UpdateHeader, Version, write_ping};
+use protocol::{Digest, Key, LeaveReason, ResumePoint, Revision, UpdateHeader, Version, write_ping};
 
 use crate::config::Config;
 use crate::entries::address_shares::share_of;
@@ -78,6 +78,8 @@ pub(crate) struct Registry {
     unreachable: UnreachableNodes,
     /// The parts of a copy that a node has sent so far.
     copy: Vec<Record>,
+    /// Why the last copy was not used, until the shell has polled it.
+    bad_copy: Option<&'static str>,
     /// The states that peers of either version are being told.
     published: PublishedStates,
     next_removal: Instant,
@@ -117,8 +119,14 @@ pub(crate) struct DueActions {
     pub(crate) copy_from: Option<SessionId>,
     /// Visibility waits that have ended.
     pub(crate) resolved: Vec<(Resolved, Vec<String>)>,
+    /// Nodes whose registrations were deferred, and are listed now.
+    pub(crate) listed: Vec<Arc<Record>>,
     /// Nodes that did not come back.
     pub(crate) gone: Vec<Arc<Record>>,
+    /// Version 1 nodes that no peer reports any more.
+    pub(crate) trusted: Vec<Arc<Record>>,
+    /// No copy of the list before could be used.
+    pub(crate) rebuilds: bool,
     /// Lists are complete from now on.
     pub(crate) warm: bool,
 }
@@ -143,6 +151,7 @@ impl Registry {
             suspicions: Suspicions::default(),
             unreachable: UnreachableNodes::default(),
             copy: Vec::new(),
+            bad_copy: None,
             published: PublishedStates::default(),
             next_removal: now,
             draining: false,
@@ -227,6 +236,11 @@ impl Registry {
         self.superseded.pop()
     }
 
+    /// Why the copy of a node was not used, once.
+    pub(crate) fn poll_bad_copy(&mut self) -> Option<&'static str> {
+        self.bad_copy.take()
+    }
+
     /// Bytes of the list for version 1.
     pub(crate) fn legacy_bytes(&self) -> usize {
         legacy_bytes(&self.entries)
@@ -283,16 +297,16 @@ impl Registry {
         }
     }
 
-    /// Records that a peer does not answer, or answers again. Returns whether followers have to be
-    /// told.
-    pub(crate) fn apply_verdict(&mut self, now: Instant, session: SessionId, verdict: Verdict) -> bool {
+    /// Records that a peer does not answer, or answers again. Returns its record if followers have
+    /// to be told.
+    pub(crate) fn apply_verdict(&mut self, now: Instant, session: SessionId, verdict: Verdict) -> Option<Arc<Record>> {
         let (suspect, event) = match verdict {
             Verdict::Suspect => (true, "suspect"),
             Verdict::Trust => (false, "trusted"),
-            Verdict::Ping | Verdict::Hung => return false,
+            Verdict::Ping | Verdict::Hung => return None,
         };
-        let id = self.entries.record_of(session).map(|record| record.id);
-        let Some(record) = id.and_then(|id| self.entries.mark_suspect(id, suspect)) else { return false };
+        let id = self.entries.record_of(session)?.id;
+        let record = self.entries.mark_suspect(id, suspect)?;
         let why = match (record.version, suspect) {
             (Version::V1, true) => "it does not read its list",
             (Version::V1, false) => "it reads its list",
@@ -300,7 +314,7 @@ impl Registry {
             (Version::V2, false) => "it answers",
         };
         self.history.record(now, self.revision().rev, &record, event, why);
-        true
+        Some(record)
     }
 
     /// Records that a peer knows this state, with this digest. Returns whether the digest is wrong.
@@ -311,7 +325,9 @@ impl Registry {
 
     /// Does what is due at `now`.
     pub(crate) fn run_due(&mut self, now: Instant) -> DueActions {
+        let was_restoring = self.warmup.is_restoring();
         let mut due = DueActions { copy_from: self.warmup.next_copy_source(now), ..DueActions::default() };
+        due.rebuilds = was_restoring && !self.warmup.is_restoring();
         if due.copy_from.is_some() {
             self.copy.clear();
         }
@@ -322,6 +338,7 @@ impl Registry {
         for session in self.deferred.due(now) {
             if let Some(Deferred { registration, host, .. }) = self.deferred.remove(session) {
                 self.list_entry(now, session, &registration, &host);
+                due.listed.extend(self.entries.record_of(session).cloned());
             }
         }
         if self.entries.retained_len() > 0 && self.next_removal <= now {
@@ -337,6 +354,7 @@ impl Registry {
         for id in self.suspicions.expire(now) {
             if let Some(record) = self.entries.mark_suspect(id, false) {
                 self.history.record(now, self.revision().rev, &record, "trusted", "no peer reports it any more");
+                due.trusted.push(record);
             }
         }
         let record_of = |session| self.entries.record_of(session).map(|record| &**record);
@@ -415,27 +433,11 @@ impl Registry {
         dispatch
     }
 
-    /// Records that a node listens on loopback only, for operators who ask why it is not called.
-    pub(crate) fn record_loopback(&mut self, now: Instant, session: SessionId) {
-        if let Some(record) = self.entries.record_of(session) {
-            let why = "it listens only on the loopback of its own machine: nodes on other machines cannot call it";
-            self.history.record(now, self.entries.revision().rev, record, "unreachable", why);
-        }
-    }
-
     /// A ping with the newest state.
     pub(crate) fn ping(&self) -> Bytes {
         let mut out = BytesMut::new();
         write_ping(&mut out, self.liveness.interval(), self.entries.revision(), self.entries.digest());
         out.freeze()
-    }
-
-    /// What happened to a node. Each listed node is known, whatever is remembered of it.
-    pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
-        let mut events = self.history.events_of(now, node);
-        let listed = self.entries.records().map(|record| &**record);
-        History::add_listed(&mut events, self.revision().rev, node, listed);
-        events
     }
 
     fn header(&self) -> UpdateHeader {

@@ -22,8 +22,7 @@ impl Registry {
         let bytes: usize = self.copy.iter().map(|record| record.entry.len()).sum();
         if self.copy.len() > self.config.max_connections || bytes > self.config.max_list_bytes {
             self.copy.clear();
-            self.warmup.record_bad_copy(now);
-            return false;
+            return self.refuse_copy(now, "it has more nodes than may register (--max-connections, --max-list-bytes)");
         }
         if part.more {
             return false;
@@ -32,9 +31,14 @@ impl Registry {
         let mut digest = Digest::default();
         copy.iter().for_each(|record| digest.add(record.id, &record.entry));
         let is_offered = part.revision == offered.revision && offered.digest.is_none_or(|offered| offered == digest);
-        if digest != part.digest || !is_offered || !is_sound(&copy) || self.exceeds_copy_limit(&copy) {
-            self.warmup.record_bad_copy(now);
-            return false;
+        if digest != part.digest || !is_sound(&copy) {
+            return self.refuse_copy(now, "it is damaged");
+        }
+        if !is_offered {
+            return self.refuse_copy(now, "it is not the list that was offered");
+        }
+        if self.exceeds_copy_limit(&copy) {
+            return self.refuse_copy(now, "with the nodes that have registered it is too large (--max-list-bytes)");
         }
         let copied = ResumePoint { revision: part.revision, digest: Some(digest) };
         for record in self.entries.restore(copied, copy, now + RETURN_WITHIN) {
@@ -42,6 +46,13 @@ impl Registry {
         }
         self.warmup.record_restored();
         true
+    }
+
+    /// Another node is asked. Returns `false`.
+    fn refuse_copy(&mut self, now: Instant, why: &'static str) -> bool {
+        self.warmup.record_bad_copy(now);
+        self.bad_copy = Some(why);
+        false
     }
 
     /// Whether a copy, with the registered nodes that it lacks, would make a longer list than nodes

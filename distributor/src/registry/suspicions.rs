@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use protocol::Version;
 
-use crate::entries::SessionId;
+use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
 
 /// Most nodes of one report that are considered.
@@ -62,6 +62,8 @@ enum Suspected {
 pub(crate) struct ReportOutcome {
     /// Followers have to be told.
     pub(crate) has_changed: bool,
+    /// Version 1 nodes that are suspect from now on.
+    pub(crate) suspects: Vec<Arc<Record>>,
     /// Version 1 nodes that should show whether they read.
     pub(crate) to_probe: Vec<SessionId>,
     /// Version 1 nodes that are to be cut.
@@ -179,6 +181,7 @@ impl Registry {
                     if let Some(record) = self.entries.mark_suspect(id, true) {
                         let why = "calls to it failed, say two peers";
                         self.history.record(now, self.revision().rev, &record, "suspect", why);
+                        outcome.suspects.push(record);
                     }
                 }
                 Suspected::Hung => outcome.hung.push(session),

@@ -97,13 +97,15 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         }
         ConnectionEnd::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
-            if let Some(suppressed) = guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
+            if let Some(suppressed) =
+                guard.shared().cut_log.allow_for(reason.as_str(), peer.ip(), Instant::now().into_std())
+            {
                 warn!(conn, %peer, packets, suppressed, "cut: the peer has not read anything that it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
         ConnectionEnd::Slow => {
-            if let Some(suppressed) = guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
+            if let Some(suppressed) = guard.shared().cut_log.allow_for("slow", peer.ip(), Instant::now().into_std()) {
                 let used = guard.shared().update_budget.used();
                 warn!(conn, %peer, suppressed, used, "cut: the peer reads slowly, and unread packets take too much memory");
             }
@@ -116,7 +118,7 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::Rejected(rejection) => rejection,
     };
     let Rejection { status, reason, message } = rejection;
-    if let Some(suppressed) = guard.shared().cut_log.allow(reason, Instant::now().into_std()) {
+    if let Some(suppressed) = guard.shared().cut_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, suppressed, "cut: {shown}");
     }
@@ -397,6 +399,7 @@ async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut Backlo
                 (written, Some(unread)) => session.outbox().confirm_read(written, unread),
                 (_, None) => {
                     session.outbox().fall_back_to_time(shared.config.legacy_read_time);
+                    shared.warn_of_hidden(session.peer);
                     true
                 }
             }

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use net::{Escaped, MAX_ESCAPED_BYTES, escaped};
-use protocol::{LeaveReason, Version, write_refusal};
+use protocol::{IgnoredParts, LeaveReason, Version, write_refusal};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::config::OversizedList;
-use crate::entries::{Record, RegisterOutcome, Registered};
+use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
 use crate::peer::command::Rejection;
 use crate::registry::{Admission, SharedUrl, UnreachableNotice};
 use crate::shell::shared::Shared;
@@ -58,7 +58,7 @@ impl Shared {
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
-        if warns_of_loopback && let Some(suppressed) = self.warnings.allow("loopback", now) {
+        if warns_of_loopback && let Some(suppressed) = self.warnings.allow_for("loopback", (host, port), now) {
             warn!(%name, %host, port, suppressed, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
         }
     }
@@ -67,7 +67,7 @@ impl Shared {
     pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared: &SharedUrl) {
         let RegistrationLog { name, host, port, .. } = *logged;
         let SharedUrl { url, other, count } = shared;
-        if let Some(suppressed) = self.warnings.allow("shared_url", now) {
+        if let Some(suppressed) = self.warnings.allow_for("shared_url", url, now) {
             let (name, other, url) = (shown_name(name), shown_name(other), escaped(&**url, MAX_ESCAPED_BYTES));
             warn!(%name, %host, port, %other, %url, urls = count, suppressed, "one url, two services: {url} is offered by {other} and by {name}, and its calls go to either");
         }
@@ -78,20 +78,73 @@ impl Shared {
     pub(super) fn report_unreachable(&self, now: std::time::Instant, notice: &UnreachableNotice) {
         let UnreachableNotice { session, record, peer: (peer, peer_at), why } = notice;
         let (address, reason, what) = (record.address(), why.as_str(), why.describe());
-        if let Some(suppressed) = self.warnings.allow("unreachable", now) {
+        if let Some(suppressed) = self.warnings.allow_for("unreachable", record.id, now) {
             let (name, peer) = (shown_name(&record.name), shown_name(peer));
             warn!(%name, address, %peer, peer_at, reason, suppressed, "a node cannot be called: {what}");
         }
-        // A node of version 1 is told nothing.
-        let Some(node) = self.follower(*session) else { return };
-        let mut out = BytesMut::new();
         let message = format!(
             "{peer} at {peer_at} cannot call this node at {address}: {what}. Listen where others can reach it, or advertise the \
              address at which it can be called"
         );
-        write_refusal(&mut out, None, 200, "unreachable", &message, None);
+        self.notify(*session, "unreachable", &message);
+    }
+
+    /// Says that a part of a registration is ignored by all peers: in the log, and to the node.
+    pub(super) fn report_ignored(
+        &self,
+        now: std::time::Instant,
+        session: SessionId,
+        logged: &RegistrationLog<'_>,
+        ignored: &IgnoredParts,
+    ) {
+        let RegistrationLog { name, host, port, .. } = *logged;
+        let IgnoredParts { first, count } = ignored;
+        if let Some(suppressed) = self.warnings.allow_for("ignored", (host, port, first), now) {
+            let (name, first) = (shown_name(name), escaped(&**first, 2 * MAX_ESCAPED_BYTES));
+            warn!(%name, %host, port, parts = count, suppressed, "a part of a registration is ignored: {first}");
+        }
+        self.notify(session, "ignored", &described(ignored));
+    }
+
+    /// Notifies a node of something that it should know. A node of version 1 is told nothing.
+    fn notify(&self, session: SessionId, reason: &str, message: &str) {
+        let Some(node) = self.follower(session) else { return };
+        let mut out = BytesMut::new();
+        write_refusal(&mut out, None, 200, reason, message, None);
         if node.outbox().notify_if_idle(out.freeze()) {
             node.unfinished.notify_one();
+        }
+    }
+
+    /// Logs that a packet of a version 1 peer is skipped. The peer is told nothing.
+    pub(super) fn warn_of_skip(&self, peer: SocketAddr, rejection: &Rejection) {
+        let Rejection { status, reason, message } = rejection;
+        self.counters.record_refusal(*status, reason);
+        if let Some(suppressed) = self.refusal_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
+            let message = escaped(message, MAX_ESCAPED_BYTES);
+            warn!(%peer, reason, suppressed, "a packet is skipped: {message}");
+        }
+    }
+
+    /// Logs that a version 1 peer on this machine is assumed to read within a time.
+    pub(super) fn warn_of_hidden(&self, peer: SocketAddr) {
+        if let Some(suppressed) = self.warnings.allow_for("hidden", peer.ip(), Instant::now().into_std()) {
+            let read_time = self.config.legacy_read_time;
+            warn!(%peer, suppressed, "the system does not show what this version 1 peer has read; it is given {read_time:?} for each list (--legacy-read-time)");
+        }
+    }
+
+    /// Logs that a node is suspect, or not any more.
+    pub(super) fn log_liveness(&self, record: &Record) {
+        let event = if record.suspect { "suspect" } else { "trusted" };
+        if let Some(suppressed) = self.join_log.allow(event, Instant::now().into_std()) {
+            let (name, address) = (shown_name(&record.name), record.address());
+            match record.suspect {
+                true => {
+                    info!(%name, address, suppressed, "suspect: the node gives no sign of life, and others are preferred")
+                }
+                false => info!(%name, address, suppressed, "trusted: the node gives signs of life again"),
+            }
         }
     }
 
@@ -118,7 +171,7 @@ impl Shared {
     /// reason here.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, rejection: &Rejection) {
         let Rejection { reason, message, .. } = rejection;
-        if let Some(suppressed) = self.refusal_log.allow(reason, Instant::now().into_std()) {
+        if let Some(suppressed) = self.refusal_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, suppressed, "a registration is refused: {message}");
         }
@@ -143,6 +196,13 @@ impl Shared {
             warn!(nodes, %name, limit, "with this node the list outgrows what version 1 peers can read: they {get} (--oversized-list)");
         }
     }
+}
+
+/// The ignored parts of a registration, for its node and its history.
+pub(super) fn described(ignored: &IgnoredParts) -> String {
+    let IgnoredParts { first, count } = ignored;
+    let more = if *count > 1 { format!(", and {} more", count - 1) } else { String::new() };
+    format!("a part of the registration is ignored: {first}{more}")
 }
 
 /// A node's name, escaped for the log: names of version 1 nodes may be any text.

@@ -55,6 +55,8 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) updates_sent: u64,
     /// Connections that were cut, by reason.
     pub(crate) cut: BTreeMap<&'static str, u64>,
+    /// Faults of listed nodes, by kind.
+    pub(crate) warnings: BTreeMap<&'static str, u64>,
     /// Refusals, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
     /// Log lines that were suppressed because there were many alike, and lines that could not be
@@ -94,6 +96,8 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("updates_sent_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
     about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
     about("refused_total", "counter", "Refusals, by reason.", &reasons(&figures.refused));
+    let help = "Faults of listed nodes that were seen, by kind.";
+    about("warnings_total", "counter", help, &reasons(&figures.warnings));
     let memory = |value: fn(&(&str, usize, usize)) -> usize| -> Vec<_> {
         figures.memory.iter().map(|kind| labelled((kind.0, value(kind) as u64), "kind")).collect()
     };
@@ -129,6 +133,7 @@ mod tests {
             history_events: 7,
             updates_sent: counters.updates_sent(),
             cut: [("slow", 8)].into(),
+            warnings: [("unreachable", 15)].into(),
             refused: counters.all_refused(),
             log_lines_suppressed: 9,
             log_lines_lost: 10,
@@ -151,6 +156,7 @@ mod tests {
             ("history_events", "7"),
             ("updates_sent_total", "3"),
             ("cut_total{reason=\"slow\"}", "8"),
+            ("warnings_total{reason=\"unreachable\"}", "15"),
             ("refused_total{reason=\"busy\"}", "2"),
             ("refused_total{reason=\"registry_full\"}", "1"),
             ("log_lines_suppressed_total", "9"),

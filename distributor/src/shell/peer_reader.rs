@@ -138,6 +138,7 @@ impl PeerReader {
         let version = self.commands.version();
         match self.commands.read(now.into_std(), &frame, config) {
             Command::Ignore => {}
+            Command::Skip(rejection) => guard.shared().warn_of_skip(session.peer, &rejection),
             Command::FollowOnly(rejection) => {
                 guard.shared().counters.record_refusal(rejection.status, rejection.reason);
                 guard.shared().warn_of_refusal(session.peer, &rejection);
@@ -193,7 +194,8 @@ impl PeerReader {
     fn warn_of_pieces(&self, guard: &SessionGuard) {
         let pieces = self.frames.pieces();
         if pieces > 1
-            && let Some(suppressed) = guard.shared().warnings.allow("raw_delimiter", Instant::now().into_std())
+            && let Some(suppressed) =
+                guard.shared().warnings.allow_for("raw_delimiter", guard.session.peer.ip(), Instant::now().into_std())
         {
             let peer = guard.session.peer;
             warn!(%peer, pieces, suppressed, "a packet of this node was cut by a raw ¶ in a text; its pieces were joined");
@@ -262,8 +264,8 @@ impl PeerReader {
         };
         let Some(Refusal { status, reason, message, retry_after }) = refusal else { return };
         let rejection = Rejection::new(status, reason, message);
-        // Waiting does not help such a node, so its operators should see the reason.
-        if retry_after.is_none() || version == Version::V1 && status != 202 {
+        // While this Distributor stops, all are told to come back.
+        if status != 202 && (reason != "draining" || version == Version::V1) {
             guard.shared().warn_of_refusal(guard.session.peer, &rejection);
         }
         match version {

@@ -113,7 +113,7 @@ impl SessionGuard {
     pub(crate) fn report(&self, report: &Report) {
         let now = Instant::now().into_std();
         let mut state = self.shared.lock();
-        let ReportOutcome { has_changed, to_probe, hung } =
+        let ReportOutcome { has_changed, suspects, to_probe, hung } =
             state.registry.report_failed(now, self.session.id, &report.failed);
         let notices = state.registry.report_unreachable(now, self.session.id, &report.unreachable);
         let old = &state.followers[index(Version::V1)].all;
@@ -125,6 +125,7 @@ impl SessionGuard {
             session.unfinished.notify_one();
         }
         hung.iter().for_each(|session| session.cut(LeaveReason::Hung));
+        suspects.iter().for_each(|record| self.shared.log_liveness(record));
         for notice in &notices {
             self.shared.report_unreachable(now, notice);
         }
@@ -136,11 +137,17 @@ impl SessionGuard {
 
     pub(crate) fn restore_part(&self, part: &CopyPart<'_>) {
         let now = Instant::now().into_std();
-        let (complete, nodes) = {
+        let (complete, nodes, bad) = {
             let mut state = self.shared.lock();
             let complete = state.registry.restore_part(now, self.session.id, part);
-            (complete, state.registry.nodes())
+            (complete, state.registry.nodes(), state.registry.poll_bad_copy())
         };
+        if let Some(why) = bad
+            && let Some(suppressed) = self.shared.warnings.allow("bad_copy", now)
+        {
+            let peer = self.session.peer;
+            warn!(%peer, suppressed, "the copy of the list that this node sent is not used: {why}");
+        }
         if complete {
             let (revision, peer) = (part.revision, self.session.peer);
             info!(nodes, %revision, %peer, "restored the list of the Distributor before");
@@ -160,9 +167,10 @@ impl SessionGuard {
         if verdict == Verdict::Trust {
             state.registry.record_reading(self.session.id);
         }
-        let has_changed = state.registry.apply_verdict(now, self.session.id, verdict);
+        let changed = state.registry.apply_verdict(now, self.session.id, verdict);
         drop(state);
-        if has_changed {
+        if let Some(record) = changed {
+            self.shared.log_liveness(&record);
             self.shared.notify_followers();
         }
     }

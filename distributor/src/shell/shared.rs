@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use net::{LogThrottle, LogThrottles, PeerBacklog, SliceQueue, Socket, address_group};
+use net::{LogThrottle, LogThrottles, PeerBacklog, SliceQueue, Socket, Tally, address_group};
 use protocol::{LeaveReason, RegisterOptions, Registration, Revision, Version, host_text};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::peer::outbox::Outbox;
 use crate::registry::history;
 use crate::registry::{Accepted, Admission, RegisterError, Registry, Removal};
 use crate::shell::incoming_budget::IncomingBudget;
-use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, shown_name};
+use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, described, shown_name};
 use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
@@ -203,7 +203,10 @@ impl Shared {
     /// The figures for operators at this moment.
     pub(crate) fn figures(&self) -> MetricsSnapshot {
         let said = [&self.refusal_log, &self.cut_log, &self.warnings, &self.join_log].map(LogThrottles::tallies);
-        let cut = said[1].iter().map(|(reason, tally)| (*reason, tally.seen)).collect();
+        let seen = |tallies: &BTreeMap<&'static str, Tally>| -> BTreeMap<_, _> {
+            tallies.iter().map(|(reason, tally)| (*reason, tally.seen)).collect()
+        };
+        let (cut, warnings) = (seen(&said[1]), seen(&said[2]));
         let state = self.lock();
         let registry = &state.registry;
         let (list, changes) = registry.bytes();
@@ -219,6 +222,7 @@ impl Shared {
             history_events,
             updates_sent: self.counters.updates_sent(),
             cut,
+            warnings,
             refused: self.counters.all_refused(),
             log_lines_suppressed: said.iter().flat_map(BTreeMap::values).map(|tally| tally.suppressed).sum(),
             log_lines_lost: net::log_lines_lost(),
@@ -269,6 +273,7 @@ impl Shared {
         let host = host_text(session.peer.ip());
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
+        let ignored = registration.ignored();
         // All code that writes to a peer locks them in this order.
         let mut outbox = session.outbox();
         let mut state = self.lock();
@@ -291,6 +296,11 @@ impl Shared {
         if warns_of_loopback {
             state.registry.record_loopback(now, session.id);
         }
+        // A node that registers the same again has been told.
+        let ignored = ignored.filter(|_| !admission.is_unchanged());
+        if let Some(ignored) = &ignored {
+            state.registry.record_ignored(now, session.id, described(ignored));
+        }
         let nodes = state.registry.nodes();
         let changes = state.registry.published() != before;
         drop(state);
@@ -306,6 +316,9 @@ impl Shared {
         self.log_registration(now, &logged, &admission, warns_of_loopback);
         if let Some(shared) = shared {
             self.warn_of_shared_url(now, &logged, &shared);
+        }
+        if let Some(ignored) = ignored {
+            self.report_ignored(now, session.id, &logged, &ignored);
         }
         self.warn_of_size(shown_name(&name));
         Ok(admission)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use protocol::{LeaveReason, Version, Visibility, write_copy_request, write_visibility};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::entries::SessionId;
 use crate::registry::DueActions;
@@ -56,7 +56,17 @@ impl Shared {
     }
 
     fn apply_due(&self, due: DueActions) {
-        let DueActions { copy_from, resolved, gone, warm } = due;
+        let DueActions { copy_from, resolved, listed, gone, trusted, rebuilds, warm } = due;
+        if rebuilds {
+            warn!("no copy of the list before the restart could be used: nodes are listed as they register");
+        }
+        trusted.iter().for_each(|record| self.log_liveness(record));
+        for record in listed {
+            if let Some(suppressed) = self.join_log.allow("listed", Instant::now().into_std()) {
+                let (name, address) = (shown_name(&record.name), record.address());
+                info!(%name, address, suppressed, "listed, after it was deferred");
+            }
+        }
         if warm {
             debug!(nodes = self.lock().registry.nodes(), "warm: lists are complete");
         }
@@ -88,8 +98,9 @@ impl Shared {
 
     fn apply_verdict(&self, now: std::time::Instant, session: SessionId, verdict: Verdict) {
         let Some(session) = self.follower(session) else { return };
-        if self.lock().registry.apply_verdict(now, session.id, verdict) {
-            debug!(conn = session.id.0, peer = %session.peer, ?verdict, "liveness");
+        let changed = self.lock().registry.apply_verdict(now, session.id, verdict);
+        if let Some(record) = changed {
+            self.log_liveness(&record);
         }
         match verdict {
             Verdict::Ping => {

@@ -6,6 +6,7 @@
 
 mod advert;
 mod control;
+mod ignored;
 mod list;
 mod options;
 mod registration;
@@ -19,6 +20,7 @@ pub use control::{
     is_copy_request, read_copy, read_history_request, read_report, write_copy, write_copy_request, write_history,
     write_history_request, write_leave, write_list_request, write_ping, write_pong, write_report, write_visibility,
 };
+pub use ignored::IgnoredParts;
 pub use list::{
     Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, RegistryEntry, Snapshot, UpdateHeader,
     host_text, write_delta, write_list, write_refusal, write_snapshot,

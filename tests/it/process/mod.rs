@@ -5,6 +5,7 @@ mod endings;
 mod gateway;
 mod metrics;
 mod network;
+mod notices;
 mod operators;
 mod resources;
 mod restart;

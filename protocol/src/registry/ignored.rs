@@ -1,0 +1,118 @@
+//! What a registration says that no peer takes notice of. It is accepted all the same, as ever; the
+//! node and its operators are told.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::json::{Members, is_object, read_member};
+use crate::{Registration, Route};
+
+/// The parts of a registration that are ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IgnoredParts {
+    /// The first of them, and why it is ignored.
+    pub first: String,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Registration {
+    /// The parts that no peer takes notice of, if there are any: urls that are no routes, or match
+    /// only themselves though they look like patterns, and members of `$` of a wrong type.
+    pub fn ignored(&self) -> Option<IgnoredParts> {
+        let urls = self.urls.iter().filter_map(|url| ignored_url(url));
+        let prefixes = self.advert.iter().filter_map(|advert| advert.http.as_ref()).flat_map(|http| &http.prefixes);
+        let prefixes = prefixes.filter(|prefix| !prefix.starts_with('/')).map(|prefix| {
+            let shown: String = prefix.chars().take(60).collect();
+            format!("'{shown}' in http.prefixes is no path. Write it like /{shown}")
+        });
+        // An entry has all members.
+        let entry = self.entry("");
+        let meta = members(&entry).into_iter().find(|(name, _)| name == "$");
+        let members = meta.map(|(_, value)| ignored_members(value.get())).unwrap_or_default();
+        let mut all = members.into_iter().map(str::to_owned).chain(prefixes).chain(urls);
+        let first = all.next()?;
+        Some(IgnoredParts { first, count: 1 + all.count() })
+    }
+}
+
+fn ignored_url(url: &str) -> Option<String> {
+    match Route::parse(url) {
+        Ok(route) => route.foreign_pattern().map(|why| {
+            let shown: String = url.chars().take(60).collect();
+            format!("'{shown}' matches only itself: {why}")
+        }),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+fn members(text: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
+    serde_json::from_str::<Members<'_>>(text).map(|Members(list)| list).unwrap_or_default()
+}
+
+/// The members of `$` that count as absent because they are of a wrong type.
+fn ignored_members(text: &str) -> Vec<&'static str> {
+    if !is_object(text) {
+        return vec!["$ is not an object, so this is taken for a node of version 1"];
+    }
+    let is = |value: &RawValue, expected: bool| value.get() == "null" || expected;
+    let mut ignored = Vec::new();
+    for (name, value) in members(text) {
+        let wrong = match name.as_ref() {
+            "id" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.id is not a text",
+            "weight" if !is(value, read_member::<u64>(Some(value)).is_some()) => "$.weight is not a whole number",
+            "draining" if !is(value, read_member::<bool>(Some(value)).is_some()) => "$.draining is not true or false",
+            "zone" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.zone is not a text",
+            "version" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.version is not a text",
+            "http" if !is(value, is_object(value.get())) => "$.http is not an object, so it has no prefixes",
+            "http" => {
+                for (name, value) in members(value.get()) {
+                    match name.as_ref() {
+                        "prefixes" if !is(value, read_member::<Vec<String>>(Some(value)).is_some()) => {
+                            ignored.push("$.http.prefixes is not a list of texts");
+                        }
+                        "strip" if !is(value, read_member::<bool>(Some(value)).is_some()) => {
+                            ignored.push("$.http.strip is not true or false");
+                        }
+                        _sound_or_unknown => {}
+                    }
+                }
+                continue;
+            }
+            _sound_or_unknown => continue,
+        };
+        ignored.push(wrong);
+    }
+    ignored
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::RegistrationLimits;
+
+    use super::*;
+
+    #[test]
+    fn a21_what_no_peer_takes_notice_of_is_named() {
+        #[track_caller]
+        fn check(members: &str, expected: Option<(&str, usize)>) {
+            let params = format!(r#"{{"port":1,"name":"n"{members}}}"#);
+            let params = serde_json::from_str(&params).unwrap();
+            let ignored = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap().ignored();
+            let Some((first, count)) = expected else { return assert_eq!(ignored, None, "{members}") };
+            let ignored = ignored.unwrap_or_else(|| panic!("{members}"));
+            assert!(ignored.first.contains(first) && ignored.count == count, "{members}: {ignored:?}");
+        }
+        check(r#","urls":["GET/a","POST/a/{id}","EVENT/sold"]"#, None);
+        check(r#","urls":["GET/:id"]"#, Some(("'GET/:id' matches only itself: a parameter is written {name}", 1)));
+        check(r#","urls":["GET/a","get/x"]"#, Some(("'get/x' is not a route: it does not begin with a method", 1)));
+        check(r#","urls":["/x","GET/a/*"]"#, Some(("'/x' is not a route", 2)));
+        check(r#","$":{"http":{"prefixes":"/api"}}"#, Some(("$.http.prefixes is not a list of texts", 1)));
+        check(r#","$":{"http":{"prefixes":["p","/q"]}}"#, Some(("'p' in http.prefixes is no path", 1)));
+        check(r#","$":{"http":true,"weight":"7","zone":1}"#, Some(("$.http is not an object", 3)));
+        check(r#","$":{"id":7,"version":[],"draining":"no","http":{"strip":1}}"#, Some(("$.id is not a text", 4)));
+        check(r#","$":{"id":"a","weight":7,"zone":null,"http":null,"new":7,"http2":{}}"#, None);
+        check(r#","$":7"#, Some(("$ is not an object", 1)));
+    }
+}
