@@ -44,6 +44,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two writes of the cache file.
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
+/// How long the Distributor may take to read that this node leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often attempts that fail for the same reason are logged.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 
@@ -273,6 +275,7 @@ impl RegistryClient {
                         // the same.
                         let _ = session.write();
                     }
+                    stream.close_in_order(LEAVE_TIMEOUT).await;
                     self.store().await;
                     return SessionEnd::Lost("left");
                 }
