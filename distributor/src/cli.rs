@@ -118,6 +118,11 @@ pub fn main() -> ExitCode {
         Err(error) => return exit_code(&error),
     };
     runtime.block_on(async {
+        // Who can connect may as well stop it.
+        let stop = match net::stop_on_signals(|| LONGEST_STOP) {
+            Ok(stop) => stop,
+            Err(error) => return exit_code(&error),
+        };
         let listeners = match bind_all(&process.listen) {
             Ok(listeners) => listeners,
             Err(error) => return exit_code(&error),
@@ -126,10 +131,7 @@ pub fn main() -> ExitCode {
             Ok(admin) => admin,
             Err(error) => return exit_code(&error.set_by("--admin")),
         };
-        match net::stop_on_signals(|| LONGEST_STOP) {
-            Ok(stop) => serve_with_admin(listeners, admin, config, stop).await,
-            Err(error) => return exit_code(&error),
-        }
+        serve_with_admin(listeners, admin, config, stop).await;
         ExitCode::SUCCESS
     })
 }

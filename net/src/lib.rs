@@ -58,7 +58,8 @@ pub use process::{
     port_owner, settings_table, unknown_variables,
 };
 pub use process::{
-    SliceQueue, TimeSlice, log_last_line, raise_open_files, sleep_until_opt, stop_on_signals, time_of_day, unique_id,
+    HangUp, SliceQueue, TimeSlice, ignores_hang_ups, log_last_line, raise_open_files, sleep_until_opt, stop_on_signals,
+    stop_on_signals_unless, time_of_day, unique_id,
 };
 pub use socket::{Listener, Network, Socket, set_options};
 pub use tcp::{

@@ -13,6 +13,7 @@ mod setting;
 #[cfg(feature = "cli")]
 mod setting_value;
 mod signal;
+mod terminal;
 mod time;
 mod time_slice;
 
@@ -28,6 +29,7 @@ pub use setting::{
 };
 #[cfg(feature = "cli")]
 pub use setting_value::{SettingValue, TextRule, ValueError, ValueKind};
-pub use signal::{log_last_line, stop_on_signals};
+pub use signal::{log_last_line, stop_on_signals, stop_on_signals_unless};
+pub use terminal::{HangUp, ignores_hang_ups};
 pub use time::{sleep_until_opt, time_of_day};
 pub use time_slice::{SliceQueue, TimeSlice};

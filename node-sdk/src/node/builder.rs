@@ -307,9 +307,10 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens, registers, and serves until SIGTERM or SIGINT. Then the node leaves in order: other
-    /// nodes stop picking it, and calls in flight finish. A second signal ends the process at once,
-    /// with status 130. A process that is still there after 15 s, because all its threads are busy
+    /// Listens, registers, and serves until SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is
+    /// closed; ignored if `nohup` says so). Then the node leaves in order: other nodes stop picking
+    /// it, and calls in flight finish. A second SIGTERM or SIGINT ends the process at once, with
+    /// status 130. A process that is still there after 15 s, because all its threads are busy
     /// or blocked by a log that is not read, ends with status 1.
     ///
     /// # Errors
