@@ -48,7 +48,7 @@ pub use address_group::address_group;
 pub use frames::FrameReader;
 pub use log::{
     Escaped, KeyedThrottle, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json,
-    log_safely, tracing,
+    log_or_print, log_safely, print_without_subscriber, tracing,
 };
 pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]

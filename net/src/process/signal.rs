@@ -11,9 +11,10 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tokio_util::sync::CancellationToken;
 use tracing::dispatcher::{get_default, with_default};
-use tracing::info;
 
 use super::terminal::{HangUp, Terminal, ignores_hang_ups};
+use crate::info;
+use crate::log::flush_printed;
 
 /// The exit code of a program that Ctrl-C ended, as shells give it: 128 + SIGINT.
 const FORCED_EXIT_CODE: i32 = 130;
@@ -93,6 +94,7 @@ pub fn log_last_line(line: impl FnOnce() + Send + 'static) {
     let say = move || {
         let _done = done;
         with_default(&log, line);
+        flush_printed(LAST_LINE_TIMEOUT);
     };
     if std::thread::Builder::new().name("last-words".to_owned()).spawn(say).is_ok() {
         let _ = is_done.recv_timeout(LAST_LINE_TIMEOUT);

@@ -157,7 +157,8 @@ impl RegistryClient {
                     };
                     if let Some(suppressed) = failures.allow(Instant::now().into_std()) {
                         self.told_lost = true;
-                        warn!(distributor = %self.address, error, suppressed, "cannot reach the Distributor; trying every 3 s");
+                        let at = &self.address;
+                        warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
                     }
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
@@ -341,7 +342,14 @@ impl RegistryClient {
             }
             session.has_told = true;
             if std::mem::take(&mut self.told_lost) {
-                info!(distributor = %self.address, name = %self.identity.name, "connected");
+                // A rejection says itself what is wrong.
+                let is_rejected = packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some();
+                let at = &self.address;
+                if is_rejected {
+                    info!(distributor = %at, name = %self.identity.name, "connected");
+                } else {
+                    info!(name = %self.identity.name, "connected: registered at {at}");
+                }
             }
         }
         session.is_v2 |= packet.version() == Version::V2;

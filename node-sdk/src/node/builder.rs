@@ -53,6 +53,8 @@ pub struct NodeBuilder {
     /// The guards and layers of the routes that follow; the outermost first.
     layers: Vec<Layer>,
     states: StateMap,
+    /// Prints nothing.
+    silent: bool,
     /// A setting for the last route that was given before any route.
     misplaced: Option<&'static str>,
 }
@@ -83,6 +85,7 @@ impl NodeBuilder {
             routes: Vec::new(),
             layers: Vec::new(),
             states: StateMap::default(),
+            silent: false,
             misplaced: None,
         }
     }
@@ -288,6 +291,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Prints nothing if the program has no tracing subscriber. Otherwise [`serve`](Self::serve)
+    /// prints to standard error what it would log: where the node listens and is registered, what
+    /// goes wrong, and that it stops.
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+
     /// The network of its connections: see [`TestMesh`](crate::testing::TestMesh).
     #[cfg(feature = "testing")]
     pub(crate) fn network(mut self, network: Network) -> Self {
@@ -318,7 +329,7 @@ impl NodeBuilder {
     /// time, so that the exit code of `main` shows it. A node that has started ends only by a
     /// signal.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
+        let stop = self.hear_signals()?;
         let node = self.start().await?;
         stop.cancelled().await;
         node.end().await
@@ -336,7 +347,7 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
+        let stop = self.hear_signals()?;
         let node = self.start().await?;
         tokio::select! {
             () = stop.cancelled() => {}
@@ -352,6 +363,14 @@ impl NodeBuilder {
             }
         }
         node.end().await
+    }
+
+    /// What concerns the whole process: signals, and lines on standard error.
+    fn hear_signals(&self) -> Result<CancellationToken, StartError> {
+        if !self.silent {
+            net::print_without_subscriber();
+        }
+        net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)
     }
 
     /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
@@ -376,6 +395,7 @@ impl NodeBuilder {
             routes: given,
             layers: _,
             states,
+            silent: _,
             misplaced,
         } = self;
         if let Some(setting) = misplaced {
