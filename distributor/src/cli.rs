@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use net::{Settings, apply_arguments, bind, bind_all, exit_code, init_log, raise_open_files, unknown_variables};
+use net::{
+    Settings, apply_arguments, bind, bind_all, exit_code, init_log, notify_systemd, raise_open_files, unknown_variables,
+};
 use tokio::runtime;
 use tracing::{error, warn};
 
@@ -131,6 +133,8 @@ pub fn main() -> ExitCode {
             Ok(admin) => admin,
             Err(error) => return exit_code(&error.set_by("--admin")),
         };
+        // The listeners are open: from now on no node is refused.
+        notify_systemd("READY=1");
         serve_with_admin(listeners, admin, config, stop).await;
         ExitCode::SUCCESS
     })

@@ -58,8 +58,8 @@ pub use process::{
     port_owner, settings_table, unknown_variables,
 };
 pub use process::{
-    HangUp, SliceQueue, TimeSlice, ignores_hang_ups, log_last_line, raise_open_files, sleep_until_opt, stop_on_signals,
-    stop_on_signals_unless, time_of_day, unique_id,
+    HangUp, NOTIFY_SOCKET, SliceQueue, TimeSlice, ignores_hang_ups, log_last_line, notify_systemd, raise_open_files,
+    sleep_until_opt, stop_on_signals, stop_on_signals_unless, time_of_day, unique_id,
 };
 pub use socket::{Listener, Network, Socket, set_options};
 pub use tcp::{

@@ -8,14 +8,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{BindError, HangUp, bind, bind_shared, exit_code, raise_open_files};
+use net::{BindError, HangUp, bind, bind_shared, exit_code, notify_systemd, raise_open_files};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use super::notify::notify;
 use crate::config::Config;
 use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings};
@@ -89,7 +88,7 @@ async fn run_inner(
     // The listeners are open: from now on no client is refused. A new process is announced by the
     // one that it replaces.
     if ready.is_none() {
-        notify("READY=1");
+        notify_systemd("READY=1");
     }
     serve_all(Listeners { ready, ..listeners }, config, stop).await?;
     drop((reloads, replaces, sender));

@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use net::{NOTIFY_SOCKET, notify_systemd};
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -23,8 +24,6 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::time::timeout;
 use tracing::error;
-
-use super::notify::{NOTIFY_SOCKET, notify};
 
 /// The variable that tells a process that its standard input is such a socket.
 pub(crate) const VARIABLE: &str = "GATEWAY_TAKES_OVER";
@@ -212,7 +211,7 @@ impl NewProcess {
     pub(crate) fn release(mut self) -> io::Result<u32> {
         self.socket.try_write(&[GO_ON])?;
         let child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
-        notify(&format!("MAINPID={}", child.id()));
+        notify_systemd(&format!("MAINPID={}", child.id()));
         Ok(child.id())
     }
 }

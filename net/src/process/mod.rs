@@ -7,6 +7,7 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod ids;
+mod notify;
 mod open_files;
 #[cfg(feature = "cli")]
 mod setting;
@@ -22,6 +23,7 @@ pub use cli::{
     LogFormat, LogGuard, LogLevel, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, port_owner,
 };
 pub use ids::unique_id;
+pub use notify::{NOTIFY_SOCKET, notify_systemd};
 pub use open_files::raise_open_files;
 #[cfg(feature = "cli")]
 pub use setting::{

@@ -12,6 +12,7 @@ use signal_hook::low_level;
 use tokio_util::sync::CancellationToken;
 use tracing::dispatcher::{get_default, with_default};
 
+use super::notify::notify_systemd;
 use super::terminal::{HangUp, Terminal, ignores_hang_ups};
 use crate::info;
 use crate::log::flush_printed;
@@ -74,6 +75,7 @@ fn listen(
         let Some(signal) = signals.forever().find(|signal| *signal != SIGHUP || !survives_hang_up()) else { return };
         stopping.cancel();
         was_told.store(true, Ordering::SeqCst);
+        notify_systemd("STOPPING=1");
         let name = low_level::signal_name(signal).unwrap_or("a signal");
         let say = move || with_default(&log, || info!(signal = name, "stopping; a second signal stops at once"));
         // In a thread that is not joined, because the log may block for ever, or panic.

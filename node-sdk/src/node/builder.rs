@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
+use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
 use protocol::{Advert, HostPort, LEGACY_READ_BYTES, Visibility};
 use tokio_util::sync::CancellationToken;
 
@@ -324,6 +324,8 @@ impl NodeBuilder {
     /// status 130. A process that is still there after 15 s, because all its threads are busy
     /// or blocked by a log that is not read, ends with status 1.
     ///
+    /// A unit of systemd may say `Type=notify`: the node is ready when it listens.
+    ///
     /// # Errors
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
     /// time, so that the exit code of `main` shows it. A node that has started ends only by a
@@ -331,6 +333,7 @@ impl NodeBuilder {
     pub async fn serve(self) -> Result<(), StartError> {
         let stop = self.hear_signals()?;
         let node = self.start().await?;
+        notify_systemd("READY=1");
         stop.cancelled().await;
         node.end().await
     }
@@ -349,6 +352,7 @@ impl NodeBuilder {
     ) -> Result<(), StartError> {
         let stop = self.hear_signals()?;
         let node = self.start().await?;
+        notify_systemd("READY=1");
         tokio::select! {
             () = stop.cancelled() => {}
             visibility = node.wait_visible(percent, within) => {
