@@ -13,10 +13,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 /// Why a node did not start, or did not stop in order. Nothing is left running.
-///
-/// Its `Debug` form is a sentence with all causes, because that is what is printed when `main`
-/// returns it.
-#[derive(Error)]
+#[derive(Debug, Error)]
 pub enum StartError {
     /// A route has the wrong form.
     #[error(transparent)]
@@ -81,18 +78,6 @@ pub enum StartError {
     /// The system refuses the signal handlers.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
-}
-
-impl fmt::Debug for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")?;
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 /// Why a call to another node has no result.

@@ -29,6 +29,7 @@ pub use crate::client::raw_call::RawCall;
 pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 pub use crate::discovery::registration::Identity;
+pub use crate::malformed::MalformedAnswer;
 use crate::peers::{Peers, split_url};
 use crate::routing::path_params;
 use crate::routing::table::Lookup;
@@ -50,10 +51,6 @@ pub trait GatewayPeers: Sized {
     ///
     /// With [`NO_DISTRIBUTOR`] for the address, nothing is registered and no node is known.
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers;
-
-    /// Completes when the Distributor has been told that this process leaves, after `stop` of
-    /// [`join`](Self::join) was cancelled; after a second at most. Cancel safe.
-    fn left(&self) -> impl Future<Output = ()> + Send;
 
     /// The same nodes over connections of their own, for another runtime: a connection belongs to
     /// the runtime of the task that first calls over it. The returned peers always know the same
@@ -102,6 +99,16 @@ pub trait GatewayPeers: Sized {
     /// Why the node at this address could not be connected to when that was last tried.
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
 
+    /// Records that the node at this address has answered in a way that no caller understands. It is
+    /// counted and logged, as answers are that are no packets.
+    fn record_malformed(&self, address: SocketAddr, why: &str);
+
+    /// What was wrong with the answers of the node at this address, over all threads.
+    fn malformed_answers(&self, address: SocketAddr) -> Option<MalformedAnswer>;
+
+    /// How many answers of nodes were malformed.
+    fn malformed_total(&self) -> u64;
+
     /// Whether the node at this address registers `route` but is not called for it, because too
     /// many similar routes have parameters at other positions: a look-up among them would take too
     /// long.
@@ -111,10 +118,6 @@ pub trait GatewayPeers: Sized {
 impl GatewayPeers for Peers {
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers {
         Self::register(identity, (address != NO_DISTRIBUTOR).then_some(address), stop)
-    }
-
-    async fn left(&self) {
-        self.registration.left().await;
     }
 
     fn for_thread(&self) -> Peers {
@@ -128,6 +131,19 @@ impl GatewayPeers for Peers {
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
         let (method, path) = split_url(url);
         RawCall::new(&self.mesh, method, path, CallArguments::Text("{}")).with_address(address).without_health_effect()
+    }
+
+    fn record_malformed(&self, address: SocketAddr, why: &str) {
+        let name = self.mesh.view().name_of(address).unwrap_or_default();
+        self.mesh.local_node().connector.malformed.record(address, &name, why);
+    }
+
+    fn malformed_answers(&self, address: SocketAddr) -> Option<MalformedAnswer> {
+        self.mesh.local_node().connector.malformed.of(address)
+    }
+
+    fn malformed_total(&self) -> u64 {
+        self.mesh.local_node().connector.malformed.total()
     }
 
     fn path_params(&self, method: &str, path: &str) -> String {

@@ -195,8 +195,9 @@ impl RawCall<'_> {
             };
             let url = (self.method, self.path);
             if self.one_way {
+                let route: Arc<str> = format!("{}{}", self.method, self.path).into();
                 connection
-                    .send(|out| write_request(out, version, url, None, &merged, &meta(None)))
+                    .send(&route, |out| write_request(out, version, url, None, &merged, &meta(None)))
                     .map_err(SubmitError::Connection)?;
                 return Ok(None);
             }
@@ -222,7 +223,10 @@ impl RawCall<'_> {
         let connection = pending.connection();
         if self.is_probe {
             return match outcome {
-                Ok(frame) => Ok(Some(frame)),
+                Ok(frame) => {
+                    self.progress.answered_by = Some(connection.address);
+                    Ok(Some(frame))
+                }
                 Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: connection.address }),
                 Err(CallFailure::Deadline { .. }) => Err(self.deadline_error()),
             };
@@ -230,6 +234,7 @@ impl RawCall<'_> {
         let retries = self.mesh.retries();
         match outcome {
             Ok(frame) => {
+                self.progress.answered_by = Some(connection.address);
                 // The node has not begun the call, so another one may carry it out.
                 let declined = is_declined(&frame);
                 if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
@@ -336,7 +341,7 @@ impl Future for RawCall<'_> {
             };
             if let Some(frame) = frame {
                 this.progress.state = CallState::Due;
-                return Poll::Ready(Ok(RawResponse { frame }));
+                return Poll::Ready(Ok(RawResponse { frame, node: this.progress.answered_by }));
             }
             let hedges = matches!(this.progress.hedge, HedgeState::Idle) && this.hedges();
             if matches!(this.progress.state, CallState::Waiting(_)) && !hedges {

@@ -25,10 +25,11 @@ const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 pub(crate) fn emit(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
     Emission::new(mesh, event, payload).map(|emission| {
         let groups = emission.groups();
-        let reached = groups.values().filter(|group| emission.send_to_one_of(group)).count();
+        let reached = groups.iter().filter(|(name, group)| emission.reaches(name, emission.send_to_one_of(group)));
+        let reached = reached.count();
         // This node may have subscribed and not be listed yet.
         let alone = emission.local.as_ref().filter(|service| !groups.contains_key(service.name()));
-        reached + usize::from(alone.is_some_and(|service| emission.notify_local(service)))
+        reached + usize::from(alone.is_some_and(|service| emission.reaches_local(service)))
     })
 }
 
@@ -37,8 +38,10 @@ pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> R
     Emission::new(mesh, event, payload).map(|emission| {
         let groups = emission.groups();
         let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
-        let reached = others.filter(|provider| emission.send(provider)).count();
-        reached + usize::from(emission.local.as_ref().is_some_and(|service| emission.notify_local(service)))
+        let reached =
+            others.filter(|provider| emission.reaches(&provider.connection.target.name, emission.send(provider)));
+        let reached = reached.count();
+        reached + usize::from(emission.local.as_ref().is_some_and(|service| emission.reaches_local(service)))
     })
 }
 
@@ -46,6 +49,8 @@ pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> R
 struct Emission<'a> {
     mesh: &'a Mesh,
     path: String,
+    /// Method and path.
+    route: Arc<str>,
     text: String,
     /// Of the work that emits it. An event may be handled when that is over.
     context: Context,
@@ -66,11 +71,24 @@ impl<'a> Emission<'a> {
             return Err(CallError::TooLarge { url: url() });
         }
         let local = mesh.local().filter(|service| service.offers(METHOD, &path));
-        Ok(Self { mesh, path, text, context: Context::current().outlasting(), local })
+        Ok(Self { mesh, path, route: url().into(), text, context: Context::current().outlasting(), local })
     }
 
     fn groups(&self) -> Arc<SubscriberGroups> {
         self.mesh.subscribers(&self.path).unwrap_or_default()
+    }
+
+    /// Passes on whether a node of this name takes the event. Otherwise it is lost.
+    fn reaches(&self, name: &str, is_taken: bool) -> bool {
+        if !is_taken {
+            let why = format_args!("no node {name} takes it now: each has too much to do, or cannot be reached");
+            self.mesh.local_node().connector.lost.record(&self.route, why);
+        }
+        is_taken
+    }
+
+    fn reaches_local(&self, service: &Arc<dyn LocalCall>) -> bool {
+        self.reaches(service.name(), self.notify_local(service))
     }
 
     fn send_to_one_of(&self, group: &Providers) -> bool {
@@ -103,7 +121,7 @@ impl<'a> Emission<'a> {
         let write = |out: &mut BytesMut| {
             write_request(out, provider.connection.version, (METHOD, &self.path), None, &self.text, &meta);
         };
-        provider.connection.send(write).is_ok()
+        provider.connection.send(&self.route, write).is_ok()
     }
 
     fn notify_local(&self, service: &Arc<dyn LocalCall>) -> bool {

@@ -30,6 +30,8 @@ pub(super) struct CallProgress {
     pub(super) declined_here: bool,
     pub(super) full: bool,
     pub(super) too_large: bool,
+    /// The node whose response it is.
+    pub(super) answered_by: Option<SocketAddr>,
     /// The stream that the call has become.
     pub(super) opened: Option<PendingCall>,
     pub(super) hedge: HedgeState,

@@ -1,6 +1,7 @@
 //! The response to a call, and what it means.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +15,18 @@ use crate::error::CallError;
 #[derive(Debug)]
 pub struct RawResponse {
     pub(crate) frame: Bytes,
+    pub(crate) node: Option<SocketAddr>,
 }
 
 impl RawResponse {
     /// The packet, without its delimiter.
     pub fn packet(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// The node that has answered; `None` if it is this one.
+    pub fn node(&self) -> Option<SocketAddr> {
+        self.node
     }
 
     /// Reads the response.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::{IntoFuture, poll_fn};
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -167,6 +168,13 @@ impl<T> Duplex<T> {
     }
 }
 
+impl<T> Duplex<T> {
+    /// The node at the other end, if the stream is open and does not end in this process.
+    pub fn node(&self) -> Option<SocketAddr> {
+        self.open.as_ref().map(|open| open.address())
+    }
+}
+
 impl<T> Unpin for Duplex<T> {}
 
 impl<T> Duplex<T> {
@@ -189,8 +197,8 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
         let result = match part {
             Some(Ok(frame)) => read_part(&frame, Side::Callee).map_err(|source| self.unreadable(source)),
             Some(Err(StreamEnd::Response(frame))) => {
-                let last =
-                    read_result(&RawResponse { frame }).map_err(|error| error.into_call_error(|| self.url.clone()));
+                let last = read_result(&RawResponse { frame, node: None })
+                    .map_err(|error| error.into_call_error(|| self.url.clone()));
                 self.open = None;
                 last
             }

@@ -10,10 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use net::{
-    FrameReader, LogThrottle, MAX_ESCAPED_BYTES, Socket, TimeSlice, debug, error, escaped, info, set_options,
-    sleep_until_opt, warn,
-};
+use net::{FrameReader, LogThrottle, Socket, TimeSlice, debug, error, info, set_options, sleep_until_opt, warn};
 use protocol::{
     Advert, HostPort, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint,
     Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
@@ -44,8 +41,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two writes of the cache file.
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
-/// How long the Distributor may take to read that this node leaves.
-const LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often attempts that fail for the same reason are logged.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 
@@ -157,8 +152,7 @@ impl RegistryClient {
                     };
                     if let Some(suppressed) = failures.allow(Instant::now().into_std()) {
                         self.told_lost = true;
-                        let at = &self.address;
-                        warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
+                        warn!(distributor = %self.address, error, suppressed, "cannot reach the Distributor; trying every 3 s");
                     }
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
@@ -276,7 +270,6 @@ impl RegistryClient {
                         // the same.
                         let _ = session.write();
                     }
-                    stream.close_in_order(LEAVE_TIMEOUT).await;
                     self.store().await;
                     return SessionEnd::Lost("left");
                 }
@@ -342,14 +335,7 @@ impl RegistryClient {
             }
             session.has_told = true;
             if std::mem::take(&mut self.told_lost) {
-                // A rejection says itself what is wrong.
-                let is_rejected = packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some();
-                let at = &self.address;
-                if is_rejected {
-                    info!(distributor = %at, name = %self.identity.name, "connected");
-                } else {
-                    info!(name = %self.identity.name, "connected: registered at {at}");
-                }
+                info!(distributor = %self.address, name = %self.identity.name, "connected");
             }
         }
         session.is_v2 |= packet.version() == Version::V2;
@@ -385,6 +371,7 @@ impl RegistryClient {
                     UpdateOutcome::Stale => {}
                     UpdateOutcome::Gap => session.request_list(now),
                 }
+                self.warn_of_unreadable(session);
                 if stamp.is_some_and(|stamp| stamp.ack) {
                     write_pong(&mut session.unsent, self.pong());
                 }
@@ -403,11 +390,13 @@ impl RegistryClient {
             }
             (VISIBLE_URI, _) => {
                 let params = packet.params.map_or("null", |params| params.get());
-                if let Ok(visibility) = serde_json::from_str::<Visibility>(params) {
-                    for request in self.waiting.drain(..) {
-                        // The requester may have gone.
-                        let _ = request.answer.send(visibility.clone());
-                    }
+                let visibility = match serde_json::from_str::<Visibility>(params) {
+                    Ok(visibility) => visibility,
+                    Err(error) => return session.complain(&error.to_string()),
+                };
+                for request in self.waiting.drain(..) {
+                    // The requester may have gone.
+                    let _ = request.answer.send(visibility.clone());
                 }
             }
             _unknown => {}
@@ -455,13 +444,6 @@ impl RegistrySession<'_> {
             self.list_requested_at = Some(now);
             debug!("an update does not fit the known list; requesting the whole list");
             write_list_request(&mut self.unsent, 1);
-        }
-    }
-
-    fn complain(&mut self, error: &str) {
-        if let Some(suppressed) = self.bad.allow(Instant::now().into_std()) {
-            let error = escaped(error, MAX_ESCAPED_BYTES);
-            warn!(?error, suppressed, "ignored a packet from the Distributor; the last list stays in use");
         }
     }
 }

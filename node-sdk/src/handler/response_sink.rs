@@ -12,6 +12,7 @@ use protocol::{
 
 use crate::error::{ServiceError, error_status};
 use crate::handler::call_stream::{CallStream, Parts};
+use crate::lost::OneWayCall;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Bytes of one response's parts that are written before other responses get their turn.
@@ -35,6 +36,8 @@ pub(crate) struct ReturnPath {
     pub(crate) legacy_bytes: usize,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<Arc<CallStream>>,
+    /// What is told if the call fails, although it is not answered.
+    pub(crate) one_way: Option<Box<OneWayCall>>,
 }
 
 /// A task that still reads the items of a call which is over gets an error.
@@ -82,7 +85,11 @@ impl<'a> ResponseSink<'a> {
     /// Why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
         let Some(key) = &self.to.key else {
-            return debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call without a response has failed");
+            return match &self.to.one_way {
+                Some(one_way) => one_way.lost.record(&one_way.route, error),
+                // Its caller would have been told, and has gone.
+                None => debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call whose caller has gone has failed"),
+            };
         };
         let ServiceError { status, reason, message, retry_after } = error;
         let status = error_status(*status, reason);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
+use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
 use protocol::{Advert, HostPort, LEGACY_READ_BYTES, Visibility};
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +53,6 @@ pub struct NodeBuilder {
     /// The guards and layers of the routes that follow; the outermost first.
     layers: Vec<Layer>,
     states: StateMap,
-    /// Prints nothing.
-    silent: bool,
     /// A setting for the last route that was given before any route.
     misplaced: Option<&'static str>,
 }
@@ -85,7 +83,6 @@ impl NodeBuilder {
             routes: Vec::new(),
             layers: Vec::new(),
             states: StateMap::default(),
-            silent: false,
             misplaced: None,
         }
     }
@@ -134,9 +131,13 @@ impl NodeBuilder {
     }
 
     /// Any other information for operators. All nodes can see it, so it must hold no secrets. A
-    /// value that has no JSON form is left out.
+    /// value that has no JSON form is left out, with a warning in the log.
     pub fn meta(mut self, meta: &impl serde::Serialize) -> Self {
-        self.advert.meta = serde_json::to_string(meta).ok();
+        let text = serde_json::to_string(meta);
+        if let Err(error) = &text {
+            warn!(name = %self.name, %error, "meta is left out: it has no JSON form");
+        }
+        self.advert.meta = text.ok();
         self
     }
 
@@ -227,7 +228,8 @@ impl NodeBuilder {
 
     /// Has `handler` called for an event, such as `orders.created`, whenever another node
     /// [emits](crate::Peers::emit) it. Of all nodes with this node's name, one gets the event. The
-    /// result of the handler is discarded; an error is a debug line in the log.
+    /// result of the handler is discarded; an error is a warning in the log, and counts among
+    /// [`Node::lost_events`].
     ///
     /// ```
     /// use node_sdk::{Node, Params, ServiceError};
@@ -291,14 +293,6 @@ impl NodeBuilder {
         self
     }
 
-    /// Prints nothing if the program has no tracing subscriber. Otherwise [`serve`](Self::serve)
-    /// prints to standard error what it would log: where the node listens and is registered, what
-    /// goes wrong, and that it stops.
-    pub fn silent(mut self) -> Self {
-        self.silent = true;
-        self
-    }
-
     /// The network of its connections: see [`TestMesh`](crate::testing::TestMesh).
     #[cfg(feature = "testing")]
     pub(crate) fn network(mut self, network: Network) -> Self {
@@ -318,22 +312,18 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens, registers, and serves until SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is
-    /// closed; ignored if `nohup` says so). Then the node leaves in order: other nodes stop picking
-    /// it, and calls in flight finish. A second SIGTERM or SIGINT ends the process at once, with
-    /// status 130. A process that is still there after 15 s, because all its threads are busy
+    /// Listens, registers, and serves until SIGTERM or SIGINT. Then the node leaves in order: other
+    /// nodes stop picking it, and calls in flight finish. A second signal ends the process at once,
+    /// with status 130. A process that is still there after 15 s, because all its threads are busy
     /// or blocked by a log that is not read, ends with status 1.
-    ///
-    /// A unit of systemd may say `Type=notify`: the node is ready when it listens.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
     /// time, so that the exit code of `main` shows it. A node that has started ends only by a
     /// signal.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = self.hear_signals()?;
+        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
         let node = self.start().await?;
-        notify_systemd("READY=1");
         stop.cancelled().await;
         node.end().await
     }
@@ -350,9 +340,8 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = self.hear_signals()?;
+        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
         let node = self.start().await?;
-        notify_systemd("READY=1");
         tokio::select! {
             () = stop.cancelled() => {}
             visibility = node.wait_visible(percent, within) => {
@@ -367,14 +356,6 @@ impl NodeBuilder {
             }
         }
         node.end().await
-    }
-
-    /// What concerns the whole process: signals, and lines on standard error.
-    fn hear_signals(&self) -> Result<CancellationToken, StartError> {
-        if !self.silent {
-            net::print_without_subscriber();
-        }
-        net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)
     }
 
     /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
@@ -399,7 +380,6 @@ impl NodeBuilder {
             routes: given,
             layers: _,
             states,
-            silent: _,
             misplaced,
         } = self;
         if let Some(setting) = misplaced {
@@ -413,7 +393,8 @@ impl NodeBuilder {
             return Err(StartError::Distributor { address: distributor, reason });
         }
         // The variable is for this machine: a network inside the process has other addresses.
-        let from_environment = || std::env::var(ADVERTISE).ok().filter(|_| matches!(network, Network::System));
+        let from_environment = || std::env::var_os(ADVERTISE).filter(|_| matches!(network, Network::System));
+        let from_environment = || from_environment().map(|text| text.to_string_lossy().into_owned());
         if let Some(address) = advertise.or_else(from_environment) {
             match address.parse() {
                 Ok(parsed) => advert.advertise = Some(parsed),
@@ -464,14 +445,15 @@ impl NodeBuilder {
             budget: Budget::new(max_buffer_bytes),
             released: ReleasedCalls::new(tasks.clone()),
             tasks,
-            lost_events: Arc::default(),
+            lost: Arc::clone(&peers.mesh.local_node().connector.lost),
+            caller_log: std::sync::Mutex::default(),
             legacy_bytes,
         });
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
-        let (budget, lost_events) = (Arc::clone(&service.budget), Arc::clone(&service.lost_events));
+        let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, interests: needed, budget, lost_events, leaving, server })
+        Ok(Node { address, peers, interests: needed, budget, lost, leaving, server })
     }
 }
 

@@ -9,7 +9,6 @@ pub mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use net::{info, warn};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::builder::NodeBuilder;
 use crate::error::StartError;
+use crate::lost::LostCalls;
 use crate::peers::Peers;
 use crate::transport::budget::{Budget, BufferUsage};
 
@@ -29,7 +29,7 @@ pub struct Node {
     peers: Peers,
     interests: Vec<String>,
     budget: Arc<Budget>,
-    lost_events: Arc<AtomicU64>,
+    lost: Arc<LostCalls>,
     leaving: CancellationToken,
     server: JoinHandle<usize>,
 }
@@ -78,10 +78,13 @@ impl Node {
         self.budget.usage()
     }
 
-    /// How many events, and other calls without a response, this node has lost because too many
-    /// waited for a route with a limit: see [`NodeBuilder::max_concurrency`].
+    /// How many events, and other calls without a response, this node has lost. Of those that it was
+    /// sent: too many waited for a route with a limit (see [`NodeBuilder::max_concurrency`]), or the
+    /// handler failed. Of those that it sent: a group had no node that could take them, or the
+    /// connection ended before they were written. Each is a warning in the log, one for a route in
+    /// ten seconds.
     pub fn lost_events(&self) -> u64 {
-        self.lost_events.load(Ordering::Relaxed)
+        self.lost.count()
     }
 
     /// Completes when there is a provider for each of the builder's
@@ -100,7 +103,6 @@ impl Node {
     pub async fn stop(mut self) -> usize {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
-        self.peers.registration.left().await;
         if cut > 0 {
             net::log_last_line(move || {
                 warn!(connections = cut, "stopped; connections were cut, or tasks left, at work")

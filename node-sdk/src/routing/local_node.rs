@@ -33,8 +33,14 @@ impl LocalNode {
         network: Network,
         blocked: BlockedAddresses,
     ) -> Arc<Self> {
-        let connector =
-            Connector { network, instance: instance.as_str().into(), name: name.into(), blocked: Arc::new(blocked) };
+        let connector = Connector {
+            network,
+            instance: instance.as_str().into(),
+            name: name.into(),
+            blocked: Arc::new(blocked),
+            lost: Arc::default(),
+            malformed: Arc::default(),
+        };
         Arc::new(Self {
             instance,
             zone,

@@ -223,12 +223,17 @@ impl RegistryView {
         let table = self.main.read();
         let Some(why) = state.reachability.confirm(address, number, table.entries_at(address)) else { return };
         let Some(suppressed) = state.unreachable_log.allow(now.into_std()) else { return };
-        let node = table.nodes().find(|node| SocketAddr::new(node.host, node.port) == address).cloned();
         drop((table, state));
-        let name = node.as_ref().map(|node| escaped(node.name.as_str(), MAX_ESCAPED_BYTES));
-        let name = name.map(|name| name.to_string()).unwrap_or_default();
+        let name = escaped(self.name_of(address).unwrap_or_default(), MAX_ESCAPED_BYTES).to_string();
         let reason = why.as_str();
         warn!(node = %address, ?name, reason, suppressed, "a node is listed and cannot be called: {}", why.describe());
+    }
+
+    /// The name of the node at this address.
+    pub(crate) fn name_of(&self, address: SocketAddr) -> Option<String> {
+        let table = self.main.read();
+        let node = table.nodes().find(|node| SocketAddr::new(node.host, node.port) == address);
+        node.map(|node| node.name.clone())
     }
 
     /// Why the node at this address could not be connected to when that was last tried.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped, warn};
+use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
 use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
@@ -37,7 +37,7 @@ pub(crate) struct RoutingTable {
     /// The nodes some of whose routes were refused.
     refused: BTreeSet<SocketAddr>,
     /// `None` for the tables of other threads, so that each warning is logged once.
-    log_throttle: Option<LogThrottle>,
+    log_throttle: Option<KeyedThrottle>,
 }
 
 /// An address, and the node that is now there.
@@ -66,7 +66,7 @@ impl RoutingTable {
             known_routes: KnownRoutes::default(),
             blocked: BTreeMap::new(),
             refused: BTreeSet::new(),
-            log_throttle: Some(LogThrottle::default()),
+            log_throttle: Some(KeyedThrottle::default()),
         }
     }
 
@@ -213,7 +213,7 @@ impl RoutingTable {
         if let Some(why) = blocked {
             self.blocked.insert(*address, why);
             if let Some(suppressed) =
-                self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.allow(now.into_std()))
+                self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.allow(*address, now.into_std()))
             {
                 warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), suppressed, "a node is not called: {why}");
             }
@@ -268,7 +268,8 @@ impl RoutingTable {
                 Err(refused) => {
                     self.refused.insert(*address);
                     let log_throttle = self.log_throttle.as_mut();
-                    if let Some(suppressed) = log_throttle.and_then(|log_throttle| log_throttle.allow(now.into_std())) {
+                    if let Some(suppressed) = log_throttle.and_then(|log| log.allow((*address, route), now.into_std()))
+                    {
                         let (name, route) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(route, MAX_ESCAPED_BYTES));
                         let reason = refused.reason();
                         warn!(node = %address, ?name, ?route, suppressed, "a route is not called: {reason}");

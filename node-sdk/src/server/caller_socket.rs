@@ -1,11 +1,20 @@
 //! What a caller's socket takes, and what shows how much of it the caller has read.
 
-use net::{BacklogPoller, Socket};
+use net::{BacklogPoller, Socket, warn};
 use protocol::WindowFull;
 use tokio::time::{Instant, sleep_until};
 
 use crate::server::dispatch::LocalService;
-use crate::server::response_queue::{ResponseQueue, WriteStep};
+use crate::server::response_queue::{LEGACY_READ_TIME, ResponseQueue, WriteStep};
+
+/// Why the connection of a caller has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallerEnd {
+    /// The caller has gone, or this node stops.
+    Gone(&'static str),
+    /// This node has cut the caller, for what it did.
+    Cut(&'static str),
+}
 
 /// Waits until the read window of a version 1 caller may have room, and returns what the caller's
 /// socket showed. Never completes when the window waits for nothing.
@@ -22,7 +31,16 @@ pub(super) async fn read_enough(
             sleep_until(Instant::from_std(time)).await;
             (written, None)
         }
-        Some(WindowFull::PollPeer) => poller.unread(&service.local_queues, stream, written).await,
+        Some(WindowFull::PollPeer) => {
+            let (written, unread) = poller.unread(&service.local_queues, stream, written).await;
+            if unread.is_none()
+                && let Some((_, peer)) = stream.ends()
+                && let Some(suppressed) = service.may_log_of(peer, "hidden")
+            {
+                warn!(%peer, suppressed, "the system does not show what this version 1 caller has read; it is given {LEGACY_READ_TIME:?} for each answer");
+            }
+            (written, unread)
+        }
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use net::LogThrottle;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ServiceError;
@@ -24,8 +23,6 @@ pub(crate) const MAX_WAITING: usize = 256;
 pub(crate) struct ConcurrencyLimit {
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// Limits the log about what was lost, for each route.
-    lost: Mutex<LogThrottle>,
 }
 
 /// A call that waits until the limit allows it.
@@ -44,7 +41,7 @@ impl ConcurrencyLimit {
         let running = Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS)));
         // Where none may run, none will have its turn.
         let waiting = Arc::new(Semaphore::new(if calls == 0 { 0 } else { MAX_WAITING }));
-        Self { running, waiting, lost: Mutex::default() }
+        Self { running, waiting }
     }
 
     /// The right to run now; `None` when as many run as may.
@@ -66,12 +63,6 @@ impl ConcurrencyLimit {
     ) -> RunningHandler {
         let permit = Box::pin(Arc::clone(&self.running).acquire_owned());
         Box::pin(WaitingCall { permit, place: Some(place), handler: Arc::clone(handler), call, running: None })
-    }
-
-    /// Whether the loss of a call may be logged now: how many others were lost in silence since the
-    /// last line.
-    pub(crate) fn log_loss(&self, now: std::time::Instant) -> Option<u64> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).allow(now)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::error::no_room;
 use crate::handler::Caller;
 use crate::handler::response_sink::{ReturnPath, WriteProgress};
 use crate::server::bad_frames::BadFrames;
-use crate::server::caller_socket::{read_enough, write};
+use crate::server::caller_socket::{CallerEnd, read_enough, write};
 use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, WriteStep};
@@ -98,7 +98,7 @@ pub(crate) async fn run(
     peer: SocketAddr,
     service: &LocalService,
     finish: &CancellationToken,
-) -> &'static str {
+) -> CallerEnd {
     let in_streams = Arc::<AtomicUsize>::default();
     let mut connection = CallerConnection {
         service,
@@ -138,7 +138,7 @@ pub(crate) async fn run(
 }
 
 impl CallerConnection<'_> {
-    async fn serve(&mut self, stream: &Socket, finish: &CancellationToken) -> &'static str {
+    async fn serve(&mut self, stream: &Socket, finish: &CancellationToken) -> CallerEnd {
         let service = self.service;
         let connection = self;
         let mut stalled_since = None;
@@ -148,7 +148,7 @@ impl CallerConnection<'_> {
             connection.charge();
             let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
                 Ok(more) => more,
-                Err(reason) => return reason,
+                Err(reason) => return CallerEnd::Cut(reason),
             };
             while connection.is_reading()
                 && let Some(Some(polled)) = connection.running.next().now_or_never()
@@ -163,7 +163,7 @@ impl CallerConnection<'_> {
                 Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
                 Ok(WriteStep::Write(_)) => (true, None),
                 Ok(WriteStep::Done) => (false, None),
-                Err(_broken) => return "broken",
+                Err(_broken) => return CallerEnd::Gone("broken"),
             };
             stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
             if paced.is_none() {
@@ -182,10 +182,10 @@ impl CallerConnection<'_> {
             }
             let idle = connection.running.is_empty() && connection.responses.len() == 0 && !more;
             if idle && closed {
-                return "closed by the caller";
+                return CallerEnd::Gone("closed by the caller");
             }
             if idle && finish.is_cancelled() {
-                return "leaving";
+                return CallerEnd::Gone("leaving");
             }
             let written = connection.responses.written();
             let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
@@ -197,8 +197,8 @@ impl CallerConnection<'_> {
             let CallerConnection { reader, running, responses, received, slice, .. } = &mut *connection;
             tokio::select! {
                 biased;
-                writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-                () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "the caller does not read its responses",
+                writable = stream.writable(), if blocked => if writable.is_err() { return CallerEnd::Gone("broken") },
+                () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return CallerEnd::Cut("the caller does not read its responses"),
                 () = finish.cancelled(), if !leaving => {
                     connection.leaving = true;
                     connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
@@ -210,7 +210,7 @@ impl CallerConnection<'_> {
                         Ok(true) => *received = Instant::now(),
                         // A caller that closes its side may still read its responses.
                         Ok(false) => closed = true,
-                        Err(_broken) => return "broken",
+                        Err(_broken) => return CallerEnd::Gone("broken"),
                     }
                 }
                 Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
@@ -218,10 +218,10 @@ impl CallerConnection<'_> {
                 () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => {
                     // The rest of a packet that a raw `¶` has cut does not come.
                     if reader.give_up_pieces().is_none() {
-                        return "a call took too long to arrive";
+                        return CallerEnd::Cut("a call took too long to arrive");
                     }
                     if let Err(reason) = connection.bad_frames.reject() {
-                        return reason;
+                        return CallerEnd::Cut(reason);
                     }
                 }
                 () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}

@@ -2,14 +2,14 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use net::{MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped, warn};
+use net::{KeyedThrottle, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
 use protocol::{Packet, PacketError, Request, Route, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, is_idempotent};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,6 +21,7 @@ use crate::handler::call_stream::CallStream;
 use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
+use crate::lost::{LostCalls, OneWayCall};
 use crate::routing::router::Router;
 use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
 use crate::server::released::ReleasedCalls;
@@ -51,7 +52,9 @@ pub(crate) struct LocalService {
     pub(crate) tasks: NodeTasks,
     pub(crate) released: ReleasedCalls,
     /// Events, and other calls without a response, that were lost because too many waited.
-    pub(crate) lost_events: Arc<AtomicU64>,
+    pub(crate) lost: Arc<LostCalls>,
+    /// Limits the log about callers, by their address and what is said of them.
+    pub(crate) caller_log: Mutex<KeyedThrottle>,
     /// Most bytes of a response to a caller of version 1, and what it may have unread.
     pub(crate) legacy_bytes: usize,
 }
@@ -102,6 +105,13 @@ impl LocalService {
         Ok(self.begin_in(&mut request, made, caller, may_stream, now))
     }
 
+    /// Whether something may be logged of this caller now: how many lines about callers were
+    /// suppressed since the last one.
+    pub(super) fn may_log_of(&self, peer: IpAddr, what: &'static str) -> Option<u64> {
+        let mut log = self.caller_log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.allow((peer, what), Instant::now().into_std())
+    }
+
     /// The instance that this is.
     pub(crate) fn instance(&self) -> &str {
         &self.node.peers.mesh.local_node().instance
@@ -110,7 +120,9 @@ impl LocalService {
     /// Refuses a call that is meant for another instance, without a look at what it asks for.
     pub(crate) fn misdirected(&self, mut request: Request<'_>) -> StartedCall {
         let legacy_bytes = self.legacy_bytes;
-        let to = ReturnPath { version: request.version, key: request.key.take(), legacy_bytes, call_stream: None };
+        let one_way = self.one_way(&request);
+        let key = request.key.take();
+        let to = ReturnPath { version: request.version, key, legacy_bytes, call_stream: None, one_way };
         let message = format!("this is another instance of {}, or another service, than the call is for", self.name);
         let error = ServiceError::new(WRONG_INSTANCE_STATUS, WRONG_INSTANCE, message);
         StartedCall::failed(to, Context::default(), error)
@@ -135,7 +147,8 @@ impl LocalService {
             .filter(|_| streams)
             .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
         let legacy_bytes = self.legacy_bytes;
-        let mut to = ReturnPath { version: request.version, key, legacy_bytes, call_stream };
+        let one_way = if key.is_none() { self.one_way(request) } else { None };
+        let mut to = ReturnPath { version: request.version, key, legacy_bytes, call_stream, one_way };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -147,8 +160,8 @@ impl LocalService {
             return StartedCall::failed(to, context, ServiceError::not_found("no_route", message));
         };
         let offer = found.value;
-        if offer.one_way {
-            to.key = None;
+        if offer.one_way && to.key.take().is_some() {
+            to.one_way = self.one_way(request);
         }
         if context.hops > MAX_HOPS {
             let message = format!(
@@ -181,11 +194,15 @@ impl LocalService {
         let full = offer.max_concurrency.as_ref().filter(|_| permit.is_none());
         // A caller that waits for a response can ask another node; for an event there is no other.
         let place = full.filter(|_| to.key.is_none()).and_then(ConcurrencyLimit::try_wait);
-        if let Some(limit) = full.filter(|_| place.is_none()) {
-            if to.key.is_none() {
-                self.record_lost(offer, limit, now);
-            }
-            let error = ServiceError::new(503, "overloaded", "too many calls of this route are running");
+        if full.is_some() && place.is_none() {
+            let error = if to.key.is_some() {
+                ServiceError::new(503, "overloaded", "too many calls of this route are running")
+            } else {
+                let message = format!(
+                    "{MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
+                );
+                ServiceError::new(503, "overloaded", message)
+            };
             return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
         }
         let context = Cell::new(context);
@@ -212,17 +229,10 @@ impl LocalService {
         StartedCall { to, context: context.get(), running, finishes, _permit: permit }
     }
 
-    /// Counts and logs that an event was lost.
-    fn record_lost(&self, offer: &LocalRoute, limit: &ConcurrencyLimit, now: Instant) {
-        self.lost_events.fetch_add(1, Ordering::Relaxed);
-        if let Some(suppressed) = limit.log_loss(now.into_std()) {
-            let event = escaped(&offer.route, MAX_ESCAPED_BYTES);
-            warn!(
-                ?event,
-                suppressed,
-                "lost: {MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
-            );
-        }
+    /// What is reported of a call that is not answered, if it fails.
+    fn one_way(&self, request: &Request<'_>) -> Option<Box<OneWayCall>> {
+        let route = format!("{}{}", request.method, request.uri);
+        Some(Box::new(OneWayCall { route, lost: Arc::clone(&self.lost) }))
     }
 }
 
@@ -238,8 +248,14 @@ impl StartedCall {
 
     /// Lends the return path of the response, until [`attach_return_path`](Self::attach_return_path).
     pub(crate) fn detach_return_path(&mut self) -> ReturnPath {
-        let ReturnPath { version, key, legacy_bytes, call_stream } = &mut self.to;
-        ReturnPath { version: *version, key: key.take(), legacy_bytes: *legacy_bytes, call_stream: call_stream.take() }
+        let ReturnPath { version, key, legacy_bytes, call_stream, one_way } = &mut self.to;
+        ReturnPath {
+            version: *version,
+            key: key.take(),
+            legacy_bytes: *legacy_bytes,
+            call_stream: call_stream.take(),
+            one_way: one_way.take(),
+        }
     }
 
     pub(crate) fn attach_return_path(&mut self, to: ReturnPath) {

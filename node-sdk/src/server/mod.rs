@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::caller_socket::CallerEnd;
 use self::dispatch::LocalService;
 
 /// Most callers: every node and gateway of a large mesh.
@@ -101,6 +102,13 @@ async fn accept(acceptor: &mut Option<Acceptor>) -> (Socket, SocketAddr) {
 }
 
 async fn run(stream: Socket, peer: SocketAddr, service: Arc<LocalService>, finish: CancellationToken) {
-    let reason = service.tasks.scope(connection::run(&stream, peer, &service, &finish)).await;
-    debug!(%peer, reason, "caller's connection ended");
+    let end = service.tasks.scope(connection::run(&stream, peer, &service, &finish)).await;
+    match end {
+        CallerEnd::Gone(reason) => debug!(%peer, reason, "caller's connection ended"),
+        CallerEnd::Cut(reason) => {
+            if let Some(suppressed) = service.may_log_of(peer.ip(), "cut") {
+                warn!(%peer, suppressed, "cut: {reason}");
+            }
+        }
+    }
 }

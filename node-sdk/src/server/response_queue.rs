@@ -10,7 +10,7 @@ use crate::error::ServiceError;
 use crate::handler::response_sink::{ResponseSink, ReturnPath};
 
 /// An estimate: a version 1 caller on another machine that sends calls also reads within this time.
-const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
+pub(super) const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
 /// A buffer that has become larger is not reused.
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
@@ -185,6 +185,7 @@ mod tests {
                 key: Some(Key::Number(1)),
                 legacy_bytes: LEGACY_READ_BYTES,
                 call_stream: None,
+                one_way: None,
             };
             self.queue.answer(&to, |sink| {
                 sink.success(200, |out| {

@@ -177,7 +177,7 @@ impl Connection {
         if self.version == Version::V2 {
             if !self.target.has_to_answer() {
                 // The queue is empty, so this packet is the first and always fits.
-                let _ = state.calls.send(|out| self.target.write_hello(out, &self.connector));
+                let _ = state.calls.send(None, |out| self.target.write_hello(out, &self.connector));
             }
             state.hello_at = Instant::now();
         }
@@ -210,18 +210,38 @@ impl Connection {
             Vec::new()
         };
         state.write_at_once(now);
+        let lost = state.calls.take_lost();
         drop(state);
+        self.record_lost(&lost);
         wakers.into_iter().for_each(std::task::Waker::wake);
         self.load.begin(now.into_std());
         self.task.wake();
         Ok(PendingCall { connection: Arc::clone(self), key, done: false, is_counted: true })
     }
 
-    /// Queues a packet that has no response.
-    pub(crate) fn send(&self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
-        self.lock().calls.send(write)?;
+    /// Queues a call of this route that has no response. Begin to connect first.
+    ///
+    /// # Errors
+    /// There is no room for it, or the connection was lost in between.
+    pub(crate) fn send(&self, route: &Arc<str>, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
+        let mut state = self.lock();
+        if let ConnectionPhase::Idle | ConnectionPhase::Down(_) = state.phase {
+            return Err(EnqueueError::Full);
+        }
+        state.calls.send(Some(route), write)?;
+        drop(state);
         self.task.wake();
         Ok(())
+    }
+
+    /// Calls without a response were lost with the connection.
+    fn record_lost(&self, routes: &[Arc<str>]) {
+        for route in routes {
+            let (name, address) = (&self.target.name, self.address);
+            self.connector
+                .lost
+                .record(route, format_args!("the connection to {name} at {address} ended before it was sent"));
+        }
     }
 
     /// Takes no more calls: the connection closes when those in flight are done.

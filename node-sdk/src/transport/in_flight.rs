@@ -2,6 +2,7 @@
 
 mod streams;
 
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(crate) struct InFlight {
     parts_bytes: usize,
     /// Bytes of parts that may still arrive for cancelled streams: they were on their way.
     parts_due: u64,
+    /// See [`take_lost`](Self::take_lost).
+    lost: Vec<Arc<str>>,
 }
 
 /// With this many calls in flight, a delayed write nearly always finds more to send.
@@ -125,6 +128,7 @@ impl InFlight {
             responses_due: 0,
             parts_bytes: 0,
             parts_due: 0,
+            lost: Vec::new(),
         }
     }
 
@@ -162,9 +166,23 @@ impl InFlight {
         Ok(key)
     }
 
-    /// Queues a packet that has no response.
-    pub(crate) fn send(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
-        self.write_queue.push(&self.limits, None, write).map(drop)
+    /// Queues a packet that has no response. If it has a route, that is told if it is lost:
+    /// [`take_lost`](Self::take_lost).
+    pub(crate) fn send(
+        &mut self,
+        route: Option<&Arc<str>>,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Result<(), EnqueueError> {
+        let range = self.write_queue.push(&self.limits, None, write)?;
+        if let Some(route) = route {
+            self.write_queue.note_one_way(range, route);
+        }
+        Ok(())
+    }
+
+    /// The routes of calls without a response that were lost with the connection.
+    pub(crate) fn take_lost(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.lost)
     }
 
     /// The result of a call, once. Its slot is then free, unless the call has become a stream.
@@ -316,7 +334,7 @@ impl InFlight {
                 SlotState::Free | SlotState::Done(_) => {}
             }
         }
-        self.write_queue.clear();
+        self.lost.extend(self.write_queue.clear());
         self.next_deadline = None;
         wakers
     }

@@ -11,6 +11,8 @@ use protocol::{
     ANY_INSTANCE, HELLO_URI, Hello, HostName, HostPort, Packet, Unreachable, Version, is_blank, write_hello,
 };
 
+use crate::lost::LostCalls;
+use crate::malformed::MalformedAnswers;
 use crate::transport::blocked::BlockedAddresses;
 
 /// Most bytes of what comes before a node has said who it is: a hello has far fewer.
@@ -43,6 +45,10 @@ pub(crate) struct Connector {
     pub(crate) name: Arc<str>,
     /// Addresses that are never called.
     pub(crate) blocked: Arc<BlockedAddresses>,
+    /// Calls without a response that this process has lost.
+    pub(crate) lost: Arc<LostCalls>,
+    /// Answers that could not be understood.
+    pub(crate) malformed: Arc<MalformedAnswers>,
 }
 
 impl Target {

@@ -1,6 +1,7 @@
 //! Packets of one connection on their way to the socket, without I/O.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -23,7 +24,12 @@ pub(crate) struct BatchQueue {
     first: u64,
     /// How many bytes of all the socket has taken.
     written: u64,
+    one_way: OneWayPackets,
 }
+
+/// The routes of one-way packets that are not written yet, each with the position of its end, or its
+/// number. The bytes of the queue bound them.
+type OneWayPackets = VecDeque<(u64, Arc<str>)>;
 
 /// The queue for version 1 nodes: a write for each packet, and at most [`LEGACY_READ_BYTES`] that
 /// the node may not have read. A call that is answered was read, and so was everything written
@@ -33,6 +39,7 @@ pub(crate) struct LegacyQueue {
     /// Packets that are not yet written, with their numbers and keys, oldest first. One-way packets
     /// have no key.
     queue: VecDeque<(u64, Option<u64>, Bytes)>,
+    one_way: OneWayPackets,
     queued_bytes: usize,
     next_number: u64,
     /// Packets that the node may not have read, oldest first.
@@ -115,6 +122,17 @@ impl WriteQueue {
     pub(crate) fn record_write(&mut self, bytes: usize) {
         if let Self::Batch(batch) = self {
             batch.written += bytes as u64;
+            while batch.one_way.front().is_some_and(|(end, _)| *end <= batch.written) {
+                batch.one_way.pop_front();
+            }
+        }
+    }
+
+    /// Notes that the packet of this range has no response. Its route is told if it is lost.
+    pub(crate) fn note_one_way(&mut self, range: QueuedRange, route: &Arc<str>) {
+        match self {
+            Self::Batch(batch) => batch.one_way.push_back((range.first + range.bytes as u64, Arc::clone(route))),
+            Self::Legacy(legacy) => legacy.one_way.push_back((range.first, Arc::clone(route))),
         }
     }
 
@@ -239,7 +257,10 @@ impl WriteQueue {
                 if legacy.unread_bytes + next.len() > LEGACY_READ_BYTES {
                     return false;
                 }
-                let Some((_, key, packet)) = legacy.queue.pop_front() else { return false };
+                let Some((number, key, packet)) = legacy.queue.pop_front() else { return false };
+                if legacy.one_way.front().is_some_and(|(one_way, _)| *one_way == number) {
+                    legacy.one_way.pop_front();
+                }
                 legacy.queued_bytes -= packet.len();
                 legacy.unread.push_back(UnreadPacket { key, bytes: packet.len(), written: now });
                 legacy.unread_bytes += packet.len();
@@ -250,15 +271,19 @@ impl WriteQueue {
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        match self {
+    /// Drops everything that waits. Returns the routes of one-way packets that were not written as
+    /// a whole.
+    pub(crate) fn clear(&mut self) -> impl Iterator<Item = Arc<str>> {
+        let one_way = match self {
             Self::Batch(batch) => {
                 batch.first = batch.end();
                 batch.written = batch.first;
                 batch.bytes = BytesMut::new();
+                std::mem::take(&mut batch.one_way)
             }
-            Self::Legacy(legacy) => *legacy = LegacyQueue::default(),
-        }
+            Self::Legacy(legacy) => std::mem::take(legacy).one_way,
+        };
+        one_way.into_iter().map(|(_, route)| route)
     }
 }
 

@@ -126,6 +126,12 @@ impl Replica {
         self.awaits_list = true;
     }
 
+    /// How many entries of the list make no node, such as those of an old Distributor without a
+    /// usable port.
+    pub fn unreadable(&self) -> usize {
+        self.entries.values().filter(|listed| listed.node.is_none()).count()
+    }
+
     /// Says where the Distributor is: at this address on another machine, or, with `None`, on this
     /// one. A loopback address in its lists means its own machine, and is replaced by this address,
     /// so that no process of our machine is called instead. Copies and digests keep the entries as

@@ -3,7 +3,6 @@
 
 mod endings;
 mod gateway;
-mod managers;
 mod metrics;
 mod network;
 mod notices;

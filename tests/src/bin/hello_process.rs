@@ -1,5 +1,5 @@
 //! The service of the README, with the usual log on standard output, for tests that close its
-//! output, or with none.
+//! output.
 
 use node_sdk::{Node, Params, ServiceError};
 
@@ -12,23 +12,10 @@ async fn hello(Params(who): Params<Who>) -> Result<String, ServiceError> {
     Ok(format!("Hello, {}!", who.name))
 }
 
-/// Arguments: where the Distributor is; `plain` for no log, or `silent` for no lines at all; where
-/// it listens.
+/// Argument: where the Distributor is.
 #[tokio::main]
 async fn main() -> Result<(), node_sdk::StartError> {
-    let mut arguments = std::env::args().skip(1);
-    let (distributor, how) = (arguments.next().unwrap_or_default(), arguments.next());
-    let node = Node::builder("hello").distributor(distributor).route("GET/hello", hello);
-    let node = match arguments.next() {
-        Some(address) => node.listen(address),
-        None => node,
-    };
-    match how.as_deref() {
-        Some("silent") => node.silent().serve().await,
-        Some(_) => node.serve().await,
-        None => {
-            tracing_subscriber::fmt().init();
-            node.serve().await
-        }
-    }
+    tracing_subscriber::fmt().init();
+    let distributor = std::env::args().nth(1).unwrap_or_default();
+    Node::builder("hello").distributor(distributor).route("GET/hello", hello).serve().await
 }

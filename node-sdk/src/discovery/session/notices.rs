@@ -44,6 +44,16 @@ impl RegistryClient {
         }
     }
 
+    /// Warns of entries that make no node. An old Distributor may list such.
+    pub(super) fn warn_of_unreadable(&self, session: &mut RegistrySession<'_>) {
+        let unreadable = self.view.with_replica(|replica| replica.unreadable());
+        if unreadable > 0 {
+            session.complain(&format!(
+                "{unreadable} entries of the list make no node: a host or a usable port is missing"
+            ));
+        }
+    }
+
     pub(super) fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
@@ -68,6 +78,16 @@ impl RegistryClient {
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
             let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
             warn!(%name, ?reason, retry_after_s, suppressed, "the Distributor says: {message}");
+        }
+    }
+}
+
+impl RegistrySession<'_> {
+    /// Logs that something which the Distributor sent is ignored.
+    pub(super) fn complain(&mut self, error: &str) {
+        if let Some(suppressed) = self.bad.allow(Instant::now().into_std()) {
+            let error = escaped(error, MAX_ESCAPED_BYTES);
+            warn!(?error, suppressed, "ignored what the Distributor sent; what was known before stays in use");
         }
     }
 }

@@ -333,14 +333,14 @@ impl Connection {
                     } else {
                         unexpected += cost_of(bytes);
                     }
-                    let is_broken = self.version == Version::V1 && key.is_none() && !is_late;
-                    if let Some(suppressed) = state.bad_frames.allow(now) {
-                        if is_broken {
-                            let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
-                            warn!(node = %self.address, suppressed, "an answer of {name} is no packet, or has no key, and is lost; a raw ¶ in a text cuts an answer");
-                        }
-                        debug!(node = %self.address, key, suppressed, "a response that no call waits for");
+                    // Packets of version 2 without a key may be of later versions.
+                    let is_legacy = self.version == Version::V1;
+                    if !is_late && key.is_none() && (is_legacy || Packet::parse(&frame).is_err()) {
+                        let hint = if is_legacy { "; a raw ¶ in a text cuts an answer" } else { "" };
+                        let why = format_args!("it is no packet, or has no key, and is lost{hint}");
+                        self.connector.malformed.record(self.address, &self.target.name, why);
                     }
+                    debug!(node = %self.address, key, "a response that no call waits for");
                 }
             }
         }
@@ -385,7 +385,9 @@ impl Drop for FailOnDrop<'_> {
             state.calls.fail_all()
         };
         state.charge(0);
+        let lost = state.calls.take_lost();
         drop(state);
+        self.0.record_lost(&lost);
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 }

@@ -27,7 +27,14 @@ fn target(address: SocketAddr) -> Target {
 }
 
 fn connector() -> Connector {
-    Connector { network: Network::System, instance: "here".into(), name: "n".into(), blocked: Arc::default() }
+    Connector {
+        network: Network::System,
+        instance: "here".into(),
+        name: "n".into(),
+        blocked: Arc::default(),
+        lost: Arc::default(),
+        malformed: Arc::default(),
+    }
 }
 
 /// A connection, and the node's end of its socket, after the first packet. The task of the

@@ -213,13 +213,32 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
 fn one_way_packets_to_old_nodes_count_as_read_after_a_while() {
     let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
     for _ in 0..2 {
-        scene.calls.send(|out| out.resize(LEGACY_READ_BYTES, b'x')).unwrap();
+        scene.calls.send(None, |out| out.resize(LEGACY_READ_BYTES, b'x')).unwrap();
     }
     assert!(scene.write().is_some() && scene.write().is_none());
     assert_eq!(scene.calls.next_due(), Some(scene.at(500)));
     let mut bytes = BytesMut::new();
     assert!(!scene.calls.fill_write_buffer(scene.at(499), &mut bytes));
     assert!(scene.calls.fill_write_buffer(scene.at(500), &mut bytes));
+}
+
+#[test]
+fn b8_one_way_packets_that_are_not_written_are_lost() {
+    for version in [Version::V1, Version::V2] {
+        let mut scene =
+            Scene::new(version, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, max_packet_bytes: 1 << 20 });
+        let send = |scene: &mut Scene, route: &str| {
+            scene.calls.send(Some(&route.into()), |out| out.resize(LEGACY_READ_BYTES, b'x')).unwrap();
+        };
+        send(&mut scene, "EVENT/a");
+        assert!(scene.write().is_some());
+        ["EVENT/b", "EVENT/c"].iter().for_each(|route| send(&mut scene, route));
+        assert_eq!(scene.calls.take_lost(), [] as [std::sync::Arc<str>; 0]);
+        scene.calls.fail_all();
+        let lost: Vec<_> = scene.calls.take_lost().iter().map(ToString::to_string).collect();
+        assert_eq!(lost, ["EVENT/b", "EVENT/c"], "{version:?}");
+        assert!(scene.calls.take_lost().is_empty());
+    }
 }
 
 proptest! {

@@ -1,0 +1,97 @@
+//! Answers of nodes that could not be understood.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
+use tokio::time::Instant;
+
+/// Nodes of which it is remembered what was wrong. Beyond it the one that answered wrongly first is
+/// forgotten.
+const MAX_NODES: usize = 1024;
+
+/// What was wrong with the answers of nodes, as one process has seen them.
+#[derive(Debug, Default)]
+pub(crate) struct MalformedAnswers(Mutex<MalformedState>);
+
+#[derive(Debug, Default)]
+struct MalformedState {
+    total: u64,
+    nodes: BTreeMap<SocketAddr, (Instant, MalformedAnswer)>,
+    log: KeyedThrottle,
+}
+
+/// The answers of one node that could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MalformedAnswer {
+    /// How many there were.
+    pub count: u64,
+    /// How long ago the last one came.
+    pub ago: Duration,
+    /// What was wrong with it; escaped.
+    pub why: String,
+}
+
+impl MalformedAnswers {
+    /// A node has answered in a way that no caller understands.
+    pub(crate) fn record(&self, node: SocketAddr, name: &str, why: impl Display) {
+        let now = Instant::now();
+        let why = escaped(why, MAX_ESCAPED_BYTES).to_string();
+        let mut state = self.lock();
+        state.total += 1;
+        let count = state.nodes.get(&node).map_or(0, |(_, before)| before.count) + 1;
+        if count == 1 && state.nodes.len() >= MAX_NODES {
+            let first = state.nodes.iter().min_by_key(|(_, (last, _))| *last).map(|(node, _)| *node);
+            first.map(|first| state.nodes.remove(&first));
+        }
+        state.nodes.insert(node, (now, MalformedAnswer { count, ago: Duration::ZERO, why: why.clone() }));
+        let Some(suppressed) = state.log.allow(node, now.into_std()) else { return };
+        drop(state);
+        let name = escaped(name, MAX_ESCAPED_BYTES);
+        warn!(%node, %name, suppressed, "an answer of a node is malformed: {why}");
+    }
+
+    /// How many there were of all nodes.
+    pub(crate) fn total(&self) -> u64 {
+        self.lock().total
+    }
+
+    /// What was wrong with the answers of this node.
+    pub(crate) fn of(&self, node: SocketAddr) -> Option<MalformedAnswer> {
+        let state = self.lock();
+        let (last, answer) = state.nodes.get(&node)?;
+        Some(MalformedAnswer { ago: last.elapsed(), ..answer.clone() })
+    }
+
+    /// Nothing waits while it is held, and a panic elsewhere leaves the state whole.
+    fn lock(&self) -> MutexGuard<'_, MalformedState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a14_what_was_wrong_is_remembered_of_so_many_nodes() {
+        let malformed = MalformedAnswers::default();
+        let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+        for port in 1..=2 {
+            malformed.record(node(port), "n", "\u{1b}noise");
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        malformed.record(node(2), "n", "more");
+        let of = |port| malformed.of(node(port)).map(|answer| (answer.count, answer.ago.as_secs(), answer.why));
+        assert_eq!(of(1), Some((1, 1, "\\u{1b}noise".to_owned())));
+        assert_eq!(of(2), Some((2, 0, "more".to_owned())));
+        assert_eq!((of(3), malformed.total()), (None, 3));
+        for port in 3..3 + MAX_NODES as u16 - 1 {
+            malformed.record(node(port), "n", "noise");
+        }
+        assert!(of(1).is_none() && of(2).is_some(), "the first is forgotten");
+    }
+}
