@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use net::{Settings, apply_arguments, bind, bind_all, exit_code, init_log, raise_open_files, unknown_variables};
+use net::{
+    Settings, apply_arguments, bind, bind_all, exit_code, init_log, notify_systemd, raise_open_files, unknown_variables,
+};
 use tokio::runtime;
 use tracing::{error, warn};
 
@@ -118,6 +120,11 @@ pub fn main() -> ExitCode {
         Err(error) => return exit_code(&error),
     };
     runtime.block_on(async {
+        // Who can connect may as well stop it.
+        let stop = match net::stop_on_signals(|| LONGEST_STOP) {
+            Ok(stop) => stop,
+            Err(error) => return exit_code(&error),
+        };
         let listeners = match bind_all(&process.listen) {
             Ok(listeners) => listeners,
             Err(error) => return exit_code(&error),
@@ -126,10 +133,9 @@ pub fn main() -> ExitCode {
             Ok(admin) => admin,
             Err(error) => return exit_code(&error.set_by("--admin")),
         };
-        match net::stop_on_signals(|| LONGEST_STOP) {
-            Ok(stop) => serve_with_admin(listeners, admin, config, stop).await,
-            Err(error) => return exit_code(&error),
-        }
+        // The listeners are open: from now on no node is refused.
+        notify_systemd("READY=1");
+        serve_with_admin(listeners, admin, config, stop).await;
         ExitCode::SUCCESS
     })
 }

@@ -48,7 +48,7 @@ pub use address_group::address_group;
 pub use frames::FrameReader;
 pub use log::{
     Escaped, KeyedThrottle, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json,
-    log_safely, tracing,
+    log_or_print, log_safely, print_without_subscriber, tracing,
 };
 pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]
@@ -58,7 +58,8 @@ pub use process::{
     port_owner, settings_table, unknown_variables,
 };
 pub use process::{
-    SliceQueue, TimeSlice, log_last_line, raise_open_files, sleep_until_opt, stop_on_signals, time_of_day, unique_id,
+    HangUp, NOTIFY_SOCKET, SliceQueue, TimeSlice, ignores_hang_ups, log_last_line, notify_systemd, raise_open_files,
+    sleep_until_opt, stop_on_signals, stop_on_signals_unless, time_of_day, unique_id,
 };
 pub use socket::{Listener, Network, Socket, set_options};
 pub use tcp::{

@@ -1,16 +1,22 @@
 //! Connections and listeners: those of the system, or of a network inside this process, for tests.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use protocol::{HostName, HostPort};
+use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::tcp::{BindError, bind, connect_any, look_up, recv_now, send_now, set_tcp_options};
 #[cfg(feature = "virtual-net")]
 use crate::virtual_net::{Host, Pipe, PipeListener};
+
+/// Bytes of one read from a socket that is being closed.
+const CLOSING_READ_BYTES: usize = 4096;
 
 /// The network that connections are made in.
 #[derive(Clone, Debug, Default)]
@@ -219,6 +225,26 @@ impl Socket {
     /// As that method.
     pub async fn writable(&self) -> io::Result<()> {
         self.ready(Interest::WRITABLE).await.map(drop)
+    }
+
+    /// Closes a socket of the system for writing, and reads to the end of what the peer sends, for
+    /// `within` at most. A socket that is closed with unread bytes is reset, and then the peer may
+    /// lose what it has not read yet. Cancel safe.
+    pub async fn close_in_order(&self, within: Duration) {
+        let Some(stream) = self.tcp() else { return };
+        if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let drained = async {
+            while stream.readable().await.is_ok() {
+                match stream.try_read(&mut [0; CLOSING_READ_BYTES]) {
+                    Ok(0) => return,
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        };
+        let _ = timeout(within, drained).await;
     }
 
     /// As [`TcpStream::poll_read_ready`].

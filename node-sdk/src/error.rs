@@ -13,7 +13,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 /// Why a node did not start, or did not stop in order. Nothing is left running.
-#[derive(Debug, Error)]
+///
+/// Its `Debug` form is a sentence with all causes, because that is what is printed when `main`
+/// returns it.
+#[derive(Error)]
 pub enum StartError {
     /// A route has the wrong form.
     #[error(transparent)]
@@ -78,6 +81,18 @@ pub enum StartError {
     /// The system refuses the signal handlers.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
+}
+
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }
 
 /// Why a call to another node has no result.

@@ -52,6 +52,10 @@ pub trait GatewayPeers: Sized {
     /// With [`NO_DISTRIBUTOR`] for the address, nothing is registered and no node is known.
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers;
 
+    /// Completes when the Distributor has been told that this process leaves, after `stop` of
+    /// [`join`](Self::join) was cancelled; after a second at most. Cancel safe.
+    fn left(&self) -> impl Future<Output = ()> + Send;
+
     /// The same nodes over connections of their own, for another runtime: a connection belongs to
     /// the runtime of the task that first calls over it. The returned peers always know the same
     /// nodes.
@@ -118,6 +122,10 @@ pub trait GatewayPeers: Sized {
 impl GatewayPeers for Peers {
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers {
         Self::register(identity, (address != NO_DISTRIBUTOR).then_some(address), stop)
+    }
+
+    async fn left(&self) {
+        self.registration.left().await;
     }
 
     fn for_thread(&self) -> Peers {

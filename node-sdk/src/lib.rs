@@ -19,6 +19,19 @@
 //! }
 //! ```
 //!
+//! # What a node says
+//!
+//! What a node does and what goes wrong are [`tracing`](https://docs.rs/tracing) events. In a program
+//! without a subscriber, [`serve`](NodeBuilder::serve) prints those from `INFO` on to standard error:
+//!
+//! ```text
+//!  INFO listening address=127.0.0.1:9010 name=hello routes=1
+//!  INFO connected: registered at 127.0.0.1:9000 name=hello
+//! ```
+//!
+//! [`silent`](NodeBuilder::silent) turns that off. With a subscriber, as of `tracing-subscriber`,
+//! nothing is printed beside it. A [`start`](NodeBuilder::start) never prints.
+//!
 //! # Answering calls
 //!
 //! A handler is an async function. Its arguments say what it needs of a call: [`Params`], [`Path`],

@@ -34,6 +34,7 @@ mod process;
 mod raw_node;
 mod servers;
 pub mod streams;
+mod terminal;
 mod tls;
 
 pub use cluster::{Cluster, eventually, patient, pick_address, pick_port};
@@ -47,6 +48,7 @@ pub use peer::{Listener, Peer};
 pub use process::Process;
 pub use raw_node::{RawNode, answer_to};
 pub use servers::{CountingServer, RawStream, Server, echo_server, gateway_before, serve_prefixes, try_request};
+pub use terminal::Terminal;
 pub use tls::{GatewayFiles, ask_tls, connect_tls};
 
 use std::time::Duration;

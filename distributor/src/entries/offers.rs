@@ -1,4 +1,5 @@
-//! Which services offer one url under several names, without a look at all entries.
+//! Which services offer one url under several names, and what only one node offers, without a look
+//! at all entries.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,6 +16,8 @@ const EVENT: &str = "EVENT/";
 #[derive(Debug, Default)]
 pub(super) struct Offers {
     by_url: HashMap<u64, Vec<NameCount>>,
+    /// How many entries that take calls offer each thing.
+    providers: HashMap<u64, u32>,
     hasher: RandomState,
 }
 
@@ -26,6 +29,9 @@ struct NameCount {
 
 impl Offers {
     pub(super) fn add(&mut self, record: &Record) {
+        for offer in self.of(record) {
+            *self.providers.entry(offer).or_default() += 1;
+        }
         let name = self.hasher.hash_one(&*record.name);
         for url in self.urls(record) {
             let names = self.by_url.entry(url).or_default();
@@ -37,6 +43,14 @@ impl Offers {
     }
 
     pub(super) fn remove(&mut self, record: &Record) {
+        for offer in self.of(record) {
+            if let Entry::Occupied(mut count) = self.providers.entry(offer) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         let name = self.hasher.hash_one(&*record.name);
         for url in self.urls(record) {
             let Entry::Occupied(mut names) = self.by_url.entry(url) else { continue };
@@ -64,6 +78,20 @@ impl Offers {
         urls(record).filter(is_new).collect()
     }
 
+    /// What an entry offers if it takes calls, as hashes: routes, events of its group, and prefixes
+    /// of HTTP.
+    fn of(&self, record: &Record) -> Vec<u64> {
+        if !record.takes_calls {
+            return Vec::new();
+        }
+        let urls = record.urls.iter().map(|url| (&**url, url.starts_with(EVENT).then_some(&*record.name)));
+        let prefixes = record.prefixes.iter().map(|prefix| ("HTTP", Some(&**prefix)));
+        let mut hashes: Vec<u64> = urls.chain(prefixes).map(|offer| self.hasher.hash_one(offer)).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes
+    }
+
     /// The hash of each url, once.
     fn urls(&self, record: &Record) -> Vec<u64> {
         let mut hashes: Vec<u64> = urls(record).map(|url| self.hasher.hash_one(url)).collect();
@@ -74,6 +102,16 @@ impl Offers {
 }
 
 impl EntryTable {
+    /// What a node offers, for [`lacks`](Self::lacks).
+    pub(crate) fn offers_of(&self, record: &Record) -> Box<[u64]> {
+        self.offers.of(record).into()
+    }
+
+    /// Whether no entry that takes calls offers one of these: a node that does is a sole provider.
+    pub(crate) fn lacks(&self, offers: &[u64]) -> bool {
+        offers.iter().any(|offer| !self.offers.providers.contains_key(offer))
+    }
+
     /// The urls of this entry that services of other names offer, if it is the first of its own name
     /// to offer them; and the name of one of those services.
     pub(crate) fn newly_shared<'r>(&self, record: &'r Record) -> Option<(Vec<&'r str>, &Arc<Record>)> {
@@ -94,6 +132,7 @@ mod tests {
     use protocol::{Registration, RegistrationLimits};
 
     use super::*;
+    use crate::entries::SessionId;
 
     fn record(name: &str, urls: &[&str]) -> Record {
         let params = serde_json::json!({ "port": 1, "name": name, "urls": urls }).to_string();
@@ -120,6 +159,38 @@ mod tests {
         for record in [&goods, &again, &tour, &events, &second] {
             offers.remove(record);
         }
-        assert!(offers.by_url.is_empty());
+        assert!(offers.by_url.is_empty() && offers.providers.is_empty());
+    }
+
+    #[test]
+    fn a13_what_no_entry_offers_that_takes_calls_is_noticed() {
+        let mut table = EntryTable::new(1);
+        let registration = |params: &str| {
+            Registration::parse(serde_json::from_str(params).ok(), &RegistrationLimits::default()).unwrap()
+        };
+        let listed = [
+            r#"{"port":1,"name":"goods","urls":["GET/goods","EVENT/told"]}"#,
+            r#"{"port":2,"name":"leaves","urls":["GET/leaves"],"$":{"draining":true}}"#,
+            r#"{"port":3,"name":"rests","urls":["GET/rests"],"$":{"weight":0}}"#,
+            r#"{"port":4,"name":"web","$":{"http":{"prefixes":["/web"]}}}"#,
+        ];
+        for (session, params) in (1..).zip(listed) {
+            table.register(SessionId(session), &registration(params), "::1");
+        }
+        for (params, is_sole) in [
+            (r#"{"port":9,"name":"other","urls":[]}"#, false),
+            (r#"{"port":9,"name":"other","urls":["GET/goods"]}"#, false),
+            (r#"{"port":9,"name":"other","urls":["GET/goods","GET/more"]}"#, true),
+            (r#"{"port":9,"name":"other","urls":["GET/more"],"$":{"draining":true}}"#, false),
+            (r#"{"port":9,"name":"other","urls":["GET/leaves"]}"#, true),
+            (r#"{"port":9,"name":"other","urls":["GET/rests"]}"#, true),
+            (r#"{"port":9,"name":"goods","urls":["EVENT/told"]}"#, false),
+            (r#"{"port":9,"name":"other","urls":["EVENT/told"]}"#, true),
+            (r#"{"port":9,"name":"other","$":{"http":{"prefixes":["/web"]}}}"#, false),
+            (r#"{"port":9,"name":"other","$":{"http":{"prefixes":["/web/more"]}}}"#, true),
+        ] {
+            let offers = table.offers_of(&Record::new(9, &registration(params), "::1"));
+            assert_eq!(table.lacks(&offers), is_sole, "{params}");
+        }
     }
 }

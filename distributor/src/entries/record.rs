@@ -18,6 +18,10 @@ pub(crate) struct Record {
     pub(crate) listed_at: Option<Box<str>>,
     pub(crate) port: u16,
     pub(crate) urls: Box<[Box<str>]>,
+    /// Prefixes of the paths that it answers, if it speaks HTTP.
+    pub(crate) prefixes: Box<[Box<str>]>,
+    /// It neither drains nor has a weight of 0.
+    pub(crate) takes_calls: bool,
     pub(crate) instance: Option<Box<str>>,
     pub(crate) version: Version,
     /// Its entry in lists: JSON text in which `¶` is escaped, so its length is that on the wire.
@@ -33,6 +37,8 @@ pub(crate) type NodeIdentity = (Box<str>, u16, Box<str>);
 
 impl Record {
     pub(crate) fn new(id: u64, registration: &Registration, host: &str) -> Self {
+        let advert = registration.advert.as_ref();
+        let prefixes = advert.and_then(|advert| advert.http.as_ref()).map_or(&[][..], |http| &http.prefixes);
         Self {
             id,
             name: registration.name.as_str().into(),
@@ -40,6 +46,8 @@ impl Record {
             listed_at: registration.listed_at().map(Box::from),
             port: registration.port,
             urls: registration.urls.iter().map(|url| url.as_str().into()).collect(),
+            prefixes: prefixes.iter().map(|prefix| prefix.as_str().into()).collect(),
+            takes_calls: advert.is_none_or(|advert| !advert.draining && advert.weight > 0),
             instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
             version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
             entry: registration.entry(host).replace('¶', "\\u00b6").into(),
@@ -55,7 +63,7 @@ impl Record {
 
     /// About how many bytes of memory it takes: the other members repeat what the entry has.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + 2 * self.entry.len() + self.urls.len() * size_of::<Box<str>>()
+        size_of::<Self>() + 2 * self.entry.len() + (self.urls.len() + self.prefixes.len()) * size_of::<Box<str>>()
     }
 
     /// The identity of a node that registers without an instance.

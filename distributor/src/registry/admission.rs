@@ -7,7 +7,7 @@ use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
 
 use crate::entries::address_shares::{is_same_address, is_within_share};
 use crate::entries::interests::Interests;
-use crate::entries::{Record, RegisterOutcome, Registered, Retained, SessionId};
+use crate::entries::{NodeIdentity, Record, RegisterOutcome, Registered, Retained, SessionId};
 use crate::registry::deferred::Deferred;
 use crate::registry::history::BEFORE_RESTART;
 use crate::registry::{Registry, Tenure};
@@ -199,21 +199,22 @@ impl Registry {
             self.visibility.add_session(session);
             self.liveness.watch(session);
         }
-        let wait = match &known {
+        let offers = self.entries.offers_of(&record);
+        let (wait, what) = match &known {
             // A node that starts to drain is listed so at once.
             Some(known) if known.entry != record.entry && !is_draining(&registration) => {
-                self.update_delay(now, session)
+                (self.update_delay(now, session), "changes")
             }
-            Some(_) => None,
-            None if self.entries.is_expected(&record) => None,
-            None => self.damping.delay(now, &record.identity()),
+            Some(_) => (None, ""),
+            None if self.entries.is_expected(&record) => (None, ""),
+            None => (self.join_delay(now, &record.identity(), &offers), "comes and goes"),
         };
         if let Some(wait) = wait {
-            let why = format!("it comes and goes too often; listed in {:.1} s", wait.as_secs_f32());
+            let why = format!("it {what} too often; listed in {:.1} s", wait.as_secs_f32());
             self.history.record(now, self.revision().rev, &record, "deferred", why);
             let since = self.deferred.get(session).map_or(now, |deferred| deferred.since);
             let (host, bytes) = (host.to_owned(), record.entry.len());
-            self.defer(session, Deferred { registration, host, bytes, since, until: now + wait });
+            self.defer(session, Deferred { registration, host, bytes, offers, since, until: now + wait });
             return Ok(Admission::Deferred(wait));
         }
         self.deferred.remove(session);
@@ -246,6 +247,15 @@ impl Registry {
         if is_within_share(host, held, free) { Ok(()) } else { Err(RegisterError::AddressFull) }
     }
 
+    /// How long a node with these offers waits that is not listed.
+    pub(super) fn join_delay(&mut self, now: Instant, identity: &NodeIdentity, offers: &[u64]) -> Option<Duration> {
+        if self.entries.lacks(offers) {
+            self.damping.sole_delay(now, identity)
+        } else {
+            self.damping.delay(now, identity)
+        }
+    }
+
     fn update_delay(&mut self, now: Instant, session: SessionId) -> Option<Duration> {
         let (rate, burst) = (self.config.updates_per_second, self.config.update_burst);
         let tenure = self.tenures.get_mut(&session)?;
@@ -273,7 +283,11 @@ impl Registry {
         let listed = self.entries.revision();
         let tenure = self.tenures.entry(session).or_insert(Tenure { since, listed, updates: None });
         match registered.entrance {
-            RegisterOutcome::Joined | RegisterOutcome::Updated => tenure.listed = listed,
+            RegisterOutcome::Joined => tenure.listed = listed,
+            RegisterOutcome::Updated => {
+                tenure.listed = listed;
+                self.deferred.offers_changed(now);
+            }
             RegisterOutcome::Unchanged => {}
         }
         if let Some(superseded) = registered.superseded {

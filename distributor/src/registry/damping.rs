@@ -2,13 +2,15 @@
 //!
 //! It works as in routers (RFC 2439): a short stay costs a penalty, which halves with time. Beyond
 //! the cut-off, the next join waits until the penalty has fallen to the reuse threshold. A node
-//! that stays for long, or joins for the first time, never waits.
+//! that stays for long, or joins for the first time, never waits. A sole provider hardly waits:
+//! without it, calls of its routes fail, which is worse than telling all nodes of it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::entries::NodeIdentity;
+use crate::token_bucket::TokenBucket;
 
 /// A stay of at least this is not too short.
 const LONG_STAY: Duration = Duration::from_secs(16);
@@ -26,12 +28,37 @@ const MAX_IDENTITIES: usize = 4096;
 /// A penalty that is small enough to forget.
 const FADED: f64 = 0.1;
 
+/// A sole provider that comes and goes is listed at most once in this time.
+const SOLE_PERIOD: Duration = Duration::from_secs(1);
+/// How many sole providers that come and go are listed each second, after a burst: each costs all
+/// nodes two changes, and anyone can offer a route that no other has. Further ones wait as others
+/// do.
+const SOLE_PER_SECOND: u32 = 10;
+const SOLE_BURST: u32 = 20;
+
 /// The penalties of identities: host, port and name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Damping {
     /// By a hash of the identity, as its name may be long.
-    penalties: HashMap<u64, (f64, Instant)>,
+    penalties: HashMap<u64, Penalty>,
     hasher: RandomState,
+    sole_rate: TokenBucket,
+}
+
+#[derive(Debug)]
+struct Penalty {
+    height: f64,
+    /// When it was that high.
+    at: Instant,
+    /// When the identity was, or will be, listed as a sole provider.
+    sole_at: Option<Instant>,
+}
+
+impl Default for Damping {
+    fn default() -> Self {
+        let sole_rate = TokenBucket::new(SOLE_PER_SECOND, SOLE_BURST);
+        Self { penalties: HashMap::new(), hasher: RandomState::new(), sole_rate }
+    }
 }
 
 impl Damping {
@@ -42,26 +69,46 @@ impl Damping {
         }
         let identity = self.hasher.hash_one(identity);
         if self.penalties.len() >= MAX_IDENTITIES && !self.penalties.contains_key(&identity) {
-            self.penalties.retain(|_, penalty| faded(*penalty, now) > FADED);
+            self.penalties.retain(|_, penalty| penalty.faded(now) > FADED);
             if self.penalties.len() >= MAX_IDENTITIES {
                 return;
             }
         }
-        let penalty = self.penalties.entry(identity).or_insert((0.0, now));
-        *penalty = ((faded(*penalty, now) + 1.0).min(MOST), now);
+        let penalty = self.penalties.entry(identity).or_insert(Penalty { height: 0.0, at: now, sole_at: None });
+        (penalty.height, penalty.at) = ((penalty.faded(now) + 1.0).min(MOST), now);
     }
 
     /// How long a join of this identity must wait now.
     pub(crate) fn delay(&self, now: Instant, identity: &NodeIdentity) -> Option<Duration> {
-        let penalty = faded(*self.penalties.get(&self.hasher.hash_one(identity))?, now);
+        let penalty = self.penalties.get(&self.hasher.hash_one(identity))?.faded(now);
         // penalty × 2^(-t / half-life) = reuse
         (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
     }
+
+    /// The same for a sole provider. What is decided here holds for the next join of this identity,
+    /// too.
+    pub(crate) fn sole_delay(&mut self, now: Instant, identity: &NodeIdentity) -> Option<Duration> {
+        let usual = self.delay(now, identity)?;
+        let penalty = self.penalties.get_mut(&self.hasher.hash_one(identity))?;
+        let at = match penalty.sole_at {
+            Some(at) if at > now => at,
+            before => {
+                if self.sole_rate.try_spend(now).is_err() {
+                    return Some(usual);
+                }
+                before.map_or(now, |before| now.max(before + SOLE_PERIOD))
+            }
+        };
+        penalty.sole_at = Some(at);
+        (at > now).then(|| usual.min(at - now))
+    }
 }
 
-fn faded((penalty, since): (f64, Instant), now: Instant) -> f64 {
-    let half_lives = now.saturating_duration_since(since).as_secs_f64() / HALF_LIFE.as_secs_f64();
-    penalty * (-half_lives).exp2()
+impl Penalty {
+    fn faded(&self, now: Instant) -> f64 {
+        let half_lives = now.saturating_duration_since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
+        self.height * (-half_lives).exp2()
+    }
 }
 
 #[cfg(test)]
@@ -121,5 +168,34 @@ mod tests {
         assert_eq!(damping.penalties.len(), MAX_IDENTITIES);
         damping.penalise(start + SECOND * 60, &identity("late"), SECOND);
         assert_eq!(damping.penalties.len(), 1);
+    }
+
+    #[test]
+    fn a13_a_sole_provider_waits_a_second_at_most() {
+        let (mut damping, start) = (Damping::default(), now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let me = identity("goods");
+        assert_eq!(damping.sole_delay(start, &me), None, "it has not come and gone");
+        (0..4).for_each(|_| damping.penalise(start, &me, SECOND));
+        for (ms, waits) in [(100, 0), (200, 900), (1000, 100), (1100, 1000), (1200, 900), (2200, 900), (9000, 0)] {
+            let wait = damping.sole_delay(at(ms), &me).unwrap_or_default();
+            assert_eq!(wait, Duration::from_millis(waits), "{ms}");
+        }
+    }
+
+    #[test]
+    fn a13_sole_providers_that_come_and_go_are_listed_at_a_rate() {
+        let (mut damping, start) = (Damping::default(), now());
+        let names: Vec<NodeIdentity> = (0..200).map(|number| identity(&number.to_string())).collect();
+        let mut listed = 0;
+        for tenth in 0..100 {
+            let now = start + SECOND / 10 * tenth;
+            for name in &names {
+                (0..4).for_each(|_| damping.penalise(now, name, SECOND));
+                // A wait is for one more listing; those who wait as others do are not yet listed.
+                listed += u32::from(damping.sole_delay(now, name).is_none());
+            }
+        }
+        assert!((SOLE_BURST..=SOLE_BURST + 10 * SOLE_PER_SECOND).contains(&listed), "{listed}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::Registration;
 
@@ -10,6 +10,9 @@ use crate::entries::address_shares::AddressShares;
 use crate::entries::{NodeIdentity, SessionId};
 use crate::registry::Registry;
 use crate::registry::admission::instance_of;
+
+/// The time between two looks at all deferred registrations, which may be many.
+const REVIEW_PERIOD: Duration = Duration::from_millis(250);
 
 /// All deferred registrations, at most one for each session and one for each instance.
 #[derive(Debug, Default)]
@@ -20,6 +23,9 @@ pub(super) struct DeferredRegistrations {
     by_identity: HashMap<NodeIdentity, u32>,
     /// Bytes of the entries that they would have.
     shares: AddressShares,
+    /// When to look which of them have become sole providers, if an entry has gone or changed.
+    review_at: Option<Instant>,
+    reviewed: Option<Instant>,
 }
 
 /// A deferred registration.
@@ -29,6 +35,8 @@ pub(super) struct Deferred {
     pub(super) host: String,
     /// Bytes of the entry that it would have.
     pub(super) bytes: usize,
+    /// What it would offer: see [`EntryTable::lacks`](crate::entries::EntryTable::lacks).
+    pub(super) offers: Box<[u64]>,
     pub(super) since: Instant,
     pub(super) until: Instant,
 }
@@ -105,7 +113,19 @@ impl DeferredRegistrations {
 
     /// When the next one is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.by_session.values().map(|deferred| deferred.until).min()
+        self.by_session.values().map(|deferred| deferred.until).chain(self.review_at).min()
+    }
+
+    /// Records that an entry has gone or changed: a node that waits may be a sole provider now.
+    pub(super) fn offers_changed(&mut self, now: Instant) {
+        if !self.by_session.is_empty() && self.review_at.is_none() {
+            self.review_at = Some(self.reviewed.map_or(now, |reviewed| now.max(reviewed + REVIEW_PERIOD)));
+        }
+    }
+
+    /// Those that wait, with the sessions.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Deferred)> {
+        self.by_session.iter().map(|(session, deferred)| (*session, deferred))
     }
 }
 
@@ -118,6 +138,25 @@ impl Registry {
             self.supersede_deferred(session, instance);
         }
         self.deferred.insert(session, deferred);
+    }
+
+    /// Shortens the time of nodes that have become sole providers while they waited.
+    pub(super) fn review_deferred(&mut self, now: Instant) {
+        if self.deferred.review_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        self.deferred.reviewed = Some(now);
+        // A listed node waits for a change only, and not for long.
+        let joins = |(session, deferred): &(SessionId, &Deferred)| {
+            self.entries.record_of(*session).is_none() && self.entries.lacks(&deferred.offers)
+        };
+        let sole: Vec<_> = self.deferred.iter().filter(joins).map(|(session, one)| (session, one.identity())).collect();
+        for (session, identity) in sole {
+            let wait = self.damping.sole_delay(now, &identity).unwrap_or_default();
+            if let Some(deferred) = self.deferred.by_session.get_mut(&session) {
+                deferred.until = deferred.until.min(now + wait);
+            }
+        }
     }
 
     /// Drops what an instance that registers has deferred on another session: it is older, and must

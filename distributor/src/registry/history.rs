@@ -7,6 +7,8 @@ use protocol::HistoryEvent;
 
 use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
+use crate::registry::admission::instance_of;
+use crate::registry::deferred::Deferred;
 
 /// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
@@ -85,6 +87,31 @@ impl History {
         }
     }
 
+    /// Adds until when nodes wait to be listed.
+    pub(super) fn add_deferred<'d>(
+        events: &mut Vec<HistoryEvent>,
+        now: Instant,
+        rev: u64,
+        node: &str,
+        deferred: impl Iterator<Item = &'d Deferred>,
+    ) {
+        for one in deferred {
+            let Deferred { registration, host, .. } = one;
+            let (name, instance) = (registration.name.as_str(), instance_of(registration));
+            // An address is made only for what may have it: many may wait.
+            let may_be_there = || node.ends_with(&format!(":{}", registration.port));
+            if !(node.is_empty() || is_called(node, name, instance, "") || may_be_there()) {
+                continue;
+            }
+            let (name, address) = (shortened(name), Record::new(0, registration, host).address());
+            if events.len() >= MAX_ANSWER || !(node.is_empty() || is_called(node, name, instance, &address)) {
+                continue;
+            }
+            let why = format!("listed in {:.1} s, if it stays", one.until.saturating_duration_since(now).as_secs_f32());
+            events.push(HistoryEvent { ago: 0, rev, name: name.to_owned(), address, event: "waits".to_owned(), why });
+        }
+    }
+
     /// How many events are kept.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
@@ -135,6 +162,8 @@ impl Registry {
         let mut events = self.history.events_of(now, node);
         let listed = self.entries.records().map(|record| &**record);
         History::add_listed(&mut events, self.revision().rev, node, listed);
+        let deferred = self.deferred.iter().map(|(_, deferred)| deferred);
+        History::add_deferred(&mut events, now, self.revision().rev, node, deferred);
         events
     }
 }

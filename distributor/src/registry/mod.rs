@@ -282,6 +282,7 @@ impl Registry {
             let since = tenure.and_then(|tenure| tenure.since);
             let stay = since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
             self.entries.remove_session(session, reason);
+            self.deferred.offers_changed(now);
             self.penalise_short_stay(now, &record.identity(), stay);
             self.history.record(now, self.revision().rev, &record, "left", reason.as_str());
         }
@@ -335,6 +336,7 @@ impl Registry {
             self.entries.touch();
             due.warm = true;
         }
+        self.review_deferred(now);
         for session in self.deferred.due(now) {
             if let Some(Deferred { registration, host, .. }) = self.deferred.remove(session) {
                 self.list_entry(now, session, &registration, &host);
@@ -346,6 +348,7 @@ impl Registry {
             due.gone = self.entries.expire(now, most);
             if !due.gone.is_empty() {
                 self.next_removal = now + REMOVAL_PERIOD;
+                self.deferred.offers_changed(now);
             }
             for record in &due.gone {
                 self.history.record(now, self.revision().rev, record, "left", "it did not come back");

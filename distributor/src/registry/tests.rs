@@ -128,6 +128,59 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
     assert!(scene.events("n7").contains(&"deferred".to_owned()));
 }
 
+/// Registers `goods<session>` with these urls.
+fn offer(scene: &mut RegistryScene, ms: u64, session: u64, urls: &str) -> Option<Duration> {
+    let params = format!(r#"{{"port":{session},"name":"goods{session}","urls":[{urls}],"$":{{"id":"i{ms}"}}}}"#);
+    let params = serde_json::from_str(&params).unwrap();
+    let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+    let (now, options) = (scene.at(ms), RegisterOptions::default());
+    match scene.registry.register(now, SessionId(session), registration, "::1", &options).unwrap() {
+        Admission::Listed(_) => None,
+        Admission::Deferred(wait) => Some(wait),
+    }
+}
+
+#[test]
+fn a13_a_sole_provider_that_restarts_is_listed_at_once() {
+    let mut scene = RegistryScene::new();
+    let goods = r#""GET/goods""#;
+    for second in 0..4 {
+        assert_eq!(offer(&mut scene, second * 1000, 7, goods), None, "{second}");
+        scene.leave(second * 1000 + 900, 7, LeaveReason::Closed);
+    }
+    assert_eq!(offer(&mut scene, 4000, 7, goods), None);
+    // Another one offers the same: both may wait, and the last one to go is missed by nobody.
+    assert_eq!(offer(&mut scene, 4100, 8, goods), None);
+    scene.leave(4200, 7, LeaveReason::Closed);
+    assert!(offer(&mut scene, 4300, 7, goods).is_some_and(|wait| wait > Duration::from_secs(5)));
+    let why = |scene: &RegistryScene, ms| {
+        let event = scene.registry.history(scene.at(ms), "goods7").pop().unwrap();
+        format!("{}: {}", event.event, event.why)
+    };
+    let waits = why(&scene, 5000);
+    assert!(waits.starts_with("waits: listed in ") && waits.ends_with(" s, if it stays"), "{waits}");
+    // When that one goes, the first is a sole provider.
+    scene.leave(6000, 8, LeaveReason::Closed);
+    assert!(scene.registry.next_due().unwrap() <= scene.at(6250));
+    scene.run_due(6250);
+    assert_eq!(scene.listed(), "goods7");
+    assert!(why(&scene, 6300).starts_with("joined"), "{}", why(&scene, 6300));
+}
+
+#[test]
+fn a13_a_sole_provider_that_flaps_costs_the_others_a_change_a_second() {
+    let mut scene = RegistryScene::new();
+    let before = scene.registry.revision().rev;
+    for tenth in 0..100 {
+        let _ = offer(&mut scene, tenth * 100, 7, r#""GET/goods""#);
+        scene.run_due(tenth * 100 + 40);
+        scene.leave(tenth * 100 + 50, 7, LeaveReason::Closed);
+    }
+    // Each join is a change, and so is each leave.
+    let changes = scene.registry.revision().rev - before;
+    assert!((6..=2 * (3 + 10)).contains(&changes), "{changes}");
+}
+
 #[test]
 fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
     let mut scene = RegistryScene::new();

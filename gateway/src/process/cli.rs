@@ -23,7 +23,7 @@ use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, ProcessSettings, Settings};
 use crate::downstream::tls::Tls;
 use crate::process::lifecycle;
-use crate::process::upgrade::VARIABLE as TAKES_OVER;
+use crate::process::upgrade::{OUTLIVES_TERMINAL, VARIABLE as TAKES_OVER};
 
 /// What the names of all variables begin with.
 const PREFIX: &str = "GATEWAY_";
@@ -35,7 +35,7 @@ const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
 #[command(
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Signals: SIGHUP reloads the configuration file and certificates, SIGUSR2 starts a new process and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
+    after_help = "Signals: SIGHUP reloads the configuration file and certificates (or stops: see docs/GATEWAY.md), SIGUSR2 starts a new process and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
 )]
 struct Args {
     #[command(subcommand)]
@@ -128,7 +128,9 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(&error),
     };
-    let ran = runtime.block_on(lifecycle::run(settings, move || command_line.settings()));
+    let has_file = command_line.config.is_some();
+    let read = has_file.then_some(move || command_line.settings());
+    let ran = runtime.block_on(lifecycle::run(settings, read));
     // Does not wait for a process that is being started, or for a disk.
     runtime.shutdown_background();
     ran
@@ -137,7 +139,7 @@ pub fn main() -> ExitCode {
 /// Variables that look like settings, but are not.
 fn unknown(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let settings = [ProcessSettings::SETTINGS, Config::SETTINGS];
-    unknown_variables(names, PREFIX, &settings, &["GATEWAY_CONFIG", TAKES_OVER])
+    unknown_variables(names, PREFIX, &settings, &["GATEWAY_CONFIG", TAKES_OVER, OUTLIVES_TERMINAL])
 }
 
 /// Prints to standard output. A reader that closes it early is not an error.

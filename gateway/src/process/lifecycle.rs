@@ -8,14 +8,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{BindError, bind, bind_shared, exit_code, raise_open_files};
+use net::{BindError, HangUp, bind, bind_shared, exit_code, notify_systemd, raise_open_files};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use super::notify::notify;
 use crate::config::Config;
 use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings};
@@ -29,15 +28,14 @@ const OTHER_DESCRIPTORS: u64 = 100;
 const FEW_CLIENTS: usize = 1000;
 /// How long stopping may take after the drain has ended or timed out.
 const LONGEST_END: Duration = Duration::from_secs(5);
-/// The signal for a file that has become too large. Unless it is handled, it ends the process.
-const SIGXFSZ: i32 = 25;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until a signal. `read` reads the present settings, and is called at each SIGHUP.
+/// Serves until a signal. `read` reads the present settings, and is called at each SIGHUP. Without
+/// it there is no file that could be read again.
 pub(crate) async fn run(
     settings: Settings,
-    read: impl Fn() -> Result<Settings, SettingsError> + Send + 'static,
+    read: Option<impl Fn() -> Result<Settings, SettingsError> + Send + Sync + 'static>,
 ) -> ExitCode {
     match run_inner(settings, read).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,31 +45,36 @@ pub(crate) async fn run(
 
 async fn run_inner(
     mut settings: Settings,
-    read: impl Fn() -> Result<Settings, SettingsError> + Send + 'static,
+    read: Option<impl Fn() -> Result<Settings, SettingsError> + Send + Sync + 'static>,
 ) -> Result<(), BoxError> {
     let wanted_connections = settings.config.max_connections;
     limit_to_open_files(&mut settings.config);
     let (predecessor, inherited) = upgrade::inherit()?.map_or((None, Vec::new()), |(old, list)| (Some(old), list));
-    let listeners = open(&settings, inherited)?;
-    let handed = duplicate(&listeners)?;
-    let (mut hangups, mut upgrades) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
-    // A log that may not grow any more is lost, and must not end the process.
-    let _ignored = signal(SignalKind::from_raw(SIGXFSZ))?;
+    let mut upgrades = signal(SignalKind::user_defined2())?;
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
+    let running = Arc::new((settings, wanted_connections));
     let bounds = config.clone();
     let longest = move || bounds.borrow().drain_timeout + LONGEST_END;
-    let stop = Stop { drain: net::stop_on_signals(longest)?, ..Stop::default() };
+    let (hung_up, outlives_terminal, has_file) =
+        (Arc::new(Notify::new()), upgrade::outlives_terminal(), read.is_some());
     let reloads = AbortOnDropHandle::new(tokio::spawn({
-        let sender = sender.clone();
-        async move {
-            while hangups.recv().await.is_some() {
-                reload(read(), (&settings, wanted_connections), &sender);
-            }
-        }
+        let (hung_up, sender) = (Arc::clone(&hung_up), sender.clone());
+        reload_at_hang_ups(hung_up, read.map(Arc::new), Arc::clone(&running), sender)
     }));
+    let survives = move |hang_up| {
+        let survives = outlives_terminal || is_survived(hang_up, has_file);
+        if survives {
+            hung_up.notify_one();
+        }
+        survives
+    };
+    // Before anybody can connect, and then expect that it stops in order.
+    let stop = Stop { drain: net::stop_on_signals_unless(longest, survives)?, ..Stop::default() };
+    let listeners = open(&running.0, inherited)?;
+    let handed = duplicate(&listeners)?;
     let replaces = AbortOnDropHandle::new(tokio::spawn({
         let stop = stop.clone();
-        async move { hand_over_to(&mut upgrades, handed, &stop).await }
+        async move { hand_over_to(&mut upgrades, handed, outlives_terminal, &stop).await }
     }));
     let ready = predecessor.map(|predecessor| {
         let (ready, is_ready) = oneshot::channel();
@@ -85,7 +88,7 @@ async fn run_inner(
     // The listeners are open: from now on no client is refused. A new process is announced by the
     // one that it replaces.
     if ready.is_none() {
-        notify("READY=1");
+        notify_systemd("READY=1");
     }
     serve_all(Listeners { ready, ..listeners }, config, stop).await?;
     drop((reloads, replaces, sender));
@@ -168,13 +171,43 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
     all.map(|(purpose, listener)| Ok((purpose, listener.as_fd().try_clone_to_owned()?))).collect()
 }
 
+/// Whether the gateway goes on at a SIGHUP, and reads its file again if it has one: unless its
+/// terminal has been closed. At a terminal, a gateway without a file takes any SIGHUP for that.
+fn is_survived(hang_up: HangUp, has_file: bool) -> bool {
+    match hang_up {
+        HangUp::TerminalClosed => false,
+        HangUp::AtTerminal => has_file,
+        HangUp::NoTerminal => true,
+    }
+}
+
+/// Reads the file again whenever a SIGHUP says so. A disk that does not answer must not keep the
+/// gateway from stopping, so the file is read by a thread that is not waited for.
+async fn reload_at_hang_ups(
+    hung_up: Arc<Notify>,
+    read: Option<Arc<impl Fn() -> Result<Settings, SettingsError> + Send + Sync + 'static>>,
+    running: Arc<(Settings, usize)>,
+    sender: watch::Sender<Arc<Config>>,
+) {
+    loop {
+        hung_up.notified().await;
+        let Some(read) = read.clone() else {
+            info!("SIGHUP: this gateway was started without a file, so there is nothing to read again");
+            continue;
+        };
+        let (running, sender) = (Arc::clone(&running), sender.clone());
+        // A panic is in the log.
+        let _ = tokio::task::spawn_blocking(move || reload(read(), &running, &sender)).await;
+    }
+}
+
 /// SIGHUP: applies the file as it is now, unless it has mistakes.
 ///
 /// A file that has lost all of its routes counts as one that was cut while it was written. To
 /// remove all routes, start a new process.
 fn reload(
     new: Result<Settings, SettingsError>,
-    (running, wanted_connections): (&Settings, usize),
+    (running, wanted_connections): &(Settings, usize),
     sender: &watch::Sender<Arc<Config>>,
 ) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the earlier configuration stays in use");
@@ -206,7 +239,7 @@ fn reload(
         ("cache", config.cache == new.config.cache),
         ("access_log", config.access_log == new.config.access_log),
         ("max_held_bytes", config.max_held_bytes == new.config.max_held_bytes),
-        ("max_connections", wanted_connections == new.config.max_connections),
+        ("max_connections", *wanted_connections == new.config.max_connections),
     ];
     for (name, _) in fixed.iter().filter(|(_, is_same)| !is_same) {
         warn!("{name} has changed, which takes effect only in a new process (SIGUSR2)");
@@ -219,7 +252,12 @@ fn reload(
 }
 
 /// SIGUSR2: a new process serves, and this one drains.
-async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedFd)>, stop: &Stop) {
+async fn hand_over_to(
+    signals: &mut Signal,
+    listeners: Vec<(ListenerKind, OwnedFd)>,
+    outlives_terminal: bool,
+    stop: &Stop,
+) {
     loop {
         tokio::select! {
             biased;
@@ -229,7 +267,7 @@ async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedF
         }
         info!("starting a new process");
         let handed = async {
-            let successor = NewProcess::start()?;
+            let successor = NewProcess::start(outlives_terminal)?;
             successor.wait_ready(&listeners).await?;
             successor.release()
         };

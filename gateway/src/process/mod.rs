@@ -6,7 +6,6 @@
 pub(crate) mod admin;
 pub(crate) mod cli;
 pub(crate) mod lifecycle;
-mod notify;
 mod open;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use node_sdk::gateway::GatewayPeers;
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
@@ -58,6 +59,7 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     worker.shared.names.prepare(&prepared).await;
     worker.upstreams.refresh(&worker.shared);
     worker.serve(vec![(listener, false)], config, &CancellationToken::new()).await;
+    worker.peers.left().await;
     if let Some(log) = &worker.access_log {
         log.flush();
     }
@@ -147,6 +149,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
     drop((asked, renewed));
+    worker.peers.left().await;
     if let Some(log) = &worker.access_log {
         log.flush();
     }
@@ -157,8 +160,9 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
 /// Reads certificates again whenever the configuration changes.
 async fn renew(tls: Arc<Tls>, mut config: watch::Receiver<Arc<Config>>) {
     while config.changed().await.is_ok() {
-        let files = config.borrow_and_update().certificates.clone();
-        if let Err(error) = tls.reload(&files) {
+        let (files, tls) = (config.borrow_and_update().certificates.clone(), Arc::clone(&tls));
+        // A disk that does not answer must not keep the gateway from stopping.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || tls.reload(&files)).await {
             warn!("the earlier certificates stay in use: {error}");
         }
     }

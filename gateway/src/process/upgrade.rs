@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use net::{NOTIFY_SOCKET, notify_systemd};
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -24,13 +25,14 @@ use tokio::io::Interest;
 use tokio::time::timeout;
 use tracing::error;
 
-use super::notify::{NOTIFY_SOCKET, notify};
-
 /// The variable that tells a process that its standard input is such a socket.
 pub(crate) const VARIABLE: &str = "GATEWAY_TAKES_OVER";
 /// Its value from processes that tell the new one at the end to continue alone. Older processes,
 /// with the value 1, say nothing.
 const SAYS_SO: &str = "2";
+/// The variable that tells a process that SIGHUP was ignored when the first one of them was
+/// started. A program does not inherit that from one that handles SIGHUP.
+pub(crate) const OUTLIVES_TERMINAL: &str = "GATEWAY_OUTLIVES_TERMINAL";
 /// How long a new process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The byte of a new process that is ready.
@@ -82,6 +84,12 @@ impl ListenerKind {
     fn byte(self) -> u8 {
         Self::ALL.iter().find(|(purpose, _)| *purpose == self).map_or(END, |(_, byte)| *byte)
     }
+}
+
+/// Whether this process goes on when its terminal is closed: it, or the first one of those that it
+/// has replaced, was started with `nohup`.
+pub(crate) fn outlives_terminal() -> bool {
+    net::ignores_hang_ups() || std::env::var_os(OUTLIVES_TERMINAL).is_some()
 }
 
 /// In a new process: the listeners of the old one, if there is one. From then on this process ends
@@ -144,7 +152,7 @@ impl NewProcess {
     ///
     /// # Errors
     /// When it cannot be started, or must not be: see [`why_not`].
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(outlives_terminal: bool) -> io::Result<Self> {
         if let Some(why_not) = why_not() {
             return Err(io::Error::other(why_not));
         }
@@ -155,6 +163,9 @@ impl NewProcess {
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
         let mut command = Command::new(program);
         command.args(arguments).env(VARIABLE, SAYS_SO).stdin(Stdio::from(OwnedFd::from(theirs)));
+        if outlives_terminal {
+            command.env(OUTLIVES_TERMINAL, "1");
+        }
         let child = command.spawn()?;
         Ok(Self { child: Some(child), socket: tokio::net::UnixStream::from_std(ours)? })
     }
@@ -200,7 +211,7 @@ impl NewProcess {
     pub(crate) fn release(mut self) -> io::Result<u32> {
         self.socket.try_write(&[GO_ON])?;
         let child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
-        notify(&format!("MAINPID={}", child.id()));
+        notify_systemd(&format!("MAINPID={}", child.id()));
         Ok(child.id())
     }
 }

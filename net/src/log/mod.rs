@@ -1,16 +1,21 @@
 //! Logging that cannot harm the task that logs: lines that may fail, a thread that writes them,
 //! limits on how often one cause is logged, and escaped text from peers.
 //!
+//! The lines of a program without a tracing subscriber can be printed.
+//!
 //! It must not wait for the disk, terminal or pipe that a log goes to. It must not import other
 //! parts of this crate.
 
 mod escape;
+mod plain;
 mod throttle;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use escape::{Escaped, MAX_ESCAPED_BYTES, escaped, escaped_json};
+pub(crate) use plain::flush_printed;
+pub use plain::print_without_subscriber;
 pub use throttle::{KeyedThrottle, LogThrottle, LogThrottles, Tally};
 #[doc(hidden)]
 pub use tracing;
@@ -26,22 +31,28 @@ pub fn log_safely(line: impl FnOnce()) {
     let _lost = catch_unwind(AssertUnwindSafe(line));
 }
 
+/// As [`log_safely`], for lines that are printed if the program has no subscriber: see
+/// [`print_without_subscriber`].
+pub fn log_or_print(line: impl FnOnce()) {
+    log_safely(|| plain::with_subscriber(line));
+}
+
 /// As `tracing::error!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! error {
-    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::error!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::error!($($line)*)) };
 }
 
 /// As `tracing::warn!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! warn {
-    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::warn!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::warn!($($line)*)) };
 }
 
 /// As `tracing::info!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! info {
-    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::info!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::info!($($line)*)) };
 }
 
 /// As `tracing::debug!`, for tasks that must go on: see [`log_safely`](crate::log_safely).

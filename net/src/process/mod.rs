@@ -7,12 +7,14 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod ids;
+mod notify;
 mod open_files;
 #[cfg(feature = "cli")]
 mod setting;
 #[cfg(feature = "cli")]
 mod setting_value;
 mod signal;
+mod terminal;
 mod time;
 mod time_slice;
 
@@ -21,6 +23,7 @@ pub use cli::{
     LogFormat, LogGuard, LogLevel, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, port_owner,
 };
 pub use ids::unique_id;
+pub use notify::{NOTIFY_SOCKET, notify_systemd};
 pub use open_files::raise_open_files;
 #[cfg(feature = "cli")]
 pub use setting::{
@@ -28,6 +31,7 @@ pub use setting::{
 };
 #[cfg(feature = "cli")]
 pub use setting_value::{SettingValue, TextRule, ValueError, ValueKind};
-pub use signal::{log_last_line, stop_on_signals};
+pub use signal::{log_last_line, stop_on_signals, stop_on_signals_unless};
+pub use terminal::{HangUp, ignores_hang_ups};
 pub use time::{sleep_until_opt, time_of_day};
 pub use time_slice::{SliceQueue, TimeSlice};

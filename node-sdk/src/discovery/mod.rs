@@ -48,7 +48,12 @@ pub(crate) fn start(
     let local_node =
         LocalNode::new(id.clone(), &identity.name, identity.advert.zone.clone(), identity.network.clone(), blocked);
     let view = RegistryView::new(Arc::clone(&local_node));
-    let Some(address) = address else { return (view, local_node, RegistrationHandle { advert, requests }) };
+    let left = CancellationToken::new();
+    let handle = RegistrationHandle { advert, requests, left: left.clone() };
+    let Some(address) = address else {
+        left.cancel();
+        return (view, local_node, handle);
+    };
     if let Some(path) = &identity.cache {
         match cache::load(path) {
             Ok(Some((replica, age))) => {
@@ -73,8 +78,14 @@ pub(crate) fn start(
         translated: None,
         told_lost: true,
     };
-    tokio::spawn(run(client, Arc::clone(&view), stop));
-    (view, local_node, RegistrationHandle { advert, requests })
+    tokio::spawn({
+        let view = Arc::clone(&view);
+        async move {
+            let _left = left.drop_guard();
+            run(client, view, stop).await;
+        }
+    });
+    (view, local_node, handle)
 }
 
 /// Runs the client until `stop` is cancelled. After a panic it runs again, after a pause.

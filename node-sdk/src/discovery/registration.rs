@@ -8,11 +8,16 @@ use net::{Network, warn};
 use protocol::{Advert, Route, Secret, Visibility, VisibilityTarget};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
 
 /// Random bytes of a secret: too many to guess.
 const SECRET_BYTES: usize = 32;
+
+/// How long a node that stops waits until it has left: the time that a Distributor has to read it,
+/// and some for the cache file.
+const MAX_LEAVE_TIME: Duration = Duration::from_secs(1);
 
 /// Most visibility requests that wait for a session.
 pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
@@ -74,9 +79,17 @@ pub(crate) struct RegistrationHandle {
     /// The advert of the node; the session passes changes on.
     pub(super) advert: watch::Sender<Advert>,
     pub(super) requests: mpsc::Sender<VisibilityRequest>,
+    /// Cancelled when the task that keeps this node registered has ended.
+    pub(super) left: CancellationToken,
 }
 
 impl RegistrationHandle {
+    /// Completes when the Distributor has been told that this node leaves, and the cache file is
+    /// written; a disk may hold that up for so long. Cancel safe.
+    pub(crate) async fn left(&self) {
+        let _ = timeout(MAX_LEAVE_TIME, self.left.cancelled()).await;
+    }
+
     /// Changes the advert of the node. All other nodes are told.
     pub(crate) fn advertise(&self, change: impl FnOnce(&mut Advert)) {
         self.advert.send_if_modified(|advert| {

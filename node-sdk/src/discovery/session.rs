@@ -41,6 +41,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two writes of the cache file.
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
+/// How long the Distributor may take to read that this node leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often attempts that fail for the same reason are logged.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 
@@ -152,7 +154,8 @@ impl RegistryClient {
                     };
                     if let Some(suppressed) = failures.allow(Instant::now().into_std()) {
                         self.told_lost = true;
-                        warn!(distributor = %self.address, error, suppressed, "cannot reach the Distributor; trying every 3 s");
+                        let at = &self.address;
+                        warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
                     }
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
@@ -270,6 +273,7 @@ impl RegistryClient {
                         // the same.
                         let _ = session.write();
                     }
+                    stream.close_in_order(LEAVE_TIMEOUT).await;
                     self.store().await;
                     return SessionEnd::Lost("left");
                 }
@@ -335,7 +339,14 @@ impl RegistryClient {
             }
             session.has_told = true;
             if std::mem::take(&mut self.told_lost) {
-                info!(distributor = %self.address, name = %self.identity.name, "connected");
+                // A rejection says itself what is wrong.
+                let is_rejected = packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some();
+                let at = &self.address;
+                if is_rejected {
+                    info!(distributor = %at, name = %self.identity.name, "connected");
+                } else {
+                    info!(name = %self.identity.name, "connected: registered at {at}");
+                }
             }
         }
         session.is_v2 |= packet.version() == Version::V2;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
+use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
 use protocol::{Advert, HostPort, LEGACY_READ_BYTES, Visibility};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,8 @@ pub struct NodeBuilder {
     /// The guards and layers of the routes that follow; the outermost first.
     layers: Vec<Layer>,
     states: StateMap,
+    /// Prints nothing.
+    silent: bool,
     /// A setting for the last route that was given before any route.
     misplaced: Option<&'static str>,
 }
@@ -83,6 +85,7 @@ impl NodeBuilder {
             routes: Vec::new(),
             layers: Vec::new(),
             states: StateMap::default(),
+            silent: false,
             misplaced: None,
         }
     }
@@ -293,6 +296,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Prints nothing if the program has no tracing subscriber. Otherwise [`serve`](Self::serve)
+    /// prints to standard error what it would log: where the node listens and is registered, what
+    /// goes wrong, and that it stops.
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+
     /// The network of its connections: see [`TestMesh`](crate::testing::TestMesh).
     #[cfg(feature = "testing")]
     pub(crate) fn network(mut self, network: Network) -> Self {
@@ -312,18 +323,22 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens, registers, and serves until SIGTERM or SIGINT. Then the node leaves in order: other
-    /// nodes stop picking it, and calls in flight finish. A second signal ends the process at once,
-    /// with status 130. A process that is still there after 15 s, because all its threads are busy
+    /// Listens, registers, and serves until SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is
+    /// closed; ignored if `nohup` says so). Then the node leaves in order: other nodes stop picking
+    /// it, and calls in flight finish. A second SIGTERM or SIGINT ends the process at once, with
+    /// status 130. A process that is still there after 15 s, because all its threads are busy
     /// or blocked by a log that is not read, ends with status 1.
+    ///
+    /// A unit of systemd may say `Type=notify`: the node is ready when it listens.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
     /// time, so that the exit code of `main` shows it. A node that has started ends only by a
     /// signal.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
+        let stop = self.hear_signals()?;
         let node = self.start().await?;
+        notify_systemd("READY=1");
         stop.cancelled().await;
         node.end().await
     }
@@ -340,8 +355,9 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
+        let stop = self.hear_signals()?;
         let node = self.start().await?;
+        notify_systemd("READY=1");
         tokio::select! {
             () = stop.cancelled() => {}
             visibility = node.wait_visible(percent, within) => {
@@ -356,6 +372,14 @@ impl NodeBuilder {
             }
         }
         node.end().await
+    }
+
+    /// What concerns the whole process: signals, and lines on standard error.
+    fn hear_signals(&self) -> Result<CancellationToken, StartError> {
+        if !self.silent {
+            net::print_without_subscriber();
+        }
+        net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)
     }
 
     /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
@@ -380,6 +404,7 @@ impl NodeBuilder {
             routes: given,
             layers: _,
             states,
+            silent: _,
             misplaced,
         } = self;
         if let Some(setting) = misplaced {

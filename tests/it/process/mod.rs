@@ -3,6 +3,7 @@
 
 mod endings;
 mod gateway;
+mod managers;
 mod metrics;
 mod network;
 mod notices;

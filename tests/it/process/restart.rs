@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use node_sdk::{Node, ServiceError};
-use tests::{Cluster, HttpClient, Peer, Process, eventually, pick_port};
+use rustix::process::Signal;
+use tests::{Cluster, HttpClient, Peer, Process, eventually, pick_address, pick_port};
 use tokio::task::JoinSet;
 
-use crate::programs::{DISTRIBUTOR, GATEWAY, NODE};
+use crate::programs::{DISTRIBUTOR, GATEWAY, HELLO, NODE};
 
 #[tokio::test]
 async fn rs1_sigterm_ends_idle_programs_in_order() {
@@ -188,7 +189,7 @@ async fn a_node_says_when_the_distributor_is_lost_and_when_it_is_back() {
     distributor.kill().await;
     node.line("connection to the Distributor lost").await;
     let _distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
-    eventually("it says that it is back", async || node.output().matches(" connected ").count() == 2).await;
+    eventually("it says that it is back", async || node.output().matches(" connected: registered at ").count() == 2).await;
 }
 
 #[tokio::test]
@@ -261,4 +262,36 @@ async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
     for client in clients {
         assert!(client.await.unwrap() > 0);
     }
+}
+
+#[tokio::test]
+async fn c2_a_service_without_a_log_says_where_it_is() {
+    let (cluster, nobody) = (Cluster::start(), pick_address().to_string());
+    let distributor = cluster.address.to_string();
+
+    let mut hello = Process::start(HELLO, &[&distributor, "plain"]);
+    let lines = [hello.line("listening address=127.0.0.1:").await, hello.line("registered at").await];
+    assert!(lines[0].starts_with(" INFO ") && lines[1].contains(&distributor), "{lines:?}");
+    hello.signal(Signal::TERM);
+    hello.line("stopping").await;
+    hello.line("stopped").await;
+    assert_eq!(hello.ended().await.code(), Some(0));
+
+    let alone = Process::start(HELLO, &[&nobody, "plain"]);
+    alone.line("listening").await;
+    alone.line(&format!("no Distributor at {nobody}: trying every 3 s")).await;
+    assert_eq!(alone.terminate().await.code(), Some(0));
+
+    let mut silent = Process::start(HELLO, &[&distributor, "silent"]);
+    let mut observer = cluster.peer().await;
+    eventually("it is listed", async || !observer.ask(1).await.is_empty()).await;
+    silent.signal(Signal::TERM);
+    assert_eq!((silent.ended().await.code(), silent.output()), (Some(0), String::new()));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let mut refused = Process::start(HELLO, &[&distributor, "plain", &at]);
+    assert_eq!(refused.ended().await.code(), Some(1));
+    refused.line(&format!("Error: the node cannot start: cannot listen on {at}: Address already in use")).await;
+    assert_eq!(refused.output().lines().count(), 1, "{}", refused.output());
 }

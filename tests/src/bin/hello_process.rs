@@ -1,5 +1,5 @@
 //! The service of the README, with the usual log on standard output, for tests that close its
-//! output.
+//! output, or with none.
 
 use node_sdk::{Node, Params, ServiceError};
 
@@ -12,10 +12,23 @@ async fn hello(Params(who): Params<Who>) -> Result<String, ServiceError> {
     Ok(format!("Hello, {}!", who.name))
 }
 
-/// Argument: where the Distributor is.
+/// Arguments: where the Distributor is; `plain` for no log, or `silent` for no lines at all; where
+/// it listens.
 #[tokio::main]
 async fn main() -> Result<(), node_sdk::StartError> {
-    tracing_subscriber::fmt().init();
-    let distributor = std::env::args().nth(1).unwrap_or_default();
-    Node::builder("hello").distributor(distributor).route("GET/hello", hello).serve().await
+    let mut arguments = std::env::args().skip(1);
+    let (distributor, how) = (arguments.next().unwrap_or_default(), arguments.next());
+    let node = Node::builder("hello").distributor(distributor).route("GET/hello", hello);
+    let node = match arguments.next() {
+        Some(address) => node.listen(address),
+        None => node,
+    };
+    match how.as_deref() {
+        Some("silent") => node.silent().serve().await,
+        Some(_) => node.serve().await,
+        None => {
+            tracing_subscriber::fmt().init();
+            node.serve().await
+        }
+    }
 }

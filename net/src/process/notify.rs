@@ -4,10 +4,12 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 
 /// The variable with the socket on which systemd listens, if it wants notifications.
-pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Sends a notification to systemd, as sd_notify(3) does. Does nothing without systemd.
-pub(crate) fn notify(state: &str) {
+/// Sends a notification to systemd, as sd_notify(3) does: `READY=1` or `MAINPID=7`. Does nothing
+/// without systemd, never waits, and never fails. [`stop_on_signals`](crate::stop_on_signals) sends
+/// `STOPPING=1`.
+pub fn notify_systemd(state: &str) {
     let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
     let _ = send_state(&path, state);
 }
@@ -32,7 +34,7 @@ mod tests {
 
     #[test]
     fn systemd_is_notified_wherever_it_listens() {
-        let folder = std::env::temp_dir().join(format!("notify-{:x}", net::unique_id()));
+        let folder = std::env::temp_dir().join(format!("notify-{:x}", crate::unique_id()));
         let there = UnixDatagram::bind(&folder).unwrap();
         send_state(folder.as_os_str(), "READY=1").unwrap();
         let mut buffer = [0; 64];

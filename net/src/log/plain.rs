@@ -1,0 +1,153 @@
+//! Log lines of programs that have no tracing subscriber: they go to standard error.
+
+use std::fmt::{Debug, Write};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tracing::dispatcher::{Dispatch, get_default, with_default};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{Interest, NoSubscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use super::{LineWriter, escaped};
+
+/// The printer of this process, if it has one.
+static PRINTER: OnceLock<Printer> = OnceLock::new();
+/// The crates whose lines are printed.
+const CRATES: [&str; 2] = ["net", "node_sdk"];
+/// Bytes of a line that are printed.
+const LINE_BYTES: usize = 2048;
+
+/// From now on, lines of this crate and of node-sdk, from info on, are printed to standard error
+/// whenever the program has no tracing subscriber. No task waits for that, and nothing fails.
+pub fn print_without_subscriber() {
+    if PRINTER.get().is_none() {
+        let on_lost = |lost| crate::warn!(lost, "log lines were lost, because they could not be written");
+        // Without a thread there are no lines, and the process goes on.
+        if let Ok(lines) = LineWriter::start("log", io::stderr(), Duration::ZERO, on_lost) {
+            let lines = Arc::new(lines);
+            let dispatch = Dispatch::new(PlainSubscriber { lines: Arc::clone(&lines) });
+            let _ = PRINTER.set(Printer { dispatch, lines });
+        }
+    }
+}
+
+/// Runs a log call with the subscriber of the program, or else with the printer.
+pub(super) fn with_subscriber(line: impl FnOnce()) {
+    match PRINTER.get() {
+        Some(printer) if get_default(Dispatch::is::<NoSubscriber>) => with_default(&printer.dispatch, line),
+        _ => line(),
+    }
+}
+
+/// Waits until the printed lines are written, at most for `within`.
+pub(crate) fn flush_printed(within: Duration) {
+    if let Some(printer) = PRINTER.get() {
+        printer.lines.flush(within);
+    }
+}
+
+#[derive(Debug)]
+struct Printer {
+    dispatch: Dispatch,
+    lines: Arc<LineWriter>,
+}
+
+/// Turns events into lines. It knows no spans.
+#[derive(Debug)]
+struct PlainSubscriber {
+    lines: Arc<LineWriter>,
+}
+
+impl Subscriber for PlainSubscriber {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let name = metadata.target().split("::").next().unwrap_or_default();
+        metadata.is_event() && *metadata.level() <= Level::INFO && CRATES.contains(&name)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let text = format!("{}{}", fields.message, fields.others);
+        self.lines.push(format!("{:>5} {}\n", event.metadata().level().as_str(), escaped(text, LINE_BYTES)));
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+}
+
+/// The parts of an event.
+#[derive(Debug, Default)]
+struct Fields {
+    message: String,
+    others: String,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Writing to a text does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.others, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_line_of_words() {
+        #[derive(Clone, Debug, Default)]
+        struct Output(Arc<std::sync::Mutex<Vec<u8>>>);
+
+        impl io::Write for Output {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let output = Output::default();
+        let lines = Arc::new(LineWriter::start("test", output.clone(), Duration::ZERO, |_| {}).unwrap());
+        with_default(&Dispatch::new(PlainSubscriber { lines: Arc::clone(&lines) }), || {
+            let error = "refused\n";
+            tracing::warn!(port = 7, error, "no {} there", "one");
+            tracing::debug!("of no interest");
+            tracing::info!(target: "other", "of another crate");
+            tracing::info!(address = %"here", "listening");
+        });
+        lines.flush(Duration::from_secs(20));
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, " WARN no one there port=7 error=refused\\n\n INFO listening address=here\n");
+    }
+}

@@ -1,0 +1,142 @@
+//! What starts and stops programs: systemd, a container, a small init.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tests::{Cluster, Process, can_run, eventually, pick_address};
+use tokio::net::TcpStream;
+
+use crate::programs::{DISTRIBUTOR, GATEWAY, GOODS, HELLO, NODE, SHOP};
+
+/// The socket on which systemd listens.
+struct Systemd {
+    socket: tokio::net::UnixDatagram,
+    path: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Systemd {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify").to_str().unwrap().to_owned();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self { socket: tokio::net::UnixDatagram::from_std(socket).unwrap(), path, _folder: folder }
+    }
+
+    async fn is_told(&self, expected: &str) {
+        let mut buffer = [0; 64];
+        let told = tokio::time::timeout(Duration::from_secs(60), self.socket.recv(&mut buffer)).await;
+        let bytes = told.expect(expected).unwrap();
+        assert_eq!(std::str::from_utf8(&buffer[..bytes]).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn up10_systemd_is_told_what_is_ready_which_process_it_is_and_that_it_stops() {
+    let (cluster, systemd) = (Cluster::start(), Systemd::new());
+    let distributor = cluster.address.to_string();
+    let environment = [("NOTIFY_SOCKET", systemd.path.as_str())];
+    for (program, arguments) in
+        [(DISTRIBUTOR, &["--listen", "127.0.0.1:0"][..]), (NODE, &[&distributor]), (HELLO, &[&distributor, "plain"])]
+    {
+        let process = Process::start_with(program, arguments, &environment);
+        systemd.is_told("READY=1").await;
+        process.signal(Signal::TERM);
+        systemd.is_told("STOPPING=1").await;
+    }
+
+    let at = pick_address();
+    let arguments = ["--listen", &at.to_string(), "--admin", "off", "--distributor", &distributor];
+    let mut old = Process::start_with(GATEWAY, &arguments, &environment);
+    systemd.is_told("READY=1").await;
+    old.line("listening").await;
+    old.signal(Signal::USR2);
+    let ready = old.line("the new process is ready").await;
+    let new: i32 = ready.rsplit_once("pid=").unwrap().1.trim().parse().unwrap();
+    // The one that only drains says nothing of the service.
+    systemd.is_told(&format!("MAINPID={new}")).await;
+    assert_eq!(old.ended().await.code(), Some(0));
+    assert!(TcpStream::connect(at).await.is_ok());
+    kill_process(Pid::from_raw(new).unwrap(), Signal::TERM).unwrap();
+    systemd.is_told("STOPPING=1").await;
+    eventually("the new one ends", async || std::net::TcpListener::bind(at).is_ok()).await;
+}
+
+/// A program in a namespace of processes, of which `words` begin the first one.
+struct Container {
+    unshare: Process,
+}
+
+impl Container {
+    fn start(words: &[&str]) -> Self {
+        let all = [&["-pf", "--kill-child", "--mount-proc"], words].concat();
+        Self { unshare: Process::start("unshare", &all) }
+    }
+
+    fn child_of(process: Pid) -> Pid {
+        let pid = process.as_raw_pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap()).unwrap()
+    }
+
+    /// The first process, seen from outside.
+    fn first(&self) -> Pid {
+        Self::child_of(self.unshare.pid())
+    }
+}
+
+fn namespaces_can_be_made() -> bool {
+    let can = std::process::Command::new("unshare").args(["-pf", "--mount-proc", "true"]).output();
+    can_run("namespaces", "run it as root, with unshare", can.is_ok_and(|out| out.status.success()))
+}
+
+#[tokio::test]
+async fn up9_the_first_process_of_a_container_stops_at_each_signal() {
+    if !namespaces_can_be_made() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let distributor = cluster.address.to_string();
+    for (program, more, line) in [
+        (DISTRIBUTOR, &[][..], "listening"),
+        (GATEWAY, &["--admin", "off", "--distributor", &distributor], "connected"),
+        (GOODS, &["--distributor", &distributor], "connected"),
+        (SHOP, &["--instances", "1", "--distributor", "127.0.0.1:0"], "Ctrl-C closes it"),
+    ] {
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+            let listen = pick_address().to_string();
+            let mut container = Container::start(&[&[program, "--listen", &listen], more].concat());
+            container.unshare.line(line).await;
+            kill_process(container.first(), signal).unwrap();
+            if program == GATEWAY && signal == Signal::HUP {
+                container.unshare.line("there is nothing to read again").await;
+                kill_process(container.first(), Signal::TERM).unwrap();
+            }
+            assert_eq!(container.unshare.ended().await.code(), Some(0), "{program} {signal:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn up9_below_an_init_a_gateway_stops_and_is_not_replaced() {
+    if !namespaces_can_be_made() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The name is what counts.
+    let init = folder.path().join("tini");
+    std::os::unix::fs::symlink("/bin/sh", &init).unwrap();
+    let listen = pick_address().to_string();
+    let line = format!("{GATEWAY} --listen {listen} --admin off & wait $!");
+    let mut container = Container::start(&[init.to_str().unwrap(), "-c", &line]);
+    container.unshare.line("listening").await;
+    let gateway = Container::child_of(container.first());
+    kill_process(gateway, Signal::USR2).unwrap();
+    container.unshare.line("the init of this container would end the container with this process").await;
+    // Shells start what is in the background with SIGINT ignored.
+    kill_process(gateway, Signal::INT).unwrap();
+    container.unshare.line("stopped").await;
+    assert_eq!(container.unshare.ended().await.code(), Some(0));
+}
