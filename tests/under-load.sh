@@ -25,7 +25,7 @@ fi
 # What stops the build is shown; then each binary, and the folder of its crate, where cargo runs it.
 cargo test --locked "${packages[@]}" --no-run
 mapfile -t binaries < <(cargo test --locked "${packages[@]}" --no-run --message-format json 2>/dev/null |
-  sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"test":true.*"executable":"\([^"]*\)".*|\1 \2|p')
+  sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\1 \2|p')
 ((${#binaries[@]})) || { echo 'no test binary was built' >&2; exit 2; }
 
 rm -rf "$logs" && mkdir -p "$logs"

@@ -3,6 +3,7 @@
 //! time, hours pass in milliseconds.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,12 +38,17 @@ struct NetState {
     ports: u16,
     frozen: HashSet<IpAddr>,
     delays: HashMap<IpAddr, Duration>,
+    work: HashMap<IpAddr, Work>,
     /// Pairs of hosts that cannot reach one another, the lower address first.
     cuts: HashSet<(IpAddr, IpAddr)>,
     listeners: HashMap<SocketAddr, Arc<AcceptQueue>>,
     next_connection: u64,
     connections: HashMap<u64, VirtualConnection>,
 }
+
+/// What a host does at each read and write.
+#[derive(Clone)]
+struct Work(Arc<dyn Fn() + Send + Sync>);
 
 /// One host of a network. Clones are cheap and stand for the same host.
 #[derive(Clone, Debug)]
@@ -163,6 +169,12 @@ impl Host {
         self.net.lock().delays.insert(self.address, delay);
     }
 
+    /// Calls `work` at each read and write of this host from now on. With paused time, `work` may
+    /// advance the clock by the time that a real host would spend on the bytes.
+    pub fn set_work(&self, work: impl Fn() + Send + Sync + 'static) {
+        self.net.lock().work.insert(self.address, Work(Arc::new(work)));
+    }
+
     /// Resets the connections of the host, and closes its listeners.
     pub fn kill(&self) {
         let mut state = self.net.lock();
@@ -216,6 +228,12 @@ impl Host {
     }
 }
 
+impl fmt::Debug for Work {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Work")
+    }
+}
+
 impl NetState {
     fn port(&mut self) -> u16 {
         self.ports = self.ports.checked_add(1).unwrap_or_default();
@@ -228,6 +246,10 @@ impl NetState {
 
     fn delay(&self, hosts: [IpAddr; 2]) -> Duration {
         hosts.iter().filter_map(|host| self.delays.get(host)).sum()
+    }
+
+    fn work(&self, id: u64, side: usize) -> Option<Work> {
+        self.work.get(&self.connections.get(&id)?.ends[side].ip()).cloned()
     }
 
     /// Whether an end can be read now: it has bytes, the end of the stream, or an error.
@@ -273,8 +295,10 @@ impl Pipe {
         }
         direction.bytes -= count;
         let writer = direction.wakers[1].take();
+        let work = state.work(self.id, self.side);
         drop(state);
         writer.into_iter().for_each(Waker::wake);
+        work.into_iter().for_each(|work| work.0());
         Ok(count)
     }
 
@@ -296,8 +320,10 @@ impl Pipe {
         }
         direction.bytes += count;
         let reader = direction.wakers[0].take();
+        let work = state.work(self.id, self.side);
         drop(state);
         reader.into_iter().for_each(Waker::wake);
+        work.into_iter().for_each(|work| work.0());
         Ok(count)
     }
 

@@ -9,3 +9,4 @@ mod process;
 mod programs;
 mod registry;
 mod sdk;
+mod turns;

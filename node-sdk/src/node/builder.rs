@@ -306,7 +306,8 @@ impl NodeBuilder {
 
     /// The network of its connections: see [`TestMesh`](crate::testing::TestMesh).
     #[cfg(feature = "testing")]
-    pub(crate) fn network(mut self, network: Network) -> Self {
+    #[doc(hidden)]
+    pub fn network(mut self, network: Network) -> Self {
         self.network = network;
         self
     }

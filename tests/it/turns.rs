@@ -1,0 +1,225 @@
+//! A task that always has something to do leaves its thread to others after a time slice.
+//!
+//! These tests have no clock. Time is paused, and passes only while the host under test works: by
+//! the same amount for each step, such as a read. Another task of the thread counts how much time
+//! passes between two of its turns.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use net::{Acceptor, Host, Network, Socket, TimeSlice, VirtualNet};
+use node_sdk::Node;
+use serde_json::json;
+use tests::patient;
+use tokio::task::{AbortHandle, yield_now};
+use tokio::time::{Instant, advance, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How long a step takes: a few of them make a time slice.
+const STEP: Duration = Duration::from_micros(300);
+/// The longest time that others wait: a time slice, which reads its clock only now and then.
+const LONGEST_WAIT: Duration = TimeSlice::LENGTH.saturating_mul(2).saturating_add(STEP);
+/// Steps of a test: what is sent for them is far more than a task may do in one go.
+const STEPS: usize = 300;
+/// How often the other task runs without a step before the test gives up.
+const IDLE_TURNS: usize = 100_000;
+
+/// Counts steps, and lets time pass for each.
+#[derive(Clone, Default)]
+struct Work(Arc<AtomicUsize>);
+
+impl Work {
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        // The first poll moves the clock; what would follow is a turn of others.
+        let _ = pin!(advance(STEP)).poll(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Has a host work at each read and write.
+    fn at(&self, host: &Host) {
+        let work = self.clone();
+        host.set_work(move || work.step());
+    }
+
+    /// Takes turns with the tasks of the test, and checks that it never waits long for one.
+    #[track_caller]
+    fn check(&self) -> impl Future<Output = ()> {
+        let place = std::panic::Location::caller();
+        async move {
+            let (begun, mut seen, mut idle) = (self.steps(), self.steps(), 0);
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while seen < begun + STEPS {
+                yield_now().await;
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+                idle = if self.steps() == seen { idle + 1 } else { 0 };
+                assert!(idle < IDLE_TURNS, "nothing is done after {} steps ({place})", seen - begun);
+                seen = self.steps();
+            }
+            assert!(longest <= LONGEST_WAIT, "others waited for {longest:?} ({place})");
+        }
+    }
+
+    fn steps(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A task that ends with the test's scene.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Writes the same bytes again and again, in pieces that are read one by one, and discards what
+/// comes back.
+fn flood(socket: Socket, bytes: impl Into<Vec<u8>>, piece: usize) -> Task {
+    let bytes = bytes.into();
+    let task = async move {
+        for part in bytes.chunks(piece).cycle() {
+            let mut left = part;
+            while !left.is_empty() {
+                while socket.try_read(&mut [0; 16 * 1024]).is_ok_and(|bytes| bytes > 0) {}
+                match socket.try_write(left) {
+                    Ok(written) => left = &left[written..],
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        let interest = tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE;
+                        socket.ready(interest).await.unwrap();
+                    }
+                    Err(_gone) => return,
+                }
+            }
+        }
+    };
+    Task(tokio::spawn(task).abort_handle())
+}
+
+/// A Distributor on a host of its own.
+struct Scene {
+    net: VirtualNet,
+    host: Host,
+    work: Work,
+    _stop: DropGuard,
+}
+
+impl Scene {
+    fn start() -> Self {
+        let net = VirtualNet::default();
+        let (host, stop) = (net.host(), CancellationToken::new());
+        let listener = Network::Virtual(host.clone()).bind(([0, 0, 0, 0], 1).into()).unwrap();
+        let config =
+            distributor::Config { packet_burst: 1_000_000, update_burst: 1_000_000, pings_per_second: 1, ..patient() };
+        tokio::spawn(distributor::serve(vec![listener], config, stop.clone()));
+        Self { net, host, work: Work::default(), _stop: stop.drop_guard() }
+    }
+
+    /// A connection from a new host to a port of another one.
+    async fn connect(&self, to: &Host, port: u16) -> Socket {
+        Network::Virtual(self.net.host()).connect_to((to.address(), port).into()).await.unwrap()
+    }
+
+    /// A connection to the Distributor.
+    async fn peer(&self) -> Socket {
+        self.connect(&self.host, 1).await
+    }
+
+    /// A node on a host of its own.
+    async fn node(&self, host: &Host, node: node_sdk::NodeBuilder) -> Node {
+        let distributor = format!("{}:1", self.host.address());
+        node.network(Network::Virtual(host.clone()))
+            .listen("127.0.0.1:2")
+            .distributor(distributor)
+            .start()
+            .await
+            .unwrap()
+    }
+}
+
+fn send(socket: &Socket, packet: impl std::fmt::Display) {
+    let packet = format!("{packet}¶");
+    assert_eq!(socket.try_write(packet.as_bytes()).unwrap(), packet.len());
+}
+
+fn registration(name: &str, port: u16, urls: &[&str]) -> serde_json::Value {
+    let params = json!({ "port": port, "name": name, "urls": urls, "$": { "v": 2, "id": name } });
+    json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": {} })
+}
+
+#[tokio::test(start_paused = true)]
+async fn fr14_a_peer_of_the_distributor_that_never_pauses_leaves_time_for_others() {
+    // A packet in many small pieces: each read is a step.
+    let scene = Scene::start();
+    let packet = format!(r#"{{"uri":"/x","method":"GET","params":"{}"}}¶"#, "x".repeat(60_000));
+    let _flood = flood(scene.peer().await, packet, 100);
+    scene.work.at(&scene.host);
+    scene.work.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fr14_many_packets_that_came_at_once_leave_time_for_others() {
+    // A registration in another place each time writes a line to the log, which is a step.
+    let scene = Scene::start();
+    let log = || {
+        let work = scene.work.clone();
+        let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG);
+        lines.with_writer(move || LineCounter(work.clone())).set_default()
+    };
+    // While a process has one log only, the thread that meets a line first decides for all threads
+    // whether it is written: with two, they are asked.
+    let _logs = [log(), log()];
+    let packets: String = (1..=1000).map(|port| format!("{}¶", registration("moves", port, &[]))).collect();
+    let _flood = flood(scene.peer().await, packets, usize::MAX);
+    scene.work.check().await;
+}
+
+/// A log whose lines take time.
+struct LineCounter(Work);
+
+impl std::io::Write for LineCounter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.step();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fr14_a_change_that_many_are_told_of_leaves_time_for_others() {
+    let scene = Scene::start();
+    let mut followers = Vec::new();
+    for number in 1..=2 * STEPS {
+        let follower = scene.peer().await;
+        send(&follower, registration(&format!("n{number}"), 1, &[]));
+        followers.push(follower);
+    }
+    // All are told of one another, and the pause after that is over.
+    sleep(Duration::from_secs(1)).await;
+    scene.work.at(&scene.host);
+    send(&followers[0], registration("n1", 2, &[]));
+    scene.work.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ov4_a_distributor_that_never_pauses_leaves_time_for_others() {
+    let scene = Scene::start();
+    let (false_distributor, host) = (scene.net.host(), scene.net.host());
+    let listener = Network::Virtual(false_distributor.clone()).bind(([0, 0, 0, 0], 1).into()).unwrap();
+    let mut nodes = Acceptor::new(listener);
+    let node = Node::builder("node").network(Network::Virtual(host.clone())).listen("127.0.0.1:2");
+    let _node = node.distributor(format!("{}:1", false_distributor.address())).start().await.unwrap();
+    let (socket, _) = nodes.accept().await;
+    let _flood = flood(socket, r#"{"uri":"$nothing","$":{}}¶"#, usize::MAX);
+    scene.work.at(&host);
+    scene.work.check().await;
+}
