@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use net::{Acceptor, Host, Network, Socket, TimeSlice, VirtualNet};
-use node_sdk::Node;
+use node_sdk::{Node, ServiceError};
 use serde_json::json;
 use tests::patient;
 use tokio::task::{AbortHandle, yield_now};
@@ -207,6 +207,37 @@ async fn fr14_a_change_that_many_are_told_of_leaves_time_for_others() {
     sleep(Duration::from_secs(1)).await;
     scene.work.at(&scene.host);
     send(&followers[0], registration("n1", 2, &[]));
+    scene.work.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ov4_a_caller_that_never_pauses_leaves_time_for_others() {
+    let scene = Scene::start();
+    let call = r#"{"uri":"/work","method":"GET","key":1,"$":{},"params":null}¶"#;
+    // Calls that are answered at once, and calls whose work comes later.
+    for later in [false, true] {
+        let host = scene.net.host();
+        let work = scene.work.clone();
+        let handler = move || {
+            let work = work.clone();
+            async move {
+                if later {
+                    yield_now().await;
+                }
+                work.step();
+                Ok::<_, ServiceError>(())
+            }
+        };
+        let _node = scene.node(&host, Node::builder("works").route("GET/work", handler)).await;
+        let _flood = flood(scene.connect(&host, 2).await, call.repeat(1000), usize::MAX);
+        scene.work.check().await;
+    }
+    // A call in many small pieces.
+    let host = scene.net.host();
+    let _node = scene.node(&host, Node::builder("reads")).await;
+    let packet = format!(r#"{{"uri":"/x","method":"GET","key":1,"$":{{}},"params":"{}"}}¶"#, "x".repeat(1 << 20));
+    let _flood = flood(scene.connect(&host, 2).await, packet, 100);
+    scene.work.at(&host);
     scene.work.check().await;
 }
 

@@ -129,9 +129,15 @@ impl TimeSlice {
 
     /// As [`is_over`](Self::is_over), after each step of a loop, such as a packet of `bytes`. It
     /// reads the clock only now and then, so that a slice lasts at most about twice its length, or
-    /// as long as one step.
+    /// as long as one step, while all steps cost about the same. See
+    /// [`expect_other_steps`](Self::expect_other_steps) if they do not.
     pub fn is_over_after(&mut self, bytes: usize) -> bool {
         self.steps.add(bytes) && self.is_over()
+    }
+
+    /// The next steps are of another kind: that the last ones were cheap says nothing of them.
+    pub fn expect_other_steps(&mut self) {
+        self.steps = ClockSteps::FIRST;
     }
 
     /// Lets other tasks run if the slice is over, and begins the next. Cancel safe.

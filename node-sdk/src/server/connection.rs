@@ -150,6 +150,7 @@ impl CallerConnection<'_> {
                 Ok(more) => more,
                 Err(reason) => return CallerEnd::Cut(reason),
             };
+            connection.slice.expect_other_steps();
             while connection.is_reading()
                 && let Some(Some(polled)) = connection.running.next().now_or_never()
             {
