@@ -242,6 +242,25 @@ async fn ov4_a_caller_that_never_pauses_leaves_time_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ov4_a_callee_that_never_pauses_leaves_time_for_others() {
+    let scene = Scene::start();
+    let (callee, host) = (scene.net.host(), scene.net.host());
+    let mut callers = Acceptor::new(Network::Virtual(callee.clone()).bind(([0, 0, 0, 0], 2).into()).unwrap());
+    let registered = Network::Virtual(callee).connect_to((scene.host.address(), 1).into()).await.unwrap();
+    send(&registered, registration("callee", 2, &["GET/work"]));
+    let caller = scene.node(&host, Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/work"]).await;
+    let peers = caller.peers().clone();
+    let call = tokio::spawn(async move { peers.call::<u32>("GET/work", &()).await });
+    let (socket, _) = callers.accept().await;
+    // Answers to calls that nobody made, one in each read.
+    let _flood = flood(socket, r#"{"key":7,"$":{},"params":1}¶"#, usize::MAX);
+    scene.work.at(&host);
+    scene.work.check().await;
+    call.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn ov4_a_distributor_that_never_pauses_leaves_time_for_others() {
     let scene = Scene::start();
     let (false_distributor, host) = (scene.net.host(), scene.net.host());

@@ -49,6 +49,8 @@ struct Driver {
     responses: Vec<Bytes>,
     /// Whether the reader may hold more frames.
     more: bool,
+    /// Since when the task has always had something to do, and has not yielded.
+    working_since: Option<Instant>,
 }
 
 /// Why serving the connection pauses or ends.
@@ -90,8 +92,15 @@ impl Connection {
         is_up();
         let mut reader = FrameReader::new(MAX_FRAME_BYTES);
         reader.join_pieces(self.version == Version::V1);
-        let mut socket =
-            Driver { stream, reader, unsent: BytesMut::new(), stalled_since: None, responses: Vec::new(), more: false };
+        let mut socket = Driver {
+            stream,
+            reader,
+            unsent: BytesMut::new(),
+            stalled_since: None,
+            responses: Vec::new(),
+            more: false,
+            working_since: None,
+        };
         let reason = loop {
             match poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await {
                 DriverPause::Yield => yield_now().await,
@@ -142,11 +151,13 @@ impl Connection {
         if socket.unsent.is_empty() && self.lock().calls.yields_for_others() {
             return Poll::Ready(DriverPause::Yield);
         }
-        let mut begin = None;
         for _ in 0..ROUNDS_PER_YIELD {
             let now = Instant::now();
-            if now - *begin.get_or_insert(now) >= TimeSlice::LENGTH {
-                break;
+            if now - *socket.working_since.get_or_insert(now) >= TimeSlice::LENGTH {
+                // Unlike a task that only wakes itself, one that yields lets the runtime read the
+                // events of the system first.
+                socket.working_since = None;
+                return Poll::Ready(DriverPause::Yield);
             }
             let writing = match self.write(context, socket, now) {
                 Ok(writing) => writing,
@@ -176,7 +187,10 @@ impl Connection {
             }
             match due.into_iter().chain(stalls).min() {
                 Some(due) if self.sleep_until(context, timer.as_mut(), due).is_ready() => {}
-                _ => return Poll::Pending,
+                _ => {
+                    socket.working_since = None;
+                    return Poll::Pending;
+                }
             }
         }
         context.waker().wake_by_ref();
