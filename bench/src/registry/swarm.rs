@@ -1,5 +1,7 @@
 //! Thousands of version 2 nodes in one thread.
 
+mod arriving;
+
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,6 +15,8 @@ use protocol::{
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+use self::arriving::Arriving;
 
 /// Nodes that keep and check a replica, as a real node does; the others only count entries.
 const THOROUGH: usize = 8;
@@ -338,59 +342,6 @@ impl SwarmNode {
         }
         seen.changed.notify_waiters();
         (!out.is_empty()).then_some(out)
-    }
-}
-
-/// A packet that is coming in. Ten thousand nodes have no room for ten thousand lists: of a large
-/// one that is not parsed, entries are counted as they come, and its head and the stamp at its end
-/// are kept.
-#[derive(Debug, Default)]
-struct Arriving {
-    bytes: Vec<u8>,
-    joined: usize,
-    left: usize,
-    /// The stamp has begun, and everything from it on is kept.
-    stamped: bool,
-    is_counted: bool,
-}
-
-/// Larger ones are counted as they come.
-const LARGE: usize = 64 * 1024;
-/// Of a large packet, what is kept of its beginning, and what may be the beginning of something at
-/// its end. The head has no entry yet.
-const HEAD: usize = 48;
-const OVERLAP: usize = 24;
-
-impl Arriving {
-    /// Where in `rest` it ends, delimiter included.
-    fn end(&self, rest: &[u8]) -> Option<usize> {
-        match (self.bytes.last(), rest.first()) {
-            (Some(0xC2), Some(0xB6)) => Some(1),
-            _ => memmem::find(rest, "¶".as_bytes()).map(|at| at + 2),
-        }
-    }
-
-    fn add(&mut self, bytes: &[u8], may_count: bool) {
-        self.bytes.extend_from_slice(bytes);
-        if !may_count || self.stamped || (self.bytes.len() < LARGE && !self.is_counted) {
-            return;
-        }
-        // What begins in the overlap is searched again with what follows.
-        let upto = self.bytes.len() - OVERLAP;
-        let stamp = memmem::find(&self.bytes[HEAD..], br#","$":{"epoch":"#).map(|at| HEAD + at);
-        let upto = stamp.unwrap_or(upto).max(HEAD);
-        let count = |what: &[u8]| memmem::find_iter(&self.bytes[HEAD..], what).filter(|at| HEAD + at < upto).count();
-        self.joined += count(br#""port":"#);
-        self.left += count(br#""reason":"#);
-        self.stamped = stamp.is_some();
-        self.is_counted = true;
-        self.bytes.drain(HEAD..upto);
-    }
-
-    /// Entries that it brings, and ids that it takes away.
-    fn counts(&self) -> (usize, usize) {
-        let count = |what: &[u8]| memmem::find_iter(&self.bytes, what).count();
-        (self.joined + count(br#""port":"#), self.left + count(br#""reason":"#))
     }
 }
 

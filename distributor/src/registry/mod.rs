@@ -11,6 +11,7 @@ pub(crate) mod history;
 mod interest_budget;
 pub(crate) mod liveness;
 mod mass_loss;
+mod publishing;
 mod restore;
 mod suspicions;
 mod unreachable;
@@ -22,11 +23,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{Digest, Key, LeaveReason, ResumePoint, Revision, UpdateHeader, Version, write_ping};
+use protocol::{Digest, LeaveReason, ResumePoint, Revision, Version, write_ping};
 
 use crate::config::Config;
 use crate::entries::address_shares::share_of;
-use crate::entries::view::View;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
 pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError, SharedUrl};
 use crate::registry::damping::Damping;
@@ -35,6 +35,7 @@ use crate::registry::history::History;
 use crate::registry::interest_budget::InterestBudget;
 use crate::registry::liveness::{Liveness, Verdict};
 use crate::registry::mass_loss::MassLoss;
+use crate::registry::publishing::PublishedStates;
 pub(crate) use crate::registry::suspicions::ReportOutcome;
 use crate::registry::suspicions::Suspicions;
 use crate::registry::unreachable::UnreachableNodes;
@@ -42,9 +43,9 @@ pub(crate) use crate::registry::unreachable::UnreachableNotice;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
-use crate::updates::budget::{Budget, OutPacket};
+use crate::updates::budget::Budget;
 use crate::updates::encode::legacy_bytes;
-use crate::updates::lists::{ListCache, NextUpdate, PeerState, PublishedState};
+use crate::updates::lists::ListCache;
 
 /// The time between two rounds that remove nodes which did not come back, and the least number that
 /// one round removes.
@@ -84,13 +85,6 @@ pub(crate) struct Registry {
     published: PublishedStates,
     next_removal: Instant,
     draining: bool,
-}
-
-/// The states that are being published.
-#[derive(Debug, Default)]
-struct PublishedStates {
-    legacy: Option<(OutPacket, Revision)>,
-    news: PublishedState,
 }
 
 #[derive(Debug)]
@@ -385,71 +379,11 @@ impl Registry {
         [self.warmup.next_due(), self.visibility.next_due(), removal, deferred, suspicion].into_iter().flatten().min()
     }
 
-    /// Publishes the present state to peers of this version, and returns it.
-    pub(crate) fn publish(&mut self, version: Version) -> Revision {
-        match version {
-            Version::V1 => self.published.legacy = Some(self.lists.legacy(&self.entries, &self.config)),
-            Version::V2 => {
-                self.entries.confirm_returned();
-                let published = PublishedState { header: self.header(), is_whole: self.entries.is_whole() };
-                let before = std::mem::replace(&mut self.published.news, published);
-                self.lists.shared_delta(&self.entries, before.header.revision, published.header);
-            }
-        }
-        self.revision()
-    }
-
-    /// The list that version 1 peers are being sent.
-    pub(crate) fn legacy(&mut self) -> Option<(OutPacket, Revision)> {
-        self.published.legacy.clone()
-    }
-
-    /// The packet that a version 2 peer has to be sent.
-    pub(crate) fn update_for(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
-        let header = self.published.news.header;
-        let is_known = header.revision.epoch == self.entries.revision().epoch
-            && self.entries.base(header.revision.into()).is_some();
-        if !is_known {
-            // In the middle of a round, more has changed than the changelog keeps.
-            self.publish(Version::V2);
-        }
-        self.count_unconfirmed(|registry| {
-            registry.lists.update_for(now, &registry.entries, registry.published.news, known)
-        })
-    }
-
-    /// The list under the key of a peer's request.
-    pub(crate) fn list_for(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> NextUpdate {
-        let header = self.header();
-        self.count_unconfirmed(|registry| {
-            registry.lists.list_for(now, &registry.entries, &registry.config, header, (version, key), view)
-        })
-    }
-
-    /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes
-    /// register.
-    fn count_unconfirmed(&mut self, dispatch: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
-        let dispatch = dispatch(self);
-        if matches!(&dispatch, NextUpdate::Packet(_, told) if told.confirmed_only) {
-            self.entries.publish_partly();
-        }
-        dispatch
-    }
-
     /// A ping with the newest state.
     pub(crate) fn ping(&self) -> Bytes {
         let mut out = BytesMut::new();
         write_ping(&mut out, self.liveness.interval(), self.entries.revision(), self.entries.digest());
         out.freeze()
-    }
-
-    fn header(&self) -> UpdateHeader {
-        UpdateHeader {
-            revision: self.entries.revision(),
-            digest: Some(self.entries.digest()),
-            warming: self.warmup.is_warming(),
-            ack: self.visibility.is_open(),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One session with the Distributor: it registers, applies updates, and reports failed calls.
 
 mod notices;
+mod packets;
 
 use std::future::{poll_fn, ready};
 use std::io;
@@ -10,17 +11,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use net::{FrameReader, LogThrottle, Socket, TimeSlice, debug, error, info, set_options, sleep_until_opt, warn};
+use net::{FrameReader, LogThrottle, Socket, TimeSlice, debug, error, set_options, sleep_until_opt, warn};
 use protocol::{
-    Advert, HostPort, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint,
-    Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
-    write_leave, write_list_request, write_pong, write_registration, write_report,
+    Advert, HostPort, Pong, RegisterOptions, ResumePoint, Secret, VisibilityTarget, write_leave, write_list_request,
+    write_registration, write_report,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::foreign_server::{ForeignServerBackoff, by_first_bytes, by_first_packet};
+use crate::discovery::foreign_server::{ForeignServerBackoff, by_first_bytes};
 use crate::discovery::reach::registry_host;
 use crate::discovery::registration::{Identity, MAX_VISIBILITY_REQUESTS, VisibilityRequest};
 use crate::discovery::{RECONNECT_PERIOD, cache};
@@ -325,93 +325,6 @@ impl RegistryClient {
         };
         let advert = self.adverts.borrow_and_update().clone();
         write_registration(&mut session.unsent, name, *port, routes, &advert, &options);
-    }
-
-    fn handle_packet(&mut self, session: &mut RegistrySession<'_>, frame: &[u8]) {
-        let packet = match Packet::parse(frame) {
-            Ok(packet) => packet,
-            Err(error) => return session.complain(&error.to_string()),
-        };
-        if !session.has_told {
-            session.foreign_server = by_first_packet(&packet);
-            if session.foreign_server.is_some() {
-                return;
-            }
-            session.has_told = true;
-            if std::mem::take(&mut self.told_lost) {
-                // A rejection says itself what is wrong.
-                let is_rejected = packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some();
-                let at = &self.address;
-                if is_rejected {
-                    info!(distributor = %at, name = %self.identity.name, "connected");
-                } else {
-                    info!(name = %self.identity.name, "connected: registered at {at}");
-                }
-            }
-        }
-        session.is_v2 |= packet.version() == Version::V2;
-        let now = Instant::now();
-        match (packet.uri(), packet.method()) {
-            (REGISTRY_URI, "GET" | "PATCH") if is_copy_request(&packet) => {
-                self.view.with_replica(|replica| {
-                    if let Some(revision) = replica.revision() {
-                        write_copy(&mut session.unsent, revision, replica.digest(), replica.entries());
-                    }
-                });
-            }
-            (REGISTRY_URI, "GET" | "PATCH") => {
-                let answer = Response::from_packet(&packet);
-                if packet.version() == Version::V2 && answer.reason.is_some() {
-                    return self.handle_rejection(session, &answer);
-                }
-                let update = match ListUpdate::parse(&packet) {
-                    Ok(update) => update,
-                    Err(error) => return session.complain(&error.to_string()),
-                };
-                let stamp = match &update {
-                    ListUpdate::Snapshot(snapshot) => snapshot.header,
-                    ListUpdate::Delta(delta) => Some(delta.header),
-                };
-                let outcome = self.view.apply_update(&update);
-                debug!(?outcome, ?stamp, "news");
-                match outcome {
-                    UpdateOutcome::Changed | UpdateOutcome::Same => {
-                        session.list_requested_at = None;
-                        self.log_translation(session);
-                    }
-                    UpdateOutcome::Stale => {}
-                    UpdateOutcome::Gap => session.request_list(now),
-                }
-                self.warn_of_unreadable(session);
-                if stamp.is_some_and(|stamp| stamp.ack) {
-                    write_pong(&mut session.unsent, self.pong());
-                }
-            }
-            (PING_URI, _) => {
-                let ping = Ping::from_packet(&packet);
-                session.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
-                session.silent_at = Some(now + session.silence);
-                write_pong(&mut session.unsent, self.pong());
-                let drifted = self.view.with_replica(|replica| {
-                    ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
-                });
-                if drifted && self.identity.interests.is_none() {
-                    session.request_list(now);
-                }
-            }
-            (VISIBLE_URI, _) => {
-                let params = packet.params.map_or("null", |params| params.get());
-                let visibility = match serde_json::from_str::<Visibility>(params) {
-                    Ok(visibility) => visibility,
-                    Err(error) => return session.complain(&error.to_string()),
-                };
-                for request in self.waiting.drain(..) {
-                    // The requester may have gone.
-                    let _ = request.answer.send(visibility.clone());
-                }
-            }
-            _unknown => {}
-        }
     }
 
     fn pong(&self) -> Pong {

@@ -1,70 +1,49 @@
 //! The description of a node: where it listens, what it offers, and what it needs.
 
 use std::fmt;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
-use protocol::{Advert, HostPort, LEGACY_READ_BYTES, Visibility};
-use tokio_util::sync::CancellationToken;
+use net::{Network, warn};
+use protocol::{Advert, LEGACY_READ_BYTES};
 
 use crate::balance::Balance;
-use crate::discovery::registration::Identity;
-use crate::error::StartError;
 use crate::handler::layer::Layer;
-use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, erased};
-use crate::node::Node;
-use crate::node::own_route::own_route;
-use crate::peers::Peers;
-use crate::routing::router::Router;
-use crate::routing::subscriptions::{PREFIX, event_route};
-use crate::server;
-use crate::server::concurrency::ConcurrencyLimit;
-use crate::server::dispatch::{LocalRoute, LocalService};
-use crate::server::released::ReleasedCalls;
-use crate::tasks::NodeTasks;
-use crate::transport::budget::{self, Budget};
+use crate::handler::{AnyHandler, Handler, StateMap, erased};
+use crate::routing::subscriptions::PREFIX;
+use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
-
-/// How long a node may take to stop after a signal: the time of its server, and some for the log.
-const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_add(Duration::from_secs(3));
-
-/// The environment variable with the address to advertise: see [`NodeBuilder::advertise`].
-const ADVERTISE: &str = "NODE_ADVERTISE";
 
 /// A node that is being described.
 #[must_use = "a node runs when it is served"]
 pub struct NodeBuilder {
-    name: String,
-    listen: String,
-    distributor: String,
-    advertise: Option<String>,
-    advert: Advert,
-    interests: Option<Vec<String>>,
-    cache: Option<PathBuf>,
-    balance: Balance,
-    network: Network,
-    max_buffer_bytes: usize,
-    legacy_bytes: usize,
-    routes: Vec<RouteDefinition>,
+    pub(super) name: String,
+    pub(super) listen: String,
+    pub(super) distributor: String,
+    pub(super) advertise: Option<String>,
+    pub(super) advert: Advert,
+    pub(super) interests: Option<Vec<String>>,
+    pub(super) cache: Option<PathBuf>,
+    pub(super) balance: Balance,
+    pub(super) network: Network,
+    pub(super) max_buffer_bytes: usize,
+    pub(super) legacy_bytes: usize,
+    pub(super) routes: Vec<RouteDefinition>,
     /// The guards and layers of the routes that follow; the outermost first.
-    layers: Vec<Layer>,
-    states: StateMap,
+    pub(super) layers: Vec<Layer>,
+    pub(super) states: StateMap,
     /// Prints nothing.
-    silent: bool,
+    pub(super) silent: bool,
     /// A setting for the last route that was given before any route.
-    misplaced: Option<&'static str>,
+    pub(super) misplaced: Option<&'static str>,
 }
 
 /// A route as given.
-struct RouteDefinition {
-    text: String,
-    handler: Arc<dyn AnyHandler>,
-    max_concurrency: Option<usize>,
-    one_way: bool,
+pub(super) struct RouteDefinition {
+    pub(super) text: String,
+    pub(super) handler: Arc<dyn AnyHandler>,
+    pub(super) max_concurrency: Option<usize>,
+    pub(super) one_way: bool,
 }
 
 impl NodeBuilder {
@@ -323,164 +302,6 @@ impl NodeBuilder {
         self.states.insert(state);
         self
     }
-
-    /// Listens, registers, and serves until SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is
-    /// closed; ignored if `nohup` says so). Then the node leaves in order: other nodes stop picking
-    /// it, and calls in flight finish. A second SIGTERM or SIGINT ends the process at once, with
-    /// status 130. A process that is still there after 15 s, because all its threads are busy
-    /// or blocked by a log that is not read, ends with status 1.
-    ///
-    /// A unit of systemd may say `Type=notify`: the node is ready when it listens.
-    ///
-    /// # Errors
-    /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
-    /// time, so that the exit code of `main` shows it. A node that has started ends only by a
-    /// signal.
-    pub async fn serve(self) -> Result<(), StartError> {
-        let stop = self.hear_signals()?;
-        let node = self.start().await?;
-        notify_systemd("READY=1");
-        stop.cancelled().await;
-        node.end().await
-    }
-
-    /// As [`serve`](Self::serve), and logs when `percent` of all version 2 nodes know this one;
-    /// when that takes longer than `within`, the log names some nodes that do not. `ready` is
-    /// called in either case, for scripts that start processes one after the other.
-    ///
-    /// # Errors
-    /// [`StartError`] when the node cannot start.
-    pub async fn serve_when_visible(
-        self,
-        percent: u8,
-        within: Duration,
-        ready: impl FnOnce(&Node, &Visibility),
-    ) -> Result<(), StartError> {
-        let stop = self.hear_signals()?;
-        let node = self.start().await?;
-        notify_systemd("READY=1");
-        tokio::select! {
-            () = stop.cancelled() => {}
-            visibility = node.wait_visible(percent, within) => {
-                let Visibility { seen, of, enough, missing } = &visibility;
-                if *enough {
-                    info!(seen, of, "visible");
-                } else {
-                    warn!(seen, of, missing = ?escaped(missing.join(", "), MAX_ESCAPED_BYTES), "some nodes do not know this node yet");
-                }
-                ready(&node, &visibility);
-                stop.cancelled().await;
-            }
-        }
-        node.end().await
-    }
-
-    /// What concerns the whole process: signals, and lines on standard error.
-    fn hear_signals(&self) -> Result<CancellationToken, StartError> {
-        if !self.silent {
-            net::print_without_subscriber();
-        }
-        net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)
-    }
-
-    /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
-    /// that cannot be reached yet is not an error.
-    ///
-    /// # Errors
-    /// [`StartError`]. Nothing is left running.
-    #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
-    pub async fn start(self) -> Result<Node, StartError> {
-        let Self {
-            name,
-            listen,
-            distributor,
-            advertise,
-            mut advert,
-            interests,
-            cache,
-            balance,
-            network,
-            max_buffer_bytes,
-            legacy_bytes,
-            routes: given,
-            layers: _,
-            states,
-            silent: _,
-            misplaced,
-        } = self;
-        if let Some(setting) = misplaced {
-            return Err(StartError::Misplaced(setting));
-        }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
-            return Err(StartError::Name(name));
-        }
-        if let Err(reason) = distributor.parse::<HostPort>() {
-            return Err(StartError::Distributor { address: distributor, reason });
-        }
-        // The variable is for this machine: a network inside the process has other addresses.
-        let from_environment = || std::env::var_os(ADVERTISE).filter(|_| matches!(network, Network::System));
-        let from_environment = || from_environment().map(|text| text.to_string_lossy().into_owned());
-        if let Some(address) = advertise.or_else(from_environment) {
-            match address.parse() {
-                Ok(parsed) => advert.advertise = Some(parsed),
-                Err(reason) => return Err(StartError::Advertise { address, reason }),
-            }
-        }
-        let mut routes = Vec::with_capacity(given.len());
-        let mut router = Router::default();
-        for RouteDefinition { text, handler, max_concurrency, one_way } in given {
-            let route = match text.strip_prefix(PREFIX) {
-                Some(event) => event_route(event)?,
-                None => own_route(&text)?,
-            };
-            if let Some(state) = handler.missing(&states) {
-                return Err(StartError::MissingState { route: text, state });
-            }
-            let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
-            let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
-            let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
-            let entry = entry.map_err(|refused| refused.into_error(&route))?;
-            if offer.is_some() {
-                let other = entry.route.to_string();
-                return Err(StartError::DoubledRoute { other, route: route.to_string() });
-            }
-            routes.push(route);
-        }
-        let address = resolve(&listen)?;
-        let listener = network.bind(address)?;
-        let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
-        let leaving = CancellationToken::new();
-        info!(%address, %name, routes = routes.len(), "listening");
-        let needed = interests.clone().unwrap_or_default();
-        // In a network inside this process, the mesh gives out addresses.
-        let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
-        let port = address.port();
-        let own = Vec::new();
-        let identity =
-            Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
-        let peers = Peers::register(identity, Some(distributor), leaving.clone());
-        let tasks = NodeTasks::default();
-        let service = Arc::new(LocalService {
-            instance: peers.mesh.local_node().instance.as_str().into(),
-            name: name.into(),
-            router,
-            node: Arc::new(NodeContext { states, peers: peers.clone() }),
-            local_queues: PeerBacklog::start(),
-            busy: SliceQueue::new(),
-            budget: Budget::new(max_buffer_bytes),
-            released: ReleasedCalls::new(tasks.clone()),
-            tasks,
-            lost: Arc::clone(&peers.mesh.local_node().connector.lost),
-            caller_log: std::sync::Mutex::default(),
-            legacy_bytes,
-        });
-        let weak = Arc::downgrade(&service);
-        peers.set_local(weak);
-        let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
-        let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, interests: needed, budget, lost, leaving, server })
-    }
 }
 
 impl fmt::Debug for NodeBuilder {
@@ -488,10 +309,4 @@ impl fmt::Debug for NodeBuilder {
         let routes: Vec<_> = self.routes.iter().map(|route| &route.text).collect();
         f.debug_struct("NodeBuilder").field("name", &self.name).field("routes", &routes).finish_non_exhaustive()
     }
-}
-
-fn resolve(text: &str) -> Result<SocketAddr, StartError> {
-    let wrong = |source| StartError::Address { address: text.to_owned(), source };
-    let mut addresses = text.to_socket_addrs().map_err(wrong)?;
-    addresses.next().ok_or_else(|| wrong(io::ErrorKind::NotFound.into()))
 }

@@ -4,6 +4,7 @@
 
 mod builder;
 mod own_route;
+mod start;
 #[cfg(feature = "testing")]
 pub mod testing;
 

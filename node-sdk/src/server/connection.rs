@@ -2,31 +2,31 @@
 //! together.
 
 mod hello;
+mod room;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt, warn};
+use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt};
 use protocol::{CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, Version, is_blank, parse_part};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::no_room;
 use crate::handler::Caller;
-use crate::handler::response_sink::{ReturnPath, WriteProgress};
+use crate::handler::response_sink::WriteProgress;
 use crate::server::bad_frames::BadFrames;
 use crate::server::caller_socket::{CallerEnd, read_enough, write};
 use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, WriteStep};
-use crate::server::running_calls::{CallHandle, Polled, RunningCall, RunningCalls};
+use crate::server::running_calls::{Polled, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -38,9 +38,6 @@ const MAX_STREAMS: usize = 4096;
 /// Bytes of a running call beside its packet: the state of its handler, its slot, its stream. A
 /// handler that only sleeps took 470 bytes.
 const CALL_BYTES: usize = 1024;
-/// Most bytes of responses that wait for one caller. It is not read from until it has read some.
-/// Its other limits are in [`budget`](crate::transport::budget).
-const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How often a caller that is over its limit is checked again: other callers free memory.
 const ROOM_PERIOD: Duration = Duration::from_millis(50);
 /// How long a packet may take from its first byte to its last.
@@ -233,73 +230,6 @@ impl CallerConnection<'_> {
                 connection.reader.defer_deadline();
             }
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.running.len().saturating_sub(self.handles.streams) < MAX_RUNNING
-            && self.is_reading()
-            && self.running_bytes + self.in_streams.load(Ordering::Relaxed) < self.allowed_bytes
-    }
-
-    /// Bytes that are held for the caller.
-    fn held_bytes(&self) -> usize {
-        let (come, large) = (self.reader.buffered().len(), self.large.as_ref().map_or(0, Bytes::len));
-        come + large + self.running_bytes + self.in_streams.load(Ordering::Relaxed) + self.responses.kept_bytes()
-    }
-
-    /// Charges the bytes held for the caller to the budget, and stores how many may be held.
-    fn charge(&mut self) {
-        let held = self.held_bytes();
-        self.allowed_bytes = self.share.charge(held);
-        if held >= self.allowed_bytes {
-            self.crowd_out();
-        }
-    }
-
-    /// Parts that handlers do not read must not keep the caller from being read. While they are
-    /// most of the bytes that may be held for the caller, the stream with the most parts ends.
-    fn crowd_out(&mut self) {
-        while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
-            let waiting =
-                |call: &CallHandle| call.call_stream.as_ref().map_or(0, |call_stream| call_stream.waiting_bytes());
-            let most = self.handles.by_key.values().max_by_key(|call| waiting(call));
-            // The remaining bytes belong to calls that are over.
-            let Some(call_stream) = most.filter(|most| waiting(most) > 0).and_then(|most| most.call_stream.clone())
-            else {
-                break;
-            };
-            call_stream.crowd_out();
-            self.log_full("the parts of a stream");
-        }
-    }
-
-    /// Counts and logs that something was refused for lack of memory.
-    fn log_full(&mut self, what: &str) {
-        self.share.count_refusal();
-        if let Some(suppressed) = self.full.allow(Instant::now().into_std()) {
-            let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
-            warn!(peer = %self.caller.address, held, allowed_bytes, suppressed, "no room for {what}");
-        }
-    }
-
-    /// Checks that the response written after `before` bytes fits. Otherwise an error replaces it.
-    fn has_kept(&mut self, before: usize, to: &ReturnPath) -> bool {
-        let waiting = self.responses.len();
-        if waiting == before || self.share.fits(waiting) {
-            if waiting - before > MIN_BYTES {
-                // Charged at once: other callers may be served before this one is charged again.
-                self.charge();
-            }
-            return true;
-        }
-        self.responses.replace(before, to, &no_room("this answer"));
-        self.log_full("an answer");
-        false
-    }
-
-    /// Whether the caller reads its responses. Otherwise its calls do not continue.
-    fn is_reading(&self) -> bool {
-        self.responses.len() < MAX_WAITING_BYTES.min(self.allowed_bytes)
     }
 
     /// Whether packets are few. Each is then answered by itself, so that the caller works on the

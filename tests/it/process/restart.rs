@@ -189,7 +189,8 @@ async fn a_node_says_when_the_distributor_is_lost_and_when_it_is_back() {
     distributor.kill().await;
     node.line("connection to the Distributor lost").await;
     let _distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
-    eventually("it says that it is back", async || node.output().matches(" connected: registered at ").count() == 2).await;
+    eventually("it says that it is back", async || node.output().matches(" connected: registered at ").count() == 2)
+        .await;
 }
 
 #[tokio::test]

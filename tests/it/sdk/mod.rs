@@ -9,6 +9,7 @@ mod faults;
 mod layers;
 mod notices;
 mod service_macro;
+mod sharing;
 mod streams;
 mod test_mesh;
 

@@ -1,0 +1,79 @@
+//! The states that peers are being told, and what each peer is to be sent of them.
+
+use std::time::Instant;
+
+use protocol::{Key, Revision, UpdateHeader, Version};
+
+use crate::entries::view::View;
+use crate::registry::Registry;
+use crate::updates::budget::OutPacket;
+use crate::updates::lists::{NextUpdate, PeerState, PublishedState};
+
+/// The states that are being published.
+#[derive(Debug, Default)]
+pub(super) struct PublishedStates {
+    legacy: Option<(OutPacket, Revision)>,
+    news: PublishedState,
+}
+
+impl Registry {
+    /// Publishes the present state to peers of this version, and returns it.
+    pub(crate) fn publish(&mut self, version: Version) -> Revision {
+        match version {
+            Version::V1 => self.published.legacy = Some(self.lists.legacy(&self.entries, &self.config)),
+            Version::V2 => {
+                self.entries.confirm_returned();
+                let published = PublishedState { header: self.header(), is_whole: self.entries.is_whole() };
+                let before = std::mem::replace(&mut self.published.news, published);
+                self.lists.shared_delta(&self.entries, before.header.revision, published.header);
+            }
+        }
+        self.revision()
+    }
+
+    /// The list that version 1 peers are being sent.
+    pub(crate) fn legacy(&mut self) -> Option<(OutPacket, Revision)> {
+        self.published.legacy.clone()
+    }
+
+    /// The packet that a version 2 peer has to be sent.
+    pub(crate) fn update_for(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
+        let header = self.published.news.header;
+        let is_known = header.revision.epoch == self.entries.revision().epoch
+            && self.entries.base(header.revision.into()).is_some();
+        if !is_known {
+            // In the middle of a round, more has changed than the changelog keeps.
+            self.publish(Version::V2);
+        }
+        self.count_unconfirmed(|registry| {
+            registry.lists.update_for(now, &registry.entries, registry.published.news, known)
+        })
+    }
+
+    /// The list under the key of a peer's request.
+    pub(crate) fn list_for(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> NextUpdate {
+        let header = self.header();
+        self.count_unconfirmed(|registry| {
+            registry.lists.list_for(now, &registry.entries, &registry.config, header, (version, key), view)
+        })
+    }
+
+    /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes
+    /// register.
+    fn count_unconfirmed(&mut self, dispatch: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
+        let dispatch = dispatch(self);
+        if matches!(&dispatch, NextUpdate::Packet(_, told) if told.confirmed_only) {
+            self.entries.publish_partly();
+        }
+        dispatch
+    }
+
+    pub(super) fn header(&self) -> UpdateHeader {
+        UpdateHeader {
+            revision: self.entries.revision(),
+            digest: Some(self.entries.digest()),
+            warming: self.warmup.is_warming(),
+            ack: self.visibility.is_open(),
+        }
+    }
+}

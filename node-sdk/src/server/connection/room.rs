@@ -1,0 +1,87 @@
+//! How much may be held for one caller, and what happens when there is more.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use net::warn;
+use tokio::time::Instant;
+
+use super::{CallerConnection, MAX_RUNNING};
+use crate::error::no_room;
+use crate::handler::response_sink::ReturnPath;
+use crate::server::running_calls::CallHandle;
+use crate::transport::budget::MIN_BYTES;
+
+/// Most bytes of responses that wait for one caller. It is not read from until it has read some.
+/// Its other limits are in [`budget`](crate::transport::budget).
+const MAX_WAITING_BYTES: usize = 8 << 20;
+
+impl CallerConnection<'_> {
+    /// Whether more of its packets may be read.
+    pub(super) fn has_room(&self) -> bool {
+        self.running.len().saturating_sub(self.handles.streams) < MAX_RUNNING
+            && self.is_reading()
+            && self.running_bytes + self.in_streams.load(Ordering::Relaxed) < self.allowed_bytes
+    }
+
+    /// Bytes that are held for the caller.
+    pub(super) fn held_bytes(&self) -> usize {
+        let (come, large) = (self.reader.buffered().len(), self.large.as_ref().map_or(0, Bytes::len));
+        come + large + self.running_bytes + self.in_streams.load(Ordering::Relaxed) + self.responses.kept_bytes()
+    }
+
+    /// Charges the bytes held for the caller to the budget, and stores how many may be held.
+    pub(super) fn charge(&mut self) {
+        let held = self.held_bytes();
+        self.allowed_bytes = self.share.charge(held);
+        if held >= self.allowed_bytes {
+            self.crowd_out();
+        }
+    }
+
+    /// Parts that handlers do not read must not keep the caller from being read. While they are
+    /// most of the bytes that may be held for the caller, the stream with the most parts ends.
+    fn crowd_out(&mut self) {
+        while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
+            let waiting =
+                |call: &CallHandle| call.call_stream.as_ref().map_or(0, |call_stream| call_stream.waiting_bytes());
+            let most = self.handles.by_key.values().max_by_key(|call| waiting(call));
+            // The remaining bytes belong to calls that are over.
+            let Some(call_stream) = most.filter(|most| waiting(most) > 0).and_then(|most| most.call_stream.clone())
+            else {
+                break;
+            };
+            call_stream.crowd_out();
+            self.log_full("the parts of a stream");
+        }
+    }
+
+    /// Counts and logs that something was refused for lack of memory.
+    fn log_full(&mut self, what: &str) {
+        self.share.count_refusal();
+        if let Some(suppressed) = self.full.allow(Instant::now().into_std()) {
+            let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
+            warn!(peer = %self.caller.address, held, allowed_bytes, suppressed, "no room for {what}");
+        }
+    }
+
+    /// Checks that the response written after `before` bytes fits. Otherwise an error replaces it.
+    pub(super) fn has_kept(&mut self, before: usize, to: &ReturnPath) -> bool {
+        let waiting = self.responses.len();
+        if waiting == before || self.share.fits(waiting) {
+            if waiting - before > MIN_BYTES {
+                // Charged at once: other callers may be served before this one is charged again.
+                self.charge();
+            }
+            return true;
+        }
+        self.responses.replace(before, to, &no_room("this answer"));
+        self.log_full("an answer");
+        false
+    }
+
+    /// Whether the caller reads its responses. Otherwise its calls do not continue.
+    pub(super) fn is_reading(&self) -> bool {
+        self.responses.len() < MAX_WAITING_BYTES.min(self.allowed_bytes)
+    }
+}
