@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
-use super::{CRATES, code_of, read, root, rust_files};
+use super::{CRATES, code_of, read, root, rust_files, test_files};
 
 const MAP: &str = "docs/ARCHITECTURE.md";
 
@@ -30,6 +31,11 @@ const IMPURE: [&str; 20] = [
     "thread_local!",
     "tracing::",
 ];
+
+/// Most lines of a file without its tests: beyond that, it has a second noun.
+const MAX_LINES: usize = 450;
+/// Most lines of a file of tests: beyond that, it has a second subject.
+const MAX_TEST_LINES: usize = 700;
 
 /// Modules of a crate, each with those that it imports.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
@@ -235,4 +241,24 @@ fn each_folder_says_what_it_must_not_do() {
         }
     }
     assert!(silent.is_empty(), "these do not say what they must not do: {silent:?}");
+}
+
+#[test]
+fn files_have_one_noun_each() {
+    let mut long = Vec::new();
+    let mut check = |path: &Path, lines: usize, most: usize| {
+        if lines > most {
+            long.push(format!("{}: {lines} lines", path.strip_prefix(root()).unwrap().display()));
+        }
+    };
+    for krate in CRATES.into_iter().chain(["bench", "conformance", "examples", "tests"]) {
+        for path in rust_files(&root().join(krate).join("src")) {
+            check(&path, code_of(&path).lines().count(), MAX_LINES);
+        }
+        for path in test_files(krate) {
+            check(&path, fs::read_to_string(&path).unwrap().lines().count(), MAX_TEST_LINES);
+        }
+    }
+    let limits = format!("{MAX_LINES} lines without tests, {MAX_TEST_LINES} of tests");
+    assert!(long.is_empty(), "longer than {limits}:\n{}", long.join("\n"));
 }

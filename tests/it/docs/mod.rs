@@ -18,18 +18,36 @@ fn read(path: &str) -> String {
 /// The crates whose folders the code map describes.
 const CRATES: [&str; 5] = ["protocol", "net", "distributor", "node-sdk", "gateway"];
 
-/// The files of a folder and of those in it, without files of tests.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+/// All files of a folder and of those in it, each with whether it has only tests.
+fn all_files(folder: &Path, is_test: bool, files: &mut Vec<(PathBuf, bool)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
-            files.push(path);
+            let of_tests = path.ends_with("tests") || path.ends_with("it");
+            all_files(&path, is_test || of_tests, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let is_test = is_test || path.ends_with("tests.rs");
+            files.push((path, is_test));
         }
     }
-    files
+}
+
+/// The files of a folder and of those in it, without files of tests.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    all_files(folder, false, &mut files);
+    files.into_iter().filter(|(_, is_test)| !is_test).map(|(path, _)| path).collect()
+}
+
+/// The files of tests of a crate.
+fn test_files(krate: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "it"].map(|folder| root().join(krate).join(folder)) {
+        if folder.is_dir() {
+            all_files(&folder, !folder.ends_with("src"), &mut files);
+        }
+    }
+    files.into_iter().filter(|(_, is_test)| *is_test).map(|(path, _)| path).collect()
 }
 
 /// Without the tests, which stand at its end.
