@@ -104,6 +104,30 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
+    /// What was called has not the form of a url, so no node can offer it. Nothing was sent.
+    #[error("no node offers {url}: {reason}")]
+    BadUrl {
+        /// What was called.
+        url: String,
+        /// How a url is written.
+        reason: &'static str,
+    },
+    /// No node that this one is told of offers this, and its [interests] do not name it. Nothing was
+    /// sent; name it among them.
+    ///
+    /// [interests]: crate::NodeBuilder::interests
+    #[error("no node that this one is told of offers {url}, which its interests (needs) do not name")]
+    OutsideInterests {
+        /// What was called.
+        url: String,
+    },
+    /// No Distributor has sent a list since this node started, so that its nodes are not known.
+    /// Nothing was sent; try again later.
+    #[error("it is not known who offers {url}: no Distributor has sent a list")]
+    NoList {
+        /// What was called.
+        url: String,
+    },
     /// Nodes have offered this, but none can be reached now. Nothing was sent; try again in a few
     /// seconds.
     #[error("no node that offers {url} can be reached")]
@@ -299,14 +323,17 @@ impl From<CallError> for ServiceError {
     fn from(error: CallError) -> Self {
         let message = error.to_string();
         match error {
-            CallError::NoRoute { .. } | CallError::NoProvider { .. } => Self::new(503, "no_provider", message),
+            CallError::NoRoute { .. }
+            | CallError::NoProvider { .. }
+            | CallError::OutsideInterests { .. }
+            | CallError::NoList { .. } => Self::new(503, "no_provider", message),
             CallError::Overloaded { .. } => Self::new(503, "overloaded", message),
             CallError::TooLarge { .. } => Self::new(413, "too_large", message),
             CallError::Deadline { .. } => Self::new(504, "deadline", message),
             CallError::Lost { .. } => Self::new(502, "lost", message),
             CallError::Ended { .. } => Self::new(502, "ended", message),
             CallError::Response { .. } => Self::new(502, "bad_answer", message),
-            CallError::Params { .. } => Self::new(500, "internal", message),
+            CallError::Params { .. } | CallError::BadUrl { .. } => Self::new(500, "internal", message),
             CallError::Refused { status, reason, message, retry_after } => {
                 let status = error_status(status, &reason);
                 Self { status, reason: Cow::Owned(reason), message, retry_after }

@@ -23,14 +23,14 @@ use protocol::{Route, Unreachable};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, SharedTurns, Turns, affinity};
-use crate::client::CallArguments;
 use crate::client::mesh::record_reach;
 pub use crate::client::raw_call::RawCall;
 pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
+use crate::client::{CallArguments, split_url};
 pub use crate::discovery::registration::Identity;
 pub use crate::malformed::MalformedAnswer;
-use crate::peers::{Peers, split_url};
+use crate::peers::Peers;
 use crate::routing::path_params;
 use crate::routing::table::Lookup;
 pub use crate::transport::target::unreachable_because;

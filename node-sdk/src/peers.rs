@@ -9,21 +9,24 @@ use protocol::{Advert, Node, Visibility};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::CallArguments;
 use crate::client::call::Call;
 use crate::client::events;
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
 use crate::client::raw_call::RawCall;
 use crate::client::stream::StreamCall;
+use crate::client::unknown_route;
+use crate::client::{CallArguments, split_url};
 use crate::discovery;
 use crate::discovery::registration::{Identity, RegistrationHandle};
 use crate::error::CallError;
 use crate::routing::registry_view::SharedTable;
 use crate::routing::table::Lookup;
 use crate::transport::budget::BufferUsage;
+use crate::transport::limits::DEFAULT_DEADLINE;
 
 /// The other nodes, and calls to them. Clones are cheap and stand for the same peers.
 #[derive(Clone, Debug)]
@@ -43,8 +46,13 @@ impl Peers {
     /// Registers, and keeps registered and informed until `stop` is cancelled. Returns at once.
     pub(crate) fn register(identity: Identity, address: Option<String>, stop: CancellationToken) -> Self {
         let balance = identity.balance;
+        let interests = identity.interests.clone();
         let (view, local_node, registration) = discovery::start(identity, address, stop);
-        Self { mesh: Arc::new(Mesh::new(view, local_node, balance)), registration: Arc::new(registration) }
+        Self { mesh: Arc::new(Mesh::new(view, local_node, balance, interests)), registration: Arc::new(registration) }
+    }
+
+    fn raw_call<'a>(&'a self, method: &'a str, path: &'a str, params: &'a (impl Serialize + Sync)) -> RawCall<'a> {
+        RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).awaiting_list()
     }
 
     /// Calls a node that offers `url`, such as `GET/members` or `GET/members/7`, and reads the
@@ -52,7 +60,8 @@ impl Peers {
     ///
     /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
     /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it.
-    /// A provider that cannot be reached is skipped. A call that was lost on the way is tried once
+    /// A provider that cannot be reached is skipped. A call made before the first list of nodes has
+    /// come waits for it, as long as the call may take. A call that was lost on the way is tried once
     /// more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2), or if
     /// [`Call::idempotent`] says so. A call made while another one is handled ends a margin before
     /// that one.
@@ -69,7 +78,7 @@ impl Peers {
     /// ```
     pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
         let (method, path) = split_url(url);
-        Call::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)))
+        Call::new(self.raw_call(method, path, params))
     }
 
     /// Opens a stream with a node that offers `url`. What the node sends is read as `T`s; the
@@ -90,10 +99,11 @@ impl Peers {
     /// ```
     pub fn stream<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> StreamCall<'a, T> {
         let (method, path) = split_url(url);
-        StreamCall::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)))
+        StreamCall::new(self.raw_call(method, path, params))
     }
 
-    /// Calls every node that offers `url`, all at once, and returns the result of each.
+    /// Calls every node that offers `url`, all at once, and returns the result of each. Waits for
+    /// the first list as [`call`](Self::call) does.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) {
@@ -108,6 +118,9 @@ impl Peers {
         params: &(impl Serialize + Sync),
     ) -> Vec<(SocketAddr, Result<T, CallError>)> {
         let (method, path) = split_url(url);
+        if self.providers(url).is_empty() {
+            let _ = timeout(DEFAULT_DEADLINE, self.mesh.view().listed()).await;
+        }
         let calls = self.providers(url).into_iter().map(|address| async move {
             let call =
                 Call::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).with_address(address));
@@ -123,11 +136,11 @@ impl Peers {
     /// [`CallError`] when no node can be reached. Success does not mean that the message arrived.
     pub async fn send(&self, url: &str, params: &(impl Serialize + Sync)) -> Result<(), CallError> {
         let (method, path) = split_url(url);
-        RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).one_way().await.map(drop)
+        self.raw_call(method, path, params).one_way().await.map(drop)
     }
 
     /// Sends an event to one node of each group that has subscribed to `event`; nodes with the same
-    /// name are a group. Returns the number of nodes to which it was sent; 0 when no node has
+    /// name are a group. Returns the number of nodes to which it was sent; 0 when no known node has
     /// subscribed.
     ///
     /// An event goes directly to its subscribers, once, and is not answered. A node that is away,
@@ -144,7 +157,9 @@ impl Peers {
     ///
     /// # Errors
     /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it
-    /// is larger than nodes accept.
+    /// is larger than nodes accept. If it was sent to no node: [`CallError::NoList`] before the
+    /// first list of nodes has come, and [`CallError::OutsideInterests`] when this node is told of
+    /// no subscriber.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::emit(&self.mesh, event, payload)
     }
@@ -187,7 +202,8 @@ impl Peers {
         }
     }
 
-    /// Completes when every url has a provider. Cancel safe.
+    /// Completes when every url has a provider. After 5 s, a line of the log says which have none.
+    /// Cancel safe.
     ///
     /// ```no_run
     /// # async fn example(node: node_sdk::Node) {
@@ -199,7 +215,15 @@ impl Peers {
             let (method, path) = split_url(url);
             self.offers(method, path)
         };
-        self.wait(|| urls.iter().all(is_offered)).await;
+        let missing = || urls.iter().filter(|url| !is_offered(url)).map(|url| (*url).to_owned()).collect();
+        self.wait_noticed(|_| missing()).await;
+    }
+
+    /// Completes when nothing is missing any more among the known nodes. If that takes long, the log
+    /// says once what is.
+    pub(crate) async fn wait_noticed(&self, missing: impl Fn(&[Arc<Node>]) -> Vec<String>) {
+        let missing = || missing(&self.nodes());
+        unknown_route::noticed(&self.mesh, self.wait(|| missing().is_empty()), missing).await;
     }
 
     /// Completes when the known nodes fulfil `condition`. Cancel safe.
@@ -260,8 +284,4 @@ impl Changes {
         let nodes = table.read().nodes().cloned().collect();
         Some(nodes)
     }
-}
-
-pub(crate) fn split_url(url: &str) -> (&str, &str) {
-    url.split_at(url.find('/').unwrap_or(url.len()))
 }

@@ -41,7 +41,9 @@ impl Problem {
     pub(crate) fn from_call(error: &CallError) -> Self {
         let (status, kind) = match error {
             CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, "no_route"),
-            CallError::NoProvider { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_provider"),
+            CallError::NoProvider { .. } | CallError::OutsideInterests { .. } | CallError::NoList { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_provider")
+            }
             CallError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large_for_node"),
             CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
@@ -49,7 +51,7 @@ impl Problem {
             CallError::Refused { .. } | CallError::Response { .. } | CallError::Ended { .. } => {
                 (StatusCode::BAD_GATEWAY, "bad_answer")
             }
-            CallError::Params { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            CallError::Params { .. } | CallError::BadUrl { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         // The address of the lost node is only logged: clients outside need not know it.
         let detail = match error {

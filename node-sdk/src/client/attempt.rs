@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{CallMeta, Packet, Part, Version, is_idempotent, write_request};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::balance::PickOptions;
 use crate::client::arguments::SubmitError;
@@ -18,6 +18,7 @@ use crate::client::local_call::LocalCall;
 use crate::client::progress::{CallProgress, CallState, HedgeState};
 use crate::client::raw_call::RawCall;
 use crate::client::response::{RawResponse, is_declined};
+use crate::client::unknown_route;
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::path_params;
@@ -37,6 +38,9 @@ impl RawCall<'_> {
         let context = self.context();
         let deadline = self.progress.deadline.unwrap_or_else(|| self.begin(now, &context));
         if deadline <= now {
+            if self.progress.is_unlisted && !self.mesh.view().is_listed() {
+                return Err(CallError::NoList { url: self.url() });
+            }
             return Err(self.deadline_error());
         }
         let local = self.local();
@@ -51,7 +55,7 @@ impl RawCall<'_> {
             (Lookup::Available(providers, captured), _) => (providers, captured),
             (_, Some(service)) => return self.call_local(service, deadline, context),
             (Lookup::Unknown, None) if self.progress.declined.is_none() => {
-                return Err(CallError::NoRoute { url: self.url() });
+                return self.unknown_route(deadline).map(|()| None);
             }
             (Lookup::Unavailable | Lookup::Unknown, None) => return self.no_provider_error().map(Some),
         };
@@ -99,6 +103,24 @@ impl RawCall<'_> {
                     self.progress.tried.push(provider.connection.address);
                 }
             }
+        }
+    }
+
+    /// No node is known that offers the url. Waits for the first list if that is to come.
+    fn unknown_route(&mut self, deadline: Instant) -> Result<(), CallError> {
+        if !self.awaits_list {
+            return Err(CallError::NoRoute { url: self.url() });
+        }
+        match unknown_route::error(self.mesh, self.method, self.path) {
+            CallError::NoList { .. } => {
+                self.progress.is_unlisted = true;
+                let listed = self.mesh.view().listed();
+                self.progress.state = CallState::Unlisted(Box::pin(async move {
+                    let _ = timeout_at(deadline, listed).await;
+                }));
+                Ok(())
+            }
+            error => Err(error),
         }
     }
 
@@ -315,6 +337,13 @@ impl Future for RawCall<'_> {
                     }
                     Poll::Ready(Some(frame)) => Some(frame),
                     Poll::Ready(None) => return Poll::Ready(Err(this.deadline_error())),
+                    Poll::Pending => return Poll::Pending,
+                },
+                CallState::Unlisted(listed) => match listed.as_mut().poll(task) {
+                    Poll::Ready(()) => {
+                        this.progress.state = CallState::Due;
+                        continue;
+                    }
                     Poll::Pending => return Poll::Pending,
                 },
                 CallState::Waiting(pending) => {

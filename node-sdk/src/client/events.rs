@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::balance::{Member, PickOptions, Readiness};
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
+use crate::client::unknown_route::{Coverage, coverage};
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::provider::{Provider, Providers};
@@ -23,25 +24,27 @@ const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).
 pub(crate) fn emit(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    Emission::new(mesh, event, payload).map(|emission| {
+    Emission::new(mesh, event, payload).and_then(|emission| {
         let groups = emission.groups();
         let reached = groups.iter().filter(|(name, group)| emission.reaches(name, emission.send_to_one_of(group)));
         let reached = reached.count();
         // This node may have subscribed and not be listed yet.
         let alone = emission.local.as_ref().filter(|service| !groups.contains_key(service.name()));
-        reached + usize::from(alone.is_some_and(|service| emission.reaches_local(service)))
+        let alone = alone.is_some_and(|service| emission.reaches_local(service));
+        emission.outcome(reached + usize::from(alone), &groups)
     })
 }
 
 /// See [`Peers::broadcast`](crate::Peers::broadcast).
 pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    Emission::new(mesh, event, payload).map(|emission| {
+    Emission::new(mesh, event, payload).and_then(|emission| {
         let groups = emission.groups();
         let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
         let reached =
             others.filter(|provider| emission.reaches(&provider.connection.target.name, emission.send(provider)));
         let reached = reached.count();
-        reached + usize::from(emission.local.as_ref().is_some_and(|service| emission.reaches_local(service)))
+        let local = emission.local.as_ref().is_some_and(|service| emission.reaches_local(service));
+        emission.outcome(reached + usize::from(local), &groups)
     })
 }
 
@@ -72,6 +75,20 @@ impl<'a> Emission<'a> {
         }
         let local = mesh.local().filter(|service| service.offers(METHOD, &path));
         Ok(Self { mesh, path, route: url().into(), text, context: Context::current().outlasting(), local })
+    }
+
+    /// The number of nodes that the event was sent to, unless subscribers may not be known.
+    fn outcome(&self, reached: usize, groups: &SubscriberGroups) -> Result<usize, CallError> {
+        let url = || format!("{METHOD}{}", self.path);
+        if reached > 0 || !groups.is_empty() {
+            Ok(reached)
+        } else if !self.mesh.view().is_listed() {
+            Err(CallError::NoList { url: url() })
+        } else if coverage(self.mesh.interests(), METHOD, &self.path) == Coverage::None {
+            Err(CallError::OutsideInterests { url: url() })
+        } else {
+            Ok(0)
+        }
     }
 
     fn groups(&self) -> Arc<SubscriberGroups> {

@@ -27,15 +27,23 @@ pub(crate) struct Mesh {
     local_node: Arc<LocalNode>,
     retries: RetryBudget,
     balance: Balance,
+    /// What this node is told of; `None` for everything.
+    interests: Option<Arc<[String]>>,
     /// What this node offers, if it offers anything.
     local: OnceLock<Weak<dyn LocalCall>>,
 }
 
 impl Mesh {
     /// The mesh of the thread that registers.
-    pub(crate) fn new(view: Arc<RegistryView>, local_node: Arc<LocalNode>, balance: Balance) -> Self {
+    pub(crate) fn new(
+        view: Arc<RegistryView>,
+        local_node: Arc<LocalNode>,
+        balance: Balance,
+        interests: Option<Vec<String>>,
+    ) -> Self {
         let (table, retries) = (Arc::clone(view.main()), RetryBudget::new(Instant::now().into_std()));
-        Self { table, view, local_node, retries, balance, local: OnceLock::new() }
+        let interests = interests.map(Arc::from);
+        Self { table, view, local_node, retries, balance, interests, local: OnceLock::new() }
     }
 
     /// The mesh of another thread, with connections and a retry budget of its own.
@@ -46,6 +54,7 @@ impl Mesh {
             local_node: Arc::clone(&self.local_node),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.balance,
+            interests: self.interests.clone(),
             local: self.local.clone(),
         }
     }
@@ -107,6 +116,11 @@ impl Mesh {
 
     pub(crate) fn balance(&self) -> Balance {
         self.balance
+    }
+
+    /// What this node is told of: see [`NodeBuilder::interests`](crate::NodeBuilder::interests).
+    pub(crate) fn interests(&self) -> Option<&[String]> {
+        self.interests.as_deref()
     }
 
     /// The service of this node, as long as it runs.

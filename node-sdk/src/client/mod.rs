@@ -14,5 +14,11 @@ mod progress;
 pub(crate) mod raw_call;
 pub(crate) mod response;
 pub(crate) mod stream;
+pub(crate) mod unknown_route;
 
 pub(crate) use self::arguments::CallArguments;
+
+/// The method and the path of a url, such as `GET/members`.
+pub(crate) fn split_url(url: &str) -> (&str, &str) {
+    url.split_at(url.find('/').unwrap_or(url.len()))
+}

@@ -1,6 +1,7 @@
 //! The progress of a call over all its attempts.
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(super) struct CallProgress {
     /// How long the call may take, from its first attempt to its deadline.
     pub(super) within: Duration,
     pub(super) state: CallState,
+    /// It has waited for the first list.
+    pub(super) is_unlisted: bool,
     /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
     /// The lost node that may have carried out the call.
@@ -45,6 +48,8 @@ pub(super) enum CallState {
     Waiting(PendingCall),
     /// This node itself answers.
     Own(LocalAnswer),
+    /// The first list is to come.
+    Unlisted(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 /// Asking a second provider.
@@ -67,6 +72,7 @@ impl fmt::Debug for CallState {
             Self::Due => "due",
             Self::Waiting(_) => "waiting",
             Self::Own(_) => "running on this node",
+            Self::Unlisted(_) => "waiting for the first list",
         })
     }
 }

@@ -35,6 +35,8 @@ pub struct RawCall<'a> {
     /// Without a response after this time, another provider is called too.
     pub(super) hedge: Option<Duration>,
     pub(super) address: Option<SocketAddr>,
+    /// Waits for the first list if no node is known that offers the url.
+    pub(super) awaits_list: bool,
     /// A failure does not count against the node: the caller decides.
     pub(super) is_probe: bool,
     pub(super) pick: PickOptions<'a>,
@@ -56,6 +58,7 @@ impl<'a> RawCall<'a> {
             window: None,
             hedge: None,
             address: None,
+            awaits_list: false,
             is_probe: false,
             pick: PickOptions { balance: mesh.balance(), ..PickOptions::default() },
             progress: CallProgress::default(),
@@ -91,6 +94,13 @@ impl<'a> RawCall<'a> {
     /// As [`Call::balance`](crate::Call::balance).
     pub fn balance(mut self, balance: Balance) -> Self {
         self.pick.balance = balance;
+        self
+    }
+
+    /// If no node is known that offers the url, waits for the first list, as long as the call may
+    /// take. Errors say what is wrong with the url.
+    pub(crate) fn awaiting_list(mut self) -> Self {
+        self.awaits_list = true;
         self
     }
 

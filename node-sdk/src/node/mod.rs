@@ -89,12 +89,15 @@ impl Node {
     }
 
     /// Completes when there is a provider for each of the builder's
-    /// [`interests`](NodeBuilder::interests); at once if there are none. Cancel safe.
+    /// [`interests`](NodeBuilder::interests); at once if there are none. After 5 s, a line of the
+    /// log says for which there is none. Cancel safe.
     pub async fn ready(&self) {
         let is_there = |need: &String, nodes: &[Arc<protocol::Node>]| {
             nodes.iter().any(|node| node.name == *need || node.routes.iter().any(|route| route.as_str() == need))
         };
-        self.peers.wait_until(|nodes| self.interests.iter().all(|need| is_there(need, nodes))).await;
+        let missing =
+            |nodes: &[_]| self.interests.iter().filter(|need| !is_there(need, nodes)).cloned().collect::<Vec<_>>();
+        self.peers.wait_noticed(missing).await;
     }
 
     /// Leaves the registry, serves callers until they have gone or for 2 s, lets calls in flight

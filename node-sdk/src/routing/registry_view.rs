@@ -1,6 +1,7 @@
 //! What this process knows of the registry, and the routing tables that follow it.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub(crate) struct RegistryView {
     /// The table of the thread that registers.
     main: Arc<SharedTable>,
     crashing_routes: Mutex<CrashingRoutes>,
+    /// Whether a Distributor has sent a list.
+    listed: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -72,6 +75,7 @@ impl RegistryView {
             state: Mutex::new(state),
             main: SharedTable::new(RoutingTable::new(local_node)),
             crashing_routes: Mutex::default(),
+            listed: watch::Sender::default(),
         })
     }
 
@@ -108,8 +112,24 @@ impl RegistryView {
         if matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same) {
             state.stale_since = None;
             state.unsaved = true;
+            drop(state);
+            self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
         }
         outcome
+    }
+
+    /// Whether a Distributor has sent a list.
+    pub(crate) fn is_listed(&self) -> bool {
+        *self.listed.borrow()
+    }
+
+    /// Completes when a Distributor has sent a list. Cancel safe.
+    pub(crate) fn listed(&self) -> impl Future<Output = ()> + use<> {
+        let mut listed = self.listed.subscribe();
+        async move {
+            // The view lives as long as the process calls.
+            let _ = listed.wait_for(|listed| *listed).await;
+        }
     }
 
     /// Records a new connection to a Distributor, at this address unless it is on this machine.

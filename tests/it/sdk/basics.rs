@@ -116,7 +116,7 @@ async fn errors_say_what_a_caller_can_do() {
     let call =
         async |url: &str| peers.call::<u64>(url, &json!({ "name": "a" })).timeout(Duration::from_millis(200)).await;
     assert!(matches!(call("GET/none").await, Err(CallError::NoRoute { .. })));
-    assert!(matches!(call("nonsense").await, Err(CallError::NoRoute { .. })));
+    assert!(matches!(call("nonsense").await, Err(CallError::BadUrl { .. })));
     assert!(matches!(call("GET/hello").await, Err(CallError::Response { .. })));
     assert!(matches!(call("GET/sleep").await, Err(CallError::Deadline { .. })));
     assert!(matches!(call("GET/panics").await, Err(CallError::Refused { status: 500, .. })));

@@ -10,6 +10,7 @@ mod layers;
 mod notices;
 mod service_macro;
 mod sharing;
+mod starts;
 mod streams;
 mod test_mesh;
 
