@@ -83,7 +83,8 @@
 //! # Tests
 //!
 //! The feature `testing` has `testing::TestMesh`: a Distributor and nodes in one process, on a
-//! clock that can be paused. The module [`gateway`] has the functions that only gateways need.
+//! clock that can be paused. It brings tokio's `test-util`, so enable it for tests only, under
+//! `[dev-dependencies]`. The module [`gateway`] has the functions that only gateways need.
 
 mod balance;
 mod client;
