@@ -21,7 +21,7 @@ use crate::io::client_pace::ClientPace;
 /// to be evicted.
 const UNFINISHED: Duration = Duration::from_secs(1);
 /// With more clients than one part in this many of all connections, the tracker is crowded.
-const CROWDED: usize = 5;
+const CROWDED: usize = 20;
 /// With fewer free connections than one part in this many, some clients are evicted before others
 /// have to wait.
 const KEPT_FREE: usize = 50;

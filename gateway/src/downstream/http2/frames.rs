@@ -27,14 +27,22 @@ pub(crate) struct FrameHead {
     pub(crate) flags: u8,
 }
 
+/// What is found in the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameEvent<'a> {
+    Head(FrameHead),
+    /// Bytes of the payload of the last head, or of the preface.
+    Payload(&'a [u8]),
+}
+
 impl Frames {
     pub(crate) fn new() -> Self {
         Self { at: FramePosition::Payload(PREFACE_BYTES) }
     }
 
-    /// Consumes `bytes` up to the end of the next frame's head. Consumes all of them and returns
-    /// `None` when that end has not arrived.
-    pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
+    /// Consumes `bytes` up to the end of the next frame's head, or those of a payload. Consumes all
+    /// of them and returns `None` when that end has not arrived.
+    pub(crate) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<FrameEvent<'a>> {
         loop {
             match &mut self.at {
                 FramePosition::Payload(0) => self.at = FramePosition::Head([0; HEAD_BYTES], 0),
@@ -43,8 +51,10 @@ impl Frames {
                     if taken == 0 {
                         return None;
                     }
-                    *bytes = &bytes[taken..];
+                    let (payload, rest) = bytes.split_at(taken);
+                    *bytes = rest;
                     *left -= u32::try_from(taken).unwrap_or(*left);
+                    return Some(FrameEvent::Payload(payload));
                 }
                 FramePosition::Head(head, have) => {
                     let taken = bytes.len().min(HEAD_BYTES - *have);
@@ -57,7 +67,7 @@ impl Frames {
                     let [a, b, c, kind, flags, ..] = *head;
                     let head = FrameHead { length: u32::from_be_bytes([0, a, b, c]), kind, flags };
                     self.at = FramePosition::Payload(head.length);
-                    return Some(head);
+                    return Some(FrameEvent::Head(head));
                 }
             }
         }
@@ -77,12 +87,18 @@ mod tests {
         let settings = FrameHead { length: 0, kind: 4, flags: 0 };
         let expected = [settings, FrameHead { length: 3, kind: 1, flags: 5 }, settings];
         for step in 1..=bytes.len() {
-            let (mut frames, mut found) = (Frames::new(), Vec::new());
+            let (mut frames, mut found, mut payloads) = (Frames::new(), Vec::new(), Vec::new());
             for mut piece in bytes.chunks(step) {
-                found.extend(std::iter::from_fn(|| frames.next(&mut piece)));
+                while let Some(event) = frames.next(&mut piece) {
+                    match event {
+                        FrameEvent::Head(head) => found.push(head),
+                        FrameEvent::Payload(bytes) => payloads.extend_from_slice(bytes),
+                    }
+                }
                 assert!(piece.is_empty());
             }
             assert_eq!(found, expected, "in pieces of {step}");
+            assert_eq!(payloads, [&preface[..], b"abc"].concat(), "in pieces of {step}");
         }
     }
 }

@@ -1,27 +1,38 @@
 //! The bytes of a client on their way to the h2 crate, which are metered.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Duration, Instant};
 
 use super::LINGER;
-use super::frames::Frames;
+use super::field_table::FieldTable;
+use super::frames::{FrameEvent, Frames};
 use super::meter::Meter;
 use crate::io::poll_slice::{PollSlice, wake_later};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
+
+/// Bytes of a client that are read before its requests among them are accepted, and before other
+/// clients are served: one frame of the usual size. A single read may exceed it.
+const ROUND_BYTES: usize = 16 * 1024;
 
 /// A client's bytes on their way to `h2`, which are metered.
 pub(super) struct MeteredStream<'a> {
     pub(super) stream: ClientStream,
     pub(super) frames: Frames,
     pub(super) meter: Meter,
+    pub(super) table: FieldTable,
     pub(super) activity: Arc<ConnectionActivity>,
     pub(super) slice: PollSlice<'a>,
     /// Everything has been written; the client may read it until this time.
@@ -35,17 +46,46 @@ pub(super) struct ConnectionActivity {
     pub(super) since: Instant,
     /// In milliseconds after `since`.
     pub(super) wrote: AtomicU64,
-}
-
-impl Default for ConnectionActivity {
-    fn default() -> Self {
-        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0) }
-    }
+    /// What the table of header fields keeps in memory.
+    table_bytes: AtomicUsize,
+    /// Bytes that were read since all requests before them were accepted.
+    round_bytes: AtomicUsize,
 }
 
 impl ConnectionActivity {
+    pub(super) fn new(since: Instant) -> Self {
+        Self {
+            flood: AtomicBool::new(false),
+            since,
+            wrote: AtomicU64::new(0),
+            table_bytes: AtomicUsize::new(0),
+            round_bytes: AtomicUsize::new(0),
+        }
+    }
+
     pub(super) fn last_write(&self) -> Instant {
         self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn table_bytes(&self) -> usize {
+        self.table_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The next request of `connection`, or its end. The h2 crate reads all that has arrived before
+    /// it gives the first request, and keeps the others uncounted: so it is given [`ROUND_BYTES`]
+    /// at a time. Cancel safe.
+    pub(super) async fn accept(
+        &self,
+        connection: &mut Connection<&mut MeteredStream<'_>, Bytes>,
+    ) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
+        poll_fn(|task| {
+            let accepted = connection.poll_accept(task);
+            if accepted.is_pending() && self.round_bytes.swap(0, Ordering::Relaxed) >= ROUND_BYTES {
+                wake_later(task);
+            }
+            accepted
+        })
+        .await
     }
 }
 
@@ -62,10 +102,25 @@ impl AsyncRead for MeteredStream<'_> {
             wake_later(task);
             return Poll::Pending;
         }
+        if this.activity.round_bytes.load(Ordering::Relaxed) >= ROUND_BYTES {
+            // `accept` has the task polled again.
+            return Poll::Pending;
+        }
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
         let mut bytes = &buffer.filled()[before..];
-        while let Some(head) = this.frames.next(&mut bytes) {
-            this.meter.charge(head);
+        this.activity.round_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        while let Some(event) = this.frames.next(&mut bytes) {
+            match event {
+                FrameEvent::Head(head) => {
+                    this.meter.charge(head);
+                    this.table.begin(head);
+                }
+                FrameEvent::Payload(payload) => this.table.read(payload),
+            }
+        }
+        let table = this.table.bytes();
+        if table > this.activity.table_bytes.swap(table, Ordering::Relaxed) {
+            task.waker().wake_by_ref();
         }
         if !this.meter.has_points(now) {
             this.activity.flood.store(true, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 
 mod body;
 mod exchange;
+mod field_table;
 mod frames;
 mod head;
 mod meter;
@@ -26,6 +27,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Duration, Instant, timeout};
 
 use self::exchange::Http2Exchange;
+use self::field_table::FieldTable;
 use self::frames::Frames;
 use self::meter::Meter;
 use self::metered_stream::{ConnectionActivity, MeteredStream};
@@ -42,7 +44,7 @@ use crate::proxy::exchange::{FullResponse, RequestHandler};
 const MAX_STREAMS: u32 = 100;
 /// The same for a client that connects when many are connected: the crate's table of streams takes
 /// 0.6 kB for each stream, up to the most that were ever open.
-const MAX_STREAMS_IN_A_CROWD: u32 = 16;
+const MAX_STREAMS_IN_A_CROWD: u32 = 8;
 /// Bytes of a request's header fields after decompression.
 const MAX_HEADERS_BYTES: u32 = 16 * 1024;
 /// Bytes of one response that wait to be written.
@@ -53,10 +55,16 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024;
 /// Streams that a client has reset and that we have not handled yet.
 const MAX_RESET: usize = 50;
-/// Streams of a client that are not charged: those of ten thousand clients take 190 MB.
-const FREE_STREAMS: usize = 4;
-/// Bytes of the fields of such a stream that are not counted either.
-const FREE_FIELD_BYTES: usize = 2 * 1024;
+/// Streams of a client that are not charged: those of ten thousand clients take 100 MB.
+const FREE_STREAMS: usize = 2;
+/// The memory of such a stream's fields that is not counted either: 2 KiB of fields.
+const FREE_FIELD_BYTES: usize = FIELD_COPIES * 2 * 1024;
+/// What the table of a client's header fields may keep in memory before it is counted. Without room
+/// for as much again, the client's requests are refused; beyond that its connection ends.
+const FREE_TABLE_BYTES: usize = 16 * 1024;
+/// How often a byte of a field is in memory: in the block that the h2 crate has read, in its table
+/// of fields, in the head that is made of these, and in what is spare in each.
+const FIELD_COPIES: usize = 4;
 /// What the h2 crate holds of a frame that is not whole, and of fields whose end has not come.
 const FRAME_BYTES: usize = 16 * 1024 + MAX_HEADERS_BYTES as usize;
 /// What a connection may take beside what is counted: what it holds without a word, a body that
@@ -65,6 +73,7 @@ pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES
     + CONNECTION_WINDOW as usize
     + FRAME_BYTES
     + MAX_SEND_BYTES
+    + 2 * FREE_TABLE_BYTES
     + FREE_STREAMS * (STREAM_BYTES + FREE_FIELD_BYTES);
 /// The bytes charged to the budget of all clients for a further stream, beside its fields, until it
 /// is answered. 4.7 kB were measured.
@@ -96,11 +105,12 @@ async fn serve(
     polls: &PollCounter,
 ) -> &'static str {
     let now = Instant::now();
-    let activity = Arc::new(ConnectionActivity { since: now, ..ConnectionActivity::default() });
+    let activity = Arc::new(ConnectionActivity::new(now));
     let (frames, meter, mut slice) = (Frames::new(), Meter::new(now), PollSlice::new(polls));
     let activity_of = Arc::clone(&activity);
+    let (table, lingers) = (FieldTable::default(), None);
     let mut metered =
-        MeteredStream { stream, frames, meter, activity: activity_of, slice: PollSlice::new(polls), lingers: None };
+        MeteredStream { stream, frames, meter, table, activity: activity_of, slice: PollSlice::new(polls), lingers };
     let handshake = Builder::new()
         .max_concurrent_streams(if client.is_crowded() { MAX_STREAMS_IN_A_CROWD } else { MAX_STREAMS })
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -123,10 +133,17 @@ async fn serve(
     let (why, reason) = loop {
         tokio::select! {
             biased;
-            () = poll_fn(|_| if activity.flood.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }) => {
+            () = poll_fn(|_| {
+                let table = table_cost(&activity);
+                let is_over = table > FREE_TABLE_BYTES && {
+                    held = held.take().or_else(|| handler.reservation());
+                    held.as_mut().is_some_and(|held| held.grow_shared_to(held_bytes + table).is_err())
+                };
+                if is_over || activity.flood.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+            }) => {
                 break ("costs too much", Reason::ENHANCE_YOUR_CALM);
             }
-            accepted = connection.accept() => match accepted {
+            accepted = activity.accept(&mut connection) => match accepted {
                 Some(Ok((request, mut respond))) => {
                     client.mark_busy();
                     let costs = match (streams.len() < FREE_STREAMS, field_bytes(&request)) {
@@ -135,7 +152,9 @@ async fn serve(
                     };
                     if costs > 0 {
                         held = held.or_else(|| handler.reservation());
-                        let room = held.as_mut().map_or(Ok(()), |held| held.grow_shared_to(held_bytes + costs));
+                        let room = held.as_mut().map_or(Ok(()), |held| {
+                            held.grow_shared_to(held_bytes + costs + table_cost(&activity))
+                        });
                         if room.is_err() {
                             // The request has not been handled, so the client may send it again.
                             respond.send_reset(Reason::REFUSED_STREAM);
@@ -195,12 +214,18 @@ async fn serve(
     };
     drop(streams);
     connection.abrupt_shutdown(reason);
-    let closed = async { while let Some(Ok(_)) = connection.accept().await {} };
+    let closed = async { while let Some(Ok(_)) = activity.accept(&mut connection).await {} };
     let _ = timeout(LINGER, closed).await;
     why
 }
 
+/// What the client's table of header fields counts.
+fn table_cost(activity: &ConnectionActivity) -> usize {
+    activity.table_bytes().saturating_sub(FREE_TABLE_BYTES)
+}
+
 /// The memory that the fields of a request take.
 fn field_bytes<B>(request: &http::Request<B>) -> usize {
-    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+    let bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    FIELD_COPIES * bytes
 }

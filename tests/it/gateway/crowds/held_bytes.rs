@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use gateway::{Config, FixedServer, RouteConfig};
 use node_sdk::{Node, Params, ServiceError, State};
+use tests::http2::{PREFACE, frame};
 use tests::{Cluster, HttpClient, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -160,6 +161,49 @@ async fn gh30_large_fields_of_http2_are_no_more_than_may_be_held() {
     assert_eq!(refused.into_iter().filter(|refused| *refused).count(), 22, "half of what there is, of 64 KiB each");
     assert!(!ask(1000).await.0, "a usual request is not counted");
     drop(held);
+}
+
+/// Whether a client is cut that sends fields of 8 kB in each of 60 requests, and has the form
+/// `authority` for one byte that it may put into its table.
+#[track_caller]
+fn check_table(authority: u8, is_cut: bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let cluster = Cluster::start();
+        let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
+        let routes = vec![RouteConfig { servers, ..route() }];
+        let config = Config { max_held_bytes: 8 * 64 * 1024, h2c: true, routes, ..Config::default() };
+        let at = cluster.gateway_with(config).await;
+        let field = [&[0, 1, b'x', 100][..], &[b'y'; 100]].concat();
+        let block = [&[0x82, 0x86, 0x84, authority, 1, b'g'][..], &field.repeat(80)].concat();
+        let mut client = connect(2, at).await;
+        client.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
+        for number in 0..60 {
+            // A client that is cut may be told so while it sends.
+            let _ = client.write_all(&frame(1, 5, 2 * number + 1, &block)).await;
+        }
+        let _ = client.write_all(&frame(6, 0, 0, b"the last")).await;
+        let mut head = [0; 9];
+        let (kind, payload) = loop {
+            client.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+            client.read_exact(&mut payload).await.unwrap();
+            match head[3] {
+                6 | 7 => break (head[3], payload),
+                _ => {}
+            }
+        };
+        let seen = kind == 7 && payload.get(4..8) == Some(&[0, 0, 0, 11]);
+        assert_eq!(seen, is_cut, "{caller}: {payload:?}");
+        assert_eq!(HttpClient::over(connect(3, at).await).request("GET", "/", "").await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn gh30_the_table_of_fields_of_http2_is_within_the_budget() {
+    // As it may be put into the table, and as it may not (RFC 7541, 6.2).
+    check_table(0x41, true).await;
+    check_table(0x01, false).await;
 }
 
 #[tokio::test]

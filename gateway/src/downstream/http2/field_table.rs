@@ -1,0 +1,286 @@
+//! What the table of header fields of a connection keeps in memory (RFC 7541, 2.3.2). Pure.
+//!
+//! The h2 crate makes an entry of the bytes that it was read from, and keeps their whole block with
+//! it: a hundred entries of one byte can keep a hundred blocks of 16 kB. The table is not to be
+//! seen from outside, so this reads along: which header blocks put entries into the table, and how
+//! long these can be there.
+
+use std::collections::VecDeque;
+
+use super::frames::FrameHead;
+
+/// The size of the table, as RFC 7541 counts it, unless a SETTINGS frame says otherwise. A client
+/// may make it smaller, but not larger.
+const TABLE_SIZE: usize = 4096;
+/// What an entry counts beside its name and value (RFC 7541, 4.1).
+const ENTRY_OVERHEAD: usize = 32;
+/// Blocks are allocated for more than a frame has, and what was compressed is in a block of its own.
+const BLOCK_COPIES: usize = 3;
+
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+const PRIORITY_BYTES: usize = 5;
+
+/// Follows the header blocks of one client.
+#[derive(Debug, Default)]
+pub(super) struct FieldTable {
+    /// Bytes of the present frame that are before its fields, and those of them that are padding.
+    before: usize,
+    is_padded: bool,
+    /// Bytes of fields that are left in the present frame.
+    left: usize,
+    position: Position,
+    /// The present field is put into the table, and its name and value count at least so much.
+    entry: Option<usize>,
+    /// The bytes of the present header block so far.
+    block: usize,
+    /// Header blocks with entries in the table: their bytes, and the least that their entries count.
+    blocks: VecDeque<(usize, usize)>,
+    /// The sums of both.
+    block_bytes: usize,
+    entry_size: usize,
+    /// The last of the blocks is the present one.
+    is_last_present: bool,
+}
+
+/// What the next byte of a header block is (RFC 7541, 5 and 6).
+#[derive(Clone, Copy, Debug, Default)]
+enum Position {
+    #[default]
+    Field,
+    /// Of a number: what it is for, and so far which value, with so many bits.
+    Number(NumberOf, usize, u32),
+    StringLength(StringOf),
+    /// In a string, of which this many bytes are left.
+    String(StringOf, usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum NumberOf {
+    /// The name of a field whose value follows.
+    Name,
+    /// A whole field, or the size of the table.
+    Whole,
+    /// The length of a string, which may be compressed.
+    Length(StringOf, bool),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum StringOf {
+    Name,
+    Value,
+}
+
+impl FieldTable {
+    /// Begins a frame.
+    pub(super) fn begin(&mut self, head: FrameHead) {
+        self.left = 0;
+        if !matches!(head.kind, HEADERS | CONTINUATION) {
+            return;
+        }
+        self.left = usize::try_from(head.length).unwrap_or(usize::MAX);
+        (self.before, self.is_padded) = (0, false);
+        if head.kind == HEADERS {
+            (self.position, self.entry, self.block, self.is_last_present) = (Position::Field, None, 0, false);
+            self.is_padded = head.flags & PADDED != 0;
+            self.before = if head.flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES };
+        }
+        self.block += self.left;
+        if self.is_last_present
+            && let Some((bytes, _)) = self.blocks.back_mut()
+        {
+            *bytes += self.left;
+            self.block_bytes += self.left;
+        }
+    }
+
+    /// Reads some of the payload of the present frame.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        while self.left > 0
+            && let [first, rest @ ..] = bytes
+        {
+            if self.is_padded {
+                // The length of the padding, which is at the frame's end.
+                self.is_padded = false;
+                self.left = self.left.saturating_sub(1 + usize::from(*first));
+                bytes = rest;
+            } else if self.before > 0 {
+                (self.before, self.left, bytes) = (self.before - 1, self.left - 1, rest);
+            } else {
+                let fields = &bytes[..bytes.len().min(self.left)];
+                let taken = self.read_fields(fields);
+                self.left -= taken;
+                bytes = &bytes[taken..];
+            }
+        }
+    }
+
+    /// The most that the table keeps in memory.
+    pub(super) fn bytes(&self) -> usize {
+        BLOCK_COPIES * self.block_bytes
+    }
+
+    /// Reads one byte of fields, or what there is of a string, and gives how many bytes that were.
+    fn read_fields(&mut self, bytes: &[u8]) -> usize {
+        let byte = bytes[0];
+        self.position = match self.position {
+            Position::Field => {
+                let (of, bits, is_entry) = match byte {
+                    0x80.. => (NumberOf::Whole, 7, false),
+                    0x40..0x80 => (NumberOf::Name, 6, true),
+                    0x20..0x40 => (NumberOf::Whole, 5, false),
+                    _ => (NumberOf::Name, 4, false),
+                };
+                self.entry = is_entry.then_some(ENTRY_OVERHEAD);
+                self.begin_number(of, byte, bits)
+            }
+            // No number of a field has more than four further bytes; the h2 crate refuses others.
+            Position::Number(of, value, bits) => {
+                let value = value + (usize::from(byte & 0x7F) << bits.min(28));
+                if byte & 0x80 == 0 { self.end_number(of, value) } else { Position::Number(of, value, bits + 7) }
+            }
+            Position::StringLength(of) => self.begin_number(NumberOf::Length(of, byte & 0x80 != 0), byte, 7),
+            Position::String(of, left) => {
+                let taken = left.min(bytes.len());
+                self.position = if taken == left { self.end_string(of) } else { Position::String(of, left - taken) };
+                return taken;
+            }
+        };
+        1
+    }
+
+    /// Reads the first byte of a number, which has `bits` bits of it.
+    fn begin_number(&mut self, of: NumberOf, byte: u8, bits: u32) -> Position {
+        let most = (1 << bits) - 1;
+        match usize::from(byte) & most {
+            value if value < most => self.end_number(of, value),
+            value => Position::Number(of, value, 0),
+        }
+    }
+
+    fn end_number(&mut self, of: NumberOf, value: usize) -> Position {
+        match of {
+            NumberOf::Whole => Position::Field,
+            NumberOf::Name if value == 0 => Position::StringLength(StringOf::Name),
+            NumberOf::Name => Position::StringLength(StringOf::Value),
+            NumberOf::Length(of, is_compressed) => {
+                // The longest code of a byte has 30 bits.
+                let least = if is_compressed { value * 8 / 30 } else { value };
+                self.entry = self.entry.map(|entry| entry + least);
+                if value == 0 { self.end_string(of) } else { Position::String(of, value) }
+            }
+        }
+    }
+
+    fn end_string(&mut self, of: StringOf) -> Position {
+        match of {
+            StringOf::Name => Position::StringLength(StringOf::Value),
+            StringOf::Value => {
+                if let Some(size) = self.entry.take() {
+                    self.insert(size);
+                }
+                Position::Field
+            }
+        }
+    }
+
+    /// The present block puts an entry of at least this size into the table. A block is there as
+    /// long as one of its entries may be: entries go in the order in which they came.
+    fn insert(&mut self, size: usize) {
+        match self.blocks.back_mut() {
+            Some((_, entries)) if self.is_last_present => *entries += size,
+            _ => {
+                self.blocks.push_back((self.block, size));
+                self.block_bytes += self.block;
+                self.is_last_present = true;
+            }
+        }
+        self.entry_size += size;
+        while self.blocks.len() > 1
+            && let Some((bytes, entries)) = self.blocks.front().copied()
+            && self.entry_size - entries >= TABLE_SIZE
+        {
+            self.blocks.pop_front();
+            self.block_bytes -= bytes;
+            self.entry_size -= entries;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A HEADERS frame, in pieces of `step` bytes.
+    fn read(table: &mut FieldTable, kind: u8, flags: u8, payload: &[u8], step: usize) {
+        table.begin(FrameHead { length: u32::try_from(payload.len()).unwrap(), kind, flags });
+        payload.chunks(step).for_each(|piece| table.read(piece));
+    }
+
+    /// The bytes of the blocks that these HEADERS frames leave in the table.
+    #[track_caller]
+    fn check(frames: &[(u8, u8, &[u8])], expected: usize) {
+        for step in [1, 2, 7, 100_000] {
+            let mut table = FieldTable::default();
+            frames.iter().for_each(|(kind, flags, payload)| read(&mut table, *kind, *flags, payload, step));
+            assert_eq!(table.bytes(), BLOCK_COPIES * expected, "in pieces of {step}");
+            assert!(matches!(table.position, Position::Field), "in pieces of {step}: {table:?}");
+        }
+    }
+
+    /// A field with a name of its own: `form` is the first byte of its representation.
+    fn field(form: u8, value: usize) -> Vec<u8> {
+        assert!(value < 127);
+        [&[form, 1, b'x', u8::try_from(value).unwrap()][..], &vec![b'y'; value]].concat()
+    }
+
+    #[test]
+    fn gh12_blocks_with_entries_in_the_table_are_counted() {
+        check(&[(1, 4, &[0x82, 0x86])], 0);
+        check(&[(1, 4, &field(0, 100))], 0);
+        check(&[(1, 4, &field(0x10, 100))], 0);
+        check(&[(1, 4, &field(0x40, 100))], 104);
+        // The authority, by its index in the static table; then 300 bytes that are not put there.
+        let large = [&[0x41, 1, b'g'][..], &field(0, 100).repeat(3)].concat();
+        check(&[(1, 4, &large)], 315);
+        check(&[(1, 4, &large), (1, 4, &large)], 630);
+        // A value of 300 bytes, whose length takes three bytes; then a size of the table.
+        check(&[(1, 4, &[&[0x41, 0x7F, 0xAD, 1][..], &[b'y'; 300]].concat()), (1, 4, &[0x3F, 0xE1, 0x1F, 0x82])], 304);
+        // Compressed: at least 27 bytes.
+        check(&[(1, 4, &[&[0x41, 0x80 | 102][..], &[0xAA; 102]].concat())], 104);
+    }
+
+    #[test]
+    fn gh12_padding_and_priority_are_no_fields() {
+        let entry = field(0x40, 3);
+        let padded = [&[4][..], &entry, &[0x40; 4]].concat();
+        check(&[(1, 4 | PADDED, &padded)], padded.len());
+        let both = [&[4, 0x40, 0x40, 0x40, 0x40, 0x40][..], &entry, &[0; 4]].concat();
+        check(&[(1, 4 | PADDED | PRIORITY, &both)], both.len());
+        check(&[(0, 0, &entry), (1, 4, &[0x82])], 0);
+    }
+
+    #[test]
+    fn gh12_a_block_goes_on_in_continuations() {
+        let entry = field(0x40, 100);
+        check(&[(1, 0, &entry[..50]), (9, 4, &entry[50..])], 104);
+        check(&[(1, 0, &entry), (9, 0, &[0x82]), (9, 4, &[0x82; 10]), (1, 4, &[0x82; 50])], 115);
+    }
+
+    #[test]
+    fn gh12_entries_leave_the_table_in_their_order() {
+        let small = field(0x40, 0);
+        let large = [&small[..], &field(0, 100).repeat(9)].concat();
+        let mut frames = vec![(1, 4, &large[..]); 10];
+        check(&frames, 9400);
+        // 33 bytes each: 125 of them are more than the table has.
+        frames.extend(vec![(1, 4, &small[..]); 114]);
+        check(&frames, 9400 + 114 * 4);
+        frames.extend(vec![(1, 4, &small[..]); 11]);
+        check(&frames, 125 * 4);
+        let most = vec![(1, 4, &large[..]); 1000];
+        check(&most, 125 * 940);
+    }
+}
