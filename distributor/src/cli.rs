@@ -41,7 +41,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Asks a running Distributor what happened to a node: when it joined and left, and why. Ask no
+    /// Asks a running Distributor what happened to a node: when it joined and left, and why. Exits
+    /// with 1 if nothing is known of it. Ask no
     /// Distributor of version 1: it cannot answer, and ends when a peer that has not registered
     /// leaves.
     Why {
@@ -105,7 +106,8 @@ pub fn main() -> ExitCode {
     if let Some(CliCommand::Why { node, at, json }) = &args.command {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         return match runtime.and_then(|runtime| runtime.block_on(why(at, node, *json))) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
             Err(error) => exit_code(&error),
         };
     }

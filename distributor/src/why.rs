@@ -19,11 +19,11 @@ const MAX_ANSWER_BYTES: usize = 32 << 20;
 const NAME_BYTES: usize = 64;
 
 /// Prints what happened to nodes whose name, address (`host:port`) or instance is `node`; with
-/// `json` as it came.
+/// `json` as it came. Returns whether anything is known of them.
 ///
 /// # Errors
 /// When the Distributor cannot be reached or does not answer.
-pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result<()> {
+pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result<bool> {
     let answer = timeout(PATIENCE, ask(distributor, node)).await.map_err(|_elapsed| {
         let text = format!(
             "the Distributor at {distributor} does not answer. One of version 1 cannot, and may have ended now that it \
@@ -31,11 +31,13 @@ pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result
         );
         io::Error::new(io::ErrorKind::TimedOut, text)
     })??;
-    let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };
+    let events: Vec<HistoryEvent> = serde_json::from_str(&answer)?;
+    let is_known = !events.is_empty();
+    let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, events) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         // A program that has read enough may close the pipe.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(is_known),
+        result => result.map(|()| is_known),
     }
 }
 

@@ -307,3 +307,14 @@ async fn c7_one_url_under_two_names_is_told() {
     assert!(told.contains("shares") && told.contains("GET/goods is offered by goods too"), "{told}");
     assert!(!why(&cluster, "mails").await.contains("shares"));
 }
+
+#[tokio::test]
+async fn c16_of_an_unknown_node_why_says_so_by_its_exit_code() {
+    let cluster = Cluster::start();
+    let _one = register(&cluster, json!({ "port": 1, "name": "goods", "urls": [] })).await;
+    let distributor = cluster.address.to_string();
+    for (name, more, code) in [("goods", &[][..], 0), ("nobody", &[], 1), ("nobody", &["--json"], 1)] {
+        let mut why = Process::start(DISTRIBUTOR, &[&["why", name, "--at", &distributor], more].concat());
+        assert_eq!(why.ended().await.code(), Some(code), "{name} {more:?}");
+    }
+}
