@@ -33,6 +33,9 @@ use crate::upstream::table::UpstreamTable;
 /// Most connections of operators. When one more comes, the oldest is closed.
 const MAX_CLIENTS: usize = 64;
 
+/// What the name of an event begins with among the routes of a node.
+const EVENT: &str = "EVENT/";
+
 /// The state that is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
@@ -153,12 +156,11 @@ impl Admin {
             out,
             "A request goes to the nodes that register exactly its route, which are called with packets:"
         );
-        for (route, nodes) in &nodes {
-            let names = names.get(route).map_or(0, BTreeSet::len);
-            // An event goes to each service that subscribes.
-            let is_shared = names > 1 && !route.starts_with("EVENT/");
-            let mark =
-                if is_shared { format!("  ({names} services offer it: calls go to any)") } else { String::new() };
+        for (route, nodes) in nodes.iter().filter(|(route, _)| !route.starts_with(EVENT)) {
+            let mark = match names.get(route).map_or(0, BTreeSet::len) {
+                0 | 1 => String::new(),
+                names => format!("  ({names} services offer it: calls go to any)"),
+            };
             let _ = writeln!(out, "  {route}{mark}");
             for node in nodes {
                 let _ = writeln!(out, "      {node}");
@@ -181,6 +183,16 @@ impl Admin {
         }
         let _ =
             writeln!(out, "Otherwise it is answered by 503 if a node has offered its route before, and else by 404.");
+        let events = || nodes.iter().filter_map(|(route, nodes)| Some((route.strip_prefix(EVENT)?, nodes)));
+        if events().next().is_some() {
+            let _ = writeln!(out, "No request: events, which go to one node of each service that subscribes:");
+        }
+        for (event, nodes) in events() {
+            let _ = writeln!(out, "  {event}");
+            for node in nodes {
+                let _ = writeln!(out, "      {node}");
+            }
+        }
         let barred: Vec<_> = self
             .peers
             .nodes()

@@ -318,3 +318,17 @@ async fn c16_of_an_unknown_node_why_says_so_by_its_exit_code() {
         assert_eq!(why.ended().await.code(), Some(code), "{name} {more:?}");
     }
 }
+
+#[tokio::test]
+async fn c16_routes_show_events_apart_and_addresses_in_brackets() {
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let advertise = json!({ "advertise": "[2001:db8::7]:80" });
+    let node = json!({ "port": 1, "name": "goods", "urls": ["GET/goods", "EVENT/sold"], "$": advertise });
+    let _one = register(&cluster, node).await;
+    let routes = gateway.routes_with("GET/goods").await;
+    let (requests, events) = routes.split_once("No request: events").unwrap();
+    assert!(requests.contains("  GET/goods\n") && !requests.contains("sold"), "{routes}");
+    assert!(events.contains("  sold\n      [2001:db8::7]:80 goods"), "{routes}");
+    assert!(why(&cluster, "goods").await.contains(" [2001:db8::7]:80 "));
+}
