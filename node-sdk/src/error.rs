@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped, warn};
+use net::{LogThrottle, MAX_ESCAPED_BYTES, error, escaped, warn};
 use protocol::{HostPortError, RouteError};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -342,9 +342,35 @@ impl From<CallError> for ServiceError {
     }
 }
 
+/// What the system says is a fault of this service: 500, with the details in the log. The caller
+/// does not get them, because they may name files and addresses.
+impl From<io::Error> for ServiceError {
+    fn from(error: io::Error) -> Self {
+        static LOG_THROTTLE: Mutex<Option<LogThrottle>> = Mutex::new(None);
+        let mut log_throttle = LOG_THROTTLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let suppressed = log_throttle.get_or_insert_default().allow(Instant::now().into_std());
+        drop(log_throttle);
+        if let Some(suppressed) = suppressed {
+            let error = escaped(error, 4 * MAX_ESCAPED_BYTES);
+            error!(?error, suppressed, "a handler failed; its caller is told 500 internal");
+        }
+        Self::internal("the service failed; its log says why")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c16_an_error_of_the_system_is_a_fault_of_the_service_and_shows_no_path() {
+        fn read() -> Result<String, ServiceError> {
+            Ok(std::fs::read_to_string("/nowhere/secret")?)
+        }
+        let error = read().unwrap_err();
+        assert_eq!((error.status, error.reason.as_ref()), (500, "internal"));
+        assert!(!error.message.contains("nowhere") && !error.message.contains("os error"), "{error}");
+    }
 
     #[test]
     fn b9_a_status_that_is_no_error_is_sent_as_500() {
