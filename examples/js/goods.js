@@ -18,6 +18,7 @@ const HELP = `A goods service in the old style: POST/goods, GET/goods and DELETE
 Usage: node goods.js [options]
 
   --port N                 port to listen on (default 9010; 0 picks a free one)
+  --host ADDRESS           address to listen on (default 127.0.0.1: this machine only; 0.0.0.0 for all)
   --distributor HOST:PORT  where to register (default 127.0.0.1:9000)
   --version N              1 registers as old services do (default 1), 2 as new ones
   --help                   show this text
@@ -26,8 +27,8 @@ Usage: node goods.js [options]
 const MAX_GOODS = 1000;
 
 class Goods extends Server {
-  constructor({ port, distributor, version }) {
-    super('goods', port, ['POST/goods', 'GET/goods', 'DELETE/goods'], { version });
+  constructor({ port, host, distributor, version }) {
+    super('goods', port, ['POST/goods', 'GET/goods', 'DELETE/goods'], { version, host });
     this.stored = []; // a real one has a database
     this.connectToDistributor(distributor.host, distributor.port, (data) => {
       console.log(`list ${data.params.length}`);
@@ -36,7 +37,7 @@ class Goods extends Server {
 
   onRead(socket, data) {
     const packet = { key: data.params.key, errorcode: 0, errormessage: 'success' };
-    switch (data.method) {
+    switch (data.uri === '/goods' ? data.method : undefined) {
       case 'POST': {
         const { key: _, ...good } = data.params;
         this.stored.push(good);
@@ -53,7 +54,7 @@ class Goods extends Server {
         packet.results = [];
         break;
       default:
-        socket.write('null¶'); // so old services say that they do not know a method
+        socket.write('null¶'); // so old services say that they do not know what is asked for
         return;
     }
     socket.write(JSON.stringify(packet) + '¶');
@@ -70,6 +71,7 @@ function readArguments() {
     const { values } = require('node:util').parseArgs({
       options: {
         port: { type: 'string', default: '9010' },
+        host: { type: 'string', default: '127.0.0.1' },
         distributor: { type: 'string', default: '127.0.0.1:9000' },
         version: { type: 'string', default: '1' },
         help: { type: 'boolean' },
@@ -83,6 +85,7 @@ function readArguments() {
     if (!/^[12]$/.test(values.version)) throw new Error('--version must be 1 or 2');
     return {
       port: Number(values.port),
+      host: values.host,
       distributor: Server.parseAddress(values.distributor),
       version: Number(values.version),
     };

@@ -63,6 +63,8 @@ declare namespace MeshServer {
      * free: one that would have more is not read from. An answer that there is no room for becomes 503 `no_room`.
      */
     buffers?: number;
+    /** Where it listens: at all addresses of the machine unless set, as old services do. */
+    host?: string;
     /**
      * Where others can call the service, `host:port`, if that is not where the Distributor sees it come from and the port
      * that it listens on: behind a NAT, in a container. Unless set, the environment variable `NODE_ADVERTISE`.

@@ -58,12 +58,13 @@ class Server {
   #logs;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the
-  // old form. `buffers`: bytes that are kept for all callers together. `advertise`: where others
+  // old form. `buffers`: bytes that are kept for all callers together. `host`: where it listens;
+  // at all addresses of the machine unless given, as old services do. `advertise`: where others
   // can call it, `host:port`, if that is not where the Distributor sees it come from and the port
   // that it listens on; of version 2. `oldReadBytes`: what callers of version 1 can read at once.
   // `logs: false`: packets are not sent to the node `logs`.
   constructor(name, port, urls = [], {
-    version = 1, buffers, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
+    version = 1, buffers, host, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
   } = {}) {
     this.context = { port, name, urls }; // registered as it stands, with what a service adds
     this.#version = PLAIN_NAME.test(name) ? version : 1;
@@ -77,9 +78,9 @@ class Server {
     this.server = net.createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.server.maxConnections = MAX_CALLERS;
     this.server.on('error', (error) => this.onError(error));
-    this.server.listen(port, () => {
+    this.server.listen({ port, host }, () => {
       this.context.port = this.server.address().port; // for port 0 the system has picked one
-      this.onLog(`listening on port ${this.context.port}`);
+      this.onLog(`listening on ${host === undefined ? '' : `${host}, `}port ${this.context.port}`);
       this.#registry?.connect();
     });
     setInterval(() => this.#tidy(), TIDY_MS).unref();

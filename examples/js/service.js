@@ -11,6 +11,7 @@ const HELP = `A service that greets: GET/hello and POST/hello.
 Usage: node service.js [options]
 
   --port N                 port to listen on (default 9040; 0 picks a free one)
+  --host ADDRESS           address to listen on (default 127.0.0.1: this machine only; 0.0.0.0 for all)
   --distributor HOST:PORT  where to register (default 127.0.0.1:9000)
   --name NAME              name to register under (default hello)
   --help                   show this text
@@ -68,6 +69,7 @@ function readArguments() {
     const { values } = parseArgs({
       options: {
         port: { type: 'string', default: '9040' },
+        host: { type: 'string', default: '127.0.0.1' },
         distributor: { type: 'string', default: '127.0.0.1:9000' },
         name: { type: 'string', default: 'hello' },
         help: { type: 'boolean' },
@@ -90,8 +92,8 @@ function readArguments() {
   }
 }
 
-const { port, distributor, name } = readArguments();
-const service = new Hello(name, port, Object.keys(handlers), { version: 2 });
+const { port, host, distributor, name } = readArguments();
+const service = new Hello(name, port, Object.keys(handlers), { version: 2, host });
 service.connectToDistributor(distributor.host, distributor.port);
 
 let stopping = false;

@@ -13,13 +13,14 @@ const HELP = `An HTTP server that tells what it was asked for.
 Usage: node web.js [options]
 
   --port N                 port to listen on (default 9050; 0 picks a free one)
+  --host ADDRESS           address to listen on (default 127.0.0.1: this machine only; 0.0.0.0 for all)
   --distributor HOST:PORT  where to register (default 127.0.0.1:9000)
   --prefix PATH            what it answers, with all that is below it (default /web)
   --name NAME              name to register under (default web)
   --help                   show this text
 `;
 
-const { port, distributor, prefix, name } = readArguments();
+const { port, host, distributor, prefix, name } = readArguments();
 
 const server = http.createServer((request, response) => {
   response.setHeader('Content-Type', 'application/json');
@@ -30,7 +31,7 @@ server.on('error', (error) => {
   console.error(`cannot listen on port ${port}: ${error.message}`);
   process.exit(1);
 });
-server.listen(port, () => console.log(`listening on port ${server.address().port}`));
+server.listen(port, host, () => console.log(`listening on ${host}, port ${server.address().port}`));
 
 const offer = offerHttp(server, { name, prefixes: [prefix], ...distributor });
 for (const signal of ['SIGINT', 'SIGTERM']) {
@@ -42,6 +43,7 @@ function readArguments() {
     const { values } = parseArgs({
       options: {
         port: { type: 'string', default: '9050' },
+        host: { type: 'string', default: '127.0.0.1' },
         distributor: { type: 'string', default: '127.0.0.1:9000' },
         prefix: { type: 'string', default: '/web' },
         name: { type: 'string', default: 'web' },

@@ -56,15 +56,14 @@ async fn our_nodes_keep_the_protocol() {
 }
 
 #[tokio::test]
-async fn an_old_service_with_one_line_changed_keeps_the_protocol() {
+async fn c16_an_old_service_with_one_line_changed_keeps_the_protocol() {
     if !legacy_peers_can_run() {
         return;
     }
     let cluster = Cluster::start();
     let (_service, port) = goods(cluster.address).await;
     let (verdicts, code) = conform(([127, 0, 0, 1], port).into(), &["--url", "DELETE/goods"]).await;
-    assert_eq!(with(&verdicts, "FAILED"), ["unknown-uri"], "it looks at the method only, as old services do");
-    assert_eq!(code, Some(1));
+    assert_eq!((with(&verdicts, "FAILED"), code), (Vec::<&str>::new(), Some(0)));
 }
 
 #[tokio::test]
@@ -144,14 +143,13 @@ async fn e16_of_old_code_it_is_said_what_the_mesh_copes_with() {
     let log = checked.line("old-log").await;
     assert!(log.starts_with("skipped"), "{log}");
     checked.line("the mesh copes with 1 of the failures").await;
-    // The service that it is most about stays, and is told apart from one that does not answer at
-    // all.
+    // The example in the old style keeps all of it.
     let cluster_goods = goods(cluster.address).await;
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), cluster_goods.1);
     let mut checked = begin(address, &["--url", "DELETE/goods", "--version", "1"]);
-    assert_eq!(checked.ended().await.code(), Some(1));
+    assert_eq!(checked.ended().await.code(), Some(0));
     let line = checked.line("unknown-uri").await;
-    assert!(line.starts_with("FAILED") && line.contains("the mesh copes"), "{line}");
+    assert!(line.starts_with("ok"), "{line}");
     drop(service);
 }
 
