@@ -16,8 +16,12 @@ impl Database {
     /// Opens, or makes, the file and its tables. Several processes may share one file.
     ///
     /// # Errors
-    /// What SQLite says.
-    pub fn open(file: &Path, tables: &str) -> rusqlite::Result<Self> {
+    /// What SQLite says, with the name of the file.
+    pub fn open(file: &Path, tables: &str) -> Result<Self, String> {
+        Self::try_open(file, tables).map_err(|error| format!("cannot use the database {}: {error}", file.display()))
+    }
+
+    fn try_open(file: &Path, tables: &str) -> rusqlite::Result<Self> {
         let connection = Connection::open(file)?;
         // Instances of a service write to one file: they wait for each other instead of failing.
         connection.busy_timeout(Duration::from_secs(5))?;

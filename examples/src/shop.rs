@@ -2,18 +2,22 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use futures::future::join_all;
-use net::{LogFormat, LogLevel, bind, exit_code, init_log, listen_address, raise_open_files, stop_on_signals};
+use net::{
+    LineWriter, LogFormat, LogLevel, bind, exit_code, init_log, listen_address, raise_open_files, stop_on_signals,
+};
 use node_sdk::{Node, NodeBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +40,10 @@ struct ShopArgs {
     /// Address of the Distributor.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = listen_address)]
     distributor: SocketAddr,
+    /// Address of the gateway for operators, `off` for none. Unless given, 127.0.0.1:8001, or none if
+    /// that is taken.
+    #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
+    admin: Option<ShopAdmin>,
     /// Folder of the databases; a temporary one, removed at the end, unless given.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
@@ -47,6 +55,14 @@ struct ShopArgs {
     log_level: LogLevel,
 }
 
+/// Where operators ask the gateway, if anywhere.
+#[derive(Clone, Copy, Debug)]
+struct ShopAdmin(Option<SocketAddr>);
+
+fn admin_address(text: &str) -> Result<ShopAdmin, String> {
+    if text == "off" { Ok(ShopAdmin(None)) } else { listen_address(text).map(|address| ShopAdmin(Some(address))) }
+}
+
 /// A service's tables, and its node once it has a database.
 type Service = (&'static str, &'static str, fn(Database) -> NodeBuilder);
 
@@ -56,8 +72,12 @@ const SERVICES: [Service; 3] = [
     ("purchases", purchases::TABLES, purchases::node),
 ];
 
+/// Where operators ask the gateway unless told otherwise, as with the program `gateway`.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 /// How long everything may take to find each other on one machine.
 const OPENING_TIME: Duration = Duration::from_secs(10);
+/// How long a terminal that does not take the last line may delay the end.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some
 /// more.
 const LONGEST_STOP: Duration = Duration::from_secs(50);
@@ -77,7 +97,8 @@ fn run(args: &ShopArgs) -> Result<(), Box<dyn Error>> {
     // Removed when this function ends, however it does.
     let temporary = tempfile::Builder::new().prefix("shop-").tempdir()?;
     let data = args.data.as_deref().unwrap_or_else(|| temporary.path());
-    std::fs::create_dir_all(data)?;
+    std::fs::create_dir_all(data)
+        .map_err(|error| format!("cannot use the folder {}: {error}; choose another with --data", data.display()))?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(open(args, data))
 }
 
@@ -88,6 +109,11 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     let (stop_gateway, stop_distributor) = (CancellationToken::new(), CancellationToken::new());
     let (registry, door) = (bind(args.distributor)?, bind(args.listen)?);
     let (registry_address, door_address) = (registry.local_addr()?, door.local_addr()?);
+    let admin = match args.admin {
+        Some(ShopAdmin(address)) => address.map(bind).transpose().map_err(|error| error.set_by("--admin"))?,
+        None => bind(DEFAULT_ADMIN).ok(),
+    };
+    let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
 
     let config = distributor::Config::default();
     let distributor = tokio::spawn(distributor::serve(vec![registry], config, stop_distributor.clone()));
@@ -99,7 +125,10 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
         }
     }
     let config = gateway::Config { distributor: registry_address.to_string(), ..gateway::Config::default() };
-    let gateway = tokio::spawn(gateway::serve(door, config, stop_gateway.clone()));
+    let (_sender, config) = watch::channel(Arc::new(config));
+    let listeners = gateway::Listeners { http: vec![door], admin, ..gateway::Listeners::default() };
+    let stop_all = gateway::Stop { drain: stop_gateway.clone(), ..gateway::Stop::default() };
+    let gateway = tokio::spawn(gateway::serve_all(listeners, config, stop_all));
 
     let ready = async {
         for path in ["/members", "/goods", "/purchases"] {
@@ -112,9 +141,16 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
         ready = timeout(OPENING_TIME, ready) => ready.map_err(|_| "the services did not find each other in 10 s")?,
         () = stop.cancelled() => {}
     }
+    // Standard output may be closed, or a pipe that nobody reads: nothing waits for it.
+    let screen = LineWriter::start("screen", io::stdout(), Duration::ZERO, |_lost| {})?;
     if !stop.is_cancelled() {
-        announce(welcome(registry_address, door_address, &nodes, data, args.data.is_none()));
+        let places = Places { distributor: registry_address, gateway: door_address, admin: admin_address };
+        screen.push(welcome(places, &nodes, data, args.data.is_none()));
         stop.cancelled().await;
+    }
+    let is_watched = io::stdout().is_terminal();
+    if is_watched {
+        screen.push("\nClosing: requests in flight finish. Ctrl-C again ends it at once.\n".to_owned());
     }
 
     stop_gateway.cancel();
@@ -122,6 +158,10 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     join_all(nodes.into_iter().map(|(_, node)| node.stop())).await;
     stop_distributor.cancel();
     distributor.await?;
+    if is_watched {
+        screen.push("Closed.\n".to_owned());
+    }
+    tokio::task::spawn_blocking(move || screen.flush(LAST_WORDS_TIMEOUT)).await?;
     Ok(())
 }
 
@@ -137,21 +177,17 @@ async fn answers(gateway: SocketAddr, path: &str) -> bool {
     ask.await.unwrap_or(false)
 }
 
-/// Prints, in a thread that nobody waits for: standard output may be closed, or a pipe that nobody
-/// reads.
-fn announce(text: String) {
-    let print = move || drop(io::stdout().write_all(text.as_bytes()));
-    let _ = std::thread::Builder::new().name("welcome".to_owned()).spawn(print);
+/// Where the parts of the shop are.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    distributor: SocketAddr,
+    gateway: SocketAddr,
+    admin: Option<SocketAddr>,
 }
 
 /// How the shop is used.
-fn welcome(
-    distributor: SocketAddr,
-    gateway: SocketAddr,
-    nodes: &[(&str, Node)],
-    data: &Path,
-    temporary: bool,
-) -> String {
+fn welcome(places: Places, nodes: &[(&str, Node)], data: &Path, temporary: bool) -> String {
+    let Places { distributor, gateway, admin } = places;
     let mut out = String::new();
     macro_rules! line {
         ($($text:tt)*) => { let _ = writeln!(out, $($text)*); };
@@ -159,6 +195,9 @@ fn welcome(
     line!("The shop is open.\n");
     line!("  distributor  {distributor}");
     line!("  gateway      http://{gateway}");
+    if let Some(admin) = admin {
+        line!("  operators    http://{admin}");
+    }
     for (name, _, _) in SERVICES {
         let of_service = nodes.iter().filter(|(of, _)| *of == name);
         let addresses: Vec<_> = of_service.map(|(_, node)| node.address().to_string()).collect();
@@ -177,6 +216,12 @@ fn welcome(
     line!("  curl -s {gateway}/goods/1                # how often it was sold: told by an event");
     line!("  curl -s {gateway}/purchases/report       # made from a stream of all goods");
     line!("  curl -sN {gateway}/goods/export -H 'accept: application/x-ndjson'    # that stream, line by line");
+    if let Some(admin) = admin {
+        line!("\nFor operators:\n");
+        line!("  curl -s {admin}/metrics                  # figures, for Prometheus");
+        line!("  cargo run --release --bin gateway routes --admin {admin}        # who answers what");
+        line!("  cargo run --release --bin distributor why goods --at {distributor}    # who came and went");
+    }
     line!("\nCtrl-C closes it.");
     out
 }

@@ -1,13 +1,16 @@
 //! The example shop, used as a person would.
 
 use serde_json::json;
-use tests::{Cluster, HttpClient, Process, eventually, request};
+use tests::{Cluster, HttpClient, Process, Terminal, eventually, request};
 
-use crate::programs::{GOODS, SHOP};
+use crate::programs::{GATEWAY, GOODS, SHOP};
+
+/// Arguments of a shop at ports that the system chooses.
+const ANYWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--distributor", "127.0.0.1:0"];
 
 #[tokio::test]
 async fn the_shop_opens_sells_refuses_and_closes() {
-    let shop = Process::start(SHOP, &["--listen", "127.0.0.1:0", "--distributor", "127.0.0.1:0", "--instances", "2"]);
+    let shop = Process::start(SHOP, &[&ANYWHERE, &["--admin", "off", "--instances", "2"][..]].concat());
     let line = shop.line("gateway      http://").await;
     let gateway = line.rsplit_once("http://").unwrap().1.parse().unwrap();
     shop.line("Ctrl-C closes it.").await;
@@ -62,6 +65,56 @@ async fn the_shop_opens_sells_refuses_and_closes() {
     assert_eq!(request(gateway, "GET", "/purchases/report", "").await.json(), json!({ "과일": 12_000 }));
     drop(client);
     assert_eq!(shop.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn c14_the_shop_prints_where_operators_ask_and_they_are_answered() {
+    let arguments = [&ANYWHERE, &["--admin", "127.0.0.1:0", "--instances", "1"][..]].concat();
+    let shop = Process::start(SHOP, &arguments);
+    let line = shop.line("/metrics").await;
+    let admin = line.trim().strip_prefix("curl -s ").unwrap().split('/').next().unwrap().to_owned();
+    let metrics = request(admin.parse().unwrap(), "GET", "/metrics", "").await;
+    assert!(metrics.status == 200 && metrics.body.contains("gateway_"), "{metrics:?}");
+    let mut routes = Process::start(GATEWAY, &["routes", "--admin", &admin]);
+    routes.line("  GET/goods/{id}").await;
+    // An event is no request.
+    routes.line("No request: events").await;
+    assert_eq!(routes.ended().await.code(), Some(0));
+    assert!(!routes.output().contains("EVENT"), "{}", routes.output());
+    assert_eq!(shop.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn c16_a_folder_or_database_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no database, but a text that is longer than the head of one").unwrap();
+    let below = file.join("below");
+    let data = [&ANYWHERE, &["--admin", "off", "--data", below.to_str().unwrap()][..]].concat();
+    for (program, arguments, path) in [(SHOP, data, &below), (GOODS, vec!["--database", file.to_str().unwrap()], &file)]
+    {
+        let mut process = Process::start(program, &arguments);
+        assert_eq!(process.ended().await.code(), Some(1));
+        process.line(&path.display().to_string()).await;
+    }
+}
+
+#[tokio::test]
+async fn c16_the_shop_outlives_a_reader_of_its_first_line_and_says_that_it_closes() {
+    let line = format!("{SHOP} {} --admin off --instances 1 2>&1 | head -1", ANYWHERE.join(" "));
+    let mut head = Process::start("sh", &["-c", &format!("exec timeout -s INT 8 sh -c '{line}'")]);
+    head.line("The shop is open.").await;
+    head.ended().await;
+    assert!(!head.output().contains("panicked"), "{}", head.output());
+
+    let terminal = Terminal::open();
+    let arguments = [&ANYWHERE, &["--admin", "off", "--instances", "1"][..]].concat();
+    let mut shop = terminal.command(SHOP, &arguments).spawn().unwrap();
+    eventually("it is open", async || terminal.shown().contains("Ctrl-C closes it.")).await;
+    terminal.press("\x03");
+    eventually("it says so", async || terminal.shown().contains("Closing: ")).await;
+    eventually("it ends", async || shop.try_wait().unwrap().is_some()).await;
+    eventually("it is closed", async || terminal.shown().contains("\nClosed.")).await;
 }
 
 #[tokio::test]

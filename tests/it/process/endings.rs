@@ -167,7 +167,11 @@ impl Case {
         let mut arguments: Vec<&str> = match program {
             DISTRIBUTOR => vec!["--listen", &listen],
             GATEWAY => vec!["--listen", &listen, "--distributor", &distributor, "--admin", "off"],
-            SHOP => vec!["--listen", &listen, "--distributor", &own, "--instances", "1", "--log-level", "info"],
+            SHOP => [
+                &["--listen", &listen, "--distributor", &own, "--admin", "off"][..],
+                &["--instances", "1", "--log-level", "info"],
+            ]
+            .concat(),
             GOODS => vec!["--distributor", &distributor],
             _ => vec![&distributor],
         };

@@ -103,7 +103,7 @@ async fn up9_the_first_process_of_a_container_stops_at_each_signal() {
         (DISTRIBUTOR, &[][..], "listening"),
         (GATEWAY, &["--admin", "off", "--distributor", &distributor], "connected"),
         (GOODS, &["--distributor", &distributor], "connected"),
-        (SHOP, &["--instances", "1", "--distributor", "127.0.0.1:0"], "Ctrl-C closes it"),
+        (SHOP, &["--instances", "1", "--admin", "off", "--distributor", "127.0.0.1:0"], "Ctrl-C closes it"),
     ] {
         for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
             let listen = pick_address().to_string();
