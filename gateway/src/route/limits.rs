@@ -12,10 +12,12 @@ use tokio::time::Instant;
 
 use crate::io::fair_queue::FairQueue;
 
-/// Sets of cells, each for clients with similar hashes.
-const SETS: usize = 16 * 1024;
-/// Cells of a set: the table holds 65,536 clients, in a megabyte and a half.
+/// Most clients of a route whose rates are tracked: they take a megabyte and a half. With more, those
+/// that have been away for longest are forgotten.
+const MAX_CLIENTS: usize = 65_536;
+/// Cells of a set. Each set is for clients with similar hashes.
 const WAYS: usize = 4;
+const SETS: usize = MAX_CLIENTS / WAYS;
 
 /// Limits of one route. A copy begins with empty counts.
 #[derive(Debug)]

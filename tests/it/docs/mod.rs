@@ -2,6 +2,7 @@
 //! name exist.
 
 mod code_map;
+mod limits;
 
 use std::collections::BTreeSet;
 use std::fs;
