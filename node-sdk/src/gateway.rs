@@ -15,6 +15,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use protocol::{Route, Unreachable};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, SharedTurns, Turns, affinity};
-use crate::client::mesh::record_reach;
+use crate::client::mesh::{Mesh, record_reach};
 pub use crate::client::raw_call::RawCall;
 pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
@@ -60,6 +61,11 @@ pub trait GatewayPeers: Sized {
     /// the runtime of the task that first calls over it. The returned peers always know the same
     /// nodes.
     fn for_thread(&self) -> Peers;
+
+    /// Connects to nodes that are new and offer what these peers call, before it is their turn.
+    /// Completes when the peers are dropped, and is to run in the runtime that calls. Peers that have
+    /// [joined](Self::join) do it themselves.
+    fn connect_newcomers(&self) -> impl Future<Output = ()> + Send + use<Self>;
 
     /// Calls with JSON text, and returns the packet of the response unread. `params` must be a JSON
     /// object if any provider may be a version 1 node. Fails as [`Peers::call`] does, but never
@@ -130,6 +136,10 @@ impl GatewayPeers for Peers {
 
     fn for_thread(&self) -> Peers {
         Self { mesh: Arc::new(self.mesh.for_thread()), registration: Arc::clone(&self.registration) }
+    }
+
+    fn connect_newcomers(&self) -> impl Future<Output = ()> + Send + use<> {
+        Mesh::connect_newcomers(Arc::downgrade(&self.mesh))
     }
 
     fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a> {

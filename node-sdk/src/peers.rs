@@ -48,7 +48,9 @@ impl Peers {
         let balance = identity.balance;
         let interests = identity.interests.clone();
         let (view, local_node, registration) = discovery::start(identity, address, stop);
-        Self { mesh: Arc::new(Mesh::new(view, local_node, balance, interests)), registration: Arc::new(registration) }
+        let mesh = Arc::new(Mesh::new(view, local_node, balance, interests));
+        tokio::spawn(Mesh::connect_newcomers(Arc::downgrade(&mesh)));
+        Self { mesh, registration: Arc::new(registration) }
     }
 
     fn raw_call<'a>(&'a self, method: &'a str, path: &'a str, params: &'a (impl Serialize + Sync)) -> RawCall<'a> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::{pending, select_all};
 use net::{Acceptor, LogThrottle, Socket, set_tcp_options_with_timeout, sleep_until_opt};
+use node_sdk::gateway::GatewayPeers;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
@@ -45,6 +46,7 @@ impl Worker {
         let updates =
             Arc::clone(&self.upstreams).run_updates(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
         let follows = AbortOnDropHandle::new(tokio::spawn(updates));
+        let connects = AbortOnDropHandle::new(tokio::spawn(self.peers.connect_newcomers()));
         let shedding = Arc::clone(&self.shedding);
         let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.run().await }));
         let mut connections = JoinSet::new();
@@ -100,7 +102,7 @@ impl Worker {
                 }
             }
         }
-        drop((follows, watches));
+        drop((follows, connects, watches));
     }
 
     /// Another client is being evicted, which takes a moment.

@@ -13,6 +13,7 @@ mod simulation;
 mod turns;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
 
@@ -41,6 +42,8 @@ pub struct Pool<M> {
     /// `members` and `schedule` match `list`.
     is_scheduled: bool,
     turns: Turns,
+    /// A call has picked from it.
+    is_used: AtomicBool,
 }
 
 /// Something that can be picked: a provider, or a server.
@@ -100,6 +103,7 @@ impl<M: Clone> Clone for Pool<M> {
             members: self.members.clone(),
             schedule: self.schedule.clone(),
             turns: self.turns.clone(),
+            is_used: AtomicBool::new(self.is_used.load(Ordering::Relaxed)),
             ..*self
         }
     }
@@ -108,7 +112,20 @@ impl<M: Clone> Clone for Pool<M> {
 impl<M: Member> Pool<M> {
     /// An empty pool, of whose members at most `max_members` are called, in `turns`.
     pub fn new(max_members: usize, turns: Turns) -> Self {
-        Self { list: Vec::new(), max_members, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, turns }
+        Self {
+            list: Vec::new(),
+            max_members,
+            members: Vec::new(),
+            schedule: Vec::new(),
+            is_scheduled: true,
+            turns,
+            is_used: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a call has picked from it.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
     }
 
     /// All members, called or not.

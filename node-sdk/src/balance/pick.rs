@@ -2,6 +2,7 @@
 //! another balance is asked for.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -98,6 +99,10 @@ impl<M: Member> Pool<M> {
     /// The member to call. A member without a live connection is picked only when no other has one.
     /// `connect` is called for members that should be connected, so that they are ready next time.
     pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+        if !self.is_used() {
+            // Written once: all threads read it.
+            self.is_used.store(true, Ordering::Relaxed);
+        }
         debug_assert!(self.is_scheduled, "the schedule is rebuilt after each change of a pool");
         if let Some(instance) = options.instance {
             let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;

@@ -90,6 +90,16 @@ impl Mesh {
         });
     }
 
+    /// Connects to nodes that are new and offer what this thread calls, as long as the mesh is there,
+    /// in the present runtime. Otherwise their first turns would go to others.
+    pub(crate) async fn connect_newcomers(mesh: Weak<Self>) {
+        let Some(mut changed) = mesh.upgrade().map(|mesh| mesh.table.subscribe()) else { return };
+        while changed.changed().await.is_ok() {
+            let Some(mesh) = mesh.upgrade() else { return };
+            mesh.table.take_newcomers().iter().for_each(|connection| mesh.connect(connection));
+        }
+    }
+
     /// Reports that calls to the node at this address fail.
     pub(crate) fn record_failed(&self, address: SocketAddr) {
         self.view.record_failed(address);

@@ -310,6 +310,14 @@ impl SharedTable {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The new nodes that should be connected: see [`RoutingTable::take_newcomers`].
+    pub(crate) fn take_newcomers(&self) -> Vec<Arc<Connection>> {
+        if !self.read().has_newcomers() {
+            return Vec::new();
+        }
+        self.table.write().unwrap_or_else(PoisonError::into_inner).take_newcomers()
+    }
+
     /// A receiver that is told after each change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -36,6 +36,9 @@ pub(crate) struct RoutingTable {
     blocked: BTreeMap<SocketAddr, &'static str>,
     /// The nodes some of whose routes were refused.
     refused: BTreeSet<SocketAddr>,
+    /// New nodes that offer what is called here, and are not connected yet; at most
+    /// [`MAX_SUBSET`]. Further ones are connected when it is their turn.
+    newcomers: Vec<Arc<Connection>>,
     /// `None` for the tables of other threads, so that each warning is logged once.
     log_throttle: Option<KeyedThrottle>,
 }
@@ -66,6 +69,7 @@ impl RoutingTable {
             known_routes: KnownRoutes::default(),
             blocked: BTreeMap::new(),
             refused: BTreeSet::new(),
+            newcomers: Vec::new(),
             log_throttle: Some(KeyedThrottle::default()),
         }
     }
@@ -116,6 +120,16 @@ impl RoutingTable {
     /// [`RouterError`].
     pub(crate) fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {
         self.refused.contains(&address) && !self.router.has(route)
+    }
+
+    /// The new nodes that should be connected before it is their turn, which comes once in a while
+    /// only where calls are few.
+    pub(crate) fn take_newcomers(&mut self) -> Vec<Arc<Connection>> {
+        std::mem::take(&mut self.newcomers)
+    }
+
+    pub(crate) fn has_newcomers(&self) -> bool {
+        !self.newcomers.is_empty()
     }
 
     /// Whether the route has providers.
@@ -229,6 +243,7 @@ impl RoutingTable {
             rendezvous_score: 0,
         };
         let stays = |connection: &Arc<Connection>| is_callable && connection.target.is_same(&target);
+        let mut is_newcomer = false;
         let connection = match connection {
             Some(connection) if stays(&connection) => connection,
             other => {
@@ -237,6 +252,7 @@ impl RoutingTable {
                 if !is_callable {
                     return;
                 }
+                is_newcomer = true;
                 target.rendezvous_score = affinity::score(&self.local_node.instance, *address);
                 Connection::new(target, self.local_node.connector.clone(), &self.local_node.buffer_budget)
             }
@@ -245,6 +261,7 @@ impl RoutingTable {
         let zone = advert.and_then(|advert| advert.zone.as_ref());
         let is_local = instance.is_some_and(|instance| *instance == self.local_node.instance);
         let same_zone = self.local_node.zone.is_some() && self.local_node.zone.as_ref() == zone;
+        let mut is_called = false;
         for route in &node.routes {
             if weight == 0 {
                 // A refused route is not counted.
@@ -257,6 +274,7 @@ impl RoutingTable {
             }
             match self.pool_or_new(node, route) {
                 Ok(pool) => {
+                    is_called |= pool.is_used();
                     // Two routes of one node may differ only in the names of parameters.
                     if pool.list().last().is_none_or(|last| last.connection.address != *address) {
                         let (connection, route) = (Arc::clone(&connection), route.clone());
@@ -276,6 +294,9 @@ impl RoutingTable {
                     }
                 }
             }
+        }
+        if is_newcomer && is_called && !is_local && self.newcomers.len() < MAX_SUBSET {
+            self.newcomers.push(Arc::clone(&connection));
         }
         self.connections.insert(*address, connection);
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use node_sdk::gateway::GatewayPeers;
 use node_sdk::testing::{TestMesh, TestNode};
 use node_sdk::{CallError, Node, Params, ServiceError, State};
 use tests::streams::HandlerResult;
@@ -175,4 +176,31 @@ async fn b8_events_wait_for_their_turn_within_a_bound() {
         // One at work, and 256 that wait.
         check(from, true, 300, 257, 43).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c9_a_newcomer_has_its_turns_at_once_in_all_threads() {
+    async fn who(name: State<String>) -> HandlerResult<String> {
+        Ok(String::clone(&name))
+    }
+    let mesh = TestMesh::start();
+    let offering =
+        async |name: &str| mesh.node(Node::builder(name).route("GET/who", who).state(name.to_owned())).await.unwrap();
+    let (_old, caller) = (offering("old").await, mesh.node(Node::builder("caller")).await.unwrap());
+    caller.peers().wait_for(&["GET/who"]).await;
+    // As many threads as a gateway has workers on a large machine.
+    let threads: Vec<_> = (0..16).map(|_| caller.peers().for_thread()).collect();
+    for peers in &threads {
+        tokio::spawn(peers.connect_newcomers());
+        assert_eq!(peers.call::<String>("GET/who", &()).await.unwrap(), "old");
+    }
+    let _new = offering("new").await;
+    caller.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "new")).await;
+    let mut new = 0;
+    for thread in 0..15 {
+        // A person clicks.
+        sleep(Duration::from_secs(1)).await;
+        new += usize::from(threads[thread * 7 % 16].call::<String>("GET/who", &()).await.unwrap() == "new");
+    }
+    assert!((7..=8).contains(&new), "{new} of 15");
 }
