@@ -73,7 +73,7 @@ pub enum StartError {
     Misplaced(&'static str),
     /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
     /// [`spawn`](crate::spawn) at work.
-    #[error("stopped; {connections} connections were cut, or tasks left, at work")]
+    #[error("stopped before all work was done: {connections} connections were cut, or tasks left")]
     Cut {
         /// How many connections and tasks.
         connections: usize,

@@ -50,10 +50,11 @@ struct Suspicion {
 /// What a report means for a version 1 node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspected {
-    /// One witness is none.
+    /// One peer alone has reported it.
     No,
+    /// Two peers have.
     Yes,
-    /// For too long.
+    /// Two peers have, for so long that it is removed.
     Hung,
 }
 

@@ -59,7 +59,7 @@ impl Shared {
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
         if warns_of_loopback && let Some(suppressed) = self.warnings.allow_for("loopback", (host, port), now) {
-            warn!(%name, %host, port, suppressed, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+            warn!(%name, %host, port, suppressed, "nodes on other machines cannot call this node: it listens only on the loopback of its own machine; let it listen on {host} or 0.0.0.0");
         }
     }
 

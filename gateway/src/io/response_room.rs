@@ -36,8 +36,9 @@ struct UnsizedCall {
 }
 
 impl<'a> ResponseRoom<'a> {
-    /// Room for the response to `client`. While room is short, what is asked for counts: with the
-    /// size of the last response to it, if that was large, or else as one call.
+    /// Room for the response to `client`. While room is short, it is reserved before the call: the
+    /// size of the last response to this method and path, if that was large. Otherwise the call is
+    /// counted, and a limit of such calls holds.
     ///
     /// # Errors
     /// [`OverBudget`] when the client has as much as it may: the call is not to be made.

@@ -11,13 +11,13 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Most times that arguments are read again: each finds out what one more member stands for.
 const MAX_REREADS: usize = 16;
 
-/// What the text of one member is read as.
+/// How the text of one member is read, if not as a text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ParamForm {
-    /// As the numbers or booleans that it has in quotes. serde asks a member of a flattened type
-    /// for what it is, and then takes nothing else.
+    /// As a number or boolean: what it has in quotes. A member of a flattened type has to be what it
+    /// is read as, and serde converts nothing.
     pub(super) is_number: bool,
-    /// As a list of one.
+    /// As a list with this one item.
     pub(super) is_list: bool,
     /// As nothing: it is empty, and an option of a type that has no empty text.
     pub(super) is_absent: bool,

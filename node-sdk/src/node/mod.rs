@@ -100,17 +100,17 @@ impl Node {
         self.peers.wait_noticed(missing).await;
     }
 
-    /// Leaves the registry, serves callers until they have gone or for 2 s, lets calls in flight
-    /// and tasks of [`spawn`](crate::spawn) finish for up to 10 s more, and returns how many
-    /// connections were cut while calls were in flight, and how many tasks were left at work.
-    /// Dropping the future stops at once.
+    /// Stops in order. The node leaves the registry, and serves callers until they have gone, for
+    /// 2 s at most. Then calls in flight, and tasks of [`spawn`](crate::spawn), have 10 s to
+    /// finish. Returns how many connections were cut with calls in flight, and how many tasks were
+    /// left at work, together. Dropping the future stops at once.
     pub async fn stop(mut self) -> usize {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
         self.peers.registration.left().await;
         if cut > 0 {
             net::log_last_line(move || {
-                warn!(connections = cut, "stopped; connections were cut, or tasks left, at work")
+                warn!(connections = cut, "stopped before all work was done: connections were cut, or tasks left")
             });
         } else {
             net::log_last_line(|| info!("stopped"));
