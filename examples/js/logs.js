@@ -4,13 +4,15 @@
 
 const UNSENT_LIMIT = 1024 * 1024; // bytes that wait for a node that does not read; what is more is lost
 
+const LOG_PERIOD_MS = 10_000; // one line about lost packets in this time
+
 const NAME = 'logs'; // exactly this, and the first in the list
 
 // Sends packets to the node of that name. It is connected to when a list shows it, and again only
 // when a later list does: one that drops connections has to leave and join.
 class LogSender {
-  constructor(own, connect) {
-    Object.assign(this, { own, connect, client: null, lost: 0 });
+  constructor(own, connect, onLog = () => {}) {
+    Object.assign(this, { own, connect, onLog, client: null, cause: null, lost: 0, loggedAt: -Infinity });
   }
 
   get isConnected() {
@@ -22,7 +24,11 @@ class LogSender {
     const node = entries.find(({ name }) => name === NAME);
     if (!node) this.end();
     if (!node || this.own === NAME || this.isConnected) return;
-    this.client = this.connect(node.host, Number(node.port));
+    this.cause = 'it closed the connection';
+    const client = this.connect(node.host, Number(node.port), () => this.ended(client, node), (_, error) => {
+      this.cause = error.message;
+    });
+    this.client = client;
     this.client.connect();
     this.client.client.unref(); // a service that has ended has nothing more to send
   }
@@ -32,14 +38,29 @@ class LogSender {
     if (!this.isConnected) return;
     if (this.client.client.writableLength > UNSENT_LIMIT) {
       this.lost++;
+      this.warnOfLoss();
       return;
     }
     this.client.write({ uri: '/logs', method: 'POST', key: 0, params: text });
   }
 
+  warnOfLoss() {
+    const now = performance.now();
+    if (now - this.loggedAt < LOG_PERIOD_MS) return;
+    this.loggedAt = now;
+    this.onLog(`the node ${NAME} reads too slowly: ${this.lost} packets were not sent to it so far`);
+  }
+
+  // The connection is gone, and this service has not ended it.
+  ended(client, { host, port }) {
+    if (this.client !== client) return;
+    this.onLog(`no packets are sent to the node ${NAME} at ${host}:${port} any more, until a later list has it: ${this.cause}`);
+  }
+
   end() {
-    this.client?.end();
+    const { client } = this;
     this.client = null;
+    client?.end();
   }
 }
 

@@ -7,6 +7,11 @@
 // lists, is pinged, and HTTP clients see its results alone. Every caller is answered in its own
 // version. See goods.js.
 
+// Without the package.json beside it, a package of ECMAScript modules takes this file for one.
+if (typeof require === 'undefined') {
+  throw new Error('mesh.js is CommonJS: copy package.json with it, and all other files, into a folder of their own');
+}
+
 const { AsyncLocalStorage } = require('node:async_hooks');
 const net = require('node:net');
 const { Budget, CALL_BYTES, CALL_WEIGHT, LEAST_BYTES } = require('./budget');
@@ -73,7 +78,10 @@ class Server {
     this.isConnectedDistributor = false;
     this.#budget = new Budget(buffers);
     this.#oldReadBytes = Math.min(oldReadBytes, FRAME_LIMIT);
-    if (logs) this.#logs = new LogSender(name, (host, to) => new Client(host, to));
+    if (logs) {
+      const connect = (host, to, onEnd, onError) => new Client(host, to, undefined, undefined, onEnd, onError);
+      this.#logs = new LogSender(name, connect, (text) => this.onLog(text, true));
+    }
     // A caller that closes its side may still read its answers.
     this.server = net.createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.server.maxConnections = MAX_CALLERS;

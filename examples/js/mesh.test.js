@@ -16,6 +16,7 @@ const { farEnd, foreignServer } = require('./hosts');
 const { offerHttp } = require('./http');
 const Server = require('./mesh');
 const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
+const { LogSender } = require('./logs');
 const { Registry, newIdentity } = require('./registry');
 
 const PATIENCE_MS = 120_000; // far more than anything takes beside eight busy processes
@@ -1045,6 +1046,8 @@ test('e9 packets are sent to the node logs before they are handled, and nothing 
   // One that drops its connection is connected to again at a later list.
   log.socket.destroy();
   await eventually('it is noticed', () => log.ended);
+  const says = (part) => eventually(part, () => service.logged.some((text) => text.includes(part)));
+  await says(`no packets are sent to the node logs at ::ffff:127.0.0.1:${logs.port} any more`);
   peer.send('{"uri":"/goods","method":"GET","key":4}¶');
   await peer.next();
   tell([node('logs', logs.port), node('other', 2)]);
@@ -1052,6 +1055,20 @@ test('e9 packets are sent to the node logs before they are handled, and nothing 
   peer.send('{"uri":"/goods","method":"GET","key":5}¶');
   assert.equal(JSON.parse((await again.next()).params).key, 5);
   again.socket.destroy();
+  // What the Distributor says and is no list is ignored, and the log says so.
+  link.send('{"uri":"/distributes","method":"GET","key":0,"params":7}¶');
+  await says('ignored a list of the distributor 127.0.0.1');
+});
+
+test('lost packets for the node logs are told of once', () => {
+  const said = [];
+  const socket = { destroyed: false, writableLength: 2 * 1024 * 1024, unref() {} };
+  const client = { client: socket, connect() {}, write() { assert.fail('it reads too slowly'); } };
+  const sender = new LogSender('goods', () => client, (text) => said.push(text));
+  sender.list([{ name: 'logs', host: '::1', port: 9040 }]);
+  for (let n = 0; n < 3; n++) sender.send('{}');
+  assert.equal(sender.lost, 3);
+  assert.deepEqual(said, ['the node logs reads too slowly: 1 packets were not sent to it so far']);
 });
 
 test('e12 an old Distributor may be built on it', async (t) => {
@@ -1131,4 +1148,18 @@ test('b9 it loads in a package of ECMAScript modules', async (t) => {
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => said.push(String(chunk)));
   const [code] = await once(child, 'close');
   assert.deepEqual([code, said.join('')], [0, 'function function function true\n']);
+});
+
+test('b9 it says what is missing there without its package.json', async (t) => {
+  const home = await mkdtemp(path.join(tmpdir(), 'mesh-'));
+  t.after(() => rm(home, { recursive: true }));
+  await cp(__dirname, home, { recursive: true });
+  await writeFile(path.join(home, 'package.json'), '{"type":"module"}');
+  await writeFile(path.join(home, 'main.js'), "await import('./mesh.js');");
+  const child = spawn(process.execPath, [path.join(home, 'main.js')], { stdio: ['ignore', 'ignore', 'pipe'] });
+  let said = '';
+  child.stderr.on('data', (text) => { said += text; });
+  const [code] = await once(child, 'close');
+  assert.equal(code, 1);
+  assert.match(said, /mesh\.js is CommonJS: copy package\.json with it/);
 });

@@ -132,6 +132,10 @@ class Registry {
   news(packet, text) {
     const outcome = this.replica.take(packet, text, performance.now());
     if (outcome === 'gap') this.ask();
+    if (outcome === 'bad' && this.trouble !== outcome) {
+      this.trouble = outcome;
+      this.service.onLog(`ignored a list of the ${this.where} that is none; what was known before stays in use`, true);
+    }
     if (outcome === 'changed' || outcome === 'same') this.heard = true;
     if (outcome === 'changed') this.publish();
     if (packet.$?.ack === true) this.pong();
