@@ -1,6 +1,8 @@
 //! A Distributor that stops, freezes, or is missing, and what its nodes do meanwhile.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use distributor::Config;
@@ -9,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tests::{Cluster, Listener, Peer, Process, eventually, patient, pick_port};
 use tokio::time::{Instant, sleep, timeout};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::who;
 use crate::programs::{DISTRIBUTOR, NODE};
@@ -190,4 +193,65 @@ async fn rs13_rejected_nodes_come_again_and_all_join() {
         nodes.push(cluster.node(Node::builder("many")).await);
     }
     nodes[0].peers().wait_until(|nodes| nodes.len() == 20).await;
+}
+
+/// A log that panics at the first line with all of these texts, and keeps the lines.
+#[derive(Clone)]
+struct PanickingLog(&'static [&'static str], Arc<Mutex<String>>);
+
+impl io::Write for PanickingLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let is_first = {
+            let mut lines = self.1.lock().unwrap();
+            let is_there = |lines: &str| lines.lines().any(|line| self.0.iter().all(|text| line.contains(text)));
+            let was_there = is_there(&lines);
+            lines.push_str(&text);
+            !was_there && is_there(&lines)
+        };
+        assert!(!is_first, "a fault of this test");
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl PanickingLog {
+    fn start(texts: &'static [&'static str]) -> (Arc<Mutex<String>>, impl Drop) {
+        let log = Self(texts, Arc::default());
+        let lines = Arc::clone(&log.1);
+        let subscriber = tracing_subscriber::fmt().with_env_filter("distributor=info").with_ansi(false);
+        (lines, subscriber.with_writer(move || log.clone()).finish().set_default())
+    }
+}
+
+#[tokio::test]
+async fn rs9_a_panic_in_the_task_of_a_connection_costs_that_node_only() {
+    let (lines, _log) = PanickingLog::start(&["joined", "name=bomb"]);
+    let cluster = Cluster::start();
+    let mut other = cluster.registered("other").await;
+    let mut bomb = cluster.peer().await;
+    bomb.register("bomb", 2).await;
+    while bomb.next().await.is_some() {}
+    eventually("its node has left", async || other.ask(1).await.len() == 1).await;
+    eventually("the log says so", async || lines.lock().unwrap().contains("the task of a connection panicked")).await;
+    let _third = cluster.registered("third").await;
+    assert_eq!(other.list_with("third").await, ["other", "third"]);
+}
+
+#[tokio::test]
+async fn rs9_a_panic_in_a_task_of_the_registry_ends_the_distributor() {
+    let (_lines, _log) = PanickingLog::start(&["suspect: "]);
+    let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let distributor = tokio::spawn(distributor::serve(vec![listener], Config::default(), stop));
+    // It answers no ping. The task that sees that cannot go on, and nobody would see the next.
+    let mut silent = Peer::connect(address).await;
+    silent.register_v2("silent", 1, "i", None).await;
+    let ended = timeout(tests::PATIENCE, distributor).await.expect("it ends");
+    assert!(ended.unwrap_err().is_panic(), "rather than serve half");
+    while silent.next().await.is_some() {}
 }
