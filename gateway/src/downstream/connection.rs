@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
+use net::{MAX_ESCAPED_BYTES, escaped};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::downstream::clients::ClientGuard;
@@ -64,8 +66,8 @@ impl DownstreamConnection<'_> {
                 }
                 // The balancer connects for itself, for example to check whether we are alive.
                 Ok(Ok(ProxyHeader::Local)) => {}
-                Ok(Err(_)) => return "no PROXY header",
-                Err(_elapsed) => return "no PROXY header in time",
+                Ok(Err(_)) => return self.refuse_balancer("no PROXY header"),
+                Err(_elapsed) => return self.refuse_balancer("no PROXY header in time"),
             }
         }
         let Some(tls) = self.tls else {
@@ -126,10 +128,31 @@ impl DownstreamConnection<'_> {
                 }
             }
             Ok(Err(error)) => {
-                tracing::debug!(client = %address, %error, "no TLS");
+                self.log_failed_tls(address, &error);
                 "no TLS"
             }
-            Err(_elapsed) => "no TLS in time",
+            Err(elapsed) => {
+                self.log_failed_tls(address, &elapsed);
+                "no TLS in time"
+            }
+        }
+    }
+
+    /// A balancer has to begin with its header. Its operator has to know; its clients see a close.
+    fn refuse_balancer(&self, why: &'static str) -> &'static str {
+        let (balancer, throttles) = (self.address.ip(), &self.worker.shared.log_throttles);
+        if let Some(suppressed) = throttles.allow_for("no_proxy_header", balancer, Instant::now().into_std()) {
+            warn!(%balancer, suppressed, "a client of this balancer is closed: {why}; let it speak the PROXY protocol, or take it out of proxy_protocol");
+        }
+        why
+    }
+
+    /// Clients that fail at TLS are of many kinds, and most are no fault of ours.
+    fn log_failed_tls(&self, client: SocketAddr, error: &dyn std::fmt::Display) {
+        let throttles = &self.worker.shared.log_throttles;
+        if let Some(suppressed) = throttles.allow("no_tls", Instant::now().into_std()) {
+            let error = escaped(error, MAX_ESCAPED_BYTES);
+            info!(%client, %error, suppressed, "a client could not begin with TLS");
         }
     }
 

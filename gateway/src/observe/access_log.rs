@@ -4,10 +4,12 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use net::{LineWriter, escaped, escaped_json, time_of_day};
+use net::{LineWriter, LogThrottle, escaped, escaped_json, time_of_day};
+use tracing::{error, warn};
 
 /// How long lines are gathered before they are written together: waking a thread for each costs
 /// more than everything else.
@@ -53,14 +55,32 @@ pub(crate) struct AccessLogEntry<'a> {
 }
 
 impl AccessLog {
-    /// Starts a log on standard output; `None` when no lines are wanted.
+    /// Starts a log on standard output; `None` when no lines are wanted, or, with an error in the
+    /// log, when the system cannot start its thread.
     pub(crate) fn start(format: AccessLogFormat) -> Option<Self> {
         if format == AccessLogFormat::Off {
             return None;
         }
+        let throttle = Mutex::new(LogThrottle::default());
         // The metrics show how many lines were lost.
-        let lines = LineWriter::start("access-log", io::stdout(), GATHER, |_lost| {}).ok()?;
-        Some(Self { format, lines })
+        let warn_of_loss = move |lost| {
+            #[expect(clippy::disallowed_methods, reason = "the thread of the log has no other clock")]
+            let now = std::time::Instant::now();
+            if let Some(suppressed) = throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now) {
+                warn!(
+                    lost,
+                    suppressed,
+                    "lines of the access log were lost: standard output takes them too slowly, or not at all"
+                );
+            }
+        };
+        match LineWriter::start("access-log", io::stdout(), GATHER, warn_of_loss) {
+            Ok(lines) => Some(Self { format, lines }),
+            Err(error) => {
+                error!(%error, "no request is logged: the thread of the access log cannot be started");
+                None
+            }
+        }
     }
 
     pub(crate) fn write(&self, entry: &AccessLogEntry<'_>) {

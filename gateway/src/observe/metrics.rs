@@ -1,9 +1,12 @@
 //! Figures of a worker, for Prometheus: one thread counts, another one reads.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use net::Tally;
 
 /// Upper bounds of the histogram of request times, in microseconds. No request takes longer than a
 /// hundred seconds.
@@ -104,6 +107,10 @@ impl Drop for ConnectionCount {
 pub(crate) struct ProcessTotals {
     /// Known nodes.
     pub(crate) nodes: usize,
+    /// Answers of nodes that could not be understood.
+    pub(crate) malformed_answers: u64,
+    /// What was logged of servers, nodes and clients, or suppressed, by kind.
+    pub(crate) warnings: BTreeMap<&'static str, Tally>,
     /// For how long no Distributor has been connected.
     pub(crate) stale: Option<Duration>,
     /// Lines of the access log that were lost.
@@ -121,7 +128,8 @@ pub(crate) struct ProcessTotals {
 
 /// Writes the figures of all workers in Prometheus' text format 0.0.4.
 pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
-    let ProcessTotals { nodes, stale, lost, evicted, held, over_budget, left_unread } = totals;
+    let ProcessTotals { nodes, malformed_answers, warnings, stale, lost, evicted, held, over_budget, left_unread } =
+        totals;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -161,9 +169,16 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
             let _ = writeln!(out, "gateway_request_seconds_sum {seconds}\ngateway_request_seconds_count {below}");
         },
     );
-    let help = "Responses of servers that were malformed, or did not end as they should.";
+    let help = "Responses of servers and nodes that were malformed, or did not end as they should.";
     about("gateway_malformed_responses_total", "counter", help, &mut |out| {
-        let _ = writeln!(out, "gateway_malformed_responses_total {}", sum(|worker| &worker.malformed_responses));
+        let malformed = sum(|worker| &worker.malformed_responses) + malformed_answers;
+        let _ = writeln!(out, "gateway_malformed_responses_total {malformed}");
+    });
+    let help = "Faults of servers, nodes and clients that a line in the log is about, by kind.";
+    about("gateway_warnings_total", "counter", help, &mut |out| {
+        for (kind, tally) in warnings {
+            let _ = writeln!(out, "gateway_warnings_total{{reason=\"{kind}\"}} {}", tally.seen);
+        }
     });
     let help = "Fields that servers were not given because their names have a _.";
     about("gateway_fields_left_out_total", "counter", help, &mut |out| {
@@ -224,6 +239,8 @@ mod tests {
             &workers,
             &ProcessTotals {
                 nodes: 7,
+                malformed_answers: 2,
+                warnings: [("no_tls", Tally { seen: 6, suppressed: 5 })].into(),
                 stale: Some(Duration::from_millis(1500)),
                 lost: 3,
                 evicted: 5,
@@ -244,7 +261,8 @@ mod tests {
             "gateway_request_seconds_bucket{le=\"+Inf\"} 5",
             "gateway_request_seconds_sum 100.0033",
             "gateway_request_seconds_count 5",
-            "gateway_malformed_responses_total 1",
+            "gateway_malformed_responses_total 3",
+            "gateway_warnings_total{reason=\"no_tls\"} 6",
             "gateway_fields_left_out_total 4",
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",

@@ -97,6 +97,8 @@ impl Admin {
                 let budget = self.shared.budget.usage();
                 let totals = metrics::ProcessTotals {
                     nodes: self.peers.nodes().len(),
+                    malformed_answers: self.peers.malformed_total(),
+                    warnings: self.shared.log_throttles.tallies(),
                     stale: self.peers.stale_for(),
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
                     evicted: self.shared.evicted(),
@@ -139,13 +141,17 @@ impl Admin {
                 _ if node.suspect || !self.peers.is_healthy(at) => ", gives no sign of life".to_owned(),
                 _ => String::new(),
             };
+            let malformed = self.peers.malformed_answers(at).map_or_else(String::new, |answers| {
+                let (count, ago, why) = (answers.count, answers.ago.as_secs(), answers.why);
+                format!(", {count} malformed answers, the last {ago} s ago: {why}")
+            });
             for route in &node.routes {
                 let mark = match self.peers.is_refused(at, route) {
                     true => ", not called: too many similar routes have parameters at other positions",
                     false => "",
                 };
                 let name = escaped(&node.name, MAX_ESCAPED_BYTES).to_string();
-                let who = format!("{at} {name}{state}{mark}");
+                let who = format!("{at} {name}{state}{mark}{malformed}");
                 // A route has no control characters, but may have other special ones.
                 let route = escaped(route, Route::MAX_BYTES).to_string();
                 names.entry(route.clone()).or_default().insert(name);

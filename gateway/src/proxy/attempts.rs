@@ -239,7 +239,9 @@ impl Proxy<'_> {
     fn record_malformed(&self, endpoint: &Endpoint, why: &str, now: Instant) {
         let why = escaped(why, MAX_ESCAPED_BYTES).to_string();
         self.metrics.record_malformed_response();
-        if let Some(suppressed) = self.shared.log_throttles.allow("malformed_responses", now.into_std()) {
+        if let Some(suppressed) =
+            self.shared.log_throttles.allow_for("malformed_responses", endpoint.address, now.into_std())
+        {
             warn!(server = %endpoint.address, why, suppressed, "a server's response is malformed, or was cut");
         }
         endpoint.record_malformed(why, now);

@@ -23,10 +23,10 @@ use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::{GatewayPeers, RawReply, RetryBudget};
 use node_sdk::{CallError, Peers};
 use tokio::time::{Duration, Instant};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::destination::Destination;
-use self::node_call::{call_problem, client_key, read_body, respond_with_parts, with_balance};
+use self::node_call::{StreamFault, call_problem, client_key, read_body, respond_with_parts, with_balance};
 use self::redirect::CHALLENGES;
 use crate::config::RouteConfig;
 use crate::config::snapshot::ConfigSnapshot;
@@ -44,7 +44,7 @@ use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::proxy::forward::respond_with_stream;
 use crate::proxy::shedding::Shedding;
 use crate::proxy::stream_body::StreamFormat;
-use crate::proxy::translate::{JSON, has_body, is_stream, response};
+use crate::proxy::translate::{JSON, has_body, is_malformed, is_stream, response};
 use crate::route::limits::LimitExceeded;
 use crate::route::path::{self, BadPath};
 use crate::upstream::WorkerShared;
@@ -54,6 +54,10 @@ use crate::upstream::table::UpstreamTable;
 const STREAM_WINDOW: u32 = 16 * 1024;
 /// How many gateways may pass a request on: more is a loop.
 const MAX_HOPS: u8 = 5;
+
+/// The words of problems that operators have to know of, and that no other line tells: a server or a
+/// node is missing, late or lost, or there is no room.
+const FAULTS: [&str; 6] = ["no_provider", "overloaded", "deadline", "node_lost", "internal", "loop"];
 
 /// The handler of the requests of one connection.
 #[derive(Debug)]
@@ -161,6 +165,7 @@ impl Proxy<'_> {
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
+        self.warn_of_problem(head, &problem);
         let Problem { status, kind, detail, .. } = &problem;
         debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
         if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.is_delaying() {
@@ -168,6 +173,19 @@ impl Proxy<'_> {
         }
         let is_empty = snapshot.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route";
         Ok(exchange.respond(if is_empty { FullResponse::new(*status, JSON, "") } else { FullResponse::from(&problem) }))
+    }
+
+    /// Logs that a request is not served, if neither its client nor the service is to blame.
+    fn warn_of_problem(&self, head: &RequestHead, problem: &Problem) {
+        let Problem { status, kind, detail, .. } = problem;
+        let Some(kind) = FAULTS.into_iter().find(|fault| kind == fault).filter(|_| status.is_server_error()) else {
+            return;
+        };
+        let path = head.target().split('?').next().unwrap_or_default();
+        if let Some(suppressed) = self.shared.log_throttles.allow_for(kind, path, Instant::now().into_std()) {
+            let [path, detail] = [path, detail].map(|text| escaped(text, MAX_ESCAPED_BYTES));
+            warn!(status = status.as_u16(), kind, method = head.method(), %path, suppressed, "a request is not served: {detail}");
+        }
     }
 
     async fn dispatch(
@@ -268,12 +286,20 @@ impl Proxy<'_> {
                             RawReply::Stream(parts) => {
                                 drop((held, room));
                                 let hold = |bytes| self.budget.reserve(client, bytes);
-                                return Box::pin(respond_with_parts(parts, form, head, exchange, hold)).await;
+                                let node = parts.node();
+                                let record = |fault: StreamFault<'_>| self.record_stream_fault(node, fault);
+                                return Box::pin(respond_with_parts(parts, form, head, exchange, hold, record)).await;
                             }
                         }
                     }
                 };
-                let (status, body) = match (response(&answer), form) {
+                let read = response(&answer);
+                if let (Err(problem), Some(node)) = (&read, answer.node())
+                    && is_malformed(problem)
+                {
+                    self.peers.record_malformed(node, &problem.detail);
+                }
+                let (status, body) = match (read, form) {
                     // As a GET would be answered.
                     (Err(problem), Some(form)) if method == "HEAD" && is_stream(&problem) => {
                         let response = ResponseHead { framing: Framing::Empty, ..form.head() };

@@ -1,13 +1,14 @@
 //! Calls a node for a request, and relays its stream to the client.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use futures::StreamExt;
+use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::{GatewayPeers, RawCall};
 use node_sdk::{CallError, Duplex};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::warn;
 
 use crate::config::{RouteConfig, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
@@ -21,6 +22,15 @@ use crate::proxy::translate::{MediaType, body_params, form_params, has_body, is_
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
 
+/// Why a node's stream does not come to its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StreamFault<'e> {
+    /// A part is not JSON.
+    NotJson,
+    /// It ended before its last part.
+    Cut(&'e CallError),
+}
+
 /// Sends a client the parts of a node's stream as they arrive, until either of them closes.
 pub(super) async fn respond_with_parts(
     parts: Duplex<Box<RawValue>>,
@@ -28,12 +38,16 @@ pub(super) async fn respond_with_parts(
     head: &RequestHead,
     exchange: &mut impl Exchange,
     hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
+    record: impl Fn(StreamFault<'_>) + Send + Sync,
 ) -> Result<Instant, BodyError> {
     // Its arguments have been sent: a node that reads further parts finds their end.
     parts.sender().finish();
     let mut held = None;
     let parts = parts.map(|part| match part {
-        Ok(part) if !is_one_json(part.get().as_bytes()) => Err(Ended("a part of a node's stream is not JSON")),
+        Ok(part) if !is_one_json(part.get().as_bytes()) => {
+            record(StreamFault::NotJson);
+            Err(Ended("a part of a node's stream is not JSON"))
+        }
         Ok(part) => {
             // The part before has left, or is about to.
             held = None;
@@ -42,7 +56,7 @@ pub(super) async fn respond_with_parts(
             Ok(form.write(part.get()))
         }
         Err(error) => {
-            debug!(%error, "a node's stream was cut before its last part");
+            record(StreamFault::Cut(&error));
             Err(Ended("a node's stream was cut before its last part"))
         }
     });
@@ -74,6 +88,19 @@ pub(super) async fn read_body(
 }
 
 impl Proxy<'_> {
+    /// A node's stream was not sent to its end. Its operator has to know.
+    pub(super) fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
+        let Some(node) = node else { return };
+        let error = match fault {
+            StreamFault::NotJson => return self.peers.record_malformed(node, "a part of a stream is not JSON"),
+            StreamFault::Cut(error) => error,
+        };
+        if let Some(suppressed) = self.shared.log_throttles.allow_for("cut_stream", node, Instant::now().into_std()) {
+            let error = escaped(error, MAX_ESCAPED_BYTES);
+            warn!(%node, %error, suppressed, "a node's stream was cut before its last part");
+        }
+    }
+
     /// The arguments of a call: those in the body, or else in the query, or what the route says.
     pub(super) fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
         let query = || form_params(context.query.as_bytes());

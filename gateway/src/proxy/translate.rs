@@ -176,6 +176,10 @@ pub(crate) fn is_one_json(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
+/// The words for answers that are of no use.
+const BAD_ANSWER: &str = "bad_answer";
+const METHOD_NOT_KNOWN: &str = "method_not_known";
+
 /// A node's answer as a response: status and body, or the problem that it reports.
 ///
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet,
@@ -191,10 +195,10 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
     let Ok(read) = answer.read() else {
         if packet.trim_ascii() != b"null" {
             let detail = "the service answered with something that is not JSON";
-            return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+            return Err(Problem::new(StatusCode::BAD_GATEWAY, BAD_ANSWER, detail));
         }
         let detail = "the service does not know the method, although it registered it";
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method_not_known", detail));
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, METHOD_NOT_KNOWN, detail));
     };
     match read.version {
         Version::V1 => Ok((StatusCode::OK, packet.clone())),
@@ -202,7 +206,7 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
             let status = StatusCode::from_u16(read.status).ok().filter(|status| status.as_u16() >= 200);
             let Some(status) = status else {
                 let detail = format!("the service answered with status {}, which is not an HTTP status", read.status);
-                return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+                return Err(Problem::new(StatusCode::BAD_GATEWAY, BAD_ANSWER, detail));
             };
             match (read.body, read.reason) {
                 (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
@@ -220,6 +224,12 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
             }
         }
     }
+}
+
+/// Whether a node's answer was of no use, for a reason that its operator has to know.
+pub(crate) fn is_malformed(problem: &Problem) -> bool {
+    let of = (problem.status, &*problem.kind);
+    of == (StatusCode::BAD_GATEWAY, BAD_ANSWER) || of == (StatusCode::NOT_IMPLEMENTED, METHOD_NOT_KNOWN)
 }
 
 /// Whether a node says by it that its answer is a stream.

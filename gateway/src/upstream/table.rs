@@ -261,7 +261,7 @@ impl TableState {
         let prefixes: Vec<String> = prefixes(node).collect();
         if let Some(bad) =
             http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable_prefix(one).is_none()))
-            && let Some(suppressed) = shared.log_throttles.allow("prefixes", now.into_std())
+            && let Some(suppressed) = shared.log_throttles.allow_for("prefixes", address, now.into_std())
         {
             let (name, prefix) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(bad, MAX_ESCAPED_BYTES));
             let ignored = http.prefixes.len() - prefixes.len();

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::unix::net::UnixDatagram;
 
+use tracing::warn;
+
 /// The variable with the socket on which systemd listens, if it wants notifications.
 pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
@@ -11,7 +13,9 @@ pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 /// `STOPPING=1`.
 pub fn notify_systemd(state: &str) {
     let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
-    let _ = send_state(&path, state);
+    if let Err(error) = send_state(&path, state) {
+        warn!(%error, state, "systemd cannot be notified; it may take this process for one that has not started");
+    }
 }
 
 fn send_state(path: &std::ffi::OsStr, state: &str) -> io::Result<()> {

@@ -128,6 +128,7 @@ async fn ta4_a_stalled_handshake_is_ended() {
         let mut rest = Vec::new();
         let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the end");
     }
+    gateway.line("a client could not begin with TLS").await;
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 

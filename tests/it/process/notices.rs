@@ -155,3 +155,20 @@ async fn a14_each_node_that_cannot_be_called_has_a_line() {
     }
     distributor.counts("warnings_total{reason=\"unreachable\"}", 2).await;
 }
+
+#[tokio::test]
+async fn cr16_nodes_that_come_and_go_leave_a_hundred_lines_of_each_kind() {
+    let distributor = ReadDistributor::start().await;
+    let begin = tokio::time::Instant::now();
+    for number in 1..=400 {
+        let peer = distributor.register(json!({ "port": number, "name": format!("n{number}"), "urls": [] })).await;
+        peer.close();
+    }
+    distributor.counts("nodes", 0).await;
+    let periods = begin.elapsed().as_secs() as usize / 10 + 1;
+    let output = distributor.process.output();
+    for event in [" joined ", " left "] {
+        let lines = output.lines().filter(|line| line.contains(event)).count();
+        assert!((1..=100 * periods).contains(&lines), "{lines} lines in {periods} periods:\n{output}");
+    }
+}

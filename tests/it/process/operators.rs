@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use futures::{Stream, stream};
+use node_sdk::{Node, ServiceError, Streaming};
 use rustix::process::Signal;
 use serde_json::json;
+use tests::streams::HandlerResult;
 use tests::{Cluster, HttpClient, Peer, Process, Server, eventually, pick_port, request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -289,6 +292,94 @@ async fn gu1_a14_nor_can_a_server_that_registers_be_lost_in_silence() {
     let server = tests::CountingServer::start_at(([127, 0, 0, 1], port).into()).await;
     eventually("it is asked", async || request(gateway.at, "GET", "/lost", "").await.status == 200).await;
     assert!(server.asked() > 0);
+}
+
+#[tokio::test]
+async fn a14_a_node_that_answers_no_json_is_told_of_with_the_reason() {
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let listener = tests::Listener::bind().await;
+    let (port, advert) = (listener.port(), json!({ "v": 2, "id": "odd" }));
+    let _node = register(&cluster, json!({ "port": port, "name": "odd", "urls": ["GET/odd"], "$": advert })).await;
+    tokio::spawn(async move {
+        let mut caller = listener.accept().await;
+        while let Some(call) = caller.next().await {
+            if call["uri"] != "$hello" {
+                caller.send(format!(r#"{{"key":{},"$":{{}},"params":<html>}}¶"#, call["key"])).await;
+            }
+        }
+    });
+    gateway.routes_with("GET/odd").await;
+    for _ in 0..2 {
+        assert_eq!(request(gateway.at, "GET", "/odd", "").await.problem(), "bad_answer");
+    }
+    let line = gateway.process.line("an answer of a node is malformed").await;
+    assert!(line.contains("WARN") && line.contains(&format!("127.0.0.1:{port}")) && line.contains("odd"), "{line}");
+    let routes = gateway.routes().await;
+    assert!(routes.contains("2 malformed answers, the last 0 s ago: the service answered with something"), "{routes}");
+    let metrics = request(gateway.admin, "GET", "/metrics", "").await.body;
+    assert!(metrics.contains("gateway_malformed_responses_total 2\n"), "{metrics}");
+    let lines = gateway.process.output();
+    assert_eq!(lines.matches("an answer of a node is malformed").count(), 1, "{lines}");
+}
+
+#[tokio::test]
+async fn a14_a_stream_that_is_cut_and_a_request_that_is_not_served_are_told_of() {
+    async fn ticks() -> HandlerResult<Streaming<impl Stream<Item = HandlerResult<u8>>>> {
+        let broken = ServiceError::new(500, "broken", "the source is gone");
+        Ok(Streaming(stream::iter([Ok(1), Err(broken)])))
+    }
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let node = cluster.node(Node::builder("ticks").route("GET/ticks", ticks)).await;
+    gateway.routes_with("GET/ticks").await;
+    let text = "GET /ticks HTTP/1.1\r\nHost: g\r\nAccept: application/x-ndjson\r\n\r\n";
+    assert_eq!(HttpClient::connect(gateway.at).await.raw(text.as_bytes()).await, None);
+    let line = gateway.process.line("a node's stream was cut before its last part").await;
+    assert!(line.contains(&node.address().to_string()) && line.contains("the source is gone"), "{line}");
+    node.stop().await;
+    eventually("it has left", async || request(gateway.at, "GET", "/ticks", "").await.status == 503).await;
+    let line = gateway.process.line("a request is not served").await;
+    assert!(line.contains("WARN") && line.contains("no_provider") && line.contains("path=/ticks"), "{line}");
+    let metrics = request(gateway.admin, "GET", "/metrics", "").await.body;
+    for reason in ["cut_stream", "no_provider"] {
+        assert!(metrics.contains(&format!("gateway_warnings_total{{reason=\"{reason}\"}} 1\n")), "{metrics}");
+    }
+    // A client that asks for what is not there is told, and nobody else.
+    assert_eq!(request(gateway.at, "GET", "/nothing", "").await.status, 404);
+    assert!(!gateway.process.output().contains("/nothing"));
+}
+
+#[tokio::test]
+async fn a_route_whose_only_node_drains_is_not_gone() {
+    async fn hello() -> HandlerResult<&'static str> {
+        Ok("hello")
+    }
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+    let is_answered = async |status: u16| request(gateway.at, "GET", "/hello", "").await.status == status;
+    eventually("it is called", async || is_answered(200).await).await;
+    node.set_draining(true);
+    eventually("it takes no calls", async || is_answered(503).await).await;
+    assert_eq!(request(gateway.at, "GET", "/hello", "").await.problem(), "no_provider");
+    gateway.routes_with("hello, draining").await;
+    node.set_draining(false);
+    eventually("it is called again", async || is_answered(200).await).await;
+}
+
+#[tokio::test]
+async fn gh33_a_balancer_without_its_header_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], pick_port()));
+    let text = format!("listen = \"{at}\"\nadmin = \"off\"\nproxy_protocol = [\"127.0.0.1\"]\n");
+    std::fs::write(&file, text).unwrap();
+    let gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap()]);
+    gateway.line("listening").await;
+    assert_eq!(HttpClient::connect(at).await.raw(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n").await, None);
+    let line = gateway.line("a client of this balancer is closed: no PROXY header").await;
+    assert!(line.contains("WARN") && line.contains("127.0.0.1") && line.contains("proxy_protocol"), "{line}");
 }
 
 #[tokio::test]
