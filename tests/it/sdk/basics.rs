@@ -377,6 +377,6 @@ async fn a_node_whose_id_is_not_its_own_says_what_to_do() {
     link.send(r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"s":403,"r":"not_yours","m":"no"}}¶"#)
         .await;
     let line = node.line("belongs to another process").await;
-    assert!(line.contains("ERROR") && line.contains("Start this one anew"), "{line}");
+    assert!(line.contains("ERROR") && line.contains("Start this node anew"), "{line}");
     assert!(!node.output().contains(&secret), "{}", node.output());
 }
