@@ -124,6 +124,8 @@ pub struct RouteConfig {
     /// Redirects of servers are put below the prefix: for servers that do not see the prefix and do
     /// not know it.
     pub rewrite_location: bool,
+    /// The paths of cookies that servers set are put below the prefix, for the same servers.
+    pub rewrite_cookies: bool,
     /// Servers get fields whose names contain `_`, which some servers confuse with others.
     pub underscores: bool,
     /// Nodes are called with packets below these paths. Otherwise requests go to servers only.
@@ -217,6 +219,7 @@ impl RouteConfig {
             strip: false,
             raw_path: false,
             rewrite_location: false,
+            rewrite_cookies: false,
             underscores: false,
             nodes: true,
             params: None,

@@ -28,6 +28,8 @@ net::settings! {
         @File strip: bool = false;
         /// With `strip`: `Location` and `Content-Location` of servers are put below the prefix.
         @File rewrite_location: bool = false;
+        /// With `strip`: the paths of cookies that servers set are put below the prefix.
+        @File rewrite_cookies: bool = false;
         /// Servers see the path as it was sent; see Paths.
         @File raw_path: bool = false;
         /// Servers get fields with `_` in their names; see Fields.
@@ -167,9 +169,10 @@ fn read_route<'t>(
             reader.mistake(at, "cookie: this is the name of the cookie of `balance = \"cookie\"`, which is not set");
         }
     }
-    if keys.rewrite_location && !keys.strip {
-        let why = "`rewrite_location` has no effect without `strip`";
-        reader.warning(&format!("{scope}rewrite_location"), why.to_owned());
+    for (key, is_set) in [("rewrite_location", keys.rewrite_location), ("rewrite_cookies", keys.rewrite_cookies)] {
+        if is_set && !keys.strip {
+            reader.warning(&format!("{scope}{key}"), format!("`{key}` has no effect without `strip`"));
+        }
     }
     let has_servers = place(reader, "servers").is_some();
     match (&keys.check, place(reader, "check")) {
@@ -210,6 +213,7 @@ impl RouteKeys {
             strip: self.strip,
             raw_path: self.raw_path,
             rewrite_location: self.rewrite_location,
+            rewrite_cookies: self.rewrite_cookies,
             underscores: self.underscores,
             nodes: self.nodes,
             params: self.params,

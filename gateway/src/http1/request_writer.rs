@@ -106,7 +106,7 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, st
 }
 
 /// Writes the fields of a response for the client. `with_length`: its Content-Length describes a
-/// body that is not sent. Where it redirects to may be put below a prefix.
+/// body that is not sent. Where it redirects to, and the paths of cookies, may be put below a prefix.
 pub(crate) fn put_response_fields(
     out: &mut BytesMut,
     fields: &Fields,
@@ -122,7 +122,7 @@ pub(crate) fn put_response_fields(
                 put(out, name, tokens(value).next().unwrap_or_default());
             }
         } else if !connection.owns(name) {
-            match location.filter(|_| LocationRewrite::applies_to(name)).and_then(|rewrite| rewrite.rewrite(value)) {
+            match location.and_then(|rewrite| rewrite.rewrite(name, value)) {
                 Some(place) => put(out, name, place.as_bytes()),
                 None => put(out, name, value),
             }

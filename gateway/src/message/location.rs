@@ -1,4 +1,5 @@
-//! Where a server redirects to, as clients see it when the server does not know its prefix. Pure.
+//! Where a server redirects to, and for which paths it sets cookies, as clients see it when the
+//! server does not know its prefix. Pure.
 
 use std::net::SocketAddr;
 
@@ -12,18 +13,56 @@ pub(crate) struct LocationRewrite<'a> {
     /// What clients call the gateway.
     pub(crate) host: Option<&'a str>,
     pub(crate) server: SocketAddr,
+    /// Redirects are rewritten.
+    pub(crate) redirects: bool,
+    /// The paths of cookies are rewritten.
+    pub(crate) cookies: bool,
 }
 
 impl LocationRewrite<'_> {
-    /// Whether the value of a field of this name is such a place.
-    pub(crate) fn applies_to(name: &[u8]) -> bool {
-        name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location")
+    /// The value of a field as clients are to see it; `None` if it stays as it is.
+    pub(crate) fn rewrite(&self, name: &[u8], value: &[u8]) -> Option<String> {
+        let is_place = || name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
+        if self.redirects && is_place() {
+            return self.place(std::str::from_utf8(value).ok()?);
+        }
+        if self.cookies && name.eq_ignore_ascii_case(b"set-cookie") {
+            return self.cookie(std::str::from_utf8(value).ok()?);
+        }
+        None
+    }
+
+    /// A cookie whose path is below the prefix; `None` for one that stays as it is: without a path,
+    /// browsers take that of the request, and a cookie `__Host-` is for all paths or none.
+    fn cookie(&self, cookie: &str) -> Option<String> {
+        if cookie.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("__Host-")) {
+            return None;
+        }
+        // The last one counts (RFC 6265, 5.3).
+        let (mut path, mut at) = (None, 0);
+        for attribute in cookie.split_inclusive(';') {
+            if let Some((name, value)) = attribute.split_once('=')
+                && at > 0
+                && name.trim().eq_ignore_ascii_case("path")
+            {
+                let begin = at + name.len() + 1;
+                path = Some(begin..begin + value.trim_end_matches(';').len());
+            }
+            at += attribute.len();
+        }
+        let path = path?;
+        // `/api/` would not be for `/api` itself.
+        let below = match cookie[path.clone()].trim() {
+            "/" => self.prefix.to_owned(),
+            path if path.starts_with('/') => self.below(path)?,
+            _ => return None,
+        };
+        Some(format!("{}{below}{}", &cookie[..path.start], &cookie[path.end..]))
     }
 
     /// The place below the prefix; `None` for one that stays as it is: it is there already, is
     /// relative, or on another host.
-    pub(crate) fn rewrite(&self, place: &[u8]) -> Option<String> {
-        let place = std::str::from_utf8(place).ok()?;
+    fn place(&self, place: &str) -> Option<String> {
         if place.starts_with('/') && !place.starts_with("//") {
             return self.below(place);
         }
@@ -59,10 +98,12 @@ mod tests {
     #[test]
     fn a16_a_redirection_stays_below_the_prefix() {
         let server = SocketAddr::from(([10, 0, 0, 7], 8080));
-        let rewrite = LocationRewrite { prefix: "/api", host: Some("shop.test"), server };
+        let rewrite =
+            LocationRewrite { prefix: "/api", host: Some("shop.test"), server, redirects: true, cookies: false };
+        assert_eq!(rewrite.rewrite(b"Set-Cookie", b"a=b; Path=/"), None, "only on request");
         #[track_caller]
         fn check(rewrite: LocationRewrite<'_>, place: &str, expected: Option<&str>) {
-            assert_eq!(rewrite.rewrite(place.as_bytes()).as_deref(), expected, "{place}");
+            assert_eq!(rewrite.rewrite(b"Location", place.as_bytes()).as_deref(), expected, "{place}");
         }
         let check = |place, expected| check(rewrite, place, expected);
         check("/dir/", Some("/api/dir/"));
@@ -84,5 +125,25 @@ mod tests {
         {
             check(other, None);
         }
+    }
+
+    #[test]
+    fn a16_the_path_of_a_cookie_is_below_the_prefix() {
+        let server = SocketAddr::from(([10, 0, 0, 7], 8080));
+        let rewrite = LocationRewrite { prefix: "/api", host: None, server, redirects: false, cookies: true };
+        assert_eq!(rewrite.rewrite(b"Location", b"/dir/"), None, "only on request");
+        let check = |cookie: &str, expected: Option<&str>| {
+            assert_eq!(rewrite.rewrite(b"set-cookie", cookie.as_bytes()).as_deref(), expected, "{cookie}");
+        };
+        check("a=b; Path=/", Some("a=b; Path=/api"));
+        check("a=b; path=/dir; HttpOnly", Some("a=b; path=/api/dir; HttpOnly"));
+        check("a=b;PATH = /dir ;Secure", Some("a=b;PATH =/api/dir;Secure"));
+        check("a=b; Path=/one; Path=/two", Some("a=b; Path=/one; Path=/api/two"));
+        for stays in ["a=b", "path=/x", "a=b; Path=/api", "a=b; Path=/api/x", "a=b; Path=", "a=b; Path=x", "a=b; Path"]
+        {
+            check(stays, None);
+        }
+        check("__Host-a=b; Path=/; Secure", None);
+        check("__Secure-a=b; Path=/; Secure", Some("__Secure-a=b; Path=/api; Secure"));
     }
 }

@@ -156,10 +156,13 @@ impl Proxy<'_> {
             if left_out > 0 {
                 self.metrics.record_fields_left_out(left_out);
             }
-            let location = (route.rewrite_location && !stripped.is_empty()).then(|| LocationRewrite {
+            let rewrites = (route.rewrite_location || route.rewrite_cookies) && !stripped.is_empty();
+            let location = rewrites.then(|| LocationRewrite {
                 prefix: stripped,
                 host: origin.host.as_deref().or_else(|| head.host()),
                 server: endpoint.address,
+                redirects: route.rewrite_location,
+                cookies: route.rewrite_cookies,
             });
             let edits = ResponseEdits { set_cookie, location };
             let timeout = route.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));

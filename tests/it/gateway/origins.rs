@@ -173,7 +173,7 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
         ..RouteConfig::new(vec![prefix.to_owned()])
     };
     let routes = vec![
-        RouteConfig { rewrite_location: true, ..stripped("/api") },
+        RouteConfig { rewrite_location: true, rewrite_cookies: true, ..stripped("/api") },
         stripped("/plain"),
         RouteConfig { servers: servers.clone(), ..RouteConfig::new(vec!["/".to_owned()]) },
     ];
@@ -188,12 +188,15 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
         assert_eq!(seen, prefix, "{asked}");
         behind
             .send(&format!(
-                "HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+                "HTTP/1.1 302 Found\r\nConnection: close\r\nSet-Cookie: a=b; Path={location}\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
             ))
             .await;
         let answer = client.head().await;
         let seen = answer.lines().find_map(|line| line.strip_prefix("Location: "));
         assert_eq!(seen, Some(expected), "{answer}");
+        if location.starts_with('/') {
+            assert!(answer.contains(&format!("Set-Cookie: a=b; Path={expected}\r\n")), "{answer}");
+        }
     };
     check("/api/dir", "", Some("/api"), "/dir/", "/api/dir/").await;
     check("/api/dir", "", Some("/api"), "http://g.test/dir/", "http://g.test/api/dir/").await;
@@ -211,7 +214,7 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
         let mut behind = RawStream(listener.accept().await.unwrap().0);
         behind.head().await;
         behind
-            .send("HTTP/1.1 201 Created\r\nLocation: /dir/\r\nContent-Location: /x\r\nContent-Length: 0\r\n\r\n")
+            .send("HTTP/1.1 201 Created\r\nLocation: /dir/\r\nContent-Location: /x\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n")
             .await;
         behind
     };
@@ -221,6 +224,7 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
         (&fields["location"], &fields["content-location"]),
         (&"/api/dir/".parse().unwrap(), &"/api/x".parse().unwrap())
     );
+    assert_eq!(fields["set-cookie"], "a=b; Path=/api");
 }
 
 #[tokio::test]

@@ -325,6 +325,10 @@ fn oe18_what_has_no_effect_is_told() {
         &["3:20: `rewrite_location` has no effect without `strip`"],
     );
     check_warnings(
+        "[[route]]\nprefix = \"/\"\nrewrite_cookies = true",
+        &["3:19: `rewrite_cookies` has no effect without `strip`"],
+    );
+    check_warnings(
         "[[route]]\nprefix = \"/\"\ntry_timeout = \"10s\"",
         &["3:15: `try_timeout` has no effect: the whole request may take 10s"],
     );
