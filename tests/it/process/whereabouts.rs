@@ -89,6 +89,29 @@ async fn a3_a_node_advertises_a_name_which_may_move() {
 }
 
 #[tokio::test]
+async fn a3_a_gateway_advertises_where_clients_reach_it() {
+    let cluster = Cluster::start();
+    let distributor = cluster.address.to_string();
+    let listed = async || {
+        let entries = entries(cluster.address.port()).await;
+        entries.iter().find(|entry| entry["name"] == "gate").cloned().unwrap_or_default()
+    };
+    let arguments = arguments("127.0.0.1:0", &distributor);
+    let gateway = Process::start(GATEWAY, &[&arguments[..], &["--advertise", "192.0.2.7:8443"]].concat());
+    eventually("it is listed", async || listed().await["$"]["advertise"] == "192.0.2.7:8443").await;
+    let entry = listed().await;
+    assert_eq!((&entry["host"], &entry["port"]), (&json!("::ffff:192.0.2.7"), &json!(8443)));
+    gateway.kill().await;
+    eventually("it has gone", async || listed().await.is_null()).await;
+    // The variable does the same, and a mistake ends it in words.
+    let listen = ["GATEWAY_ADVERTISE=192.0.2.8:8443", GATEWAY];
+    let _gateway = Process::start("env", &[&listen[..], &arguments].concat());
+    eventually("it is listed", async || listed().await["host"] == "::ffff:192.0.2.8").await;
+    let wrong = Process::start(GATEWAY, &[&arguments[..], &["--advertise", "192.0.2.7"]].concat());
+    wrong.line("advertise").await;
+}
+
+#[tokio::test]
 async fn a3_what_may_not_be_advertised_is_refused_in_words() {
     let cluster = Cluster::start();
     let mut peer = cluster.peer().await;
