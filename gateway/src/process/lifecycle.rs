@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::config::Config;
 use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings};
 use crate::downstream::tls::Tls;
+use crate::process::pid_file;
 use crate::process::serve::{Listeners, Stop, serve_all};
 use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProcess};
 
@@ -73,8 +75,8 @@ async fn run_inner(
     let listeners = open(&running.0, inherited)?;
     let handed = duplicate(&listeners)?;
     let replaces = AbortOnDropHandle::new(tokio::spawn({
-        let stop = stop.clone();
-        async move { hand_over_to(&mut upgrades, handed, outlives_terminal, &stop).await }
+        let (stop, pid_file) = (stop.clone(), running.0.process.pid_file.clone());
+        async move { hand_over_to(&mut upgrades, handed, (outlives_terminal, pid_file), &stop).await }
     }));
     let ready = predecessor.map(|predecessor| {
         let (ready, is_ready) = oneshot::channel();
@@ -88,10 +90,16 @@ async fn run_inner(
     // The listeners are open: from now on no client is refused. A new process is announced by the
     // one that it replaces.
     if ready.is_none() {
+        if let Some(path) = &running.0.process.pid_file {
+            pid_file::write(path, std::process::id())?;
+        }
         notify_systemd("READY=1");
     }
     serve_all(Listeners { ready, ..listeners }, config, stop).await?;
     drop((reloads, replaces, sender));
+    if let Some(path) = &running.0.process.pid_file {
+        pid_file::remove(path, std::process::id());
+    }
     Ok(())
 }
 
@@ -233,6 +241,7 @@ fn reload(
         ("listen", running.process.listen == new.process.listen),
         ("tls.listen", running.tls == new.tls),
         ("admin", running.process.admin == new.process.admin),
+        ("pid_file", running.process.pid_file == new.process.pid_file),
         ("workers", running.process.workers == new.process.workers),
         ("distributor", config.distributor == new.config.distributor),
         ("advertise", config.advertise == new.config.advertise),
@@ -255,7 +264,7 @@ fn reload(
 async fn hand_over_to(
     signals: &mut Signal,
     listeners: Vec<(ListenerKind, OwnedFd)>,
-    outlives_terminal: bool,
+    (outlives_terminal, pid_file): (bool, Option<PathBuf>),
     stop: &Stop,
 ) {
     loop {
@@ -285,6 +294,9 @@ async fn hand_over_to(
                 info!(pid, "the new process is ready; this one finishes its requests");
                 stop.admin.cancel();
                 stop.drain.cancel();
+                if let Some(Err(error)) = pid_file.map(|path| pid_file::write(&path, pid)) {
+                    error!("{error}");
+                }
                 return;
             }
             Err(error) => error!("{error}; this process goes on"),

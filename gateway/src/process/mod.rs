@@ -7,5 +7,6 @@ pub(crate) mod admin;
 pub(crate) mod cli;
 pub(crate) mod lifecycle;
 mod open;
+mod pid_file;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

@@ -138,12 +138,21 @@ fn fill(pipe: &PipeWriter) {
     }
 }
 
+/// How a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    Usual,
+    /// A gateway with a file.
+    WithFile,
+    /// A service without a log of its own.
+    Plain,
+}
+
 /// A way to end a program.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     program: &'static str,
-    /// A gateway with a file.
-    has_file: bool,
+    variant: Variant,
     output: Output,
     signal: Signal,
     is_twice: bool,
@@ -152,12 +161,12 @@ struct Case {
 impl Case {
     /// Its own log blocks it before it registers.
     fn is_stuck(&self) -> bool {
-        self.program == HELLO && self.output == Output::AlwaysFull
+        self.program == HELLO && self.variant == Variant::Usual && self.output == Output::AlwaysFull
     }
 
     /// Starts the program, closes its output, sends one or two signals, and returns how it ended.
     async fn end(self) -> ExitStatus {
-        let Self { program, has_file, output, signal, is_twice } = self;
+        let Self { program, variant, output, signal, is_twice } = self;
         let cluster = Cluster::start();
         let distributor = cluster.address.to_string();
         let [at, registry] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], pick_port())));
@@ -175,8 +184,10 @@ impl Case {
             GOODS => vec!["--distributor", &distributor],
             _ => vec![&distributor],
         };
-        if has_file {
-            arguments.extend(["--config", file.to_str().unwrap()]);
+        match variant {
+            Variant::Usual => {}
+            Variant::WithFile => arguments.extend(["--config", file.to_str().unwrap()]),
+            Variant::Plain => arguments.push("plain"),
         }
         let mut process = Program::start(program, &arguments, output);
         let mut observer = cluster.peer().await;
@@ -257,6 +268,10 @@ async fn rs19_programs_stop_whatever_their_output_does() {
     for program in [DISTRIBUTOR, GATEWAY, GOODS, HELLO, NODE, SHOP] {
         for output in [Terminal, Dead, Full, AlwaysFull, Closed, NoSpace] {
             for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+                let case = Case { program, variant: Variant::Usual, output, signal, is_twice: false };
+                if program == HELLO {
+                    cases.push(Case { variant: Variant::Plain, ..case });
+                }
                 if program == HELLO && output == NoSpace {
                     // Its own log panics at the first line, and `main` with it.
                     continue;
@@ -265,13 +280,12 @@ async fn rs19_programs_stop_whatever_their_output_does() {
                     // A gateway that has no terminal goes on.
                     continue;
                 }
-                let case = Case { program, has_file: false, output, signal, is_twice: false };
                 cases.push(case);
                 if matches!(output, Terminal | AlwaysFull) {
                     cases.push(Case { is_twice: true, ..case });
                 }
                 if program == GATEWAY && matches!(output, Terminal | Full) {
-                    cases.push(Case { has_file: true, ..case });
+                    cases.push(Case { variant: Variant::WithFile, ..case });
                 }
             }
         }

@@ -48,10 +48,15 @@ async fn up10_systemd_is_told_what_is_ready_which_process_it_is_and_that_it_stop
     }
 
     let at = pick_address();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let pid = || std::fs::read_to_string(&file).map(|text| text.trim().parse::<i32>().unwrap());
     let arguments = ["--listen", &at.to_string(), "--admin", "off", "--distributor", &distributor];
+    let arguments = [&arguments[..], &["--pid-file", file.to_str().unwrap()]].concat();
     let mut old = Process::start_with(GATEWAY, &arguments, &environment);
     systemd.is_told("READY=1").await;
     old.line("listening").await;
+    assert_eq!(pid().unwrap(), old.pid().as_raw_pid());
     old.signal(Signal::USR2);
     let ready = old.line("the new process is ready").await;
     let new: i32 = ready.rsplit_once("pid=").unwrap().1.trim().parse().unwrap();
@@ -59,9 +64,11 @@ async fn up10_systemd_is_told_what_is_ready_which_process_it_is_and_that_it_stop
     systemd.is_told(&format!("MAINPID={new}")).await;
     assert_eq!(old.ended().await.code(), Some(0));
     assert!(TcpStream::connect(at).await.is_ok());
+    assert_eq!(pid().unwrap(), new);
     kill_process(Pid::from_raw(new).unwrap(), Signal::TERM).unwrap();
     systemd.is_told("STOPPING=1").await;
     eventually("the new one ends", async || std::net::TcpListener::bind(at).is_ok()).await;
+    eventually("the file is gone", async || pid().is_err()).await;
 }
 
 /// A program in a namespace of processes, of which `words` begin the first one.
