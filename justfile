@@ -28,7 +28,7 @@ test:
 features:
     .ci/run features
 
-# The files that the README shows
+# The gateway reads the file of the README, and the examples of the node SDK run
 examples:
     .ci/run examples
 

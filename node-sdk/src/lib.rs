@@ -75,6 +75,11 @@
 //!
 //! docs/PROTOCOL.md has the same as a table.
 //!
+//! # Examples
+//!
+//! The folder `examples` of this crate has a program for each of streams, events, hedges, layers
+//! and a mesh inside a test: `cargo run -p node-sdk --features testing --example streams`.
+//!
 //! # When the Distributor is gone
 //!
 //! A node keeps serving and calling with the nodes that it knows, and registers again when the
