@@ -48,6 +48,14 @@ under-load *TESTS:
 deny:
     .ci/run deny
 
+# Dependencies that nothing uses
+unused:
+    .ci/run unused
+
+# It compiles with the oldest toolchain that Cargo.toml allows
+oldest:
+    .ci/run oldest
+
 # Runs drill, optimised as a whole: `just drill fan-out --nodes 1000`
 drill *ARGS:
     cargo build --profile dist -p distributor -p gateway -p bench
