@@ -125,7 +125,7 @@ impl NodeBuilder {
 
     /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that
     /// this node calls. It is told of these only, which saves traffic in a large mesh; of all nodes
-    /// unless set. [`Node::ready`] waits for them.
+    /// unless set. [`Node::ready`](crate::Node::ready) waits for them.
     pub fn interests<T: Into<String>>(mut self, interests: impl IntoIterator<Item = T>) -> Self {
         self.interests = Some(interests.into_iter().map(Into::into).collect());
         self
@@ -211,7 +211,7 @@ impl NodeBuilder {
     /// Has `handler` called for an event, such as `orders.created`, whenever another node
     /// [emits](crate::Peers::emit) it. Of all nodes with this node's name, one gets the event. The
     /// result of the handler is discarded; an error is a warning in the log, and counts among
-    /// [`Node::lost_events`].
+    /// [`Node::lost_events`](crate::Node::lost_events).
     ///
     /// ```
     /// use node_sdk::{Node, Params, ServiceError};
@@ -230,7 +230,7 @@ impl NodeBuilder {
     /// How many calls of the last route may run at a time, over all callers. Further calls are
     /// answered at once with 503 `overloaded`, and callers try another node. Events, and other
     /// calls without a response, wait for their turn, 256 at most; further ones are lost, which is
-    /// a warning in the log and counts among [`Node::lost_events`].
+    /// a warning in the log and counts among [`Node::lost_events`](crate::Node::lost_events).
     pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.max_concurrency = Some(calls),
