@@ -163,22 +163,25 @@ impl Peer {
 
     /// Reads lists up to one that has this name.
     pub async fn list_with(&mut self, name: &str) -> Vec<String> {
-        loop {
-            let names = self.next_list().await;
-            if names.iter().any(|other| other == name) {
-                return names;
-            }
-        }
+        self.list_where(name, |names| names.iter().any(|other| other == name)).await
     }
 
     /// Reads lists up to one that does not have this name.
     pub async fn list_without(&mut self, name: &str) -> Vec<String> {
-        loop {
-            let names = self.next_list().await;
-            if names.iter().all(|other| other != name) {
-                return names;
+        self.list_where(name, |names| names.iter().all(|other| other != name)).await
+    }
+
+    /// Reads lists up to one that is right. Pings on the way do not make it wait longer.
+    async fn list_where(&mut self, about: &str, is_right: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let seen = async {
+            loop {
+                let names = self.next_list().await;
+                if is_right(&names) {
+                    return names;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("in vain: a list with {about}, or without"))
     }
 
     /// Asks for the list under a key and reads up to the answer. All packets sent before have been
