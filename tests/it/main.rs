@@ -5,6 +5,7 @@
 mod docs;
 mod examples;
 mod gateway;
+mod hermetic;
 mod process;
 mod programs;
 mod registry;

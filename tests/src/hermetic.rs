@@ -37,21 +37,26 @@ pub fn isolate(command: &mut Command, arguments: &[&str]) {
     watch();
 }
 
-/// With `WATCH_PORTS=1` in the environment, listens at the well-known ports. A test that connects
-/// to one, or a program that it started, ends the whole run, with its command line.
+/// With `WATCH_PORTS=1` in the environment, as in CI, listens at the well-known ports; with
+/// `WATCH_PORTS=20001,20002`, at those. A test that connects to one, or a program that it started,
+/// ends the whole run, with its command line; one that listens there finds the port taken.
+///
+/// # Panics
+/// When somebody else listens at one of the ports: then nothing would be shown.
 pub(crate) fn watch() {
     static WATCHES: Once = Once::new();
-    if std::env::var_os("WATCH_PORTS").is_none() {
-        return;
-    }
+    let Ok(ports) = std::env::var("WATCH_PORTS") else { return };
     WATCHES.call_once(|| {
-        for listener in WELL_KNOWN_PORTS.iter().filter_map(|port| TcpListener::bind(("127.0.0.1", *port)).ok()) {
+        let ports = if ports == "1" { WELL_KNOWN_PORTS.to_vec() } else { numbers(&ports) };
+        for port in ports {
+            let listener = TcpListener::bind(("127.0.0.1", port));
+            let listener = listener.unwrap_or_else(|error| panic!("cannot watch port {port}: {error}"));
             std::thread::spawn(move || {
                 while let Ok((stream, peer)) = listener.accept() {
                     let Some(program) = owner(peer).filter(is_ours) else { continue };
                     let port = stream.local_addr().map_or(0, |address| address.port());
                     let words = program.cmdline().unwrap_or_default().join(" ");
-                    let text = format!("a test connects to the well-known port {port}: {words}\n");
+                    let text = format!("a test connects to the watched port {port}: {words}\n");
                     // Straight, as what tests print is kept back.
                     let _ = std::io::stderr().write_all(text.as_bytes());
                     std::process::exit(101);
@@ -59,6 +64,13 @@ pub(crate) fn watch() {
             });
         }
     });
+}
+
+fn numbers(ports: &str) -> Vec<u16> {
+    ports
+        .split(',')
+        .map(|port| port.parse().unwrap_or_else(|_| panic!("WATCH_PORTS={ports}: {port} is no port")))
+        .collect()
 }
 
 /// The process that has this address, as far as the system tells.
