@@ -343,7 +343,7 @@ impl EntryTable {
     /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of
     /// registration. The first node of each name comes before the second of any, so that every
     /// service stays known for as long as possible.
-    pub(crate) fn entries_within(&self, max_bytes: usize) -> Vec<&str> {
+    pub(crate) fn records_within(&self, max_bytes: usize) -> Vec<&Arc<Record>> {
         let mut left = max_bytes;
         let mut fits = |record: &Record| {
             let fits = record.is_confirmed && record.entry.len() < left;
@@ -359,7 +359,7 @@ impl EntryTable {
         for (record, taken) in self.records().zip(&mut taken) {
             *taken = *taken || fits(record);
         }
-        self.records().zip(taken).filter_map(|(record, taken)| taken.then_some(&*record.entry)).collect()
+        self.records().zip(taken).filter_map(|(record, taken)| taken.then_some(record)).collect()
     }
 
     /// Takes an entry from the session that owns it.

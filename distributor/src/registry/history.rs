@@ -1,6 +1,6 @@
 //! What happened to nodes, for operators who ask why.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use protocol::HistoryEvent;
@@ -9,6 +9,7 @@ use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
 use crate::registry::admission::instance_of;
 use crate::registry::deferred::Deferred;
+use crate::updates::encode::left_out;
 
 /// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
@@ -65,17 +66,31 @@ impl History {
         }
     }
 
-    /// Adds what can be said of listed nodes of which no event is remembered.
+    /// Adds what can be said of listed nodes of which no event is remembered, or which peers of
+    /// version 1 are not told of.
     pub(crate) fn add_listed<'r>(
         events: &mut Vec<HistoryEvent>,
         rev: u64,
         node: &str,
         listed: impl Iterator<Item = &'r Record>,
+        left_out: &BTreeSet<u64>,
     ) {
-        let called =
-            listed.filter(|record| is_called(node, &record.name, record.instance.as_deref(), &record.address()));
-        for record in called {
+        for record in listed {
+            let is_named = is_called(node, &record.name, record.instance.as_deref(), "");
+            // An address is made only for what may have it.
+            if !is_named && !node.ends_with(&format!(":{}", record.port)) {
+                continue;
+            }
             let (name, address) = (shortened(&record.name), record.address());
+            if !is_named && node != address {
+                continue;
+            }
+            if left_out.contains(&record.id) && events.len() < MAX_ANSWER {
+                let (name, address, event) = (name.to_owned(), address.clone(), "left out".to_owned());
+                let why = "peers of version 1 are not told of it: their list has no room (--oversized-list)".to_owned();
+                events.push(HistoryEvent { ago: 0, rev, name, address, event, why });
+                continue;
+            }
             if events.len() >= MAX_ANSWER || events.iter().any(|event| event.name == name && event.address == address) {
                 continue;
             }
@@ -161,7 +176,7 @@ impl Registry {
     pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let mut events = self.history.events_of(now, node);
         let listed = self.entries.records().map(|record| &**record);
-        History::add_listed(&mut events, self.revision().rev, node, listed);
+        History::add_listed(&mut events, self.revision().rev, node, listed, &left_out(&self.entries, &self.config));
         let deferred = self.deferred.iter().map(|(_, deferred)| deferred);
         History::add_deferred(&mut events, now, self.revision().rev, node, deferred);
         events

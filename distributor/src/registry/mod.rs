@@ -44,7 +44,7 @@ use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::Budget;
-use crate::updates::encode::legacy_bytes;
+use crate::updates::encode::{left_out, legacy_bytes};
 use crate::updates::lists::ListCache;
 
 /// The time between two rounds that remove nodes which did not come back, and the least number that
@@ -238,6 +238,11 @@ impl Registry {
     /// Bytes of the list for version 1.
     pub(crate) fn legacy_bytes(&self) -> usize {
         legacy_bytes(&self.entries)
+    }
+
+    /// How many listed nodes version 1 peers are not told of, because their list has no room.
+    pub(crate) fn left_out(&self) -> usize {
+        left_out(&self.entries, &self.config).len()
     }
 
     /// From now on no registration is accepted.

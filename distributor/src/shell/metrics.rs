@@ -47,6 +47,8 @@ pub(crate) struct MetricsSnapshot {
     /// Nodes that are listed.
     pub(crate) nodes: usize,
     pub(crate) suspects: usize,
+    /// Listed nodes that version 1 peers are not told of.
+    pub(crate) left_out: usize,
     /// Deferred registrations.
     pub(crate) deferred: usize,
     pub(crate) revision: Revision,
@@ -88,6 +90,8 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     let help = "Connections that have registered nothing.";
     about("unregistered_connections", "gauge", help, &few(figures.unregistered));
     about("nodes", "gauge", "Nodes that are listed.", &few(figures.nodes));
+    let help = "Listed nodes that version 1 peers are not told of, because their list has no room.";
+    about("left_out_of_old_lists", "gauge", help, &few(figures.left_out));
     about("suspects", "gauge", "Listed nodes that give no sign of life.", &few(figures.suspects));
     let help = "Registrations that are deferred because their nodes come and go, or change, too often.";
     about("deferred", "gauge", help, &few(figures.deferred));
@@ -128,6 +132,7 @@ mod tests {
             unregistered: 2,
             nodes: 3,
             suspects: 4,
+            left_out: 16,
             deferred: 5,
             revision: Revision { epoch: 1, rev: 6 },
             history_events: 7,
@@ -151,6 +156,7 @@ mod tests {
             ("unregistered_connections", "2"),
             ("nodes", "3"),
             ("suspects", "4"),
+            ("left_out_of_old_lists", "16"),
             ("deferred", "5"),
             ("revision", "6"),
             ("history_events", "7"),

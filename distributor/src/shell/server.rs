@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, Listener, LogThrottle, set_options};
+use net::{Acceptor, KeyedThrottle, Listener, LogThrottle, address_group, set_options};
 use protocol::Version;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -74,7 +74,7 @@ pub async fn serve_with_admin(
 
 async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let (mut full, mut crowded) = (LogThrottle::default(), LogThrottle::default());
+    let (mut full, mut crowded) = (LogThrottle::default(), KeyedThrottle::default());
     loop {
         tokio::select! {
             (stream, peer) = acceptor.accept() => {
@@ -87,14 +87,17 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
                     Err(refused) => refused,
                 };
                 drop(refused);
-                let (throttle, limit, what) = match reason {
-                    ConnectionLimit::Total => (&mut full, shared.config.max_connections, "as many connections as allowed (--max-connections)"),
+                let now = Instant::now().into_std();
+                let (shows, limit, what) = match reason {
+                    ConnectionLimit::Total => {
+                        (full.allow(now), shared.config.max_connections, "as many connections as allowed (--max-connections)")
+                    }
                     ConnectionLimit::PerAddress => {
-                        let limit = shared.config.max_connections_per_address;
-                        (&mut crowded, limit, "as many connections from its address as allowed (--max-connections-per-address)")
+                        let (limit, shows) = (shared.config.max_connections_per_address, crowded.allow(address_group(peer.ip()), now));
+                        (shows, limit, "as many connections from its address as allowed (--max-connections-per-address)")
                     }
                 };
-                if let Some(suppressed) = throttle.allow(Instant::now().into_std()) {
+                if let Some(suppressed) = shows {
                     warn!(%peer, limit, suppressed, "connection closed: there are {what}");
                 }
             }

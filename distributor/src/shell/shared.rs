@@ -217,6 +217,7 @@ impl Shared {
             unregistered: state.unregistered.len(),
             nodes: registry.nodes(),
             suspects: registry.suspects(),
+            left_out: registry.left_out(),
             deferred: registry.deferred_registrations(),
             revision: registry.revision(),
             history_events,

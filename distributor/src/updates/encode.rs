@@ -1,5 +1,6 @@
 //! Encodes lists and changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -11,8 +12,11 @@ use crate::updates::budget::OutPacket;
 
 /// Bytes of the whole list for version 1, without encoding it.
 pub(crate) fn legacy_bytes(entries: &EntryTable) -> usize {
-    r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + entries.list_bytes()
+    EMPTY_LIST.len() + entries.list_bytes()
 }
+
+/// A list for version 1 without entries.
+const EMPTY_LIST: &str = r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#;
 
 /// The key of lists that are sent unasked.
 pub(super) const UNASKED: Key = Key::Number(0);
@@ -23,17 +27,33 @@ pub(super) fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
         write_list(&mut out, &UNASKED, entries);
         out.freeze()
     };
+    if let Some(room) = legacy_room(entries, config) {
+        return encode(&mut entries.records_within(room).into_iter().map(|record| &*record.entry));
+    }
     // An old peer calls every node in its list, so entries that were only copied are left out.
     let confirmed = entries.records().filter(|record| record.is_confirmed);
+    encode(&mut confirmed.map(|record| &*record.entry))
+}
+
+/// Ids of the nodes that version 1 peers are not told of, because their list has no room for all.
+pub(crate) fn left_out(entries: &EntryTable, config: &Config) -> BTreeSet<u64> {
+    let Some(room) = legacy_room(entries, config) else { return BTreeSet::new() };
+    let confirmed = entries.records().filter(|record| record.is_confirmed);
+    let mut left_out: BTreeSet<_> = confirmed.map(|record| record.id).collect();
+    for record in entries.records_within(room) {
+        left_out.remove(&record.id);
+    }
+    left_out
+}
+
+/// Bytes of entries that fit into a list for version 1; `None` if all of them fit, or are sent all
+/// the same.
+fn legacy_room(entries: &EntryTable, config: &Config) -> Option<usize> {
     let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
     match config.oversized_list {
-        OversizedList::Truncate if !fits => {
-            // Every entry is counted with a comma; the first has none.
-            let frame_bytes = encode(&mut std::iter::empty()).len();
-            let room = (config.legacy_list_bytes + 1).saturating_sub(frame_bytes);
-            encode(&mut entries.entries_within(room).into_iter())
-        }
-        OversizedList::Truncate | OversizedList::Send => encode(&mut confirmed.map(|record| &*record.entry)),
+        // Every entry is counted with a comma; the first has none.
+        OversizedList::Truncate if !fits => Some((config.legacy_list_bytes + 1).saturating_sub(EMPTY_LIST.len())),
+        OversizedList::Truncate | OversizedList::Send => None,
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Proxy, RequestContext, problem};
 use crate::config::{Balance, Sticky};
 use crate::http1::request_writer::{UpstreamRequest, put_request};
 use crate::message::body::Framing;
+use crate::message::head::RequestHead;
 use crate::message::location::LocationRewrite;
 use crate::message::response_head::ResponseEdits;
 use crate::proxy::ended::{BodyError, Ended};
@@ -155,6 +156,7 @@ impl Proxy<'_> {
             let left_out = put_request(&mut bytes, head, request);
             if left_out > 0 {
                 self.metrics.record_fields_left_out(left_out);
+                self.warn_of_fields(head, now);
             }
             let rewrites = (route.rewrite_location || route.rewrite_cookies) && !stripped.is_empty();
             let location = rewrites.then(|| LocationRewrite {
@@ -238,6 +240,15 @@ impl Proxy<'_> {
 }
 
 impl Proxy<'_> {
+    /// A server is not given a field with `_` in its name. Neither it nor its client learns of that.
+    fn warn_of_fields(&self, head: &RequestHead, now: Instant) {
+        let Some((name, _)) = head.fields().iter().find(|(name, _)| name.contains(&b'_')) else { return };
+        if let Some(suppressed) = self.shared.log_throttles.allow_for("fields_left_out", name, now.into_std()) {
+            let field = escaped(String::from_utf8_lossy(name), MAX_ESCAPED_BYTES);
+            warn!(%field, suppressed, "a field of a request is left out, as servers may read its _ as a -; underscores = true on its route passes on what imitates no other field");
+        }
+    }
+
     /// A server has sent what is no whole response. Its operator has to know.
     fn record_malformed(&self, endpoint: &Endpoint, why: &str, now: Instant) {
         let why = escaped(why, MAX_ESCAPED_BYTES).to_string();

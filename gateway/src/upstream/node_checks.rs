@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::iter;
-use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped};
+use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::GatewayPeers;
 use node_sdk::{CallError, Peers};
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ struct NodeChecks {
     peers: Peers,
     /// Nodes that failed.
     failed: Mutex<BTreeMap<SocketAddr, FailedNode>>,
-    log_throttle: Mutex<LogThrottle>,
+    log_throttle: Mutex<KeyedThrottle>,
 }
 
 /// The failures of a node.
@@ -114,7 +114,8 @@ impl NodeChecks {
         drop(all);
         if self.peers.set_health(node, is_healthy) {
             let now = Instant::now().into_std();
-            let passed = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
+            let passed =
+                self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow((node, is_healthy), now);
             match passed {
                 Some(suppressed) if is_healthy => info!(%node, suppressed, "the node is healthy again"),
                 Some(suppressed) => {

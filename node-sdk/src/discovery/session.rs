@@ -11,7 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use net::{FrameReader, LogThrottle, Socket, TimeSlice, debug, error, set_options, sleep_until_opt, warn};
+use net::{
+    FrameReader, KeyedThrottle, LogThrottle, Socket, TimeSlice, debug, error, set_options, sleep_until_opt, warn,
+};
 use protocol::{
     Advert, HostPort, Pong, RegisterOptions, ResumePoint, Secret, VisibilityTarget, write_leave, write_list_request,
     write_registration, write_report,
@@ -87,7 +89,7 @@ struct RegistrySession<'a> {
     /// When to register again after a rejection.
     register_at: Option<Instant>,
     report_at: Instant,
-    bad: LogThrottle,
+    bad: KeyedThrottle,
     /// A packet has arrived. A process that accepts connections need not be a working Distributor.
     has_told: bool,
     /// What answers is no Distributor, but this.
@@ -198,7 +200,7 @@ impl RegistryClient {
             list_requested_at: None,
             register_at: None,
             report_at: now,
-            bad: LogThrottle::default(),
+            bad: KeyedThrottle::default(),
             has_told: false,
             foreign_server: None,
             here: ends.map(|(here, _)| here),

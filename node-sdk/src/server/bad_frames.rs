@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use net::{LogThrottle, warn};
+use net::{KeyedThrottle, warn};
 use protocol::Version;
 use tokio::time::Instant;
 
@@ -16,12 +16,12 @@ pub(super) struct BadFrames {
     strikes: u32,
     /// Its last sound packet was of version 1.
     is_legacy: bool,
-    log: LogThrottle,
+    log: KeyedThrottle,
 }
 
 impl BadFrames {
     pub(super) fn new(peer: SocketAddr) -> Self {
-        Self { peer, strikes: 0, is_legacy: false, log: LogThrottle::default() }
+        Self { peer, strikes: 0, is_legacy: false, log: KeyedThrottle::default() }
     }
 
     /// The caller has sent a sound packet.
@@ -34,7 +34,7 @@ impl BadFrames {
     /// # Errors
     /// The caller is to be cut, for this reason.
     pub(super) fn reject(&mut self) -> Result<(), &'static str> {
-        if let Some(suppressed) = self.log.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = self.log.allow("no packet", Instant::now().into_std()) {
             warn!(peer = %self.peer, suppressed, "a frame of this caller is no packet, and is ignored");
         }
         // A version 1 gateway passes on what its clients send. It must not lose its connection, and
@@ -48,7 +48,7 @@ impl BadFrames {
 
     /// A packet was joined of so many pieces.
     pub(super) fn log_pieces(&mut self, pieces: usize) {
-        if let Some(suppressed) = self.log.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = self.log.allow("pieces", Instant::now().into_std()) {
             let peer = self.peer;
             warn!(%peer, pieces, suppressed, "a call of this caller was cut by a raw ¶ in a text; its pieces were joined");
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use net::{LogThrottle, warn};
+use net::{KeyedThrottle, warn};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -30,7 +30,7 @@ pub(crate) struct ReleasedCalls {
     tasks: NodeTasks,
     places: Arc<Semaphore>,
     local_places: Arc<Semaphore>,
-    log_throttle: Arc<Mutex<LogThrottle>>,
+    log_throttle: Arc<Mutex<KeyedThrottle>>,
 }
 
 impl ReleasedCalls {
@@ -75,9 +75,9 @@ async fn finished(mut call: StartedCall) {
     .await;
 }
 
-fn warn_of_drop(log_throttle: &Mutex<LogThrottle>, why: &str) {
+fn warn_of_drop(log_throttle: &Mutex<KeyedThrottle>, why: &str) {
     let now = Instant::now().into_std();
-    if let Some(suppressed) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now) {
+    if let Some(suppressed) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(why, now) {
         warn!(suppressed, "a call whose caller has gone was dropped before its end: {why}");
     }
 }

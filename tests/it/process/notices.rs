@@ -17,8 +17,13 @@ struct ReadDistributor {
 
 impl ReadDistributor {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(arguments: &[&str]) -> Self {
         let admin = SocketAddr::from(([127, 0, 0, 1], pick_port()));
-        let process = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0", "--admin", &admin.to_string()]);
+        let own = ["--listen", "127.0.0.1:0", "--admin", &admin.to_string()];
+        let process = Process::start(DISTRIBUTOR, &[&own, arguments].concat());
         let at = SocketAddr::from(([127, 0, 0, 1], process.port().await));
         Self { process, at, admin }
     }
@@ -171,4 +176,21 @@ async fn cr16_nodes_that_come_and_go_leave_a_hundred_lines_of_each_kind() {
         let lines = output.lines().filter(|line| line.contains(event)).count();
         assert!((1..=100 * periods).contains(&lines), "{lines} lines in {periods} periods:\n{output}");
     }
+}
+
+#[tokio::test]
+async fn bc6_nodes_that_old_lists_have_no_room_for_are_told_of() {
+    let distributor = ReadDistributor::start_with(&["--legacy-list-bytes", "150"]).await;
+    let node = |port: u16, name: &str| json!({ "port": port, "name": name, "urls": ["GET/x"] });
+    let mut first = distributor.register(node(1, "first")).await;
+    assert_eq!(first.list_with("first").await, ["first"]);
+    distributor.counts("left_out_of_old_lists", 0).await;
+    let _second = distributor.register(node(2, "second")).await;
+    let line = distributor.warning("the list outgrows what version 1 peers can read").await;
+    assert!(line.contains("second"), "{line}");
+    distributor.counts("left_out_of_old_lists", 1).await;
+    distributor.why("second", "left out").await;
+    let why = Process::start(DISTRIBUTOR, &["why", "first", "--at", &distributor.at.to_string()]);
+    why.line("joined").await;
+    assert!(!why.output().contains("left out"), "{}", why.output());
 }

@@ -369,6 +369,28 @@ async fn a_route_whose_only_node_drains_is_not_gone() {
 }
 
 #[tokio::test]
+async fn a23_a_field_that_is_left_out_is_told_of() {
+    let cluster = Cluster::start();
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], pick_port()));
+    let server = tests::CountingServer::start_at(at).await;
+    let (urls, advert): ([&str; 0], _) = ([], json!({ "v": 2, "id": "a", "http": { "prefixes": ["/a"] } }));
+    let _node = register(&cluster, json!({ "port": at.port(), "name": "a", "urls": urls, "$": advert })).await;
+    gateway.routes_with("/a").await;
+    let text = "GET /a HTTP/1.1\r\nHost: g\r\napi_key: secret\r\n\r\n";
+    for _ in 0..2 {
+        assert_eq!(HttpClient::connect(gateway.at).await.raw(text.as_bytes()).await.unwrap().status, 200);
+    }
+    assert_eq!(server.asked(), 2);
+    let line = gateway.process.line("a field of a request is left out").await;
+    assert!(line.contains("WARN") && line.contains("field=api_key") && line.contains("underscores"), "{line}");
+    let lines = gateway.process.output();
+    assert!(lines.matches("is left out").count() == 1 && !lines.contains("secret"), "{lines}");
+    let metrics = request(gateway.admin, "GET", "/metrics", "").await.body;
+    assert!(metrics.contains("gateway_fields_left_out_total 2\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn gh33_a_balancer_without_its_header_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");

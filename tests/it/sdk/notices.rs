@@ -148,4 +148,14 @@ async fn what_a_node_leaves_out_is_told() {
     let entry = json!({ "host": "127.0.0.1", "name": "x", "urls": [] });
     session.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [entry] })).await;
     log.warning("1 entries of the list make no node").await;
+    // What it says for one reason does not suppress what it says for another.
+    for reason in ["held_back", "ignored", "ignored"] {
+        let notice = json!({ "s": 202, "r": reason, "m": format!("says {reason}") });
+        let packet = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [], "$": notice });
+        session.send_packet(&packet).await;
+    }
+    for reason in ["held_back", "ignored"] {
+        log.warning(&format!("the Distributor says: says {reason}")).await;
+    }
+    assert_eq!(log.lines("says ignored").len(), 1);
 }

@@ -64,7 +64,7 @@ impl RegistryClient {
         }
         if reason == NOT_YOURS {
             session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
-            if let Some(suppressed) = session.bad.allow(Instant::now().into_std()) {
+            if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
                 error!(
                     name = %self.identity.name, id = %self.id, suppressed,
                     "not listed: the Distributor says that the instance id belongs to another process. Start this node anew; if that \
@@ -73,7 +73,7 @@ impl RegistryClient {
             }
             return;
         }
-        if let Some(suppressed) = session.bad.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
             let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
@@ -85,7 +85,7 @@ impl RegistryClient {
 impl RegistrySession<'_> {
     /// Logs that something which the Distributor sent is ignored.
     pub(super) fn complain(&mut self, error: &str) {
-        if let Some(suppressed) = self.bad.allow(Instant::now().into_std()) {
+        if let Some(suppressed) = self.bad.allow(error, Instant::now().into_std()) {
             let error = escaped(error, MAX_ESCAPED_BYTES);
             warn!(?error, suppressed, "ignored what the Distributor sent; what was known before stays in use");
         }
