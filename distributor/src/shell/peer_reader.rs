@@ -144,7 +144,7 @@ impl PeerReader {
                 guard.shared().warn_of_refusal(session.peer, &rejection);
                 self.follow_only(guard);
             }
-            Command::Register(registration, options) => self.place(guard, *registration, options),
+            Command::Register(registration, options) => self.locate_and_register(guard, *registration, options),
             Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
             Command::Leave => {
                 self.registered = false;
@@ -203,7 +203,7 @@ impl PeerReader {
     }
 
     /// Finds out where a node is to be listed, and registers it.
-    fn place(&mut self, guard: &SessionGuard, registration: Registration, options: RegisterOptions) {
+    fn locate_and_register(&mut self, guard: &SessionGuard, registration: Registration, options: RegisterOptions) {
         let seen = guard.session.peer.ip();
         match registration.listed_host(seen) {
             Ok(ListedHost::Address(host)) => self.register(guard, registration, host, &options),
