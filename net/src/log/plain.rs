@@ -108,6 +108,8 @@ impl Visit for Fields {
         // Writing to a text does not fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
+            // Only a number of lines that there are tells a person something.
+            "suppressed" if format!("{value:?}") == "0" => Ok(()),
             name => write!(self.others, " {name}={value:?}"),
         };
     }
@@ -141,7 +143,7 @@ mod tests {
         let lines = Arc::new(LineWriter::start("test", output.clone(), Duration::ZERO, |_| {}).unwrap());
         with_default(&Dispatch::new(PlainSubscriber { lines: Arc::clone(&lines) }), || {
             let error = "refused\n";
-            tracing::warn!(port = 7, error, "no {} there", "one");
+            tracing::warn!(port = 7, error, suppressed = 0, "no {} there", "one");
             tracing::debug!("of no interest");
             tracing::info!(target: "other", "of another crate");
             tracing::info!(address = %"here", "listening");
