@@ -64,7 +64,7 @@ class Goods extends Server {
 const goods = new Goods(readArguments());
 
 // A second line for who wants it: leave the list first, finish the calls in flight, then end.
-process.on('SIGTERM', () => goods.close().then(() => process.exit(0)));
+require('./stop.js')(() => goods.close());
 
 function readArguments() {
   try {

@@ -5,6 +5,7 @@
 
 const { parseArgs } = require('node:util');
 const { Server, parseAddress } = require('./mesh');
+const stopOnSignals = require('./stop');
 
 const HELP = `A service that greets: GET/hello and POST/hello.
 
@@ -96,11 +97,4 @@ const { port, host, distributor, name } = readArguments();
 const service = new Hello(name, port, Object.keys(handlers), { version: 2, host });
 service.connectToDistributor(distributor.host, distributor.port);
 
-let stopping = false;
-for (const signal of ['SIGINT', 'SIGTERM']) {
-  process.on(signal, () => {
-    if (stopping) process.exit(130); // asked twice: at once
-    stopping = true;
-    service.close().then(() => process.exit(0));
-  });
-}
+stopOnSignals(() => service.close());

@@ -7,6 +7,7 @@ const http = require('node:http');
 const { parseArgs } = require('node:util');
 const { offerHttp } = require('./http');
 const { parseAddress } = require('./mesh');
+const stopOnSignals = require('./stop');
 
 const HELP = `An HTTP server that tells what it was asked for.
 
@@ -34,9 +35,7 @@ server.on('error', (error) => {
 server.listen(port, host, () => console.log(`listening on ${host}, port ${server.address().port}`));
 
 const offer = offerHttp(server, { name, prefixes: [prefix], ...distributor });
-for (const signal of ['SIGINT', 'SIGTERM']) {
-  process.once(signal, () => offer.close().then(() => process.exit(0)));
-}
+stopOnSignals(() => offer.close());
 
 function readArguments() {
   try {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use futures::stream::iter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tests::{Cluster, GatewayFiles, PATIENCE, Peer, Process, Terminal, eventually, pick_address, pick_port, request};
+use tests::{
+    Cluster, GatewayFiles, PATIENCE, Peer, Process, Terminal, eventually, example, legacy_peers_can_run, pick_address,
+    pick_port, request,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -453,5 +457,32 @@ async fn rs20_what_is_started_with_nohup_outlives_its_terminal() {
     for program in [&mut node, &mut registry] {
         program.signal(Signal::TERM);
         assert_eq!(program.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn rs20_the_javascript_examples_leave_in_order_when_their_terminal_is_closed() {
+    if !legacy_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let distributor = cluster.address.to_string();
+    for (file, name) in [("goods.js", "goods"), ("service.js", "hello"), ("web.js", "web")] {
+        for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+            let file = example(file);
+            let arguments = [file.to_str().unwrap(), "--port", "0", "--distributor", &distributor];
+            let mut node = Program::start_at(Terminal::open(), "node", &arguments);
+            let registered = format!("registered as {name}");
+            eventually(&registered, async || node.terminal.as_ref().unwrap().shown().contains(&registered)).await;
+            node.signal(signal);
+            let status = node.ended().await;
+            // With its terminal gone, Node.js cannot end by itself.
+            let expected = if signal == Signal::HUP { (None, Some(1)) } else { (Some(0), None) };
+            assert_eq!((status.code(), status.signal()), expected, "{name} {signal:?}");
+            let last = last_event(name, &distributor).await;
+            // Version 1 has no word for it.
+            let word = if name == "goods" { " closed  (" } else { " leave  (" };
+            assert!(last.contains(word), "{name} {signal:?}: {last}");
+        }
     }
 }
