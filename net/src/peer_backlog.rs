@@ -18,7 +18,7 @@ const MIN_AGE: Duration = Duration::from_millis(10);
 /// socket of the machine.
 const COST_SHARE: u32 = 10;
 /// Snapshots in a row that have to lack a connection before it counts as one that cannot be
-/// observed. The system's table is read in pieces while it changes, so one snapshot may pass over a
+/// observed. The system's table is read in pieces while it changes, so one snapshot may lack a
 /// connection that is there.
 const MAX_MISSES: u32 = 3;
 

@@ -123,9 +123,9 @@ impl World {
             self.events.pop();
             self.now = at;
             let now = self.at(at);
-            if let Some((member, begun)) = call {
+            if let Some((member, started)) = call {
                 let load = &self.pool.list()[member].load;
-                load.record_response(now.into_std(), Duration::from_micros(at - begun));
+                load.record_response(now.into_std(), Duration::from_micros(at - started));
                 load.end();
                 self.events.push(Reverse((at + self.pause_us, None)));
                 continue;
