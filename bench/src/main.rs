@@ -2,8 +2,8 @@
 //! installed.
 //!
 //! Measured as a user would see it: real processes, real sockets, one machine. The measured process
-//! has core 0 to itself, this one and all its connections core 1, so that the CPU time of the one
-//! is no matter of the other.
+//! has core 0 to itself, this one and all its connections core 1, so that neither's CPU time
+//! disturbs the other.
 //!
 //! `registry` measures the Distributor, `calls` the SDK, `gateway` the gateway, each beside its
 //! competitors; `attacks` what hostile peers and clients cost. No scene decides whether a change is

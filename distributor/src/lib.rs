@@ -1,8 +1,7 @@
 //! The Distributor keeps the list of live nodes and tells every node of each join and leave.
 //!
 //! Every node keeps one TCP connection to it. The set of registered nodes is the registry. A peer
-//! that connects is sent the list of nodes, and every registered node is told of each join and
-//! leave.
+//! that connects is sent the list of nodes.
 //!
 //! `registry` decides, with the table of `entries` and the encoded `updates`. `peer` knows what
 //! frames mean and what one peer is still to be sent. All of these are pure: time is an argument.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How long the answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a packet: two hundred events with names of version 1 nodes, which may be as long
 /// as a packet (13 MB), and the list that may come before them.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
@@ -24,7 +24,7 @@ const NAME_BYTES: usize = 64;
 /// # Errors
 /// When the Distributor cannot be reached or does not answer.
 pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result<bool> {
-    let answer = timeout(PATIENCE, ask(distributor, node)).await.map_err(|_elapsed| {
+    let answer = timeout(REQUEST_TIMEOUT, ask(distributor, node)).await.map_err(|_elapsed| {
         let text = format!(
             "the Distributor at {distributor} does not answer. One of version 1 cannot, and may have ended now that it \
              was asked: do not ask it again"

@@ -75,7 +75,7 @@ async fn buy(
             Ok(db.query_row(insert, params![member.id, good.id, good.price], purchase)?)
         })
         .await?;
-    // Whoever wants to know; whether there is anybody is no matter of ours.
+    // An event without subscribers is no error.
     peers.emit("purchases.made", &made)?;
     Ok(Created(made))
 }

@@ -5,12 +5,12 @@
 //! use node_sdk::{Node, Params, ServiceError};
 //!
 //! #[derive(serde::Deserialize)]
-//! struct Who {
+//! struct Guest {
 //!     name: String,
 //! }
 //!
-//! async fn hello(Params(who): Params<Who>) -> Result<String, ServiceError> {
-//!     Ok(format!("Hello, {}!", who.name))
+//! async fn hello(Params(guest): Params<Guest>) -> Result<String, ServiceError> {
+//!     Ok(format!("Hello, {}!", guest.name))
 //! }
 //!
 //! #[tokio::main]
@@ -89,7 +89,11 @@
 //!
 //! The feature `testing` has `testing::TestMesh`: a Distributor and nodes in one process, on a
 //! clock that can be paused. It brings tokio's `test-util`, so enable it for tests only, under
-//! `[dev-dependencies]`. The module [`gateway`] has the functions that only gateways need.
+//! `[dev-dependencies]`.
+//!
+//! # For gateways
+//!
+//! The module [`gateway`] has the functions that only gateways need.
 
 mod balance;
 mod client;

@@ -9,7 +9,7 @@ use protocol::Version;
 use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
 
-/// Most nodes of one report that are considered.
+/// Most nodes of one report that are considered: each costs a look-up, and maybe a ping.
 const MAX_REPORTED: usize = 64;
 /// A reporter's report of a node counts once in this time.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);

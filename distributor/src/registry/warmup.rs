@@ -17,7 +17,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long to wait, after the first node that has an older list, before the newest list is chosen.
 const COLLECT: Duration = Duration::from_millis(100);
 /// How long a node may take to send its copy.
-const COPY: Duration = Duration::from_secs(1);
+const COPY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most nodes that are asked before the list is built from nothing.
 const MAX_COPIES: u32 = 3;
 /// Most offers that are kept: the best of this many is good enough.
@@ -163,7 +163,7 @@ impl Warmup {
         {
             let (have, session) = self.offers.swap_remove(best);
             self.copies += 1;
-            self.stage = Stage::Copying(session, have, now + COPY);
+            self.stage = Stage::Copying(session, have, now + COPY_TIMEOUT);
             return Some(session);
         }
         self.offers.clear();

@@ -18,7 +18,7 @@ use crate::shell::shared::Shared;
 /// once, so the oldest is idle or does not read.
 const MAX_CLIENTS: usize = 8;
 /// How long a request may take, from its connection to the end of the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request. A browser sends less than a quarter of that.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
@@ -42,7 +42,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 order.push_back(clients.spawn(async move {
                     // An admin client that is slow or disconnects does no harm, so its error is not
                     // logged.
-                    let _ = timeout(PATIENCE, converse(stream, &shared)).await;
+                    let _ = timeout(REQUEST_TIMEOUT, converse(stream, &shared)).await;
                 }));
             }
             Some(_) = clients.join_next() => {}

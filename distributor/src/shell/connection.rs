@@ -31,7 +31,7 @@ const FRAMES_PER_SLICE: u32 = 64;
 pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a connection whose peer has taken longer than that checks whether memory is short. Ten
 /// thousand such connections cost a few hundredths of a core.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a connection that waits to greet its peer checks whether an earlier list has come.
 const RESTORING: Duration = Duration::from_millis(50);
 /// Why a connection ended.
@@ -245,7 +245,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
             return ConnectionEnd::Rejected(takes_too_long(reader.frames.buffered()));
         }
         let looks = [keeps_until, has_room_until].into_iter().flatten();
-        let look_again = looks.map(|until| if until <= now { now + LOOK_AGAIN } else { until }).min();
+        let look_again = looks.map(|until| if until <= now { now + RECHECK_INTERVAL } else { until }).min();
         let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
         let write_deadline = stalled_since.map(|since| since + config.write_timeout);
         let register_deadline = reader.register_by(config.register_timeout);

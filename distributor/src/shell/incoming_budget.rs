@@ -23,7 +23,7 @@ pub(crate) struct IncomingBudget {
 
 /// However many connections wait, a packet has at least one part in this many of the usual time:
 /// cutting connections and accepting them again costs time for all.
-const MOST_HASTE: u32 = 4;
+const MAX_SPEEDUP: u32 = 4;
 
 /// Room for one packet, until it is dropped.
 pub(crate) type Room = OwnedSemaphorePermit;
@@ -59,7 +59,7 @@ impl IncomingBudget {
     pub(crate) fn patience(&self, usual: Duration) -> Duration {
         let rooms = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
         let rounds = 1.0 + self.waiting() as f64 / rooms.max(1) as f64;
-        usual.div_f64(rounds).max(usual / MOST_HASTE)
+        usual.div_f64(rounds).max(usual / MAX_SPEEDUP)
     }
 
     /// Whether more than half is used. Packets that have room should then end soon.

@@ -1,6 +1,7 @@
 //! Sockets, tasks, clocks and logs.
 //!
-//! It must not decide anything: it asks the registry, and does what the registry says.
+//! It must not decide about nodes: it asks the registry, and does what the registry says. It limits
+//! connections, and the memory that they hold.
 
 mod admin;
 mod connection;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// Look-ups at a time. The system may keep each waiting for half a minute, in a thread of its own.
 pub(crate) const MAX_LOOKUPS: usize = 16;
 /// How long a node waits for the look-up of its name before it is told to come again.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// When a node whose name cannot be looked up should register again.
 pub(super) const LOOK_UP_AGAIN: Duration = Duration::from_secs(3);
 
@@ -59,8 +59,8 @@ async fn look_up(lookups: Arc<Semaphore>, name: String, seen: IpAddr) -> Result<
         let can_be_called = |host: &IpAddr| HostPort::from((*host, ANY_PORT)).check_advertised(seen).is_ok();
         hosts.find(can_be_called).ok_or_else(|| format!("the name {name} has no address that others can call"))
     };
-    let late = || format!("the name {name} could not be looked up within {PATIENCE:?}");
-    timeout(PATIENCE, looking).await.unwrap_or_else(|_elapsed| Err(late()))
+    let late = || format!("the name {name} could not be looked up within {LOOKUP_TIMEOUT:?}");
+    timeout(LOOKUP_TIMEOUT, looking).await.unwrap_or_else(|_elapsed| Err(late()))
 }
 
 /// A look-up of a host needs a port, and any will do.

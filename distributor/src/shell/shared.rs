@@ -27,7 +27,8 @@ use crate::shell::session::{Session, SessionGuard};
 use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
 use crate::updates::budget::Budget;
 
-/// How long a connection has to register before it may be evicted to make room for others.
+/// How long a connection has to register before it may be evicted to make room for others: several
+/// round trips over a slow line.
 const REGISTER_GRACE: Duration = Duration::from_millis(500);
 
 /// The shared state. Its lock is held for computing only: nothing waits, and no peer is written to,

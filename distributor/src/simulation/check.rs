@@ -3,7 +3,7 @@
 use super::*;
 
 impl World {
-    pub(super) fn is_true(&self) -> bool {
+    pub(super) fn all_know_the_truth(&self) -> bool {
         let up: BTreeSet<u16> = self.nodes.iter().filter(|node| node.is_up).map(|node| node.port).collect();
         self.nodes
             .iter()

@@ -142,7 +142,7 @@ impl World {
         }
         self.impostors_go = Some(self.now + IMPOSTORS_STAY);
         let until = self.now + HEALED_AFTER;
-        while !self.is_true() {
+        while !self.all_know_the_truth() {
             assert!(self.now < until, "not healed after {HEALED_AFTER:?}: {}", self.describe());
             self.advance(2 * TICK);
         }

@@ -1,4 +1,4 @@
-//! Every limit of the gateway, with its reason: its settings, each written once.
+//! The settings of the gateway, each written once, with its reason.
 //!
 //! It must not know connections or requests. Of the other folders it must import only `observe` and
 //! `route`.

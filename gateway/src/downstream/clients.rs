@@ -367,7 +367,7 @@ impl Drop for AcceptWait<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::client_pace::PATIENCE;
+    use crate::io::client_pace::JUDGED_AFTER;
 
     /// A tracker with a limit, and its clients.
     struct TrackerScene {
@@ -432,12 +432,12 @@ mod tests {
         let (_slow, _quick) = (paces[0].wait(), paces[1].wait());
         assert_eq!(scene.evict_idlest(0), [0; 0], "no client is judged that early");
         for _ in 0..4 {
-            tokio::time::advance(PATIENCE / 2).await;
+            tokio::time::advance(JUDGED_AFTER / 2).await;
             paces[0].record_bytes(10);
             paces[1].record_bytes(20_000);
         }
         assert_eq!(scene.evict_idlest(0), [0], "one is quick, and one waits for its server");
-        tokio::time::advance(9 * PATIENCE).await;
+        tokio::time::advance(9 * JUDGED_AFTER).await;
         drop(scene.clients.remove(0));
         assert_eq!(scene.evict_idlest(0), [0], "it does not read any more");
     }

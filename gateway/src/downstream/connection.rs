@@ -30,7 +30,7 @@ use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// While the first bytes are incomplete, they are examined again after this time, then after twice
 /// as long, up to the longest.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A client that has just connected.
@@ -203,7 +203,7 @@ fn begins_http1(bytes: &[u8]) -> bool {
 /// are enough.
 async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Option<T> {
     let mut first = [0; PREFACE.len()];
-    let (mut before, mut pause) = (0, LOOK_AGAIN);
+    let (mut before, mut pause) = (0, RECHECK_INTERVAL);
     loop {
         let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
         match look(&first[..there]) {
@@ -215,7 +215,7 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
                 sleep(pause).await;
                 pause *= 2;
             }
-            Peeked::More => (before, pause) = (there, LOOK_AGAIN),
+            Peeked::More => (before, pause) = (there, RECHECK_INTERVAL),
         }
     }
 }

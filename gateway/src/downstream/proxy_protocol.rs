@@ -21,7 +21,7 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const CLIENT_SSL: u8 = 1;
 /// While the header is incomplete, it is examined again after this time, then after twice as long,
 /// up to the longest.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The client of a connection.
@@ -42,7 +42,7 @@ pub(crate) enum ProxyHeader {
 /// When there is no header, or it is malformed.
 pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
     let mut first = [0; MAX_BYTES];
-    let (mut before, mut pause) = (0, LOOK_AGAIN);
+    let (mut before, mut pause) = (0, RECHECK_INTERVAL);
     loop {
         let there = stream.peek(&mut first).await?;
         match parse(&first[..there]) {
@@ -58,7 +58,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
                 sleep(pause).await;
                 pause *= 2;
             }
-            None => (before, pause) = (there, LOOK_AGAIN),
+            None => (before, pause) = (there, RECHECK_INTERVAL),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::message::body::{Framing, Piece};
 
 /// Bytes of a chunk's size line, extensions included.
 const MAX_SIZE_LINE_BYTES: usize = 1024;
-/// Bytes of all trailers together.
+/// Bytes of all trailers together: they are few.
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
 /// Reads one body.

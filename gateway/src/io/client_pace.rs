@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::time::{Duration, Instant};
 
 /// How long we wait for a client before its pace is judged.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const JUDGED_AFTER: Duration = Duration::from_secs(1);
 /// The least bytes a second that a client must read while connections are short; the same as while
 /// permits of a server are short.
 const MIN_RATE: u64 = 16 * 1024;
@@ -57,7 +57,7 @@ impl ClientPace {
         }
         let before = self.waited.load(Ordering::Relaxed);
         let waited = before + now.saturating_sub(self.waits_from.load(Ordering::Relaxed));
-        if Duration::from_millis(waited) < PATIENCE {
+        if Duration::from_millis(waited) < JUDGED_AFTER {
             return None;
         }
         if self.bytes.load(Ordering::Relaxed) * 1000 < MIN_RATE * waited {

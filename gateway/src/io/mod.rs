@@ -1,6 +1,6 @@
 //! Bytes, time-outs, fair shares of clients, and how long one connection may work.
 //!
-//! It must not know HTTP, and it must not import other folders.
+//! It must not read or write messages, and it must not import other folders.
 
 pub(crate) mod budget;
 pub(crate) mod client_pace;

@@ -28,7 +28,7 @@ use crate::process::upgrade::{OUTLIVES_TERMINAL, VARIABLE as TAKES_OVER};
 /// What the names of all variables begin with.
 const PREFIX: &str = "GATEWAY_";
 /// How long a gateway on this machine may take to list its routes.
-const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
+const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The gateway: HTTP in, packets or HTTP out, routes learned from the registry.
 #[derive(Debug, Parser)]
@@ -191,8 +191,8 @@ fn routes(admin: &str) -> ExitCode {
         }
     };
     let ask = || {
-        let mut stream = TcpStream::connect_timeout(&admin, ROUTES_PATIENCE)?;
-        stream.set_read_timeout(Some(ROUTES_PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&admin, ROUTES_TIMEOUT)?;
+        stream.set_read_timeout(Some(ROUTES_TIMEOUT))?;
         write!(stream, "GET /routes HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

@@ -34,7 +34,7 @@ const SAYS_SO: &str = "2";
 /// started. A program does not inherit that from one that handles SIGHUP.
 pub(crate) const OUTLIVES_TERMINAL: &str = "GATEWAY_OUTLIVES_TERMINAL";
 /// How long a new process may take until it is ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The byte of a new process that is ready.
 const READY: u8 = b'r';
 /// The byte that tells a new process to continue alone.
@@ -101,7 +101,7 @@ pub(crate) fn outlives_terminal() -> bool {
 pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
     let Some(says_so) = std::env::var_os(VARIABLE) else { return Ok(None) };
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(READY_TIMEOUT))?;
     let listeners = receive(&socket)?;
     socket.set_read_timeout(None)?;
     if says_so == SAYS_SO {
@@ -175,9 +175,9 @@ impl NewProcess {
     /// # Errors
     /// When the new process ends, or is not ready in time.
     pub(crate) async fn wait_ready(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
-        timeout(PATIENCE, self.hand_over(listeners))
+        timeout(READY_TIMEOUT, self.hand_over(listeners))
             .await
-            .map_err(|_elapsed| io::Error::other(format!("the new process was not ready after {PATIENCE:?}")))?
+            .map_err(|_elapsed| io::Error::other(format!("the new process was not ready after {READY_TIMEOUT:?}")))?
     }
 
     async fn hand_over(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {

@@ -25,7 +25,7 @@ use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 use crate::upstream::holders::PermitKind;
 
-/// Most servers that are tried for one request.
+/// Most servers that are tried for one request: where three have failed, a fourth try is the last.
 const MAX_TRIES: usize = 4;
 /// While more than half of a server's permits are taken, a request waits for this many bytes of its
 /// body, or all of it, before it takes one. A client that sends slowly holds no permit until then.

@@ -350,7 +350,7 @@ fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> BodyError {
     match exceeded {
         LimitExceeded::Rate { wait } => {
             let rate = route.limits.rate.as_ref();
-            let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
+            let rate = rate.map_or_else(String::new, |rate| format!("{} requests per {:?}", rate.requests, rate.every));
             let detail = format!("rate limit exceeded: {rate}");
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
             BodyError::Problem(Problem { retry_after: Some(wait), ..problem })

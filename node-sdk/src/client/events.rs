@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use net::buffers::with_scratch;
 use protocol::{CallMeta, write_request};
 use serde::Serialize;
 use serde::ser::Error as _;
@@ -17,7 +18,6 @@ use crate::error::CallError;
 use crate::routing::provider::{Provider, Providers};
 use crate::routing::subscriptions::{METHOD, PREFIX, SubscriberGroups};
 use crate::transport::limits::MAX_FRAME_BYTES;
-use net::buffers::with_scratch;
 
 /// Most bytes of a payload. With its envelope it makes a packet that every node can read.
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;

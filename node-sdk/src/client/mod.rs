@@ -1,7 +1,7 @@
 //! Calls, streams and events to other nodes, from arguments to results.
 //!
-//! It must not change what is known of the registry, or answer callers. It must not import `server`
-//! or `handler`.
+//! It must not change which nodes are listed: it reports which of them answer. It must not answer
+//! callers, or import `server` or `handler`.
 
 mod arguments;
 mod attempt;

@@ -76,7 +76,7 @@ pub(crate) fn start(
         waiting: Vec::new(),
         warned: None,
         translated: None,
-        told_lost: true,
+        loss_logged: true,
     };
     tokio::spawn({
         let view = Arc::clone(&view);

@@ -64,7 +64,7 @@ pub(super) struct RegistryClient {
     /// The address that this node is listed at and does not have, as the log has said.
     pub(super) translated: Option<IpAddr>,
     /// The last log line says that there is no connection.
-    pub(super) told_lost: bool,
+    pub(super) loss_logged: bool,
 }
 
 /// How a session ended.
@@ -91,7 +91,7 @@ struct RegistrySession<'a> {
     report_at: Instant,
     bad: KeyedThrottle,
     /// A packet has arrived. A process that accepts connections need not be a working Distributor.
-    has_told: bool,
+    has_heard_distributor: bool,
     /// What answers is no Distributor, but this.
     foreign_server: Option<&'static str>,
     /// This end of the connection, until it is known where this node is listed.
@@ -114,12 +114,12 @@ impl RegistryClient {
                 Ok(Ok(stream)) => {
                     failures = LogThrottle::new(LOG_PERIOD);
                     let started = Instant::now();
-                    let (end, has_told) = self.run_session(&stream, &stop).await;
+                    let (end, has_heard_distributor) = self.run_session(&stream, &stop).await;
                     self.view.disconnected();
                     if stop.is_cancelled() {
                         return;
                     }
-                    if has_told {
+                    if has_heard_distributor {
                         backoff.reset();
                     }
                     let reason = match end {
@@ -127,7 +127,7 @@ impl RegistryClient {
                         SessionEnd::ForeignServer(what) => {
                             let pause = backoff.pause(fastrand::f64());
                             if let Some(suppressed) = foreign_servers.allow(Instant::now().into_std()) {
-                                self.told_lost = true;
+                                self.loss_logged = true;
                                 error!(
                                     distributor = %self.address, name = %self.identity.name, suppressed,
                                     "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
@@ -138,14 +138,14 @@ impl RegistryClient {
                         }
                     };
                     let shown = losses.allow(Instant::now().into_std());
-                    self.told_lost |= shown.is_some();
+                    self.loss_logged |= shown.is_some();
                     if let Some(suppressed) = shown {
                         warn!(distributor = %self.address, reason, suppressed, "connection to the Distributor lost; the known nodes stay in use");
                     }
                     // All nodes lost the Distributor at this moment, so they return one after the
                     // other, spread over one period. The first returns at once, unless sessions end
                     // as soon as they begin.
-                    let has_worked = has_told && started.elapsed() >= RECONNECT_PERIOD;
+                    let has_worked = has_heard_distributor && started.elapsed() >= RECONNECT_PERIOD;
                     let slot = if has_worked { self.view.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
                     RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
                 }
@@ -155,7 +155,7 @@ impl RegistryClient {
                         _ => format!("no answer within {CONNECT_TIMEOUT:?}"),
                     };
                     if let Some(suppressed) = failures.allow(Instant::now().into_std()) {
-                        self.told_lost = true;
+                        self.loss_logged = true;
                         let at = &self.address;
                         warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
                     }
@@ -201,14 +201,14 @@ impl RegistryClient {
             register_at: None,
             report_at: now,
             bad: KeyedThrottle::default(),
-            has_told: false,
+            has_heard_distributor: false,
             foreign_server: None,
             here: ends.map(|(here, _)| here),
         };
         self.adverts.mark_unchanged();
         self.register(&mut session);
         let end = self.run_registered(&mut session, stop).await;
-        (end, session.has_told)
+        (end, session.has_heard_distributor)
     }
 
     async fn run_registered(&mut self, session: &mut RegistrySession<'_>, stop: &CancellationToken) -> SessionEnd {
@@ -259,7 +259,7 @@ impl RegistryClient {
                 () = ready(()), if more && !is_over => {}
                 readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
                     Ok(true) => {
-                        if !session.has_told {
+                        if !session.has_heard_distributor {
                             session.foreign_server = by_first_bytes(reader.buffered());
                         }
                         session.silent_at = session.is_v2.then(|| Instant::now() + session.silence);

@@ -1,7 +1,7 @@
 //! Handlers: plain async functions whose arguments say what they need of a call.
 //!
 //! It must not read or write connections: the server begins and polls handlers, and passes on what
-//! they write. Of `transport` it must import only the windows of streams and limits.
+//! they write. Of `transport` it must import only `flow` and `limits`.
 
 pub(crate) mod call_stream;
 mod extract;

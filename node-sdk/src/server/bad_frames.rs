@@ -46,7 +46,7 @@ impl BadFrames {
         if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) }
     }
 
-    /// A packet was joined of so many pieces.
+    /// Logs that a packet was joined from `pieces` pieces.
     pub(super) fn log_pieces(&mut self, pieces: usize) {
         if let Some(suppressed) = self.log.allow("pieces", Instant::now().into_std()) {
             let peer = self.peer;

@@ -30,7 +30,7 @@ use crate::server::running_calls::{Polled, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Most running calls of one caller. It is not read from until one is done.
+/// Most running calls of one caller. Until one is done, no more are read.
 const MAX_RUNNING: usize = 1024;
 /// Most streams of one caller, with calls that may become streams. They do not count as running
 /// calls, since they may last long, and the caller's reading paces them. Further ones are refused.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Most bytes of one packet, in either direction.
+/// Most bytes of one packet, in either direction: what is larger belongs into a stream.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 
-/// How long a call may take, unless it sets a timeout.
+/// How long a call may take, unless it sets a timeout: half of what the gateway gives a request.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The limits of a connection.

@@ -32,7 +32,7 @@ pub(super) struct FieldTable {
     /// Bytes of fields that are left in the present frame.
     left: usize,
     position: Position,
-    /// The present field is put into the table, and its name and value count at least so much.
+    /// If the present field is put into the table: the least that its name and value count.
     entry: Option<usize>,
     /// The bytes of the present header block so far.
     block: usize,
@@ -50,7 +50,7 @@ pub(super) struct FieldTable {
 enum Position {
     #[default]
     Field,
-    /// Of a number: what it is for, and so far which value, with so many bits.
+    /// Of a number: what it is for, and the value and the count of the bits read so far.
     Number(NumberOf, usize, u32),
     StringLength(StringOf),
     /// In a string, of which this many bytes are left.

@@ -38,9 +38,9 @@ use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::proxy::ended::BodyError;
-use crate::proxy::exchange::{FullResponse, RequestHandler};
+use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
-/// Requests of one client at a time.
+/// Requests of one client at a time: the least that RFC 9113 (6.5.2) recommends.
 const MAX_STREAMS: u32 = 100;
 /// The same for a client that connects when many are connected: the crate's table of streams takes
 /// 0.6 kB for each stream, up to the most that were ever open.
@@ -172,7 +172,7 @@ async fn serve(
                             Ok(head) => handler.handle(head, &mut exchange).await.map(drop),
                             Err(BodyError::Problem(problem)) => {
                                 handler.record_rejection(problem.status);
-                                crate::proxy::exchange::Exchange::respond(&mut exchange, FullResponse::from(&problem));
+                                exchange.respond(FullResponse::from(&problem));
                                 Ok(())
                             }
                             Err(BodyError::Ended(ended)) => Err(ended),

@@ -19,13 +19,13 @@ impl RegistryClient {
             Ok(packet) => packet,
             Err(error) => return session.complain(&error.to_string()),
         };
-        if !session.has_told {
+        if !session.has_heard_distributor {
             session.foreign_server = by_first_packet(&packet);
             if session.foreign_server.is_some() {
                 return;
             }
-            session.has_told = true;
-            if std::mem::take(&mut self.told_lost) {
+            session.has_heard_distributor = true;
+            if std::mem::take(&mut self.loss_logged) {
                 // A rejection says itself what is wrong.
                 let is_rejected = packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some();
                 let at = &self.address;
@@ -55,12 +55,12 @@ impl RegistryClient {
                     Ok(update) => update,
                     Err(error) => return session.complain(&error.to_string()),
                 };
-                let stamp = match &update {
+                let header = match &update {
                     ListUpdate::Snapshot(snapshot) => snapshot.header,
                     ListUpdate::Delta(delta) => Some(delta.header),
                 };
                 let outcome = self.view.apply_update(&update);
-                debug!(?outcome, ?stamp, "news");
+                debug!(?outcome, ?header, "update");
                 match outcome {
                     UpdateOutcome::Changed | UpdateOutcome::Same => {
                         session.list_requested_at = None;
@@ -70,7 +70,7 @@ impl RegistryClient {
                     UpdateOutcome::Gap => session.request_list(now),
                 }
                 self.warn_of_unreadable(session);
-                if stamp.is_some_and(|stamp| stamp.ack) {
+                if header.is_some_and(|header| header.ack) {
                     write_pong(&mut session.unsent, self.pong());
                 }
             }
