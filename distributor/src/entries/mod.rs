@@ -127,6 +127,11 @@ impl EntryTable {
         self.entries.len()
     }
 
+    /// How many version 2 nodes are listed that say which instance they are.
+    pub(crate) fn instances(&self) -> usize {
+        self.instances.len()
+    }
+
     /// What a session has registered.
     pub(crate) fn record_of(&self, session: SessionId) -> Option<&Arc<Record>> {
         self.sessions.get(&session).and_then(|id| self.entries.get(id)).map(|entry| &entry.record)

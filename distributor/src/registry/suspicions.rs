@@ -25,6 +25,8 @@ const MAX_SUSPICIONS: usize = 1024;
 /// A version 1 node of which two peers say so again and again for this long is gone: it does not
 /// read, or no peer reaches it. One that lives after all registers again within a few seconds.
 const HUNG_AFTER: Duration = Duration::from_secs(30);
+/// The same where only one peer can say so, such as the gateway of services of version 1.
+const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
 /// Without a report for this long, a node begins anew.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
@@ -42,7 +44,7 @@ struct Suspicion {
     /// Until when that report counts, and the node is suspect if another peer has said the same.
     until: Instant,
     is_suspect: bool,
-    /// Since when two peers have said so.
+    /// Since when enough peers have said so.
     since: Option<Instant>,
     forgiven_at: Instant,
 }
@@ -103,32 +105,33 @@ impl Suspicions {
         self.probes.len()
     }
 
-    /// What a version 1 node is, now that this peer has reported it.
-    fn report(&mut self, now: Instant, by: SessionId, id: u64) -> Suspected {
+    /// What a version 1 node is, now that this peer has reported it, as the only one that can report
+    /// if `is_sole`.
+    fn report(&mut self, now: Instant, by: SessionId, id: u64, is_sole: bool) -> Suspected {
         let is_full = self.reported.len() >= MAX_SUSPICIONS;
         let (until, forgiven_at) = (now + SUSPICION, now + FORGIVEN_AFTER);
         let known = match self.reported.entry(id) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
             hash_map::Entry::Vacant(_) if is_full => return Suspected::No,
             hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Suspicion { by, until, is_suspect: false, since: None, forgiven_at });
-                return Suspected::No;
+                vacant.insert(Suspicion { by, until: now, is_suspect: false, since: None, forgiven_at })
             }
         };
         if known.forgiven_at <= now {
             known.since = None;
         }
         known.forgiven_at = forgiven_at;
-        let is_second = now < known.until && known.by != by;
+        let is_enough = is_sole || (now < known.until && known.by != by);
         if now >= known.until {
             known.by = by;
         }
         known.until = until;
-        if !is_second {
+        if !is_enough {
             return Suspected::No;
         }
         let since = *known.since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= HUNG_AFTER {
+        let hung_after = if is_sole { HUNG_AFTER_SOLE } else { HUNG_AFTER };
+        if now.saturating_duration_since(since) >= hung_after {
             self.reported.remove(&id);
             return Suspected::Hung;
         }
@@ -176,11 +179,16 @@ impl Registry {
                 continue;
             }
             outcome.to_probe.push(session);
-            match self.suspicions.report(now, by, id) {
+            let is_sole = self.entries.instances() == 1;
+            match self.suspicions.report(now, by, id, is_sole) {
                 Suspected::No => {}
                 Suspected::Yes => {
                     if let Some(record) = self.entries.mark_suspect(id, true) {
-                        let why = "calls to it failed, say two peers";
+                        let why = if is_sole {
+                            "calls to it failed, says the only peer that can"
+                        } else {
+                            "calls to it failed, say two peers"
+                        };
                         self.history.record(now, self.revision().rev, &record, "suspect", why);
                         outcome.suspects.push(record);
                     }

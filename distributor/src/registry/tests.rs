@@ -507,6 +507,27 @@ fn e2_workers_that_wait_to_be_listed_and_go_are_one_strike() {
 }
 
 #[test]
+fn e18_the_only_peer_that_can_report_is_believed_after_longer() {
+    let mut scene = RegistryScene::new();
+    scene.register_old(0, 1, 1);
+    scene.register_old(0, 4, 4);
+    scene.register_all(2..=2);
+    let id = scene.registry.entries.record_of(SessionId(1)).unwrap().id;
+    let report = |scene: &mut RegistryScene, ms: u64| {
+        scene.run_due(ms);
+        let outcome = scene.registry.report_failed(scene.at(ms), SessionId(2), &[id]);
+        (scene.registry.entries.record(id).unwrap().suspect, outcome.hung.len())
+    };
+    for ms in (0..=55_000).step_by(11_000) {
+        assert_eq!(report(&mut scene, ms), (true, 0), "{ms}");
+    }
+    assert_eq!(report(&mut scene, 66_000).1, 1);
+    // With a second one, a single witness is none again.
+    scene.register_all(3..=3);
+    assert_eq!(report(&mut scene, 110_000), (false, 0));
+}
+
+#[test]
 fn e18_an_old_node_that_two_peers_report_for_long_is_gone() {
     let mut scene = RegistryScene::new();
     scene.register_old(0, 1, 1);
