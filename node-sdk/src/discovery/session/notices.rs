@@ -38,8 +38,8 @@ impl RegistryClient {
             let (name, told) = (&self.identity.name, SocketAddr::new(listed, self.identity.port));
             info!(
                 %name, distributor = %self.address,
-                "others are told {told}: the Distributor sees this node at {listed}, and it is at {here}. If that port does \
-                 not lead here, advertise where it can be called (.advertise(…), NODE_ADVERTISE)"
+                "others are told {told}: the Distributor sees this node there, not at {here}. If that port does not lead \
+                 here, advertise another (.advertise(…), NODE_ADVERTISE)"
             );
         }
     }
@@ -67,8 +67,8 @@ impl RegistryClient {
             if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
                 error!(
                     name = %self.identity.name, id = %self.id, suppressed,
-                    "not listed: the Distributor says that the instance id belongs to another process. Start this node anew; if that \
-                     does not help, something on the way to {} changes packets", self.address
+                    "not listed: the instance id belongs to another process. Start this node anew; if that does not help, \
+                     something on the way to {} changes packets", self.address
                 );
             }
             return;
