@@ -301,12 +301,17 @@ async fn a14_a_node_that_answers_no_json_is_told_of_with_the_reason() {
     let listener = tests::Listener::bind().await;
     let (port, advert) = (listener.port(), json!({ "v": 2, "id": "odd" }));
     let _node = register(&cluster, json!({ "port": port, "name": "odd", "urls": ["GET/odd"], "$": advert })).await;
+    // Each worker has a connection of its own.
     tokio::spawn(async move {
-        let mut caller = listener.accept().await;
-        while let Some(call) = caller.next().await {
-            if call["uri"] != "$hello" {
-                caller.send(format!(r#"{{"key":{},"$":{{}},"params":<html>}}¶"#, call["key"])).await;
-            }
+        loop {
+            let mut caller = listener.accept().await;
+            tokio::spawn(async move {
+                while let Some(call) = caller.next().await {
+                    if call["uri"] != "$hello" {
+                        caller.send(format!(r#"{{"key":{},"$":{{}},"params":<html>}}¶"#, call["key"])).await;
+                    }
+                }
+            });
         }
     });
     gateway.routes_with("GET/odd").await;
