@@ -248,9 +248,15 @@ async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
     let gateway = start(&file).await;
     Cluster::wait_routed(at, "/http").await;
     // A WebSocket, which belongs to the old process.
-    let mut client = RawStream::to(at).await;
-    client.send("GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let mut behind = server.accept().await;
+    let (mut client, mut behind) = loop {
+        let mut client = RawStream::to(at).await;
+        client.send("GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        tokio::select! {
+            behind = server.accept() => break (client, behind),
+            // The gateway has not been told of the server yet.
+            head = client.head() => assert!(head.starts_with("HTTP/1.1 404 "), "{head}"),
+        }
+    };
     behind.head().await;
     behind.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
