@@ -24,7 +24,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with the usual limits, and a [patient](patient) Distributor.
+    /// A cluster with the usual limits, and a [`patient`] Distributor.
     pub fn start() -> Self {
         Self::with(patient())
     }

@@ -37,25 +37,25 @@ pub fn log_or_print(line: impl FnOnce()) {
     log_safely(|| plain::with_subscriber(line));
 }
 
-/// As `tracing::error!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
+/// As `tracing::error!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! error {
     ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::error!($($line)*)) };
 }
 
-/// As `tracing::warn!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
+/// As `tracing::warn!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! warn {
     ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::warn!($($line)*)) };
 }
 
-/// As `tracing::info!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
+/// As `tracing::info!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! info {
     ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::info!($($line)*)) };
 }
 
-/// As `tracing::debug!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
+/// As `tracing::debug!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! debug {
     ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::debug!($($line)*)) };
