@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{connect, route, server};
+use super::{LAGS, connect, route, server};
 
 const LARGE: usize = 1 << 20;
 
@@ -44,11 +44,14 @@ async fn holding(cluster: &Cluster, times: usize) -> (SocketAddr, Node, Arc<Atom
 
 /// Clients of this address that ask for large answers at once and read no further than the status.
 async fn ask_and_stop(from: u8, at: SocketAddr, clients: usize) -> (Vec<u16>, Vec<RawStream>) {
-    let ask = async |_| {
+    let ask = async |_| loop {
         let mut client = RawStream(connect(from, at).await);
         client.send("GET /large HTTP/1.1\r\nHost: g\r\n\r\n").await;
         let line = client.read_to("\r\n").await;
-        (line[9..12].parse::<u16>().unwrap(), client)
+        let status = line[9..12].parse::<u16>().unwrap();
+        if status != 503 || !client.read_to("}").await.contains(LAGS) {
+            return (status, client);
+        }
     };
     join_all((0..clients).map(ask)).await.into_iter().unzip()
 }
