@@ -265,7 +265,7 @@ fn catches(pid: u32, signal: Signal) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rs19_programs_stop_whatever_their_output_does() {
+async fn rs19_c1_programs_stop_whatever_their_output_does() {
     use Output::{AlwaysFull, Closed, Dead, Full, NoSpace, Terminal};
 
     let mut cases = Vec::new();
@@ -379,7 +379,7 @@ const RELOADED: &str = "the configuration has been reloaded";
 const NO_FILE: &str = "there is nothing to read again";
 
 #[tokio::test]
-async fn rs20_a_gateway_ends_with_the_terminal_that_it_was_started_from() {
+async fn rs20_c6_a_gateway_ends_with_the_terminal_that_it_was_started_from() {
     for (line, has_file) in [("exec {}", false), ("exec {}", true), ("{}", false), ("{}", true)] {
         let mut gateway = GatewayAtTerminal::start(line, has_file).await;
         gateway.close_terminal();

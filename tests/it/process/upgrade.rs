@@ -89,7 +89,7 @@ async fn up7_a_successor_whose_predecessor_is_killed_ends() {
 }
 
 #[tokio::test]
-async fn up9_the_first_process_of_a_container_is_not_replaced() {
+async fn up9_a4_the_first_process_of_a_container_is_not_replaced() {
     let can = std::process::Command::new("unshare").args(["-pf", "--mount-proc", "true"]).output();
     if !can_run("namespaces", "run it as root, with unshare", can.is_ok_and(|out| out.status.success())) {
         return;

@@ -85,7 +85,7 @@ fn a_file_may_set_any_setting() {
 }
 
 #[test]
-fn oe16_an_empty_file_is_refused() {
+fn oe16_a12_an_empty_file_is_refused() {
     let file = std::env::temp_dir().join(format!("gateway-nothing-{}.toml", std::process::id()));
     for (text, expected) in [
         ("", false),
