@@ -32,7 +32,7 @@ features:
 examples:
     .ci/run examples
 
-# Benches and the programs they measure beside us compile
+# The programs that we are measured beside compile
 bench:
     .ci/run bench
 

@@ -116,7 +116,7 @@ pub enum CallError {
     /// sent; name it among them.
     ///
     /// [interests]: crate::NodeBuilder::interests
-    #[error("no node that this one is told of offers {url}, which its interests (needs) do not name")]
+    #[error("no known node offers {url}: this node is told only of its interests (needs), and they do not name it")]
     OutsideInterests {
         /// What was called.
         url: String,

@@ -16,8 +16,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Pairs of reporter and node that are remembered for that. Beyond this number, reports count for
 /// nothing until old ones are forgotten.
 pub(super) const MAX_PROBES: usize = 4096;
-/// Version 1 nodes cannot be pinged. When two peers report one within this time, it is suspect for
-/// the same time.
+/// Version 1 nodes cannot be pinged. When two peers report one within this time, or the only one that
+/// can, it is suspect for the same time.
 const SUSPICION: Duration = Duration::from_secs(5);
 /// Version 1 nodes that were reported.
 const MAX_SUSPICIONS: usize = 1024;
@@ -52,11 +52,11 @@ struct Suspicion {
 /// What a report means for a version 1 node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspected {
-    /// One peer alone has reported it.
+    /// Too few peers have reported it.
     No,
-    /// Two peers have.
+    /// Enough peers have.
     Yes,
-    /// Two peers have, for so long that it is removed.
+    /// Enough peers have, for so long that it is removed.
     Hung,
 }
 

@@ -100,7 +100,7 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
             if let Some(suppressed) =
                 guard.shared().cut_log.allow_for(reason.as_str(), peer.ip(), Instant::now().into_std())
             {
-                warn!(conn, %peer, packets, suppressed, "cut: the peer has not read anything that it was sent for {seconds} s");
+                warn!(conn, %peer, packets, suppressed, "cut: for {seconds} s the peer has read nothing of what it was sent");
             }
             return abort(&session.stream);
         }

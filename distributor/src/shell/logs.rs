@@ -141,9 +141,9 @@ impl Shared {
             let (name, address) = (shown_name(&record.name), record.address());
             match record.suspect {
                 true => {
-                    info!(%name, address, suppressed, "suspect: the node gives no sign of life, and others are preferred")
+                    info!(%name, address, suppressed, "suspect: the node gives no sign of life, or calls to it fail; others are preferred")
                 }
-                false => info!(%name, address, suppressed, "trusted: the node gives signs of life again"),
+                false => info!(%name, address, suppressed, "trusted: the node is not suspect any more"),
             }
         }
     }

@@ -92,7 +92,12 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("nodes", "gauge", "Nodes that are listed.", &few(figures.nodes));
     let help = "Listed nodes that version 1 peers are not told of, because their list has no room.";
     about("left_out_of_old_lists", "gauge", help, &few(figures.left_out));
-    about("suspects", "gauge", "Listed nodes that give no sign of life.", &few(figures.suspects));
+    about(
+        "suspects",
+        "gauge",
+        "Listed nodes that are suspect: they give no sign of life, or calls to them fail.",
+        &few(figures.suspects),
+    );
     let help = "Registrations that are deferred because their nodes come and go, or change, too often.";
     about("deferred", "gauge", help, &few(figures.deferred));
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));

@@ -150,7 +150,7 @@ impl SessionGuard {
         }
         if complete {
             let (revision, peer) = (part.revision, self.session.peer);
-            info!(nodes, %revision, %peer, "restored the list of the Distributor before");
+            info!(nodes, %revision, %peer, "restored the list of the earlier Distributor");
             self.shared.notify_followers();
         }
         self.shared.rescheduled.notify_one();

@@ -35,7 +35,7 @@ const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 #[command(
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Signals: SIGHUP reloads the configuration file and certificates (or stops: see docs/GATEWAY.md), SIGUSR2 starts a new process and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
+    after_help = "Signals: SIGHUP reloads the configuration file and certificates, or stops if the terminal was closed (docs/GATEWAY.md), SIGUSR2 starts a new process and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
 )]
 #[allow(rustdoc::broken_intra_doc_links, reason = "the docs of fields are the texts of the help")]
 struct Args {
