@@ -1,21 +1,25 @@
 //! What the table of header fields of a connection keeps in memory (RFC 7541, 2.3.2). Pure.
 //!
-//! The h2 crate makes an entry of the bytes that it was read from, and keeps their whole block with
-//! it: a hundred entries of one byte can keep a hundred blocks of 16 kB. The table is not to be
-//! seen from outside, so this reads along: which header blocks put entries into the table, and how
-//! long these can be there.
+//! The h2 crate makes an entry of the bytes that it was read from, or decompressed to, and keeps the
+//! whole of these two buffers with it: a hundred entries of one byte can keep a hundred buffers of
+//! 16 kB. The table is not to be seen from outside, so this reads along: which header blocks put
+//! entries into the table, how long these can be there, and what was read since the entry before.
 
 use std::collections::VecDeque;
 
-use super::frames::FrameHead;
+use super::frames::{FrameHead, stream_id};
 
 /// The size of the table, as RFC 7541 counts it, unless a SETTINGS frame says otherwise. A client
 /// may make it smaller, but not larger.
 const TABLE_SIZE: usize = 4096;
 /// What an entry counts beside its name and value (RFC 7541, 4.1).
 const ENTRY_OVERHEAD: usize = 32;
-/// Blocks are allocated for more than a frame has, and what was compressed is in a block of its own.
-const BLOCK_COPIES: usize = 3;
+/// The buffer that frames are read to holds so many bytes of earlier frames at most, and so does that
+/// of what was compressed.
+const MAX_BEFORE: usize = 16 * 1024;
+/// What was compressed becomes larger.
+const DECOMPRESSED: usize = 2;
+const HEAD_BYTES: usize = 9;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -26,9 +30,15 @@ const PRIORITY_BYTES: usize = 5;
 /// Follows the header blocks of one client.
 #[derive(Debug, Default)]
 pub(super) struct FieldTable {
-    /// Bytes of the present frame that are before its fields, and those of them that are padding.
+    /// Bytes of the priority that are before the fields of the present frame, and what was read of the
+    /// stream that it names.
     before: usize,
+    dependency: u32,
     is_padded: bool,
+    stream: u32,
+    /// Bytes of frames, and of header blocks alone, that came after the last block with an entry.
+    read_before: usize,
+    fields_before: usize,
     /// Bytes of fields that are left in the present frame.
     left: usize,
     position: Position,
@@ -76,14 +86,21 @@ enum StringOf {
 impl FieldTable {
     /// Begins a frame.
     pub(super) fn begin(&mut self, head: FrameHead) {
+        let length = usize::try_from(head.length).unwrap_or(usize::MAX);
         self.left = 0;
         if !matches!(head.kind, HEADERS | CONTINUATION) {
+            self.read_before = (self.read_before + HEAD_BYTES + length).min(MAX_BEFORE);
             return;
         }
-        self.left = usize::try_from(head.length).unwrap_or(usize::MAX);
+        self.left = length;
         (self.before, self.is_padded) = (0, false);
         if head.kind == HEADERS {
+            if !self.is_last_present && self.block > 0 {
+                self.read_before = (self.read_before + HEAD_BYTES + self.block).min(MAX_BEFORE);
+                self.fields_before = (self.fields_before + self.block).min(MAX_BEFORE);
+            }
             (self.position, self.entry, self.block, self.is_last_present) = (Position::Field, None, 0, false);
+            (self.stream, self.dependency) = (head.stream, 0);
             self.is_padded = head.flags & PADDED != 0;
             self.before = if head.flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES };
         }
@@ -91,8 +108,8 @@ impl FieldTable {
         if self.is_last_present
             && let Some((bytes, _)) = self.blocks.back_mut()
         {
-            *bytes += self.left;
-            self.block_bytes += self.left;
+            *bytes += (1 + DECOMPRESSED) * self.left;
+            self.block_bytes += (1 + DECOMPRESSED) * self.left;
         }
     }
 
@@ -108,6 +125,12 @@ impl FieldTable {
                 bytes = rest;
             } else if self.before > 0 {
                 (self.before, self.left, bytes) = (self.before - 1, self.left - 1, rest);
+                if self.before > 0 {
+                    self.dependency = self.dependency << 8 | u32::from(*first);
+                } else if stream_id(self.dependency.to_be_bytes()) == self.stream {
+                    // The h2 crate resets such a stream, and reads none of its fields.
+                    self.left = 0;
+                }
             } else {
                 let fields = &bytes[..bytes.len().min(self.left)];
                 let taken = self.read_fields(fields);
@@ -119,7 +142,7 @@ impl FieldTable {
 
     /// The most that the table keeps in memory.
     pub(super) fn bytes(&self) -> usize {
-        BLOCK_COPIES * self.block_bytes
+        self.block_bytes
     }
 
     /// Reads one byte of fields, or what there is of a string, and gives how many bytes that were.
@@ -192,9 +215,10 @@ impl FieldTable {
         match self.blocks.back_mut() {
             Some((_, entries)) if self.is_last_present => *entries += size,
             _ => {
-                self.blocks.push_back((self.block, size));
-                self.block_bytes += self.block;
-                self.is_last_present = true;
+                let bytes = self.read_before + self.block + DECOMPRESSED * (self.fields_before + self.block);
+                self.blocks.push_back((bytes, size));
+                self.block_bytes += bytes;
+                (self.is_last_present, self.read_before, self.fields_before) = (true, 0, 0);
             }
         }
         self.entry_size += size;
@@ -215,7 +239,8 @@ mod tests {
 
     /// A HEADERS frame, in pieces of `step` bytes.
     fn read(table: &mut FieldTable, kind: u8, flags: u8, payload: &[u8], step: usize) {
-        table.begin(FrameHead { length: u32::try_from(payload.len()).unwrap(), kind, flags });
+        let length = u32::try_from(payload.len()).unwrap();
+        table.begin(FrameHead { length, kind, flags, stream: 5 });
         payload.chunks(step).for_each(|piece| table.read(piece));
     }
 
@@ -225,7 +250,7 @@ mod tests {
         for step in [1, 2, 7, 100_000] {
             let mut table = FieldTable::default();
             frames.iter().for_each(|(kind, flags, payload)| read(&mut table, *kind, *flags, payload, step));
-            assert_eq!(table.bytes(), BLOCK_COPIES * expected, "in pieces of {step}");
+            assert_eq!(table.bytes(), expected, "in pieces of {step}");
             assert!(matches!(table.position, Position::Field), "in pieces of {step}: {table:?}");
         }
     }
@@ -241,32 +266,54 @@ mod tests {
         check(&[(1, 4, &[0x82, 0x86])], 0);
         check(&[(1, 4, &field(0, 100))], 0);
         check(&[(1, 4, &field(0x10, 100))], 0);
-        check(&[(1, 4, &field(0x40, 100))], 104);
+        check(&[(1, 4, &field(0x40, 100))], 3 * 104);
         // The authority, by its index in the static table; then 300 bytes that are not put there.
         let large = [&[0x41, 1, b'g'][..], &field(0, 100).repeat(3)].concat();
-        check(&[(1, 4, &large)], 315);
-        check(&[(1, 4, &large), (1, 4, &large)], 630);
+        check(&[(1, 4, &large)], 3 * 315);
+        check(&[(1, 4, &large), (1, 4, &large)], 3 * 630);
         // A value of 300 bytes, whose length takes three bytes; then a size of the table.
-        check(&[(1, 4, &[&[0x41, 0x7F, 0xAD, 1][..], &[b'y'; 300]].concat()), (1, 4, &[0x3F, 0xE1, 0x1F, 0x82])], 304);
+        check(
+            &[(1, 4, &[&[0x41, 0x7F, 0xAD, 1][..], &[b'y'; 300]].concat()), (1, 4, &[0x3F, 0xE1, 0x1F, 0x82])],
+            3 * 304,
+        );
         // Compressed: at least 27 bytes.
-        check(&[(1, 4, &[&[0x41, 0x80 | 102][..], &[0xAA; 102]].concat())], 104);
+        check(&[(1, 4, &[&[0x41, 0x80 | 102][..], &[0xAA; 102]].concat())], 3 * 104);
     }
 
     #[test]
     fn gh12_padding_and_priority_are_no_fields() {
         let entry = field(0x40, 3);
         let padded = [&[4][..], &entry, &[0x40; 4]].concat();
-        check(&[(1, 4 | PADDED, &padded)], padded.len());
+        check(&[(1, 4 | PADDED, &padded)], 3 * padded.len());
         let both = [&[4, 0x40, 0x40, 0x40, 0x40, 0x40][..], &entry, &[0; 4]].concat();
-        check(&[(1, 4 | PADDED | PRIORITY, &both)], both.len());
+        check(&[(1, 4 | PADDED | PRIORITY, &both)], 3 * both.len());
         check(&[(0, 0, &entry), (1, 4, &[0x82])], 0);
     }
 
     #[test]
     fn gh12_a_block_goes_on_in_continuations() {
         let entry = field(0x40, 100);
-        check(&[(1, 0, &entry[..50]), (9, 4, &entry[50..])], 104);
-        check(&[(1, 0, &entry), (9, 0, &[0x82]), (9, 4, &[0x82; 10]), (1, 4, &[0x82; 50])], 115);
+        check(&[(1, 0, &entry[..50]), (9, 4, &entry[50..])], 3 * 104);
+        check(&[(1, 0, &entry), (9, 0, &[0x82]), (9, 4, &[0x82; 10]), (1, 4, &[0x82; 50])], 3 * 115);
+    }
+
+    #[test]
+    fn gh12_what_was_read_before_an_entry_may_be_in_the_same_buffer() {
+        let (unlisted, small) = (field(0, 100).repeat(9), field(0x40, 0));
+        check(&[(0, 0, &[0; 100]), (1, 4, &small)], 109 + 3 * 4);
+        check(&[(1, 4, &unlisted), (1, 4, &small)], 9 + 3 * (936 + 4));
+        check(&[(1, 4, &small), (1, 4, &unlisted), (1, 4, &small)], 3 * 4 + 9 + 3 * (936 + 4));
+        let long = vec![(1, 4, &unlisted[..]); 100];
+        check(&[&long[..], &[(1, 4, &small)]].concat(), 3 * (MAX_BEFORE + 4));
+    }
+
+    #[test]
+    fn gh12_a_stream_that_depends_on_itself_puts_nothing_into_the_table() {
+        let entries = field(0x40, 100).repeat(40);
+        let on = |stream: u8| [&[0x80, 0, 0, stream, 9][..], &entries].concat();
+        check(&[(1, 4, &entries)], 3 * 40 * 104);
+        check(&[(1, 4 | PRIORITY, &on(3))], 3 * (40 * 104 + 5));
+        check(&[(1, 4 | PRIORITY, &on(5))], 0);
     }
 
     #[test]
@@ -274,13 +321,13 @@ mod tests {
         let small = field(0x40, 0);
         let large = [&small[..], &field(0, 100).repeat(9)].concat();
         let mut frames = vec![(1, 4, &large[..]); 10];
-        check(&frames, 9400);
+        check(&frames, 3 * 9400);
         // 33 bytes each: 125 of them are more than the table has.
         frames.extend(vec![(1, 4, &small[..]); 114]);
-        check(&frames, 9400 + 114 * 4);
+        check(&frames, 3 * (9400 + 114 * 4));
         frames.extend(vec![(1, 4, &small[..]); 11]);
-        check(&frames, 125 * 4);
+        check(&frames, 3 * 125 * 4);
         let most = vec![(1, 4, &large[..]); 1000];
-        check(&most, 125 * 940);
+        check(&most, 3 * 125 * 940);
     }
 }

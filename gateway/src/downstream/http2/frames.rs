@@ -19,12 +19,13 @@ enum FramePosition {
     Head([u8; HEAD_BYTES], usize),
 }
 
-/// The head of a frame: RFC 9113, 4.1. The stream is not needed here.
+/// The head of a frame: RFC 9113, 4.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHead {
     pub(crate) length: u32,
     pub(crate) kind: u8,
     pub(crate) flags: u8,
+    pub(crate) stream: u32,
 }
 
 /// What is found in the bytes.
@@ -64,14 +65,20 @@ impl Frames {
                     if *have < HEAD_BYTES {
                         return None;
                     }
-                    let [a, b, c, kind, flags, ..] = *head;
-                    let head = FrameHead { length: u32::from_be_bytes([0, a, b, c]), kind, flags };
+                    let [a, b, c, kind, flags, stream @ ..] = *head;
+                    let stream = stream_id(stream);
+                    let head = FrameHead { length: u32::from_be_bytes([0, a, b, c]), kind, flags, stream };
                     self.at = FramePosition::Payload(head.length);
                     return Some(FrameEvent::Head(head));
                 }
             }
         }
     }
+}
+
+/// The first bit is reserved.
+pub(super) fn stream_id(bytes: [u8; 4]) -> u32 {
+    u32::from_be_bytes(bytes) & (u32::MAX >> 1)
 }
 
 #[cfg(test)]
@@ -84,8 +91,8 @@ mod tests {
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let headers = [0, 0, 3, 1, 5, 0x80, 0, 0, 7];
         let bytes = [&preface[..], &settings, &headers, b"abc", &settings].concat();
-        let settings = FrameHead { length: 0, kind: 4, flags: 0 };
-        let expected = [settings, FrameHead { length: 3, kind: 1, flags: 5 }, settings];
+        let settings = FrameHead { length: 0, kind: 4, flags: 0, stream: 0 };
+        let expected = [settings, FrameHead { length: 3, kind: 1, flags: 5, stream: 7 }, settings];
         for step in 1..=bytes.len() {
             let (mut frames, mut found, mut payloads) = (Frames::new(), Vec::new(), Vec::new());
             for mut piece in bytes.chunks(step) {

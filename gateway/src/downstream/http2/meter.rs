@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, length: u32) -> FrameHead {
-        FrameHead { length, kind, flags }
+        FrameHead { length, kind, flags, stream: 0 }
     }
 
     fn takes(meter: &mut Meter, frame: FrameHead, now: Instant) -> bool {

@@ -61,7 +61,7 @@ const FREE_STREAMS: usize = 2;
 const FREE_FIELD_BYTES: usize = FIELD_COPIES * 2 * 1024;
 /// What the table of a client's header fields may keep in memory before it is counted. Without room
 /// for as much again, the client's requests are refused; beyond that its connection ends.
-const FREE_TABLE_BYTES: usize = 16 * 1024;
+const FREE_TABLE_BYTES: usize = 32 * 1024;
 /// How often a byte of a field is in memory: in the block that the h2 crate has read, in its table
 /// of fields, in the head that is made of these, and in what is spare in each.
 const FIELD_COPIES: usize = 4;
@@ -145,7 +145,6 @@ async fn serve(
             }
             accepted = activity.accept(&mut connection) => match accepted {
                 Some(Ok((request, mut respond))) => {
-                    client.mark_busy();
                     let costs = match (streams.len() < FREE_STREAMS, field_bytes(&request)) {
                         (true, fields) => fields.saturating_sub(FREE_FIELD_BYTES),
                         (false, fields) => STREAM_BYTES + fields,
@@ -161,6 +160,7 @@ async fn serve(
                             continue;
                         }
                     }
+                    client.mark_busy();
                     held_bytes += costs;
                     let (mut exchange, head) = Http2Exchange::open(request, respond, config.write_timeout, Arc::clone(&client.pace));
                     streams.push(async move {
