@@ -204,6 +204,7 @@ impl RoutingTable {
                 Some(_) | None => {}
             }
         }
+        self.keep_called_newcomers();
         for known in &old {
             for (_, route) in callable(known).into_iter().flat_map(routes) {
                 if !is_event(route) && !self.router.has(route) && !self.inactive.has(route) {
@@ -299,6 +300,20 @@ impl RoutingTable {
             self.newcomers.push(Arc::clone(&connection));
         }
         self.connections.insert(*address, connection);
+    }
+
+    /// Drops newcomers that are no member of a used pool: they are never picked.
+    fn keep_called_newcomers(&mut self) {
+        let mut newcomers = std::mem::take(&mut self.newcomers);
+        newcomers.retain(|connection| {
+            let address = connection.address;
+            let Some(KnownNode { node, .. }) = self.nodes.get(&address).cloned() else { return false };
+            node.routes.iter().any(|route| {
+                let pool = self.pool(&node, route);
+                pool.is_some_and(|pool| pool.is_used() && pool.members().any(|one| one.connection.address == address))
+            })
+        });
+        self.newcomers = newcomers;
     }
 
     fn pool(&mut self, node: &Node, route: &Route) -> Option<&mut Arc<Providers>> {
@@ -447,6 +462,32 @@ mod tests {
             table.apply(&none, Instant::now());
             assert!(seen(&table).is_empty() && table.connections.is_empty() && table.nodes().len() == 0);
         }
+    }
+
+    #[tokio::test]
+    async fn c9_newcomers_that_are_called_are_connected_and_no_others() {
+        let (mut table, now) = (table(), Instant::now());
+        let of = |port: u16| node_of(port, 100, ["GET/a".to_owned()]);
+        table.apply(&[of(1)], now);
+        assert!(table.take_newcomers().is_empty(), "nobody calls it yet");
+        let Lookup::Available(providers, _) = table.lookup("GET", "/a") else { panic!("it is offered") };
+        providers.pick(&crate::balance::PickOptions::default(), now, |_| {}).unwrap();
+        drop(providers);
+        table.apply(&[of(2), node_of(3, 100, ["GET/b".to_owned()])], now);
+        let ports = |table: &mut RoutingTable| -> BTreeSet<u16> {
+            table.take_newcomers().iter().map(|connection| connection.address.port()).collect()
+        };
+        assert_eq!(ports(&mut table), [2].into());
+        let mut connected = BTreeSet::from([1, 2]);
+        for port in 10..10 + 3 * u16::try_from(MAX_SUBSET).unwrap() {
+            table.apply(&[of(port)], now);
+            connected.extend(ports(&mut table));
+        }
+        let Lookup::Available(providers, _) = table.lookup("GET", "/a") else { panic!("it is offered") };
+        let members: BTreeSet<u16> = providers.members().map(|one| one.connection.address.port()).collect();
+        assert_eq!(members.len(), MAX_SUBSET);
+        assert!(members.is_subset(&connected));
+        assert!(connected.len() < 3 * MAX_SUBSET, "some were never a member: {}", connected.len());
     }
 
     /// A node of these routes.
