@@ -4,7 +4,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,14 +74,20 @@ async fn run_inner(
     let listeners = open(&running.0, inherited)?;
     let handed = duplicate(&listeners)?;
     let replaces = AbortOnDropHandle::new(tokio::spawn({
-        let (stop, pid_file) = (stop.clone(), running.0.process.pid_file.clone());
-        async move { hand_over_to(&mut upgrades, handed, (outlives_terminal, pid_file), &stop).await }
+        let stop = stop.clone();
+        async move { hand_over_to(&mut upgrades, handed, outlives_terminal, &stop).await }
     }));
     let ready = predecessor.map(|predecessor| {
         let (ready, is_ready) = oneshot::channel();
+        let pid_file = running.0.process.pid_file.clone();
         tokio::spawn(async move {
-            if is_ready.await.is_ok() {
-                OldProcess::ready(predecessor);
+            if is_ready.await.is_err() {
+                return;
+            }
+            OldProcess::ready(predecessor);
+            // The old process removes its own file, if that is another or has still its own id.
+            if let Some(Err(error)) = pid_file.map(|path| pid_file::write(&path, std::process::id())) {
+                error!("{error}");
             }
         });
         ready
@@ -264,7 +269,7 @@ fn reload(
 async fn hand_over_to(
     signals: &mut Signal,
     listeners: Vec<(ListenerKind, OwnedFd)>,
-    (outlives_terminal, pid_file): (bool, Option<PathBuf>),
+    outlives_terminal: bool,
     stop: &Stop,
 ) {
     loop {
@@ -294,9 +299,6 @@ async fn hand_over_to(
                 info!(pid, "the new process is ready; this one finishes its requests");
                 stop.admin.cancel();
                 stop.drain.cancel();
-                if let Some(Err(error)) = pid_file.map(|path| pid_file::write(&path, pid)) {
-                    error!("{error}");
-                }
                 return;
             }
             Err(error) => error!("{error}; this process goes on"),

@@ -64,11 +64,41 @@ async fn up10_systemd_is_told_what_is_ready_which_process_it_is_and_that_it_stop
     systemd.is_told(&format!("MAINPID={new}")).await;
     assert_eq!(old.ended().await.code(), Some(0));
     assert!(TcpStream::connect(at).await.is_ok());
-    assert_eq!(pid().unwrap(), new);
+    eventually("the file has the id of the new one", async || pid().is_ok_and(|pid| pid == new)).await;
     kill_process(Pid::from_raw(new).unwrap(), Signal::TERM).unwrap();
     systemd.is_told("STOPPING=1").await;
     eventually("the new one ends", async || std::net::TcpListener::bind(at).is_ok()).await;
     eventually("the file is gone", async || pid().is_err()).await;
+}
+
+#[tokio::test]
+async fn up10_the_new_process_writes_the_file_that_its_own_configuration_names() {
+    let cluster = Cluster::start();
+    let at = pick_address();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write = |pid_file: &str| {
+        let text = format!(
+            "listen = \"{at}\"\nadmin = \"off\"\ndistributor = \"{}\"\npid_file = \"{}\"\n",
+            cluster.address,
+            path(pid_file).display()
+        );
+        std::fs::write(path("gateway.toml"), text).unwrap();
+    };
+    write("first");
+    let mut old = Process::start(GATEWAY, &["--config", path("gateway.toml").to_str().unwrap()]);
+    old.line("listening").await;
+    let pid = |name: &str| std::fs::read_to_string(path(name)).map(|text| text.trim().parse::<i32>().unwrap());
+    assert_eq!(pid("first").unwrap(), old.pid().as_raw_pid());
+    write("second");
+    old.signal(Signal::USR2);
+    let ready = old.line("the new process is ready").await;
+    let new: i32 = ready.rsplit_once("pid=").unwrap().1.trim().parse().unwrap();
+    eventually("the new one has written its file", async || pid("second").is_ok_and(|pid| pid == new)).await;
+    assert_eq!(old.ended().await.code(), Some(0));
+    assert!(pid("first").is_err(), "nobody would remove it any more");
+    kill_process(Pid::from_raw(new).unwrap(), Signal::TERM).unwrap();
+    eventually("the file is gone", async || pid("second").is_err()).await;
 }
 
 /// A program in a namespace of processes, of which `words` begin the first one.
