@@ -1,7 +1,7 @@
 //! Registrations that wait to be listed, because their nodes come and go, or change, too often.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use protocol::Registration;
@@ -10,6 +10,7 @@ use crate::entries::address_shares::AddressShares;
 use crate::entries::{NodeIdentity, SessionId};
 use crate::registry::Registry;
 use crate::registry::admission::instance_of;
+use crate::registry::damping::SOLE_PERIOD;
 
 /// The time between two looks at all deferred registrations, which may be many.
 const REVIEW_PERIOD: Duration = Duration::from_millis(250);
@@ -151,11 +152,21 @@ impl Registry {
             self.entries.record_of(*session).is_none() && self.entries.lacks(&deferred.offers)
         };
         let sole: Vec<_> = self.deferred.iter().filter(joins).map(|(session, one)| (session, one.identity())).collect();
+        // One node is enough for each offer: the others are no sole providers once it is listed.
+        let mut granted = HashSet::new();
         for (session, identity) in sole {
-            let wait = self.damping.sole_delay(now, &identity).unwrap_or_default();
-            if let Some(deferred) = self.deferred.by_session.get_mut(&session) {
-                deferred.until = deferred.until.min(now + wait);
+            let Some(deferred) = self.deferred.by_session.get_mut(&session) else { continue };
+            if deferred.offers.iter().all(|offer| granted.contains(offer) || !self.entries.lacks(&[*offer])) {
+                continue;
             }
+            let until = now + self.damping.sole_delay(now, &identity).unwrap_or_default();
+            if until <= now + SOLE_PERIOD {
+                granted.extend(deferred.offers.iter().copied());
+            } else {
+                // The rate of all sole providers is used up.
+                self.deferred.review_at = Some(now + REVIEW_PERIOD);
+            }
+            deferred.until = deferred.until.min(until);
         }
     }
 

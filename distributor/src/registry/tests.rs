@@ -171,6 +171,25 @@ fn a13_a_sole_provider_that_restarts_is_listed_at_once() {
 }
 
 #[test]
+fn a13_of_nodes_that_offer_the_same_one_is_listed_early() {
+    let mut scene = RegistryScene::new();
+    let goods = r#""GET/goods""#;
+    assert_eq!(offer(&mut scene, 0, 1, goods), None);
+    for session in 2..7 {
+        for round in 0..5 {
+            let ms = session * 1000 + round * 100;
+            let _ = offer(&mut scene, ms, session, goods);
+            scene.leave(ms + 50, session, LeaveReason::Closed);
+        }
+        assert!(offer(&mut scene, session * 1000 + 600, session, goods).is_some_and(|wait| wait.as_secs() > 5));
+    }
+    scene.leave(7000, 1, LeaveReason::Closed);
+    scene.run_due(7250);
+    scene.run_due(7600);
+    assert_eq!(scene.listed().split(' ').count(), 1, "{}", scene.listed());
+}
+
+#[test]
 fn a13_a_sole_provider_that_flaps_costs_the_others_a_change_a_second() {
     let mut scene = RegistryScene::new();
     let before = scene.registry.revision().rev;
