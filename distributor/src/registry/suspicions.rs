@@ -179,7 +179,9 @@ impl Registry {
                 continue;
             }
             outcome.to_probe.push(session);
-            let is_sole = self.entries.instances() == 1;
+            // A peer without an instance id is not among those that are counted.
+            let has_instance = self.entries.record_of(by).is_some_and(|record| record.instance.is_some());
+            let is_sole = has_instance && self.entries.instances() == 1;
             match self.suspicions.report(now, by, id, is_sole) {
                 Suspected::No => {}
                 Suspected::Yes => {

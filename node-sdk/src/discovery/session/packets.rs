@@ -69,7 +69,10 @@ impl RegistryClient {
                     UpdateOutcome::Stale => {}
                     UpdateOutcome::Gap => session.request_list(now),
                 }
-                self.warn_of_unreadable(session);
+                // Only lists of a Distributor of version 1 have such entries.
+                if matches!(update, ListUpdate::Snapshot(_)) {
+                    self.warn_of_unreadable(session);
+                }
                 if header.is_some_and(|header| header.ack) {
                     write_pong(&mut session.unsent, self.pong());
                 }
