@@ -1,52 +1,11 @@
 //! What a node loses, skips or cuts: a line in the log of its program, and a count.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use node_sdk::{CallError, Node, Params, ServiceError};
 use serde_json::json;
-use tests::{Cluster, Listener, Peer, eventually, pick_port};
-use tracing_subscriber::util::SubscriberInitExt;
-
-/// The log of this thread, and so of all nodes of a test.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn start() -> (Self, impl Drop) {
-        let log = Self::default();
-        let writer = log.clone();
-        let lines = tracing_subscriber::fmt().with_env_filter("node_sdk=info").with_ansi(false);
-        let guard = lines.with_writer(move || writer.clone()).finish().set_default();
-        (log, guard)
-    }
-
-    fn lines(&self, text: &str) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-    }
-
-    /// Waits for a warning with this text, and returns it.
-    async fn warning(&self, text: &str) -> String {
-        eventually(text, async || !self.lines(text).is_empty()).await;
-        let line = self.lines(text).remove(0);
-        assert!(line.contains("WARN"), "{line}");
-        line
-    }
-}
+use tests::{Cluster, Listener, NodeLog, Peer, eventually, pick_port};
 
 async fn note(Params(number): Params<u32>) -> Result<(), ServiceError> {
     if number < 5 { Ok(()) } else { Err(ServiceError::new(500, "odd", "so many are not expected")) }
@@ -54,7 +13,7 @@ async fn note(Params(number): Params<u32>) -> Result<(), ServiceError> {
 
 #[tokio::test]
 async fn b8_a_lost_event_is_a_warning_with_its_name_and_is_counted() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = NodeLog::start();
     let cluster = Cluster::start();
     let callee = Node::builder("callee").subscribe("full", note).max_concurrency(0).subscribe("odd", note);
     let callee = cluster.node(callee).await;
@@ -88,7 +47,7 @@ async fn b8_a_lost_event_is_a_warning_with_its_name_and_is_counted() {
 
 #[tokio::test]
 async fn a14_an_answer_that_is_no_packet_is_told() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = NodeLog::start();
     let cluster = Cluster::start();
     let caller = cluster.node(Node::builder("caller")).await;
     for (name, advert) in [("new", json!({ "v": 2, "id": "new" })), ("old", json!(null))] {
@@ -118,7 +77,7 @@ async fn a14_an_answer_that_is_no_packet_is_told() {
 
 #[tokio::test]
 async fn a_caller_that_is_cut_is_told_of() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = NodeLog::start();
     let cluster = Cluster::start();
     let node = cluster.node(Node::builder("node").route("GET/note", note)).await;
     let mut stranger = Peer::connect(node.address()).await;
@@ -136,7 +95,7 @@ async fn a_caller_that_is_cut_is_told_of() {
 
 #[tokio::test]
 async fn what_a_node_leaves_out_is_told() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = NodeLog::start();
     let without_json_form = BTreeMap::from([((1, 2), 3)]);
     // A Distributor of version 1 lists what makes no node.
     let listener = Listener::bind().await;

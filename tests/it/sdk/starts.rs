@@ -1,14 +1,12 @@
 //! The first moments of a node, before it knows others, and what it is told of a url that no node
 //! offers.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use node_sdk::testing::TestMesh;
 use node_sdk::{CallError, Node, ServiceError};
+use tests::NodeLog;
 use tokio::time::{Instant, sleep};
-use tracing_subscriber::util::SubscriberInitExt;
 
 async fn hello() -> Result<&'static str, ServiceError> {
     Ok("hello")
@@ -97,31 +95,14 @@ async fn m11_a_url_that_interests_hide_is_called_so() {
     }
 }
 
-/// A log in memory.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn m11_who_waits_for_a_url_with_a_mistake_is_told_so() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let _log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish().set_default();
+    let (log, _guard) = NodeLog::start();
     let mesh = TestMesh::start();
     let _greeter = mesh.node(greeter()).await.unwrap();
     let caller = mesh.node(Node::builder("caller")).await.unwrap();
     let needy = mesh.node(Node::builder("needy").interests(["goods", "GET/hello"])).await.unwrap();
-    let told = |text: &str| String::from_utf8_lossy(&lines.0.lock().unwrap()).matches(text).count();
+    let told = |text: &str| log.lines(text).len();
     tokio::select! {
         () = caller.peers().wait_for(&["GET/hello", "GET/helo", "/hello"]) => panic!("nobody offers it"),
         () = needy.ready() => panic!("it is not there"),

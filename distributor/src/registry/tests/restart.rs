@@ -126,16 +126,23 @@ fn bc5_an_impossible_copy_is_not_used() {
     }
 }
 
+/// The state of a registry, and the packet with the copy of it that a node hands over.
+fn copy_of(scene: &RegistryScene) -> (Revision, BytesMut) {
+    let have = scene.registry.revision();
+    let mut packets = BytesMut::new();
+    let records: Vec<_> = scene.registry.entries.records().cloned().collect();
+    let entries = records.iter().map(|record| (record.id, &*record.entry));
+    protocol::write_copy(&mut packets, have, scene.registry.entries.digest(), entries);
+    packets.truncate(packets.len() - "¶".len());
+    (have, packets)
+}
+
 #[test]
 fn a_successor_is_rebuilt_from_a_client() {
     let mut before = RegistryScene::new();
     before.register_all(1..=30);
-    let have = before.registry.revision();
-    let mut packets = BytesMut::new();
-    let records: Vec<_> = before.registry.entries.records().cloned().collect();
-    let entries = records.iter().map(|record| (record.id, &*record.entry));
-    protocol::write_copy(&mut packets, have, before.registry.entries.digest(), entries);
-    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let (have, copy) = copy_of(&before);
+    let packet = protocol::Packet::parse(&copy).unwrap();
     let part = protocol::read_copy(&packet).unwrap();
 
     let mut scene = RegistryScene::new();
@@ -186,12 +193,8 @@ fn restored_workers() -> RegistryScene {
     let mut before = RegistryScene::new();
     (1..=4).for_each(|session| before.register_old(0, session, 7));
     before.register(0, 5, 1).unwrap();
-    let have = before.registry.revision();
-    let mut packets = BytesMut::new();
-    let records: Vec<_> = before.registry.entries.records().cloned().collect();
-    let entries = records.iter().map(|record| (record.id, &*record.entry));
-    protocol::write_copy(&mut packets, have, before.registry.entries.digest(), entries);
-    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let (have, copy) = copy_of(&before);
+    let packet = protocol::Packet::parse(&copy).unwrap();
     let part = protocol::read_copy(&packet).unwrap();
     let mut scene = RegistryScene::new();
     let options =
