@@ -185,6 +185,7 @@ test('e4 a packet that a raw ¶ has cut is joined, and what is no piece is not',
     [`${long(16)}¶{}¶`, [long(16), '{}'], 0],
     [`${long(17)}¶{}¶`, ['{}'], 3],
     [`{"a":"${large}¶"}¶{}¶`, ['{}'], 2],
+    [`{"a":"¶${large}"}¶{}¶`, ['{}'], 2],
   ]) {
     for (const size of [1, 7, stream.length * 3]) {
       const [texts, bad] = [[], []];
@@ -747,7 +748,11 @@ test('a3: a service whose address is translated says where others are told that 
     client.onCreate();
     const entry = { port: 9040, name: 'n', urls: [], $: { id: identity.id }, host };
     const list = { uri: '/distributes', method: 'GET', key: 0, params: [entry], $: { epoch: 1, rev: 1, ids: [1] } };
-    for (const packet of [list, list]) registry.take(packet, JSON.stringify(packet));
+    const take = () => registry.take(list, JSON.stringify(list));
+    take();
+    take();
+    client.onCreate(); // another connection tells nothing new
+    take();
     registry.left = true;
     assert.equal(logged.filter((text) => text.includes('others are told')).length, expected, host);
     assert.ok(logged.every((text) => !text.includes('others are told') || text.includes('192.0.2.1:9040')));
@@ -801,6 +806,17 @@ test('c11: what is no Distributor is called so, and asked less and less often', 
   const third = await serve(t, echo);
   third.connectToDistributor('127.0.0.1', other.context.port);
   await eventually('it says so', () => third.logged.some((text) => text.includes('answers like a service')));
+
+  const waits = [];
+  t.mock.method(globalThis, 'setTimeout', (_connect, ms) => waits.push(ms));
+  const client = { options: {}, client: {}, leftOver: Buffer.from('HTTP/1.1'), connect() {}, write() {}, patience() {} };
+  const registry = new Registry({ context: {}, onLog() {} }, { ...newIdentity(), version: 2 }, client, () => {});
+  for (const seconds of [3, 6, 12, 24, 30, 30]) {
+    client.onCreate();
+    client.onEnd();
+    const share = waits.pop() / 1000 / seconds;
+    assert.ok(share >= 0.9 && share <= 1.1, `${share} of ${seconds} s`);
+  }
 });
 
 test('what strangers write is shown as it is, and does nothing', () => {
