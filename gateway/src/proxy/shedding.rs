@@ -1,8 +1,14 @@
 //! When a worker cannot keep up, some requests are rejected, so that the others are served in time
 //! and nothing piles up.
+//!
+//! The lag of a worker is the time that a task which is ready to run waits for the tasks before it.
+//! That time grows with what clients ask for, and rejections shorten it. How late a timer fires
+//! would count the pauses, too, in which the system ran other processes: these are no longer for
+//! more requests, and no shorter for fewer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
 /// How often a worker measures its lag.
@@ -33,8 +39,11 @@ impl Shedding {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = ticks.tick().await;
-            self.record_lag(Instant::now().saturating_duration_since(due));
+            ticks.tick().await;
+            let ready = Instant::now();
+            // To the end of the queue.
+            yield_now().await;
+            self.record_lag(ready.elapsed());
         }
     }
 
@@ -77,6 +86,10 @@ impl Shedding {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::advance;
+
     use super::*;
 
     #[test]
@@ -97,5 +110,39 @@ mod tests {
         record_lag(0, 12);
         assert!(!shedding.is_delaying());
         assert_eq!(declined(), 0, "within a second after the overload");
+    }
+    /// The lag that is measured while `tasks` tasks always have work, each for this long.
+    async fn lag_beside(tasks: u32, work: Duration) -> Duration {
+        let shedding = Arc::new(Shedding::default());
+        let measures = Arc::clone(&shedding);
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(async move { measures.run().await });
+        for _ in 0..tasks {
+            running.spawn(async move {
+                loop {
+                    // It moves the clock and yields.
+                    advance(work).await;
+                }
+            });
+        }
+        sleep(Duration::from_secs(60)).await;
+        shedding.late()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ov1_ov2_a_queue_is_a_lag_and_a_pause_of_the_process_is_none() {
+        let lag = lag_beside(100, Duration::from_millis(10)).await;
+        assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&lag), "one or two rounds: {lag:?}");
+        let lag = lag_beside(100, Duration::from_micros(100)).await;
+        assert!(lag < FIRST, "many tasks with little work: {lag:?}");
+        // A process that does not run for a second, again and again, and has nothing to do then.
+        let shedding = Arc::new(Shedding::default());
+        let measures = Arc::clone(&shedding);
+        let _measures = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { measures.run().await }));
+        for _ in 0..60 {
+            advance(Duration::from_secs(1)).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(shedding.late(), Duration::ZERO);
     }
 }

@@ -166,8 +166,10 @@ async fn ov7_ov8_limits_answer_at_once_with_retry_after() {
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "its thread is held up on purpose")]
 async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
-    /// With stalls of this length the gateway, which runs in the same thread, lags too much.
-    const STALL: Duration = Duration::from_secs(1);
+    /// So many tasks of the gateway's thread always have work, each for this long: whatever else is
+    /// ready waits for their sum.
+    const TASKS: u32 = 9;
+    const WORK: Duration = Duration::from_millis(40);
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(3600), burst: 1, by: RateBy::Route };
@@ -180,18 +182,23 @@ async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
         assert!(matches!(status, 429 | 503), "{status}");
         started.elapsed()
     };
-    let (stalls, mut seen) = tokio::sync::watch::channel(0);
-    let stalled = tokio::spawn(async move {
-        loop {
-            std::thread::sleep(STALL);
-            stalls.send_modify(|stalls| *stalls += 1);
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-    });
-    seen.wait_for(|stalls| *stalls > 4).await.unwrap();
+    let (rounds, mut seen) = tokio::sync::watch::channel(0);
+    let mut working = tokio::task::JoinSet::new();
+    for _ in 0..TASKS {
+        let rounds = rounds.clone();
+        working.spawn(async move {
+            loop {
+                std::thread::sleep(WORK);
+                rounds.send_modify(|rounds| *rounds += 1);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    // The mean of the lag follows after some measurements.
+    seen.wait_for(|rounds| *rounds > 16 * TASKS).await.unwrap();
     let took = declined().await;
     assert!(took >= Duration::from_secs(3), "{took:?}");
-    stalled.abort();
+    working.abort_all();
     eventually("it keeps up again", async || declined().await < Duration::from_secs(1)).await;
 }
 
