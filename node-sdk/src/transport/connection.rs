@@ -43,7 +43,7 @@ pub(crate) struct Connection {
     pub(crate) load: Load,
     /// A health check has failed.
     unhealthy: AtomicBool,
-    /// The live connection has answered something; used for version 1 only.
+    /// The node has answered something over the live connection, if only its hello.
     has_answered: AtomicBool,
     state: Mutex<ConnectionState>,
     /// Wakes the task that owns the socket when there is something to write, or the connection is
@@ -143,10 +143,9 @@ impl Connection {
         }
     }
 
-    /// A version 1 node has answered nothing over this connection. What accepted it may not be what
-    /// answers.
+    /// The node has answered nothing over this connection. What accepted it may not be what answers.
     pub(crate) fn is_unproven(&self) -> bool {
-        self.version == Version::V1 && !self.has_answered.load(Ordering::Relaxed)
+        !self.has_answered.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_healthy(&self) -> bool {

@@ -66,9 +66,10 @@ impl Target {
 
     /// The first packet of a connection: who calls, and whom.
     pub(crate) fn write_hello(&self, out: &mut BytesMut, connector: &Connector) {
-        let any = || self.has_to_answer().then_some(ANY_INSTANCE);
         let [from, name] = [&connector.instance, &connector.name].map(|text| Some(Cow::Borrowed(&**text)));
-        write_hello(out, &Hello { from, name, to: self.expected().or_else(any).map(Cow::Borrowed) });
+        // A node answers only if it is asked for an instance, and its answer shows that it reads.
+        let to = Some(Cow::Borrowed(self.expected().unwrap_or(ANY_INSTANCE)));
+        write_hello(out, &Hello { from, name, to });
     }
 
     /// The only instance that may answer, if there is just one.

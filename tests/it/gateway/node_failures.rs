@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use gateway::Config;
 use node_sdk::{Node, ServiceError};
-use serde_json::json;
-use tests::{Cluster, HttpClient, Listener, RawNode, answer_to, eventually, request, spawn_request};
+use serde_json::{Value, json};
+use tests::{Cluster, HttpClient, Listener, Peer, RawNode, answer_to, eventually, request, spawn_request};
 
 async fn hello() -> Result<&'static str, ServiceError> {
     Ok("hello")
@@ -224,4 +224,56 @@ async fn e15_a_connection_that_answers_nothing_is_not_the_only_try() {
     }
     assert_eq!(third.await.unwrap().json()["results"], "3");
     assert!(!post.is_finished());
+}
+
+/// The next packet of a caller of version 2 that is a call.
+async fn next_call(caller: &mut Peer) -> Value {
+    loop {
+        let packet = caller.next().await.unwrap();
+        if packet["uri"] != "$hello" {
+            return packet;
+        }
+    }
+}
+
+#[tokio::test]
+async fn e15_a_version_2_worker_that_greets_nobody_is_not_the_only_try() {
+    let cluster = Cluster::start();
+    let listener = Listener::bind().await;
+    // Workers of a cluster share their port.
+    let mut workers = Vec::new();
+    for id in ["one", "two"] {
+        let mut worker = cluster.peer().await;
+        let params =
+            json!({ "port": listener.port(), "name": id, "urls": ["GET/x", "POST/x"], "$": { "v": 2, "id": id } });
+        worker.register_with(params).await;
+        worker.list_with(id).await;
+        workers.push(worker);
+    }
+    let gateway = cluster.gateway().await;
+    let answer = |call: &Value| json!({ "key": call["key"], "$": {}, "params": call["params"]["n"] });
+    // One has just ended: what accepts the first connection reads nothing.
+    let first = spawn_request(gateway, "/x?n=1");
+    let silent = listener.accept().await;
+    let mut caller = listener.accept().await;
+    let hello = caller.next().await.unwrap();
+    assert_eq!((&hello["uri"], &hello["$"]["to"]), (&json!("$hello"), &json!("*")), "either may answer");
+    let call = next_call(&mut caller).await;
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(first.await.unwrap().json(), json!("1"));
+    drop((silent, caller));
+    // One that greets and then takes its time is asked once.
+    let second = spawn_request(gateway, "/x?n=2");
+    let mut caller = listener.accept().await;
+    caller.send_packet(&json!({ "uri": "$hello", "$": { "f": "two" } })).await;
+    let call = next_call(&mut caller).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(second.await.unwrap().json(), json!("2"));
+    // It has stayed: no other connection, and no second call.
+    let third = spawn_request(gateway, "/x?n=3");
+    let call = next_call(&mut caller).await;
+    assert_eq!(call["params"]["n"], "3");
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(third.await.unwrap().json(), json!("3"));
 }

@@ -81,7 +81,8 @@ impl Connection {
                 return Err(why);
             }
         };
-        self.has_answered.store(false, Ordering::Relaxed);
+        // It was waited for.
+        self.has_answered.store(self.target.has_to_answer(), Ordering::Relaxed);
         {
             let mut state = self.lock();
             state.phase = ConnectionPhase::Up;
@@ -295,7 +296,7 @@ impl Connection {
             warn!(node = %self.address, pieces, suppressed, "an answer of {name} was cut by a raw ¶ in a text; its pieces were joined");
         }
         // Frames that no call waits for (late, doubled, invented) change nothing.
-        let (mut useful, mut unexpected) = (0, 0);
+        let (mut useful, mut unexpected, mut has_answered) = (0, 0, false);
         for frame in socket.responses.drain(..) {
             let (key, kind) = match success_parts(&frame) {
                 Some((key, _)) => (Some(key), FrameKind::Response),
@@ -311,6 +312,7 @@ impl Connection {
                     state.cooling_down_until = Some(Instant::from_std(now + WRONG_INSTANCE_PAUSE));
                     return Err("another instance listens there");
                 }
+                has_answered = true;
                 unexpected += cost_of(frame.len());
                 continue;
             }
@@ -343,6 +345,7 @@ impl Connection {
                     };
                     if is_late {
                         // A late response is a sign of life.
+                        has_answered = true;
                         self.load.reset();
                     } else {
                         unexpected += cost_of(bytes);
@@ -358,7 +361,7 @@ impl Connection {
                 }
             }
         }
-        if useful > 0 && self.version == Version::V1 {
+        if (useful > 0 || has_answered) && self.is_unproven() {
             self.has_answered.store(true, Ordering::Relaxed);
         }
         let unfinished = socket.reader.buffered().len();

@@ -1,5 +1,5 @@
 use std::future::poll_fn;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use bytes::Bytes;
@@ -11,7 +11,8 @@ use super::*;
 use crate::transport::in_flight::MANY_IN_FLIGHT;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const HELLO: &[u8] = "{\"uri\":\"$hello\",\"$\":{\"f\":\"here\",\"n\":\"n\"}}¶".as_bytes();
+const HELLO: &[u8] = "{\"uri\":\"$hello\",\"$\":{\"f\":\"here\",\"n\":\"n\",\"to\":\"*\"}}¶".as_bytes();
+const HELLO_ANSWER: &[u8] = "{\"uri\":\"$hello\",\"$\":{\"f\":\"there\"}}¶".as_bytes();
 
 fn target(address: SocketAddr) -> Target {
     let version = Version::V2;
@@ -53,9 +54,14 @@ async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) 
         yield_now().await;
     }
     assert_eq!(connection.readiness(Instant::now()), Readiness::Ready);
-    let (node, _) = listener.accept().unwrap();
+    let (mut node, _) = listener.accept().unwrap();
     node.set_nonblocking(true).unwrap();
     reads(&node, HELLO).await;
+    assert!(connection.is_unproven());
+    node.write_all(HELLO_ANSWER).unwrap();
+    while connection.is_unproven() {
+        yield_now().await;
+    }
     (connection, node)
 }
 
@@ -155,7 +161,6 @@ async fn flooded(
     mut node: &TcpStream,
     packets: impl Iterator<Item = String>,
 ) -> Readiness {
-    use std::io::Write;
     let bytes: Vec<u8> = packets.flat_map(String::into_bytes).collect();
     let (mut sent, give_up) = (0, Instant::now() + PATIENCE);
     let (mut discarded, mut quiet) = ([0; 4096], 0);
