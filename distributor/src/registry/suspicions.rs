@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use protocol::Version;
 
-use crate::entries::{Record, SessionId};
+use crate::entries::{NodeIdentity, Record, SessionId};
 use crate::registry::Registry;
 
 /// Most nodes of one report that are considered: each costs a look-up, and maybe a ping.
@@ -27,6 +27,15 @@ const MAX_SUSPICIONS: usize = 1024;
 const HUNG_AFTER: Duration = Duration::from_secs(30);
 /// The same where only one peer can say so, such as the gateway of services of version 1.
 const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
+/// The same where one peer says so again and again, or several at different times, and others could
+/// and do not. Most often that is a gateway, and the others call nothing there.
+const HUNG_AFTER_LONE: Duration = Duration::from_secs(120);
+/// A lone word removes a node once in this time: if the node lives after all, the fault is on the
+/// side of the peer that says so.
+const LONE_AGAIN: Duration = Duration::from_secs(3600);
+/// Nodes that were removed on a lone word and are remembered for that. Beyond this number, a lone
+/// word counts for nothing.
+const MAX_LONE: usize = 1024;
 /// Without a report for this long, a node begins anew.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
@@ -36,6 +45,8 @@ pub(super) struct Suspicions {
     reported: HashMap<u64, Suspicion>,
     /// Reporters with the nodes that they have reported, and until when each pair is remembered.
     probes: HashMap<(SessionId, u64), Instant>,
+    /// Nodes that were removed on a lone word, and until when that is remembered.
+    lone: HashMap<NodeIdentity, Instant>,
 }
 
 #[derive(Debug)]
@@ -44,6 +55,8 @@ struct Suspicion {
     /// Until when that report counts, and the node is suspect if another peer has said the same.
     until: Instant,
     is_suspect: bool,
+    /// Since when any peer has said so.
+    first: Instant,
     /// Since when enough peers have said so.
     since: Option<Instant>,
     forgiven_at: Instant,
@@ -94,9 +107,9 @@ impl Suspicions {
     }
 
     /// The node was seen to read: it is not hung, though calls to it may fail.
-    pub(super) fn record_alive(&mut self, id: u64) {
+    pub(super) fn record_alive(&mut self, now: Instant, id: u64) {
         if let Some(suspicion) = self.reported.get_mut(&id) {
-            suspicion.since = None;
+            (suspicion.since, suspicion.first) = (None, now);
         }
     }
 
@@ -107,18 +120,19 @@ impl Suspicions {
 
     /// What a version 1 node is, now that this peer has reported it, as the only one that can report
     /// if `is_sole`.
-    fn report(&mut self, now: Instant, by: SessionId, id: u64, is_sole: bool) -> Suspected {
+    fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> Suspected {
+        let id = record.id;
         let is_full = self.reported.len() >= MAX_SUSPICIONS;
         let (until, forgiven_at) = (now + SUSPICION, now + FORGIVEN_AFTER);
         let known = match self.reported.entry(id) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
             hash_map::Entry::Vacant(_) if is_full => return Suspected::No,
             hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Suspicion { by, until: now, is_suspect: false, since: None, forgiven_at })
+                vacant.insert(Suspicion { by, until: now, is_suspect: false, first: now, since: None, forgiven_at })
             }
         };
         if known.forgiven_at <= now {
-            known.since = None;
+            (known.since, known.first) = (None, now);
         }
         known.forgiven_at = forgiven_at;
         let is_enough = is_sole || (now < known.until && known.by != by);
@@ -126,6 +140,11 @@ impl Suspicions {
             known.by = by;
         }
         known.until = until;
+        let has_been_told = now.saturating_duration_since(known.first) >= HUNG_AFTER_LONE;
+        if has_been_told && may_believe_one(&mut self.lone, now, record) {
+            self.reported.remove(&id);
+            return Suspected::Hung;
+        }
         if !is_enough {
             return Suspected::No;
         }
@@ -159,6 +178,19 @@ impl Suspicions {
     }
 }
 
+/// Whether a lone word removes this node. Then it does not again for a while.
+fn may_believe_one(lone: &mut HashMap<NodeIdentity, Instant>, now: Instant, record: &Record) -> bool {
+    lone.retain(|_, until| now < *until);
+    let has_room = lone.len() < MAX_LONE;
+    match lone.entry(record.identity()) {
+        hash_map::Entry::Vacant(vacant) if has_room => {
+            vacant.insert(now + LONE_AGAIN);
+            true
+        }
+        hash_map::Entry::Vacant(_) | hash_map::Entry::Occupied(_) => false,
+    }
+}
+
 impl Registry {
     /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a
     /// while for each node.
@@ -182,7 +214,7 @@ impl Registry {
             // A peer without an instance id is not among those that are counted.
             let has_instance = self.entries.record_of(by).is_some_and(|record| record.instance.is_some());
             let is_sole = has_instance && self.entries.instances() == 1;
-            match self.suspicions.report(now, by, id, is_sole) {
+            match self.suspicions.report(now, by, &record, is_sole) {
                 Suspected::No => {}
                 Suspected::Yes => {
                     if let Some(record) = self.entries.mark_suspect(id, true) {
@@ -203,9 +235,9 @@ impl Registry {
     }
 
     /// A version 1 node was seen to read what it is sent.
-    pub(crate) fn record_reading(&mut self, session: SessionId) {
+    pub(crate) fn record_reading(&mut self, now: Instant, session: SessionId) {
         if let Some(record) = self.entries.record_of(session) {
-            self.suspicions.record_alive(record.id);
+            self.suspicions.record_alive(now, record.id);
         }
     }
 }

@@ -568,8 +568,32 @@ fn e18_an_old_node_that_two_peers_report_for_long_is_gone() {
     for (ms, alive, hung) in [(100_000, false, 0), (111_000, true, 0), (133_000, false, 0), (200_000, false, 0)] {
         report(&mut scene, ms, 2);
         if alive {
-            scene.registry.record_reading(SessionId(1));
+            scene.registry.record_reading(scene.at(ms), SessionId(1));
         }
         assert_eq!(report(&mut scene, ms + 1000, 3).1, hung, "{ms}");
     }
+}
+
+#[test]
+fn e18_one_of_several_peers_is_believed_after_longer_and_once_an_hour() {
+    let mut scene = RegistryScene::new();
+    scene.register_old(0, 1, 1);
+    // One calls it, and the others have no calls for it.
+    scene.register_all(2..=9);
+    let report = |scene: &mut RegistryScene, ms: u64| {
+        scene.run_due(ms);
+        let id = scene.registry.entries.record_of(SessionId(1)).unwrap().id;
+        let outcome = scene.registry.report_failed(scene.at(ms), SessionId(2), &[id]);
+        (scene.registry.entries.record(id).unwrap().suspect, outcome.hung.len())
+    };
+    let hung_at = |scene: &mut RegistryScene, from: u64, step: usize| {
+        (from..from + 600_000).step_by(step).find(|ms| report(scene, *ms) == (false, 1))
+    };
+    assert_eq!(hung_at(&mut scene, 1000, 11_000), Some(122_000));
+    // It lives after all.
+    scene.leave(122_000, 1, LeaveReason::Hung);
+    scene.register_old(125_000, 1, 1);
+    assert_eq!(hung_at(&mut scene, 126_000, 11_000), None, "the fault is on the side of the peer");
+    assert_eq!(hung_at(&mut scene, 3_800_000, 40_000), None, "it is not said again and again");
+    assert_eq!(hung_at(&mut scene, 4_500_000, 11_000), Some(4_621_000), "an hour later");
 }

@@ -132,6 +132,11 @@ impl Load {
         self.ejected_until.load(Ordering::Relaxed) > self.millis_at(now)
     }
 
+    /// How long ago the last response came; since the member became known if none did.
+    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
+        Duration::from_millis(self.latency.quiet_ms(self.millis_at(now)))
+    }
+
     /// Calls without an outcome.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)

@@ -288,8 +288,12 @@ impl RawCall<'_> {
                 Err(CallError::Lost { url: self.url(), node: connection.address })
             }
             Err(CallFailure::Deadline { .. }) => {
-                connection.load.record_failure(now(), false);
-                self.mesh.record_failed(connection.address);
+                let now = now();
+                connection.load.record_failure(now, false);
+                // One that has answered another call meanwhile is alive: this one took too long.
+                if connection.load.silent_for(now) >= self.progress.within {
+                    self.mesh.record_failed(connection.address);
+                }
                 Err(self.deadline_error())
             }
         }
