@@ -34,6 +34,7 @@ pub use crate::malformed::MalformedAnswer;
 use crate::peers::Peers;
 use crate::routing::path_params;
 use crate::routing::table::Lookup;
+pub use crate::transport::blocked::BlockedAddresses;
 pub use crate::transport::target::unreachable_because;
 
 /// In place of the address of a Distributor: there is none, and no node is known.

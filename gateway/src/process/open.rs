@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use node_sdk::Peers;
-use node_sdk::gateway::{GatewayPeers, Identity, RetryBudget};
+use node_sdk::gateway::{BlockedAddresses, GatewayPeers, Identity, RetryBudget};
 use protocol::{Advert, HostPort};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -39,6 +39,7 @@ pub(super) fn open_worker(
     let mut own = own;
     // What others take for this gateway is this gateway.
     own.extend(config.advertise.as_ref().and_then(HostPort::socket_address));
+    let blocked = BlockedAddresses::new(own.clone());
     let advert = Advert { advertise: config.advertise.clone(), ..Advert::default() };
     let identity =
         Identity { own, advert, cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
@@ -46,7 +47,7 @@ pub(super) fn open_worker(
     let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
     let clients = Arc::new(ClientTracker::new(config.max_connections));
     let access_log = AccessLog::start(config.access_log).map(Arc::new);
-    let shared = Arc::new(WorkerShared::new(config.max_held_bytes));
+    let shared = Arc::new(WorkerShared::new(config.max_held_bytes, blocked));
     let upstreams = Arc::new(UpstreamTable::new(config, &shared));
     let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
     let looks_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.names).run(changing.clone())));

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::io::stream::limit_unsent;
+use crate::upstream::advertised::AdvertisedName;
 
 /// Within a network, a connect is answered in well under this time, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,7 +40,10 @@ pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// One server, for all its prefixes. It outlives changes of the list.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
+    /// The address that lists, or the configuration, give it.
     pub(crate) address: SocketAddr,
+    /// The name that it advertises, if it does.
+    pub(super) name: Option<Arc<AdvertisedName>>,
     pub(crate) load: Load,
     since: Instant,
     /// In milliseconds after `since`; 0 when it does not cool down.
@@ -118,9 +122,10 @@ pub(crate) enum ConnectError {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, now: Instant) -> Self {
+    pub(crate) fn new(address: SocketAddr, name: Option<Arc<AdvertisedName>>, now: Instant) -> Self {
         Self {
             address,
+            name,
             load: Load::new(now.into_std()),
             since: now,
             cooling_down_until: AtomicU64::new(0),
@@ -141,7 +146,7 @@ impl Endpoint {
         if let Some(connected) = self.reuse(reuse, now) {
             return Ok(connected);
         }
-        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
+        let connected = timeout(CONNECT_TIMEOUT, connect(self.address, self.name.as_deref())).await;
         let error = match connected {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
@@ -159,6 +164,9 @@ impl Endpoint {
         };
         if error.as_ref().is_some_and(is_exhausted) {
             return Err(ConnectError::Exhausted);
+        }
+        if let Some(name) = &self.name {
+            name.mark_suspect();
         }
         let why = error.as_ref().map_or(Unreachable::Timeout, unreachable_because);
         let mut state = self.lock();
@@ -263,6 +271,17 @@ impl EndpointState {
     }
 }
 
+/// Connects to a server at its address, or at those of the name that it advertises. Cancel safe.
+///
+/// # Errors
+/// Those of the system.
+pub(super) async fn connect(address: SocketAddr, name: Option<&AdvertisedName>) -> io::Result<TcpStream> {
+    match name {
+        Some(name) => name.connect(address).await,
+        None => TcpStream::connect(address).await,
+    }
+}
+
 /// Whether a server has sent nothing unasked, including its end. Afterwards a connection would be
 /// useless.
 fn is_silent(stream: &TcpStream) -> bool {
@@ -312,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn connections_are_reused_but_not_for_ever() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), None, Instant::now()));
         let idle = || endpoint.lock().idle.len();
         let connect = async |reuse, at| endpoint.connect(reuse, at).await.unwrap();
         let now = Instant::now();
@@ -349,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn the_latest_connections_are_kept_and_sure_from_when_their_response_began() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), None, Instant::now()));
         let (unsaid, now) = (IdleLimits::from_header(None), Instant::now());
         for _ in 0..=MAX_IDLE {
             endpoint.connect(Reuse::Never, now).await.unwrap().return_to_pool(unsaid, now, now);
@@ -372,7 +391,7 @@ mod tests {
     #[tokio::test]
     async fn connections_that_the_server_has_closed_are_not_kept() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), None, Instant::now()));
         let now = Instant::now();
         let connected = endpoint.connect(Reuse::Any, now).await.unwrap();
         drop(listener.accept().await.unwrap());

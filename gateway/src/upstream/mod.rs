@@ -4,6 +4,7 @@
 //! It must not see requests of clients, or responses to them: the only HTTP here is that of its own
 //! checks. It must not import `proxy` or `downstream`.
 
+pub(crate) mod advertised;
 pub(crate) mod concurrency;
 pub(crate) mod endpoint;
 pub(crate) mod group;
@@ -17,9 +18,10 @@ pub(crate) mod table;
 use std::sync::Arc;
 
 use net::LogThrottles;
-use node_sdk::gateway::SharedTurns;
+use node_sdk::gateway::{BlockedAddresses, SharedTurns};
 
 use crate::io::budget::Budget;
+use crate::upstream::advertised::AdvertisedNames;
 use crate::upstream::concurrency::ConcurrencyLimits;
 use crate::upstream::names::ServerNames;
 use crate::upstream::server_checks::ServerChecks;
@@ -33,6 +35,7 @@ pub(crate) struct WorkerShared {
     /// Whose turn it is among the servers of each prefix.
     turns: SharedTurns,
     pub(crate) names: Arc<ServerNames>,
+    advertised: AdvertisedNames,
     secret: String,
     /// Throttles of the log: all workers see the same servers.
     pub(crate) log_throttles: LogThrottles,
@@ -40,8 +43,9 @@ pub(crate) struct WorkerShared {
 }
 
 impl WorkerShared {
-    /// A state with a budget of `max_held_bytes` for clients.
-    pub(crate) fn new(max_held_bytes: usize) -> Self {
+    /// A state with a budget of `max_held_bytes` for clients. Servers are never called at `blocked`
+    /// addresses.
+    pub(crate) fn new(max_held_bytes: usize, blocked: BlockedAddresses) -> Self {
         let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(Budget::new(max_held_bytes));
         Self {
@@ -49,6 +53,7 @@ impl WorkerShared {
             checks: ServerChecks::default(),
             turns: SharedTurns::default(),
             names: Arc::default(),
+            advertised: AdvertisedNames::new(blocked),
             secret,
             log_throttles: LogThrottles::default(),
             budget,
@@ -64,6 +69,6 @@ impl WorkerShared {
 #[cfg(test)]
 impl Default for WorkerShared {
     fn default() -> Self {
-        Self::new(crate::config::Config::default().max_held_bytes)
+        Self::new(crate::config::Config::default().max_held_bytes, BlockedAddresses::default())
     }
 }

@@ -24,7 +24,7 @@ const UNKNOWN_PERIOD: Duration = Duration::from_secs(3);
 /// How soon one is looked up again after a server of it could not be connected to.
 const FAILED_PERIOD: Duration = Duration::from_secs(1);
 /// How long a look-up may take. The system itself may try for half a minute.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long new names hold up a start, or a change of the configuration. What is not known then is
 /// looked up while others are served.
 const PREPARE_TIME: Duration = Duration::from_secs(2);
@@ -46,14 +46,14 @@ pub(crate) struct ServerNames {
 
 /// What is known of one name.
 #[derive(Debug, Default)]
-struct NamedServer {
+pub(super) struct NamedServer {
     /// In order.
-    addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<SocketAddr>,
     looked_up: Option<Instant>,
     /// Why the last look-up found nothing; the addresses before are kept.
-    failure: Option<String>,
+    pub(super) failure: Option<String>,
     /// One of the addresses could not be connected to since.
-    is_suspect: bool,
+    pub(super) is_suspect: bool,
 }
 
 impl Default for ServerNames {
@@ -186,7 +186,7 @@ impl ServerNames {
 
 impl NamedServer {
     /// Takes in what a look-up has found. Returns whether the addresses have changed.
-    fn record(&mut self, found: Result<Vec<SocketAddr>, String>, now: Instant) -> bool {
+    pub(super) fn record(&mut self, found: Result<Vec<SocketAddr>, String>, now: Instant) -> bool {
         (self.looked_up, self.is_suspect) = (Some(now), false);
         let mut addresses = match found {
             Ok(addresses) => addresses,
@@ -204,7 +204,7 @@ impl NamedServer {
     }
 
     /// When to look the name up next; `None` before the first time is as soon as possible.
-    fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         let period = match (self.addresses.is_empty(), self.is_suspect) {
             (true, _) => UNKNOWN_PERIOD,
             (false, true) => FAILED_PERIOD,

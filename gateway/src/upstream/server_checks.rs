@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::BytesMut;
 use net::LogThrottle;
+use protocol::HostPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::{self, RouteConfig};
 use crate::http1::response_reader::ResponseReader;
+use crate::upstream::advertised::AdvertisedName;
+use crate::upstream::endpoint::{Endpoint, connect};
 
 /// How long a server may take to answer a check.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,13 +41,15 @@ impl Default for ServerChecks {
     }
 }
 
-/// Two routes may check the same server in different ways.
-type CheckKey = (SocketAddr, config::Check, Duration);
+/// Two routes may check the same server in different ways, and two servers be at one address, as far
+/// as the Distributor knows.
+type CheckKey = (SocketAddr, Option<HostPort>, config::Check, Duration);
 
 /// One server, which is checked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerCheck {
     address: SocketAddr,
+    name: Option<Arc<AdvertisedName>>,
     how: config::Check,
     every: Duration,
     alive: AtomicBool,
@@ -54,10 +58,11 @@ pub(crate) struct ServerCheck {
 impl ServerChecks {
     /// The check of a server. A new check begins at once, in the runtime of the first caller, and
     /// counts the server as alive until a check fails.
-    pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
+    pub(crate) fn get(&self, endpoint: &Endpoint, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
+        let (address, name) = (endpoint.address, endpoint.name.clone());
         let every = every.max(RouteConfig::MIN_CHECK_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (address, how.clone(), every);
+        let key = (address, name.as_ref().map(|name| name.server.clone()), how.clone(), every);
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
             return check;
         }
@@ -65,7 +70,7 @@ impl ServerChecks {
             // The map would grow: a good time to drop unused checks.
             known.retain(|_, check| check.strong_count() > 0);
         }
-        let check = Arc::new(ServerCheck { address, how: how.clone(), every, alive: AtomicBool::new(true) });
+        let check = Arc::new(ServerCheck { address, name, how: how.clone(), every, alive: AtomicBool::new(true) });
         known.insert(key, Arc::downgrade(&check));
         tokio::spawn(run(Arc::downgrade(&check), Arc::clone(&self.log_throttle)));
         check
@@ -81,8 +86,8 @@ impl ServerCheck {
 async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
-        let ServerCheck { address, how, every, alive } = &*held;
-        let sign = timeout(TIMEOUT, probe(*address, how)).await.unwrap_or(Err("no answer in time"));
+        let ServerCheck { address, name, how, every, alive } = &*held;
+        let sign = timeout(TIMEOUT, probe(*address, name.as_deref(), how)).await.unwrap_or(Err("no answer in time"));
         failed = if sign.is_ok() { 0 } else { failed + 1 };
         let is_alive = failed < MAX_FAILURES;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
@@ -102,8 +107,8 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     }
 }
 
-async fn probe(address: SocketAddr, how: &config::Check) -> Result<(), &'static str> {
-    let mut stream = TcpStream::connect(address).await.map_err(|_| "it cannot be reached")?;
+async fn probe(address: SocketAddr, name: Option<&AdvertisedName>, how: &config::Check) -> Result<(), &'static str> {
+    let mut stream = connect(address, name).await.map_err(|_| "it cannot be reached")?;
     let config::Check::Http(path) = how else { return Ok(()) };
     let request =
         format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: gateway-check\r\nconnection: close\r\n\r\n");

@@ -4,6 +4,7 @@ use std::fmt;
 
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::Readiness;
+use protocol::HostPort;
 use tokio::time::{Duration, Instant};
 
 use crate::upstream::endpoint::MalformedResponses;
@@ -12,6 +13,8 @@ use crate::upstream::endpoint::MalformedResponses;
 #[derive(Debug)]
 pub(crate) struct EndpointStatus {
     pub(super) name: Option<String>,
+    /// The name that it advertises, and why that is not known here.
+    pub(super) advertised: Option<(HostPort, Option<String>)>,
     pub(super) weight: u16,
     pub(super) strip: bool,
     pub(super) suspect: bool,
@@ -47,7 +50,13 @@ impl fmt::Display for EndpointStatus {
             Readiness::Ejected => "fails requests",
             Readiness::Reconnect | Readiness::CoolingDown => "cannot be reached",
         };
-        write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)?;
+        write!(f, "{name} weight {}{strip}", self.weight)?;
+        match &self.advertised {
+            Some((at, Some(why))) => write!(f, ", at {at} (not known here: {why})")?,
+            Some((at, None)) => write!(f, ", at {at}")?,
+            None => {}
+        }
+        write!(f, ": {state}, {} in flight", self.in_flight)?;
         match &self.malformed {
             Some((MalformedResponses { count, why, .. }, ago)) => {
                 write!(f, ", {count} malformed or cut responses, the last {} s ago: {why}", ago.as_secs())

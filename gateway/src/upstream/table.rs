@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashSet};
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
 use node_sdk::gateway::{GatewayPeers, Member, Pool};
-use protocol::{HttpAdvert, Node};
+use protocol::{HostPort, HttpAdvert, Node};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
@@ -58,8 +58,12 @@ struct TableState {
     nodes: HashMap<SocketAddr, Arc<Node>>,
     /// Fixed servers, which do not register.
     fixed: HashSet<SocketAddr>,
-    endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
+    endpoints: HashMap<EndpointKey, Arc<Endpoint>>,
 }
+
+/// The address of a server, and the name that it advertises. A server of the configuration is asked
+/// at its address, whatever another one advertises there.
+type EndpointKey = (SocketAddr, Option<HostPort>);
 
 impl UpstreamTable {
     pub(crate) fn new(config: Arc<Config>, shared: &WorkerShared) -> Self {
@@ -143,6 +147,7 @@ impl UpstreamTable {
                 let (readiness, in_flight) = (member.readiness(now), member.endpoint.load.in_flight());
                 let described = servers.entry(member.endpoint.address).or_insert_with(|| EndpointStatus {
                     name: member.node.as_ref().map(|node| node.name.clone()),
+                    advertised: member.endpoint.name.as_ref().map(|name| (name.server.clone(), name.failure())),
                     weight: member.weight,
                     strip: member.strip,
                     suspect: member.is_suspect(),
@@ -174,7 +179,7 @@ impl TableState {
                 for fixed in &route.servers {
                     self.group_or_new(&prefix, shared).is_fixed = true;
                     for address in shared.names.addresses(&fixed.address) {
-                        let member = self.member(address, fixed.weight, route, shared, now);
+                        let member = self.member((address, None), fixed.weight, route, shared, now);
                         let pool = &mut self.group_or_new(&prefix, shared).pool;
                         // Two names may lead to one server.
                         if !pool.list().iter().any(|known| known.endpoint.address == address) {
@@ -234,11 +239,11 @@ impl TableState {
             self.reschedule(prefix, *node, now);
         }
         self.evict_gone_groups();
-        for address in left.iter().map(|node| node_address(node)) {
-            let Some(endpoint) = self.endpoints.get(&address) else { continue };
+        for key in left.iter().map(|node| endpoint_key(node)) {
+            let Some(endpoint) = self.endpoints.get(&key) else { continue };
             // The node may drain, or be another process.
             endpoint.close_idle();
-            if !new.contains_key(&address) && !self.fixed.contains(&address) {
+            if !is_used(&key, &new, &self.fixed) {
                 endpoint.is_remembered(now);
             }
         }
@@ -272,7 +277,7 @@ impl TableState {
         for prefix in &prefixes {
             self.group_or_new(prefix, shared).registered += 1;
             if wants_requests {
-                let member = self.member(address, advert.weight, snapshot.route(prefix), shared, now);
+                let member = self.member(endpoint_key(node), advert.weight, snapshot.route(prefix), shared, now);
                 let pool = &mut self.group_or_new(prefix, shared).pool;
                 // Two of its prefixes may have the same normal form.
                 let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address == address;
@@ -325,9 +330,7 @@ impl TableState {
     fn sweep(&mut self, now: Instant) {
         let Self { prefixes, gone, nodes, fixed, endpoints } = self;
         endpoints.values().for_each(|endpoint| endpoint.sweep(now));
-        endpoints.retain(|address, endpoint| {
-            nodes.contains_key(address) || fixed.contains(address) || endpoint.is_remembered(now)
-        });
+        endpoints.retain(|key, endpoint| is_used(key, nodes, fixed) || endpoint.is_remembered(now));
         if *gone > 0 {
             prefixes.retain(|_, group| group.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
             *gone = prefixes.values().filter(|group| group.gone.is_some()).count();
@@ -352,15 +355,19 @@ impl TableState {
     /// The server of `route`: the known one, or a new one.
     fn member(
         &mut self,
-        address: SocketAddr,
+        key: EndpointKey,
         weight: u16,
         route: &RouteConfig,
         shared: &WorkerShared,
         now: Instant,
     ) -> GroupMember {
-        let endpoint = self.endpoints.entry(address).or_insert_with(|| Arc::new(Endpoint::new(address, now)));
+        let address = key.0;
+        let endpoint = self.endpoints.entry(key).or_insert_with_key(|(address, advertised)| {
+            let name = advertised.as_ref().and_then(|server| shared.advertised.get(server));
+            Arc::new(Endpoint::new(*address, name, now))
+        });
         endpoint.mark_listed();
-        let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
+        let check = route.check.as_ref().map(|check| shared.checks.get(endpoint, check, route.check_every));
         let limit = |kind, limit| shared.limits.limit_for(address, kind, limit, route.client_share);
         let tunnels = limit(PermitKind::Tunnels, route.max_tunnels);
         let requests = limit(PermitKind::Requests, route.max_connections);
@@ -370,6 +377,18 @@ impl TableState {
 
 fn node_address(node: &Node) -> SocketAddr {
     SocketAddr::new(node.host, node.port)
+}
+
+/// Of an advertised address, the list shows both host and port.
+fn endpoint_key(node: &Node) -> EndpointKey {
+    let advertised = node.advert.as_ref().and_then(|advert| advert.advertise.as_ref());
+    (node_address(node), advertised.filter(|advertised| advertised.socket_address().is_none()).cloned())
+}
+
+fn is_used(key: &EndpointKey, nodes: &HashMap<SocketAddr, Arc<Node>>, fixed: &HashSet<SocketAddr>) -> bool {
+    let (address, name) = key;
+    let is_fixed = name.is_none() && fixed.contains(address);
+    is_fixed || nodes.get(address).is_some_and(|node| endpoint_key(node) == *key)
 }
 
 fn http_advert(node: &Node) -> Option<&HttpAdvert> {
@@ -483,14 +502,14 @@ mod tests {
             who.sort_unstable();
             who
         };
-        let endpoint = Arc::clone(&scene.0.endpoints[&node_address(&one)]);
+        let endpoint = Arc::clone(&scene.0.endpoints[&endpoint_key(&one)]);
         scene.apply_nodes(&[]);
         assert_eq!((who(&scene), scene.0.gone), (vec![], 1));
         scene.apply_nodes(&[node(1, 0, &["/api"])]);
         assert_eq!((who(&scene), scene.0.gone), (vec![], 0), "it drains");
         scene.apply_nodes(&[Arc::clone(&one), Arc::clone(&two)]);
         assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
-        assert!(Arc::ptr_eq(&scene.0.endpoints[&node_address(&one)], &endpoint), "its health is still known");
+        assert!(Arc::ptr_eq(&scene.0.endpoints[&endpoint_key(&one)], &endpoint), "its health is still known");
         scene.apply_nodes(&[node(1, 100, &["/other"]), two]);
         assert_eq!(who(&scene), [2; 4], "the other server has another prefix now");
         tokio::time::pause();
@@ -598,7 +617,7 @@ mod tests {
         assert_eq!(pick(&group, Balance::RoundRobin, &[one]), Some(2));
         assert_eq!(pick(&group, Balance::RoundRobin, &[one, two]), None);
         let rest = |address| {
-            let endpoint: &Endpoint = &both.0.endpoints[&address];
+            let endpoint: &Endpoint = &both.0.endpoints[&(address, None)];
             endpoint.cool_down_until(Instant::now() + Duration::from_secs(1));
         };
         rest(two);

@@ -6,18 +6,19 @@ use protocol::{BlockedHost, blocked_host, reached_host};
 
 /// Addresses that a process never calls for its peers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BlockedAddresses {
+pub struct BlockedAddresses {
     /// Addresses on which the process itself listens for clients that are not nodes.
     own: Vec<SocketAddr>,
 }
 
 impl BlockedAddresses {
-    pub(crate) fn new(own: Vec<SocketAddr>) -> Self {
+    /// Those of a process that listens at `own` addresses itself.
+    pub fn new(own: Vec<SocketAddr>) -> Self {
         Self { own: own.into_iter().map(canonical).collect() }
     }
 
     /// Why an address is never called, if so.
-    pub(crate) fn reason(&self, address: SocketAddr) -> Option<&'static str> {
+    pub fn reason(&self, address: SocketAddr) -> Option<&'static str> {
         let address = canonical(address);
         match blocked_host(address.ip()) {
             Some(BlockedHost::NoHost) => return Some("its address is not that of one host"),

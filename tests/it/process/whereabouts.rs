@@ -224,6 +224,56 @@ async fn a11_every_address_of_a_name_is_a_server_and_a_name_is_followed() {
 }
 
 #[tokio::test]
+async fn a11_a_name_that_a_server_advertises_is_followed_by_the_gateway() {
+    let Some(net) = Namespace::new() else { return };
+    let [two, three, nowhere] = ["10.99.0.2", "10.99.0.3", "10.99.0.9"];
+    for address in [two, three] {
+        assert!(net.run("ip", &["addr", "add", &format!("{address}/32"), "dev", "lo"]));
+    }
+    let server = async |address: &str, word: &str| {
+        let server = server(&net, address, 80, word);
+        server.line("ready").await;
+        server
+    };
+    let first = server(two, "two").await;
+    let _second = server(three, "three").await;
+    net.set_hosts(&format!("{two} web.test"));
+    let distributor = net.start(DISTRIBUTOR, &["--listen", "0.0.0.0:9000"]);
+    distributor.line("listening").await;
+    let mut node = Peer::connect(SocketAddr::new(net.there, 9000)).await;
+    let http = json!({ "prefixes": ["/web"] });
+    let advert = json!({ "v": 2, "id": "web", "advertise": "web.test:80", "http": http });
+    node.register_with(json!({ "port": 1, "name": "web", "urls": [], "$": advert })).await;
+    let _alive = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            node.pong().await;
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }));
+    let folder = tempfile::tempdir().unwrap();
+    let routes = "distributor = \"127.0.0.1:9000\"\n[[route]]\nprefix = \"/web\"\ncheck = \"/\"\ncheck_every = \"100ms\"\n";
+    let gateway = gateway_with(&net, &folder, routes);
+    gateway.line("listening, for operators").await;
+    let ask = async || request(SocketAddr::new(net.there, 8000), "GET", "/web", "").await.body;
+    eventually("it is found", async || ask().await == "two").await;
+    // The name moves, and its first address leads nowhere. The Distributor still tells the old one.
+    net.set_hosts(&format!("{nowhere} web.test\n{three} web.test"));
+    first.kill().await;
+    eventually("it is followed, by requests and checks", async || ask().await == "three").await;
+    let routes = request(SocketAddr::new(net.there, 8001), "GET", "/routes", "").await.body;
+    assert!(routes.contains(&format!("{two}:80 web weight 100, at web.test:80")), "{routes}");
+    gateway.kill().await;
+    // Where it is not known, the address of the list is asked.
+    let _first = server(two, "two").await;
+    net.set_hosts("");
+    let gateway = gateway_with(&net, &folder, "distributor = \"127.0.0.1:9000\"\n");
+    let line = gateway.line("advertises a name that is not known here").await;
+    assert!(line.contains("web.test:80"), "{line}");
+    gateway.line("listening, for operators").await;
+    eventually("it is asked there", async || ask().await == "two").await;
+}
+
+#[tokio::test]
 async fn a10_a_name_that_is_not_known_costs_its_own_route_only() {
     let Some(net) = Namespace::new() else { return };
     let _server = server(&net, "127.0.0.2", 80, "there");
