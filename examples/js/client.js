@@ -89,7 +89,8 @@ function call(node) {
   const { length } = encode(request);
   const isOld = !isObject(node.$);
   const instance = node.$?.id;
-  if (isOld && length > OLD_READ_BYTES) return skip(`${length} bytes are too much for an old service`);
+  const window = Number.isInteger(node.readWindow) ? Math.max(node.readWindow, OLD_READ_BYTES) : OLD_READ_BYTES;
+  if (isOld && length > window) return skip(`${length} bytes are too much for an old service`);
 
   return new Promise((resolve, reject) => {
     let sent = false;

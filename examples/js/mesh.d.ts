@@ -48,10 +48,16 @@ declare namespace MeshServer {
      */
     version?: 1 | 2;
     /**
-     * What callers of version 1 can read at once, in bytes: 65536 unless set. A larger answer becomes an error. Set more
-     * only if all of them join what they read; most end when a packet comes in two reads. 8 MiB at most.
+     * What callers of version 1 can read at once, in bytes: 65536 unless set, or what all peers of version 1 of their
+     * host register as `readWindow`. A larger answer becomes an error. Set more only if all of them join what they read;
+     * most end when a packet comes in two reads. 8 MiB at most.
      */
     oldReadBytes?: number;
+    /**
+     * How many bytes callers may send at once to this service of version 1, such as 8388608: it registers that. Unless
+     * set, calls of more than 65536 bytes are refused by callers, as old services end of them.
+     */
+    readWindow?: number;
     /**
      * false: packets that come are not sent to the node `logs`. Otherwise they are, as old services do, when there is
      * one: each before it is handled, with whatever is in it.

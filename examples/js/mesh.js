@@ -60,18 +60,21 @@ class Server {
   #budget;
   #advertise;
   #oldReadBytes;
+  #readWindows = new Map(); // by host, what its peers of version 1 say that they can read
   #logs;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the
   // old form. `buffers`: bytes that are kept for all callers together. `host`: where it listens;
   // at all addresses of the machine unless given, as old services do. `advertise`: where others
   // can call it, `host:port`, if that is not where the Distributor sees it come from and the port
-  // that it listens on; of version 2. `oldReadBytes`: what callers of version 1 can read at once.
-  // `logs: false`: packets are not sent to the node `logs`.
+  // that it listens on; of version 2. `oldReadBytes`: what callers of version 1 can read at once,
+  // unless they register that they can read more. `readWindow`: registers, as a service of version
+  // 1, that it can itself. `logs: false`: packets are not sent to the node `logs`.
   constructor(name, port, urls = [], {
     version = 1, buffers, host, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
+    readWindow,
   } = {}) {
-    this.context = { port, name, urls }; // registered as it stands, with what a service adds
+    this.context = { port, name, urls, ...(readWindow === undefined ? {} : { readWindow }) }; // registered as it stands, with what a service adds
     this.#version = PLAIN_NAME.test(name) ? version : 1;
     if (advertise !== undefined) parseAddress(advertise);
     this.#advertise = advertise;
@@ -120,6 +123,7 @@ class Server {
     const identity = { ...this.#identity, version: this.#version, advertise: this.#advertise, listens };
     const told = (list) => {
       this.#logs?.list(list.params);
+      this.#readWindows = readWindows(list.params);
       onNoti(list);
     };
     this.#registry = new Registry(this, identity, new Client(host, Number(port)), told);
@@ -152,7 +156,9 @@ class Server {
   #serve(socket) {
     const read = (packet) => this.onRead(socket, withPath(packet, this.context.urls));
     const { id } = this.#identity;
-    const options = { oldReadBytes: this.#oldReadBytes, onPacket: (text) => this.#logs?.send(text) };
+    const host = plainHost(socket.remoteAddress);
+    const mayRead = () => Math.min(FRAME_LIMIT, Math.max(this.#oldReadBytes, this.#readWindows.get(host) ?? 0));
+    const options = { mayRead, onPacket: (text) => this.#logs?.send(text) };
     const caller = new Caller(tuned(socket), id, read, (text) => this.#complain(text), this.#budget, options);
     this.#callers.add(caller);
     socket.on('close', () => {
@@ -256,6 +262,20 @@ class Client {
     this.client.end();
     this.patience(CONNECT_MS); // the other side need not close its own
   }
+}
+
+// IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d.
+const plainHost = (host) => String(host).replace(/^::ffff:(?=\d+\.)/i, '');
+
+// How much each host can read at once: nothing tells which of its peers of version 1 calls, so it is
+// what all of them can.
+function readWindows(list) {
+  const windows = new Map();
+  for (const { host, readWindow } of list.filter((entry) => isObject(entry) && !isObject(entry.$))) {
+    const bytes = Number.isInteger(readWindow) && readWindow > OLD_READ_BYTES ? readWindow : OLD_READ_BYTES;
+    windows.set(plainHost(host), Math.min(bytes, windows.get(plainHost(host)) ?? Infinity));
+  }
+  return windows;
 }
 
 // One caller of a service: its calls at work, and the answers that it has not taken yet.
@@ -428,7 +448,7 @@ class Caller {
   reply(call, answer) {
     if (!this.drop(call) || this.socket.destroyed) return;
     const isOld = call.version === 1;
-    const limit = isOld ? this.oldReadBytes : FRAME_LIMIT;
+    const limit = isOld ? this.mayRead() : FRAME_LIMIT;
     const write = isOld ? oldAnswer : newAnswer;
     let bytes = seal(write(call.key, answer));
     if (bytes.length > limit) {
@@ -457,7 +477,7 @@ class Caller {
     if (now - this.wroteAt >= OLD_READ_MS) this.unread = 0;
     while (this.waiting.length > 0) {
       const { length } = this.waiting[0];
-      if (this.unread > 0 && this.unread + length > this.oldReadBytes) {
+      if (this.unread > 0 && this.unread + length > this.mayRead()) {
         this.timer ??= setTimeout(() => {
           this.timer = null;
           this.flush();

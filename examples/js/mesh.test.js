@@ -1033,6 +1033,36 @@ test('e6 a service may say what its old callers can read', async (t) => {
   }
 });
 
+test('e6 old peers say what they can read, and what all of a host say counts', async (t) => {
+  const { port, next } = await distributor(t);
+  const large = 'x'.repeat(184_000);
+  const write = (socket, { key }) => socket.write(JSON.stringify({ key, errorcode: 0, results: large }));
+  const service = await serve(t, write, { readWindow: 1 << 20 });
+  service.connectToDistributor('127.0.0.1', port);
+  const link = await next();
+  assert.equal((await link.next()).params.readWindow, 1 << 20);
+  const peer = await service.peer();
+  const gate = (more) => ({ port: 1, name: 'gate', urls: [], host: '::ffff:127.0.0.1', ...more });
+  const lists = [
+    [[], 500],
+    [[gate({ readWindow: 200_000 })], 0],
+    [[gate({ readWindow: 200_000 }), gate({})], 500],
+    [[gate({ readWindow: 200_000 }), gate({ readWindow: 'x' })], 500],
+    [[gate({ readWindow: 200_000, host: '::ffff:10.0.0.1' })], 500],
+    [[gate({ readWindow: 1 << 30 }), gate({ $: { v: 2 } })], 0],
+  ];
+  let key = 0;
+  for (const [list, errorcode] of lists) {
+    link.send(`${JSON.stringify({ uri: '/distributes', method: 'GET', key: 0, params: list })}¶`);
+    let answer;
+    for (let tries = 0; tries < 100 && answer?.errorcode !== errorcode; tries++) {
+      peer.send(`{"uri":"/goods","method":"GET","key":${++key}}¶`);
+      answer = await peer.next();
+    }
+    assert.equal(answer.errorcode, errorcode, JSON.stringify(list));
+  }
+});
+
 test('e9 packets are sent to the node logs before they are handled, and nothing it says matters', async (t) => {
   const { port, next } = await distributor(t);
   const logs = await distributor(t); // a server

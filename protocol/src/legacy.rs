@@ -32,6 +32,11 @@ impl ReadWindow {
         Self { max_unread_bytes, read_time, unread: 0, written: 0, read: 0, last_write: None }
     }
 
+    /// From now on the peer may have this many bytes unread.
+    pub fn set_max_unread_bytes(&mut self, bytes: usize) {
+        self.max_unread_bytes = bytes;
+    }
+
     /// Whether `bytes` more may be written now.
     ///
     /// More bytes than the whole window are admitted when nothing else is unread. The caller should

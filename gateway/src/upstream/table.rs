@@ -436,7 +436,8 @@ mod tests {
             ..protocol::Advert::default()
         };
         let (name, host) = ("n".to_owned(), [127, 0, 0, 1].into());
-        Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false })
+        let read_window = protocol::LEGACY_READ_BYTES;
+        Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), read_window, suspect: false })
     }
 
     /// A table with its configuration.

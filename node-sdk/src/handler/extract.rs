@@ -82,6 +82,8 @@ pub struct Caller {
     pub(crate) address: SocketAddr,
     /// The known nodes, to find its name.
     pub(crate) peers: Option<Peers>,
+    /// How many unread bytes it may have, if it is of version 1.
+    pub(crate) read_window: usize,
     /// Bytes that wait in all streams of the caller.
     pub(crate) held_in_streams: Option<Arc<AtomicUsize>>,
 }

@@ -1,11 +1,11 @@
 //! The routing table: which nodes offer which routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
-use protocol::{Advert, KnownNode, Node, Route};
+use protocol::{Advert, KnownNode, Node, Route, Version};
 use tokio::time::Instant;
 
 use crate::balance::{MAX_SUBSET, affinity};
@@ -15,6 +15,7 @@ use crate::routing::provider::{Provider, Providers};
 use crate::routing::router::{Router, RouterError};
 use crate::routing::subscriptions::{METHOD, SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
+use crate::transport::limits::MAX_FRAME_BYTES;
 use crate::transport::target::Target;
 
 /// Which nodes offer which routes. A change costs the work of the nodes that it concerns, not of
@@ -99,6 +100,13 @@ impl RoutingTable {
 
     pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
         self.nodes.values().map(|known| &known.node)
+    }
+
+    /// How many unread bytes a caller of version 1 from this host may have: what every version 1 peer
+    /// there says of itself, as nothing tells which of them calls. `None` if none is listed.
+    pub(crate) fn read_window_of(&self, host: IpAddr) -> Option<usize> {
+        let old = self.nodes().filter(|node| node.host == host && node.version() == Version::V1);
+        old.map(|node| node.read_window).min()
     }
 
     /// The ids of the entries that list the node at this address.
@@ -239,6 +247,7 @@ impl RoutingTable {
             name: node.name.as_str().into(),
             advertised: advert.and_then(|advert| advert.advertise.clone()),
             version: node.version(),
+            read_window: node.read_window.min(MAX_FRAME_BYTES),
             instance: instance.cloned(),
             is_shared: known.is_shared,
             rendezvous_score: 0,
@@ -376,6 +385,7 @@ fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {
 mod tests {
     use fastrand::Rng;
     use net::Network;
+    use protocol::LEGACY_READ_BYTES;
 
     use super::*;
     use crate::transport::blocked::BlockedAddresses;
@@ -408,7 +418,15 @@ mod tests {
         };
         let advert = Some(advert).filter(|_| rng.u8(0..4) > 0);
         let name = format!("n{}", rng.u8(0..2));
-        let node = Node { name, host: address.ip(), port, routes, advert, suspect: rng.bool() };
+        let node = Node {
+            name,
+            host: address.ip(),
+            port,
+            routes,
+            advert,
+            read_window: LEGACY_READ_BYTES,
+            suspect: rng.bool(),
+        };
         KnownNode { address, node: Arc::new(node), ids: vec![port.into()], is_shared: false }
     }
 
@@ -495,7 +513,15 @@ mod tests {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
         let routes = routes.into_iter().map(|route| Route::parse(&route).unwrap()).collect();
         let advert = Some(Advert { weight, ..Advert::default() });
-        let node = Node { name: "n".to_owned(), host: address.ip(), port, routes, advert, suspect: false };
+        let node = Node {
+            name: "n".to_owned(),
+            host: address.ip(),
+            port,
+            routes,
+            advert,
+            read_window: LEGACY_READ_BYTES,
+            suspect: false,
+        };
         (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![port.into()], is_shared: false }))
     }
 
@@ -545,7 +571,8 @@ mod tests {
             let routes = vec![Route::parse("GET/a").unwrap()];
             let advert = Some(Advert { id: Some(id.to_owned()), ..Advert::default() });
             let host = [10, 0, 0, 1].into();
-            let node = Node { name: "n".to_owned(), host, port: 1, routes, advert, suspect };
+            let node =
+                Node { name: "n".to_owned(), host, port: 1, routes, advert, read_window: LEGACY_READ_BYTES, suspect };
             let address = SocketAddr::new(host, 1);
             (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1], is_shared: false }))
         };

@@ -44,6 +44,8 @@ const ROOM_PERIOD: Duration = Duration::from_millis(50);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may read none of its responses.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the list is asked what a version 1 caller can read.
+const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 /// Packets that are begun before other connections run; fewer if they take longer than a
 /// [`TimeSlice`].
 const FRAMES_PER_YIELD: usize = 32;
@@ -75,6 +77,8 @@ struct CallerConnection<'a> {
     bad_frames: BadFrames,
     /// It looks for another instance than this one.
     is_misdirected: bool,
+    /// When the read window of a version 1 caller was looked up.
+    window_checked: Option<Instant>,
     slice: TimeSlice,
     share: PeerShare,
     /// Bytes that may be held for the caller now.
@@ -104,6 +108,7 @@ pub(crate) async fn run(
             said_name: None,
             address: peer,
             peers: None,
+            read_window: service.legacy_bytes,
             held_in_streams: Some(Arc::clone(&in_streams)),
         },
         reader: FrameReader::new(MAX_FRAME_BYTES),
@@ -117,6 +122,7 @@ pub(crate) async fn run(
         responses: ResponseQueue::new(PeerBacklog::can_see(stream), service.legacy_bytes),
         bad_frames: BadFrames::new(peer),
         is_misdirected: false,
+        window_checked: None,
         slice: TimeSlice::with_queue(&service.busy),
         share: PeerShare::new(&service.budget),
         allowed_bytes: MIN_BYTES,
@@ -295,6 +301,9 @@ impl CallerConnection<'_> {
             }
             Ok(request) if self.is_misdirected => Ok(self.service.misdirected(request)),
             Ok(request) => {
+                if request.version == Version::V1 {
+                    self.update_read_window(now);
+                }
                 let delay =
                     request.meta.sent.map_or(Duration::ZERO, |sent| self.queue_delay.delay(self.received, sent));
                 let made = self.received.checked_sub(delay).unwrap_or(self.received);
@@ -312,6 +321,20 @@ impl CallerConnection<'_> {
         started.attach_return_path(to);
         self.run_call(RunningCall::new(started, CALL_BYTES + frame.len()));
         Ok(())
+    }
+
+    /// Finds out how much a caller of version 1 can read. Whoever registers from its address may say
+    /// so, and may come later than its first call.
+    fn update_read_window(&mut self, now: Instant) {
+        if self.window_checked.is_some_and(|at| now < at + WINDOW_PERIOD) {
+            return;
+        }
+        self.window_checked = Some(now);
+        let host = self.caller.address.ip().to_canonical();
+        let said = self.service.node.peers.mesh.table().read().read_window_of(host);
+        let window = said.unwrap_or(0).clamp(self.service.legacy_bytes, MAX_FRAME_BYTES);
+        self.caller.read_window = window;
+        self.responses.set_read_window(window);
     }
 
     fn run_call(&mut self, call: RunningCall) {

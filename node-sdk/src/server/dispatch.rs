@@ -55,7 +55,8 @@ pub(crate) struct LocalService {
     pub(crate) lost: Arc<LostCalls>,
     /// Limits the log about callers, by their address and what is said of them.
     pub(crate) caller_log: Mutex<KeyedThrottle>,
-    /// Most bytes of a response to a caller of version 1, and what it may have unread.
+    /// How many unread bytes a caller of version 1 may have, unless it registers that it may have
+    /// more.
     pub(crate) legacy_bytes: usize,
 }
 
@@ -146,7 +147,7 @@ impl LocalService {
             .credit
             .filter(|_| streams)
             .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
-        let legacy_bytes = self.legacy_bytes;
+        let legacy_bytes = caller.read_window;
         let one_way = if key.is_none() { self.one_way(request) } else { None };
         let mut to = ReturnPath { version: request.version, key, legacy_bytes, call_stream, one_way };
         let context = Context {

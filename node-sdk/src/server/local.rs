@@ -68,6 +68,7 @@ impl LocalService {
             said_name: Some(Arc::clone(&self.name)),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             peers: None,
+            read_window: self.legacy_bytes,
             held_in_streams: None,
         };
         self.begin_in(&mut request, now, &caller, true, now)

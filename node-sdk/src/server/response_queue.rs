@@ -54,6 +54,11 @@ impl ResponseQueue {
         }
     }
 
+    /// From now on a caller of version 1 may have this many bytes unread.
+    pub(crate) fn set_read_window(&mut self, bytes: usize) {
+        self.window.set_max_unread_bytes(bytes);
+    }
+
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.batch.len() + self.legacy_bytes + self.remainder.len()

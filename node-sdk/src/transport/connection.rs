@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures::task::AtomicWaker;
 use net::{LogThrottle, MAX_ESCAPED_BYTES, Socket, escaped, warn};
-use protocol::{Unreachable, Version};
+use protocol::{LEGACY_READ_BYTES, Unreachable, Version};
 use tokio::time::Instant;
 
 pub(crate) use self::open_stream::OpenStream;
@@ -27,8 +27,12 @@ use crate::transport::unexpected::UnexpectedFrames;
 use crate::transport::write_queue::EnqueueError;
 
 /// Most calls and bytes that wait for one node: more than it can answer within a deadline.
-const LIMITS: InFlightLimits =
-    InFlightLimits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
+const LIMITS: InFlightLimits = InFlightLimits {
+    max_calls: 10_000,
+    max_queued_bytes: 16 << 20,
+    max_packet_bytes: MAX_FRAME_BYTES,
+    read_window: LEGACY_READ_BYTES,
+};
 /// Most bytes that a caller writes itself.
 const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
 
@@ -105,7 +109,7 @@ pub(crate) struct PendingCall {
 impl Connection {
     pub(crate) fn new(target: Target, connector: Connector, budget: &Arc<Budget>) -> Arc<Self> {
         let (address, version) = (target.address, target.version);
-        let calls = InFlight::new(version, LIMITS);
+        let calls = InFlight::new(version, InFlightLimits { read_window: target.read_window, ..LIMITS });
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
         let state = ConnectionState {
             phase: ConnectionPhase::Idle,

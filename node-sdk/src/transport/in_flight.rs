@@ -342,7 +342,7 @@ impl InFlight {
     /// Swaps the bytes of the next write into an empty buffer; `false` when there are none, or none
     /// may be written now.
     pub(crate) fn fill_write_buffer(&mut self, now: Instant, into: &mut BytesMut) -> bool {
-        self.write_queue.fill(now, into)
+        self.write_queue.fill(&self.limits, now, into)
     }
 
     /// Records that the socket has taken this many bytes.

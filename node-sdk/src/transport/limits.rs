@@ -17,4 +17,6 @@ pub(crate) struct InFlightLimits {
     pub(crate) max_queued_bytes: usize,
     /// Most bytes of one packet to a version 2 node.
     pub(crate) max_packet_bytes: usize,
+    /// Most bytes that a version 1 node may have unread.
+    pub(crate) read_window: usize,
 }

@@ -28,6 +28,8 @@ pub(crate) struct Target {
     /// Where it says that it is, if it does. A name is looked up at each connect.
     pub(crate) advertised: Option<HostPort>,
     pub(crate) version: Version,
+    /// How many unread bytes it may have, if it is of version 1.
+    pub(crate) read_window: usize,
     /// The instance that listens there; nodes of version 1 do not say.
     pub(crate) instance: Option<String>,
     /// Several instances are listed there, and any of them may answer.
@@ -54,7 +56,10 @@ pub(crate) struct Connector {
 impl Target {
     /// Whether a connection to this node is one to `other`.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let of = |target: &Self| (target.version, target.instance.clone(), target.is_shared, target.advertised.clone());
+        let of = |target: &Self| {
+            let (version, window, is_shared) = (target.version, target.read_window, target.is_shared);
+            (version, window, is_shared, target.instance.clone(), target.advertised.clone())
+        };
         self.address == other.address && of(self) == of(other)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{LEGACY_READ_BYTES, Version, write_cancel};
+use protocol::{Version, write_cancel};
 
 use crate::transport::limits::InFlightLimits;
 
@@ -31,8 +31,8 @@ pub(crate) struct BatchQueue {
 /// number. The bytes of the queue bound them.
 type OneWayPackets = VecDeque<(u64, Arc<str>)>;
 
-/// The queue for version 1 nodes: a write for each packet, and at most [`LEGACY_READ_BYTES`] that
-/// the node may not have read. A call that is answered was read, and so was everything written
+/// The queue for version 1 nodes: a write for each packet, and never more than the read window of
+/// the node that it may not have read. A call that is answered was read, and so was everything written
 /// before it.
 #[derive(Debug, Default)]
 pub(crate) struct LegacyQueue {
@@ -191,7 +191,7 @@ impl WriteQueue {
                 let mut packet = BytesMut::new();
                 write(&mut packet);
                 let bytes = packet.len();
-                if bytes > LEGACY_READ_BYTES {
+                if bytes > limits.read_window {
                     return Err(EnqueueError::TooLarge);
                 }
                 if legacy.queued_bytes + bytes > limits.max_queued_bytes && legacy.queued_bytes > 0 {
@@ -237,7 +237,7 @@ impl WriteQueue {
         }
     }
 
-    pub(crate) fn fill(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+    pub(crate) fn fill(&mut self, limits: &InFlightLimits, now: Instant, into: &mut BytesMut) -> bool {
         match self {
             Self::Batch(batch) => {
                 if batch.bytes.is_empty() {
@@ -254,7 +254,7 @@ impl WriteQueue {
             Self::Legacy(legacy) => {
                 legacy.assume_read(now);
                 let Some((.., next)) = legacy.queue.front() else { return false };
-                if legacy.unread_bytes + next.len() > LEGACY_READ_BYTES {
+                if legacy.unread_bytes + next.len() > limits.read_window {
                     return false;
                 }
                 let Some((number, key, packet)) = legacy.queue.pop_front() else { return false };

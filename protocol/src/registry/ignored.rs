@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::json::{Members, is_object, read_member};
-use crate::{Registration, Route};
+use crate::registry::registration::READ_WINDOW;
+use crate::{LEGACY_READ_BYTES, Registration, Route};
 
 /// The parts of a registration that are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +31,11 @@ impl Registration {
         // An entry has all members.
         let entry = self.entry("");
         let meta = members(&entry).into_iter().find(|(name, _)| name == "$");
-        let members = meta.map(|(_, value)| ignored_members(value.get())).unwrap_or_default();
-        let mut all = members.into_iter().map(str::to_owned).chain(prefixes).chain(urls);
+        let ignored = meta.map(|(_, value)| ignored_members(value.get())).unwrap_or_default();
+        let has_window = members(&entry).into_iter().any(|(name, _)| name == READ_WINDOW);
+        let window = (has_window && self.read_window.is_none())
+            .then(|| format!("{READ_WINDOW} is no whole number of bytes, {LEGACY_READ_BYTES} or more"));
+        let mut all = window.into_iter().chain(ignored.into_iter().map(str::to_owned)).chain(prefixes).chain(urls);
         let first = all.next()?;
         Some(IgnoredParts { first, count: 1 + all.count() })
     }

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::{Advert, Digest, Key, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal};
+use crate::{
+    Advert, Digest, Key, LEGACY_READ_BYTES, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal,
+};
 
 /// The uri of most packets between a node and the Distributor.
 pub const REGISTRY_URI: &str = "/distributes";
@@ -25,6 +27,8 @@ pub struct Node {
     pub routes: Vec<Route>,
     /// Its advert, when it speaks version 2.
     pub advert: Option<Advert>,
+    /// How many unread bytes it may have, if it is of version 1.
+    pub read_window: usize,
     /// The Distributor has had no sign of life from it for some time.
     pub suspect: bool,
 }
@@ -33,9 +37,10 @@ impl Node {
     /// Reads an entry of a list; `None` when no node can be made of it.
     pub fn from_entry(entry: &str) -> Option<Self> {
         let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
-        let Registration { name, port, urls, advert, .. } = registration;
+        let Registration { name, port, urls, advert, read_window, .. } = registration;
         let routes = urls.iter().filter_map(|url| Route::parse(url).ok()).collect();
-        Some(Self { name, host, port, routes, advert, suspect: false })
+        let read_window = read_window.unwrap_or(LEGACY_READ_BYTES);
+        Some(Self { name, host, port, routes, advert, read_window, suspect: false })
     }
 
     /// The version of the protocol that this node speaks.

@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use crate::json::{Members, is_object, to_json, write_compact};
 use crate::{
-    Advert, AdvertisedError, HostName, HostPort, HostPortError, REGISTRY_URI, RegisterOptions, Route, Version,
-    host_text, seal,
+    Advert, AdvertisedError, HostName, HostPort, HostPortError, LEGACY_READ_BYTES, REGISTRY_URI, RegisterOptions,
+    Route, Version, host_text, seal,
 };
 
 /// A registration as the Distributor keeps it: parsed leniently, and sent to others exactly as it
@@ -30,6 +30,9 @@ pub struct Registration {
     pub urls: Vec<String>,
     /// The `$` member, which version 2 nodes send.
     pub advert: Option<Advert>,
+    /// How many unread bytes a peer of version 1 may have, if it says so: it joins what it reads in
+    /// pieces. Otherwise [`LEGACY_READ_BYTES`](crate::LEGACY_READ_BYTES).
+    pub read_window: Option<usize>,
     /// The host that lists show, where it is another than that of the connection.
     listed_at: Option<String>,
     before_host: String,
@@ -59,6 +62,9 @@ impl Default for RegistrationLimits {
         Self { max_urls: 256, max_url_bytes: Route::MAX_BYTES }
     }
 }
+
+/// The member of a version 1 peer that says how many unread bytes it may have.
+pub(crate) const READ_WINDOW: &str = "readWindow";
 
 /// Unknown members that a registration may have: more than any real node sends, and few enough to
 /// compare.
@@ -143,6 +149,7 @@ impl Registration {
             port: 0,
             urls: Vec::new(),
             advert,
+            read_window: None,
             listed_at: None,
             before_host: String::with_capacity(text.len()),
             after_host: String::new(),
@@ -184,6 +191,10 @@ impl Registration {
                     if http.is_some_and(|http| !http.is_within(limits)) {
                         return Err(RegistrationError::TooManyPrefixes);
                     }
+                    write_compact(out, value.get());
+                }
+                READ_WINDOW => {
+                    registration.read_window = parse_read_window(value);
                     write_compact(out, value.get());
                 }
                 _extra => write_compact(out, value.get()),
@@ -334,6 +345,12 @@ fn parse_port(text: &str) -> Result<u16, RegistrationError> {
     }
 }
 
+/// What is less than any peer of version 1 takes, or no number, says nothing.
+fn parse_read_window(value: &RawValue) -> Option<usize> {
+    let bytes: u64 = serde_json::from_str(value.get()).ok()?;
+    usize::try_from(bytes).ok().filter(|bytes| *bytes >= LEGACY_READ_BYTES)
+}
+
 fn parse_urls(value: &RawValue, limits: &RegistrationLimits) -> Result<Vec<String>, RegistrationError> {
     let urls: Option<Vec<String>> = serde_json::from_str(value.get()).map_err(RegistrationError::Shape)?;
     let urls = urls.unwrap_or_default();
@@ -388,6 +405,24 @@ mod tests {
         );
         check(r#"{"port":1,"name":7,"urls":[]}"#, Ok(r#"{"port":1,"name":7,"urls":[],"host":"::1"}"#));
         assert_eq!(parse(r#"{"port":1,"name":7}"#).unwrap().name, "7");
+    }
+
+    #[test]
+    fn e6_an_old_peer_says_what_it_can_read() {
+        #[track_caller]
+        fn check(value: &str, expected: Option<usize>) {
+            let registration = parse(&format!(r#"{{"port":1,"readWindow":{value},"urls":[],"name":"gate"}}"#)).unwrap();
+            assert_eq!(registration.read_window, expected, "{value}");
+            let entry = registration.entry("::1");
+            assert!(entry.contains(&format!(r#""readWindow":{value},"#)), "{entry}");
+            assert_eq!(registration.ignored().is_some(), expected.is_none(), "{value}");
+        }
+        check("65536", Some(65_536));
+        check("1048576", Some(1 << 20));
+        for wrong in ["65535", "0", "-1", "1e6", "70000.5", "null", "\"1048576\"", "[]", "true"] {
+            check(wrong, None);
+        }
+        assert_eq!(parse(r#"{"port":1}"#).unwrap().read_window, None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway::{Config, FixedServer, ParamSource, ParamsTemplate, RouteConfig};
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
-use tests::{Cluster, CountingServer, HttpClient, RawNode, answer_to, request, spawn_request};
+use tests::{Cluster, CountingServer, HttpClient, Listener, RawNode, answer_to, request, spawn_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -174,6 +174,29 @@ async fn an_old_node_is_never_given_more_than_it_can_read() {
     }
     for call in calls {
         assert_eq!(call.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn e6_an_old_node_that_says_that_it_reads_more_is_given_more() {
+    let cluster = Cluster::start();
+    let listener = Listener::bind().await;
+    let mut registered = cluster.peer().await;
+    let params = json!({ "port": listener.port(), "name": "raw", "urls": ["POST/x"], "readWindow": 100_000 });
+    registered.register_with(params).await;
+    registered.list_with("raw").await;
+    let gateway = cluster.gateway().await;
+    for (bytes, fits) in [(90_000, true), (110_000, false)] {
+        let body = json!({ "n": bytes, "x": "x".repeat(bytes) }).to_string();
+        let response = tokio::spawn(async move { request(gateway, "POST", "/x", &body).await });
+        if !fits {
+            assert_eq!(response.await.unwrap().problem(), "too_large_for_node");
+            return;
+        }
+        let mut caller = listener.accept().await;
+        let call = caller.next().await.unwrap();
+        caller.send_packet(&answer_to(&call)).await;
+        assert_eq!(response.await.unwrap().json()["results"], bytes);
     }
 }
 

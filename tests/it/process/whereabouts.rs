@@ -251,7 +251,8 @@ async fn a11_a_name_that_a_server_advertises_is_followed_by_the_gateway() {
         }
     }));
     let folder = tempfile::tempdir().unwrap();
-    let routes = "distributor = \"127.0.0.1:9000\"\n[[route]]\nprefix = \"/web\"\ncheck = \"/\"\ncheck_every = \"100ms\"\n";
+    let routes =
+        "distributor = \"127.0.0.1:9000\"\n[[route]]\nprefix = \"/web\"\ncheck = \"/\"\ncheck_every = \"100ms\"\n";
     let gateway = gateway_with(&net, &folder, routes);
     gateway.line("listening, for operators").await;
     let ask = async || request(SocketAddr::new(net.there, 8000), "GET", "/web", "").await.body;

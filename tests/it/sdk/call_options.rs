@@ -247,6 +247,34 @@ async fn no_time_is_too_long() {
     }
 }
 
+#[tokio::test]
+async fn e6_an_old_caller_may_register_what_it_can_read() {
+    let cluster = Cluster::start();
+    let node = cluster.node(Node::builder("usual").route("GET/long", long)).await;
+    let mut key = 0;
+    let address = node.address();
+    let mut ask = async |caller: &mut Peer| {
+        key += 1;
+        caller.send(format!(r#"{{"uri":"/long","method":"GET","params":{{"key":{key}}}}}¶"#)).await;
+        caller.next().await.unwrap()["errorcode"].clone()
+    };
+    let mut gate = cluster.peer().await;
+    gate.register_with(json!({ "port": 1, "name": "gate", "urls": [], "readWindow": 200_000 })).await;
+    gate.list_with("gate").await;
+    node.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "gate")).await;
+    let mut caller = Peer::connect(address).await;
+    assert_eq!(ask(&mut caller).await, 0);
+    // Nothing tells which peer of a host calls: what all of them can read counts.
+    let other = cluster.registered("other").await;
+    node.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "other")).await;
+    assert_eq!(ask(&mut Peer::connect(address).await).await, 500);
+    drop(other);
+    eventually("it has gone, and the list is looked at again", async || ask(&mut caller).await == 0).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&mut caller).await, 0, "again and again");
+    }
+}
+
 async fn long() -> HandlerResult<String> {
     Ok("x".repeat(184_000))
 }

@@ -21,6 +21,7 @@ fn target(address: SocketAddr) -> Target {
         name: "goods".into(),
         advertised: None,
         version,
+        read_window: LEGACY_READ_BYTES,
         instance: None,
         is_shared: false,
         rendezvous_score: 0,

@@ -7,7 +7,8 @@ use protocol::LEGACY_READ_BYTES;
 
 use super::*;
 
-const LIMITS: InFlightLimits = InFlightLimits { max_calls: 4, max_queued_bytes: 100, max_packet_bytes: 1000 };
+const LIMITS: InFlightLimits =
+    InFlightLimits { max_calls: 4, max_queued_bytes: 100, max_packet_bytes: 1000, read_window: LEGACY_READ_BYTES };
 
 /// A table of calls with a clock.
 struct Scene {
@@ -210,6 +211,19 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
 }
 
 #[test]
+fn e6_an_old_node_is_sent_as_much_as_it_says_that_it_reads() {
+    let read_window = 3 * LEGACY_READ_BYTES;
+    let mut scene =
+        Scene::new(Version::V1, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, read_window, ..LIMITS });
+    assert_eq!(scene.admit(read_window + 1), Err(EnqueueError::TooLarge));
+    let whole = scene.admit(read_window).unwrap();
+    scene.admit(2).unwrap();
+    assert!(scene.write().is_some() && scene.write().is_none());
+    scene.answer(whole);
+    assert!(scene.write().is_some());
+}
+
+#[test]
 fn one_way_packets_to_old_nodes_count_as_read_after_a_while() {
     let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
     for _ in 0..2 {
@@ -225,8 +239,8 @@ fn one_way_packets_to_old_nodes_count_as_read_after_a_while() {
 #[test]
 fn b8_one_way_packets_that_are_not_written_are_lost() {
     for version in [Version::V1, Version::V2] {
-        let mut scene =
-            Scene::new(version, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, max_packet_bytes: 1 << 20 });
+        let limits = InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, max_packet_bytes: 1 << 20, ..LIMITS };
+        let mut scene = Scene::new(version, limits);
         let send = |scene: &mut Scene, route: &str| {
             scene.calls.send(Some(&route.into()), |out| out.resize(LEGACY_READ_BYTES, b'x')).unwrap();
         };
@@ -281,7 +295,7 @@ proptest! {
     /// packets are whole, in order, and belong to calls whose caller waits, or waited at that time.
     #[test]
     fn calls_and_bytes_add_up(steps in proptest::collection::vec((0_u8..6, 0_usize..1000), 0..300)) {
-        let limits = InFlightLimits { max_calls: 8, max_queued_bytes: 4000, max_packet_bytes: 1000 };
+        let limits = InFlightLimits { max_calls: 8, max_queued_bytes: 4000, ..LIMITS };
         let mut scene = Scene::new(Version::V2, limits);
         let mut open: Vec<u64> = Vec::new();
         let mut writing = BytesMut::new();
