@@ -44,7 +44,7 @@ fuzz TARGET='all' SECONDS='3':
 under-load *TESTS:
     tests/under-load.sh {{TESTS}}
 
-# Licences, sources and doubled crates
+# Licences, sources, doubled crates, and advisories if their database is within reach
 deny:
     .ci/run deny
 
