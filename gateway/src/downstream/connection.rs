@@ -22,6 +22,7 @@ use crate::io::stream::ClientStream;
 use crate::message::forwarded::ForwardedInfo;
 use crate::message::head::{RequestHead, Scheme};
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::Proxy;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
@@ -227,7 +228,8 @@ struct PlainOnTlsHandler<'a, 'b> {
 
 impl RequestHandler for PlainOnTlsHandler<'_, '_> {
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
-        let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "this port speaks TLS: use https://");
+        let problem =
+            Problem::new(StatusCode::BAD_REQUEST, ProblemKind::TLS_WANTED, "this port speaks TLS: use https://");
         Ok(exchange.respond(FullResponse::from(&problem)))
     }
 

@@ -14,6 +14,7 @@ use crate::message::head::{
     target_too_long, too_large,
 };
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 
 /// Most bytes of a head. Larger heads are attacks, or cookies that no service wants.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -53,7 +54,7 @@ impl HeadReader {
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
             let Some(text_end) = self.line_ends.text_end(buffer, self.line, end) else {
-                return Err(bad("bare_line_feed", "lines must end with CR and LF, not with LF alone"));
+                return Err(bad(ProblemKind::BARE_LINE_FEED, "lines must end with CR and LF, not with LF alone"));
             };
             // An empty line ends the head.
             if text_end == self.line && self.line > start {
@@ -71,7 +72,10 @@ impl HeadReader {
             }
             if text_end == self.line {
                 if std::mem::replace(&mut self.has_skipped, true) {
-                    return Err(bad("bad_request_line", "a request must begin with a method, not with empty lines"));
+                    return Err(bad(
+                        ProblemKind::BAD_REQUEST_LINE,
+                        "a request must begin with a method, not with empty lines",
+                    ));
                 }
                 start = end + 1;
             }
@@ -92,7 +96,7 @@ impl HeadReader {
             && !first.is_ascii_uppercase()
             && *first != b'\r'
         {
-            return Err(bad("bad_request_line", "a request must begin with a method in capital letters"));
+            return Err(bad(ProblemKind::BAD_REQUEST_LINE, "a request must begin with a method in capital letters"));
         }
         Ok(None)
     }
@@ -124,7 +128,7 @@ fn parse(bytes: Box<[u8]>) -> Result<RequestHead, Problem> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(&bytes, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
+        Ok(_) => return Err(bad(ProblemKind::BAD_HEAD, "the head does not end where it seems to")),
         Err(error) => return Err(refuse(error, &bytes)),
     }
     let span = |part: &[u8]| Span::within(part, &bytes);
@@ -142,13 +146,16 @@ fn parse(bytes: Box<[u8]>) -> Result<RequestHead, Problem> {
     let host = summary.host.map(span);
     if summary.hosts != 1 && (is_1_1 || summary.hosts > 1) {
         let detail = format!("a request must have one Host header; this one has {}", summary.hosts);
-        return Err(bad("bad_host", &detail));
+        return Err(bad(ProblemKind::BAD_HOST, &detail));
     }
     let framing = match (summary.length, summary.chunked) {
         (Some(_), true) => {
-            return Err(bad("bad_framing", "a request must not have both Content-Length and Transfer-Encoding"));
+            return Err(bad(
+                ProblemKind::BAD_FRAMING,
+                "a request must not have both Content-Length and Transfer-Encoding",
+            ));
         }
-        (_, true) if !is_1_1 => return Err(bad("bad_framing", "HTTP/1.0 has no Transfer-Encoding")),
+        (_, true) if !is_1_1 => return Err(bad(ProblemKind::BAD_FRAMING, "HTTP/1.0 has no Transfer-Encoding")),
         (None, true) => Framing::Chunked,
         (None | Some(0), false) => Framing::Empty,
         (Some(length), false) => Framing::Length(length),
@@ -215,14 +222,14 @@ impl<'a> FieldSummary<'a> {
     fn read_length(&mut self, value: &[u8]) -> Result<(), Problem> {
         match self.length.replace(content_length(value)?) {
             None => Ok(()),
-            Some(_) => Err(bad("bad_framing", "a request must have at most one Content-Length")),
+            Some(_) => Err(bad(ProblemKind::BAD_FRAMING, "a request must have at most one Content-Length")),
         }
     }
 
     fn read_coding(&mut self, value: &[u8]) -> Result<(), Problem> {
         let is_second = std::mem::replace(&mut self.chunked, true);
         if is_second || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(bad("bad_framing", "the only supported Transfer-Encoding is chunked, once"));
+            return Err(bad(ProblemKind::BAD_FRAMING, "the only supported Transfer-Encoding is chunked, once"));
         }
         Ok(())
     }
@@ -239,17 +246,17 @@ fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {
             );
             if is_version {
                 let detail = "speak HTTP/1.1 here";
-                return Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "http_version", detail);
+                return Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, ProblemKind::HTTP_VERSION, detail);
             }
-            bad("bad_request_line", "a request line is METHOD /path HTTP/1.1")
+            bad(ProblemKind::BAD_REQUEST_LINE, "a request line is METHOD /path HTTP/1.1")
         }
         httparse::Error::HeaderName => {
-            bad("bad_field", "the name of a header field is invalid, or the field is folded")
+            bad(ProblemKind::BAD_FIELD, "the name of a header field is invalid, or the field is folded")
         }
         httparse::Error::HeaderValue | httparse::Error::NewLine => {
-            bad("bad_field", "a line contains a character that is not allowed")
+            bad(ProblemKind::BAD_FIELD, "a line contains a character that is not allowed")
         }
-        _ => bad("bad_request_line", "a request line is METHOD /path HTTP/1.1"),
+        _ => bad(ProblemKind::BAD_REQUEST_LINE, "a request line is METHOD /path HTTP/1.1"),
     }
 }
 
@@ -272,7 +279,7 @@ mod tests {
     fn check_raw(bytes: &[u8], expected: Result<Framing, (u16, &str)>) {
         let seen = read(bytes);
         let seen = seen.map(|head| head.expect("it is whole").framing);
-        let seen = seen.as_ref().map_err(|problem| (problem.status.as_u16(), &*problem.kind));
+        let seen = seen.as_ref().map_err(|problem| (problem.status.as_u16(), problem.kind.as_str()));
         assert_eq!(
             seen,
             expected.as_ref().copied().map_err(|error| *error).as_ref().map_err(|error| *error),
@@ -403,7 +410,7 @@ mod tests {
                     buffer.extend_from_slice(piece);
                     reader.next(&mut buffer).map(|head| head.map(drop)).transpose()
                 });
-                let seen = seen.expect("a verdict").map_err(|problem| problem.kind.clone());
+                let seen = seen.expect("a verdict").map_err(|problem| problem.kind.to_string());
                 assert_eq!(seen.as_ref().map_err(String::as_str).copied(), expected, "{text:.40} by {step}");
             }
         };
@@ -431,7 +438,7 @@ mod tests {
         let check = |method: &str, target: &str, host: &str, expected: Result<&str, &str>| {
             let seen = read(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
             let seen = seen.map(|head| head.expect("it is whole"));
-            let seen = seen.as_ref().map(|head| (head.target(), head.host())).map_err(|problem| &*problem.kind);
+            let seen = seen.as_ref().map(|head| (head.target(), head.host())).map_err(|problem| problem.kind.as_str());
             assert_eq!(seen, expected.map(|target| (target, Some(host))), "{method} {target} at {host}");
         };
         check("GET", "http://a/x", "a:80", Ok("/x"));

@@ -11,6 +11,7 @@ use super::head_reader::HeadReader;
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, tokens};
 use crate::message::head::{MAX_FIELDS, content_length};
+use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseHead;
 
 /// Finds responses in a buffer that grows.
@@ -36,8 +37,10 @@ impl ResponseReader {
             Ok(Some(bytes)) => parse(bytes, without_body).map(Some).map_err(str::to_owned),
             Ok(None) => Ok(None),
             // These speak of requests.
-            Err(problem) if problem.kind == "bad_request_line" => Err("it does not begin as HTTP does".to_owned()),
-            Err(problem) if problem.kind == "target_too_long" => Err("its first line has no end".to_owned()),
+            Err(problem) if problem.kind == ProblemKind::BAD_REQUEST_LINE => {
+                Err("it does not begin as HTTP does".to_owned())
+            }
+            Err(problem) if problem.kind == ProblemKind::TARGET_TOO_LONG => Err("its first line has no end".to_owned()),
             Err(problem) => Err(problem.detail),
         }
     }

@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, Span};
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 
 /// Most bytes of a request target: browsers and other servers agree on slightly more than 8,000.
 pub(crate) const MAX_TARGET_BYTES: usize = 16 * 1024;
@@ -91,7 +92,7 @@ impl RequestHead {
             let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
             return Err(Problem {
                 allow,
-                ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+                ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, ProblemKind::METHOD_NOT_ALLOWED, detail)
             });
         }
         if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
@@ -99,18 +100,18 @@ impl RequestHead {
         }
         let scheme = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| scheme.begins(target));
         let Some(scheme) = scheme else {
-            return Err(bad("bad_target", "the target of a request must begin with /"));
+            return Err(bad(ProblemKind::BAD_TARGET, "the target of a request must begin with /"));
         };
         let rest = &target[scheme.prefix().len()..];
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if authority.is_empty() {
-            return Err(bad("bad_host", "the target names no host"));
+            return Err(bad(ProblemKind::BAD_HOST, "the target names no host"));
         }
         if self.host().is_some_and(|host| !same_authority(host, authority, scheme)) {
-            return Err(bad("bad_host", "the target names another host than the Host header"));
+            return Err(bad(ProblemKind::BAD_HOST, "the target names another host than the Host header"));
         }
         if path.starts_with('#') {
-            return Err(bad("bad_target", "the target of a request has no fragment"));
+            return Err(bad(ProblemKind::BAD_TARGET, "the target of a request has no fragment"));
         }
         let has_path = path.starts_with('/');
         // Of the server as a whole, or of its root (RFC 9112, 3.2.4; RFC 9110, 4.2.3).
@@ -132,7 +133,7 @@ impl RequestHead {
 
     fn check_host(&self) -> Result<(), Problem> {
         match self.host() {
-            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is not a valid host name")),
+            Some(host) if !is_host(host) => Err(bad(ProblemKind::BAD_HOST, "the Host header is not a valid host name")),
             _ => Ok(()),
         }
     }
@@ -198,14 +199,14 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
     let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<i64>().ok());
     number
         .and_then(|number| u64::try_from(number).ok())
-        .ok_or_else(|| bad("bad_framing", "Content-Length must be a number of bytes"))
+        .ok_or_else(|| bad(ProblemKind::BAD_FRAMING, "Content-Length must be a number of bytes"))
 }
 
 /// Checks a method: capital letters with hyphens between them, as all registered methods have.
 pub(crate) fn check_method(method: &str) -> Result<(), Problem> {
     let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
         && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-    if is_one { Ok(()) } else { Err(bad("bad_request_line", "a method must consist of capital letters")) }
+    if is_one { Ok(()) } else { Err(bad(ProblemKind::BAD_REQUEST_LINE, "a method must consist of capital letters")) }
 }
 
 /// The value of `Expect`: there is one that it may have (RFC 9110, 10.1.1).
@@ -214,18 +215,18 @@ pub(crate) fn check_expectation(value: &[u8]) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = "only `Expect: 100-continue` is supported";
-    Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail))
+    Err(Problem::new(StatusCode::EXPECTATION_FAILED, ProblemKind::EXPECTATION_FAILED, detail))
 }
 
-pub(crate) fn bad(kind: &'static str, detail: &str) -> Problem {
+pub(crate) fn bad(kind: ProblemKind, detail: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, kind, detail)
 }
 
 pub(crate) fn too_large(detail: String) -> Problem {
-    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
+    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ProblemKind::HEAD_TOO_LARGE, detail)
 }
 
 pub(crate) fn target_too_long() -> Problem {
     let detail = format!("the target of the request has more than {MAX_TARGET_BYTES} bytes");
-    Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail)
+    Problem::new(StatusCode::URI_TOO_LONG, ProblemKind::TARGET_TOO_LONG, detail)
 }

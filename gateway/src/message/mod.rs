@@ -9,4 +9,5 @@ pub(crate) mod head;
 pub(crate) mod hop_by_hop;
 pub(crate) mod location;
 pub(crate) mod problem;
+pub(crate) mod problem_kind;
 pub(crate) mod response_head;

@@ -5,12 +5,13 @@ use std::time::Duration;
 use http::StatusCode;
 use node_sdk::CallError;
 
+use crate::message::problem_kind::ProblemKind;
+
 /// A fault of a request, or of something that it needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
-    /// A stable word; the problem's `type` is `/problems/` and this word.
-    pub(crate) kind: String,
+    pub(crate) kind: ProblemKind,
     /// A text for people.
     pub(crate) detail: String,
     /// The methods that the path has, if it lacks that of the request.
@@ -23,8 +24,8 @@ impl Problem {
     /// The seconds after which a node that restarts has registered again.
     pub(crate) const RETRY_AFTER_SECONDS: u64 = 3;
 
-    pub(crate) fn new(status: StatusCode, kind: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { status, kind: kind.into(), detail: detail.into(), allow: None, retry_after: None }
+    pub(crate) fn new(status: StatusCode, kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self { status, kind, detail: detail.into(), allow: None, retry_after: None }
     }
 
     /// The seconds of `Retry-After`, rounded up: a client that comes earlier comes too early.
@@ -40,18 +41,20 @@ impl Problem {
     /// The problem that a client is told when a call has failed.
     pub(crate) fn from_call(error: &CallError) -> Self {
         let (status, kind) = match error {
-            CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, "no_route"),
+            CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, ProblemKind::NO_ROUTE),
             CallError::NoProvider { .. } | CallError::OutsideInterests { .. } | CallError::NoList { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, "no_provider")
+                (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_PROVIDER)
             }
-            CallError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-            CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large_for_node"),
-            CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
-            CallError::Lost { .. } => (StatusCode::BAD_GATEWAY, "node_lost"),
+            CallError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED),
+            CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::TOO_LARGE_FOR_NODE),
+            CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE),
+            CallError::Lost { .. } => (StatusCode::BAD_GATEWAY, ProblemKind::NODE_LOST),
             CallError::Refused { .. } | CallError::Response { .. } | CallError::Ended { .. } => {
-                (StatusCode::BAD_GATEWAY, "bad_answer")
+                (StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER)
             }
-            CallError::Params { .. } | CallError::BadUrl { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            CallError::Params { .. } | CallError::BadUrl { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, ProblemKind::INTERNAL)
+            }
         };
         // The address of the lost node is only logged: clients outside need not know it.
         let detail = match error {
@@ -84,7 +87,10 @@ mod tests {
     fn b9_a_client_is_not_told_to_come_too_early() {
         let check = |status: u16, milliseconds: Option<u64>, expected: Option<u64>| {
             let retry_after = milliseconds.map(Duration::from_millis);
-            let problem = Problem { retry_after, ..Problem::new(StatusCode::from_u16(status).unwrap(), "x", "") };
+            let problem = Problem {
+                retry_after,
+                ..Problem::new(StatusCode::from_u16(status).unwrap(), ProblemKind::INTERNAL, "")
+            };
             assert_eq!(problem.retry_after_seconds(), expected, "{status} {milliseconds:?}");
         };
         check(503, Some(1500), Some(2));

@@ -23,6 +23,7 @@ use crate::downstream::http1;
 use crate::io::stream::ClientStream;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{self, Metrics};
 use crate::proxy::ended::Ended;
@@ -224,7 +225,7 @@ impl RequestHandler for Admin {
         if !matches!(head.method(), "GET" | "HEAD") {
             let problem = Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
+                ProblemKind::METHOD_NOT_ALLOWED,
                 "only GET and HEAD are supported here",
             );
             let allow = Some("GET, HEAD".to_owned());
@@ -234,7 +235,7 @@ impl RequestHandler for Admin {
             Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
             None => {
                 let detail = "unknown path; known are /health, /ready, /metrics and /routes";
-                FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
+                FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, ProblemKind::NOT_FOUND, detail))
             }
         };
         Ok(exchange.respond(response))

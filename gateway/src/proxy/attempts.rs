@@ -15,6 +15,7 @@ use crate::http1::request_writer::{UpstreamRequest, put_request};
 use crate::message::body::Framing;
 use crate::message::head::RequestHead;
 use crate::message::location::LocationRewrite;
+use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseEdits;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::Exchange;
@@ -55,7 +56,7 @@ impl Proxy<'_> {
         loop {
             let overloaded = || {
                 let detail = "all servers are at their connection limit";
-                problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+                problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail)
             };
             let prefix = &path[..target.prefix_bytes];
             let Some((picked, set_cookie)) =
@@ -65,7 +66,7 @@ impl Proxy<'_> {
                     return Err(overloaded());
                 }
                 let detail = format!("no server of {} can be reached", &path[..target.prefix_bytes.max(1)]);
-                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
+                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_PROVIDER, detail));
             };
             let endpoint = &picked.endpoint;
             // A permit is for a request that the server can handle. While many are taken, a client
@@ -94,7 +95,8 @@ impl Proxy<'_> {
                 }
                 Err(QueueError::TimedOut) => return Err(overloaded()),
             };
-            let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
+            let too_late =
+                || problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "no server could be reached in time");
             let reuse = match (again, may_repeat) {
                 (true, _) => Reuse::Never,
                 (false, true) => Reuse::Any,
@@ -123,7 +125,7 @@ impl Proxy<'_> {
                 }
                 Err(ConnectError::Exhausted) => {
                     let detail = "the gateway's machine has no port or descriptor left for a connection to a server";
-                    return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_local_port", detail));
+                    return Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_LOCAL_PORT, detail));
                 }
             };
             // An open connection has taken no time.
@@ -209,18 +211,22 @@ impl Proxy<'_> {
             let in_vain = match failed {
                 ForwardError::Unanswered => {
                     let detail = "the server that handled the request was lost before it answered";
-                    problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
+                    problem(StatusCode::BAD_GATEWAY, ProblemKind::NODE_LOST, detail)
                 }
                 ForwardError::Malformed(why) => {
                     self.record_malformed(endpoint, &why, now);
-                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response is malformed"));
+                    return Err(problem(
+                        StatusCode::BAD_GATEWAY,
+                        ProblemKind::BAD_ANSWER,
+                        "the server's response is malformed",
+                    ));
                 }
                 ForwardError::Cut(why) => {
                     self.record_malformed(endpoint, why, now);
                     return Err(BodyError::Ended(Ended("the server's response did not end as it should")));
                 }
                 ForwardError::Deadline => {
-                    problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "the server did not answer in time")
+                    problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "the server did not answer in time")
                 }
                 ForwardError::Client(problem) => return Err(BodyError::Problem(problem)),
                 ForwardError::Ended(ended) => return Err(BodyError::Ended(ended)),

@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::io::budget::OverBudget;
 use crate::io::stream::WriteError;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 
 /// Why a client's connection, or one request of it, ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub(crate) enum BodyError {
 impl From<OverBudget> for Problem {
     fn from(_: OverBudget) -> Self {
         let detail = "the memory limit for clients is reached: read the responses that were asked for, or retry later";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail)
     }
 }
 

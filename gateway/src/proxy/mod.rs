@@ -36,6 +36,7 @@ use crate::message::body::Framing;
 use crate::message::forwarded::{ForwardedInfo, HOPS};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseHead;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
@@ -55,9 +56,16 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 /// How many gateways may pass a request on: more is a loop.
 const MAX_HOPS: u8 = 5;
 
-/// The words of problems that operators have to know of, and that no other line tells: a server or a
-/// node is missing, late or lost, or there is no room.
-const FAULTS: [&str; 6] = ["no_provider", "overloaded", "deadline", "node_lost", "internal", "loop"];
+/// Problems that operators have to know of, and that no other line tells: a server or a node is
+/// missing, late or lost, or there is no room.
+static FAULTS: [ProblemKind; 6] = [
+    ProblemKind::NO_PROVIDER,
+    ProblemKind::OVERLOADED,
+    ProblemKind::DEADLINE,
+    ProblemKind::NODE_LOST,
+    ProblemKind::INTERNAL,
+    ProblemKind::LOOP,
+];
 
 /// The handler of the requests of one connection.
 #[derive(Debug)]
@@ -168,19 +176,20 @@ impl Proxy<'_> {
         self.warn_of_problem(head, &problem);
         let Problem { status, kind, detail, .. } = &problem;
         debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
-        if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.is_delaying() {
+        if [ProblemKind::OVERLOADED, ProblemKind::TOO_MANY_REQUESTS].contains(kind) && self.shedding.is_delaying() {
             exchange.delay_rejection(Box::pin(self.shedding.delay())).await?;
         }
-        let is_empty = snapshot.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route";
+        let is_empty = snapshot.config.empty_404 && *status == StatusCode::NOT_FOUND && *kind == ProblemKind::NO_ROUTE;
         Ok(exchange.respond(if is_empty { FullResponse::new(*status, JSON, "") } else { FullResponse::from(&problem) }))
     }
 
     /// Logs that a request is not served, if neither its client nor the service is to blame.
     fn warn_of_problem(&self, head: &RequestHead, problem: &Problem) {
         let Problem { status, kind, detail, .. } = problem;
-        let Some(kind) = FAULTS.into_iter().find(|fault| kind == fault).filter(|_| status.is_server_error()) else {
+        let Some(kind) = FAULTS.iter().find(|fault| *fault == kind).filter(|_| status.is_server_error()) else {
             return;
         };
+        let kind = kind.as_str();
         let path = head.target().split('?').next().unwrap_or_default();
         if let Some(suppressed) = self.shared.log_throttles.allow_for(kind, path, Instant::now().into_std()) {
             let [path, detail] = [path, detail].map(|text| escaped(text, MAX_ESCAPED_BYTES));
@@ -198,7 +207,7 @@ impl Proxy<'_> {
     ) -> Result<Instant, BodyError> {
         if self.shedding.should_reject(fastrand::f64) {
             let detail = "the gateway is overloaded";
-            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail));
         }
         let (method, target) = (head.method(), head.target());
         if target == "*" {
@@ -219,7 +228,7 @@ impl Proxy<'_> {
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
         if hops >= MAX_HOPS {
             let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");
-            return Err(problem(StatusCode::LOOP_DETECTED, "loop", detail));
+            return Err(problem(StatusCode::LOOP_DETECTED, ProblemKind::LOOP, detail));
         }
         let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
         let guard = route.limits.admit(client, header, begin);
@@ -252,7 +261,7 @@ impl Proxy<'_> {
             }
             Destination::OtherMethods(allow) => {
                 let detail = format!("no node offers {}; {path} has {allow}", url());
-                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, ProblemKind::METHOD_NOT_ALLOWED, detail);
                 Err(BodyError::Problem(Problem { allow: Some(allow), ..problem }))
             }
             Destination::Unknown => Err(call_problem(CallError::NoRoute { url: url() })),
@@ -352,16 +361,16 @@ fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> BodyError {
             let rate = route.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} requests per {:?}", rate.requests, rate.every));
             let detail = format!("rate limit exceeded: {rate}");
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, ProblemKind::TOO_MANY_REQUESTS, detail);
             BodyError::Problem(Problem { retry_after: Some(wait), ..problem })
         }
         LimitExceeded::Concurrency => {
             let detail = "concurrency limit reached";
-            problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+            problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail)
         }
     }
 }
 
-fn problem(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> BodyError {
+fn problem(status: StatusCode, kind: ProblemKind, detail: impl Into<String>) -> BodyError {
     BodyError::Problem(Problem::new(status, kind, detail))
 }

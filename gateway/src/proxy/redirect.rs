@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::exchange::FullResponse;
 
 /// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
@@ -21,7 +22,7 @@ pub(super) fn location(host: &str, port: Option<u16>, path: &str, query: &str) -
         _ => host,
     };
     if name.is_empty() {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", "the request names no host"));
+        return Err(Problem::new(StatusCode::BAD_REQUEST, ProblemKind::BAD_HOST, "the request names no host"));
     }
     let port = port.filter(|port| *port != DEFAULT_PORT).map_or_else(String::new, |port| format!(":{port}"));
     let mark = if query.is_empty() { "" } else { "?" };

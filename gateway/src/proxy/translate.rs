@@ -8,14 +8,12 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::stream_body::StreamFormat;
 
 /// How deep a JSON body may be nested. Old services parse any depth, and crash when they write it
 /// (at about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
-
-/// The word for an answer that is a stream, and was not asked for as one.
-const STREAM: &str = "stream";
 
 /// The media type of answers.
 pub(crate) const JSON: &str = "application/json";
@@ -146,9 +144,9 @@ pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<Stri
     }
     if !is_json(media_type) {
         let detail = format!("send {JSON} or application/x-www-form-urlencoded instead of '{media_type}'");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ProblemKind::UNSUPPORTED_MEDIA_TYPE, detail));
     }
-    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail);
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, ProblemKind::BAD_JSON, detail);
     let text = std::str::from_utf8(body)
         .map_err(|error| bad(format!("the body is not UTF-8 from byte {}", error.valid_up_to())))?;
     if let Err(too_deep) = check_depth(body, MAX_JSON_DEPTH) {
@@ -176,10 +174,6 @@ pub(crate) fn is_one_json(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// The words for answers that are of no use.
-const BAD_ANSWER: &str = "bad_answer";
-const METHOD_NOT_KNOWN: &str = "method_not_known";
-
 /// A node's answer as a response: status and body, or the problem that it reports.
 ///
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet,
@@ -195,10 +189,10 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
     let Ok(read) = answer.read() else {
         if packet.trim_ascii() != b"null" {
             let detail = "the service answered with something that is not JSON";
-            return Err(Problem::new(StatusCode::BAD_GATEWAY, BAD_ANSWER, detail));
+            return Err(Problem::new(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, detail));
         }
         let detail = "the service does not know the method, although it registered it";
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, METHOD_NOT_KNOWN, detail));
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN, detail));
     };
     match read.version {
         Version::V1 => Ok((StatusCode::OK, packet.clone())),
@@ -206,19 +200,19 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
             let status = StatusCode::from_u16(read.status).ok().filter(|status| status.as_u16() >= 200);
             let Some(status) = status else {
                 let detail = format!("the service answered with status {}, which is not an HTTP status", read.status);
-                return Err(Problem::new(StatusCode::BAD_GATEWAY, BAD_ANSWER, detail));
+                return Err(Problem::new(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, detail));
             };
-            match (read.body, read.reason) {
+            match (read.body, read.reason.map(ProblemKind::of_node)) {
                 (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
                 (None, None) => Ok((status, Bytes::from_static(b"null"))),
-                (None, Some(reason)) if reason == STREAM && status == StatusCode::NOT_ACCEPTABLE => {
+                (None, Some(kind)) if kind == ProblemKind::STREAM && status == StatusCode::NOT_ACCEPTABLE => {
                     let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
                     let detail =
                         format!("the answer is a stream; request it with 'Accept: {lines}' or 'Accept: {events}'");
-                    Err(Problem::new(status, reason, detail))
+                    Err(Problem::new(status, kind, detail))
                 }
-                (None, Some(reason)) => {
-                    let problem = Problem::new(status, reason, read.message.unwrap_or_default());
+                (None, Some(kind)) => {
+                    let problem = Problem::new(status, kind, read.message.unwrap_or_default());
                     Err(Problem { retry_after: read.retry_after, ..problem })
                 }
             }
@@ -228,13 +222,14 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
 
 /// Whether a node's answer was of no use, for a reason that its operator has to know.
 pub(crate) fn is_malformed(problem: &Problem) -> bool {
-    let of = (problem.status, &*problem.kind);
-    of == (StatusCode::BAD_GATEWAY, BAD_ANSWER) || of == (StatusCode::NOT_IMPLEMENTED, METHOD_NOT_KNOWN)
+    let is = |status, kind| problem.status == status && problem.kind == kind;
+    is(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER)
+        || is(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN)
 }
 
 /// Whether a node says by it that its answer is a stream.
 pub(crate) fn is_stream(problem: &Problem) -> bool {
-    problem.status == StatusCode::NOT_ACCEPTABLE && problem.kind == STREAM
+    problem.status == StatusCode::NOT_ACCEPTABLE && problem.kind == ProblemKind::STREAM
 }
 
 #[cfg(test)]

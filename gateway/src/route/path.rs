@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use http::StatusCode;
 
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 
 /// Why a path has no normal form, for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +230,7 @@ pub(crate) fn normal_prefix(prefix: &str) -> Option<String> {
 
 impl From<BadPath> for Problem {
     fn from(BadPath(why): BadPath) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_path", why)
+        Self::new(StatusCode::BAD_REQUEST, ProblemKind::BAD_PATH, why)
     }
 }
 

@@ -25,6 +25,7 @@ use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ClientGone, ForwardOutcome, Sink, Source};
@@ -40,7 +41,7 @@ impl Exchange for Http1Connection<'_> {
     ) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("the body is larger than {limit} bytes");
-            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
         };
         // Refused before the client is asked to continue with a body that cannot be accepted.
         if let BodyReader::Length(bytes) = self.input.body

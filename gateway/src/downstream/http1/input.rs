@@ -14,6 +14,7 @@ use crate::io::stream::{Readable, reset};
 use crate::message::body::{Framing, Piece};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::forward::ClientGone;
 
@@ -110,13 +111,13 @@ impl Http1Input {
                     Ok(read) => drop(read?),
                     Err(_elapsed) => {
                         let detail = "the body of the request took too long to arrive";
-                        let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
+                        let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_BODY, detail);
                         return Err(BodyError::Problem(slow));
                     }
                 },
                 Ok(piece) => return Ok(piece),
                 Err(MalformedBody(why)) => {
-                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
+                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, ProblemKind::BAD_BODY, why)));
                 }
             }
         }

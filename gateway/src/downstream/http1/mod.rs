@@ -33,6 +33,7 @@ use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
@@ -240,7 +241,7 @@ impl Http1Connection<'_> {
             () = self.timer.expired() => {
                 if has_begun {
                     let detail = "the head of the request took too long to arrive";
-                    return Ok(Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_head", detail)));
+                    return Ok(Some(Problem::new(StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_HEAD, detail)));
                 }
                 return Err(if stops { self.close("stopped").await } else { Ended("idle") });
             }

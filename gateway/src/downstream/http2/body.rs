@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use crate::io::client_pace::ClientPace;
 use crate::message::body::Piece;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::ended::{BodyError, Ended};
 
 /// The request's body.
@@ -68,7 +69,7 @@ impl Http2Body {
             Ok(piece) => Ok(piece?),
             Err(_elapsed) => {
                 let detail = "the body of the request took too long to arrive";
-                Err(BodyError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)))
+                Err(BodyError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_BODY, detail)))
             }
         }
     }

@@ -23,6 +23,7 @@ use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
@@ -178,7 +179,7 @@ impl Exchange for Http2Exchange {
     ) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("the body is larger than {limit} bytes");
-            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
         };
         match self.length {
             Framing::Empty => return Ok(Bytes::new()),

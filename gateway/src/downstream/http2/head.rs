@@ -10,6 +10,7 @@ use crate::message::head::{
     same_authority, target_too_long, too_large,
 };
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 
 /// The head of an HTTP/2 request in the form of HTTP/1.1. `ends`: there is no body.
 ///
@@ -25,18 +26,18 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
     check_method(method)?;
     let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
     let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
-    let host = hosts.next().ok_or_else(|| bad("bad_host", "a request names the host that it is for"))?;
+    let host = hosts.next().ok_or_else(|| bad(ProblemKind::BAD_HOST, "a request names the host that it is for"))?;
     let scheme = if parts.uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
     let is_same = |other: &[u8]| match (std::str::from_utf8(host), std::str::from_utf8(other)) {
         (Ok(host), Ok(other)) => same_authority(host, other, scheme),
         _ => false,
     };
     if hosts.any(|other| !is_same(other)) {
-        return Err(bad("bad_host", "the Host header and :authority name different hosts"));
+        return Err(bad(ProblemKind::BAD_HOST, "the Host header and :authority name different hosts"));
     }
     let mut lengths = of("content-length").map(content_length);
     let framing = match (lengths.next().transpose()?, lengths.next()) {
-        (_, Some(_)) => return Err(bad("bad_framing", "a request must have at most one Content-Length")),
+        (_, Some(_)) => return Err(bad(ProblemKind::BAD_FRAMING, "a request must have at most one Content-Length")),
         _ if ends => Framing::Empty,
         (Some(0), None) => Framing::Empty,
         (Some(bytes), None) => Framing::Length(bytes),

@@ -23,6 +23,7 @@ use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
@@ -219,7 +220,7 @@ pub(crate) async fn forward(
 
 fn body_too_slow() -> Problem {
     let detail = "the body of the request comes too slowly while others wait for the server";
-    Problem::new(http::StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+    Problem::new(http::StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_BODY, detail)
 }
 
 /// Waits for something that depends on the client.
