@@ -20,39 +20,32 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
-use node_sdk::gateway::{GatewayPeers, RawReply, RetryBudget};
+use node_sdk::gateway::RetryBudget;
 use node_sdk::{CallError, Peers};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use self::destination::Destination;
-use self::node_call::{StreamFault, call_problem, client_key, read_body, respond_with_parts, with_balance};
+use self::node_call::call_problem;
 use self::redirect::CHALLENGES;
 use crate::config::RouteConfig;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::io::budget::{ConnectionBudget, Reservation};
-use crate::io::response_room::ResponseRoom;
-use crate::message::body::Framing;
 use crate::message::forwarded::{ForwardedInfo, HOPS};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::message::response_head::ResponseHead;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
-use crate::proxy::forward::respond_with_stream;
 use crate::proxy::shedding::Shedding;
-use crate::proxy::stream_body::StreamFormat;
-use crate::proxy::translate::{JSON, has_body, is_malformed, is_stream, response};
+use crate::proxy::translate::JSON;
 use crate::route::limits::LimitExceeded;
 use crate::route::path::{self, BadPath};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
-/// Bytes of a node's stream that wait for a client: thousands of clients may not read.
-const STREAM_WINDOW: u32 = 16 * 1024;
 /// How many gateways may pass a request on: more is a loop.
 const MAX_HOPS: u8 = 5;
 
@@ -114,7 +107,12 @@ impl RequestHandler for Proxy<'_> {
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
         let mut unanswered = LogOnDrop(Some((self, client, origin, &head, begin)));
-        let ended = self.handle_request(&head, exchange, &snapshot, (client, origin), begin).await;
+        let dispatched = self.dispatch(&head, exchange, &snapshot, (client, origin), begin).await;
+        let ended = match dispatched {
+            Ok(ended) => Ok(ended),
+            Err(BodyError::Ended(ended)) => Err(ended),
+            Err(BodyError::Problem(problem)) => self.respond_with_problem(&head, &problem, &snapshot, exchange).await,
+        };
         unanswered.0 = None;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
         self.log((client, origin), Some(&head), exchange.status(), took);
@@ -159,28 +157,22 @@ impl Proxy<'_> {
         }
     }
 
-    /// Returns when that was done.
-    async fn handle_request(
+    /// Tells the client what is wrong, later if a worker lags. Returns when that was done.
+    async fn respond_with_problem(
         &self,
         head: &RequestHead,
-        exchange: &mut impl Exchange,
+        problem: &Problem,
         snapshot: &ConfigSnapshot,
-        (client, origin): (IpAddr, &ForwardedInfo),
-        begin: Instant,
+        exchange: &mut impl Exchange,
     ) -> Result<Instant, Ended> {
-        let problem = match self.dispatch(head, exchange, snapshot, (client, origin), begin).await {
-            Ok(ended) => return Ok(ended),
-            Err(BodyError::Problem(problem)) => problem,
-            Err(BodyError::Ended(ended)) => return Err(ended),
-        };
-        self.warn_of_problem(head, &problem);
-        let Problem { status, kind, detail, .. } = &problem;
+        self.warn_of_problem(head, problem);
+        let Problem { status, kind, detail, .. } = problem;
         debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
         if [ProblemKind::OVERLOADED, ProblemKind::TOO_MANY_REQUESTS].contains(kind) && self.shedding.is_delaying() {
             exchange.delay_rejection(Box::pin(self.shedding.delay())).await?;
         }
         let is_empty = snapshot.config.empty_404 && *status == StatusCode::NOT_FOUND && *kind == ProblemKind::NO_ROUTE;
-        Ok(exchange.respond(if is_empty { FullResponse::new(*status, JSON, "") } else { FullResponse::from(&problem) }))
+        Ok(exchange.respond(if is_empty { FullResponse::new(*status, JSON, "") } else { FullResponse::from(problem) }))
     }
 
     /// Logs that a request is not served, if neither its client nor the service is to blame.
@@ -268,60 +260,7 @@ impl Proxy<'_> {
             Destination::Upstream(target) => {
                 Box::pin(self.forward_with_retries(&context(path), &target, exchange)).await
             }
-            Destination::Node(node_method, path) => {
-                let mut held = self.budget.reserve(client, 0)?;
-                let body =
-                    read_body(head, route, exchange, snapshot.config.max_body_bytes, deadline, &mut held).await?;
-                let params = self.params(&context(&path), node_method, body);
-                let room = ResponseRoom::new(&self.budget, client, node_method, &path)?;
-                let key = client_key(route, client);
-                let call = with_balance(self.peers.call_raw(node_method, &path, &params), route, key.as_deref());
-                // A request without a body has taken no time to arrive.
-                let now = if has_body(method) { Instant::now() } else { begin };
-                let traceparent = head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok());
-                let call = call.started_at(now).timeout(deadline.saturating_duration_since(now)).in_trace(traceparent);
-                let form = StreamFormat::accepted(head.fields());
-                let answer = match form {
-                    // A stream is not begun for its head.
-                    _ if method == "HEAD" => exchange.until_client_gone(call).await?.map_err(call_problem)?,
-                    None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
-                    Some(form) => {
-                        match exchange
-                            .until_client_gone(Box::pin(call.open(STREAM_WINDOW)))
-                            .await?
-                            .map_err(call_problem)?
-                        {
-                            RawReply::Response(answer) => answer,
-                            RawReply::Stream(parts) => {
-                                drop((held, room));
-                                let hold = |bytes| self.budget.reserve(client, bytes);
-                                let node = parts.node();
-                                let record = |fault: StreamFault<'_>| self.record_stream_fault(node, fault);
-                                return Box::pin(respond_with_parts(parts, form, head, exchange, hold, record)).await;
-                            }
-                        }
-                    }
-                };
-                let read = response(&answer);
-                if let (Err(problem), Some(node)) = (&read, answer.node())
-                    && is_malformed(problem)
-                {
-                    self.peers.record_malformed(node, &problem.detail);
-                }
-                let (status, body) = match (read, form) {
-                    // As a GET would be answered.
-                    (Err(problem), Some(form)) if method == "HEAD" && is_stream(&problem) => {
-                        let response = ResponseHead { framing: Framing::Empty, ..form.head() };
-                        respond_with_stream(head, &response, futures::stream::empty(), exchange).await?;
-                        return Ok(Instant::now());
-                    }
-                    (read, _) => read.map_err(BodyError::Problem)?,
-                };
-                drop(held);
-                // A client that does not read its answers must not get more and more of them.
-                let held = Some(room.hold(body.len())?);
-                Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
-            }
+            Destination::Node(node_method, path) => self.call_node(&context(&path), node_method, exchange).await,
         }
     }
 }

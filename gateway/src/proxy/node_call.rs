@@ -1,10 +1,12 @@
-//! Calls a node for a request, and relays its stream to the client.
+//! A request that a node answers: the call, and its answer or stream on the way to the client.
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use futures::StreamExt;
+use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
-use node_sdk::gateway::{GatewayPeers, RawCall};
+use node_sdk::gateway::{GatewayPeers, RawCall, RawReply, RawResponse};
 use node_sdk::{CallError, Duplex};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -12,19 +14,120 @@ use tracing::warn;
 
 use crate::config::{RouteConfig, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
+use crate::io::response_room::ResponseRoom;
+use crate::message::body::Framing;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{BodyError, Ended};
-use crate::proxy::exchange::Exchange;
+use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::respond_with_stream;
 use crate::proxy::stream_body::StreamFormat;
-use crate::proxy::translate::{MediaType, body_params, form_params, has_body, is_one_json};
+use crate::proxy::translate::{
+    JSON, MediaType, body_params, form_params, has_body, is_malformed, is_one_json, is_stream, response,
+};
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
 
+/// Bytes of a node's stream that wait for a client: thousands of clients may not read.
+const STREAM_WINDOW: u32 = 16 * 1024;
+
+impl Proxy<'_> {
+    /// Calls a node by `method` and the path of `context`, and responds with its answer.
+    pub(super) async fn call_node(
+        &self,
+        context: &RequestContext<'_>,
+        method: &str,
+        exchange: &mut impl Exchange,
+    ) -> Result<Instant, BodyError> {
+        // Copies of the other members would be kept as long as the call takes.
+        let head = context.head;
+        let mut held = self.budget.reserve(context.client, 0)?;
+        let body = read_body(context, exchange, &mut held).await?;
+        let params = self.params(context, method, body);
+        let room = ResponseRoom::new(&self.budget, context.client, method, context.path)?;
+        let key = client_key(context.route, context.client);
+        let call = with_balance(self.peers.call_raw(method, context.path, &params), context.route, key.as_deref());
+        // A request without a body has taken no time to arrive.
+        let now = if has_body(head.method()) { Instant::now() } else { context.begin };
+        let traceparent = head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok());
+        let time_left = context.deadline.saturating_duration_since(now);
+        let call = call.started_at(now).timeout(time_left).in_trace(traceparent);
+        let form = StreamFormat::accepted(head.fields());
+        let answer = match form {
+            // A stream is not begun for its head.
+            Some(form) if head.method() != "HEAD" => {
+                let opening = Box::pin(call.open(STREAM_WINDOW));
+                match exchange.until_client_gone(opening).await?.map_err(call_problem)? {
+                    RawReply::Response(answer) => answer,
+                    RawReply::Stream(parts) => {
+                        drop((held, room));
+                        let hold = |bytes| self.budget.reserve(context.client, bytes);
+                        let node = parts.node();
+                        let record = |fault: StreamFault<'_>| self.record_stream_fault(node, fault);
+                        return Box::pin(respond_with_parts(parts, form, head, exchange, hold, record)).await;
+                    }
+                }
+            }
+            Some(_) | None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
+        };
+        let read = response(&answer);
+        self.record_if_malformed(&answer, &read);
+        let (status, body) = match (read, form) {
+            // As a GET would be answered.
+            (Err(problem), Some(form)) if head.method() == "HEAD" && is_stream(&problem) => {
+                let response = ResponseHead { framing: Framing::Empty, ..form.head() };
+                respond_with_stream(head, &response, futures::stream::empty(), exchange).await?;
+                return Ok(Instant::now());
+            }
+            (read, _) => read.map_err(BodyError::Problem)?,
+        };
+        drop(held);
+        // A client that does not read its answers must not get more and more of them.
+        let held = Some(room.hold(body.len())?);
+        Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
+    }
+
+    /// A node's answer was of no use. Its operator has to know.
+    fn record_if_malformed(&self, answer: &RawResponse, read: &Result<(StatusCode, Bytes), Problem>) {
+        if let (Err(problem), Some(node)) = (read, answer.node())
+            && is_malformed(problem)
+        {
+            self.peers.record_malformed(node, &problem.detail);
+        }
+    }
+
+    /// A node's stream was not sent to its end. Its operator has to know.
+    fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
+        let Some(node) = node else { return };
+        let error = match fault {
+            StreamFault::NotJson => return self.peers.record_malformed(node, "a part of a stream is not JSON"),
+            StreamFault::Cut(error) => error,
+        };
+        if let Some(suppressed) = self.shared.log_throttles.allow_for("cut_stream", node, Instant::now().into_std()) {
+            let error = escaped(error, MAX_ESCAPED_BYTES);
+            warn!(%node, %error, suppressed, "a node's stream was cut before its last part");
+        }
+    }
+
+    /// The arguments of a call: those in the body, or else in the query, or what the route says.
+    fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
+        let query = || form_params(context.query.as_bytes());
+        let Some(template) = &context.route.params else { return body.unwrap_or_else(query) };
+        let path = if template.takes_path() { self.peers.path_params(method, context.path) } else { String::new() };
+        template.fill(&RequestParts {
+            body: body.as_deref(),
+            query: &query(),
+            path: &path,
+            fields: context.head.fields(),
+            client: context.client,
+        })
+    }
+}
+
 /// Why a node's stream does not come to its end.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum StreamFault<'e> {
+enum StreamFault<'e> {
     /// A part is not JSON.
     NotJson,
     /// It ended before its last part.
@@ -32,7 +135,7 @@ pub(super) enum StreamFault<'e> {
 }
 
 /// Sends a client the parts of a node's stream as they arrive, until either of them closes.
-pub(super) async fn respond_with_parts(
+async fn respond_with_parts(
     parts: Duplex<Box<RawValue>>,
     form: StreamFormat,
     head: &RequestHead,
@@ -70,59 +173,29 @@ pub(super) fn call_problem(error: CallError) -> BodyError {
 }
 
 /// The arguments in the body, if the method has one.
-pub(super) async fn read_body(
-    head: &RequestHead,
-    route: &RouteConfig,
+async fn read_body(
+    context: &RequestContext<'_>,
     exchange: &mut impl Exchange,
-    max_body_bytes: usize,
-    deadline: Instant,
     held: &mut Reservation,
 ) -> Result<Option<String>, BodyError> {
+    let head = context.head;
     if !has_body(head.method()) {
         return Ok(None);
     }
-    let body = exchange.whole_body(max_body_bytes, deadline, held).await?;
+    let max_bytes = context.snapshot.config.max_body_bytes;
+    let body = exchange.whole_body(max_bytes, context.deadline, held).await?;
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
-    let media_type = if route.any_body { MediaType::Any } else { MediaType::Named(content_type) };
+    let media_type = if context.route.any_body { MediaType::Any } else { MediaType::Named(content_type) };
     body_params(media_type, &body).map(Some).map_err(BodyError::Problem)
 }
 
-impl Proxy<'_> {
-    /// A node's stream was not sent to its end. Its operator has to know.
-    pub(super) fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
-        let Some(node) = node else { return };
-        let error = match fault {
-            StreamFault::NotJson => return self.peers.record_malformed(node, "a part of a stream is not JSON"),
-            StreamFault::Cut(error) => error,
-        };
-        if let Some(suppressed) = self.shared.log_throttles.allow_for("cut_stream", node, Instant::now().into_std()) {
-            let error = escaped(error, MAX_ESCAPED_BYTES);
-            warn!(%node, %error, suppressed, "a node's stream was cut before its last part");
-        }
-    }
-
-    /// The arguments of a call: those in the body, or else in the query, or what the route says.
-    pub(super) fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
-        let query = || form_params(context.query.as_bytes());
-        let Some(template) = &context.route.params else { return body.unwrap_or_else(query) };
-        let path = if template.takes_path() { self.peers.path_params(method, context.path) } else { String::new() };
-        template.fill(&RequestParts {
-            body: body.as_deref(),
-            query: &query(),
-            path: &path,
-            fields: context.head.fields(),
-            client: context.client,
-        })
-    }
-}
-
 /// The sticky key of a client's calls, if the same node is to answer them.
-pub(super) fn client_key(route: &RouteConfig, client: IpAddr) -> Option<String> {
+fn client_key(route: &RouteConfig, client: IpAddr) -> Option<String> {
     (route.sticky == Some(Sticky::Client)).then(|| client.to_string())
 }
 
 /// A call to the node that the route's balance picks.
-pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &RouteConfig, key: Option<&'a str>) -> RawCall<'a> {
+fn with_balance<'a>(call: RawCall<'a>, route: &RouteConfig, key: Option<&'a str>) -> RawCall<'a> {
     match (key, route.balance) {
         (Some(key), _) => call.sticky_key(key),
         (None, Some(balance)) => call.balance(balance),
