@@ -2,7 +2,9 @@
 //! out.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use bytes::BytesMut;
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, buffers, escaped};
 use node_sdk::gateway::{GatewayPeers, PickOptions, is_idempotent};
@@ -21,8 +23,8 @@ use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded, forward};
 use crate::route::path::after_prefix;
-use crate::upstream::concurrency::QueueError;
-use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse};
+use crate::upstream::concurrency::{Permit, QueueError};
+use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse, ServerConnection};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 use crate::upstream::holders::PermitKind;
 
@@ -43,144 +45,51 @@ impl Proxy<'_> {
         target: &UpstreamMatch,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, BodyError> {
-        let RequestContext { head, snapshot, route, path, raw_path, query, client, origin, .. } = *context;
-        let RequestContext { hops, begin, mut deadline, .. } = *context;
-        let kind = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
-        let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
-        let config = &snapshot.config;
-        let mut tried = Vec::new();
-        let (mut again, mut full, mut has_buffered) = (false, false, false);
+        let RequestContext { head, snapshot, route, path, client, .. } = *context;
+        let mut attempts = Attempts::new(context);
         let mut held = self.budget.reserve(client, 0)?;
         self.retries.deposit();
-        let mut now = begin;
         loop {
-            let overloaded = || {
-                let detail = "all servers are at their connection limit";
-                problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail)
-            };
-            let prefix = &path[..target.prefix_bytes];
-            let Some((picked, set_cookie)) =
-                pick_endpoint(context, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
-            else {
-                if full {
-                    return Err(overloaded());
-                }
-                let detail = format!("no server of {} can be reached", &path[..target.prefix_bytes.max(1)]);
-                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_PROVIDER, detail));
+            let Some((picked, set_cookie)) = pick_endpoint(context, target, &attempts) else {
+                return Err(attempts.none_left(&path[..target.prefix_bytes.max(1)]));
             };
             let endpoint = &picked.endpoint;
             // A permit is for a request that the server can handle. While many are taken, a client
             // that sends slowly does not get one.
-            if head.framing != Framing::Empty && !has_buffered && picked.is_half_full() {
-                has_buffered = true;
+            if head.framing != Framing::Empty && !attempts.has_buffered && picked.is_half_full() {
                 Box::pin(exchange.buffer_body(BUFFERED_BYTES, &mut held)).await?;
-                let buffered = Instant::now();
-                // Time spent on the client does not count against the server.
-                deadline += buffered.saturating_duration_since(now);
-                now = buffered;
+                attempts.record_buffered(Instant::now());
             }
-            let wait_until = deadline.min(now + route.queue_timeout);
-            // There is hardly ever a wait, here or below, so the waiting future is on the heap.
-            let permit = match picked.try_acquire(kind, client, now) {
-                Some(permit) => Ok(permit),
-                None => exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await?,
-            };
-            let permit = match permit {
-                Ok(permit) => permit,
-                // Another server may have a free permit sooner.
-                Err(QueueError::Full) => {
-                    full = true;
-                    tried.push(endpoint.address);
-                    continue;
-                }
-                Err(QueueError::TimedOut) => return Err(overloaded()),
-            };
-            let too_late =
-                || problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "no server could be reached in time");
-            let reuse = match (again, may_repeat) {
-                (true, _) => Reuse::Never,
-                (false, true) => Reuse::Any,
-                (false, false) => Reuse::Sure,
-            };
-            let connected = match endpoint.reuse(reuse, permit.acquired_at) {
-                Some(server) => Ok(server),
-                None => {
-                    let connecting = Box::pin(timeout_at(deadline, endpoint.connect(reuse, permit.acquired_at)));
-                    exchange.until_client_gone(connecting).await?.map_err(|_elapsed| too_late())?
-                }
-            };
-            let mut server = match connected {
-                Ok(server) => {
-                    if server.has_recovered {
-                        self.peers.record_reach(endpoint.address, Ok(()));
-                    }
-                    server
-                }
-                Err(ConnectError::Unreachable(why)) => {
-                    now = Instant::now();
-                    self.upstreams.record_unreachable(endpoint.address);
-                    self.peers.record_reach(endpoint.address, Err(why));
-                    tried.push(endpoint.address);
-                    continue;
-                }
-                Err(ConnectError::Exhausted) => {
-                    let detail = "the gateway's machine has no port or descriptor left for a connection to a server";
-                    return Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_LOCAL_PORT, detail));
-                }
-            };
-            // An open connection has taken no time.
-            now = if server.is_used { permit.acquired_at } else { Instant::now() };
-            let left = deadline.saturating_duration_since(now);
+            let Some(permit) = acquire_permit(context, &picked, &mut attempts, exchange).await? else { continue };
+            let connected = self.connect(endpoint, &mut attempts, permit.acquired_at, exchange).await?;
+            let Some(mut server) = connected else { continue };
+            let left = attempts.deadline.saturating_duration_since(attempts.now);
             if left.is_zero() {
                 // The client would not see the response.
                 return Err(too_late());
             }
-            let mut bytes = buffers::acquire();
-            bytes.reserve(1024);
-            let stripped = if picked.strip { prefix } else { "" };
-            let seen = match raw_path {
-                Some(raw) => after_prefix(raw, stripped),
-                None => &path[stripped.len()..],
+            let stripped = if picked.strip { &path[..target.prefix_bytes] } else { "" };
+            let awaits_continue = head.expects_continue && !attempts.has_buffered;
+            let is_first = attempts.may_repeat && !attempts.is_retry;
+            let request = ForwardRequest {
+                head,
+                bytes: self.write_head(context, endpoint, stripped, awaits_continue, attempts.now),
+                now: attempts.now,
+                timeout: route.try_timeout.filter(|_| is_first).map_or(left, |most| most.min(left)),
+                idle_timeout: snapshot.config.response_idle_timeout,
+                edits: ResponseEdits { set_cookie, location: location_rewrite(context, endpoint, stripped) },
+                awaits_continue,
+                permit: &permit,
             };
-            let slash = if seen.starts_with('/') { "" } else { "/" };
-            let mark = if head.target().contains('?') { "?" } else { "" };
-            let awaits_continue = head.expects_continue && !has_buffered;
-            let request = UpstreamRequest {
-                target: [slash, seen, mark, query],
-                server: endpoint.address,
-                origin,
-                hops,
-                stripped,
-                underscores: route.underscores,
-                expects_continue: awaits_continue,
-                make_id: net::unique_id,
-            };
-            let left_out = put_request(&mut bytes, head, request);
-            if left_out > 0 {
-                self.metrics.record_fields_left_out(left_out);
-                self.warn_of_fields(head, now);
-            }
-            let rewrites = (route.rewrite_location || route.rewrite_cookies) && !stripped.is_empty();
-            let location = rewrites.then(|| LocationRewrite {
-                prefix: stripped,
-                host: origin.host.as_deref().or_else(|| head.host()),
-                server: endpoint.address,
-                redirects: route.rewrite_location,
-                cookies: route.rewrite_cookies,
-            });
-            let edits = ResponseEdits { set_cookie, location };
-            let timeout = route.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
-            let idle_timeout = config.response_idle_timeout;
-            let request =
-                ForwardRequest { head, bytes, now, timeout, idle_timeout, edits, awaits_continue, permit: &permit };
-            let asked = now;
+            let asked = attempts.now;
             exchange.begin_forward(awaits_continue).await?;
             let outcome = {
-                let (mut source, mut sink, timer) = exchange.split(head, true, now);
+                let (mut source, mut sink, timer) = exchange.split(head, true, asked);
                 forward(request, &mut source, &mut sink, server.stream(), timer).await
             };
             let is_whole = exchange.end_forward(&outcome);
-            now = Instant::now();
+            let now = Instant::now();
+            attempts.now = now;
             let failed = match outcome.result {
                 Ok(Forwarded::Done { keep_server, answered }) => {
                     if exchange.status().is_some_and(counts_as_failure) {
@@ -205,47 +114,112 @@ impl Proxy<'_> {
             // A server closes connections that have been idle for a while, and may have done so
             // while the request was on its way.
             let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
-            if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_) | ForwardError::Cut(_)) {
-                endpoint.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
+            self.record_failure(endpoint, &failed, is_race, now);
+            if !attempts.may_try_again(&failed) || !self.retries.try_withdraw(now.into_std()) {
+                return Err(error_of(failed));
             }
-            let in_vain = match failed {
-                ForwardError::Unanswered => {
-                    let detail = "the server that handled the request was lost before it answered";
-                    problem(StatusCode::BAD_GATEWAY, ProblemKind::NODE_LOST, detail)
-                }
-                ForwardError::Malformed(why) => {
-                    self.record_malformed(endpoint, &why, now);
-                    return Err(problem(
-                        StatusCode::BAD_GATEWAY,
-                        ProblemKind::BAD_ANSWER,
-                        "the server's response is malformed",
-                    ));
-                }
-                ForwardError::Cut(why) => {
-                    self.record_malformed(endpoint, why, now);
-                    return Err(BodyError::Ended(Ended("the server's response did not end as it should")));
-                }
-                ForwardError::Deadline => {
-                    problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "the server did not answer in time")
-                }
-                ForwardError::Client(problem) => return Err(BodyError::Problem(problem)),
-                ForwardError::Ended(ended) => return Err(BodyError::Ended(ended)),
-            };
-            if !may_repeat || again || now >= deadline || !self.retries.try_withdraw(now.into_std()) {
-                return Err(in_vain);
-            }
-            again = true;
+            attempts.is_retry = true;
             if is_race {
                 // The other connections have been open for longer.
                 endpoint.close_idle();
             } else {
-                tried.push(endpoint.address);
+                attempts.tried.push(endpoint.address);
             }
         }
     }
-}
 
-impl Proxy<'_> {
+    /// Takes an open connection to a server, or a new one; `None` when the server cannot be
+    /// reached.
+    async fn connect(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        attempts: &mut Attempts,
+        acquired_at: Instant,
+        exchange: &mut impl Exchange,
+    ) -> Result<Option<ServerConnection>, BodyError> {
+        let reuse = attempts.reuse();
+        let connected = match endpoint.reuse(reuse, acquired_at) {
+            Some(server) => Ok(server),
+            None => {
+                // There is hardly ever a wait, so the waiting future is on the heap.
+                let connecting = Box::pin(timeout_at(attempts.deadline, endpoint.connect(reuse, acquired_at)));
+                exchange.until_client_gone(connecting).await?.map_err(|_elapsed| too_late())?
+            }
+        };
+        match connected {
+            Ok(server) => {
+                if server.has_recovered {
+                    self.peers.record_reach(endpoint.address, Ok(()));
+                }
+                // An open connection has taken no time.
+                attempts.now = if server.is_used { acquired_at } else { Instant::now() };
+                Ok(Some(server))
+            }
+            Err(ConnectError::Unreachable(why)) => {
+                attempts.now = Instant::now();
+                self.upstreams.record_unreachable(endpoint.address);
+                self.peers.record_reach(endpoint.address, Err(why));
+                attempts.tried.push(endpoint.address);
+                Ok(None)
+            }
+            Err(ConnectError::Exhausted) => {
+                let detail = "the gateway's machine has no port or descriptor left for a connection to a server";
+                Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_LOCAL_PORT, detail))
+            }
+        }
+    }
+
+    /// The head of the request as a server is sent it.
+    fn write_head(
+        &self,
+        context: &RequestContext<'_>,
+        endpoint: &Endpoint,
+        stripped: &str,
+        expects_continue: bool,
+        now: Instant,
+    ) -> BytesMut {
+        let RequestContext { head, route, path, raw_path, query, origin, hops, .. } = *context;
+        let mut bytes = buffers::acquire();
+        bytes.reserve(1024);
+        let seen = match raw_path {
+            Some(raw) => after_prefix(raw, stripped),
+            None => &path[stripped.len()..],
+        };
+        let slash = if seen.starts_with('/') { "" } else { "/" };
+        let mark = if head.target().contains('?') { "?" } else { "" };
+        let request = UpstreamRequest {
+            target: [slash, seen, mark, query],
+            server: endpoint.address,
+            origin,
+            hops,
+            stripped,
+            underscores: route.underscores,
+            expects_continue,
+            make_id: net::unique_id,
+        };
+        let left_out = put_request(&mut bytes, head, request);
+        if left_out > 0 {
+            self.metrics.record_fields_left_out(left_out);
+            self.warn_of_fields(head, now);
+        }
+        bytes
+    }
+
+    /// Records what a failed attempt says of its server.
+    fn record_failure(&self, endpoint: &Endpoint, failed: &ForwardError, is_race: bool, now: Instant) {
+        match failed {
+            ForwardError::Unanswered if is_race => {}
+            ForwardError::Unanswered => endpoint.load.record_failure(now.into_std(), true),
+            ForwardError::Malformed(why) => {
+                endpoint.load.record_failure(now.into_std(), true);
+                self.record_malformed(endpoint, why, now);
+            }
+            ForwardError::Deadline => endpoint.load.record_failure(now.into_std(), false),
+            ForwardError::Cut(why) => self.record_malformed(endpoint, why, now),
+            ForwardError::Client(_) | ForwardError::Ended(_) => {}
+        }
+    }
+
     /// A server is not given a field with `_` in its name. Neither it nor its client learns of that.
     fn warn_of_fields(&self, head: &RequestHead, now: Instant) {
         let Some((name, _)) = head.fields().iter().find(|(name, _)| name.contains(&b'_')) else { return };
@@ -268,13 +242,147 @@ impl Proxy<'_> {
     }
 }
 
-/// Picks the server for a request, with the cookie for the client if it needs one.
+/// The attempts of one request so far.
+struct Attempts {
+    /// The servers that are not tried again.
+    tried: Vec<SocketAddr>,
+    /// One of them had no free permit.
+    found_full: bool,
+    /// A server was sent the request before.
+    is_retry: bool,
+    /// The request may be carried out twice.
+    may_repeat: bool,
+    /// The body, or its beginning, was read before a permit was taken.
+    has_buffered: bool,
+    now: Instant,
+    deadline: Instant,
+}
+
+impl Attempts {
+    fn new(context: &RequestContext<'_>) -> Self {
+        let RequestContext { head, begin, deadline, .. } = *context;
+        let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
+        let (found_full, is_retry, has_buffered) = (false, false, false);
+        Self { tried: Vec::new(), found_full, is_retry, may_repeat, has_buffered, now: begin, deadline }
+    }
+
+    /// Time spent on the client does not count against the server.
+    fn record_buffered(&mut self, now: Instant) {
+        self.has_buffered = true;
+        self.deadline += now.saturating_duration_since(self.now);
+        self.now = now;
+    }
+
+    /// Which connections the next attempt may use.
+    fn reuse(&self) -> Reuse {
+        match (self.is_retry, self.may_repeat) {
+            (true, _) => Reuse::Never,
+            (false, true) => Reuse::Any,
+            (false, false) => Reuse::Sure,
+        }
+    }
+
+    /// Whether another attempt may follow one that has failed, if the retry budget allows it.
+    fn may_try_again(&self, failed: &ForwardError) -> bool {
+        let is_without_response = matches!(failed, ForwardError::Unanswered | ForwardError::Deadline);
+        is_without_response && self.may_repeat && !self.is_retry && self.now < self.deadline
+    }
+
+    /// The error when no further server can be tried.
+    fn none_left(&self, prefix: &str) -> BodyError {
+        if self.found_full {
+            return all_full();
+        }
+        let detail = format!("no server of {prefix} can be reached");
+        problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_PROVIDER, detail)
+    }
+}
+
+/// Takes a permit of the server that was picked, or waits for one; `None` if another server may
+/// have a free one sooner.
+async fn acquire_permit(
+    context: &RequestContext<'_>,
+    picked: &PickedEndpoint,
+    attempts: &mut Attempts,
+    exchange: &mut impl Exchange,
+) -> Result<Option<Permit>, BodyError> {
+    let RequestContext { head, route, client, .. } = *context;
+    let kind = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
+    let now = attempts.now;
+    if let Some(permit) = picked.try_acquire(kind, client, now) {
+        return Ok(Some(permit));
+    }
+    let wait_until = attempts.deadline.min(now + route.queue_timeout);
+    // There is hardly ever a wait, so the waiting future is on the heap.
+    match exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await? {
+        Ok(permit) => Ok(Some(permit)),
+        Err(QueueError::Full) => {
+            attempts.found_full = true;
+            attempts.tried.push(picked.endpoint.address);
+            Ok(None)
+        }
+        Err(QueueError::TimedOut) => Err(all_full()),
+    }
+}
+
+/// What changes in the places that a response names, if the path that the server sees is another
+/// one than the client's.
+fn location_rewrite<'a>(
+    context: &RequestContext<'a>,
+    endpoint: &Endpoint,
+    stripped: &'a str,
+) -> Option<LocationRewrite<'a>> {
+    let RequestContext { head, route, origin, .. } = *context;
+    let rewrites = (route.rewrite_location || route.rewrite_cookies) && !stripped.is_empty();
+    rewrites.then(|| LocationRewrite {
+        prefix: stripped,
+        host: origin.host.as_deref().or_else(|| head.host()),
+        server: endpoint.address,
+        redirects: route.rewrite_location,
+        cookies: route.rewrite_cookies,
+    })
+}
+
+/// The error when the last attempt has failed.
+fn error_of(failed: ForwardError) -> BodyError {
+    match failed {
+        ForwardError::Unanswered => {
+            let detail = "the server that handled the request was lost before it answered";
+            problem(StatusCode::BAD_GATEWAY, ProblemKind::NODE_LOST, detail)
+        }
+        ForwardError::Malformed(_) => {
+            problem(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, "the server's response is malformed")
+        }
+        ForwardError::Cut(_) => BodyError::Ended(Ended("the server's response did not end as it should")),
+        ForwardError::Deadline => {
+            problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "the server did not answer in time")
+        }
+        ForwardError::Client(problem) => BodyError::Problem(problem),
+        ForwardError::Ended(ended) => BodyError::Ended(ended),
+    }
+}
+
+fn all_full() -> BodyError {
+    let detail = "all servers are at their connection limit";
+    problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail)
+}
+
+fn too_late() -> BodyError {
+    problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "no server could be reached in time")
+}
+
+/// Picks the server for the next attempt, with the cookie for the client if it needs one; `None`
+/// when there is none left to try.
 fn pick_endpoint(
     context: &RequestContext<'_>,
     target: &UpstreamMatch,
-    tried: &[SocketAddr],
-    now: Instant,
+    attempts: &Attempts,
 ) -> Option<(PickedEndpoint, Option<String>)> {
+    let Attempts { tried, now, .. } = attempts;
+    let now = *now;
+    if tried.len() >= MAX_TRIES {
+        return None;
+    }
     let RequestContext { head, snapshot, route, client, origin, .. } = *context;
     let group = &target.group;
     let by = |balance| group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);

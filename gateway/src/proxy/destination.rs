@@ -1,12 +1,17 @@
-//! The destination of a request: nodes, servers, or nothing.
+//! The destination of a request: nodes, servers, or none.
 
 use std::borrow::Cow;
 
+use http::StatusCode;
+use node_sdk::CallError;
 use node_sdk::gateway::GatewayPeers;
 
 use super::Proxy;
 use crate::config::RouteConfig;
-use crate::proxy::translate::readable_path;
+use crate::message::problem::Problem;
+use crate::message::problem_kind::ProblemKind;
+use crate::proxy::exchange::FullResponse;
+use crate::proxy::translate::{JSON, readable_path};
 use crate::upstream::group::UpstreamMatch;
 
 /// The destination of a request.
@@ -16,10 +21,17 @@ pub(super) enum Destination<'a> {
     Node(&'a str, Cow<'a, str>),
     /// Servers that speak HTTP.
     Upstream(UpstreamMatch),
-    /// Nodes that cannot be called now.
+    None(MissingRoute),
+}
+
+/// Why a request has no destination.
+#[derive(Debug)]
+pub(super) enum MissingRoute {
+    /// The nodes that offer the route cannot be called now.
     Unavailable,
-    /// Nodes that offer the path by other methods: the value of `Allow`.
+    /// Nodes offer the path by other methods: the value of `Allow`.
     OtherMethods(String),
+    /// Nobody offers the path, or ever has.
     Unknown,
 }
 
@@ -31,7 +43,7 @@ impl Proxy<'_> {
     /// that offered the route once. No nodes where the configuration says so.
     pub(super) fn destination<'a>(&self, route: &RouteConfig, method: &'a str, path: &'a str) -> Destination<'a> {
         if !route.nodes {
-            return self.upstreams.find(path).map_or(Destination::Unknown, Destination::Upstream);
+            return self.upstreams.find(path).map_or(Destination::None(MissingRoute::Unknown), Destination::Upstream);
         }
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
@@ -49,11 +61,32 @@ impl Proxy<'_> {
             paths.any(|path| self.peers.has_known(method, path))
         };
         if methods.iter().any(|method| is_known(method)) {
-            return Destination::Unavailable;
+            return Destination::None(MissingRoute::Unavailable);
         }
-        match allow(is_known) {
-            Some(methods) => Destination::OtherMethods(methods),
-            None => Destination::Unknown,
+        Destination::None(allow(is_known).map_or(MissingRoute::Unknown, MissingRoute::OtherMethods))
+    }
+}
+
+impl MissingRoute {
+    /// The response to a request for the route. `empty_404`: as old gateways answer, which told no
+    /// method from another.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub(super) fn response(self, method: &str, path: &str, empty_404: bool) -> Result<FullResponse, Problem> {
+        let url = format!("{method}{path}");
+        match self {
+            Self::Unavailable => Err(Problem::from_call(&CallError::NoProvider { url })),
+            Self::OtherMethods(allow) if !empty_404 && method == "OPTIONS" => {
+                let allow = Some(allow);
+                Ok(FullResponse { allow, ..FullResponse::new(StatusCode::NO_CONTENT, JSON, "") })
+            }
+            Self::OtherMethods(allow) if !empty_404 => {
+                let detail = format!("no node offers {url}; {path} has {allow}");
+                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, ProblemKind::METHOD_NOT_ALLOWED, detail);
+                Err(Problem { allow: Some(allow), ..problem })
+            }
+            Self::OtherMethods(_) | Self::Unknown => Err(Problem::from_call(&CallError::NoRoute { url })),
         }
     }
 }

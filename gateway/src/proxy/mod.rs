@@ -20,13 +20,12 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
+use node_sdk::Peers;
 use node_sdk::gateway::RetryBudget;
-use node_sdk::{CallError, Peers};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use self::destination::Destination;
-use self::node_call::call_problem;
 use self::redirect::CHALLENGES;
 use crate::config::RouteConfig;
 use crate::config::snapshot::ConfigSnapshot;
@@ -189,6 +188,7 @@ impl Proxy<'_> {
         }
     }
 
+    /// Sends the request to its destination, and responds with what comes back.
     async fn dispatch(
         &self,
         head: &RequestHead,
@@ -212,21 +212,15 @@ impl Proxy<'_> {
             && !origin.is_tls()
             && !path.starts_with(CHALLENGES)
         {
-            let host = origin.host.as_deref().or_else(|| head.host()).unwrap_or_default();
-            let location =
-                redirect::location(host, (!origin.is_proxied).then_some(port), raw_path.unwrap_or(&path), query);
-            return Ok(exchange.respond(redirect::response(location.map_err(BodyError::Problem)?)));
+            let response = redirect::to_tls(head, origin, port, raw_path.unwrap_or(&path), query);
+            return Ok(exchange.respond(response.map_err(BodyError::Problem)?));
         }
-        let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
-        if hops >= MAX_HOPS {
-            let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");
-            return Err(problem(StatusCode::LOOP_DETECTED, ProblemKind::LOOP, detail));
-        }
+        let hops = hops_before(head)?;
         let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
         let guard = route.limits.admit(client, header, begin);
         let _guard = guard.map_err(|exceeded| limit_problem(exceeded, route))?;
         let deadline = begin + route.timeout.unwrap_or(snapshot.config.request_timeout);
-        let (path, context) = (&*path, |path| RequestContext {
+        let context = |path| RequestContext {
             head,
             snapshot,
             route,
@@ -238,29 +232,17 @@ impl Proxy<'_> {
             hops,
             begin,
             deadline,
-        });
-        let url = || format!("{method}{path}");
-        match self.destination(route, method, path) {
-            // Said before the client sends a body in vain.
-            Destination::Unavailable => Err(call_problem(CallError::NoProvider { url: url() })),
-            // Old gateways told no method from another.
-            Destination::OtherMethods(_) if snapshot.config.empty_404 => {
-                Err(call_problem(CallError::NoRoute { url: url() }))
-            }
-            Destination::OtherMethods(allow) if method == "OPTIONS" => {
-                let allow = Some(allow);
-                Ok(exchange.respond(FullResponse { allow, ..FullResponse::new(StatusCode::NO_CONTENT, JSON, "") }))
-            }
-            Destination::OtherMethods(allow) => {
-                let detail = format!("no node offers {}; {path} has {allow}", url());
-                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, ProblemKind::METHOD_NOT_ALLOWED, detail);
-                Err(BodyError::Problem(Problem { allow: Some(allow), ..problem }))
-            }
-            Destination::Unknown => Err(call_problem(CallError::NoRoute { url: url() })),
+        };
+        match self.destination(route, method, &path) {
             Destination::Upstream(target) => {
-                Box::pin(self.forward_with_retries(&context(path), &target, exchange)).await
+                Box::pin(self.forward_with_retries(&context(&path), &target, exchange)).await
             }
             Destination::Node(node_method, path) => self.call_node(&context(&path), node_method, exchange).await,
+            // Said before the client sends a body in vain.
+            Destination::None(missing) => {
+                let response = missing.response(method, &path, snapshot.config.empty_404);
+                Ok(exchange.respond(response.map_err(BodyError::Problem)?))
+            }
         }
     }
 }
@@ -292,6 +274,16 @@ fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedP
             Ok(RoutedPath { path: Cow::Owned(path), raw_path: Some(sent), route })
         }
     }
+}
+
+/// How many gateways have passed the request on.
+fn hops_before(head: &RequestHead) -> Result<u8, BodyError> {
+    let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
+    if hops >= MAX_HOPS {
+        let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");
+        return Err(problem(StatusCode::LOOP_DETECTED, ProblemKind::LOOP, detail));
+    }
+    Ok(hops)
 }
 
 fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> BodyError {

@@ -168,7 +168,7 @@ async fn respond_with_parts(
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-pub(super) fn call_problem(error: CallError) -> BodyError {
+fn call_problem(error: CallError) -> BodyError {
     BodyError::Problem(Problem::from_call(&error))
 }
 

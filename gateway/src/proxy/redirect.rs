@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+use crate::message::forwarded::ForwardedInfo;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::exchange::FullResponse;
@@ -11,11 +13,24 @@ pub(super) const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// The port that `https` has anyway.
 const DEFAULT_PORT: u16 = 443;
 
-/// The same with TLS: at `port`, or where a proxy in front speaks TLS.
+/// Redirects a request to the same path with TLS: at `port`, or where a proxy in front speaks TLS.
 ///
 /// # Errors
 /// The problem to answer with, when the request names no host.
-pub(super) fn location(host: &str, port: Option<u16>, path: &str, query: &str) -> Result<String, Problem> {
+pub(super) fn to_tls(
+    head: &RequestHead,
+    origin: &ForwardedInfo,
+    port: u16,
+    path: &str,
+    query: &str,
+) -> Result<FullResponse, Problem> {
+    let host = origin.host.as_deref().or_else(|| head.host()).unwrap_or_default();
+    let location = Some(location(host, (!origin.is_proxied).then_some(port), path, query)?);
+    // 308 keeps method and body (RFC 9110, 15.4.9).
+    Ok(FullResponse { location, ..FullResponse::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") })
+}
+
+fn location(host: &str, port: Option<u16>, path: &str, query: &str) -> Result<String, Problem> {
     // Without the port that it was asked at, if any; an address of IPv6 has colons of its own.
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -27,12 +42,6 @@ pub(super) fn location(host: &str, port: Option<u16>, path: &str, query: &str) -
     let port = port.filter(|port| *port != DEFAULT_PORT).map_or_else(String::new, |port| format!(":{port}"));
     let mark = if query.is_empty() { "" } else { "?" };
     Ok(format!("https://{name}{port}{path}{mark}{query}"))
-}
-
-/// 308 keeps method and body (RFC 9110, 15.4.9).
-pub(super) fn response(location: String) -> FullResponse {
-    let location = Some(location);
-    FullResponse { location, ..FullResponse::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") }
 }
 
 #[cfg(test)]
