@@ -3,6 +3,7 @@
 
 mod driver;
 mod open_stream;
+mod received;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

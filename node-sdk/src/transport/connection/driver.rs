@@ -9,46 +9,39 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{FrameReader, MAX_ESCAPED_BYTES, Socket, TimeSlice, debug, escaped, warn};
-use protocol::{HELLO_URI, Packet, Part, Side, Unreachable, Version, parse_part, read_credit, success_parts};
+use net::{FrameReader, Socket, TimeSlice, debug, warn};
+use protocol::{Unreachable, Version};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Connection, ConnectionPhase};
-use crate::transport::in_flight::InFlight;
 use crate::transport::limits::MAX_FRAME_BYTES;
-use crate::transport::target::Target;
-use crate::transport::unexpected::cost_of;
 
 /// A node in the same network answers a connect in well under this time, unless it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long an address at which another instance listens is not tried again: by then the
 /// Distributor has told of the change, if there was one.
-const WRONG_INSTANCE_PAUSE: Duration = Duration::from_secs(3);
+pub(super) const WRONG_INSTANCE_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long a node may read none of the bytes written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Responses that are handed out before their callers run, so that client and server work at the
-/// same time.
-const RESPONSES_PER_YIELD: usize = 32;
 
 /// Rounds of reading and writing before other tasks run; fewer if they take longer than a
 /// [`TimeSlice`].
 const ROUNDS_PER_YIELD: u32 = 8;
 
 /// A live connection.
-struct Driver {
-    stream: Arc<Socket>,
-    reader: FrameReader,
+pub(super) struct Driver {
+    pub(super) stream: Arc<Socket>,
+    pub(super) reader: FrameReader,
     /// Bytes that the system has not taken yet.
     unsent: BytesMut,
-    stalled_since: Option<Instant>,
+    pub(super) stalled_since: Option<Instant>,
     /// The responses of one read; kept for its capacity.
-    responses: Vec<Bytes>,
+    pub(super) responses: Vec<Bytes>,
     /// Whether the reader may hold more frames.
-    more: bool,
+    pub(super) more: bool,
     /// Since when the task has always had something to do, and has not yielded.
     working_since: Option<Instant>,
 }
@@ -258,129 +251,6 @@ impl Connection {
             }
         }
     }
-
-    /// Reads once, and hands each frame to the call or stream that waits for it.
-    fn read(&self, socket: &mut Driver) -> Result<(), &'static str> {
-        if !socket.more {
-            match socket.reader.fill(&socket.stream) {
-                Ok(true) => {}
-                Ok(false) => return Err("closed by the node"),
-                Err(_broken) => return Err("broken"),
-            }
-        }
-        socket.more = false;
-        let mut pieces = 1;
-        loop {
-            let next = socket.reader.next_frame();
-            pieces = pieces.max(socket.reader.pieces());
-            match next {
-                Ok(Some(frame)) if socket.responses.len() + 1 == RESPONSES_PER_YIELD => {
-                    socket.responses.push(frame);
-                    socket.more = true;
-                    break;
-                }
-                Ok(Some(frame)) => socket.responses.push(frame),
-                Ok(None) => break,
-                Err(too_large) => {
-                    warn!(node = %self.address, "connection closed: a response is too large: {too_large}");
-                    return Err("answer too large");
-                }
-            }
-        }
-        let now = Instant::now().into_std();
-        let mut state = self.lock();
-        if pieces > 1
-            && let Some(suppressed) = state.bad_frames.allow(now)
-        {
-            let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
-            warn!(node = %self.address, pieces, suppressed, "an answer of {name} was cut by a raw ¶ in a text; its pieces were joined");
-        }
-        // Frames that no call waits for (late, doubled, invented) change nothing.
-        let (mut useful, mut unexpected, mut has_answered) = (0, 0, false);
-        for frame in socket.responses.drain(..) {
-            let (key, kind) = match success_parts(&frame) {
-                Some((key, _)) => (Some(key), FrameKind::Response),
-                None if protocol::is_blank(&frame) => {
-                    unexpected += cost_of(frame.len());
-                    continue;
-                }
-                None => read_head(&frame, &state.calls, &self.target),
-            };
-            if let FrameKind::Hello { is_meant } = kind {
-                if !is_meant {
-                    state.is_misdirected = true;
-                    state.cooling_down_until = Some(Instant::from_std(now + WRONG_INSTANCE_PAUSE));
-                    return Err("another instance listens there");
-                }
-                has_answered = true;
-                unexpected += cost_of(frame.len());
-                continue;
-            }
-            let bytes = frame.len();
-            let answered = match (key, kind) {
-                (Some(key), FrameKind::Response) => state.calls.handle_response(now, key, frame),
-                (Some(key), FrameKind::Part(part)) => state.calls.handle_part(now, key, part, frame),
-                (Some(key), FrameKind::Credit(bytes)) => {
-                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
-                }
-                (None, _) | (Some(_), FrameKind::Hello { .. }) => Err(frame),
-            };
-            match answered {
-                Ok((took, waker)) => {
-                    useful += 1;
-                    if let Some(took) = took {
-                        self.load.record_response(now, took);
-                    }
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                    socket.stalled_since = None;
-                }
-                Err(frame) => {
-                    let is_late = match (key, kind) {
-                        (Some(key), FrameKind::Part(part)) if !part.is_end => state.calls.accept_late_part(key, bytes),
-                        (Some(key), FrameKind::Credit(_)) => state.calls.accept_late_part(key, bytes),
-                        (Some(_), _) => state.calls.accept_late_response(key),
-                        (None, _) => is_null(&frame) && state.calls.accept_late_response(None),
-                    };
-                    if is_late {
-                        // A late response is a sign of life.
-                        has_answered = true;
-                        self.load.reset();
-                    } else {
-                        unexpected += cost_of(bytes);
-                    }
-                    // Packets of version 2 without a key may be of later versions.
-                    let is_legacy = self.version == Version::V1;
-                    if !is_late && key.is_none() && (is_legacy || Packet::parse(&frame).is_err()) {
-                        let hint = if is_legacy { "; a raw ¶ in a text cuts an answer" } else { "" };
-                        let why = format_args!("it is no packet, or has no key, and is lost{hint}");
-                        self.connector.malformed.record(self.address, &self.target.name, why);
-                    }
-                    debug!(node = %self.address, key, "a response that no call waits for");
-                }
-            }
-        }
-        if (useful > 0 || has_answered) && self.is_unproven() {
-            self.has_answered.store(true, Ordering::Relaxed);
-        }
-        let unfinished = socket.reader.buffered().len();
-        state.make_room(unfinished, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
-        if unexpected > 0 && !state.unexpected.try_spend(now, unexpected, useful) {
-            let cool_down = state.unexpected.close(now);
-            state.cooling_down_until = Some(Instant::from_std(now + cool_down));
-            let shows = state.cut.allow(now);
-            drop(state);
-            if let Some(suppressed) = shows {
-                warn!(
-                    node = %self.address, instance = ?self.shown_instance(), rest_s = cool_down.as_secs(), suppressed,
-                    "connection closed: the node keeps sending frames that no call waits for"
-                );
-            }
-            return Err("it sends frames that no call waits for");
-        }
-        Ok(())
-    }
 }
 
 /// Fails all calls when the connection ends, for whatever reason.
@@ -407,38 +277,4 @@ impl Drop for FailOnDrop<'_> {
         self.0.record_lost(&lost);
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
-}
-
-/// The kind of a packet from another node.
-#[derive(Clone, Copy)]
-enum FrameKind {
-    Response,
-    Part(Part),
-    Credit(u32),
-    /// The node says who it is.
-    Hello {
-        is_meant: bool,
-    },
-}
-
-/// The key and kind of a packet that is not a usual response in our own format.
-fn read_head(frame: &[u8], calls: &InFlight, target: &Target) -> (Option<u64>, FrameKind) {
-    if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
-        return (Some(key), FrameKind::Part(part));
-    }
-    match Packet::parse(frame) {
-        Ok(packet) if packet.uri() == HELLO_URI => (None, FrameKind::Hello { is_meant: target.is_meant(&packet) }),
-        Ok(packet) => {
-            let part = Part::from_packet(&packet).map(FrameKind::Part);
-            let kind = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);
-            (packet.key.as_ref().and_then(protocol::Key::number), kind)
-        }
-        // A version 1 service answers this way to a method that it does not know.
-        Err(_) if is_null(frame) => (calls.only_unanswered(), FrameKind::Response),
-        Err(_) => (None, FrameKind::Response),
-    }
-}
-
-fn is_null(frame: &[u8]) -> bool {
-    frame.trim_ascii() == b"null"
 }
