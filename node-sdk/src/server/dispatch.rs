@@ -81,6 +81,14 @@ pub(crate) struct StartedCall {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Whether a call of a route may run now.
+enum Admission<'a> {
+    /// With its permit, if calls of the route are limited.
+    Run(Option<OwnedSemaphorePermit>),
+    /// When its turn comes, with a place among those that wait.
+    Wait(&'a ConcurrencyLimit, OwnedSemaphorePermit),
+}
+
 impl LocalService {
     /// Finds the handler of a call that was made at `made`, and begins it. An error of the call
     /// becomes its response.
@@ -139,17 +147,7 @@ impl LocalService {
         may_stream: bool,
         now: Instant,
     ) -> StartedCall {
-        let key = request.key.take();
-        let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
-        let held = caller.held_in_streams.as_ref();
-        let call_stream = request
-            .meta
-            .credit
-            .filter(|_| streams)
-            .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
-        let legacy_bytes = caller.read_window;
-        let one_way = if key.is_none() { self.one_way(request) } else { None };
-        let mut to = ReturnPath { version: request.version, key, legacy_bytes, call_stream, one_way };
+        let mut to = self.return_path(request, caller);
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -164,48 +162,19 @@ impl LocalService {
         if offer.one_way && to.key.take().is_some() {
             to.one_way = self.one_way(request);
         }
-        if context.hops > MAX_HOPS {
-            let message = format!(
-                "this call is the end of a chain of {MAX_HOPS} calls, each made for the one before; services may be calling each other in a loop"
-            );
-            return StartedCall::failed(to, context, ServiceError::new(508, "loop", message));
-        }
-        if let Some(left) = request.meta.time_left {
-            let waited = now.saturating_duration_since(made);
-            if waited >= left {
-                // The caller no longer waits.
-                let error = ServiceError::new(504, "deadline", "the deadline was over before the call began");
-                return StartedCall::failed(to, context, error);
+        let admit = || {
+            check_hops(context.hops)?;
+            check_time(now.saturating_duration_since(made), request.meta.time_left)?;
+            if to.call_stream.is_some() && !may_stream {
+                return Err(overloaded("this caller has too many open streams"));
             }
-            if waited > left / 2 {
-                // Under overload, all calls that have waited longest would be answered too late.
-                let error = ServiceError::new(
-                    503,
-                    "overloaded",
-                    "the call waited for half of its time before it could be begun",
-                );
-                return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
-            }
-        }
-        if to.call_stream.is_some() && !may_stream {
-            let error = ServiceError::new(503, "overloaded", "this caller has too many open streams");
-            return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
-        }
-        let permit = offer.max_concurrency.as_ref().and_then(ConcurrencyLimit::try_run);
-        let full = offer.max_concurrency.as_ref().filter(|_| permit.is_none());
-        // A caller that waits for a response can ask another node; for an event there is no other.
-        let place = full.filter(|_| to.key.is_none()).and_then(ConcurrencyLimit::try_wait);
-        if full.is_some() && place.is_none() {
-            let error = if to.key.is_some() {
-                ServiceError::new(503, "overloaded", "too many calls of this route are running")
-            } else {
-                let message = format!(
-                    "{MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
-                );
-                ServiceError::new(503, "overloaded", message)
-            };
-            return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
-        }
+            offer.admit(to.key.is_some())
+        };
+        let (permit, waits) = match admit() {
+            Ok(Admission::Run(permit)) => (permit, None),
+            Ok(Admission::Wait(limit, place)) => (None, Some((limit, place))),
+            Err(error) => return StartedCall::failed(to, context, error),
+        };
         let context = Cell::new(context);
         let call = IncomingCall {
             version: request.version,
@@ -220,7 +189,7 @@ impl LocalService {
             node: &self.node,
         };
         // A panic while arguments are read must cost only this call, as one in the handler does.
-        let begin = || match full.zip(place) {
+        let begin = || match waits {
             None => offer.handler.begin(&call),
             Some((limit, place)) => call.keep().map(|kept| limit.wait(place, &offer.handler, kept)),
         };
@@ -230,11 +199,74 @@ impl LocalService {
         StartedCall { to, context: context.get(), running, finishes, _permit: permit }
     }
 
+    /// The way back to the caller. Takes the key from the request.
+    fn return_path(&self, request: &mut Request<'_>, caller: &Caller) -> ReturnPath {
+        let key = request.key.take();
+        let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
+        let held = caller.held_in_streams.as_ref();
+        let call_stream = request
+            .meta
+            .credit
+            .filter(|_| streams)
+            .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
+        let one_way = if key.is_none() { self.one_way(request) } else { None };
+        ReturnPath { version: request.version, key, legacy_bytes: caller.read_window, call_stream, one_way }
+    }
+
     /// What is reported of a call that is not answered, if it fails.
     fn one_way(&self, request: &Request<'_>) -> Option<Box<OneWayCall>> {
         let route = format!("{}{}", request.method, request.uri);
         Some(Box::new(OneWayCall { route, lost: Arc::clone(&self.lost) }))
     }
+}
+
+impl LocalRoute {
+    /// Whether a call may run now. One that is answered does not wait: its caller can ask another
+    /// node. For an event there is no other.
+    fn admit(&self, is_answered: bool) -> Result<Admission<'_>, ServiceError> {
+        let Some(limit) = &self.max_concurrency else { return Ok(Admission::Run(None)) };
+        if let Some(permit) = limit.try_run() {
+            return Ok(Admission::Run(Some(permit)));
+        }
+        if is_answered {
+            return Err(overloaded("too many calls of this route are running"));
+        }
+        limit.try_wait().map(|place| Admission::Wait(limit, place)).ok_or_else(|| {
+            overloaded(format!(
+                "{MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
+            ))
+        })
+    }
+}
+
+/// The chain of calls, each made for the one before, must have an end.
+fn check_hops(hops: u8) -> Result<(), ServiceError> {
+    if hops <= MAX_HOPS {
+        return Ok(());
+    }
+    let message = format!(
+        "this call is the end of a chain of {MAX_HOPS} calls, each made for the one before; services may be calling each other in a loop"
+    );
+    Err(ServiceError::new(508, "loop", message))
+}
+
+/// A call with a deadline that has `waited` on its way must have enough of its time left.
+fn check_time(waited: Duration, time: Option<Duration>) -> Result<(), ServiceError> {
+    let Some(time) = time else { return Ok(()) };
+    if waited >= time {
+        // The caller no longer waits.
+        return Err(ServiceError::new(504, "deadline", "the deadline was over before the call began"));
+    }
+    if waited > time / 2 {
+        // Under overload, all calls that have waited longest would be answered too late.
+        return Err(overloaded("the call waited for half of its time before it could be begun"));
+    }
+    Ok(())
+}
+
+/// The caller may try again soon, or at another node.
+fn overloaded(message: impl Into<String>) -> ServiceError {
+    ServiceError::new(503, "overloaded", message).retry_after(RETRY_AFTER)
 }
 
 impl StartedCall {
