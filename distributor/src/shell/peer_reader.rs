@@ -13,6 +13,7 @@ use socket2::SockRef;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::config::Config;
 use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
 use crate::peer::outbox::Reply;
 use crate::registry::Refusal;
@@ -37,18 +38,18 @@ const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 pub(super) struct PeerReader {
     pub(super) frames: FrameReader,
     pub(super) commands: CommandReader,
-    pub(super) read_before: bool,
+    read_before: bool,
     pub(super) registered: bool,
     /// When the last packet arrived.
-    pub(super) heard_at: Instant,
-    pub(super) bucket: TokenBucket,
+    heard_at: Instant,
+    bucket: TokenBucket,
     /// A packet that arrived too soon, and when to handle it.
     pub(super) waiting: Option<(Bytes, Instant)>,
     pub(super) room: RoomForPacket,
     /// A registration whose name is being looked up. Nothing else is handled meanwhile.
     pub(super) pending: Option<PendingRegistration>,
     /// The name that the node advertises, and the address that was found for it last.
-    pub(super) named: Option<(HostPort, IpAddr)>,
+    named: Option<(HostPort, IpAddr)>,
 }
 
 /// Where the bytes of a packet that has begun to arrive are held.
@@ -76,6 +77,24 @@ impl RoomForPacket {
 }
 
 impl PeerReader {
+    pub(super) fn new(config: &Config) -> Self {
+        let mut frames = FrameReader::new(config.max_frame_bytes);
+        // Until it shows version 2, whose writers escape `¶`.
+        frames.join_pieces(true);
+        Self {
+            frames,
+            commands: CommandReader::new(),
+            read_before: false,
+            registered: false,
+            heard_at: Instant::now(),
+            bucket: TokenBucket::new(config.packets_per_second, config.packet_burst),
+            waiting: None,
+            room: RoomForPacket::Little,
+            pending: None,
+            named: None,
+        }
+    }
+
     /// Whether there is room for the buffered bytes, and more. A few bytes need none.
     pub(super) fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
         if self.frames.buffered().len() <= UNRESERVED_BYTES {

@@ -1,0 +1,423 @@
+//! The task of a connection: in rounds it writes what is due, handles what has arrived, and waits
+//! for more.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use net::{BacklogPoller, Socket, TimeSlice, sleep_until_opt};
+use protocol::{Key, LeaveReason, Version, WindowFull};
+use tokio::io::{Interest, Ready};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{ConnectionEnd, SHORT_PATIENCE};
+use crate::peer::command::Rejection;
+use crate::peer::outbox::Reply;
+use crate::peer::read_probe::{ProbeResult, ReadProbe};
+use crate::registry::liveness::Verdict;
+use crate::shell::incoming_budget::Room;
+use crate::shell::peer_reader::{PeerReader, RoomForPacket};
+use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
+use crate::shell::update_queue::{PendingHead, QueueHead, UpdateQueue};
+use crate::updates::lists::Wait;
+
+/// Packets of one peer that are handled before other tasks run, if they take less than a
+/// [`TimeSlice`].
+const FRAMES_PER_SLICE: u32 = 64;
+/// How often a connection whose peer has taken longer than [`SHORT_PATIENCE`] checks whether memory
+/// is short. Ten thousand such connections cost a few hundredths of a core.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a connection that waits to greet its peer checks whether an earlier list has come.
+const RESTORING: Duration = Duration::from_millis(50);
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
+    let mut task = ConnectionTask {
+        guard,
+        reader,
+        slice: TimeSlice::with_queue(&guard.shared().slices),
+        backlog: BacklogPoller::default(),
+        unread_since: None,
+        queue: QueueState::Outside,
+        probe: None,
+    };
+    loop {
+        if let Err(end) = task.run_round(stop).await {
+            return end;
+        }
+    }
+}
+
+/// What a connection's task remembers from round to round.
+struct ConnectionTask<'a> {
+    guard: &'a SessionGuard,
+    reader: &'a mut PeerReader,
+    /// A peer that sends without a pause never makes this task wait, and a packet may cost a
+    /// microsecond or a millisecond.
+    slice: TimeSlice,
+    backlog: BacklogPoller,
+    /// Since when an old peer has read none of its unread bytes.
+    unread_since: Option<Instant>,
+    queue: QueueState,
+    probe: Option<ReadProbe>,
+}
+
+/// The position of a peer in the queue of peers that wait for a packet of their own.
+enum QueueState {
+    Outside,
+    Pending(PendingHead),
+    First { _head: QueueHead },
+}
+
+/// What a connection's task has waited for.
+enum Wake {
+    Stopping,
+    /// The socket is readable, writable, or broken.
+    Ready(std::io::Result<Ready>),
+    /// The publisher could not write everything, or the registry has removed the session.
+    Unfinished,
+    /// An old peer's socket was observed. Whether the peer reads.
+    Looked(bool),
+    /// There is room for the rest of a packet.
+    Room(Room),
+    /// The name that the peer advertises was looked up.
+    LookedUp(Result<IpAddr, String>),
+    /// It is first in the queue for a packet of its own.
+    QueueHead(QueueHead),
+    /// A deadline may be over.
+    Due,
+}
+
+/// What a round waits for at its end.
+struct Awaited {
+    /// The socket is to be read.
+    listens: bool,
+    /// The socket is to be written.
+    writes: bool,
+    /// The peer's read window is to have room.
+    window: Option<WindowFull>,
+    frame_deadline: Option<Instant>,
+    write_deadline: Option<Instant>,
+    register_deadline: Option<Instant>,
+    greet_at: Option<Instant>,
+    /// The first of these deadlines and all others. There is one timer for all, as there are
+    /// thousands of connections.
+    next: Option<Instant>,
+}
+
+impl ConnectionTask<'_> {
+    async fn run_round(&mut self, stop: &CancellationToken) -> Result<(), ConnectionEnd> {
+        self.slice.yield_if_over().await;
+        self.check_session()?;
+        let session = &self.guard.session;
+        let (flow, _) = session.flush(self.guard.shared(), Writer::Connection);
+        self.handle_frames().await?;
+        let owes_reply = session.outbox().owes_reply();
+        if owes_reply && flow == FlushOutcome::Done {
+            return Ok(());
+        }
+        let awaited = self.awaited(flow, owes_reply)?;
+        let woken = self.wait(&awaited, stop).await;
+        if !awaited.listens {
+            self.reader.frames.defer_deadline();
+        }
+        self.handle_wake(woken, &awaited)
+    }
+
+    /// Does what others have asked of the session.
+    fn check_session(&mut self) -> Result<(), ConnectionEnd> {
+        let session = &self.guard.session;
+        if let Some(reason) = session.cut_reason.get() {
+            return Err(ConnectionEnd::CutByRegistry(*reason));
+        }
+        if session.is_evicted.load(Ordering::Relaxed) {
+            return Err(ConnectionEnd::Evicted);
+        }
+        if session.is_reported.swap(false, Ordering::Relaxed) && self.probe.is_none() {
+            self.probe = begin_probe(session);
+        }
+        Ok(())
+    }
+
+    /// Handles the packets that have arrived. A peer that asks faster than it reads is not read
+    /// from: one reply at a time.
+    async fn handle_frames(&mut self) -> Result<(), ConnectionEnd> {
+        let mut handled = 0;
+        while !self.guard.session.outbox().owes_reply() && self.reader.handle_next_frame(self.guard)? {
+            handled += 1;
+            if handled == FRAMES_PER_SLICE || self.slice.is_over() {
+                self.slice.yield_now().await;
+                handled = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what to wait for, after the peer was written to with this outcome.
+    ///
+    /// # Errors
+    /// The connection is broken, or its peer holds memory that is short.
+    fn awaited(&mut self, flow: FlushOutcome, owes_reply: bool) -> Result<Awaited, ConnectionEnd> {
+        let guard = self.guard;
+        let (session, shared, config) = (&guard.session, guard.shared(), &guard.shared().config);
+        let has_room = self.reader.has_room(&shared.incoming_budget);
+        let reader = &self.reader;
+        let listens = !owes_reply && reader.waiting.is_none() && reader.pending.is_none() && has_room;
+        let (mut writes, mut window, mut stalled_since, mut next_try) = (false, None, None, None);
+        match flow {
+            FlushOutcome::Done => {
+                if self.probe.is_none() {
+                    self.backlog.reset();
+                }
+                self.unread_since = None;
+            }
+            FlushOutcome::Stalled(since) => {
+                writes = true;
+                stalled_since = Some(Instant::from_std(since));
+            }
+            FlushOutcome::Paced(unread) => {
+                if unread == WindowFull::PollPeer {
+                    self.unread_since.get_or_insert_with(Instant::now);
+                }
+                window = Some(unread);
+                stalled_since = self.unread_since;
+            }
+            FlushOutcome::Later(wait) => {
+                next_try = self.queue.next_try(wait, &shared.update_queue, session).map(Instant::from_std);
+                stalled_since = self.unread_since;
+            }
+            FlushOutcome::Broken => return Err(ConnectionEnd::Gone(LeaveReason::Reset)),
+        }
+        if !matches!(flow, FlushOutcome::Later(_)) {
+            self.queue = QueueState::Outside;
+        }
+        let now = Instant::now();
+        let recheck = self.recheck_memory(now)?;
+        let reader = &self.reader;
+        let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listens);
+        let write_deadline = stalled_since.map(|since| since + config.write_timeout);
+        let register_deadline = reader.register_by(config.register_timeout);
+        let greet_at = session.outbox().greet_at().filter(|_| flow == FlushOutcome::Done).map(Instant::from_std);
+        let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
+        let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, next_try, recheck];
+        let next = deadlines.into_iter().flatten().min();
+        Ok(Awaited { listens, writes, window, frame_deadline, write_deadline, register_deadline, greet_at, next })
+    }
+
+    /// A peer that holds much memory has less time while memory is short. Returns when to check
+    /// that again.
+    fn recheck_memory(&self, now: Instant) -> Result<Option<Instant>, ConnectionEnd> {
+        let shared = self.guard.shared();
+        let unread_since = self.guard.session.outbox().unread_since().map(Instant::from_std);
+        let read_by = unread_since.map(|since| since + SHORT_PATIENCE);
+        let send_by = match &self.reader.room {
+            RoomForPacket::Roomy { since, .. } => Some(*since + shared.incoming_budget.patience(SHORT_PATIENCE)),
+            RoomForPacket::Little | RoomForPacket::Pending(_) => None,
+        };
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        if is_over(read_by) && shared.update_budget.is_short() {
+            return Err(ConnectionEnd::Slow);
+        }
+        if is_over(send_by) && shared.incoming_budget.is_short() {
+            return Err(ConnectionEnd::Rejected(takes_too_long(self.reader.frames.buffered())));
+        }
+        let checks = [read_by, send_by].into_iter().flatten();
+        Ok(checks.map(|until| if until <= now { now + RECHECK_INTERVAL } else { until }).min())
+    }
+
+    async fn wait(&mut self, awaited: &Awaited, stop: &CancellationToken) -> Wake {
+        let Self { guard, reader, slice, backlog, queue, probe, .. } = self;
+        let session = &guard.session;
+        // On the heap: most connections never wait for an old peer to read, and each would keep the
+        // room.
+        let looks_for = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
+        let mut reading = looks_for.map(|unread| Box::pin(read_enough(guard, unread, backlog)));
+        let (room, pending) = (&mut reader.room, &mut reader.pending);
+        slice
+            .idle_while(async {
+                tokio::select! {
+                    () = stop.cancelled() => Wake::Stopping,
+                    ready = ready(&session.stream, awaited.listens, awaited.writes) => Wake::Ready(ready),
+                    () = session.unfinished.notified() => Wake::Unfinished,
+                    reads = or_pending(&mut reading) => Wake::Looked(reads),
+                    room = room.acquired() => Wake::Room(room),
+                    found = PeerReader::looked_up(pending) => Wake::LookedUp(found),
+                    head = queue.acquired() => Wake::QueueHead(head),
+                    () = sleep_until_opt(awaited.next) => Wake::Due,
+                }
+            })
+            .await
+    }
+
+    fn handle_wake(&mut self, woken: Wake, awaited: &Awaited) -> Result<(), ConnectionEnd> {
+        match woken {
+            Wake::Stopping => return Err(ConnectionEnd::Stopping),
+            Wake::Ready(ready) => self.read(ready)?,
+            Wake::Unfinished => {}
+            Wake::LookedUp(found) => self.reader.handle_looked_up(self.guard, found),
+            Wake::Room(room) => self.reader.room = RoomForPacket::roomy(room),
+            Wake::QueueHead(head) => self.queue = QueueState::First { _head: head },
+            Wake::Looked(reads) => self.handle_look(reads)?,
+            Wake::Due => self.handle_due(awaited)?,
+        }
+        Ok(())
+    }
+
+    /// Reads what a socket has that is ready.
+    fn read(&mut self, ready: std::io::Result<Ready>) -> Result<(), ConnectionEnd> {
+        let broken = |error: std::io::Error| ConnectionEnd::Gone(reason(&error));
+        if !ready.map_err(broken)?.is_readable() {
+            return Ok(());
+        }
+        let max_frame_bytes = self.guard.shared().config.max_frame_bytes;
+        match self.reader.fill(&self.guard.session.stream, max_frame_bytes).map_err(broken)? {
+            true => {
+                self.guard.record_sign_of_life();
+                Ok(())
+            }
+            false => Err(ConnectionEnd::Gone(LeaveReason::Closed)),
+        }
+    }
+
+    /// An old peer's socket was observed.
+    fn handle_look(&mut self, reads: bool) -> Result<(), ConnectionEnd> {
+        if reads {
+            self.unread_since = None;
+        }
+        let now = Instant::now().into_std();
+        let seen = self.probe.as_mut().map(|probe| probe.look(now, self.guard.session.outbox().read()));
+        match seen {
+            None | Some(ProbeResult::Waiting) => {}
+            Some(ProbeResult::Suspect) => self.guard.apply_verdict(Verdict::Suspect),
+            Some(ProbeResult::Reads) => {
+                self.probe = None;
+                self.guard.apply_verdict(Verdict::Trust);
+            }
+            Some(ProbeResult::Hidden) => self.probe = None,
+            Some(ProbeResult::Hung) => return Err(ConnectionEnd::CutByRegistry(LeaveReason::Hung)),
+        }
+        Ok(())
+    }
+
+    /// A deadline may be over.
+    fn handle_due(&mut self, awaited: &Awaited) -> Result<(), ConnectionEnd> {
+        let now = Instant::now();
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if is_due(awaited.write_deadline) {
+            return Err(ConnectionEnd::Stalled);
+        }
+        if is_due(awaited.frame_deadline) && !self.reader.give_up_pieces() {
+            return Err(ConnectionEnd::Rejected(takes_too_long(self.reader.frames.buffered())));
+        }
+        if is_due(awaited.register_deadline) {
+            let message = "a version 2 peer must register at once";
+            return Err(ConnectionEnd::Rejected(Rejection::new(408, "not_registered", message)));
+        }
+        if is_due(awaited.greet_at) && self.guard.defers_greetings() {
+            self.guard.session.outbox().greet_later((now + RESTORING).into_std());
+        }
+        Ok(())
+    }
+}
+
+impl QueueState {
+    /// When to try again. A peer that waits for the pace enters the queue, and tries again when it
+    /// is first. A peer for which there is no memory leaves the queue for a while: the packets of
+    /// others, which may be smaller, must not wait for it.
+    fn next_try(&mut self, wait: Wait, queue: &UpdateQueue, session: &Session) -> Option<std::time::Instant> {
+        match (&self, wait) {
+            (Self::Pending(_), _) => None,
+            (Self::First { .. }, Wait::Pace(at)) => Some(at),
+            (Self::First { .. } | Self::Outside, Wait::Memory(at)) => {
+                *self = Self::Outside;
+                Some(at)
+            }
+            (Self::Outside, Wait::Pace(_)) => {
+                *self = Self::Pending(queue.enter(&session.network_queue));
+                None
+            }
+        }
+    }
+
+    /// Waits until the peer is first, or for ever when it is not in the queue. Cancel safe.
+    async fn acquired(&mut self) -> QueueHead {
+        match self {
+            Self::Pending(head) => head.await,
+            Self::Outside | Self::First { .. } => std::future::pending().await,
+        }
+    }
+}
+
+fn takes_too_long(unfinished: &[u8]) -> Rejection {
+    // Writers of some dialects end their packets otherwise.
+    let (bytes, end) =
+        (unfinished.len(), unfinished.last().map_or_else(String::new, |last| last.escape_ascii().to_string()));
+    let what = format!("a packet took too long: {bytes} bytes without ¶, which end in '{end}'");
+    Rejection::new(408, "frame_timeout", what)
+}
+
+/// Sends an old node that others report not to answer the list once more, and looks whether it
+/// reads it; nothing else may be sent to it. `None` when it cannot be seen, or is about to be
+/// answered.
+fn begin_probe(session: &Session) -> Option<ReadProbe> {
+    let mut outbox = session.outbox();
+    if outbox.owes_reply() || outbox.is_mid_packet() || outbox.read().is_none() {
+        return None;
+    }
+    let probe = ReadProbe::new(Instant::now().into_std(), outbox.written());
+    outbox.reply(Reply::List(Key::Number(0)), Version::V1);
+    Some(probe)
+}
+
+/// What a socket error says about the peer.
+fn reason(error: &std::io::Error) -> LeaveReason {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
+            LeaveReason::Unreachable
+        }
+        _ => LeaveReason::Reset,
+    }
+}
+
+/// Waits until the socket is readable or writable, as far as either is wanted.
+async fn ready(stream: &Socket, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
+    let interest = match (to_read, to_write) {
+        (true, true) => Interest::READABLE | Interest::WRITABLE,
+        (true, false) => Interest::READABLE,
+        (false, true) => Interest::WRITABLE,
+        (false, false) => return std::future::pending().await,
+    };
+    stream.ready(interest).await
+}
+
+/// Waits for a future, or for ever when there is none.
+async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until an old peer's read window may have room. Returns whether the peer reads.
+async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
+    let (session, shared) = (&guard.session, guard.shared());
+    match unread {
+        WindowFull::Until(time) => {
+            sleep_until(Instant::from_std(time)).await;
+            true
+        }
+        WindowFull::PollPeer => {
+            let written = session.outbox().written();
+            match look.unread(&shared.local_queues, &session.stream, written).await {
+                (written, Some(unread)) => session.outbox().confirm_read(written, unread),
+                (_, None) => {
+                    session.outbox().fall_back_to_time(shared.config.legacy_read_time);
+                    shared.warn_of_hidden(session.peer);
+                    true
+                }
+            }
+        }
+    }
+}
