@@ -8,6 +8,7 @@ mod exchange;
 mod field_table;
 mod frames;
 mod head;
+mod held_bytes;
 mod meter;
 mod metered_stream;
 mod sink;
@@ -29,6 +30,7 @@ use tokio::time::{Duration, Instant, timeout};
 use self::exchange::Http2Exchange;
 use self::field_table::FieldTable;
 use self::frames::Frames;
+use self::held_bytes::{HeldBytes, cost_of};
 use self::meter::Meter;
 use self::metered_stream::{ConnectionActivity, MeteredStream};
 use crate::config::Config;
@@ -37,7 +39,9 @@ use crate::io::budget::OWN_BYTES;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
-use crate::proxy::ended::BodyError;
+use crate::message::head::RequestHead;
+use crate::message::problem::Problem;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 /// Requests of one client at a time: the least that RFC 9113 (6.5.2) recommends.
@@ -111,16 +115,7 @@ async fn serve(
     let (table, lingers) = (FieldTable::default(), None);
     let mut metered =
         MeteredStream { stream, frames, meter, table, activity: activity_of, slice: PollSlice::new(polls), lingers };
-    let handshake = Builder::new()
-        .max_concurrent_streams(if client.is_crowded() { MAX_STREAMS_IN_A_CROWD } else { MAX_STREAMS })
-        .max_header_list_size(MAX_HEADERS_BYTES)
-        .max_send_buffer_size(MAX_SEND_BYTES)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_pending_accept_reset_streams(MAX_RESET)
-        .max_concurrent_reset_streams(MAX_RESET)
-        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
-        .handshake::<_, Bytes>(&mut metered);
+    let handshake = settings(client.is_crowded()).handshake::<_, Bytes>(&mut metered);
     let Some(mut connection) = timeout(config.header_timeout, handshake).await.ok().and_then(Result::ok) else {
         // An orderly end: bytes that the client has sent beyond that are read.
         let _ = timeout(LINGER, metered.shutdown()).await;
@@ -129,68 +124,42 @@ async fn serve(
     let mut streams = FuturesUnordered::new();
     let mut timer = Timer::at(now + config.header_timeout);
     let mut stopping = false;
-    let (mut held, mut held_bytes) = (None, 0);
+    let mut held = HeldBytes::new(handler, &activity);
     let (why, reason) = loop {
         tokio::select! {
             biased;
             () = poll_fn(|_| {
-                let table = table_cost(&activity);
-                let is_over = table > FREE_TABLE_BYTES && {
-                    held = held.take().or_else(|| handler.reservation());
-                    held.as_mut().is_some_and(|held| held.grow_shared_to(held_bytes + table).is_err())
-                };
-                if is_over || activity.flood.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+                let costs_too_much = held.is_table_too_large() || activity.flood.load(Ordering::Relaxed);
+                if costs_too_much { Poll::Ready(()) } else { Poll::Pending }
             }) => {
                 break ("costs too much", Reason::ENHANCE_YOUR_CALM);
             }
             accepted = activity.accept(&mut connection) => match accepted {
                 Some(Ok((request, mut respond))) => {
-                    let costs = match (streams.len() < FREE_STREAMS, field_bytes(&request)) {
-                        (true, fields) => fields.saturating_sub(FREE_FIELD_BYTES),
-                        (false, fields) => STREAM_BYTES + fields,
-                    };
-                    if costs > 0 {
-                        held = held.or_else(|| handler.reservation());
-                        let room = held.as_mut().map_or(Ok(()), |held| {
-                            held.grow_shared_to(held_bytes + costs + table_cost(&activity))
-                        });
-                        if room.is_err() {
-                            // The request has not been handled, so the client may send it again.
-                            respond.send_reset(Reason::REFUSED_STREAM);
-                            continue;
-                        }
+                    let cost = cost_of(&request, streams.len());
+                    if !held.try_charge(cost) {
+                        // The request has not been handled, so the client may send it again.
+                        respond.send_reset(Reason::REFUSED_STREAM);
+                        continue;
                     }
                     client.mark_busy();
-                    held_bytes += costs;
                     let (mut exchange, head) = Http2Exchange::open(request, respond, config.write_timeout, Arc::clone(&client.pace));
                     streams.push(async move {
-                        let head = match head {
-                            Ok(mut head) => exchange.settle_framing(&mut head).await.map(|()| head),
-                            Err(problem) => Err(BodyError::Problem(problem)),
-                        };
-                        let ended = match head {
-                            Ok(head) => handler.handle(head, &mut exchange).await.map(drop),
-                            Err(BodyError::Problem(problem)) => {
-                                handler.record_rejection(problem.status);
-                                exchange.respond(FullResponse::from(&problem));
-                                Ok(())
-                            }
-                            Err(BodyError::Ended(ended)) => Err(ended),
-                        };
+                        let ended = answer(head, &mut exchange, handler).await;
                         exchange.finish(ended).await;
-                        costs
+                        cost
                     });
                 }
                 Some(Err(_)) => return "broken",
                 None => return "closed",
             },
-            Some(costs) = streams.next() => {
+            Some(cost) = streams.next() => {
                 let now = Instant::now();
-                held_bytes -= costs;
+                held.release(cost);
                 timer.set(now + if stopping { LAST_REQUEST_WAIT } else { config.idle_timeout });
                 if streams.is_empty() {
                     client.mark_idle(now);
-                    held = None;
+                    held.clear();
                 }
                 // A client that sends requests without a pause must leave time for others.
                 slice.yield_if_over(now).await;
@@ -219,13 +188,38 @@ async fn serve(
     why
 }
 
-/// What the client's table of header fields counts.
-fn table_cost(activity: &ConnectionActivity) -> usize {
-    activity.table_bytes().saturating_sub(FREE_TABLE_BYTES)
+/// The limits of a connection, as far as the h2 crate keeps them.
+fn settings(is_crowded: bool) -> Builder {
+    let mut settings = Builder::new();
+    settings
+        .max_concurrent_streams(if is_crowded { MAX_STREAMS_IN_A_CROWD } else { MAX_STREAMS })
+        .max_header_list_size(MAX_HEADERS_BYTES)
+        .max_send_buffer_size(MAX_SEND_BYTES)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(MAX_RESET)
+        .max_concurrent_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS));
+    settings
 }
 
-/// The memory that the fields of a request take.
-fn field_bytes<B>(request: &http::Request<B>) -> usize {
-    let bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    FIELD_COPIES * bytes
+/// Answers one request.
+async fn answer(
+    head: Result<RequestHead, Problem>,
+    exchange: &mut Http2Exchange,
+    handler: &impl RequestHandler,
+) -> Result<(), Ended> {
+    let head = match head {
+        Ok(mut head) => exchange.settle_framing(&mut head).await.map(|()| head),
+        Err(problem) => Err(BodyError::Problem(problem)),
+    };
+    match head {
+        Ok(head) => handler.handle(head, exchange).await.map(drop),
+        Err(BodyError::Problem(problem)) => {
+            handler.record_rejection(problem.status);
+            exchange.respond(FullResponse::from(&problem));
+            Ok(())
+        }
+        Err(BodyError::Ended(ended)) => Err(ended),
+    }
 }
