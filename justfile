@@ -40,7 +40,7 @@ bench:
 fuzz TARGET='all' SECONDS='3':
     fuzz/run {{TARGET}} {{SECONDS}}
 
-# Runs tests beside eight busy processes, and prints a tally: `just under-load up6 rs2`; `RUNS=5 just under-load --workspace`
+# Runs tests beside eight busy processes, and prints a tally: `just under-load up6 rs2`
 under-load *TESTS:
     tests/under-load.sh {{TESTS}}
 

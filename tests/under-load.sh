@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests again and again beside processes that keep all cores busy, and prints a tally.
 #
-#   tests/under-load.sh up6 rs2                 # 20 runs of all tests with `up6` or `rs2` in their names, load 8
+#   tests/under-load.sh up6 rs2                 # 20 runs of tests with `up6` or `rs2` in the name
 #   RUNS=100 BUSY=16 tests/under-load.sh ov10   # more of both
 #   RUNS=5 tests/under-load.sh                  # the whole of tests/it
 #   RUNS=5 tests/under-load.sh --workspace      # all test binaries of all crates; not the doctests

@@ -42,8 +42,8 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Asks a running Distributor what happened to a node: when it joined and left, and why. Exits
-    /// with 1 if nothing is known of it. Ask no Distributor of version 1: it cannot answer, and ends
-    /// when a peer that has not registered leaves.
+    /// with 1 if nothing is known of it. Ask no Distributor of version 1: it cannot answer, and
+    /// ends when a peer that has not registered leaves.
     Why {
         /// Its name, address (host:port) or instance id.
         node: String,

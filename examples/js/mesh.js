@@ -267,8 +267,8 @@ class Client {
 // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d.
 const plainHost = (host) => String(host).replace(/^::ffff:(?=\d+\.)/i, '');
 
-// How much each host can read at once: nothing tells which of its peers of version 1 calls, so it is
-// what all of them can.
+// How much each host can read at once: nothing tells which of its peers of version 1 calls, so it
+// is what all of them can.
 function readWindows(list) {
   const windows = new Map();
   for (const { host, readWindow } of list.filter((entry) => isObject(entry) && !isObject(entry.$))) {

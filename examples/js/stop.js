@@ -21,7 +21,8 @@ function stopOnSignals(close) {
 
 function end(signal) {
   if (signal !== 'SIGHUP') process.exit(0);
-  // Node.js crashes when it ends by itself and its terminal is gone; the signal's own effect is left.
+  // Node.js crashes when it ends by itself and its terminal is gone; the signal's own effect is
+  // left.
   process.removeAllListeners('SIGHUP');
   process.kill(process.pid, 'SIGHUP');
 }

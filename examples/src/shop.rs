@@ -40,8 +40,8 @@ struct ShopArgs {
     /// Address of the Distributor.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = listen_address)]
     distributor: SocketAddr,
-    /// Address of the gateway for operators, `off` for none. Unless given, 127.0.0.1:8001, or none if
-    /// that is taken.
+    /// Address of the gateway for operators, `off` for none. Unless given, 127.0.0.1:8001, or none
+    /// if that is taken.
     #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     admin: Option<ShopAdmin>,
     /// Folder of the databases; a temporary one, removed at the end, unless given.

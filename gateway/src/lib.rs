@@ -13,7 +13,8 @@
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn example() -> std::io::Result<()> {
-//! let servers = vec![FixedServer { address: (Ipv4Addr::LOCALHOST.into(), 8081).into(), weight: 100 }];
+//! let address = (Ipv4Addr::LOCALHOST, 8081).into();
+//! let servers = vec![FixedServer { address, weight: 100 }];
 //! let balance = Some(Balance::LeastInFlight);
 //! let route = RouteConfig { servers, balance, ..RouteConfig::new(vec!["/".to_owned()]) };
 //! let config = Config { routes: vec![route], ..Config::default() };

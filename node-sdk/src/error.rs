@@ -112,8 +112,8 @@ pub enum CallError {
         /// How a url is written.
         reason: &'static str,
     },
-    /// No node that this one is told of offers this, and its [interests] do not name it. Nothing was
-    /// sent; name it among them.
+    /// No node that this one is told of offers this, and its [interests] do not name it. Nothing
+    /// was sent; name it among them.
     ///
     /// [interests]: crate::NodeBuilder::interests
     #[error("no known node offers {url}: this node is told only of its interests (needs), and they do not name it")]
@@ -237,7 +237,9 @@ fn doubled_text(route: &str, other: &str) -> String {
 ///     fn from(error: OrderError) -> Self {
 ///         match error {
 ///             OrderError::SoldOut => Self::conflict("sold_out", "nothing is left"),
-///             OrderError::UnknownGood(id) => Self::new(422, "unknown_good", format!("there is no good {id}")),
+///             OrderError::UnknownGood(id) => {
+///                 Self::new(422, "unknown_good", format!("there is no good {id}"))
+///             }
 ///         }
 ///     }
 /// }

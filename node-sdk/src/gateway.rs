@@ -64,8 +64,8 @@ pub trait GatewayPeers: Sized {
     fn for_thread(&self) -> Peers;
 
     /// Connects to nodes that are new and offer what these peers call, before it is their turn.
-    /// Completes when the peers are dropped, and is to run in the runtime that calls. Peers that have
-    /// [joined](Self::join) do it themselves.
+    /// Completes when the peers are dropped, and is to run in the runtime that calls. Peers that
+    /// have [joined](Self::join) do it themselves.
     fn connect_newcomers(&self) -> impl Future<Output = ()> + Send + use<Self>;
 
     /// Calls with JSON text, and returns the packet of the response unread. `params` must be a JSON
@@ -110,8 +110,8 @@ pub trait GatewayPeers: Sized {
     /// Why the node at this address could not be connected to when that was last tried.
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
 
-    /// Records that the node at this address has answered in a way that no caller understands. It is
-    /// counted and logged, as answers are that are no packets.
+    /// Records that the node at this address has answered in a way that no caller understands. It
+    /// is counted and logged, as answers are that are no packets.
     fn record_malformed(&self, address: SocketAddr, why: &str);
 
     /// What was wrong with the answers of the node at this address, over all threads.

@@ -21,8 +21,9 @@
 //!
 //! # What a node says
 //!
-//! What a node does and what goes wrong are [`tracing`](https://docs.rs/tracing) events. In a program
-//! without a subscriber, [`serve`](NodeBuilder::serve) prints those from `INFO` on to standard error:
+//! What a node does and what goes wrong are [`tracing`](https://docs.rs/tracing) events. In a
+//! program without a subscriber, [`serve`](NodeBuilder::serve) prints those from `INFO` on to
+//! standard error:
 //!
 //! ```text
 //!  INFO listening address=127.0.0.1:9010 name=hello routes=1

@@ -63,8 +63,8 @@ impl Peers {
     /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
     /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it.
     /// A provider that cannot be reached is skipped. A call made before the first list of nodes has
-    /// come waits for it, as long as the call may take. A call that was lost on the way is tried once
-    /// more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2), or if
+    /// come waits for it, as long as the call may take. A call that was lost on the way is tried
+    /// once more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2), or if
     /// [`Call::idempotent`] says so. A call made while another one is handled ends a margin before
     /// that one.
     ///
@@ -75,7 +75,8 @@ impl Peers {
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
     /// use std::time::Duration;
     ///
-    /// let name: String = peers.call("GET/members/7/name", &()).timeout(Duration::from_secs(1)).await?;
+    /// let call = peers.call("GET/members/7/name", &());
+    /// let name: String = call.timeout(Duration::from_secs(1)).await?;
     /// # Ok(()) }
     /// ```
     pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
@@ -221,8 +222,8 @@ impl Peers {
         self.wait_noticed(|_| missing()).await;
     }
 
-    /// Completes when nothing is missing any more among the known nodes. If that takes long, the log
-    /// says once what is.
+    /// Completes when nothing is missing any more among the known nodes. If that takes long, the
+    /// log says once what is.
     pub(crate) async fn wait_noticed(&self, missing: impl Fn(&[Arc<Node>]) -> Vec<String>) {
         let missing = || missing(&self.nodes());
         unknown_route::noticed(&self.mesh, self.wait(|| missing().is_empty()), missing).await;

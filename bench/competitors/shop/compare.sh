@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The three services of examples/ and the same in tonic: lines, and clean debug builds. Needs protoc; takes some minutes.
+# The three services of examples/ and the same in tonic: lines, and clean debug builds. Needs
+# protoc; takes some minutes.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../../.. && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Only the services, without Distributor, gateway and the shop's program; and without our profile, which optimises dependencies.
+# Only the services, without Distributor, gateway and the shop's program; and without our profile,
+# which optimises dependencies.
 mkdir -p "$work/ours/src"
 cp "$root"/examples/src/{members,goods,purchases,database}.rs "$work/ours/src"
 cp "$root/Cargo.lock" "$work/ours"

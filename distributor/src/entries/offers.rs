@@ -112,8 +112,8 @@ impl EntryTable {
         offers.iter().any(|offer| !self.offers.providers.contains_key(offer))
     }
 
-    /// The urls of this entry that services of other names offer, if it is the first of its own name
-    /// to offer them; and the name of one of those services.
+    /// The urls of this entry that services of other names offer, if it is the first of its own
+    /// name to offer them; and the name of one of those services.
     pub(crate) fn newly_shared<'r>(&self, record: &'r Record) -> Option<(Vec<&'r str>, &Arc<Record>)> {
         let shared = self.offers.newly_shared(record);
         let first = *shared.first()?;

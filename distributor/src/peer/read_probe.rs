@@ -41,8 +41,8 @@ impl ReadProbe {
         Self { since: now, written, looks: 0, is_suspect: false }
     }
 
-    /// The node was seen to have `read` this many bytes. Only after `Waiting` and `Suspect` is it to
-    /// be looked at again.
+    /// The node was seen to have `read` this many bytes. Only after `Waiting` and `Suspect` is it
+    /// to be looked at again.
     pub(crate) fn look(&mut self, now: Instant, read: Option<u64>) -> ProbeResult {
         let Some(read) = read else { return ProbeResult::Hidden };
         if read > self.written {

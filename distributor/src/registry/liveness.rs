@@ -18,8 +18,8 @@ const LARGE_MESH: usize = 1000;
 /// How long the answer to a ping may take before the peer is suspect, and other nodes prefer
 /// others: longer than a collector of garbage usually pauses a node.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
-/// After a ping, how long an answer may take until the peer counts as hung. With the longest interval
-/// of 1000 nodes, a hung node is off the list within ten seconds.
+/// After a ping, how long an answer may take until the peer counts as hung. With the longest
+/// interval of 1000 nodes, a hung node is off the list within ten seconds.
 const HUNG_AFTER: Duration = Duration::from_secs(7);
 
 /// The share of the pings for peers that were reported. A peer that reports all others must not

@@ -16,8 +16,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Pairs of reporter and node that are remembered for that. Beyond this number, reports count for
 /// nothing until old ones are forgotten.
 pub(super) const MAX_PROBES: usize = 4096;
-/// Version 1 nodes cannot be pinged. When two peers report one within this time, or the only one that
-/// can, it is suspect for the same time.
+/// Version 1 nodes cannot be pinged. When two peers report one within this time, or the only one
+/// that can, it is suspect for the same time.
 const SUSPICION: Duration = Duration::from_secs(5);
 /// Version 1 nodes that were reported.
 const MAX_SUSPICIONS: usize = 1024;
@@ -118,8 +118,8 @@ impl Suspicions {
         self.probes.len()
     }
 
-    /// What a version 1 node is, now that this peer has reported it, as the only one that can report
-    /// if `is_sole`.
+    /// What a version 1 node is, now that this peer has reported it, as the only one that can
+    /// report if `is_sole`.
     fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> Suspected {
         let id = record.id;
         let is_full = self.reported.len() >= MAX_SUSPICIONS;

@@ -155,9 +155,9 @@ impl ListCache {
         }
     }
 
-    /// The packet that a version 2 peer should be sent, in the fewest bytes. `published` is the state
-    /// that is being published: when all peers take the same deltas, the same bytes serve all of
-    /// them, however slow some are.
+    /// The packet that a version 2 peer should be sent, in the fewest bytes. `published` is the
+    /// state that is being published: when all peers take the same deltas, the same bytes serve all
+    /// of them, however slow some are.
     pub(crate) fn update_for(
         &mut self,
         now: Instant,

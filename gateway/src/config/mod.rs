@@ -138,8 +138,8 @@ pub struct RouteConfig {
     /// The cookie of [`Sticky::Cookie`]. Unless given, each prefix has a name of its own.
     pub cookie: Option<String>,
     /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and
-    /// [`Balance::PowerOfTwo`] of nodes. Over HTTP, connections that are upgraded to another protocol
-    /// go to the server with the fewest, if others go in turn.
+    /// [`Balance::PowerOfTwo`] of nodes. Over HTTP, connections that are upgraded to another
+    /// protocol go to the server with the fewest, if others go in turn.
     pub balance: Option<Balance>,
     /// What keeps a client with one of them.
     pub sticky: Option<Sticky>,

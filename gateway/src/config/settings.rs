@@ -31,8 +31,8 @@ net::settings! {
         pub(crate) admin: Option<AdminAddress> = None;
         /// Threads that serve; one for each core unless given.
         pub(crate) workers: Option<u16> = None, where 1..=1024, like "4";
-        /// File with the id of the process that is the service, also after SIGUSR2. It is removed at
-        /// the end.
+        /// File with the id of the process that is the service, also after SIGUSR2. It is removed
+        /// at the end.
         pub(crate) pid_file: Option<PathBuf> = None, like "/run/gateway.pid";
         /// Answer requests over http by 308 to https, except below `/.well-known/acme-challenge/`.
         /// It needs `[tls]`, or proxies in `trusted` or `proxy_protocol` that speak TLS.

@@ -106,7 +106,8 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, st
 }
 
 /// Writes the fields of a response for the client. `with_length`: its Content-Length describes a
-/// body that is not sent. Where it redirects to, and the paths of cookies, may be put below a prefix.
+/// body that is not sent. Where it redirects to, and the paths of cookies, may be put below a
+/// prefix.
 pub(crate) fn put_response_fields(
     out: &mut BytesMut,
     fields: &Fields,

@@ -220,7 +220,8 @@ impl Proxy<'_> {
         }
     }
 
-    /// A server is not given a field with `_` in its name. Neither it nor its client learns of that.
+    /// A server is not given a field with `_` in its name. Neither it nor its client learns of
+    /// that.
     fn warn_of_fields(&self, head: &RequestHead, now: Instant) {
         let Some((name, _)) = head.fields().iter().find(|(name, _)| name.contains(&b'_')) else { return };
         if let Some(suppressed) = self.shared.log_throttles.allow_for("fields_left_out", name, now.into_std()) {

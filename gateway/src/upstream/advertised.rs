@@ -82,7 +82,8 @@ impl AdvertisedNames {
 }
 
 impl AdvertisedName {
-    /// Connects to one of its addresses, or to the one at which the server is `listed`. Cancel safe.
+    /// Connects to one of its addresses, or to the one at which the server is `listed`. Cancel
+    /// safe.
     ///
     /// # Errors
     /// The first error when all fail.
@@ -121,9 +122,9 @@ impl AdvertisedName {
     }
 }
 
-/// Where to try: at the addresses of the name, beginning with one that was reached before. The listed
-/// address is the last if the name does not lead there: what the Distributor has found may be right
-/// where we find nothing. A name must not lead to this machine, unless the list does.
+/// Where to try: at the addresses of the name, beginning with one that was reached before. The
+/// listed address is the last if the name does not lead there: what the Distributor has found may
+/// be right where we find nothing. A name must not lead to this machine, unless the list does.
 fn in_order(named: &[SocketAddr], listed: SocketAddr, reached: Option<SocketAddr>) -> Vec<SocketAddr> {
     let may_try = |address: &SocketAddr| listed.ip().is_loopback() || !address.ip().is_loopback();
     let mut order: Vec<_> = named.iter().copied().filter(may_try).collect();

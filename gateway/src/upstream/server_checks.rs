@@ -41,8 +41,8 @@ impl Default for ServerChecks {
     }
 }
 
-/// Two routes may check the same server in different ways, and two servers be at one address, as far
-/// as the Distributor knows.
+/// Two routes may check the same server in different ways, and two servers be at one address, as
+/// far as the Distributor knows.
 type CheckKey = (SocketAddr, Option<HostPort>, config::Check, Duration);
 
 /// One server, which is checked until this is dropped.

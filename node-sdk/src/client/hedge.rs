@@ -15,9 +15,9 @@ use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::CallFailure;
 
-/// A connection over which nothing has been answered, not even the hello of version 2, may lead to a
-/// process that is gone: the master of a cluster accepts for its workers. After this time without an
-/// answer, calls go over a new one, and what may be carried out twice is called again.
+/// A connection over which nothing has been answered, not even the hello of version 2, may lead to
+/// a process that is gone: the master of a cluster accepts for its workers. After this time without
+/// an answer, calls go over a new one, and what may be carried out twice is called again.
 const UNPROVEN_AFTER: Duration = Duration::from_secs(1);
 
 impl RawCall<'_> {

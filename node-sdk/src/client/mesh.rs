@@ -90,8 +90,8 @@ impl Mesh {
         });
     }
 
-    /// Connects to nodes that are new and offer what this thread calls, as long as the mesh is there,
-    /// in the present runtime. Otherwise their first turns would go to others.
+    /// Connects to nodes that are new and offer what this thread calls, as long as the mesh is
+    /// there, in the present runtime. Otherwise their first turns would go to others.
     pub(crate) async fn connect_newcomers(mesh: Weak<Self>) {
         let Some(mut changed) = mesh.upgrade().map(|mesh| mesh.table.subscribe()) else { return };
         while changed.changed().await.is_ok() {

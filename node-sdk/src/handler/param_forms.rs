@@ -14,8 +14,8 @@ const MAX_REREADS: usize = 16;
 /// How the text of one member is read, if not as a text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ParamForm {
-    /// As a number or boolean: what it has in quotes. A member of a flattened type has to be what it
-    /// is read as, and serde converts nothing.
+    /// As a number or boolean: what it has in quotes. A member of a flattened type has to be what
+    /// it is read as, and serde converts nothing.
     pub(super) is_number: bool,
     /// As a list with this one item.
     pub(super) is_list: bool,

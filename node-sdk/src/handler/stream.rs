@@ -50,7 +50,11 @@ pub struct Items<T> {
 /// use futures::{Stream, stream};
 /// use node_sdk::{Params, ServiceError, Streaming};
 ///
-/// async fn count(Params(to): Params<u64>) -> Result<Streaming<impl Stream<Item = Result<u64, ServiceError>>>, ServiceError> {
+/// type Number = Result<u64, ServiceError>;
+///
+/// async fn count(
+///     Params(to): Params<u64>,
+/// ) -> Result<Streaming<impl Stream<Item = Number>>, ServiceError> {
 ///     Ok(Streaming(stream::iter((0..to).map(Ok))))
 /// }
 /// ```

@@ -182,7 +182,8 @@ impl NodeBuilder {
     /// async fn timed(route: Route, next: Next) -> Result<Outcome, ServiceError> {
     ///     let start = std::time::Instant::now();
     ///     let outcome = next.run().await;
-    ///     println!("{route}: {} in {:?}", outcome.as_ref().map_or_else(|error| error.status, Outcome::status), start.elapsed());
+    ///     let status = outcome.as_ref().map_or_else(|error| error.status, Outcome::status);
+    ///     println!("{route}: {status} in {:?}", start.elapsed());
     ///     outcome
     /// }
     ///

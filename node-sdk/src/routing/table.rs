@@ -102,8 +102,8 @@ impl RoutingTable {
         self.nodes.values().map(|known| &known.node)
     }
 
-    /// How many unread bytes a caller of version 1 from this host may have: what every version 1 peer
-    /// there says of itself, as nothing tells which of them calls. `None` if none is listed.
+    /// How many unread bytes a caller of version 1 from this host may have: what every version 1
+    /// peer there says of itself, as nothing tells which of them calls. `None` if none is listed.
     pub(crate) fn read_window_of(&self, host: IpAddr) -> Option<usize> {
         let old = self.nodes().filter(|node| node.host == host && node.version() == Version::V1);
         old.map(|node| node.read_window).min()

@@ -323,8 +323,8 @@ impl CallerConnection<'_> {
         Ok(())
     }
 
-    /// Finds out how much a caller of version 1 can read. Whoever registers from its address may say
-    /// so, and may come later than its first call.
+    /// Finds out how much a caller of version 1 can read. Whoever registers from its address may
+    /// say so, and may come later than its first call.
     fn update_read_window(&mut self, now: Instant) {
         if self.window_checked.is_some_and(|at| now < at + WINDOW_PERIOD) {
             return;

@@ -279,7 +279,8 @@ impl StartedCall {
         self.finishes && self.running.is_ok() && self.to.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
     }
 
-    /// Lends the return path of the response, until [`attach_return_path`](Self::attach_return_path).
+    /// Lends the return path of the response, until
+    /// [`attach_return_path`](Self::attach_return_path).
     pub(crate) fn detach_return_path(&mut self) -> ReturnPath {
         let ReturnPath { version, key, legacy_bytes, call_stream, one_way } = &mut self.to;
         ReturnPath {

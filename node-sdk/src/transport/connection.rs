@@ -148,7 +148,8 @@ impl Connection {
         }
     }
 
-    /// The node has answered nothing over this connection. What accepted it may not be what answers.
+    /// The node has answered nothing over this connection. What accepted it may not be what
+    /// answers.
     pub(crate) fn is_unproven(&self) -> bool {
         !self.has_answered.load(Ordering::Relaxed)
     }

@@ -27,13 +27,13 @@ pub(crate) struct BatchQueue {
     one_way: OneWayPackets,
 }
 
-/// The routes of one-way packets that are not written yet, each with the position of its end, or its
-/// number. The bytes of the queue bound them.
+/// The routes of one-way packets that are not written yet, each with the position of its end, or
+/// its number. The bytes of the queue bound them.
 type OneWayPackets = VecDeque<(u64, Arc<str>)>;
 
 /// The queue for version 1 nodes: a write for each packet, and never more than the read window of
-/// the node that it may not have read. A call that is answered was read, and so was everything written
-/// before it.
+/// the node that it may not have read. A call that is answered was read, and so was everything
+/// written before it.
 #[derive(Debug, Default)]
 pub(crate) struct LegacyQueue {
     /// Packets that are not yet written, with their numbers and keys, oldest first. One-way packets

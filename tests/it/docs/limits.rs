@@ -1,4 +1,5 @@
-//! Each row of the tables of limits names the setting or the constants that it is, with their value.
+//! Each row of the tables of limits names the setting or the constants that it is, with their
+//! value.
 
 use std::fs;
 use std::path::PathBuf;

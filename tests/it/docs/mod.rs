@@ -7,6 +7,9 @@ mod limits;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Where prose and comments wrap.
+const MAX_COLUMNS: usize = 100;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -74,12 +77,53 @@ fn prose_wraps_at_100_columns() {
         let mut is_code = false;
         for (number, line) in read(&document).lines().enumerate() {
             is_code ^= line.starts_with("```");
-            if !is_code && !line.starts_with('|') && line.chars().count() > 100 {
+            if !is_code && !line.starts_with('|') && line.chars().count() > MAX_COLUMNS {
                 long.push(format!("{document}:{}", number + 1));
             }
         }
     }
-    assert!(long.is_empty(), "longer than 100 columns: {long:?}");
+    assert!(long.is_empty(), "longer than {MAX_COLUMNS} columns: {long:?}");
+}
+
+/// Folders that hold no text of ours.
+const FOREIGN_FOLDERS: [&str; 4] = [".git", "target", "node_modules", "seeds"];
+
+/// Whether a line of a file is nothing but a comment.
+fn is_comment(path: &Path, line: &str) -> bool {
+    let line = line.trim_start();
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("rs" | "js") => line.starts_with("//"),
+        Some("toml" | "sh") => line.starts_with('#'),
+        // Scripts, and the justfile.
+        None => line.starts_with('#'),
+        Some(_) => false,
+    }
+}
+
+fn find_long_comments(folder: &Path, long: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !FOREIGN_FOLDERS.contains(&&*name) {
+                find_long_comments(&path, long);
+            }
+            continue;
+        }
+        let text = fs::read(&path).unwrap();
+        for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
+            if is_comment(&path, line) && line.chars().count() > MAX_COLUMNS {
+                long.push(format!("{}:{}", path.strip_prefix(root()).unwrap().display(), number + 1));
+            }
+        }
+    }
+}
+
+#[test]
+fn comments_wrap_at_100_columns() {
+    let mut long = Vec::new();
+    find_long_comments(&root(), &mut long);
+    assert!(long.is_empty(), "longer than {MAX_COLUMNS} columns:\n{}", long.join("\n"));
 }
 
 #[test]

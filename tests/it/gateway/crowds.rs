@@ -21,8 +21,8 @@ const PERMITS: usize = 40;
 /// More than that.
 const ATTACKERS: usize = 3 * PERMITS;
 
-/// What a gateway says whose worker lags. On a busy machine that is nobody's fault, and such a request
-/// is made again.
+/// What a gateway says whose worker lags. On a busy machine that is nobody's fault, and such a
+/// request is made again.
 const LAGS: &str = "the gateway is overloaded";
 
 /// A server that answers `/big` without end, `/slow` never, `/ws` by a WebSocket that echoes, and

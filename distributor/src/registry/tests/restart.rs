@@ -187,8 +187,8 @@ fn a_copy_that_is_damaged_is_not_used() {
     assert!(scene.run_due(6000).warm);
 }
 
-/// A registry that has restored what another one knew: four workers of one identity, and a node that
-/// hands it over.
+/// A registry that has restored what another one knew: four workers of one identity, and a node
+/// that hands it over.
 fn restored_workers() -> RegistryScene {
     let mut before = RegistryScene::new();
     (1..=4).for_each(|session| before.register_old(0, session, 7));

@@ -1,8 +1,8 @@
 //! What the table of header fields of a connection keeps in memory (RFC 7541, 2.3.2). Pure.
 //!
-//! The h2 crate makes an entry of the bytes that it was read from, or decompressed to, and keeps the
-//! whole of these two buffers with it: a hundred entries of one byte can keep a hundred buffers of
-//! 16 kB. The table is not to be seen from outside, so this reads along: which header blocks put
+//! The h2 crate makes an entry of the bytes that it was read from, or decompressed to, and keeps
+//! the whole of these two buffers with it: a hundred entries of one byte can keep a hundred buffers
+//! of 16 kB. The table is not to be seen from outside, so this reads along: which header blocks put
 //! entries into the table, how long these can be there, and what was read since the entry before.
 
 use std::collections::VecDeque;
@@ -14,8 +14,8 @@ use super::frames::{FrameHead, stream_id};
 const TABLE_SIZE: usize = 4096;
 /// What an entry counts beside its name and value (RFC 7541, 4.1).
 const ENTRY_OVERHEAD: usize = 32;
-/// The buffer that frames are read to holds so many bytes of earlier frames at most, and so does that
-/// of what was compressed.
+/// The buffer that frames are read to holds so many bytes of earlier frames at most, and so does
+/// that of what was compressed.
 const MAX_BEFORE: usize = 16 * 1024;
 /// What was compressed becomes larger.
 const DECOMPRESSED: usize = 2;
@@ -30,8 +30,8 @@ const PRIORITY_BYTES: usize = 5;
 /// Follows the header blocks of one client.
 #[derive(Debug, Default)]
 pub(super) struct FieldTable {
-    /// Bytes of the priority that are before the fields of the present frame, and what was read of the
-    /// stream that it names.
+    /// Bytes of the priority that are before the fields of the present frame, and what was read of
+    /// the stream that it names.
     before: usize,
     dependency: u32,
     is_padded: bool,
@@ -46,7 +46,8 @@ pub(super) struct FieldTable {
     entry: Option<usize>,
     /// The bytes of the present header block so far.
     block: usize,
-    /// Header blocks with entries in the table: their bytes, and the least that their entries count.
+    /// Header blocks with entries in the table: their bytes, and the least that their entries
+    /// count.
     blocks: VecDeque<(usize, usize)>,
     /// The sums of both.
     block_bytes: usize,
