@@ -5,12 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use net::address_group;
 
-/// How many times as much as stays free one address may hold. Alone it has half of the space, two
-/// have a third each, and something is always left for the next: the dynamic threshold of Choudhury
-/// and Hahne, known from the buffers of switches. With its 256 connections an address has 16 KiB
-/// for each node in half of the default list.
-const MAX_TIMES_FREE: usize = 1;
-
 /// Bytes that are held, by [address group](address_group).
 #[derive(Debug, Default)]
 pub(crate) struct AddressShares {
@@ -53,17 +47,6 @@ impl AddressShares {
     }
 }
 
-/// What one address may hold while `free` bytes are left for all.
-pub(crate) fn share_of(free: usize) -> usize {
-    free.saturating_mul(MAX_TIMES_FREE)
-}
-
-/// Whether the peers that share the address of `host` may hold `held` bytes while `free` are left
-/// for all. This machine is excepted, as from the limit of connections: all nodes may be on it.
-pub(crate) fn is_within_share(host: &str, held: usize, free: usize) -> bool {
-    held <= share_of(free) || group_of(host).is_loopback()
-}
-
 /// Whether two hosts count as one address.
 pub(crate) fn is_same_address(one: &str, other: &str) -> bool {
     group_of(one) == group_of(other)
@@ -94,16 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_holds_no_more_than_is_free_and_this_machine_all() {
-        for (host, held, free, expected) in [
-            ("10.0.0.1", 50, 50, true),
-            ("10.0.0.1", 51, 49, false),
-            ("2001:db8::1", 51, 49, false),
-            ("::1", 100, 0, true),
-            ("::ffff:127.0.0.1", 100, 0, true),
-        ] {
-            assert_eq!(is_within_share(host, held, free), expected, "{host} {held} {free}");
-        }
+    fn hosts_of_one_network_are_one_address() {
         assert!(is_same_address("2001:db8::1", "2001:db8::2") && !is_same_address("10.0.0.1", "10.0.0.2"));
     }
 }

@@ -4,6 +4,7 @@
 //! It must not know connections or frames: a session is a number. It must not import `peer` or
 //! `shell`.
 
+mod address_share;
 mod admission;
 mod damping;
 mod deferred;
@@ -26,8 +27,8 @@ use bytes::{Bytes, BytesMut};
 use protocol::{Digest, LeaveReason, ResumePoint, Revision, Version, write_ping};
 
 use crate::config::Config;
-use crate::entries::address_shares::share_of;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
+use crate::registry::address_share::share_of;
 pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError, SharedUrl};
 use crate::registry::damping::Damping;
 use crate::registry::deferred::{Deferred, DeferredRegistrations};
