@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_one_network_are_one_address() {
+    fn hosts_of_one_address_group_are_one_address() {
         assert!(is_same_address("2001:db8::1", "2001:db8::2") && !is_same_address("10.0.0.1", "10.0.0.2"));
     }
 }

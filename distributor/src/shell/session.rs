@@ -16,7 +16,7 @@ use crate::peer::outbox::{Outbox, WriteStep};
 use crate::registry::liveness::Verdict;
 use crate::registry::{Admission, RegisterError, ReportOutcome};
 use crate::shell::shared::{Shared, index};
-use crate::shell::update_queue::NetworkQueue;
+use crate::shell::update_queue::AddressQueue;
 use crate::updates::lists::Wait;
 
 /// One connection, as the publisher sees it.
@@ -39,7 +39,7 @@ pub(crate) struct Session {
     pub(crate) is_reported: AtomicBool,
     pub(super) opened_at: Instant,
     /// The queue that it shares with the other connections of its address group.
-    pub(crate) network_queue: NetworkQueue,
+    pub(crate) address_queue: AddressQueue,
     /// The active time at its last sign of life, in nanoseconds.
     pub(super) last_heard: AtomicU64,
 }

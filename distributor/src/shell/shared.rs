@@ -24,7 +24,7 @@ use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, described, shown_name}
 use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
-use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
+use crate::shell::update_queue::{AddressQueue, UpdateQueue};
 use crate::updates::budget::Budget;
 
 /// How long a connection has to register before it may be evicted to make room for others: several
@@ -72,7 +72,7 @@ pub(super) struct SharedState {
     /// The sessions that are sent changes. Version 1 and version 2 are separate, because each has
     /// its own pace.
     pub(super) followers: [Followers; 2],
-    /// The connections of each [network](address_group).
+    /// The connections of each [address group](address_group).
     pub(super) by_address_group: HashMap<IpAddr, AddressCounts>,
     /// Connections that have registered nothing, the oldest first. They are evicted when there is
     /// no room for others.
@@ -88,7 +88,7 @@ pub(super) struct AddressCounts {
     pub(super) open: usize,
     /// Connections that have registered nothing.
     pub(super) unregistered: usize,
-    pub(super) queue: NetworkQueue,
+    pub(super) queue: AddressQueue,
 }
 
 #[derive(Debug, Default)]
@@ -159,9 +159,9 @@ impl Shared {
     ) -> Result<SessionGuard, (ConnectionLimit, Socket)> {
         let now = Instant::now();
         let mut state = self.lock();
-        let network = address_group(peer.ip());
-        let from_there = state.by_address_group.get(&network).map_or(0, |counts| counts.open);
-        if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
+        let group = address_group(peer.ip());
+        let from_there = state.by_address_group.get(&group).map_or(0, |counts| counts.open);
+        if !group.is_loopback() && from_there >= self.config.max_connections_per_address {
             self.counters.record_refusal(503, "many_of_its_address");
             return Err((ConnectionLimit::PerAddress, stream));
         }
@@ -189,11 +189,11 @@ impl Shared {
             is_evicted: AtomicBool::new(false),
             is_reported: AtomicBool::new(false),
             opened_at: now,
-            network_queue: state.by_address_group.entry(network).or_default().queue.clone(),
+            address_queue: state.by_address_group.entry(group).or_default().queue.clone(),
             last_heard: AtomicU64::new(self.active_time.load(Ordering::Relaxed)),
         });
         state.open_sessions += 1;
-        state.by_address_group.entry(network).or_default().open += 1;
+        state.by_address_group.entry(group).or_default().open += 1;
         state.await_registration(&session);
         drop(state);
         // The timer task sleeps while there are no connections.
@@ -401,8 +401,8 @@ impl SharedState {
     /// Evicts a connection to make room for a new one: the oldest without a registration, in the
     /// address group that has most of these, if it has had the time to register.
     fn evict_unregistered(&mut self, now: Instant) -> Option<Arc<Session>> {
-        let (network, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;
-        let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *network)?;
+        let (group, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;
+        let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *group)?;
         if now < oldest.opened_at + REGISTER_GRACE {
             return None;
         }

@@ -16,7 +16,7 @@ pub(crate) struct UpdateQueue {
 
 /// The queue of one address group's connections.
 #[derive(Clone, Debug)]
-pub(crate) struct NetworkQueue(Arc<Semaphore>);
+pub(crate) struct AddressQueue(Arc<Semaphore>);
 
 /// Holds the first position of the queue until it is dropped.
 pub(crate) type QueueHead = (OwnedSemaphorePermit, OwnedSemaphorePermit);
@@ -29,7 +29,7 @@ impl Default for UpdateQueue {
     }
 }
 
-impl Default for NetworkQueue {
+impl Default for AddressQueue {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
@@ -37,8 +37,8 @@ impl Default for NetworkQueue {
 
 impl UpdateQueue {
     /// Enters the queue of an address group, at its end.
-    pub(crate) fn enter(&self, network: &NetworkQueue) -> PendingHead {
-        let (own, all) = (Arc::clone(&network.0), Arc::clone(&self.all));
+    pub(crate) fn enter(&self, group: &AddressQueue) -> PendingHead {
+        let (own, all) = (Arc::clone(&group.0), Arc::clone(&self.all));
         Box::pin(async move {
             let own = own.acquire_owned().await.expect("it is never closed");
             (own, all.acquire_owned().await.expect("it is never closed"))
@@ -53,14 +53,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_alternate_and_so_do_the_connections_of_each() {
+    fn address_groups_alternate_and_so_do_the_connections_of_each() {
         let polled = |pending: &mut PendingHead| {
             matches!(pending.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };
-        let (queue, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
-        // Three connections of one network, and then one of another. A future that is not ready
-        // keeps its position in the queue.
-        let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(queue.enter(network))).into();
+        let (queue, crowd, other) = (UpdateQueue::default(), AddressQueue::default(), AddressQueue::default());
+        // Three connections of one address group, and then one of another. A future that is not
+        // ready keeps its position in the queue.
+        let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|group| Some(queue.enter(group))).into();
         let mut order = Vec::new();
         let mut now = waiting[0].as_mut().unwrap().as_mut();
         let Poll::Ready(mut position) = now.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {

@@ -334,7 +334,7 @@ impl QueueState {
                 Some(at)
             }
             (Self::Outside, Wait::Pace(_)) => {
-                *self = Self::Pending(queue.enter(&session.network_queue));
+                *self = Self::Pending(queue.enter(&session.address_queue));
                 None
             }
         }
