@@ -80,17 +80,17 @@ async fn bc7_half_a_list_is_ignored() {
             .collect();
         format!("{}¶", json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries }))
     };
-    let mut link = distributor.accept().await;
-    link.send(list(&["a", "b"])).await;
+    let mut connection = distributor.accept().await;
+    connection.send(list(&["a", "b"])).await;
     node.peers().wait_until(|nodes| nodes.len() == 2).await;
     let half = list(&["c", "d"]);
-    link.send(&half.as_bytes()[..half.len() - 1]).await;
-    link.reset();
-    let mut link = distributor.accept().await;
-    assert_eq!(link.next().await.unwrap()["params"]["name"], "observer", "it has noticed, and come back");
+    connection.send(&half.as_bytes()[..half.len() - 1]).await;
+    connection.reset();
+    let mut connection = distributor.accept().await;
+    assert_eq!(connection.next().await.unwrap()["params"]["name"], "observer", "it has noticed, and come back");
     let names: Vec<_> = node.peers().nodes().into_iter().map(|node| node.name.clone()).collect();
     assert_eq!(names, ["a", "b"]);
-    link.send(list(&["a", "e"])).await;
+    connection.send(list(&["a", "e"])).await;
     node.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "e")).await;
 }
 

@@ -124,8 +124,8 @@ async fn bc13_a_node_asks_for_the_list_when_an_update_does_not_fit() {
     let distributor = Listener::bind().await;
     let node =
         Node::builder("observer").distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
-    let mut link = distributor.accept().await;
-    assert_eq!(link.next().await.unwrap()["params"]["name"], "observer");
+    let mut connection = distributor.accept().await;
+    assert_eq!(connection.next().await.unwrap()["params"]["name"], "observer");
     let entry = |port: u16| json!({ "port": port, "name": "n", "urls": [], "host": "::1" });
     let digest = |ports: &[u16]| {
         let mut digest = protocol::Digest::default();
@@ -137,19 +137,21 @@ async fn bc13_a_node_asks_for_the_list_when_an_update_does_not_fit() {
         let stamp = json!({ "epoch": 5, "rev": rev, "digest": digest, "ids": ports });
         json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries, "$": stamp })
     };
-    link.send_packet(&list(&[1, 2], 1, digest(&[1, 2]))).await;
+    connection.send_packet(&list(&[1, 2], 1, digest(&[1, 2]))).await;
     node.peers().wait_until(|nodes| nodes.len() == 2).await;
     // A flipped bit, then a gap: in both cases the last list stays, and the node asks for the list.
-    link.send_packet(&list(&[1, 3], 2, digest(&[1, 2]))).await;
-    let question = link.next().await.unwrap();
+    connection.send_packet(&list(&[1, 3], 2, digest(&[1, 2]))).await;
+    let question = connection.next().await.unwrap();
     assert_eq!((&question["uri"], &question["method"]), (&json!("/distributes"), &json!("GET")));
     assert_eq!(node.peers().nodes().len(), 2);
-    link.send_packet(&list(&[1, 2, 4], 3, digest(&[1, 2, 4]))).await;
+    connection.send_packet(&list(&[1, 2, 4], 3, digest(&[1, 2, 4]))).await;
     node.peers().wait_until(|nodes| nodes.len() == 3).await;
     // An older list, late: the state does not go back.
-    link.send_packet(&list(&[1], 2, digest(&[1]))).await;
-    link.send_packet(&json!({ "uri": "$ping", "$": { "epoch": 5, "rev": 3, "digest": digest(&[1, 2, 4]) } })).await;
-    let pong = link.next().await.unwrap();
+    connection.send_packet(&list(&[1], 2, digest(&[1]))).await;
+    connection
+        .send_packet(&json!({ "uri": "$ping", "$": { "epoch": 5, "rev": 3, "digest": digest(&[1, 2, 4]) } }))
+        .await;
+    let pong = connection.next().await.unwrap();
     assert_eq!((&pong["uri"], &pong["$"]["rev"]), (&json!("$pong"), &json!(3)));
     assert_eq!(node.peers().nodes().len(), 3);
 }

@@ -233,12 +233,12 @@ async fn a_node_comes_back_in_time_and_one_attempt_at_a_time() {
     let distributor = Listener::bind().await;
     let node = greeter().distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
     for _ in 0..2 {
-        let mut link = distributor.accept().await;
-        let registration = link.next().await.unwrap();
+        let mut connection = distributor.accept().await;
+        let registration = connection.next().await.unwrap();
         assert_eq!(registration["params"]["port"], node.address().port());
         assert_eq!(registration["params"]["urls"], json!(["GET/hello", "GET/sleep", "GET/panics"]));
         assert_eq!(registration["params"]["$"]["v"], 2);
-        link.close();
+        connection.close();
     }
 }
 
@@ -246,8 +246,8 @@ async fn a_node_comes_back_in_time_and_one_attempt_at_a_time() {
 async fn strange_packets_from_a_distributor_change_nothing() {
     let distributor = Listener::bind().await;
     let node = greeter().distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
-    let mut link = distributor.accept().await;
-    link.send("{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[{\"port\":1,\"name\":\"a\",\"urls\":[\"GET/a\"],\"host\":\"::ffff:127.0.0.1\"}]}¶").await;
+    let mut connection = distributor.accept().await;
+    connection.send("{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[{\"port\":1,\"name\":\"a\",\"urls\":[\"GET/a\"],\"host\":\"::ffff:127.0.0.1\"}]}¶").await;
     node.peers().wait_for(&["GET/a"]).await;
     for strange in [
         "nonsense¶",
@@ -257,9 +257,9 @@ async fn strange_packets_from_a_distributor_change_nothing() {
         "{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[],\"$\":{\"s\":400,\"r\":\"bad_name\",\"m\":\"no\"}}¶",
         "{\"uri\":\"/other\",\"method\":\"GET\",\"params\":[]}¶ \r\n¶",
     ] {
-        link.send(strange).await;
+        connection.send(strange).await;
     }
-    link.send("{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[{\"port\":1,\"name\":\"a\",\"urls\":[\"GET/a\"],\"host\":\"::1\"},7,{}]}¶").await;
+    connection.send("{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[{\"port\":1,\"name\":\"a\",\"urls\":[\"GET/a\"],\"host\":\"::1\"},7,{}]}¶").await;
     node.peers().wait_until(|nodes| nodes[0].host.is_ipv6()).await;
     assert_eq!(node.peers().nodes().len(), 1);
 }
@@ -309,12 +309,12 @@ async fn a_silent_node_is_skipped_until_it_answers() {
         call().await.expect("the other node is called");
     }
     // It thaws: an answer, however late, makes it trusted again.
-    let mut link = frozen.accept().await;
-    let asked = link.next().await.unwrap();
-    link.send_packet(&json!({ "key": asked["key"], "params": "late", "$": {} })).await;
+    let mut connection = frozen.accept().await;
+    let asked = connection.next().await.unwrap();
+    connection.send_packet(&json!({ "key": asked["key"], "params": "late", "$": {} })).await;
     let calls = async {
-        while let Some(asked) = link.next().await {
-            link.send_packet(&json!({ "key": asked["key"], "params": "thawed", "$": {} })).await;
+        while let Some(asked) = connection.next().await {
+            connection.send_packet(&json!({ "key": asked["key"], "params": "thawed", "$": {} })).await;
         }
     };
     tokio::select! {
@@ -331,8 +331,8 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
     let node = greeter().cache(&cache).distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
     let mut secrets = Vec::new();
     for _ in 0..2 {
-        let mut link = distributor.accept().await;
-        let registration = link.next().await.unwrap();
+        let mut connection = distributor.accept().await;
+        let registration = connection.next().await.unwrap();
         let secret = registration["$"]["secret"].as_str().expect("a secret").to_owned();
         let id = registration["params"]["$"]["id"].as_str().unwrap().to_owned();
         assert_eq!(id, protocol::Secret::new(secret.clone()).unwrap().instance());
@@ -340,7 +340,7 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
         let entry =
             json!({ "port": callee.port(), "name": "n", "urls": ["GET/n"], "$": { "v": 2, "id": "n" }, "host": "::1" });
         let entry = entry.to_string().replace("::1", "::ffff:127.0.0.1");
-        link.send(format!(
+        connection.send(format!(
             r#"{{"uri":"/distributes","method":"GET","key":0,"params":[{entry}],"$":{{"epoch":1,"rev":1,"ids":[1]}}}}¶"#
         ))
         .await;
@@ -358,7 +358,7 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
         let _ = call.await;
         assert!(!format!("{node:?} {:?}", node.peers()).contains(&secret));
         secrets.push((secret, id));
-        link.close();
+        connection.close();
     }
     assert_eq!(secrets[0], secrets[1], "it stays the same as long as the process lives");
     node.stop().await;
@@ -372,9 +372,10 @@ async fn a_node_whose_id_is_not_its_own_says_what_to_do() {
     let distributor = Listener::bind().await;
     let address = format!("127.0.0.1:{}", distributor.port());
     let node = tests::Process::start(NODE, &[&address]);
-    let mut link = distributor.accept().await;
-    let secret = link.next().await.unwrap()["$"]["secret"].as_str().unwrap().to_owned();
-    link.send(r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"s":403,"r":"not_yours","m":"no"}}¶"#)
+    let mut connection = distributor.accept().await;
+    let secret = connection.next().await.unwrap()["$"]["secret"].as_str().unwrap().to_owned();
+    connection
+        .send(r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"s":403,"r":"not_yours","m":"no"}}¶"#)
         .await;
     let line = node.line("belongs to another process").await;
     assert!(line.contains("ERROR") && line.contains("Start this node anew"), "{line}");

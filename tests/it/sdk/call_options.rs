@@ -171,8 +171,8 @@ async fn lost_calls_are_retried_within_the_budget() {
     let counted = Arc::clone(&deaths);
     let dying = tokio::spawn(async move {
         loop {
-            let mut link = mortal.accept().await;
-            while link.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
+            let mut connection = mortal.accept().await;
+            while connection.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
             counted.fetch_add(1, Ordering::SeqCst);
         }
     });

@@ -337,10 +337,10 @@ async fn gu7_an_endless_answer_is_cut() {
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/n"]).await;
     let answers = tokio::spawn(async move {
-        let mut link = endless.accept().await;
-        while link.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
-        link.send("x".repeat(9 << 20)).await;
-        assert_eq!(link.next().await, None, "the caller has closed");
+        let mut connection = endless.accept().await;
+        while connection.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
+        connection.send("x".repeat(9 << 20)).await;
+        assert_eq!(connection.next().await, None, "the caller has closed");
     });
     let lost = caller.peers().call::<Value>("GET/n", &()).await;
     assert!(matches!(lost, Err(CallError::Lost { .. })), "{lost:?}");

@@ -26,9 +26,9 @@ async fn by_hand(cluster: &Cluster) -> (Listener, Peer) {
 }
 
 /// The next call on a connection.
-async fn next_call(link: &mut Peer) -> Option<Value> {
+async fn next_call(connection: &mut Peer) -> Option<Value> {
     loop {
-        let packet = link.next().await?;
+        let packet = connection.next().await?;
         if packet["uri"] != "$hello" {
             return Some(packet);
         }
@@ -84,14 +84,14 @@ async fn gu16_a_link_that_died_while_idle_costs_no_call() {
         // Not idempotent: the call is carried out once, or its error says that it may not have
         // been.
         let call = tokio::spawn(async move { peers.call::<u8>("POST/n", &()).await });
-        let mut link = callee.accept().await;
-        let key = next_call(&mut link).await.unwrap()["key"].clone();
-        link.send_packet(&json!({ "key": key, "$": {}, "params": 1 })).await;
+        let mut connection = callee.accept().await;
+        let key = next_call(&mut connection).await.unwrap()["key"].clone();
+        connection.send_packet(&json!({ "key": key, "$": {}, "params": 1 })).await;
         assert_eq!(call.await.unwrap().unwrap(), 1);
         if reset {
-            link.reset()
+            connection.reset()
         } else {
-            link.close()
+            connection.close()
         }
         // Everything before this answer has reached the caller: both run on one machine, in one
         // loop.
@@ -106,13 +106,13 @@ async fn gu18_malformed_answers_cost_at_most_their_own_call() {
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/n"]).await;
     let answers = tokio::spawn(async move {
-        let mut link = callee.accept().await;
-        while let Some(call) = next_call(&mut link).await {
+        let mut connection = callee.accept().await;
+        while let Some(call) = next_call(&mut connection).await {
             if call["uri"] != "/n" {
                 continue;
             }
             let answer = call["params"].as_str().unwrap().replace("KEY", &call["key"].to_string());
-            link.send(answer + "¶").await;
+            connection.send(answer + "¶").await;
         }
     });
     let check = async |answer: &str, expected: &str| {
@@ -224,14 +224,14 @@ async fn a_node_that_stops_takes_the_connections_that_wait_for_it() {
     let cluster = Cluster::start();
     for _ in 0..50 {
         let callee = cluster.node(Node::builder("callee").route("POST/hello", hello)).await;
-        let mut link = std::net::TcpStream::connect(callee.address()).unwrap();
+        let mut connection = std::net::TcpStream::connect(callee.address()).unwrap();
         let call = r#"{"uri":"/hello","method":"POST","key":7,"$":{},"params":null}¶"#;
-        std::io::Write::write_all(&mut link, call.as_bytes()).unwrap();
+        std::io::Write::write_all(&mut connection, call.as_bytes()).unwrap();
         let stopping = tokio::spawn(callee.stop());
-        link.set_nonblocking(true).unwrap();
-        let mut link = Peer::over(tokio::net::TcpStream::from_std(link).unwrap());
-        assert_eq!(link.next().await, Some(json!({ "key": 7, "$": {}, "params": "hello" })));
-        link.close();
+        connection.set_nonblocking(true).unwrap();
+        let mut connection = Peer::over(tokio::net::TcpStream::from_std(connection).unwrap());
+        assert_eq!(connection.next().await, Some(json!({ "key": 7, "$": {}, "params": "hello" })));
+        connection.close();
         assert_eq!(stopping.await.unwrap(), 0);
     }
 }
