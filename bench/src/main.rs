@@ -129,13 +129,14 @@ enum Scene {
         restarts: usize,
     },
     /// Requests through the gateway; beside nginx and haproxy where they are installed.
-    Door {
+    #[command(name = "door")]
+    Gateway {
         /// Leaves out all but this: most, half or downloads.
         #[arg(long)]
         only: Option<String>,
     },
-    /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and
-    /// haproxy where they are installed.
+    /// TLS, tunnels, idle clients, a changing registry and attackers at the gateway; beside nginx
+    /// and haproxy where they are installed.
     Edge {
         /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack, overload or starved.
         #[arg(long)]
@@ -143,7 +144,7 @@ enum Scene {
         /// Of the attacks, leaves out all but those whose name begins so.
         #[arg(long)]
         attack: Option<String>,
-        /// How long the door is changed under load.
+        /// How long the gateway is changed under load.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
@@ -229,7 +230,7 @@ async fn play(scene: Scene) {
         Scene::Calls => calls::calls().await,
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
-        Scene::Door { only } => gateway::door(only.as_deref()).await,
+        Scene::Gateway { only } => gateway::requests(only.as_deref()).await,
         Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
         Scene::LargeServer { distributor } => attacks::totals::serve(distributor).await,
@@ -245,7 +246,7 @@ async fn play(scene: Scene) {
             calls::calls().await;
             calls::survive(10).await;
             calls::overload().await;
-            gateway::door(None).await;
+            gateway::requests(None).await;
             gateway::edge::edge(None, None, 60).await;
             attacks::peers::hostile(None, None).await;
             registry::fan_out(1000, 100, false).await;

@@ -107,8 +107,8 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     // The gateway goes first and the Distributor last, so that what is in flight still finds its
     // way.
     let (stop_gateway, stop_distributor) = (CancellationToken::new(), CancellationToken::new());
-    let (registry, door) = (bind(args.distributor)?, bind(args.listen)?);
-    let (registry_address, door_address) = (registry.local_addr()?, door.local_addr()?);
+    let (registry, gateway) = (bind(args.distributor)?, bind(args.listen)?);
+    let (registry_address, gateway_address) = (registry.local_addr()?, gateway.local_addr()?);
     let admin = match args.admin {
         Some(ShopAdmin(address)) => address.map(bind).transpose().map_err(|error| error.set_by("--admin"))?,
         None => bind(DEFAULT_ADMIN).ok(),
@@ -126,13 +126,13 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     }
     let config = gateway::Config { distributor: registry_address.to_string(), ..gateway::Config::default() };
     let (_sender, config) = watch::channel(Arc::new(config));
-    let listeners = gateway::Listeners { http: vec![door], admin, ..gateway::Listeners::default() };
+    let listeners = gateway::Listeners { http: vec![gateway], admin, ..gateway::Listeners::default() };
     let stop_all = gateway::Stop { drain: stop_gateway.clone(), ..gateway::Stop::default() };
     let gateway = tokio::spawn(gateway::serve_all(listeners, config, stop_all));
 
     let ready = async {
         for path in ["/members", "/goods", "/purchases"] {
-            while !answers(door_address, path).await {
+            while !answers(gateway_address, path).await {
                 sleep(Duration::from_millis(20)).await;
             }
         }
@@ -144,7 +144,7 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     // Standard output may be closed, or a pipe that nobody reads: nothing waits for it.
     let screen = LineWriter::start("screen", io::stdout(), Duration::ZERO, |_lost| {})?;
     if !stop.is_cancelled() {
-        let places = Places { distributor: registry_address, gateway: door_address, admin: admin_address };
+        let places = Places { distributor: registry_address, gateway: gateway_address, admin: admin_address };
         screen.push(welcome(places, &nodes, data, args.data.is_none()));
         stop.cancelled().await;
     }

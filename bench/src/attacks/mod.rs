@@ -21,7 +21,7 @@ use crate::report::{median, ms, percentiles, row, title};
 const CLIENTS: usize = 64;
 /// One that an attack may come from too, and one that no attack comes from.
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1))];
-const REQUEST: &str = "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n";
+const REQUEST: &str = "GET /echo HTTP/1.1\r\nHost: mesh\r\n\r\n";
 const RATE: f64 = 5000.0;
 /// Short, as for half load, so that stalls of the machine spoil few rounds.
 const ROUND: Duration = Duration::from_millis(200);

@@ -1,4 +1,4 @@
-//! What a front door meets besides requests: TLS, tunnels, clients that do nothing, a registry that
+//! What a gateway meets besides requests: TLS, tunnels, clients that do nothing, a registry that
 //! changes, and attackers.
 
 use std::cell::Cell;

@@ -49,7 +49,7 @@ struct RequestRound {
     cpu: Duration,
 }
 
-pub(crate) async fn door(only: Option<&str>) {
+pub(crate) async fn requests(only: Option<&str>) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
     let distributor = Daemon::distributor(0, &[]).await;
     distributor.move_to(1);
@@ -58,7 +58,7 @@ pub(crate) async fn door(only: Option<&str>) {
     let http = Daemon::server(&["http-server"]).await;
     http.move_to(1);
     let folder = tempfile::tempdir().unwrap();
-    let mut doors = Vec::new();
+    let mut gateways = Vec::new();
     let program = std::env::current_exe().unwrap().with_file_name("gateway");
     let start = async |port: u16, access_log: &str| {
         let (listen, distributor) = (format!("127.0.0.1:{port}"), distributor.address.to_string());
@@ -69,7 +69,7 @@ pub(crate) async fn door(only: Option<&str>) {
     let gateway = start(PORTS[0], "off").await;
     // It learns of the HTTP server as of every provider: from the registry.
     let _registered = register(distributor.address, http.address).await;
-    let mut add = |name, process, path| doors.push(GatewayUnderTest { name, process, path });
+    let mut add = |name, process, path| gateways.push(GatewayUnderTest { name, process, path });
     add("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b");
     add("gateway, HTTP", gateway, "/http/echo");
     add("gateway, HTTP, with access log", start(PORTS[1], "text").await, "/http/echo");
@@ -80,26 +80,26 @@ pub(crate) async fn door(only: Option<&str>) {
         }
     }
     if wanted("most") {
-        most(&doors).await;
+        most(&gateways).await;
     }
     if wanted("half") {
         let relay_to = async |back_end: &Daemon| Daemon::server(&["relay", &back_end.address.to_string()]).await;
         let (relay, packet_relay) = (relay_to(&http).await, relay_to(&node).await);
-        let ask = |door: &GatewayUnderTest| RequestSample {
-            name: door.name,
-            address: door.process.address,
-            request: request_for(door.path),
-            floor: if door.path.starts_with("/http") { 0 } else { 1 },
+        let ask = |gateway: &GatewayUnderTest| RequestSample {
+            name: gateway.name,
+            address: gateway.process.address,
+            request: request_for(gateway.path),
+            floor: if gateway.path.starts_with("/http") { 0 } else { 1 },
         };
         let mut asked = vec![
             RequestSample { name: RELAY, address: relay.address, request: request_for("/echo"), floor: 0 },
             RequestSample { name: PACKET_RELAY, address: packet_relay.address, request: PACKET.to_owned(), floor: 1 },
         ];
-        asked.extend(doors.iter().filter(|door| door.is_fast()).map(ask));
+        asked.extend(gateways.iter().filter(|gateway| gateway.is_fast()).map(ask));
         half(&asked).await;
     }
     if wanted("downloads") {
-        downloads(&doors).await;
+        downloads(&gateways).await;
     }
 }
 
@@ -110,24 +110,24 @@ struct GatewayUnderTest {
     path: &'static str,
 }
 
-async fn most(doors: &[GatewayUnderTest]) {
+async fn most(gateways: &[GatewayUnderTest]) {
     title(
         "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
     );
     println!("{:36} {:>12} {:>9} {:>9} {:>14} {:>12}", "", "requests/s", "p50", "p99", "CPU/request", "of nginx's");
-    let mut rounds: Vec<Vec<RequestRound>> = doors.iter().map(|_| Vec::new()).collect();
+    let mut rounds: Vec<Vec<RequestRound>> = gateways.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
-        for place in 0..doors.len() {
-            let place = (place + number) % doors.len();
-            let round = measure(&doors[place].process, doors[place].path).await;
+        for place in 0..gateways.len() {
+            let place = (place + number) % gateways.len();
+            let round = measure(&gateways[place].process, gateways[place].path).await;
             // The first is to warm up.
             if number > 0 {
                 rounds[place].push(round);
             }
         }
     }
-    let nginx = doors.iter().position(|door| door.name == "nginx");
-    for (GatewayUnderTest { name, .. }, ours) in doors.iter().zip(&rounds) {
+    let nginx = gateways.iter().position(|gateway| gateway.name == "nginx");
+    for (GatewayUnderTest { name, .. }, ours) in gateways.iter().zip(&rounds) {
         let middle = |of: fn(&RequestRound) -> f64| median(ours.iter().map(of));
         let (rate, cpu) = (middle(|round| round.rate), middle(|round| us(round.cpu)));
         let (p50, p99) = (middle(|round| us(round.p50)), middle(|round| us(round.p99)));
@@ -178,10 +178,10 @@ async fn half(asked: &[RequestSample]) {
     }
 }
 
-async fn downloads(doors: &[GatewayUnderTest]) {
+async fn downloads(gateways: &[GatewayUnderTest]) {
     title("downloads of 16 MB, one after the other");
     println!("{:36} {:>12} {:>34}", "", "a second", "CPU/download");
-    for GatewayUnderTest { name, process, .. } in doors.iter().filter(|door| door.path.starts_with("/http")) {
+    for GatewayUnderTest { name, process, .. } in gateways.iter().filter(|gateway| gateway.path.starts_with("/http")) {
         download(process.address).await;
         let (before, begin) = (process.cpu(), Instant::now());
         for _ in 0..DOWNLOADS {
@@ -211,7 +211,7 @@ impl GatewayUnderTest {
 }
 
 fn request_for(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: door\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: mesh\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n")
 }
 
 /// The back end in the list, under `/http`.
@@ -223,12 +223,12 @@ async fn register(distributor: SocketAddr, back_end: SocketAddr) -> Peers {
     peers
 }
 
-async fn measure(door: &Daemon, path: &str) -> RequestRound {
-    let address = door.address;
+async fn measure(gateway: &Daemon, path: &str) -> RequestRound {
+    let address = gateway.address;
     let request = request_for(path);
     // Before there is a way, it says so.
     while !ask(&mut TcpStream::connect(address).await.unwrap(), request.as_bytes(), &mut Vec::new()).await {}
-    let (before, begin) = (door.cpu(), Instant::now());
+    let (before, begin) = (gateway.cpu(), Instant::now());
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         let request = request.clone();
@@ -250,5 +250,5 @@ async fn measure(door: &Daemon, path: &str) -> RequestRound {
     let mut times = clients.join_all().await.concat();
     let (elapsed, count) = (begin.elapsed(), u32::try_from(times.len()).unwrap());
     let (p50, p99) = percentiles(&mut times);
-    RequestRound { rate: f64::from(count) / elapsed.as_secs_f64(), p50, p99, cpu: (door.cpu() - before) / count }
+    RequestRound { rate: f64::from(count) / elapsed.as_secs_f64(), p50, p99, cpu: (gateway.cpu() - before) / count }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
     let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
     let gateway = Daemon::other(program, &arguments, PORT).await.expect("build it first");
     let load = async |rate: f64, time: Duration| {
-        let pace = OpenLoop::connect(gateway.address, "GET /slow HTTP/1.1\r\nHost: door\r\n\r\n", CLIENTS).await;
+        let pace = OpenLoop::connect(gateway.address, "GET /slow HTTP/1.1\r\nHost: mesh\r\n\r\n", CLIENTS).await;
         OverloadSample::of(&pace.run(rate, time).await)
     };
     // As much as it can do, found by asking for a little more than that could be.
@@ -67,7 +67,7 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
     gateway.be_nice(NICE);
     let _spinner = Daemon::spinner();
     let load = async |clients: usize, rate: f64| {
-        let pace = OpenLoop::connect(gateway.address, "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n", clients).await;
+        let pace = OpenLoop::connect(gateway.address, "GET /echo HTTP/1.1\r\nHost: mesh\r\n\r\n", clients).await;
         // Those who come are let in first: that is not what is asked about.
         pace.run(1000.0, Duration::from_secs(4)).await;
         let before = gateway.cpu();

@@ -85,7 +85,7 @@ defaults
   timeout connect 1s
   timeout client 30s
   timeout server 30s
-listen door
+listen gateway
   bind 127.0.0.1:{port}
   http-reuse always
   server back {server}
@@ -102,7 +102,7 @@ fn envoy(server: SocketAddr, port: u16) -> serde_json::Value {
             "name": "http",
             "typed_config": {
                 "@type": type_of("network.http_connection_manager.v3.HttpConnectionManager"),
-                "stat_prefix": "door",
+                "stat_prefix": "gateway",
                 "route_config": {"virtual_hosts": [{
                     "name": "all", "domains": ["*"],
                     "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "back"}}]

@@ -113,7 +113,7 @@ defaults
   timeout client 300s
   timeout server 300s
   timeout tunnel 300s
-listen door
+listen gateway
   bind 127.0.0.1:19124
   bind 127.0.0.1:19125 ssl crt {both}
   http-reuse always

@@ -46,10 +46,10 @@ async fn a_cookie_keeps_a_client_with_a_server_while_it_exists() {
         let route = RouteConfig { sticky: Some(Sticky::Cookie), ..route(&[&one, &two]) };
         Config { routes: vec![route], cookie_secret: secret.clone(), ..Config::default() }
     };
-    // Two doors with one secret know each other's cookies.
-    let doors = [cluster.gateway_with(config()).await, cluster.gateway_with(config()).await];
+    // Two gateways with one secret know each other's cookies.
+    let gateways = [cluster.gateway_with(config()).await, cluster.gateway_with(config()).await];
     let ask = async |cookie: &str| {
-        let mut client = HttpClient::connect(doors[usize::from(!cookie.is_empty())]).await;
+        let mut client = HttpClient::connect(gateways[usize::from(!cookie.is_empty())]).await;
         client.raw(format!("GET / HTTP/1.1\r\nHost: g\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await.unwrap()
     };
     let first = ask("").await;
