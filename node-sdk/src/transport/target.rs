@@ -159,7 +159,7 @@ pub fn unreachable_because(error: &io::Error) -> Unreachable {
         Kind::ConnectionRefused => Unreachable::Refused,
         Kind::TimedOut => Unreachable::Timeout,
         Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
-            Unreachable::NoWay
+            Unreachable::HostUnreachable
         }
         Kind::NotFound => Unreachable::UnknownName,
         Kind::PermissionDenied => Unreachable::Forbidden,

@@ -7,8 +7,8 @@ pub enum Unreachable {
     Refused,
     /// There was no answer in time.
     Timeout,
-    /// There is no way to the host.
-    NoWay,
+    /// The network does not reach the host.
+    HostUnreachable,
     /// Its name could not be looked up.
     UnknownName,
     /// Another instance listens there.
@@ -24,7 +24,7 @@ pub enum Unreachable {
 const ALL: [Unreachable; 8] = [
     Unreachable::Refused,
     Unreachable::Timeout,
-    Unreachable::NoWay,
+    Unreachable::HostUnreachable,
     Unreachable::UnknownName,
     Unreachable::WrongInstance,
     Unreachable::NoNode,
@@ -38,7 +38,7 @@ impl Unreachable {
         match self {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
-            Self::NoWay => "no_way",
+            Self::HostUnreachable => "no_way",
             Self::UnknownName => "unknown_name",
             Self::WrongInstance => "wrong_instance",
             Self::NoNode => "no_node",
@@ -57,7 +57,7 @@ impl Unreachable {
         match self {
             Self::Refused => "nothing listens there: the connection was refused",
             Self::Timeout => "there was no answer: perhaps a firewall or a NAT is in between",
-            Self::NoWay => "there is no way to that host",
+            Self::HostUnreachable => "the network does not reach that host",
             Self::UnknownName => "its name cannot be looked up",
             Self::WrongInstance => "another process listens there",
             Self::NoNode => "what listens there does not say that it is this node",
