@@ -31,19 +31,19 @@ const IDLE_TURNS: usize = 100_000;
 
 /// Counts steps, and lets time pass for each.
 #[derive(Clone, Default)]
-struct Work(Arc<AtomicUsize>);
+struct StepClock(Arc<AtomicUsize>);
 
-impl Work {
+impl StepClock {
     fn step(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
         // The first poll moves the clock; what would follow is a turn of others.
         let _ = pin!(advance(STEP)).poll(&mut Context::from_waker(Waker::noop()));
     }
 
-    /// Has a host work at each read and write.
+    /// Has a host step at each read and write.
     fn at(&self, host: &Host) {
-        let work = self.clone();
-        host.set_work(move || work.step());
+        let clock = self.clone();
+        host.set_work(move || clock.step());
     }
 
     /// Takes turns with the tasks of the test, and checks that it never waits long for one.
@@ -103,14 +103,14 @@ fn flood(socket: Socket, bytes: impl Into<Vec<u8>>, piece: usize) -> Task {
 }
 
 /// A Distributor on a host of its own.
-struct Scene {
+struct DistributorScene {
     net: VirtualNet,
     host: Host,
-    work: Work,
+    clock: StepClock,
     _stop: DropGuard,
 }
 
-impl Scene {
+impl DistributorScene {
     fn start() -> Self {
         let net = VirtualNet::default();
         let (host, stop) = (net.host(), CancellationToken::new());
@@ -118,7 +118,7 @@ impl Scene {
         let config =
             distributor::Config { packet_burst: 1_000_000, update_burst: 1_000_000, pings_per_second: 1, ..patient() };
         tokio::spawn(distributor::serve(vec![listener], config, stop.clone()));
-        Self { net, host, work: Work::default(), _stop: stop.drop_guard() }
+        Self { net, host, clock: StepClock::default(), _stop: stop.drop_guard() }
     }
 
     /// A connection from a new host to a port of another one.
@@ -156,32 +156,32 @@ fn registration(name: &str, port: u16, urls: &[&str]) -> serde_json::Value {
 #[tokio::test(start_paused = true)]
 async fn fr14_a_peer_of_the_distributor_that_never_pauses_leaves_time_for_others() {
     // A packet in many small pieces: each read is a step.
-    let scene = Scene::start();
+    let scene = DistributorScene::start();
     let packet = format!(r#"{{"uri":"/x","method":"GET","params":"{}"}}¶"#, "x".repeat(60_000));
     let _flood = flood(scene.peer().await, packet, 100);
-    scene.work.at(&scene.host);
-    scene.work.check().await;
+    scene.clock.at(&scene.host);
+    scene.clock.check().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn fr14_many_packets_that_came_at_once_leave_time_for_others() {
     // A registration in another place each time writes a line to the log, which is a step.
-    let scene = Scene::start();
+    let scene = DistributorScene::start();
     let log = || {
-        let work = scene.work.clone();
+        let clock = scene.clock.clone();
         let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG);
-        lines.with_writer(move || LineCounter(work.clone())).set_default()
+        lines.with_writer(move || LineCounter(clock.clone())).set_default()
     };
     // While a process has one log only, the thread that meets a line first decides for all threads
     // whether it is written: with two, they are asked.
     let _logs = [log(), log()];
     let packets: String = (1..=1000).map(|port| format!("{}¶", registration("moves", port, &[]))).collect();
     let _flood = flood(scene.peer().await, packets, usize::MAX);
-    scene.work.check().await;
+    scene.clock.check().await;
 }
 
 /// A log whose lines take time.
-struct LineCounter(Work);
+struct LineCounter(StepClock);
 
 impl std::io::Write for LineCounter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -196,7 +196,7 @@ impl std::io::Write for LineCounter {
 
 #[tokio::test(start_paused = true)]
 async fn fr14_a_change_that_many_are_told_of_leaves_time_for_others() {
-    let scene = Scene::start();
+    let scene = DistributorScene::start();
     let mut followers = Vec::new();
     for number in 1..=2 * STEPS {
         let follower = scene.peer().await;
@@ -205,45 +205,45 @@ async fn fr14_a_change_that_many_are_told_of_leaves_time_for_others() {
     }
     // All are told of one another, and the pause after that is over.
     sleep(Duration::from_secs(1)).await;
-    scene.work.at(&scene.host);
+    scene.clock.at(&scene.host);
     send(&followers[0], registration("n1", 2, &[]));
-    scene.work.check().await;
+    scene.clock.check().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn ov4_a_caller_that_never_pauses_leaves_time_for_others() {
-    let scene = Scene::start();
+    let scene = DistributorScene::start();
     let call = r#"{"uri":"/work","method":"GET","key":1,"$":{},"params":null}¶"#;
     // Calls that are answered at once, and calls whose work comes later.
     for later in [false, true] {
         let host = scene.net.host();
-        let work = scene.work.clone();
+        let clock = scene.clock.clone();
         let handler = move || {
-            let work = work.clone();
+            let clock = clock.clone();
             async move {
                 if later {
                     yield_now().await;
                 }
-                work.step();
+                clock.step();
                 Ok::<_, ServiceError>(())
             }
         };
         let _node = scene.node(&host, Node::builder("works").route("GET/work", handler)).await;
         let _flood = flood(scene.connect(&host, 2).await, call.repeat(1000), usize::MAX);
-        scene.work.check().await;
+        scene.clock.check().await;
     }
     // A call in many small pieces.
     let host = scene.net.host();
     let _node = scene.node(&host, Node::builder("reads")).await;
     let packet = format!(r#"{{"uri":"/x","method":"GET","key":1,"$":{{}},"params":"{}"}}¶"#, "x".repeat(1 << 20));
     let _flood = flood(scene.connect(&host, 2).await, packet, 100);
-    scene.work.at(&host);
-    scene.work.check().await;
+    scene.clock.at(&host);
+    scene.clock.check().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn ov4_a_callee_that_never_pauses_leaves_time_for_others() {
-    let scene = Scene::start();
+    let scene = DistributorScene::start();
     let (callee, host) = (scene.net.host(), scene.net.host());
     let mut callers = Acceptor::new(Network::Virtual(callee.clone()).bind(([0, 0, 0, 0], 2).into()).unwrap());
     let registered = Network::Virtual(callee).connect_to((scene.host.address(), 1).into()).await.unwrap();
@@ -255,14 +255,14 @@ async fn ov4_a_callee_that_never_pauses_leaves_time_for_others() {
     let (socket, _) = callers.accept().await;
     // Answers to calls that nobody made, one in each read.
     let _flood = flood(socket, r#"{"key":7,"$":{},"params":1}¶"#, usize::MAX);
-    scene.work.at(&host);
-    scene.work.check().await;
+    scene.clock.at(&host);
+    scene.clock.check().await;
     call.abort();
 }
 
 #[tokio::test(start_paused = true)]
 async fn ov4_a_distributor_that_never_pauses_leaves_time_for_others() {
-    let scene = Scene::start();
+    let scene = DistributorScene::start();
     let (false_distributor, host) = (scene.net.host(), scene.net.host());
     let listener = Network::Virtual(false_distributor.clone()).bind(([0, 0, 0, 0], 1).into()).unwrap();
     let mut nodes = Acceptor::new(listener);
@@ -270,6 +270,6 @@ async fn ov4_a_distributor_that_never_pauses_leaves_time_for_others() {
     let _node = node.distributor(format!("{}:1", false_distributor.address())).start().await.unwrap();
     let (socket, _) = nodes.accept().await;
     let _flood = flood(socket, r#"{"uri":"$nothing","$":{}}¶"#, usize::MAX);
-    scene.work.at(&host);
-    scene.work.check().await;
+    scene.clock.at(&host);
+    scene.clock.check().await;
 }

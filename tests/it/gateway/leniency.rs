@@ -17,13 +17,13 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 /// A gateway before a server that the test plays.
-struct Scene {
+struct GatewayScene {
     gateway: SocketAddr,
     listener: TcpListener,
     _cluster: Cluster,
 }
 
-impl Scene {
+impl GatewayScene {
     async fn new() -> Self {
         let cluster = Cluster::start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -49,7 +49,7 @@ const GET: &str = "GET /x HTTP/1.1\r\nHost: g\r\n\r\n";
 /// What a client reads when it asks `GET` and the server says this and closes: the head without its
 /// date, and all that follows.
 async fn answer(said: &str) -> (String, String) {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let mut client = scene.client("GET /x HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n").await;
     let mut behind = scene.accept().await;
     behind.head().await;
@@ -103,7 +103,7 @@ async fn a15_a_response_is_read_as_liberally_as_http_allows() {
 
 #[tokio::test]
 async fn a15_a_connection_on_which_a_body_may_follow_is_not_used_again() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     for said in [
         "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -119,7 +119,7 @@ async fn a15_a_connection_on_which_a_body_may_follow_is_not_used_again() {
 
 #[tokio::test]
 async fn a9_a_client_that_has_said_all_is_answered() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let post = "POST /x HTTP/1.1\r\nHost: g\r\nContent-Length: 3\r\n\r\nabc";
     for request in [GET, post, "GET /x HTTP/1.0\r\n\r\n", &GET.repeat(2)] {
         let mut client = scene.client(request).await;
@@ -193,7 +193,7 @@ async fn a9_a_call_of_a_client_that_has_said_all_is_answered_and_of_one_that_is_
 
 #[tokio::test]
 async fn a22_a_server_is_told_at_once_that_the_client_has_left_its_quiet_stream() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let events = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\
          Transfer-Encoding: chunked\r\n\r\n5\r\ndata:\r\n";
     let open = async || {
@@ -251,7 +251,7 @@ async fn a22_a_stream_of_a_node_ends_when_its_client_goes_and_not_when_it_has_sa
 
 #[tokio::test]
 async fn a17_a_server_gives_leave_to_send_a_body_or_refuses_it() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let post = "POST /x HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
     let mut client = scene.client(post).await;
     let mut behind = scene.accept().await;
@@ -300,7 +300,7 @@ async fn a17_a_server_gives_leave_to_send_a_body_or_refuses_it() {
 
 #[tokio::test]
 async fn a17_over_http2_too() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let mut client = connect(scene.gateway).await;
     let post = || head("POST", "/x").header("expect", "100-continue").header("content-length", "3").body(()).unwrap();
     let (response, mut send) = client.send_request(post(), false).unwrap();
@@ -322,7 +322,7 @@ async fn a17_over_http2_too() {
 
 #[tokio::test]
 async fn a18_early_hints_are_passed_on() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let said = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
                 HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: X-Own\r\nX-Own: 1\r\nContent-Length: 7\r\n\r\n";
     let last = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
@@ -432,7 +432,7 @@ async fn a19_the_head_of_a_stream_is_that_of_its_get() {
 
 #[tokio::test]
 async fn a20_a_body_whose_end_comes_alone_is_none() {
-    let scene = Scene::new().await;
+    let scene = GatewayScene::new().await;
     let mut client = connect(scene.gateway).await;
     for (method, ends_late) in [("GET", false), ("GET", true), ("DELETE", true), ("HEAD", true)] {
         let (response, mut send) = client.send_request(head(method, "/x").body(()).unwrap(), false).unwrap();

@@ -102,11 +102,11 @@ async fn up10_the_new_process_writes_the_file_that_its_own_configuration_names()
 }
 
 /// A program in a namespace of processes, of which `words` begin the first one.
-struct Container {
+struct PidNamespace {
     unshare: Process,
 }
 
-impl Container {
+impl PidNamespace {
     fn start(words: &[&str]) -> Self {
         let all = [&["-pf", "--kill-child", "--mount-proc"], words].concat();
         Self { unshare: Process::start("unshare", &all) }
@@ -144,14 +144,14 @@ async fn up9_the_first_process_of_a_container_stops_at_each_signal() {
     ] {
         for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
             let listen = pick_address().to_string();
-            let mut container = Container::start(&[&[program, "--listen", &listen], more].concat());
-            container.unshare.line(line).await;
-            kill_process(container.first(), signal).unwrap();
+            let mut namespace = PidNamespace::start(&[&[program, "--listen", &listen], more].concat());
+            namespace.unshare.line(line).await;
+            kill_process(namespace.first(), signal).unwrap();
             if program == GATEWAY && signal == Signal::HUP {
-                container.unshare.line("there is nothing to read again").await;
-                kill_process(container.first(), Signal::TERM).unwrap();
+                namespace.unshare.line("there is nothing to read again").await;
+                kill_process(namespace.first(), Signal::TERM).unwrap();
             }
-            assert_eq!(container.unshare.ended().await.code(), Some(0), "{program} {signal:?}");
+            assert_eq!(namespace.unshare.ended().await.code(), Some(0), "{program} {signal:?}");
         }
     }
 }
@@ -167,13 +167,13 @@ async fn up9_below_an_init_a_gateway_stops_and_is_not_replaced() {
     std::os::unix::fs::symlink("/bin/sh", &init).unwrap();
     let listen = pick_address().to_string();
     let line = format!("{GATEWAY} --listen {listen} --admin off & wait $!");
-    let mut container = Container::start(&[init.to_str().unwrap(), "-c", &line]);
-    container.unshare.line("listening").await;
-    let gateway = Container::child_of(container.first());
+    let mut namespace = PidNamespace::start(&[init.to_str().unwrap(), "-c", &line]);
+    namespace.unshare.line("listening").await;
+    let gateway = PidNamespace::child_of(namespace.first());
     kill_process(gateway, Signal::USR2).unwrap();
-    container.unshare.line("the init of this container would end the container with this process").await;
+    namespace.unshare.line("the init of this container would end the container with this process").await;
     // Shells start what is in the background with SIGINT ignored.
     kill_process(gateway, Signal::INT).unwrap();
-    container.unshare.line("stopped").await;
-    assert_eq!(container.unshare.ended().await.code(), Some(0));
+    namespace.unshare.line("stopped").await;
+    assert_eq!(namespace.unshare.ended().await.code(), Some(0));
 }
