@@ -7,6 +7,7 @@
 mod accept;
 pub(crate) mod clients;
 pub(crate) mod connection;
+mod date;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod proxy_protocol;

@@ -4,7 +4,6 @@
 
 pub(crate) mod budget;
 pub(crate) mod client_pace;
-pub(crate) mod date;
 pub(crate) mod fair_queue;
 pub(crate) mod poll_slice;
 pub(crate) mod recent_table;

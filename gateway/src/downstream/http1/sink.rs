@@ -5,10 +5,10 @@ use http::StatusCode;
 use net::buffers;
 use tokio::time::{Duration, Instant};
 
+use crate::downstream::date::with_date;
 use crate::http1::request_writer::put_response_fields;
 use crate::http1::response_writer::{KeepAlive, StatusLine, put_chunk, put_date, put_last_chunk};
 use crate::io::client_pace::ClientPace;
-use crate::io::date::with_date;
 use crate::io::stream::{WriteHalf, write_all};
 use crate::message::body::Framing;
 use crate::message::head::RequestHead;

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Duration, Instant};
 
 use super::body::{Http2Sender, lock, send_data};
-use crate::io::date::with_date;
+use crate::downstream::date::with_date;
 use crate::message::body::Framing;
 use crate::message::fields::tokens;
 use crate::message::hop_by_hop::{HopByHop, late_trailer};
