@@ -28,11 +28,11 @@ pub(crate) struct ConcurrencyLimit {
 /// A call that waits until the limit allows it.
 pub(crate) struct WaitingCall {
     permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
-    /// Its place among those that wait, until it begins.
-    place: Option<OwnedSemaphorePermit>,
+    /// Its permit to wait, until it begins.
+    waiting: Option<OwnedSemaphorePermit>,
     handler: Arc<dyn AnyHandler>,
     call: KeptCall,
-    /// Once it has begun: its work, and its right to run.
+    /// Once it has begun: its work, and its permit to run.
     running: Option<(RunningHandler, OwnedSemaphorePermit)>,
 }
 
@@ -44,25 +44,25 @@ impl ConcurrencyLimit {
         Self { running, waiting }
     }
 
-    /// The right to run now; `None` when as many run as may.
+    /// A permit to run now; `None` when as many run as may.
     pub(crate) fn try_run(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.running).try_acquire_owned().ok()
     }
 
-    /// A place among those that wait for their turn, in order; `None` when all are taken.
+    /// A permit to wait for a permit to run; `None` when as many wait as may.
     pub(crate) fn try_wait(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.waiting).try_acquire_owned().ok()
     }
 
-    /// A call that has a place, and whose turn comes.
+    /// A call that waits until it may run, after those that began to wait before.
     pub(crate) fn wait(
         &self,
-        place: OwnedSemaphorePermit,
+        waiting: OwnedSemaphorePermit,
         handler: &Arc<dyn AnyHandler>,
         call: KeptCall,
     ) -> RunningHandler {
         let permit = Box::pin(Arc::clone(&self.running).acquire_owned());
-        Box::pin(WaitingCall { permit, place: Some(place), handler: Arc::clone(handler), call, running: None })
+        Box::pin(WaitingCall { permit, waiting: Some(waiting), handler: Arc::clone(handler), call, running: None })
     }
 }
 
@@ -71,7 +71,7 @@ impl WaitingCall {
         if self.running.is_none() {
             let closed = |_closed| ServiceError::internal("the node has ended");
             let permit = ready!(self.permit.as_mut().poll(task)).map_err(closed)?;
-            self.place = None;
+            self.waiting = None;
             self.running = Some((self.call.begin(&*self.handler)?, permit));
         }
         match &mut self.running {

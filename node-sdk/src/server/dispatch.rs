@@ -85,7 +85,7 @@ pub(crate) struct StartedCall {
 enum Admission<'a> {
     /// With its permit, if calls of the route are limited.
     Run(Option<OwnedSemaphorePermit>),
-    /// When its turn comes, with a place among those that wait.
+    /// Later, with its permit to wait.
     Wait(&'a ConcurrencyLimit, OwnedSemaphorePermit),
 }
 
@@ -172,7 +172,7 @@ impl LocalService {
         };
         let (permit, waits) = match admit() {
             Ok(Admission::Run(permit)) => (permit, None),
-            Ok(Admission::Wait(limit, place)) => (None, Some((limit, place))),
+            Ok(Admission::Wait(limit, waiting)) => (None, Some((limit, waiting))),
             Err(error) => return StartedCall::failed(to, context, error),
         };
         let context = Cell::new(context);
@@ -191,7 +191,7 @@ impl LocalService {
         // A panic while arguments are read must cost only this call, as one in the handler does.
         let begin = || match waits {
             None => offer.handler.begin(&call),
-            Some((limit, place)) => call.keep().map(|kept| limit.wait(place, &offer.handler, kept)),
+            Some((limit, waiting)) => call.keep().map(|kept| limit.wait(waiting, &offer.handler, kept)),
         };
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
@@ -231,7 +231,7 @@ impl LocalRoute {
         if is_answered {
             return Err(overloaded("too many calls of this route are running"));
         }
-        limit.try_wait().map(|place| Admission::Wait(limit, place)).ok_or_else(|| {
+        limit.try_wait().map(|waiting| Admission::Wait(limit, waiting)).ok_or_else(|| {
             overloaded(format!(
                 "{MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
             ))

@@ -28,24 +28,24 @@ const MAX_LOCAL: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct ReleasedCalls {
     tasks: NodeTasks,
-    places: Arc<Semaphore>,
-    local_places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    local_permits: Arc<Semaphore>,
     log_throttle: Arc<Mutex<KeyedThrottle>>,
 }
 
 impl ReleasedCalls {
     pub(crate) fn new(tasks: NodeTasks) -> Self {
-        let (places, local_places) = (Arc::new(Semaphore::new(MAX_RELEASED)), Arc::new(Semaphore::new(MAX_LOCAL)));
-        Self { tasks, places, local_places, log_throttle: Arc::default() }
+        let (permits, local_permits) = (Arc::new(Semaphore::new(MAX_RELEASED)), Arc::new(Semaphore::new(MAX_LOCAL)));
+        Self { tasks, permits, local_permits, log_throttle: Arc::default() }
     }
 
     /// Begins a call of the node to itself that has no response, as a task of the node. Returns
     /// whether there is room for it.
     pub(super) fn run_local(&self, begin: impl FnOnce() -> StartedCall) -> bool {
-        let Ok(place) = Arc::clone(&self.local_places).try_acquire_owned() else { return false };
+        let Ok(permit) = Arc::clone(&self.local_permits).try_acquire_owned() else { return false };
         let call = begin();
         self.tasks.spawn(async move {
-            let _place = place;
+            let _permit = permit;
             finished(call).await;
         });
         true
@@ -53,13 +53,13 @@ impl ReleasedCalls {
 
     /// Finishes a call as a task of the node, which waits for it when it stops.
     pub(crate) fn finish(&self, mut call: StartedCall) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return warn_of_drop(&self.log_throttle, "too many others are going on already");
         };
         call.to.key = None;
         let log_throttle = Arc::clone(&self.log_throttle);
         self.tasks.spawn(async move {
-            let _place = place;
+            let _permit = permit;
             if timeout(MAX_TIME, finished(call)).await.is_err() {
                 warn_of_drop(&log_throttle, "it took more than 30 s");
             }
