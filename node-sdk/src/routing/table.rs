@@ -223,54 +223,32 @@ impl RoutingTable {
         makes_room
     }
 
-    /// Adds a node that is not in the table; `connection` is the earlier connection to its address,
-    /// if there was one.
-    fn add(&mut self, known: &KnownNode, connection: Option<Arc<Connection>>, now: Instant) {
+    /// Adds a node that is not in the table; `before` is the earlier connection to its address, if
+    /// there was one.
+    fn add(&mut self, known: &KnownNode, before: Option<Arc<Connection>>, now: Instant) {
         let KnownNode { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
-        let advert = node.advert.as_ref();
-        let instance = advert.and_then(|advert| advert.id.as_ref());
-        // The list contains this process too. A gateway offers nothing there.
-        let offers = !node.routes.is_empty() || advert.is_some_and(|advert| advert.http.is_some());
-        let blocked = offers.then(|| self.local_node.blocked_reason(*address)).flatten();
-        if let Some(why) = blocked {
-            self.blocked.insert(*address, why);
-            if let Some(suppressed) =
-                self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.allow(*address, now.into_std()))
-            {
-                warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), suppressed, "a node is not called: {why}");
-            }
-        }
-        let is_callable = blocked.is_none() && callable(known).is_some();
-        let mut target = Target {
-            address: *address,
-            name: node.name.as_str().into(),
-            advertised: advert.and_then(|advert| advert.advertise.clone()),
-            version: node.version(),
-            read_window: node.read_window.min(MAX_FRAME_BYTES),
-            instance: instance.cloned(),
-            is_shared: known.is_shared,
-            rendezvous_score: 0,
-        };
+        let is_callable = !self.block(known, now) && callable(known).is_some();
+        let target = target_of(known);
         let stays = |connection: &Arc<Connection>| is_callable && connection.target.is_same(&target);
-        let mut is_newcomer = false;
-        let connection = match connection {
-            Some(connection) if stays(&connection) => connection,
+        let (connection, is_newcomer) = match before {
+            Some(connection) if stays(&connection) => (connection, false),
             other => {
                 // Another process listens there now.
                 other.inspect(|connection| connection.retire());
                 if !is_callable {
                     return;
                 }
-                is_newcomer = true;
-                target.rendezvous_score = affinity::score(&self.local_node.instance, *address);
-                Connection::new(target, self.local_node.connector.clone(), &self.local_node.buffer_budget)
+                let LocalNode { instance, connector, buffer_budget, .. } = &*self.local_node;
+                let target = Target { rendezvous_score: affinity::score(instance, *address), ..target };
+                (Connection::new(target, connector.clone(), buffer_budget), true)
             }
         };
-        let weight = weight(node);
-        let zone = advert.and_then(|advert| advert.zone.as_ref());
+        let advert = node.advert.as_ref();
+        let (zone, instance) = (advert.and_then(|it| it.zone.as_ref()), advert.and_then(|it| it.id.as_ref()));
         let is_local = instance.is_some_and(|instance| *instance == self.local_node.instance);
         let same_zone = self.local_node.zone.is_some() && self.local_node.zone.as_ref() == zone;
+        let (weight, suspect) = (weight(node), node.suspect);
         let mut is_called = false;
         for route in &node.routes {
             if weight == 0 {
@@ -288,27 +266,42 @@ impl RoutingTable {
                     // Two routes of one node may differ only in the names of parameters.
                     if pool.list().last().is_none_or(|last| last.connection.address != *address) {
                         let (connection, route) = (Arc::clone(&connection), route.clone());
-                        let suspect = node.suspect;
                         let provider = Provider { connection, route, weight, suspect, same_zone, is_local };
                         Arc::make_mut(pool).push(provider);
                     }
                 }
-                Err(refused) => {
-                    self.refused.insert(*address);
-                    let log_throttle = self.log_throttle.as_mut();
-                    if let Some(suppressed) = log_throttle.and_then(|log| log.allow((*address, route), now.into_std()))
-                    {
-                        let (name, route) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(route, MAX_ESCAPED_BYTES));
-                        let reason = refused.reason();
-                        warn!(node = %address, ?name, ?route, suppressed, "a route is not called: {reason}");
-                    }
-                }
+                Err(refused) => self.refuse(known, route, refused, now),
             }
         }
         if is_newcomer && is_called && !is_local && self.newcomers.len() < MAX_SUBSET {
             self.newcomers.push(Arc::clone(&connection));
         }
         self.connections.insert(*address, connection);
+    }
+
+    /// Records that a node is never called, if so, and returns whether it is.
+    fn block(&mut self, known: &KnownNode, now: Instant) -> bool {
+        let KnownNode { address, node, .. } = known;
+        // The list contains this process too. A gateway offers nothing there.
+        let offers = !node.routes.is_empty() || node.advert.as_ref().is_some_and(|advert| advert.http.is_some());
+        let Some(why) = offers.then(|| self.local_node.blocked_reason(*address)).flatten() else { return false };
+        self.blocked.insert(*address, why);
+        if let Some(suppressed) = self.log_throttle.as_mut().and_then(|log| log.allow(*address, now.into_std())) {
+            warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), suppressed, "a node is not called: {why}");
+        }
+        true
+    }
+
+    /// Records that a route of a node is not called.
+    fn refuse(&mut self, known: &KnownNode, route: &Route, refused: RouterError, now: Instant) {
+        let KnownNode { address, node, .. } = known;
+        self.refused.insert(*address);
+        let log_throttle = self.log_throttle.as_mut();
+        if let Some(suppressed) = log_throttle.and_then(|log| log.allow((*address, route), now.into_std())) {
+            let (name, route) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(route, MAX_ESCAPED_BYTES));
+            let reason = refused.reason();
+            warn!(node = %address, ?name, ?route, suppressed, "a route is not called: {reason}");
+        }
     }
 
     /// Drops newcomers that are no member of a used pool: they are never picked.
@@ -358,6 +351,22 @@ impl RoutingTable {
 impl Drop for RoutingTable {
     fn drop(&mut self) {
         self.connections.values().for_each(|connection| connection.retire());
+    }
+}
+
+/// What a connection to the node leads to, without its score.
+fn target_of(known: &KnownNode) -> Target {
+    let KnownNode { address, node, is_shared, .. } = known;
+    let advert = node.advert.as_ref();
+    Target {
+        address: *address,
+        name: node.name.as_str().into(),
+        advertised: advert.and_then(|advert| advert.advertise.clone()),
+        version: node.version(),
+        read_window: node.read_window.min(MAX_FRAME_BYTES),
+        instance: advert.and_then(|advert| advert.id.clone()),
+        is_shared: *is_shared,
+        rendezvous_score: 0,
     }
 }
 
