@@ -1,16 +1,14 @@
 //! Answers operators and their tools on an address of its own: whether the gateway is alive and
 //! ready, its metrics, and its routes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use net::{Acceptor, MAX_ESCAPED_BYTES, escaped, set_options};
+use net::{Acceptor, set_options};
 use node_sdk::Peers;
 use node_sdk::gateway::GatewayPeers;
-use protocol::{Route, Unreachable};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -26,6 +24,7 @@ use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{self, Metrics};
+use crate::process::routes_page::routes_page;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::upstream::WorkerShared;
@@ -34,18 +33,16 @@ use crate::upstream::table::UpstreamTable;
 /// Most connections of operators. When one more comes, the oldest is closed.
 const MAX_CLIENTS: usize = 64;
 
-/// What the name of an event begins with among the routes of a node.
-const EVENT: &str = "EVENT/";
-
 /// The state that is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) peers: Peers,
+    /// The metrics of each worker.
     pub(crate) workers: Arc<[Arc<Metrics>]>,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
     pub(crate) config: watch::Receiver<Arc<Config>>,
-    /// The metrics of each worker.
+    /// The upstream groups of each worker.
     pub(crate) upstreams: Arc<[Arc<UpstreamTable>]>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) shared: Arc<WorkerShared>,
@@ -117,105 +114,9 @@ impl Admin {
                 );
                 Some((StatusCode::OK, text))
             }
-            "/routes" => Some((StatusCode::OK, self.routes())),
+            "/routes" => Some((StatusCode::OK, routes_page(&self.peers, &self.upstreams, &self.shared))),
             _ => None,
         }
-    }
-}
-
-impl Admin {
-    /// Describes which requests go where, and why.
-    fn routes(&self) -> String {
-        let mut out = String::new();
-        let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for node in self.peers.nodes() {
-            let advert = node.advert.as_ref();
-            let at = SocketAddr::new(node.host, node.port);
-            if advert.is_some_and(|advert| advert.http.is_some()) || self.peers.blocked_reason(at).is_some() {
-                continue;
-            }
-            let unreachable = self.peers.unreachable_reason(at).map(Unreachable::describe);
-            let state = match (advert, unreachable) {
-                (Some(advert), _) if advert.draining => ", draining".to_owned(),
-                (_, Some(why)) => format!(", cannot be reached: {why}"),
-                _ if node.suspect || !self.peers.is_healthy(at) => ", gives no sign of life".to_owned(),
-                _ => String::new(),
-            };
-            let malformed = self.peers.malformed_answers(at).map_or_else(String::new, |answers| {
-                let (count, ago, why) = (answers.count, answers.ago.as_secs(), answers.why);
-                format!(", {count} malformed answers, the last {ago} s ago: {why}")
-            });
-            for route in &node.routes {
-                let mark = match self.peers.is_refused(at, route) {
-                    true => ", not called: too many similar routes have parameters at other positions",
-                    false => "",
-                };
-                let name = escaped(&node.name, MAX_ESCAPED_BYTES).to_string();
-                let who = format!("{at} {name}{state}{mark}{malformed}");
-                // A route has no control characters, but may have other special ones.
-                let route = escaped(route, Route::MAX_BYTES).to_string();
-                names.entry(route.clone()).or_default().insert(name);
-                nodes.entry(route).or_default().push(who);
-            }
-        }
-        let _ = writeln!(
-            out,
-            "A request goes to the nodes that register exactly its route, which are called with packets:"
-        );
-        for (route, nodes) in nodes.iter().filter(|(route, _)| !route.starts_with(EVENT)) {
-            let mark = match names.get(route).map_or(0, BTreeSet::len) {
-                0 | 1 => String::new(),
-                names => format!("  ({names} services offer it: calls go to any)"),
-            };
-            let _ = writeln!(out, "  {route}{mark}");
-            for node in nodes {
-                let _ = writeln!(out, "      {node}");
-            }
-        }
-        let _ = writeln!(out, "Otherwise it goes to the servers of the longest prefix of its path, over HTTP:");
-        let mut prefixes = BTreeMap::new();
-        self.upstreams.iter().for_each(|upstreams| upstreams.status(&mut prefixes, Instant::now()));
-        for (prefix, servers) in &prefixes {
-            let _ = writeln!(out, "  {prefix}");
-            if servers.is_empty() {
-                let _ = writeln!(out, "      no server now: 503 at once");
-            }
-            for (address, server) in servers {
-                let _ = writeln!(out, "      {address} {server}");
-            }
-        }
-        for (server, why) in self.shared.names.unknown() {
-            let _ = writeln!(out, "  {server} has no address now: {why}");
-        }
-        let _ =
-            writeln!(out, "Otherwise it is answered by 503 if a node has offered its route before, and else by 404.");
-        let events = || nodes.iter().filter_map(|(route, nodes)| Some((route.strip_prefix(EVENT)?, nodes)));
-        if events().next().is_some() {
-            let _ = writeln!(out, "No request: events, which go to one node of each service that subscribes:");
-        }
-        for (event, nodes) in events() {
-            let _ = writeln!(out, "  {event}");
-            for node in nodes {
-                let _ = writeln!(out, "      {node}");
-            }
-        }
-        let barred: Vec<_> = self
-            .peers
-            .nodes()
-            .into_iter()
-            .filter_map(|node| {
-                let at = SocketAddr::new(node.host, node.port);
-                Some((at, self.peers.blocked_reason(at)?, node))
-            })
-            .collect();
-        if !barred.is_empty() {
-            let _ = writeln!(out, "These nodes are never called:");
-        }
-        for (at, why, node) in barred {
-            let _ = writeln!(out, "      {at} {}: {why}", escaped(&node.name, MAX_ESCAPED_BYTES));
-        }
-        out
     }
 }
 

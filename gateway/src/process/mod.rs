@@ -8,5 +8,6 @@ pub(crate) mod cli;
 pub(crate) mod lifecycle;
 mod open;
 mod pid_file;
+mod routes_page;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
-use protocol::{HostPort, Visibility};
+use protocol::{HostPort, Route, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::registration::Identity;
 use crate::error::StartError;
-use crate::handler::NodeContext;
+use crate::handler::{NodeContext, StateMap};
 use crate::node::builder::RouteDefinition;
 use crate::node::own_route::own_route;
 use crate::node::{Node, NodeBuilder};
@@ -119,8 +119,7 @@ impl NodeBuilder {
         if let Some(setting) = misplaced {
             return Err(StartError::Misplaced(setting));
         }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
+        if !is_name(&name) {
             return Err(StartError::Name(name));
         }
         if let Err(reason) = distributor.parse::<HostPort>() {
@@ -135,26 +134,7 @@ impl NodeBuilder {
                 Err(reason) => return Err(StartError::Advertise { address, reason }),
             }
         }
-        let mut routes = Vec::with_capacity(given.len());
-        let mut router = Router::default();
-        for RouteDefinition { text, handler, max_concurrency, one_way } in given {
-            let route = match text.strip_prefix(PREFIX) {
-                Some(event) => event_route(event)?,
-                None => own_route(&text)?,
-            };
-            if let Some(state) = handler.missing(&states) {
-                return Err(StartError::MissingState { route: text, state });
-            }
-            let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
-            let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
-            let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
-            let entry = entry.map_err(|refused| refused.into_error(&route))?;
-            if offer.is_some() {
-                let other = entry.route.to_string();
-                return Err(StartError::DoubledRoute { other, route: route.to_string() });
-            }
-            routes.push(route);
-        }
+        let (routes, router) = build_router(given, &states)?;
         let address = resolve(&listen)?;
         let listener = network.bind(address)?;
         let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
@@ -189,6 +169,40 @@ impl NodeBuilder {
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, interests: needed, budget, lost, leaving, server })
     }
+}
+
+/// Whether a node may have this name.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=128).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
+/// The routes that the node offers, and the router that finds their handlers.
+fn build_router(
+    given: Vec<RouteDefinition>,
+    states: &StateMap,
+) -> Result<(Vec<Route>, Router<LocalRoute>), StartError> {
+    let mut routes = Vec::with_capacity(given.len());
+    let mut router = Router::default();
+    for RouteDefinition { text, handler, max_concurrency, one_way } in given {
+        let route = match text.strip_prefix(PREFIX) {
+            Some(event) => event_route(event)?,
+            None => own_route(&text)?,
+        };
+        if let Some(state) = handler.missing(states) {
+            return Err(StartError::MissingState { route: text, state });
+        }
+        let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
+        let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
+        let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
+        let entry = entry.map_err(|refused| refused.into_error(&route))?;
+        if offer.is_some() {
+            let other = entry.route.to_string();
+            return Err(StartError::DoubledRoute { other, route: route.to_string() });
+        }
+        routes.push(route);
+    }
+    Ok((routes, router))
 }
 
 fn resolve(text: &str) -> Result<SocketAddr, StartError> {
