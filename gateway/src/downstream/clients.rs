@@ -4,18 +4,16 @@
 //! idle for longest. A client with a request under way stays, unless the gateway waits for it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 use foldhash::HashMap;
-use futures::task::AtomicWaker;
 use net::address_group;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::io::client_pace::ClientPace;
+use super::tracked_client::{ClientActivity, TrackedClient, millis_after};
 
 /// How long a client may take to finish a head, a handshake or a body before it is among the first
 /// to be evicted.
@@ -60,28 +58,6 @@ struct TrackedClients {
     next_look: Option<Instant>,
 }
 
-/// One client.
-#[derive(Debug)]
-pub(crate) struct TrackedClient {
-    /// Cancelled when the client is to be closed after its present requests.
-    pub(crate) stop: CancellationToken,
-    since: Instant,
-    /// Since when it has been idle, in milliseconds after `since`, from 1, times two; plus one if
-    /// it has begun a head, a handshake or a body. 0 while it has a request under way.
-    idle_since: AtomicU64,
-    /// It is to be closed now.
-    is_evicted: AtomicBool,
-    waker: AtomicWaker,
-    /// It is being evicted, in either way.
-    is_notified: AtomicBool,
-    /// Its position in the list.
-    index: AtomicUsize,
-    /// The tracker was crowded when it came.
-    is_crowded: bool,
-    /// How fast it reads its responses.
-    pub(crate) pace: Arc<ClientPace>,
-}
-
 /// A tracked client. Dropping it ends the tracking.
 #[derive(Debug)]
 pub(crate) struct ClientGuard {
@@ -98,6 +74,23 @@ pub(crate) enum Admission {
     /// Another client is being evicted: see [`ClientTracker::wait`].
     Waits,
     Refused,
+}
+
+/// Which clients are evicted first: those of the highest rank, and of a rank those that have been
+/// in it for longest. `of`: how many connections the client has; those with the most go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum EvictionRank {
+    /// It has just connected, and may be about to send a request.
+    JustStarted,
+    Idle,
+    /// Its client has more connections than its share.
+    Surplus {
+        of: usize,
+    },
+    /// It has not finished a message, or hardly reads, for a while.
+    Unfinished {
+        of: usize,
+    },
 }
 
 /// A client that waits for a connection. Dropping it ends the wait.
@@ -202,34 +195,30 @@ impl ClientTracker {
     }
 
     fn evict(&self, taken: &mut TrackedClients, of: Option<IpAddr>, wanted: usize, now: Instant) {
-        let now = self.millis_at(now);
-        let long = u64::try_from(UNFINISHED.as_millis()).unwrap_or(u64::MAX);
-        let surplus = self.limit / SURPLUS;
+        let now = millis_after(self.since, now);
         let mut all = Vec::new();
         for (at, (tracked, client)) in taken.list.iter().enumerate() {
-            let idle = tracked.idle_since.load(Ordering::Relaxed);
             let is_wanted = of.is_none_or(|of| of == *client);
             if !is_wanted || tracked.is_notified.load(Ordering::Relaxed) {
                 continue;
             }
-            let (has_begun, age) = match idle {
-                0 => match tracked.pace.slow_for(now) {
+            let (has_begun, age) = match tracked.activity() {
+                ClientActivity::Idle { since } => (false, now.saturating_sub(since)),
+                ClientActivity::Started { since } => (true, now.saturating_sub(since)),
+                // Only if it hardly reads its response.
+                ClientActivity::Busy => match tracked.pace.slow_for(now) {
                     Some(age) => (true, age),
                     None => continue,
                 },
-                _ => (idle & 1 == 1, now.saturating_sub(idle >> 1)),
             };
             let has = taken.each.get(client).copied().unwrap_or(0);
-            // A client that has just connected, and may be about to send a request, is evicted
-            // last.
-            let order = match has_begun {
-                true if age >= long => 3,
-                _ if has > surplus => 2,
-                false => 1,
-                true => 0,
+            let rank = match has_begun {
+                true if Duration::from_millis(age) >= UNFINISHED => EvictionRank::Unfinished { of: has },
+                _ if has > self.limit / SURPLUS => EvictionRank::Surplus { of: has },
+                false => EvictionRank::Idle,
+                true => EvictionRank::JustStarted,
             };
-            let has = if order >= 2 { has } else { 0 };
-            all.push((order, has, age, at));
+            all.push((rank, age, at));
         }
         all.sort_unstable_by(|one, other| other.cmp(one));
         for (.., at) in all.into_iter().take(wanted) {
@@ -238,79 +227,8 @@ impl ClientTracker {
         }
     }
 
-    /// Times begin at 1.
-    fn millis_at(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX / 4) + 1
-    }
-
     fn lock(&self) -> MutexGuard<'_, TrackedClients> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl TrackedClient {
-    fn new(stop: CancellationToken, since: Instant, is_crowded: bool) -> Self {
-        Self {
-            stop,
-            since,
-            idle_since: AtomicU64::new(0),
-            is_evicted: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
-            is_notified: AtomicBool::new(false),
-            index: AtomicUsize::new(0),
-            is_crowded,
-            pace: Arc::new(ClientPace::new(since)),
-        }
-    }
-
-    /// Whether the tracker was crowded when the client came. Such a client may have fewer requests
-    /// at a time.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.is_crowded
-    }
-
-    /// A client that is never evicted.
-    pub(crate) fn untracked(stop: CancellationToken) -> Self {
-        Self::new(stop, Instant::now(), false)
-    }
-
-    /// Records that the client has nothing under way.
-    pub(crate) fn mark_idle(&self, now: Instant) {
-        self.idle_since.store(self.millis_at(now) << 1, Ordering::Relaxed);
-    }
-
-    /// Records that the client has begun a message, and that nothing can be done before more of it
-    /// arrives.
-    pub(crate) fn mark_started(&self, now: Instant) {
-        self.idle_since.store(self.millis_at(now) << 1 | 1, Ordering::Relaxed);
-    }
-
-    /// Records that the client has a request under way.
-    pub(crate) fn mark_busy(&self) {
-        self.idle_since.store(0, Ordering::Relaxed);
-    }
-
-    /// Ready when the client has to be closed at once. One task may wait.
-    pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
-        self.waker.register(task.waker());
-        if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// A client between two requests may be about to send one, so it is told to close first. A
-    /// client that has begun a message and does not continue is closed at once.
-    fn evict(&self) {
-        self.is_notified.store(true, Ordering::Relaxed);
-        let idle = self.idle_since.load(Ordering::Relaxed);
-        if idle == 0 || idle & 1 == 1 {
-            self.is_evicted.store(true, Ordering::Release);
-            self.waker.wake();
-        } else {
-            self.stop.cancel();
-        }
-    }
-
-    fn millis_at(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX / 4) + 1
     }
 }
 

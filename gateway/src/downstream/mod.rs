@@ -12,4 +12,5 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod proxy_protocol;
 pub(crate) mod tls;
+pub(crate) mod tracked_client;
 pub(crate) mod worker;

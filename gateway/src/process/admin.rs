@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::downstream::clients::TrackedClient;
 use crate::downstream::http1;
+use crate::downstream::tracked_client::TrackedClient;
 use crate::io::stream::ClientStream;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;

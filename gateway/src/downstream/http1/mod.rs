@@ -21,7 +21,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::input::Http1Input;
 use crate::config::Config;
-use crate::downstream::clients::TrackedClient;
+use crate::downstream::tracked_client::TrackedClient;
 use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::head_reader::HeadReader;
 use crate::http1::line_ends::LineEnds;

@@ -34,7 +34,7 @@ use self::held_bytes::{HeldBytes, cost_of};
 use self::meter::Meter;
 use self::metered_stream::{ConnectionActivity, MeteredStream};
 use crate::config::Config;
-use crate::downstream::clients::TrackedClient;
+use crate::downstream::tracked_client::TrackedClient;
 use crate::io::budget::OWN_BYTES;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::ClientStream;
