@@ -171,50 +171,20 @@ impl ListCache {
         if is_there(known.revision) || is_there(known.irrelevant_until) {
             return NextUpdate::Nothing(known.irrelevant_until.or(known.revision).unwrap_or(newest));
         }
-        let all = StateAfter { revision: newest, confirmed_only: false };
         if known.view.is_all()
             && let Some(step) = self.shared_deltas.back()
             && Some(step.from) == known.revision
             && step.to == newest
         {
+            let told = StateAfter { revision: newest, confirmed_only: false };
             return match step.has_changes {
-                true => NextUpdate::Packet(step.packet.clone(), all),
+                true => NextUpdate::Packet(step.packet.clone(), told),
                 false => NextUpdate::Nothing(newest),
             };
         }
         self.set_published(published);
-        if let Some(known_revision) = known.revision
-            && let Some(base) = entries.base(match known.irrelevant_until {
-                Some(revision) => revision.into(),
-                None => ResumePoint { revision: known_revision, digest: known.digest },
-            })
-            && (!known.view.is_all() || newest.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
-        {
-            let difference = self.difference(entries, base, newest, &known.view);
-            let concerns_no_peer =
-                if known.view.interests.is_some() { difference.is_empty() } else { !difference.has_changes };
-            if concerns_no_peer && !known.view.confirmed_only && known_revision.epoch == newest.epoch {
-                return NextUpdate::Nothing(newest);
-            }
-            let told_then =
-                StateAfter { revision: newest, confirmed_only: known.view.confirmed_only && !published.is_whole };
-            if let Some(packet) = self.changes.get(known) {
-                return NextUpdate::Packet(packet.clone(), told_then);
-            }
-            if difference.is_empty() || difference.bytes() <= entries.list_bytes().min(MAX_OWN_BYTES) {
-                // The digest covers all entries.
-                let knows_all = known.view.interests.is_none() && !told_then.confirmed_only;
-                let header = UpdateHeader {
-                    digest: published.header.digest.filter(|_| knows_all),
-                    warming: published.header.warming || told_then.confirmed_only,
-                    ..published.header
-                };
-                let packet = OutPacket::reserved(encode_change(&difference, &header, known_revision), &self.memory);
-                if self.changes.len() < MAX_CACHED {
-                    self.changes.insert(known.clone(), packet.clone());
-                }
-                return NextUpdate::Packet(packet, told_then);
-            }
+        if let Some(update) = self.own_delta(entries, published, known) {
+            return update;
         }
         if known.view.is_all()
             && let Some(known_revision) = known.revision
@@ -234,6 +204,44 @@ impl ListCache {
             }
             Err(wait) => NextUpdate::Later(wait),
         }
+    }
+
+    /// All that has changed since what a peer knows, in one packet; `None` if that is not known any
+    /// more, or too much.
+    fn own_delta(&mut self, entries: &EntryTable, published: PublishedState, known: &PeerState) -> Option<NextUpdate> {
+        let (newest, known_revision) = (published.header.revision, known.revision?);
+        let base = entries.base(match known.irrelevant_until {
+            Some(revision) => revision.into(),
+            None => ResumePoint { revision: known_revision, digest: known.digest },
+        })?;
+        if known.view.is_all() && newest.rev.saturating_sub(base) > MAX_OWN_CHANGES {
+            return None;
+        }
+        let difference = self.difference(entries, base, newest, &known.view);
+        let concerns_no_peer =
+            if known.view.interests.is_some() { difference.is_empty() } else { !difference.has_changes };
+        if concerns_no_peer && !known.view.confirmed_only && known_revision.epoch == newest.epoch {
+            return Some(NextUpdate::Nothing(newest));
+        }
+        let told = StateAfter { revision: newest, confirmed_only: known.view.confirmed_only && !published.is_whole };
+        if let Some(packet) = self.changes.get(known) {
+            return Some(NextUpdate::Packet(packet.clone(), told));
+        }
+        if !difference.is_empty() && difference.bytes() > entries.list_bytes().min(MAX_OWN_BYTES) {
+            return None;
+        }
+        // The digest covers all entries.
+        let knows_all = known.view.interests.is_none() && !told.confirmed_only;
+        let header = UpdateHeader {
+            digest: published.header.digest.filter(|_| knows_all),
+            warming: published.header.warming || told.confirmed_only,
+            ..published.header
+        };
+        let packet = OutPacket::reserved(encode_change(&difference, &header, known_revision), &self.memory);
+        if self.changes.len() < MAX_CACHED {
+            self.changes.insert(known.clone(), packet.clone());
+        }
+        Some(NextUpdate::Packet(packet, told))
     }
 
     fn difference(&mut self, entries: &EntryTable, base: u64, newest: Revision, view: &View) -> Arc<Difference> {
