@@ -183,7 +183,7 @@ impl Registry {
         let is_v2 = registration.advert.is_some();
         if known.is_none()
             && is_v2
-            && let Err(wait) = self.admission_rate.try_spend(now)
+            && let Err(wait) = self.admission_rate.try_admit(now)
         {
             return Err(RegisterError::Busy(wait));
         }

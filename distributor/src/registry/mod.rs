@@ -6,6 +6,7 @@
 
 mod address_share;
 mod admission;
+mod admission_rate;
 mod damping;
 mod deferred;
 pub(crate) mod history;
@@ -30,6 +31,7 @@ use crate::config::Config;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
 use crate::registry::address_share::share_of;
 pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError, SharedUrl};
+use crate::registry::admission_rate::AdmissionRate;
 use crate::registry::damping::Damping;
 use crate::registry::deferred::{Deferred, DeferredRegistrations};
 use crate::registry::history::History;
@@ -68,7 +70,7 @@ pub(crate) struct Registry {
     history: History,
     visibility: VisibilityWaits,
     pub(crate) liveness: Liveness,
-    admission_rate: TokenBucket,
+    admission_rate: AdmissionRate,
     /// The bytes of the interests of all nodes.
     interest_budget: InterestBudget,
     tenures: HashMap<SessionId, Tenure>,
@@ -138,7 +140,7 @@ impl Registry {
             history: History::default(),
             visibility: VisibilityWaits::default(),
             liveness: Liveness::new(config.pings_per_second),
-            admission_rate: TokenBucket::new(config.registrations_per_second, config.registration_burst),
+            admission_rate: AdmissionRate::new(config.registrations_per_second, config.registration_burst),
             interest_budget: InterestBudget::new(config.max_list_bytes),
             tenures: HashMap::new(),
             deferred: DeferredRegistrations::default(),

@@ -231,10 +231,14 @@ fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
     for port in 1..=3 {
         assert_eq!(scene.register(0, port.into(), port), new());
     }
-    assert_eq!(scene.register(0, 4, 4), Err(RegisterError::Busy(Duration::from_millis(100))));
+    for (port, moment) in [(4, 100), (6, 200)] {
+        let busy = RegisterError::Busy(Duration::from_millis(moment));
+        assert_eq!(scene.register(0, port.into(), port), Err(busy), "each has a moment of its own");
+    }
     scene.register_old(0, 5, 5);
     scene.register_with(0, 1, 1, r#","weight":5"#, &RegisterOptions::default()).unwrap();
     assert_eq!(scene.register(100, 4, 4), new());
+    assert_eq!(scene.register(200, 6, 6), new());
 }
 
 #[test]

@@ -308,7 +308,9 @@ pub fn write_refusal(
     let start = out.len();
     let key = key.map_or_else(|| "0".to_owned(), Key::to_string);
     let message = serde_json::Value::from(message);
-    let retry_after = retry_after.map_or_else(String::new, |after| format!(r#","ra":{}"#, after.as_millis()));
+    // Rounded up: a peer that comes earlier comes too early.
+    let milliseconds = |after: std::time::Duration| after.as_nanos().div_ceil(1_000_000);
+    let retry_after = retry_after.map_or_else(String::new, |after| format!(r#","ra":{}"#, milliseconds(after)));
     let text = format!(
         r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":[],"$":{{"s":{status},"r":"{reason}","m":{message}{retry_after}}}}}"#
     );

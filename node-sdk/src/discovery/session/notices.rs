@@ -17,6 +17,21 @@ use crate::discovery::registration::Identity;
 const NOT_YOURS: &str = "not_yours";
 const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
 
+/// The reason of a rejection when too many nodes register at once. The Distributor gives each of
+/// them a moment of its own; earlier ones told all of them to come back at once.
+const BUSY: &str = "busy";
+const BUSY_SPREAD: Duration = Duration::from_millis(50);
+
+/// How long to wait before registering again after a rejection that says `retry_after`. `random` is
+/// at most 1.
+fn return_pause(reason: &str, retry_after: Duration, random: f64) -> Duration {
+    match reason {
+        BUSY => retry_after.max(BUSY_SPREAD) + BUSY_SPREAD.mul_f64(random),
+        // All nodes are told the same, and must not return together.
+        _ => retry_after.max(BUSY_SPREAD).mul_f64(1.0 + random),
+    }
+}
+
 impl RegistryClient {
     /// Warns when others cannot call the address that the Distributor lists.
     pub(super) fn warn_of_reach(&mut self, here: IpAddr, there: IpAddr) {
@@ -57,9 +72,7 @@ impl RegistryClient {
     pub(super) fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
-            // A random pause, or all rejected nodes return together.
-            let after =
-                answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
+            let after = answer.retry_after.map(|after| return_pause(reason, after, fastrand::f64()));
             session.register_at = after.map(|after| Instant::now() + after);
         }
         if reason == NOT_YOURS {
@@ -88,6 +101,25 @@ impl RegistrySession<'_> {
         if let Some(suppressed) = self.bad.allow(error, Instant::now().into_std()) {
             let error = escaped(error, MAX_ESCAPED_BYTES);
             warn!(?error, suppressed, "ignored what the Distributor sent; what was known before stays in use");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_comes_back_at_its_own_moment() {
+        for (reason, ms, random, expected) in [
+            ("busy", 1600, 0.0, 1600),
+            ("busy", 1600, 1.0, 1650),
+            ("busy", 0, 0.5, 75),
+            ("draining", 3000, 0.5, 4500),
+            ("unknown_name", 0, 0.0, 50),
+        ] {
+            let pause = return_pause(reason, Duration::from_millis(ms), random);
+            assert_eq!(pause, Duration::from_millis(expected), "{reason} {ms}");
         }
     }
 }

@@ -1,0 +1,93 @@
+//! How many nodes may register in a time, and when the others come back.
+
+use std::time::{Duration, Instant};
+
+use crate::token_bucket::TokenBucket;
+
+/// Nobody is told to wait longer. Nodes of earlier versions wait up to twice as long as they are
+/// told, and a peer that has not registered for five seconds is cut.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// A rate limit that gives each node which it turns away a moment of its own. If it told all of
+/// them when the next may register, all would come back at that moment: turning thousands away
+/// again and again costs more than registering them.
+#[derive(Debug)]
+pub(super) struct AdmissionRate {
+    bucket: TokenBucket,
+    /// The time between two nodes.
+    interval: Duration,
+    /// The last moment that was given away.
+    last: Option<Instant>,
+}
+
+impl AdmissionRate {
+    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        Self { bucket: TokenBucket::new(per_second, burst), interval, last: None }
+    }
+
+    /// Lets a node register, or says after how long it should try again.
+    pub(super) fn try_admit(&mut self, now: Instant) -> Result<(), Duration> {
+        let earliest = match self.bucket.try_spend(now) {
+            Ok(()) => return Ok(()),
+            Err(wait) => wait,
+        };
+        let next = self.last.map_or(Duration::ZERO, |last| (last + self.interval).saturating_duration_since(now));
+        // Those that ask again and again must not keep others away for longer and longer.
+        let wait = if next <= LONGEST_WAIT { next.max(earliest) } else { earliest };
+        self.last = Some(now + wait);
+        Err(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Lets `nodes` begin at once, each of which comes back when it is told to. Returns how many
+    /// were turned away, and when the last has registered, in milliseconds.
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn start_at_once(nodes: u32) -> (u32, u128) {
+        let start = Instant::now();
+        let mut rate = AdmissionRate::new(5000, 2000);
+        let (mut due, mut refused, mut last) = (BTreeMap::from([(Duration::ZERO, nodes)]), 0, Duration::ZERO);
+        while let Some((at, nodes)) = due.pop_first() {
+            for _ in 0..nodes {
+                match rate.try_admit(start + at) {
+                    Ok(()) => last = at,
+                    Err(wait) => {
+                        refused += 1;
+                        // On the wire there are whole milliseconds.
+                        let ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap();
+                        *due.entry(at + Duration::from_millis(ms)).or_default() += 1;
+                    }
+                }
+            }
+        }
+        (refused, last.as_millis())
+    }
+
+    #[test]
+    fn nodes_that_start_at_once_are_turned_away_once() {
+        for (nodes, most_refused, longest) in [(2000, 0, 0), (2001, 1, 1), (10_000, 8200, 1650), (12_000, 10_200, 2050)]
+        {
+            let (refused, last) = start_at_once(nodes);
+            assert!(refused <= most_refused, "{refused} times is one of {nodes} turned away");
+            assert!(last <= longest, "the last of {nodes} registers after {last} ms");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_longer_however_many_ask() {
+        let (refused, last) = start_at_once(100_000);
+        assert!(last <= 19_700, "the rate is used: {last} ms");
+        assert!(refused <= 1_200_000, "each is turned away a few times: {refused}");
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        let now = Instant::now();
+        let mut rate = AdmissionRate::new(1, 1);
+        let waits: Vec<_> = (0..10).map(|_| rate.try_admit(now).err().unwrap_or_default().as_secs()).collect();
+        assert_eq!(waits, [0, 1, 2, 1, 2, 1, 2, 1, 2, 1]);
+    }
+}
