@@ -188,7 +188,8 @@ fn unescape(path: &str) -> Result<String, BadPath> {
             b'/' | b'\\' if escaped => return Err(BadPath("a path must not contain an escaped slash or backslash")),
             // A fragment is only for the client (RFC 9110, 4.2.5); some servers take a backslash
             // for a slash.
-            b'\\' | b'#' => return Err(BadPath("a path has no backslash and no #")),
+            b'\\' => return Err(BadPath("a path has no backslash")),
+            b'#' if !escaped => return Err(BadPath("a path has no #")),
             0..b' ' | 0x7f => return Err(BadPath("a path must not contain control characters")),
             _ => raw.push((byte, escaped)),
         }
@@ -256,6 +257,7 @@ mod tests {
             ("/상품", "/%EC%83%81%ED%92%88"),
             ("/a%3fb%3B%25", "/a%3Fb%3B%25"),
             ("/a%20b", "/a%20b"),
+            ("/c%23/%23", "/c%23/%23"),
             ("/a\"b|c", "/a%22b%7Cc"),
             ("/...", "/..."),
             ("/.well-known/x", "/.well-known/x"),
