@@ -457,11 +457,37 @@ mod tests {
         check("OPTIONS", "http://a/", "a", Ok("/"));
         check("OPTIONS", "http://a?x", "a", Ok("/?x"));
         check("OPTIONS", "*", "a", Ok("*"));
+        // A fragment stays with the client.
+        for target in ["/x#y", "/x?y#z", "/#", "http://a/#", "http://a/x?#"] {
+            check("GET", target, "a", Err("bad_target"));
+        }
         // Where no field names the host.
         for (target, path) in [("http://a.b:81", "/"), ("http://a.b:81?x", "/?x")] {
             let head = read(format!("GET {target} HTTP/1.0\r\nX: y\r\n\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!((head.target(), head.host(), head.names_host_in_target), (path, Some("a.b:81"), true));
             assert_eq!(head.fields().get("x"), Some(&b"y"[..]));
+        }
+    }
+
+    #[test]
+    fn gh1_a_host_is_an_address_in_brackets_or_a_name() {
+        #[track_caller]
+        fn check(host: &str, is_one: bool) {
+            let seen = read(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+            let expected = if is_one { Ok(()) } else { Err("bad_host") };
+            assert_eq!(seen.as_ref().map(drop).map_err(|problem| problem.kind.as_str()), expected, "{host}");
+        }
+        for host in ["", "a", "a:80", "a:", "a.example.", "my_host:0", "a%2eb", "127.0.0.1:65535", "a:00080"] {
+            check(host, true);
+        }
+        for host in ["[::1]", "[fd00::1]:8443", "[::ffff:10.0.0.1]:", "[fe80::1%25eth0]"] {
+            check(host, true);
+        }
+        for host in ["[fd00::1", "fd00::1", "fd00::1]", "[a]", "[]", "[::1]80", "[::1]:x", "[::1][::1]", "[1.2.3.4]"] {
+            check(host, false);
+        }
+        for host in ["a:65536", "a:80:80", "a:-1", "a:+80", "a: 80", "a b", "a, b", "a/b", "u@a", "상품", "a:상"] {
+            check(host, false);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The head of a request of either version of HTTP. Pure.
 
+use std::net::Ipv6Addr;
+
 use http::StatusCode;
 
 use crate::message::body::Framing;
@@ -95,6 +97,10 @@ impl RequestHead {
                 ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, ProblemKind::METHOD_NOT_ALLOWED, detail)
             });
         }
+        // A fragment is only for the client (RFC 9110, 4.2.5).
+        if target.contains('#') {
+            return Err(bad(ProblemKind::BAD_TARGET, "the target of a request has no fragment"));
+        }
         if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
             return self.check_host();
         }
@@ -103,15 +109,12 @@ impl RequestHead {
             return Err(bad(ProblemKind::BAD_TARGET, "the target of a request must begin with /"));
         };
         let rest = &target[scheme.prefix().len()..];
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.is_empty() {
             return Err(bad(ProblemKind::BAD_HOST, "the target names no host"));
         }
         if self.host().is_some_and(|host| !same_authority(host, authority, scheme)) {
             return Err(bad(ProblemKind::BAD_HOST, "the target names another host than the Host header"));
-        }
-        if path.starts_with('#') {
-            return Err(bad(ProblemKind::BAD_TARGET, "the target of a request has no fragment"));
         }
         let has_path = path.starts_with('/');
         // Of the server as a whole, or of its root (RFC 9112, 3.2.4; RFC 9110, 4.2.3).
@@ -182,15 +185,31 @@ pub(crate) fn same_authority(one: &str, other: &str, scheme: Scheme) -> bool {
     scheme.without_default_port(one).eq_ignore_ascii_case(scheme.without_default_port(other))
 }
 
-/// Whether every character may stand in the name of a host: RFC 3986, 3.2.2.
+/// Whether this is a host, with or without a port: an IPv6 address in brackets, or characters that
+/// may stand in a name (RFC 3986, 3.2.2). It may be empty (RFC 9112, 3.2).
 pub(crate) fn is_host(host: &str) -> bool {
-    host.bytes().all(|byte| {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if is_ip_literal(address) => ("", port),
+            Some(_) | None => return false,
+        },
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port = |digits: &str| {
+        digits.is_empty() || (digits.bytes().all(|digit| digit.is_ascii_digit()) && digits.parse::<u16>().is_ok())
+    };
+    let may_stand = |byte: u8| {
         byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'[' | b']' | b'%'
-            )
-    })
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b'%')
+    };
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) && name.bytes().all(may_stand)
+}
+
+/// Whether this may stand in brackets: an IPv6 address, of which some say the zone (RFC 6874).
+fn is_ip_literal(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, ""));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    address.parse::<Ipv6Addr>().is_ok() && zone.bytes().all(is_plain)
 }
 
 /// Reads digits only; the number is less than 2^63, because some peers use signed numbers.
