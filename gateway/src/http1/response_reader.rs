@@ -62,11 +62,14 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
     let is_1_1 = response.version == Some(1);
     let (mut length, mut chunked, mut keep_alive, mut keep_for) = (None, false, is_1_1, None);
+    let mut closes = false;
     for header in &*response.headers {
         if header.name.eq_ignore_ascii_case("content-length") {
             length = Some(same_length(length, header.value)?);
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            for coding in tokens(header.value) {
+            // Old servers say that there is none (RFC 2616, 3.6).
+            let is_none = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"identity");
+            for coding in tokens(header.value).filter(|coding| !is_none(coding)) {
                 if std::mem::replace(&mut chunked, true) || !coding.eq_ignore_ascii_case(b"chunked") {
                     return Err("the Transfer-Encoding is not chunked");
                 }
@@ -76,10 +79,7 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
         } else if header.name.eq_ignore_ascii_case("connection") {
             for token in tokens(header.value) {
                 keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                if token.eq_ignore_ascii_case(b"close") {
-                    keep_alive = false;
-                    break;
-                }
+                closes |= token.eq_ignore_ascii_case(b"close");
             }
         }
     }
@@ -98,7 +98,7 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
         204 => chunked || length.is_some_and(|length| length > 0),
         _ => chunked && !is_1_1,
     };
-    let keep_alive = keep_alive && framing != Framing::Close && !is_doubtful;
+    let keep_alive = keep_alive && !closes && framing != Framing::Close && !is_doubtful;
     let spans = Fields::spans(&bytes, response.headers);
     Ok(ResponseHead { status, fields: Fields::new(bytes, spans), framing, keep_alive, keep_for })
 }
@@ -198,6 +198,12 @@ mod tests {
             chunked,
             &[("Transfer-Encoding", "Chunked,")],
         );
+        let none = ("Transfer-Encoding", "identity");
+        check_head(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 3\r\n\r\n",
+            THREE,
+            &[none, length],
+        );
         let chunked = [("Transfer-Encoding", "chunked")];
         // Its connection is not used again.
         let once = (Framing::Chunked, false);
@@ -216,6 +222,8 @@ mod tests {
         check(ok, "Transfer-Encoding: chunked\r\n", false, Ok((Framing::Chunked, true)));
         check(ok, "", false, Ok((Framing::Close, false)));
         check(ok, "Connection: close\r\nContent-Length: 0\r\n", false, Ok((Framing::Empty, false)));
+        let says_both = "Connection: close\r\nConnection: keep-alive\r\nContent-Length: 0\r\n";
+        check(ok, says_both, false, Ok((Framing::Empty, false)));
         check("HTTP/1.0 200 OK", "Content-Length: 3\r\n", false, Ok((Framing::Length(3), false)));
         check(
             "HTTP/1.0 200 OK",
