@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::message::body::Framing;
-use crate::message::fields::Fields;
+use crate::message::fields::{Fields, tokens};
 use crate::message::location::LocationRewrite;
 
 /// A response's head.
@@ -30,6 +30,12 @@ impl ResponseHead {
     /// but 204 has none (RFC 9110, 8.6).
     pub(crate) fn states_length(&self) -> bool {
         self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
+    }
+
+    /// Whether its server wants the client to change to WebSocket.
+    pub(crate) fn names_websocket(&self) -> bool {
+        let upgrades = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"upgrade"));
+        upgrades.flat_map(|(_, value)| tokens(value)).any(|token| token.eq_ignore_ascii_case(b"websocket"))
     }
 }
 

@@ -207,6 +207,22 @@ async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
 }
 
 #[tokio::test]
+async fn gh4_a_server_that_wants_another_websocket_says_so() {
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
+    let mut client = RawStream::to(gateway).await;
+    client.send("GET /api HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    let more = "Date: d\r\nSec-WebSocket-Version: 13\r\nContent-Length: 0\r\n\r\n";
+    upstream
+        .send(&format!("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{more}"))
+        .await;
+    let head = client.head().await;
+    assert!(head.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{head}");
+    assert!(head.contains("\r\nconnection: upgrade\r\nupgrade: websocket\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn gh4_only_a_websocket_is_a_tunnel() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;

@@ -84,6 +84,10 @@ impl Sink for Http1Sink<'_> {
             out.put_slice(cookie.as_bytes());
             out.put_slice(b"\r\n");
         }
+        if response.status == StatusCode::UPGRADE_REQUIRED && response.names_websocket() {
+            // Without the field the client does not know what is wanted (RFC 9110, 15.5.22).
+            out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
         self.keep_alive.write(out);
         if response.fields.get("date").is_none() {
             with_date(Instant::now(), |date| put_date(out, date));
