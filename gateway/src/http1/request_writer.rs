@@ -93,7 +93,9 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, st
     let ForwardedInfo { fields, before, prefix, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());
     let host = origin.host.as_deref().or(host).unwrap_or_default();
-    put(out, b"x-forwarded-host", host.as_bytes());
+    if !host.is_empty() {
+        put(out, b"x-forwarded-host", host.as_bytes());
+    }
     if !prefix.is_empty() || !stripped.is_empty() {
         ["x-forwarded-prefix: ", prefix, stripped, "\r\n"].iter().for_each(|part| out.put_slice(part.as_bytes()));
     }
