@@ -124,6 +124,7 @@ impl Proxy<'_> {
                 endpoint.close_idle();
             } else {
                 attempts.tried.push(endpoint.address);
+                attempts.lost = Some(failed);
             }
         }
     }
@@ -251,6 +252,8 @@ struct Attempts {
     found_full: bool,
     /// A server was sent the request before.
     is_retry: bool,
+    /// What became of the request at that server, unless the server was closing the connection.
+    lost: Option<ForwardError>,
     /// The request may be carried out twice.
     may_repeat: bool,
     /// The body, or its beginning, was read before a permit was taken.
@@ -264,7 +267,7 @@ impl Attempts {
         let RequestContext { head, begin, deadline, .. } = *context;
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let (found_full, is_retry, has_buffered) = (false, false, false);
-        Self { tried: Vec::new(), found_full, is_retry, may_repeat, has_buffered, now: begin, deadline }
+        Self { tried: Vec::new(), found_full, is_retry, lost: None, may_repeat, has_buffered, now: begin, deadline }
     }
 
     /// Time spent on the client does not count against the server.
@@ -290,7 +293,10 @@ impl Attempts {
     }
 
     /// The error when no further server can be tried.
-    fn none_left(&self, prefix: &str) -> BodyError {
+    fn none_left(&mut self, prefix: &str) -> BodyError {
+        if let Some(lost) = self.lost.take() {
+            return error_of(lost);
+        }
         if self.found_full {
             return all_full();
         }

@@ -61,6 +61,17 @@ async fn gu16_a_server_that_closes_idle_connections_costs_no_request() {
 }
 
 #[tokio::test]
+async fn gu8_a_request_that_the_only_server_has_lost_is_lost() {
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
+    let asked = tokio::spawn(async move { request(gateway, "GET", "/api", "").await });
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    drop(upstream);
+    let seen = asked.await.unwrap();
+    assert_eq!((seen.status, seen.problem().as_str()), (502, "node_lost"), "there is no other one to ask");
+}
+
+#[tokio::test]
 async fn gu3_gu8_gu18_faults_of_servers_are_reported() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let check = async |response: &str, status: u16, kind: &str| {
