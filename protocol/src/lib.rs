@@ -60,5 +60,5 @@ pub use registry::{
     write_history, write_history_request, write_leave, write_list, write_list_request, write_ping, write_pong,
     write_refusal, write_registration, write_report, write_snapshot, write_visibility,
 };
-pub use route::{Route, RouteError, Segment, is_idempotent};
+pub use route::{Route, RouteError, Segment, foreign_prefix, is_idempotent};
 pub use secret::Secret;

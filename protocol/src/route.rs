@@ -118,6 +118,24 @@ impl Route {
     }
 }
 
+/// Why a prefix of paths matches itself only, although it looks like a pattern or has a query.
+pub fn foreign_prefix(prefix: &str) -> Option<&'static str> {
+    if prefix.contains('?') {
+        return Some("a prefix is a path and has no query");
+    }
+    let is_parameter = |segment: &str| {
+        segment.starts_with(':')
+            || [('{', '}'), ('<', '>')]
+                .iter()
+                .any(|(open, close)| segment.starts_with(*open) && segment.ends_with(*close))
+    };
+    prefix.split('/').find_map(|segment| match segment {
+        segment if segment.contains('*') => Some("a prefix has all paths below it, and no *"),
+        segment if is_parameter(segment) => Some("a prefix has all paths below it, and no parameters"),
+        _plain => None,
+    })
+}
+
 /// Whether calls with this method may be carried out twice (RFC 9110, 9.2.2): they are tried again
 /// when they were lost, and dropped when their caller goes. TRACE is no method of the mesh.
 pub fn is_idempotent(method: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{Advert, HostPort};
+use protocol::{Advert, HostPort, foreign_prefix};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -156,6 +156,10 @@ fn read_route<'t>(
                     reader.mistake(at, format!("prefix `{named}` has a route already, in line {}", line + 1));
                 }
                 seen.prefixes.push((normal, reader.line(at)));
+                if let Some(why) = foreign_prefix(prefix) {
+                    let line = format!("prefix `{named}` matches only itself: {why}");
+                    reader.warning(&format!("{scope}prefix"), line);
+                }
             }
             Err(bad) => reader.mistake(at, format!("prefix `{named}`: {}", bad.0)),
         }

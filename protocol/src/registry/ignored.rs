@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::json::{Members, is_object, read_member};
 use crate::registry::registration::READ_WINDOW;
-use crate::{LEGACY_READ_BYTES, Registration, Route};
+use crate::{LEGACY_READ_BYTES, Registration, Route, foreign_prefix};
 
 /// The parts of a registration that are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,12 @@ impl Registration {
     pub fn ignored(&self) -> Option<IgnoredParts> {
         let urls = self.urls.iter().filter_map(|url| ignored_url(url));
         let prefixes = self.advert.iter().filter_map(|advert| advert.http.as_ref()).flat_map(|http| &http.prefixes);
-        let prefixes = prefixes.filter(|prefix| !prefix.starts_with('/')).map(|prefix| {
-            let shown: String = prefix.chars().take(60).collect();
-            format!("'{shown}' in http.prefixes is no path. Write it like /{shown}")
+        let prefixes = prefixes.filter_map(|prefix| {
+            let shown = || prefix.chars().take(60).collect::<String>();
+            if !prefix.starts_with('/') {
+                return Some(format!("'{0}' in http.prefixes is no path. Write it like /{0}", shown()));
+            }
+            foreign_prefix(prefix).map(|why| format!("'{}' in http.prefixes matches only itself: {why}", shown()))
         });
         // An entry has all members.
         let entry = self.entry("");
@@ -114,6 +117,8 @@ mod tests {
         check(r#","urls":["/x","GET/a/*"]"#, Some(("'/x' is not a route", 2)));
         check(r#","$":{"http":{"prefixes":"/api"}}"#, Some(("$.http.prefixes is not a list of texts", 1)));
         check(r#","$":{"http":{"prefixes":["p","/q"]}}"#, Some(("'p' in http.prefixes is no path", 1)));
+        let matches_itself = "'/api/*' in http.prefixes matches only itself: a prefix has all paths below it";
+        check(r#","$":{"http":{"prefixes":["/q","/api/*","/a/{id}"]}}"#, Some((matches_itself, 2)));
         check(r#","$":{"http":true,"weight":"7","zone":1}"#, Some(("$.http is not an object", 3)));
         check(r#","$":{"id":7,"version":[],"draining":"no","http":{"strip":1}}"#, Some(("$.id is not a text", 4)));
         check(r#","$":{"id":"a","weight":7,"zone":null,"http":null,"new":7,"http2":{}}"#, None);

@@ -332,6 +332,17 @@ fn oe18_what_has_no_effect_is_told() {
         "[[route]]\nprefix = \"/\"\ntry_timeout = \"10s\"",
         &["3:15: `try_timeout` has no effect: the whole request may take 10s"],
     );
+    for (prefix, why) in [
+        ("/api/*", "a prefix has all paths below it, and no *"),
+        ("/a/:id", "a prefix has all paths below it, and no parameters"),
+        ("/a/{id}/b", "a prefix has all paths below it, and no parameters"),
+        ("/a?b", "a prefix is a path and has no query"),
+    ] {
+        check_warnings(
+            &format!("[[route]]\nprefix = [\"/v1/a:b\", \"{prefix}\"]"),
+            &[&format!("2:10: prefix `{prefix}` matches only itself: {why}")],
+        );
+    }
     check_warnings(
         "cookie_secret = \"sixteen letters.\"",
         &["1:17: `cookie_secret` has no effect: no route has balance = \"cookie\""],
