@@ -12,6 +12,7 @@ use net::{BindError, HangUp, bind, bind_shared, exit_code, notify_systemd, raise
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
@@ -208,11 +209,26 @@ async fn reload_at_hang_ups(
             info!("SIGHUP: this gateway was started without a file, so there is nothing to read again");
             continue;
         };
-        let (running, sender) = (Arc::clone(&running), sender.clone());
-        // A panic is in the log.
-        let _ = tokio::task::spawn_blocking(move || reload(read(), &running, &sender)).await;
+        let mut has_to_repeat = true;
+        while std::mem::take(&mut has_to_repeat) {
+            let (read, running, sender) = (Arc::clone(&read), Arc::clone(&running), sender.clone());
+            let mut reading = tokio::task::spawn_blocking(move || reload(read(), &running, &sender));
+            loop {
+                tokio::select! {
+                    // A panic is in the log.
+                    _ = &mut reading => break,
+                    () = sleep(SLOW_READ) => {
+                        error!("the file has not been read for {SLOW_READ:?}: a disk, or the other end of a pipe, does not answer; the earlier configuration stays in use");
+                    }
+                    () = hung_up.notified() => has_to_repeat = true,
+                }
+            }
+        }
     }
 }
+
+/// After this time without an end of its reading, the log says so, again and again.
+const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// SIGHUP: applies the file as it is now, unless it has mistakes.
 ///

@@ -162,6 +162,34 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 
+#[tokio::test]
+async fn oe10_a_file_that_is_not_read_to_its_end_is_told_of_and_read_again() {
+    let files = GatewayFiles::new();
+    let (server, at) = (echo_server().await, pick_address());
+    let text =
+        |prefix: &str| format!("listen = \"{at}\"\n[[route]]\nprefix = \"{prefix}\"\nservers = [\"{server}\"]\n");
+    let file = files.write(&text("/one"));
+    let gateway = start(&file).await;
+    let status = async |path: &str| request(at, "GET", path, "").await.status;
+    // Nobody writes into this pipe, as with a disk that does not answer.
+    let pipe = file.with_extension("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::hard_link(&pipe, &file).unwrap();
+    gateway.signal(Signal::HUP);
+    gateway.line("the file has not been read for").await;
+    assert_eq!((status("/one").await, status("/two").await), (200, 404));
+    // A second SIGHUP is not forgotten meanwhile.
+    std::fs::remove_file(&file).unwrap();
+    files.write(&text("/two"));
+    gateway.signal(Signal::HUP);
+    let first = text("/first");
+    tokio::task::spawn_blocking(move || std::fs::write(pipe, first).unwrap()).await.unwrap();
+    eventually("the present file counts", async || status("/two").await == 200).await;
+    assert_eq!((status("/one").await, status("/first").await), (404, 404));
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}
+
 /// Sends requests, with a connection for every few, until told to stop. Counts the answered ones,
 /// and keeps the failures.
 async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Vec<String> {
