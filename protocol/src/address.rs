@@ -40,6 +40,9 @@ pub enum HostPortError {
     /// An IPv6 address without brackets, where the port begins nowhere.
     #[error("an IPv6 address stands in brackets, as in [fd00::1]:9000")]
     Brackets,
+    /// It is a URL.
+    #[error("write the host and the port alone, without http://, as in registry.example:9000")]
+    Scheme,
     /// The host is neither an address nor a name.
     #[error("the host must be an address, or a name of letters, digits, hyphens and dots")]
     Host,
@@ -138,6 +141,9 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, HostPortError> {
         let text = text.trim();
+        if text.contains("://") {
+            return Err(HostPortError::Scheme);
+        }
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or(HostPortError::Brackets)?;
@@ -232,7 +238,8 @@ mod tests {
             ("::1", HostPortError::Brackets),
             ("::1:9000", HostPortError::Brackets),
             ("[::1:9000", HostPortError::Brackets),
-            ("http://foo:80", HostPortError::Brackets),
+            ("http://foo:80", HostPortError::Scheme),
+            ("tcp://[::1]:80/", HostPortError::Scheme),
             ("foo:", HostPortError::Port),
             ("foo:0", HostPortError::Port),
             ("foo:65536", HostPortError::Port),

@@ -158,6 +158,10 @@ impl io::Write for LogLine {
 /// A sentence that says how an address is written.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let how = "write it like 127.0.0.1:9000, [::1]:9000 or localhost:9000";
+    // The system would take the last part of `::1:9000` for the port.
+    if text.matches(':').count() > 1 && !text.contains('[') {
+        return Err(format!("an IPv6 address stands in brackets; {how}"));
+    }
     // A fuzzer asks no name server.
     if cfg!(fuzzing) {
         return text.trim().parse().map_err(|error| format!("{error}; {how}"));
@@ -246,7 +250,9 @@ mod tests {
 
     #[test]
     fn addresses_on_the_command_line() {
-        for (text, expected) in [("127.0.0.1:9000", true), ("[::1]:0", true), ("localhost:1", true), ("9000", false)] {
+        for (text, expected) in
+            [("127.0.0.1:9000", true), ("[::1]:0", true), ("localhost:1", true), ("9000", false), ("::1:9000", false)]
+        {
             assert_eq!(listen_address(text).is_ok(), expected, "{text}");
         }
         assert!(listen_address("9000").unwrap_err().contains("write it like"));
