@@ -181,7 +181,10 @@ impl Peer {
                 }
             }
         };
-        timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("in vain: a list with {about}, or without"))
+        match timeout(PATIENCE, seen).await {
+            Ok(names) => names,
+            Err(_) => panic!("in vain: a list with {about}, or without; there is {:?}", self.names()),
+        }
     }
 
     /// Asks for the list under a key and reads up to the answer. All packets sent before have been
