@@ -153,6 +153,24 @@ fn files_that_documents_name_are_there() {
 }
 
 #[test]
+fn the_hosted_workflow_runs_each_step_once() {
+    let run = read(".ci/run");
+    let steps = run.lines().find_map(|line| line.strip_prefix("steps=(")?.strip_suffix(')')).expect("a list of steps");
+    let mut steps: Vec<_> = steps.split(' ').collect();
+    let workflow = read(".github/workflows/ci.yml");
+    let (_, matrix) = workflow.split_once("        steps:\n").expect("a matrix of steps");
+    let lines = matrix.lines().map_while(|line| line.strip_prefix("          - "));
+    // Each job installs what it needs first.
+    let mut hosted: Vec<_> = lines.flat_map(|line| line.split(' ')).chain(["tools"]).collect();
+    assert!(
+        workflow.contains("run: sudo env \"PATH=$PATH\" \"HOME=$HOME\" CI=true ADVISORIES=required .ci/run tools ${{")
+    );
+    steps.sort_unstable();
+    hosted.sort_unstable();
+    assert_eq!(hosted, steps);
+}
+
+#[test]
 fn the_glossary_names_types_and_modules_that_are_there() {
     let mut code = String::new();
     for path in CRATES.iter().flat_map(|krate| rust_files(&root().join(krate).join("src"))) {
