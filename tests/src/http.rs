@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, eventually};
 
 /// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,18 @@ impl HttpClient {
     /// Writes bytes without waiting for an answer.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// Waits until all that was sent has arrived at the other end, read there or not.
+    pub async fn sent_has_arrived(&self) {
+        let stream = self.stream.get_ref();
+        let (own, other) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        eventually("it has arrived", async || {
+            let mut sockets = procfs::net::tcp().unwrap().into_iter();
+            let ours = sockets.find(|socket| (socket.local_address, socket.remote_address) == (own, other));
+            ours.is_some_and(|socket| socket.tx_queue == 0)
+        })
+        .await;
     }
 
     /// Writes bytes and reads one response, ignoring what comes before it, such as 103; `None`

@@ -117,19 +117,29 @@ impl Peer {
 
     /// The names that are listed after the next list or change. Pings are answered on the way.
     pub async fn next_list(&mut self) -> Vec<String> {
-        loop {
-            let bytes = self.next_bytes().await;
-            let packet = Packet::parse(&bytes[..bytes.len() - 2]).expect("every packet is one");
-            if packet.uri() == PING_URI {
-                self.pong().await;
-                continue;
-            }
-            assert_eq!(packet.uri(), "/distributes");
-            let news = ListUpdate::parse(&packet).unwrap();
-            let outcome = self.replica.apply(tokio::time::Instant::now().into_std(), &news);
-            assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}: {packet:?}");
-            return self.names();
+        while self.takes_ping().await {}
+        self.names()
+    }
+
+    /// Answers the next ping. Lists and changes on the way are taken in.
+    pub async fn next_ping(&mut self) {
+        while !self.takes_ping().await {}
+    }
+
+    /// Takes in the next packet: a ping, which is answered, or a list or change. Returns whether it
+    /// was a ping.
+    async fn takes_ping(&mut self) -> bool {
+        let bytes = self.next_bytes().await;
+        let packet = Packet::parse(&bytes[..bytes.len() - 2]).expect("every packet is one");
+        if packet.uri() == PING_URI {
+            self.pong().await;
+            return true;
         }
+        assert_eq!(packet.uri(), "/distributes");
+        let news = ListUpdate::parse(&packet).unwrap();
+        let outcome = self.replica.apply(tokio::time::Instant::now().into_std(), &news);
+        assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}: {packet:?}");
+        false
     }
 
     /// The names that are listed, as far as it has been told.
