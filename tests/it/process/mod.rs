@@ -11,5 +11,6 @@ mod operators;
 mod resources;
 mod restart;
 mod settings;
+mod shares;
 mod upgrade;
 mod whereabouts;
