@@ -1,6 +1,7 @@
 //! Settings that are wrong, have no effect, or come from the environment: what the programs say.
 
-use tests::{GatewayFiles, Process, pick_address};
+use rustix::process::Signal;
+use tests::{CountingServer, GatewayFiles, Process, pick_address, request};
 
 use crate::programs::{DISTRIBUTOR, GATEWAY};
 
@@ -140,6 +141,22 @@ async fn c15_few_descriptors_are_a_warning_only_if_that_limits_what_was_asked_fo
         assert!(line.is_none_or(|line| line.contains(expected.unwrap_or_default())), "{command}");
         assert_eq!(gateway.terminate().await.code(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn e3_a_gateway_that_has_no_distributor_looks_for_none() {
+    let (server, files, at) = (CountingServer::start().await, GatewayFiles::new(), pick_address());
+    let file = files.write(&format!(
+        "listen = \"{at}\"\ndistributor = \"off\"\n[[route]]\nprefix = \"/a\"\nservers = [\"{}\"]\n",
+        server.address
+    ));
+    let mut gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap()]);
+    gateway.line("listening").await;
+    assert_eq!(request(at, "GET", "/a/b", "").await.status, 200);
+    gateway.signal(Signal::TERM);
+    gateway.line("stopped").await;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(!gateway.output().contains("Distributor"), "{}", gateway.output());
 }
 
 #[tokio::test]
