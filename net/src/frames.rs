@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use protocol::{FrameDecoder, FrameTooLarge};
 use tokio::time::Instant;
 
-use crate::Socket;
+use crate::socket::ReadNow;
 
 /// Most bytes of one read, so that other connections are served between two reads.
 const MAX_READ_BYTES: usize = 64 * 1024;
@@ -39,7 +39,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// Those of the socket, except `WouldBlock`, which counts as nothing read.
-    pub fn fill(&mut self, socket: &Socket) -> io::Result<bool> {
+    pub fn fill(&mut self, socket: &impl ReadNow) -> io::Result<bool> {
         self.fill_at_most(socket, MAX_READ_BYTES)
     }
 
@@ -47,7 +47,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// As for [`fill`](Self::fill).
-    pub fn fill_at_most(&mut self, socket: &Socket, most: usize) -> io::Result<bool> {
+    pub fn fill_at_most(&mut self, socket: &impl ReadNow, most: usize) -> io::Result<bool> {
         self.read_bytes = self.read_bytes.min(most.max(MIN_READ_BYTES));
         let buffer = self.decoder.buffer();
         let begin = buffer.len();
@@ -135,6 +135,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::Socket;
 
     #[tokio::test]
     async fn a_large_frame_frees_its_buffer() {

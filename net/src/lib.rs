@@ -38,6 +38,7 @@ mod frames;
 mod log;
 mod peer_backlog;
 mod process;
+mod send_queue;
 mod socket;
 mod tcp;
 #[cfg(feature = "virtual-net")]
@@ -61,10 +62,11 @@ pub use process::{
     HangUp, NOTIFY_SOCKET, SliceQueue, TimeSlice, ignores_hang_ups, log_last_line, notify_systemd, raise_open_files,
     sleep_until_opt, stop_on_signals, stop_on_signals_unless, time_of_day, unique_id,
 };
-pub use socket::{Listener, Network, Socket, set_options};
+pub use send_queue::{MAX_QUEUED_BYTES, QueuedSocket, SendQueue};
+pub use socket::{Listener, Network, ReadNow, Socket, set_options};
 pub use tcp::{
-    BindError, MAX_RECV_BYTES, bind, bind_all, bind_shared, connect_any, look_up, look_up_blocking, recv_into,
-    recv_now, send_now, set_tcp_options, set_tcp_options_with_timeout,
+    BindError, bind, bind_all, bind_shared, connect_any, look_up, look_up_blocking, recv_now, send_now,
+    set_tcp_options, set_tcp_options_with_timeout,
 };
 #[cfg(feature = "virtual-net")]
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

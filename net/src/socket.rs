@@ -1,17 +1,21 @@
 //! Connections and listeners: those of the system, or of a network inside this process, for tests.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BufMut;
 use protocol::{HostName, HostPort};
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::tcp::{BindError, bind, connect_any, look_up, recv_now, send_now, set_tcp_options};
+use crate::tcp::{
+    BindError, bind, connect_any, look_up, poll_writable, recv_buf_now, recv_now, send_now, send_pieces_now,
+    set_tcp_options,
+};
 #[cfg(feature = "virtual-net")]
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
@@ -175,15 +179,17 @@ impl Socket {
         }
     }
 
-    /// Reads what is there, without waiting, in one system call: see [`recv_now`].
-    ///
-    /// # Errors
-    /// As that method.
-    pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// As [`ReadNow::recv_now`], into the free room of `buffer`, which must not be empty.
+    pub(crate) fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => recv_now(stream, buffer),
+            Self::Tcp(stream) => recv_buf_now(stream, buffer),
             #[cfg(feature = "virtual-net")]
-            Self::Pipe(pipe) => pipe.try_read(buffer),
+            Self::Pipe(pipe) => {
+                let mut read = vec![0; buffer.chunk_mut().len()];
+                let bytes = pipe.try_read(&mut read)?;
+                buffer.put_slice(&read[..bytes]);
+                Ok(bytes)
+            }
         }
     }
 
@@ -197,6 +203,20 @@ impl Socket {
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_write(bytes),
         }
+    }
+
+    /// As [`try_write`](Self::try_write), of several pieces.
+    pub(crate) fn try_write_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => send_pieces_now(stream, pieces),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(pipe) => pieces.first().map_or(Ok(0), |piece| pipe.try_write(piece)),
+        }
+    }
+
+    /// Closes a socket of the system in some direction.
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), |stream| SockRef::from(stream).shutdown(how))
     }
 
     /// As [`TcpStream::ready`]. Cancel safe.
@@ -262,6 +282,34 @@ impl Socket {
             Self::Tcp(stream) => stream.poll_write_ready(context),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.poll_ready(Interest::WRITABLE, context).map(|_| Ok(())),
+        }
+    }
+
+    /// Ready when it would take more bytes: a socket of the system is asked.
+    pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => poll_writable(stream, context),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(_) => self.poll_write_ready(context),
+        }
+    }
+}
+
+/// A socket that can be read without waiting.
+pub trait ReadNow {
+    /// Reads what is there, in one system call: see [`recv_now`](crate::recv_now).
+    ///
+    /// # Errors
+    /// As for that function.
+    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl ReadNow for Socket {
+    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => recv_now(stream, buffer),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(pipe) => pipe.try_read(buffer),
         }
     }
 }

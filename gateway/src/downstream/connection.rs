@@ -81,14 +81,14 @@ impl DownstreamConnection<'_> {
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
                     Ok(Some(true)) => {
-                        return Box::pin(self.http2(ClientStream::Plain(stream), &config, address, scheme)).await;
+                        return Box::pin(self.http2(ClientStream::from(stream), &config, address, scheme)).await;
                     }
                     Ok(Some(false)) => {}
                     Ok(None) => return "closed by the client",
                     Err(_elapsed) => return "idle",
                 }
             }
-            return self.http1(ClientStream::Plain(stream), &config, address, scheme).await;
+            return self.http1(ClientStream::from(stream), &config, address, scheme).await;
         };
         // Boxed, so that clients without TLS hold no memory for it.
         Box::pin(self.tls(stream, tls, &config, address, deadline)).await
@@ -111,7 +111,7 @@ impl DownstreamConnection<'_> {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
                 let handler = PlainOnTlsHandler { proxy: &self.proxy(address, Scheme::Http) };
-                return http1::run(ClientStream::Plain(stream), config, self.client, &handler).await;
+                return http1::run(ClientStream::from(stream), config, self.client, &handler).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",

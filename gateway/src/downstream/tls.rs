@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use net::QueuedSocket;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -95,8 +96,8 @@ impl Tls {
     }
 
     /// Shakes hands with a client. `is_crowded`: many are here.
-    pub(crate) fn accept(&self, stream: TcpStream, is_crowded: bool) -> Accept<TcpStream> {
-        self.acceptor.accept_with(stream, |session| limit_unsent(session, is_crowded))
+    pub(crate) fn accept(&self, stream: TcpStream, is_crowded: bool) -> Accept<QueuedSocket> {
+        self.acceptor.accept_with(stream.into(), |session| limit_unsent(session, is_crowded))
     }
 
     /// What a session may take.

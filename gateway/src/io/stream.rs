@@ -2,19 +2,15 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
-use net::buffers;
-use net::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use net::{QueuedSocket, buffers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::{TcpStream, tcp};
+use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
@@ -24,9 +20,9 @@ use crate::io::client_pace::ClientPace;
 /// A connection to a client.
 #[derive(Debug)]
 pub(crate) enum ClientStream {
-    Plain(TcpStream),
+    Plain(QueuedSocket),
     /// The lock is for its two halves, which one task holds, so it is never contended.
-    Tls(Box<Mutex<TlsStream<TcpStream>>>),
+    Tls(Box<Mutex<TlsStream<QueuedSocket>>>),
 }
 
 /// Unsent bytes of a connection above which the system takes no more: enough to keep sending while
@@ -39,15 +35,15 @@ const LARGE_ROOM_BYTES: usize = 1024;
 /// The half that reads, while the other one writes.
 #[derive(Debug)]
 pub(crate) enum ReadHalf<'a> {
-    Plain(tcp::ReadHalf<'a>),
-    Tls(&'a Mutex<TlsStream<TcpStream>>),
+    Plain(&'a QueuedSocket),
+    Tls(&'a Mutex<TlsStream<QueuedSocket>>),
 }
 
 /// The half that writes, while the other one reads.
 #[derive(Debug)]
 pub(crate) enum WriteHalf<'a> {
-    Plain(tcp::WriteHalf<'a>),
-    Tls(&'a Mutex<TlsStream<TcpStream>>),
+    Plain(&'a QueuedSocket),
+    Tls(&'a Mutex<TlsStream<QueuedSocket>>),
 }
 
 /// Why bytes cannot be written.
@@ -58,9 +54,15 @@ pub(crate) enum WriteError {
     Broken,
 }
 
-impl From<TlsStream<TcpStream>> for ClientStream {
-    fn from(stream: TlsStream<TcpStream>) -> Self {
+impl From<TlsStream<QueuedSocket>> for ClientStream {
+    fn from(stream: TlsStream<QueuedSocket>) -> Self {
         Self::Tls(Box::new(Mutex::new(stream)))
+    }
+}
+
+impl From<TcpStream> for ClientStream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(stream.into())
     }
 }
 
@@ -68,37 +70,29 @@ impl ClientStream {
     /// Both directions, to be used at the same time by one task.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         match self {
-            Self::Plain(stream) => {
-                let (read, write) = stream.split();
-                (ReadHalf::Plain(read), WriteHalf::Plain(write))
-            }
+            Self::Plain(socket) => (ReadHalf::Plain(socket), WriteHalf::Plain(socket)),
             Self::Tls(stream) => (ReadHalf::Tls(stream), WriteHalf::Tls(stream)),
         }
     }
 
     /// Reads what is there; 0 is the end.
     pub(crate) fn poll_recv(&mut self, task: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self::Plain(stream) = self else {
-            let mut read = ReadBuf::new(room);
-            ready!(Pin::new(self).poll_read(task, &mut read))?;
-            return Poll::Ready(Ok(read.filled().len()));
-        };
-        loop {
-            ready!(stream.poll_read_ready(task))?;
-            match recv_now(stream, room) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
+        match self {
+            Self::Plain(socket) => socket.poll_recv(task, room),
+            Self::Tls(stream) => {
+                let mut read = ReadBuf::new(room);
+                ready!(poll_read_tls(own(stream), task, &mut read))?;
+                Poll::Ready(Ok(read.filled().len()))
             }
         }
     }
 
     /// From now on, dropping the stream resets it, so that the client sees a cut and not an end.
     pub(crate) fn reset_on_drop(&mut self) {
-        let socket = match self {
-            Self::Plain(stream) => &*stream,
-            Self::Tls(stream) => own(stream).get_ref().0,
-        };
-        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        match self {
+            Self::Plain(socket) => socket.reset_on_drop(),
+            Self::Tls(stream) => own(stream).get_ref().0.reset_on_drop(),
+        }
     }
 }
 
@@ -119,7 +113,7 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// The socket, if its bytes are not inside TLS.
-    fn plain(&self) -> Option<&TcpStream>;
+    fn plain(&self) -> Option<&QueuedSocket>;
 
     /// The socket once more, for what cannot wait for this one.
     fn duplicate(&self) -> io::Result<TcpStream>;
@@ -131,11 +125,11 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     fn recv(&mut self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
         debug_assert!(buffer.capacity() > buffer.len(), "without free room, nothing to read would look like the end");
         match self.plain() {
-            Some(socket) if buffer.capacity() - buffer.len() <= MAX_RECV_BYTES => match recv_into(socket, buffer) {
+            Some(socket) => match socket.recv_into(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
                 read => read.map(Some),
             },
-            _ => self.read_buf(buffer).now_or_never().transpose(),
+            None => self.read_buf(buffer).now_or_never().transpose(),
         }
     }
 
@@ -162,30 +156,26 @@ pub(crate) async fn reset(stream: &(impl Readable + Sync)) {
     drop(waited);
 }
 
-fn duplicate(socket: &TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?))
-}
-
 impl Readable for ClientStream {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // Cheaper than tokio's `readable`, which supports any number of waiting tasks.
-            Self::Plain(stream) => stream.poll_read_ready(task),
+            Self::Plain(socket) => socket.poll_read_ready(task),
             Self::Tls(stream) => poll_readable_tls(own(stream), task),
         }
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&QueuedSocket> {
         match self {
-            Self::Plain(stream) => Some(stream),
+            Self::Plain(socket) => Some(socket),
             Self::Tls(_) => None,
         }
     }
 
     fn duplicate(&self) -> io::Result<TcpStream> {
         match self {
-            Self::Plain(stream) => duplicate(stream),
-            Self::Tls(stream) => duplicate(lock(stream).get_ref().0),
+            Self::Plain(socket) => socket.duplicate(),
+            Self::Tls(stream) => lock(stream).get_ref().0.duplicate(),
         }
     }
 }
@@ -193,41 +183,27 @@ impl Readable for ClientStream {
 impl Readable for ReadHalf<'_> {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(stream) => stream.as_ref().poll_read_ready(task),
+            Self::Plain(socket) => socket.poll_read_ready(task),
             Self::Tls(stream) => poll_readable_tls(&lock(stream), task),
         }
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&QueuedSocket> {
         match self {
-            Self::Plain(stream) => Some(stream.as_ref()),
+            Self::Plain(socket) => Some(socket),
             Self::Tls(_) => None,
         }
     }
 
     fn duplicate(&self) -> io::Result<TcpStream> {
         match self {
-            Self::Plain(stream) => duplicate(stream.as_ref()),
-            Self::Tls(stream) => duplicate(lock(stream).get_ref().0),
+            Self::Plain(socket) => socket.duplicate(),
+            Self::Tls(stream) => lock(stream).get_ref().0.duplicate(),
         }
     }
 }
 
-impl Readable for tcp::ReadHalf<'_> {
-    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.as_ref().poll_read_ready(task)
-    }
-
-    fn plain(&self) -> Option<&TcpStream> {
-        Some(self.as_ref())
-    }
-
-    fn duplicate(&self) -> io::Result<TcpStream> {
-        duplicate(self.as_ref())
-    }
-}
-
-fn poll_readable_tls(stream: &TlsStream<TcpStream>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_readable_tls(stream: &TlsStream<QueuedSocket>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
     let (socket, session) = stream.get_ref();
     // No socket reports bytes that were read from the system but not yet from the session.
     if session.wants_read() { socket.poll_read_ready(task) } else { Poll::Ready(Ok(())) }
@@ -315,7 +291,7 @@ impl AsyncRead for ClientStream {
 impl AsyncRead for ReadHalf<'_> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Plain(socket) => socket.poll_read(task, buffer),
             Self::Tls(stream) => poll_read_tls(&mut lock(stream), task, buffer),
         }
     }
@@ -324,7 +300,7 @@ impl AsyncRead for ReadHalf<'_> {
 /// A client that closes without TLS's close_notify, as most do, counts as closed: HTTP says where a
 /// message ends.
 fn poll_read_tls(
-    stream: &mut TlsStream<TcpStream>,
+    stream: &mut TlsStream<QueuedSocket>,
     task: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
@@ -334,50 +310,48 @@ fn poll_read_tls(
     }
 }
 
+impl ClientStream {
+    /// Completes when the system has taken all that was written. To be awaited before a close that
+    /// waits for nothing. Cancel safe.
+    ///
+    /// # Errors
+    /// [`WriteError::Stalled`] after `limit`.
+    pub(crate) async fn sent(&mut self, limit: Duration, client: &ClientPace) -> Result<(), WriteError> {
+        let sent = poll_fn(|task| match self {
+            Self::Plain(socket) => socket.poll_sent(task),
+            Self::Tls(stream) => own(stream).get_ref().0.poll_sent(task),
+        });
+        within(limit, client, sent).await
+    }
+}
+
+/// Waits for the client for `limit` at most.
+async fn within(
+    limit: Duration,
+    client: &ClientPace,
+    mut waits: impl Future<Output = io::Result<()>> + Unpin,
+) -> Result<(), WriteError> {
+    let waited = match (&mut waits).now_or_never() {
+        Some(waited) => waited,
+        None => {
+            let _wait = client.wait();
+            timeout(limit, waits).await.map_err(|_elapsed| WriteError::Stalled)?
+        }
+    };
+    waited.map_err(|_broken| WriteError::Broken)
+}
+
 impl WriteHalf<'_> {
     /// Completes when the system would take more bytes. Until then it is better not to fetch them.
     ///
     /// # Errors
     /// [`WriteError::Stalled`] after `limit`.
     pub(crate) async fn writable(&mut self, limit: Duration, client: &ClientPace) -> Result<(), WriteError> {
-        let mut writable = poll_fn(|task| match self {
-            Self::Plain(stream) => poll_writable(stream.as_ref(), task),
-            Self::Tls(stream) => poll_writable(lock(stream).get_ref().0, task),
+        let writable = poll_fn(|task| match self {
+            Self::Plain(socket) => socket.poll_writable(task),
+            Self::Tls(stream) => lock(stream).get_ref().0.poll_writable(task),
         });
-        let asked = match (&mut writable).now_or_never() {
-            Some(asked) => asked,
-            None => {
-                let _wait = client.wait();
-                timeout(limit, writable).await.map_err(|_elapsed| WriteError::Stalled)?
-            }
-        };
-        asked.map_err(|_broken| WriteError::Broken)
-    }
-}
-
-/// The runtime takes a socket as writable until a write fails, and the bytes then have to be held.
-/// So the system is asked.
-fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-    let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())))? {
-        0 => Err(io::ErrorKind::WouldBlock.into()),
-        _ => Ok(()),
-    };
-    loop {
-        ready!(socket.poll_write_ready(task))?;
-        match socket.try_io(Interest::WRITABLE, ask) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            asked => return Poll::Ready(asked),
-        }
-    }
-}
-
-fn poll_send(stream: &TcpStream, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(stream.poll_write_ready(task))?;
-        match send_now(stream, bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            sent => return Poll::Ready(sent),
-        }
+        within(limit, client, writable).await
     }
 }
 
@@ -386,21 +360,21 @@ macro_rules! forward_writes {
         impl AsyncWrite for $of {
             fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
                 match &mut *self {
-                    Self::Plain(stream) => poll_send(stream.as_ref(), task, bytes),
+                    Self::Plain(socket) => socket.poll_write(task, bytes),
                     Self::Tls($session) => Pin::new(&mut *$get).poll_write(task, bytes),
                 }
             }
 
             fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
                 match &mut *self {
-                    Self::Plain(stream) => Pin::new(stream).poll_flush(task),
+                    Self::Plain(socket) => socket.poll_flush(task),
                     Self::Tls($session) => Pin::new(&mut *$get).poll_flush(task),
                 }
             }
 
             fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
                 match &mut *self {
-                    Self::Plain(stream) => Pin::new(stream).poll_shutdown(task),
+                    Self::Plain(socket) => socket.poll_shutdown(task),
                     Self::Tls($session) => Pin::new(&mut *$get).poll_shutdown(task),
                 }
             }
@@ -413,6 +387,9 @@ forward_writes!(WriteHalf<'_>, session => lock(session));
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use net::SendQueue;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpSocket};
 
@@ -426,9 +403,9 @@ mod tests {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let mut client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut stream = ClientStream::Plain(listener.accept().await.unwrap().0);
-        let ClientStream::Plain(socket) = &stream else { unreachable!() };
-        limit_unsent(socket);
+        let inner = listener.accept().await.unwrap().0;
+        limit_unsent(&inner);
+        let mut stream = ClientStream::from(inner);
         let (_, mut to_client) = stream.split();
         let pace = ClientPace::new(tokio::time::Instant::now());
         let mut taken = 0;
@@ -448,6 +425,27 @@ mod tests {
             writable = to_client.writable(PATIENCE, &pace) => writable.unwrap(),
             () = read => unreachable!("no side closes"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_has_its_time_for_the_last_message() {
+        let _queue = SendQueue::start();
+        tokio::task::yield_now().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut stream = ClientStream::from(listener.accept().await.unwrap().0);
+        let (mut taken, mut other) = (4, stream.duplicate().unwrap().into_std().unwrap());
+        while let Ok(bytes) = other.write(&[b'x'; 8192]) {
+            taken += bytes;
+        }
+        let (limit, pace) = (Duration::from_millis(100), ClientPace::new(tokio::time::Instant::now()));
+        let mut output = BytesMut::from("last");
+        assert_eq!(write_all(&mut stream, &mut output, limit, &pace).await.unwrap(), Written::Full);
+        assert!(matches!(stream.sent(limit, &pace).await, Err(WriteError::Stalled)));
+        let mut read = vec![0; taken];
+        let (sent, _) = tokio::join!(stream.sent(Duration::from_secs(30), &pace), client.read_exact(&mut read));
+        sent.unwrap();
+        assert!(read.ends_with(b"xlast"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Admin {
                     order.push_back(clients.spawn(async move {
                         let config = Arc::clone(&admin.config.borrow());
                         let client = TrackedClient::untracked(CancellationToken::new());
-                        http1::run(ClientStream::Plain(stream), &config, &client, &admin).await
+                        http1::run(ClientStream::from(stream), &config, &client, &admin).await
                     }));
                 }
                 Some(_) = clients.join_next() => {}

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::net::TcpStream;
+use net::QueuedSocket;
 use tokio::time::{Duration, Instant};
 
 use crate::io::budget::Reservation;
@@ -143,7 +143,7 @@ pub(crate) trait Exchange: Send {
     /// its permit until then, unless it is evicted.
     fn tunnel(
         &mut self,
-        server: TcpStream,
+        server: QueuedSocket,
         to_client: Bytes,
         permit: Permit,
         idle: Duration,

@@ -6,9 +6,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use net::QueuedSocket;
 use net::buffers::with_read_buffer;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
 use crate::io::poll_slice::wake_later;
@@ -32,7 +32,7 @@ const LOOKS: u32 = 8;
 /// [`io::ErrorKind::QuotaExceeded`] for an evicted one. Bytes that were on their way are lost.
 pub(crate) async fn run(
     mut client: ClientStream,
-    server: TcpStream,
+    server: QueuedSocket,
     holder: &Holder,
     idle: Duration,
 ) -> io::Result<()> {
@@ -176,7 +176,7 @@ mod tests {
     use rustls::pki_types::{PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::time::timeout;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
     use tokio_util::task::AbortOnDropHandle;
@@ -197,11 +197,11 @@ mod tests {
             let (client, inner) = secure(client, inner).await;
             (client, inner)
         } else {
-            (Box::new(client), ClientStream::Plain(inner))
+            (Box::new(client), ClientStream::from(inner))
         };
         let task = async move {
             let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
-            run(inner, outer, &holder, PATIENCE).await
+            run(inner, outer.into(), &holder, PATIENCE).await
         };
         (client, server, AbortOnDropHandle::new(tokio::spawn(task)))
     }
@@ -229,7 +229,7 @@ mod tests {
         let shows = shows.unwrap().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let (connector, acceptor) = (TlsConnector::from(Arc::new(knows)), TlsAcceptor::from(Arc::new(shows)));
-        let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
+        let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server.into()));
         (Box::new(client.unwrap()), ClientStream::from(server.unwrap()))
     }
 
@@ -310,7 +310,7 @@ mod tests {
         let (outer, mut server) = pair().await;
         let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
         let started = Instant::now();
-        let task = run(ClientStream::Plain(inner), outer, &holder, idle);
+        let task = run(inner.into(), outer.into(), &holder, idle);
         let says = async {
             // For longer than the idle time-out, in either direction.
             while started.elapsed() < 2 * idle {
@@ -331,7 +331,7 @@ mod tests {
         let (outer, _server) = pair().await;
         let (mut holders, now) = (Holders::default(), Instant::now());
         let holder = holders.add([127, 0, 0, 1].into(), now);
-        let task = run(ClientStream::Plain(inner), outer, &holder, PATIENCE);
+        let task = run(inner.into(), outer.into(), &holder, PATIENCE);
         let evicts = async { holders.evict_slow(PermitKind::Tunnels, now + PATIENCE, 1, 0) };
         let (ended, evicted) = tokio::join!(task, evicts);
         assert_eq!((ended.unwrap_err().kind(), evicted), (io::ErrorKind::QuotaExceeded, 1));
@@ -367,7 +367,7 @@ mod tests {
                 tokio::join!(writes, reads);
             });
         });
-        polls.count_polls(run(ClientStream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
+        polls.count_polls(run(inner.into(), outer.into(), &holder, PATIENCE)).await.unwrap();
         pumps.await.unwrap();
         let most = net::buffers::READ_BYTES * usize::try_from(MAX_READS).unwrap();
         assert!(polls.so_far() >= (much / most) as u64, "{} turns", polls.so_far());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use net::QueuedSocket;
 use node_sdk::gateway::{Load, unreachable_because};
 use protocol::Unreachable;
 use tokio::net::TcpStream;
@@ -73,7 +74,7 @@ pub(crate) struct MalformedResponses {
 /// An idle connection.
 #[derive(Debug)]
 struct IdleConnection {
-    stream: TcpStream,
+    stream: QueuedSocket,
     /// Until then the server surely does not close it.
     sure: Instant,
     until: Instant,
@@ -104,7 +105,7 @@ pub(crate) enum Reuse {
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
     /// `None` only after it has been returned to the pool or taken.
-    stream: Option<TcpStream>,
+    stream: Option<QueuedSocket>,
     endpoint: Arc<Endpoint>,
     /// Whether it has been used before, so that the server may be closing it.
     pub(crate) is_used: bool,
@@ -157,7 +158,7 @@ impl Endpoint {
                     self.load.connected(Instant::now().into_std());
                 }
                 let endpoint = Arc::clone(self);
-                return Ok(ServerConnection { stream: Some(stream), endpoint, is_used: false, has_recovered });
+                return Ok(ServerConnection { stream: Some(stream.into()), endpoint, is_used: false, has_recovered });
             }
             Ok(Err(error)) => Some(error),
             Err(_elapsed) => None,
@@ -187,7 +188,7 @@ impl Endpoint {
     }
 
     /// The idle connection that was used last.
-    fn idle(&self, reuse: Reuse, now: Instant) -> Option<TcpStream> {
+    fn idle(&self, reuse: Reuse, now: Instant) -> Option<QueuedSocket> {
         let mut state = self.lock();
         let last = state.idle.back()?;
         let fits = match reuse {
@@ -208,7 +209,7 @@ impl Endpoint {
         self.lock().sweep(now);
     }
 
-    fn return_to_pool(&self, stream: TcpStream, limits: IdleLimits, response_began: Instant, now: Instant) {
+    fn return_to_pool(&self, stream: QueuedSocket, limits: IdleLimits, response_began: Instant, now: Instant) {
         if limits.most.is_zero() {
             return;
         }
@@ -284,7 +285,7 @@ pub(super) async fn connect(address: SocketAddr, name: Option<&AdvertisedName>) 
 
 /// Whether a server has sent nothing unasked, including its end. Afterwards a connection would be
 /// useless.
-fn is_silent(stream: &TcpStream) -> bool {
+fn is_silent(stream: &QueuedSocket) -> bool {
     matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
@@ -298,12 +299,12 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 impl ServerConnection {
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
-        self.stream.as_mut().expect("it is there until it is kept or taken")
+    pub(crate) fn stream(&self) -> &QueuedSocket {
+        self.stream.as_ref().expect("it is there until it is kept or taken")
     }
 
     /// Takes the stream, which will not be reused.
-    pub(crate) fn detach(&mut self) -> TcpStream {
+    pub(crate) fn detach(&mut self) -> QueuedSocket {
         self.stream.take().expect("it is there until it is kept or taken")
     }
 

@@ -1,6 +1,6 @@
 //! TCP sockets of the system: listeners, options, reads and writes.
 //!
-//! It must not know frames or packets. Of this crate it must import only `buffers` and `log`.
+//! It must not know frames or packets. Of this crate it must import only `log`.
 
 mod close;
 mod connect;
@@ -12,4 +12,5 @@ pub(crate) use close::close;
 pub use connect::{connect_any, look_up, look_up_blocking};
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use options::{set_tcp_options, set_tcp_options_with_timeout};
-pub use syscalls::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
+pub(crate) use syscalls::{poll_writable, recv_buf_now, send_pieces_now};
+pub use syscalls::{recv_now, send_now};

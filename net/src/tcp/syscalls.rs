@@ -2,15 +2,15 @@
 //! before and after each call whether the thread is to be cancelled. That is a tenth of the time
 //! that a small message spends outside the kernel.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::BufMut;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-
-use crate::buffers::with_read_buffer;
 
 /// A closed connection gives an error, and no signal. Where this flag does not exist, Rust ignores
 /// the signal.
@@ -25,12 +25,23 @@ const FLAGS: SendFlags = SendFlags::empty();
 /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there is nothing to read.
 pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let room = buffer.len();
+    read_once(stream, room, || {
+        Ok(retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty())).map(|(bytes, _)| bytes)?)
+    })
+}
+
+/// As [`recv_now`], into the free room of `buffer`. It must have room: a read without room looks
+/// like the end.
+pub(crate) fn recv_buf_now(stream: &TcpStream, buffer: &mut impl BufMut) -> io::Result<usize> {
+    read_once(stream, buffer.chunk_mut().len(), || stream.try_read_buf(buffer))
+}
+
+/// A read that does not fill the `room` has taken everything. Another read would cost as much and
+/// find nothing. The reactor remembers a close that came with these bytes.
+fn read_once(stream: &TcpStream, room: usize, read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
     let mut taken = Err(io::ErrorKind::WouldBlock.into());
-    // A read that does not fill the buffer has taken everything. Another read would cost as much
-    // and find nothing. The reactor remembers a close that came with these bytes.
     let _ = stream.try_io(Interest::READABLE, || {
-        let read = retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty()));
-        taken = read.map(|(bytes, _)| bytes).map_err(io::Error::from);
+        taken = read();
         match &taken {
             Ok(bytes) if *bytes == 0 || *bytes == room => Ok(()),
             Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
@@ -38,23 +49,6 @@ pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         }
     });
     taken
-}
-
-/// Most bytes that [`recv_into`] reads.
-pub const MAX_RECV_BYTES: usize = 8 * 1024;
-
-/// As [`recv_now`], into the free room of `buffer`, at most [`MAX_RECV_BYTES`]. `buffer` must have
-/// room: a read without room looks like the end.
-///
-/// # Errors
-/// As for [`recv_now`].
-pub fn recv_into(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
-    with_read_buffer(|scratch| {
-        let room = (buffer.capacity() - buffer.len()).min(MAX_RECV_BYTES);
-        let bytes = recv_now(stream, &mut scratch[..room])?;
-        buffer.extend_from_slice(&scratch[..bytes]);
-        Ok(bytes)
-    })
 }
 
 /// Writes as much as the socket takes, without waiting.
@@ -65,8 +59,33 @@ pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     stream.try_io(Interest::WRITABLE, || Ok(retry_on_intr(|| send(stream, bytes, FLAGS))?))
 }
 
+/// As [`send_now`], of several pieces.
+pub(crate) fn send_pieces_now(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    match pieces {
+        [piece] => send_now(stream, piece),
+        pieces => stream.try_write_vectored(pieces),
+    }
+}
+
+/// Ready when the system would take more bytes. The runtime takes a socket as writable until a
+/// write fails, and the bytes then have to be held. So the system is asked.
+pub(crate) fn poll_writable(stream: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&Timespec::default())))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    };
+    loop {
+        ready!(stream.poll_write_ready(context))?;
+        match stream.try_io(Interest::WRITABLE, ask) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            asked => return Poll::Ready(asked),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
@@ -77,23 +96,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let stream = listener.accept().await.unwrap().0;
-        let mut buffer = BytesMut::with_capacity(MAX_RECV_BYTES * 2);
+        let mut buffer = BytesMut::with_capacity(8000);
         buffer.extend_from_slice(b"before ");
-        let nothing = recv_into(&stream, &mut buffer).unwrap_err();
+        let nothing = recv_buf_now(&stream, &mut buffer).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(send_now(&stream, b"abc").unwrap(), 3);
-        peer.write_all(&vec![b'x'; MAX_RECV_BYTES + 5]).await.unwrap();
+        assert_eq!(send_pieces_now(&stream, &[IoSlice::new(b"ab"), IoSlice::new(b"c")]).unwrap(), 3);
+        peer.write_all(&vec![b'x'; 10_000]).await.unwrap();
         peer.shutdown().await.unwrap();
-        let mut taken = Vec::new();
         loop {
             stream.readable().await.unwrap();
-            match recv_into(&stream, &mut buffer) {
+            buffer.reserve(1);
+            match recv_buf_now(&stream, &mut buffer) {
                 Ok(0) => break,
-                Ok(bytes) => taken.push(bytes),
+                Ok(_) => {}
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
             }
         }
-        assert!(taken.iter().all(|bytes| *bytes <= MAX_RECV_BYTES), "{taken:?}");
-        assert_eq!(buffer, [&b"before "[..], &[b'x'; MAX_RECV_BYTES + 5]].concat());
+        assert_eq!(buffer, [&b"before "[..], &[b'x'; 10_000]].concat());
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::task::AtomicWaker;
-use net::{LogThrottle, MAX_ESCAPED_BYTES, Socket, escaped, warn};
+use net::{LogThrottle, MAX_ESCAPED_BYTES, QueuedSocket, escaped, warn};
 use protocol::{LEGACY_READ_BYTES, Unreachable, Version};
 use tokio::time::Instant;
 
@@ -64,7 +64,7 @@ struct ConnectionState {
     backoff: Backoff,
     retired: bool,
     /// The live connection.
-    socket: Option<Arc<Socket>>,
+    socket: Option<Arc<QueuedSocket>>,
     /// The remainder of a write that a caller began: it leaves before all other bytes.
     remainder: BytesMut,
     /// Whether the task holds bytes that the system has not taken.

@@ -7,9 +7,8 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use net::buffers;
+use net::{QueuedSocket, buffers};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -228,7 +227,7 @@ impl Exchange for Http1Connection<'_> {
         }
     }
 
-    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, permit: Permit, idle: Duration) -> Ended {
+    async fn tunnel(&mut self, server: QueuedSocket, to_client: Bytes, permit: Permit, idle: Duration) -> Ended {
         match self.start_tunnel(server, to_client, permit, idle).await {
             Ok(()) => Ended("the tunnel was closed"),
             Err(ended) => ended,
@@ -241,7 +240,7 @@ impl Http1Connection<'_> {
     /// further ones.
     async fn start_tunnel(
         &mut self,
-        mut server: TcpStream,
+        mut server: QueuedSocket,
         to_client: Bytes,
         permit: Permit,
         idle: Duration,

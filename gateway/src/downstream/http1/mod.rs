@@ -345,6 +345,10 @@ impl Http1Connection<'_> {
     /// Ends the connection so that the last response arrives. A system with unread bytes resets the
     /// connection, and the client may lose bytes that it has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
+        // A slow client has as long for the last message as for all others.
+        if open(&mut self.stream).sent(self.limits.write, &self.client.pace).await.is_err() {
+            return Ended(why);
+        }
         let _ = timeout(LINGER, open(&mut self.stream).shutdown()).await;
         self.timer.set(Instant::now() + LINGER);
         // For the whole time: many bytes may be on their way.

@@ -124,5 +124,5 @@ async fn ov11_others_are_served_while_a_client_asks_without_a_pause() {
 async fn pair() -> (TcpStream, ClientStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, ClientStream::Plain(listener.accept().await.unwrap().0))
+    (client, ClientStream::from(listener.accept().await.unwrap().0))
 }

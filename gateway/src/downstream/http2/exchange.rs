@@ -9,7 +9,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
-use tokio::net::TcpStream;
+use net::QueuedSocket;
 use tokio::time::{Duration, Instant};
 
 use super::body::{Http2Body, Http2Sender, send_data};
@@ -271,7 +271,7 @@ impl Exchange for Http2Exchange {
         Ok(())
     }
 
-    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {
+    async fn tunnel(&mut self, _server: QueuedSocket, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {
         // No HTTP/2 head asks for another protocol, so no server's response can switch to one.
         Ended("HTTP/2 has no upgrades")
     }

@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt};
 use http::StatusCode;
 use net::buffers;
-use tokio::net::tcp::ReadHalf;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::deadline::MovingDeadline;
@@ -16,7 +15,7 @@ use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::line_ends::LineEnds;
 use crate::http1::response_reader::ResponseReader;
 use crate::io::poll_slice::{PollCounter, PollSlice};
-use crate::io::stream::Readable;
+use crate::io::stream::{ReadHalf, Readable};
 use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;

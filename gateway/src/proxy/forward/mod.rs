@@ -11,7 +11,7 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
+use net::QueuedSocket;
 use tokio::time::{Duration, Instant};
 
 use self::deadline::MovingDeadline;
@@ -19,6 +19,7 @@ use self::download::{CONTINUE_WAIT, ResponsePump};
 use self::state::ForwardState;
 use self::upload::{UploadClock, UploadEnd, upload};
 use crate::io::poll_slice::{PollCounter, PollSlice};
+use crate::io::stream::{ReadHalf, WriteHalf};
 use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
@@ -163,16 +164,15 @@ pub(crate) async fn forward(
     request: ForwardRequest<'_>,
     source: &mut impl Source,
     sink: &mut impl Sink,
-    server: &mut TcpStream,
+    server: &QueuedSocket,
     timer: &mut Timer,
 ) -> ForwardOutcome {
     let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, edits, awaits_continue, permit } = request;
     let (deadline, state) = (MovingDeadline::after(timeout, asked), ForwardState::new(awaits_continue));
-    let (from_server, mut to_server) = server.split();
     let polls = PollCounter::default();
     let mut download = ResponsePump {
         head,
-        from_server,
+        from_server: ReadHalf::Plain(server),
         sink,
         deadline: &deadline,
         idle_timeout,
@@ -187,7 +187,7 @@ pub(crate) async fn forward(
     };
     let result = {
         let clock = UploadClock { deadline: &deadline, timeout, state: &state, permit, polls: &polls };
-        let upload = upload(source, &mut to_server, bytes, head.framing, clock);
+        let upload = upload(source, WriteHalf::Plain(server), bytes, head.framing, clock);
         let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
         let mut download = std::pin::pin!(download.run());
         loop {

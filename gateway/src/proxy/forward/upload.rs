@@ -2,9 +2,7 @@
 
 use bytes::BytesMut;
 use net::buffers;
-use net::send_now;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::WriteHalf;
 use tokio::time::{Duration, Instant};
 
 use super::deadline::MovingDeadline;
@@ -12,6 +10,7 @@ use super::state::ForwardState;
 use super::{ClientGone, ForwardError, Source, while_waiting_for_client};
 use crate::http1::response_writer::{put_chunk, put_last_chunk};
 use crate::io::poll_slice::{PollCounter, PollSlice};
+use crate::io::stream::WriteHalf;
 use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::proxy::ended::{BodyError, Ended};
@@ -55,19 +54,17 @@ impl UploadClock<'_> {
 /// Sends head and body, then watches for the client to close.
 pub(super) async fn upload<S: Source>(
     source: &mut S,
-    to_server: &mut WriteHalf<'_>,
+    mut to_server: WriteHalf<'_>,
     mut request: BytesMut,
     framing: Framing,
     clock: UploadClock<'_>,
 ) -> UploadEnd {
     if framing != Framing::Empty
-        && let Err(failed) = send_body(source, to_server, &mut request, framing, &clock).await
+        && let Err(failed) = send_body(source, &mut to_server, &mut request, framing, &clock).await
     {
         return failed;
     }
-    // Usually it is taken at once.
-    let taken = send_now(to_server.as_ref(), &request).unwrap_or(0);
-    if to_server.write_all(&request[taken..]).await.is_err() {
+    if to_server.write_all(&request).await.is_err() {
         return UploadEnd::Refused;
     }
     clock.state.request_was_sent();

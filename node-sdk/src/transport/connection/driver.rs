@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{FrameReader, Socket, TimeSlice, debug, warn};
+use net::{FrameReader, QueuedSocket, Socket, TimeSlice, debug, warn};
 use protocol::{Unreachable, Version};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -33,7 +33,7 @@ const ROUNDS_PER_YIELD: u32 = 8;
 
 /// A live connection.
 pub(super) struct Driver {
-    pub(super) stream: Arc<Socket>,
+    pub(super) stream: Arc<QueuedSocket>,
     pub(super) reader: FrameReader,
     /// Bytes that the system has not taken yet.
     unsent: BytesMut,
@@ -65,7 +65,9 @@ impl Connection {
         let connecting = pin!(self.connector.connect(&self.target));
         let connected = self.wait_connected(connecting, timer.as_mut()).await.unwrap_or(Err(Unreachable::Timeout));
         let stream = match connected {
-            Ok(stream) => Arc::new(stream),
+            // Nodes of version 1 read each packet at once.
+            Ok(socket) if self.version == Version::V1 => Arc::new(QueuedSocket::direct(socket)),
+            Ok(socket) => Arc::new(QueuedSocket::new(socket)),
             Err(why) => {
                 debug!(node = %self.address, why = why.as_str(), "cannot connect");
                 if why == Unreachable::WrongInstance {

@@ -64,7 +64,7 @@ impl Connection {
     /// [`RESPONSES_PER_YIELD`] frames. Returns how many pieces the most divided one was joined of.
     fn read_frames(&self, socket: &mut Driver) -> Result<usize, &'static str> {
         if !socket.more {
-            match socket.reader.fill(&socket.stream) {
+            match socket.reader.fill(&*socket.stream) {
                 Ok(true) => {}
                 Ok(false) => return Err("closed by the node"),
                 Err(_broken) => return Err("broken"),

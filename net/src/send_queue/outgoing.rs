@@ -1,0 +1,176 @@
+//! What one socket has still to be sent, without I/O: the order of what is queued, what is written
+//! beside it, and what the system has not taken.
+
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::task::Poll;
+
+use bytes::{Buf, BytesMut};
+
+use crate::buffers;
+
+/// Most bytes of one socket that are queued: a head and a small body. Sending
+/// more costs so much that nothing is gained by waiting, and copying it costs more.
+pub const MAX_QUEUED_BYTES: usize = 4 * 1024;
+
+/// What was accepted of a socket's writers and has not been given to the system.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    stage: Stage,
+    /// The system did not take all of the last write. It will hardly take the next one.
+    is_full: bool,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    /// Everything has been given to the system.
+    #[default]
+    Clear,
+    /// These bytes wait until other tasks have run.
+    Queued(BytesMut),
+    /// The system has not taken these bytes of those that were queued. They leave before all others.
+    Held(BytesMut),
+    /// The connection is lost.
+    Broken(ErrorKind),
+    /// No more is sent.
+    Ended,
+}
+
+/// Where a socket's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// None are here.
+    Nowhere,
+    /// They wait until other tasks have run.
+    Queue,
+    /// They wait for the system.
+    Hold,
+    /// They are lost, with the connection.
+    Lost,
+}
+
+impl Outgoing {
+    /// Where the bytes are that have been accepted.
+    pub(super) fn place(&self) -> Place {
+        match self.stage {
+            Stage::Clear | Stage::Ended => Place::Nowhere,
+            Stage::Queued(_) => Place::Queue,
+            Stage::Held(_) => Place::Hold,
+            Stage::Broken(_) => Place::Lost,
+        }
+    }
+
+    /// Accepts the bytes of these pieces, and returns how many. Few bytes are queued if
+    /// `may_queue`; others are given to `send` at once, behind all that was accepted before.
+    ///
+    /// # Errors
+    /// Those of `send`; `WouldBlock` also while earlier bytes are held.
+    pub(super) fn write(
+        &mut self,
+        pieces: &[IoSlice<'_>],
+        may_queue: bool,
+        mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>,
+    ) -> Result<usize> {
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let may_queue = may_queue && bytes <= MAX_QUEUED_BYTES;
+        if let Stage::Queued(queued) = &mut self.stage {
+            if may_queue && queued.len() + bytes <= MAX_QUEUED_BYTES {
+                pieces.iter().for_each(|piece| queued.extend_from_slice(piece));
+                return Ok(bytes);
+            }
+            self.send_queued(&mut send);
+        }
+        match &self.stage {
+            Stage::Clear => {}
+            Stage::Queued(_) | Stage::Held(_) => return Err(ErrorKind::WouldBlock.into()),
+            Stage::Broken(kind) => return Err(Error::from(*kind)),
+            Stage::Ended => return Err(ErrorKind::BrokenPipe.into()),
+        }
+        if may_queue && bytes > 0 && !self.is_full {
+            let mut queued = buffers::acquire();
+            pieces.iter().for_each(|piece| queued.extend_from_slice(piece));
+            self.stage = Stage::Queued(queued);
+            return Ok(bytes);
+        }
+        let sent = send(pieces);
+        self.is_full = match &sent {
+            Ok(sent) => *sent < bytes,
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        };
+        sent
+    }
+
+    /// Sends what is queued. What the system does not take is held.
+    pub(super) fn send_queued(&mut self, send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>) {
+        if let Stage::Queued(queued) = &mut self.stage {
+            let queued = std::mem::take(queued);
+            self.send_or_hold(queued, send);
+        }
+    }
+
+    /// Sends what is held, once the system takes more.
+    pub(super) fn send_held(&mut self, send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>) {
+        if let Stage::Held(held) = &mut self.stage {
+            let held = std::mem::take(held);
+            self.send_or_hold(held, send);
+        }
+    }
+
+    fn send_or_hold(&mut self, mut bytes: BytesMut, mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>) {
+        self.stage = loop {
+            match send(&[IoSlice::new(&bytes)]) {
+                Ok(sent) if sent == bytes.len() => {
+                    buffers::release(bytes);
+                    self.is_full = false;
+                    break Stage::Clear;
+                }
+                Ok(0) => break Stage::Broken(ErrorKind::WriteZero),
+                Ok(sent) => bytes.advance(sent),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_full = true;
+                    break Stage::Held(bytes);
+                }
+                Err(error) => break Stage::Broken(error.kind()),
+            }
+        };
+    }
+
+    /// Ready when nothing that was accepted is held: it has been sent, or is queued.
+    ///
+    /// # Errors
+    /// The one that the connection was lost by.
+    pub(super) fn poll_flush(&self) -> Poll<Result<()>> {
+        match self.stage {
+            Stage::Clear | Stage::Queued(_) | Stage::Ended => Poll::Ready(Ok(())),
+            Stage::Held(_) => Poll::Pending,
+            Stage::Broken(kind) => Poll::Ready(Err(kind.into())),
+        }
+    }
+
+    /// Ready when everything that was accepted has been sent. From then on nothing is accepted.
+    ///
+    /// # Errors
+    /// The one that the connection was lost by.
+    pub(super) fn poll_end(&mut self, send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>) -> Poll<Result<()>> {
+        self.send_queued(send);
+        match self.stage {
+            Stage::Clear | Stage::Ended => {
+                self.stage = Stage::Ended;
+                Poll::Ready(Ok(()))
+            }
+            Stage::Queued(_) | Stage::Held(_) => Poll::Pending,
+            Stage::Broken(kind) => Poll::Ready(Err(kind.into())),
+        }
+    }
+
+    /// Gives up what is held, as nobody waits for it any more. Returns whether something was lost.
+    pub(super) fn abandon(&mut self) -> bool {
+        let loses = matches!(self.stage, Stage::Held(_));
+        if loses {
+            self.stage = Stage::Ended;
+        }
+        loses
+    }
+}
+
+#[cfg(test)]
+mod tests;
