@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{pending, select_all};
-use net::{Acceptor, LogThrottle, Socket, set_tcp_options_with_timeout, sleep_until_opt};
+use net::{Acceptor, LogThrottle, SendQueue, Socket, set_tcp_options_with_timeout, sleep_until_opt};
 use node_sdk::gateway::GatewayPeers;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -40,6 +40,7 @@ impl Worker {
         config: watch::Receiver<Arc<Config>>,
         successor: &CancellationToken,
     ) {
+        let sends = SendQueue::start();
         // Asked at every request: of its own, so that workers do not wait for each other.
         let stop = self.stop.child_token();
         let mut acceptors: Vec<_> =
@@ -103,7 +104,7 @@ impl Worker {
                 }
             }
         }
-        drop((follows, connects, watches));
+        drop((follows, connects, watches, sends));
     }
 
     /// Another client is being evicted, which takes a moment.
