@@ -165,7 +165,7 @@ impl SessionGuard {
         let now = Instant::now().into_std();
         let mut state = self.shared.lock();
         if verdict == Verdict::Trust {
-            state.registry.record_reading(Instant::now().into_std(), self.session.id);
+            state.registry.record_reading(now, self.session.id);
         }
         let changed = state.registry.apply_verdict(now, self.session.id, verdict);
         drop(state);
