@@ -27,7 +27,7 @@ enum Stage {
     Clear,
     /// These bytes wait until other tasks have run.
     Queued(BytesMut),
-    /// The system has not taken these bytes of those that were queued. They leave before all others.
+    /// The system has not taken these of the queued bytes. They leave before all others.
     Held(BytesMut),
     /// The connection is lost.
     Broken(ErrorKind),

@@ -175,8 +175,8 @@ impl QueuedSocket {
         }
     }
 
-    /// As [`recv_now`](ReadNow::recv_now), into the free room of `buffer`. It must have room: a read
-    /// without room looks like the end.
+    /// As [`recv_now`](ReadNow::recv_now), into the free room of `buffer`. It must have room: a
+    /// read without room looks like the end.
     ///
     /// # Errors
     /// As for that method.

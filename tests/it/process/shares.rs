@@ -94,8 +94,8 @@ fn id(node: &Process) -> u32 {
 }
 
 /// Checks what each of the nodes usually gets of calls without a pause. Where processes are many,
-/// the system keeps a node from running for so long that it is slow indeed, and others answer in its
-/// place: then it is tried again.
+/// the system keeps a node from running for so long that it is slow indeed, and others answer in
+/// its place: then it is tried again.
 async fn check(callers: &mut Vec<Caller>, nodes: &[&Process], percent: RangeInclusive<usize>) {
     let mut seen = Vec::new();
     for _ in 0..MAX_TRIES {
