@@ -1,7 +1,7 @@
 //! A second attempt while the first is still under way.
 
 use std::net::SocketAddr;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,11 @@ impl RawCall<'_> {
         matches!(&self.progress.state, CallState::Waiting(first) if first.connection().is_unproven()) && !self.is_probe
     }
 
+    /// The connection of the call is still being made.
+    fn is_connecting(&self) -> bool {
+        matches!(&self.progress.state, CallState::Waiting(first) if !first.connection().is_up())
+    }
+
     fn may_hedge(&self) -> bool {
         self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none()
     }
@@ -45,8 +50,13 @@ impl RawCall<'_> {
             self.progress.hedge = after.map_or(HedgeState::Done, |after| HedgeState::At(Box::pin(sleep(after))));
         }
         if let HedgeState::At(at) = &mut self.progress.hedge {
-            if at.as_mut().poll(task).is_pending() {
-                return Poll::Pending;
+            ready!(at.as_mut().poll(task));
+            while self.hedge.is_none() && self.is_connecting() {
+                // What is not there yet cannot have answered.
+                let mut later = Box::pin(sleep(UNPROVEN_AFTER));
+                let waits = later.as_mut().poll(task);
+                self.progress.hedge = HedgeState::At(later);
+                ready!(waits);
             }
             self.progress.hedge = self.start_hedge().map_or(HedgeState::Done, HedgeState::Asked);
         }
@@ -65,7 +75,7 @@ impl RawCall<'_> {
     /// provider.
     fn start_hedge(&self) -> Option<PendingCall> {
         let CallState::Waiting(first) = &self.progress.state else { return None };
-        let is_unproven = self.waits_unproven();
+        let is_unproven = self.waits_unproven() && !self.is_connecting();
         if is_unproven {
             self.mesh.renew(first.connection());
         }

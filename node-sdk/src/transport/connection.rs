@@ -154,6 +154,11 @@ impl Connection {
         !self.has_answered.load(Ordering::Relaxed)
     }
 
+    /// There is a connection.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.lock().phase, ConnectionPhase::Up)
+    }
+
     pub(crate) fn is_healthy(&self) -> bool {
         !self.unhealthy.load(Ordering::Relaxed)
     }
