@@ -1,11 +1,13 @@
 //! Changes reach all followers, also beside one that does not read.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use distributor::{Config, OversizedList};
 use node_sdk::Node;
 use serde_json::{Value, json};
 use tests::{Cluster, Listener, Peer, eventually, patient};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// A version 2 registration of about 20 kB, so that a few of them make a long list.
@@ -65,6 +67,22 @@ async fn bc1_an_old_reader_that_stops_is_cut_as_well() {
         }
     }
     eventually("the connection is reset", async || stuck.is_reset()).await;
+}
+
+#[tokio::test]
+async fn rs22_a_registration_that_is_read_late_is_no_silence() {
+    // There is one thread: when the Distributor first looks, the time for the greeting is over and
+    // the registration is there.
+    let cluster = Cluster::with(Config { greet_after: Duration::ZERO, ..patient() });
+    let mut stream = std::net::TcpStream::connect(cluster.address).unwrap();
+    let params = json!({ "port": 1, "name": "late", "urls": [], "$": { "v": 2 } });
+    let registration = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params });
+    stream.write_all(format!("{registration}¶").as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut peer = Peer::over(TcpStream::from_std(stream).unwrap());
+    let list = peer.next().await.unwrap();
+    assert!(list["$"]["rev"].is_u64(), "it is no list for version 1: {list}");
+    assert_eq!(list["params"][0]["name"], "late");
 }
 
 #[tokio::test]
