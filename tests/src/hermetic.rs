@@ -37,6 +37,10 @@ pub fn isolate(command: &mut Command, arguments: &[&str]) {
     watch();
 }
 
+/// How often the system is asked whose a socket is. Its table is read in pieces while others come
+/// and go, so that a socket may be missed.
+const MAX_LOOKUPS: usize = 10;
+
 /// With `WATCH_PORTS=1` in the environment, as in CI, listens at the well-known ports; with
 /// `WATCH_PORTS=20001,20002`, at those. A test that connects to one, or a program that it started,
 /// ends the whole run, with its command line; one that listens there finds the port taken.
@@ -53,7 +57,8 @@ pub(crate) fn watch() {
             let listener = listener.unwrap_or_else(|error| panic!("cannot watch port {port}: {error}"));
             std::thread::spawn(move || {
                 while let Ok((stream, peer)) = listener.accept() {
-                    let Some(program) = owner(peer).filter(is_ours) else { continue };
+                    let found = (0..MAX_LOOKUPS).find_map(|_| owner(peer));
+                    let Some(program) = found.filter(is_ours) else { continue };
                     let port = stream.local_addr().map_or(0, |address| address.port());
                     let words = program.cmdline().unwrap_or_default().join(" ");
                     let text = format!("a test connects to the watched port {port}: {words}\n");
