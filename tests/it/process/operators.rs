@@ -7,7 +7,9 @@ use node_sdk::{Node, ServiceError, Streaming};
 use rustix::process::Signal;
 use serde_json::json;
 use tests::streams::HandlerResult;
-use tests::{Cluster, HttpClient, Peer, Process, RawStream, Server, eventually, http2, pick_port, request};
+use tests::{
+    Cluster, HttpClient, HttpResponse, Peer, Process, RawStream, Server, eventually, http2, pick_port, request,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -51,6 +53,18 @@ impl GatewayWithAdmin {
         let response = request(self.admin, "GET", "/routes", "").await;
         assert_eq!(response.status, 200);
         response.body
+    }
+
+    /// The answer to `GET path`, once the worker that is asked knows the route: `/routes` may tell
+    /// of it a moment earlier.
+    async fn known(&self, path: &str) -> HttpResponse {
+        let mut response = None;
+        eventually("the worker knows the route", async || {
+            response = Some(request(self.at, "GET", path, "").await);
+            response.as_ref().is_some_and(|response| response.status != 404)
+        })
+        .await;
+        response.unwrap()
     }
 
     async fn routes_with(&self, text: &str) -> String {
@@ -299,7 +313,7 @@ async fn gu1_a14_a_node_that_cannot_be_called_is_told_to_those_who_can_mend_it()
     let mut node = register(&cluster, registration).await;
     let address = format!("127.0.0.1:{port}");
     gateway.routes_with("GET/lost").await;
-    assert_eq!(request(gateway.at, "GET", "/lost", "").await.status, 503);
+    assert_eq!(gateway.known("/lost").await.status, 503);
     let line = gateway.process.line("a node is listed and cannot be called").await;
     assert!(line.contains(&address) && line.contains("refused") && line.contains("lost"), "{line}");
     let routes = gateway.routes().await;
@@ -318,7 +332,7 @@ async fn gu1_a14_a_node_that_cannot_be_called_is_told_to_those_who_can_mend_it()
     assert!(told.contains("unreachable") && told.contains("gate at") && told.contains("refused"), "{told}");
     // Once is enough.
     for _ in 0..5 {
-        assert_eq!(request(gateway.at, "GET", "/lost", "").await.status, 503);
+        assert_eq!(gateway.known("/lost").await.status, 503);
     }
     assert_eq!(gateway.process.output().matches("cannot be called").count(), 1);
     // Once it listens, it is called, and the mark is gone.
@@ -343,7 +357,7 @@ async fn gu1_a14_nor_can_a_server_that_registers_be_lost_in_silence() {
     let (port, urls): (u16, [&str; 0]) = (pick_port(), []);
     let _node = register(&cluster, json!({ "port": port, "name": "lost", "urls": urls, "$": advert })).await;
     gateway.routes_with("/lost").await;
-    assert_eq!(request(gateway.at, "GET", "/lost", "").await.status, 503);
+    assert_eq!(gateway.known("/lost").await.status, 503);
     let line = gateway.process.line("a node is listed and cannot be called").await;
     assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("refused"), "{line}");
     eventually("why says so", async || why(&cluster, "lost").await.contains("gate at 127.0.0.1")).await;
@@ -374,7 +388,7 @@ async fn a14_a_node_that_answers_no_json_is_told_of_with_the_reason() {
     });
     gateway.routes_with("GET/odd").await;
     for _ in 0..2 {
-        assert_eq!(request(gateway.at, "GET", "/odd", "").await.problem(), "bad_answer");
+        assert_eq!(gateway.known("/odd").await.problem(), "bad_answer");
     }
     let line = gateway.process.line("an answer of a node is malformed").await;
     assert!(line.contains("WARN") && line.contains(&format!("127.0.0.1:{port}")) && line.contains("odd"), "{line}");
