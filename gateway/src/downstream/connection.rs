@@ -2,7 +2,6 @@
 //! HTTP.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -167,8 +166,7 @@ impl DownstreamConnection<'_> {
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
         let _bytes = self.worker.metrics.uncounted(http1::UNCOUNTED_BYTES);
-        let serving = pin!(http1::run(stream, config, self.client, &proxy));
-        self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
+        http1::run(stream, config, self.client, &proxy).await
     }
 
     async fn http2(
@@ -180,8 +178,7 @@ impl DownstreamConnection<'_> {
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
         let _bytes = self.worker.metrics.uncounted(http2::UNCOUNTED_BYTES);
-        let serving = pin!(http2::run(stream, config, self.client, &proxy));
-        self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
+        http2::run(stream, config, self.client, &proxy).await
     }
 
     fn proxy(&self, address: SocketAddr, scheme: Scheme) -> Proxy<'_> {
