@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::token_bucket::TokenBucket;
 
-/// Nobody is told to wait longer. Nodes of earlier versions wait up to twice as long as they are
+/// No node is told to wait longer. Nodes of earlier versions wait up to twice as long as they are
 /// told, and a peer that has not registered for five seconds is cut.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_longer_however_many_ask() {
+    fn no_node_waits_longer_however_many_ask() {
         let (refused, last) = start_at_once(100_000);
         assert!(last <= 19_700, "the rate is used: {last} ms");
         assert!(refused <= 1_200_000, "each is turned away a few times: {refused}");

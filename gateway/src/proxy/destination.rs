@@ -31,7 +31,7 @@ pub(super) enum MissingRoute {
     Unavailable,
     /// Nodes offer the path by other methods: the value of `Allow`.
     OtherMethods(String),
-    /// Nobody offers the path, or ever has.
+    /// No node offers the path, and none ever has.
     Unknown,
 }
 

@@ -57,7 +57,7 @@ struct Writes {
 }
 
 impl QueuedSocket {
-    /// A socket that nobody else writes to.
+    /// A socket to which no other task writes.
     pub fn new(socket: Socket) -> Self {
         Self::with(socket, false)
     }
