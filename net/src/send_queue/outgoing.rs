@@ -8,8 +8,8 @@ use bytes::{Buf, BytesMut};
 
 use crate::buffers;
 
-/// Most bytes of one socket that are queued: a head and a small body. A larger message gains nothing
-/// from waiting, and its copy costs time.
+/// Most bytes of one socket that are queued: a head and a small body. A larger message gains
+/// nothing from waiting, and its copy costs time.
 pub const MAX_QUEUED_BYTES: usize = 4 * 1024;
 
 /// What was accepted of a socket's writers and has not been given to the system.
@@ -162,7 +162,7 @@ impl Outgoing {
         }
     }
 
-    /// Gives up what is held when the owner of the socket has gone. Returns whether bytes were lost.
+    /// Gives up what is held once the socket has no owner. Returns whether bytes were lost.
     pub(super) fn abandon(&mut self) -> bool {
         let loses = matches!(self.stage, Stage::Held(_));
         if loses {
