@@ -6,14 +6,14 @@
 //! bodies are streamed. [`node_sdk`] calls nodes and picks one of several.
 //!
 //! ```no_run
-//! use std::net::Ipv4Addr;
+//! use std::net::{Ipv4Addr, SocketAddr};
 //!
 //! use gateway::{Balance, Config, FixedServer, RouteConfig};
 //! use tokio::net::TcpListener;
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn example() -> std::io::Result<()> {
-//! let address = (Ipv4Addr::LOCALHOST, 8081).into();
+//! let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)).into();
 //! let servers = vec![FixedServer { address, weight: 100 }];
 //! let balance = Some(Balance::LeastInFlight);
 //! let route = RouteConfig { servers, balance, ..RouteConfig::new(vec!["/".to_owned()]) };
