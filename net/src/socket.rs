@@ -297,7 +297,7 @@ impl Socket {
 
 /// A socket that can be read without waiting.
 pub trait ReadNow {
-    /// Reads what is there, in one system call: see [`recv_now`](crate::recv_now).
+    /// Reads what is there, in one system call: see [`recv_now`].
     ///
     /// # Errors
     /// As for that function.
