@@ -31,7 +31,7 @@ pub struct Registration {
     /// The `$` member, which version 2 nodes send.
     pub advert: Option<Advert>,
     /// How many unread bytes a peer of version 1 may have, if it says so: it joins what it reads in
-    /// pieces. Otherwise [`LEGACY_READ_BYTES`](crate::LEGACY_READ_BYTES).
+    /// pieces. Otherwise [`LEGACY_READ_BYTES`].
     pub read_window: Option<usize>,
     /// The host that lists show, where it is another than that of the connection.
     listed_at: Option<String>,
