@@ -19,7 +19,7 @@ use crate::{Config, serve_with_admin};
 /// Descriptors that are not connections: listeners, log, epoll, and some to spare.
 const OTHER_DESCRIPTORS: u64 = 32;
 /// How long stopping may take: many times the usual 0.2 s.
-const LONGEST_STOP: Duration = Duration::from_secs(5);
+const MAX_STOP_TIME: Duration = Duration::from_secs(5);
 /// What the names of all variables begin with.
 const PREFIX: &str = "DISTRIBUTOR_";
 
@@ -122,7 +122,7 @@ pub fn main() -> ExitCode {
     };
     runtime.block_on(async {
         // Who can connect may as well stop it.
-        let stop = match net::stop_on_signals(|| LONGEST_STOP) {
+        let stop = match net::stop_on_signals(|| MAX_STOP_TIME) {
             Ok(stop) => stop,
             Err(error) => return exit_code(&error),
         };

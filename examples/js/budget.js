@@ -3,8 +3,8 @@
 // How many bytes a service keeps for those who call it: a share for each, and a budget for all.
 
 const DEFAULT_BYTES = 256 * 1024 * 1024; // half packets, calls at work and answers that are not taken, of all
-const MOST_BYTES = 64 * 1024 * 1024; // of one caller: one of the largest calls at work
-const LEAST_BYTES = 16 * 1024; // of each caller whatever others have, so that small calls get through
+const MAX_BYTES = 64 * 1024 * 1024; // of one caller: one of the largest calls at work
+const MIN_BYTES = 16 * 1024; // of each caller whatever others have, so that small calls get through
 const PART_OF_LIMIT = 4; // the system hands us 64 kB at a time, wanted or not: with so much too much, who has more than its least is cut
 const PART_OF_FREE = 2; // beyond that a caller has half of what is free, so some is left for the next one
 const CALL_WEIGHT = 8; // bytes that a byte of a call takes once it is parsed: text, its parts, and objects
@@ -20,7 +20,7 @@ class Budget {
 
   // What one caller has changes. Returns what it has beyond what everybody may.
   settle(charged, held) {
-    const next = Math.max(held - LEAST_BYTES, 0);
+    const next = Math.max(held - MIN_BYTES, 0);
     this.used += next - charged;
     return next;
   }
@@ -28,7 +28,7 @@ class Budget {
   // What a caller may have now.
   mayHave() {
     const share = Math.floor((this.limit - this.used) / PART_OF_FREE);
-    return Math.min(Math.max(share, LEAST_BYTES), MOST_BYTES);
+    return Math.min(Math.max(share, MIN_BYTES), MAX_BYTES);
   }
 
   // Whether far more is kept than may be.
@@ -38,8 +38,8 @@ class Budget {
 
   // Whether there is room for so many bytes, of a caller that is charged for some.
   fits(charged, held) {
-    return held <= LEAST_BYTES || held <= this.limit - this.used + charged;
+    return held <= MIN_BYTES || held <= this.limit - this.used + charged;
   }
 }
 
-module.exports = { Budget, CALL_BYTES, CALL_WEIGHT, LEAST_BYTES };
+module.exports = { Budget, CALL_BYTES, CALL_WEIGHT, MIN_BYTES };

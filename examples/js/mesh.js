@@ -14,7 +14,7 @@ if (typeof require === 'undefined') {
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const net = require('node:net');
-const { Budget, CALL_BYTES, CALL_WEIGHT, LEAST_BYTES } = require('./budget');
+const { Budget, CALL_BYTES, CALL_WEIGHT, MIN_BYTES } = require('./budget');
 const packets = require('./packets');
 const {
   FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parseAddress, parts, seal, shown, shownKey,
@@ -516,7 +516,7 @@ class Caller {
   // As much is kept for it as may be: it is not read from. Others decide when it may have more.
   isFull() {
     this.settle();
-    if (this.budget.isOverdrawn && this.come() > LEAST_BYTES) {
+    if (this.budget.isOverdrawn && this.come() > MIN_BYTES) {
       this.complain(`${this.socket.remoteAddress}: dropped: there is no room for what it sends`);
       this.socket.destroy();
     }

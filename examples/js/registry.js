@@ -11,7 +11,7 @@ const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all a
 const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come back one by one
 const FOREIGN_SERVER_MS = 30_000; // the longest pause before what is no Distributor is asked again
 const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
-const LONGEST_WAIT_MS = 3_600_000; // whatever the Distributor says
+const MAX_WAIT_MS = 3_600_000; // whatever the Distributor says
 const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
 const NOT_YOURS_MS = 10_000; // until the next try to register, and the next line, when our id is said to be another's
 const ASK_AGAIN_MS = 3000; // so long a list that was asked for may be on its way
@@ -148,7 +148,7 @@ class Registry {
   pinged({ every, epoch, rev, digest }) {
     const { state } = this.replica;
     this.heard = true;
-    this.client.patience(Math.min(Math.max(SILENCE_MS, 3 * every || 0), LONGEST_WAIT_MS));
+    this.client.patience(Math.min(Math.max(SILENCE_MS, 3 * every || 0), MAX_WAIT_MS));
     this.pong();
     const sameState = state !== null && state.epoch === epoch && state.rev === rev;
     if (sameState && digest !== undefined && digest !== this.replica.digest) this.ask();
@@ -196,7 +196,7 @@ class Registry {
     this.trouble = r;
     if (!(s >= 400 && ra >= 0)) return;
     // A moment at random, or all that were turned away come again together.
-    const wait = Math.min(Math.max(ra, 50), LONGEST_WAIT_MS) * (1 + Math.random());
+    const wait = Math.min(Math.max(ra, 50), MAX_WAIT_MS) * (1 + Math.random());
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.register(), wait);
   }

@@ -80,7 +80,7 @@ const OPENING_TIME: Duration = Duration::from_secs(10);
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some
 /// more.
-const LONGEST_STOP: Duration = Duration::from_secs(50);
+const MAX_STOP_TIME: Duration = Duration::from_secs(50);
 
 /// Runs the program: opens the shop, tells how to use it, closes it on a signal.
 pub fn main() -> ExitCode {
@@ -103,7 +103,7 @@ fn run(args: &ShopArgs) -> Result<(), Box<dyn Error>> {
 }
 
 async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
-    let stop = stop_on_signals(|| LONGEST_STOP)?;
+    let stop = stop_on_signals(|| MAX_STOP_TIME)?;
     // The gateway goes first and the Distributor last, so that what is in flight still finds its
     // way.
     let (stop_gateway, stop_distributor) = (CancellationToken::new(), CancellationToken::new());

@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// How long a step takes: a few of them make a time slice.
 const STEP: Duration = Duration::from_micros(300);
 /// The longest time that others wait: a time slice, which reads its clock only now and then.
-const LONGEST_WAIT: Duration = TimeSlice::LENGTH.saturating_mul(2).saturating_add(STEP);
+const MAX_WAIT: Duration = TimeSlice::LENGTH.saturating_mul(2).saturating_add(STEP);
 /// Steps of a test: what is sent for them is far more than a task may do in one go.
 const STEPS: usize = 300;
 /// How often the other task runs without a step before the test gives up.
@@ -61,7 +61,7 @@ impl StepClock {
                 assert!(idle < IDLE_TURNS, "nothing is done after {} steps ({place})", seen - begun);
                 seen = self.steps();
             }
-            assert!(longest <= LONGEST_WAIT, "others waited for {longest:?} ({place})");
+            assert!(longest <= MAX_WAIT, "others waited for {longest:?} ({place})");
         }
     }
 

@@ -6,7 +6,7 @@ use crate::token_bucket::TokenBucket;
 
 /// No node is told to wait longer. Nodes of earlier versions wait up to twice as long as they are
 /// told, and a peer that has not registered for five seconds is cut.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// A rate limit that gives each node which it turns away a moment of its own. If it told all of
 /// them when the next may register, all would come back at that moment: turning thousands away
@@ -34,7 +34,7 @@ impl AdmissionRate {
         };
         let next = self.last.map_or(Duration::ZERO, |last| (last + self.interval).saturating_duration_since(now));
         // Those that ask again and again must not keep others away for longer and longer.
-        let wait = if next <= LONGEST_WAIT { next.max(earliest) } else { earliest };
+        let wait = if next <= MAX_WAIT { next.max(earliest) } else { earliest };
         self.last = Some(now + wait);
         Err(wait)
     }

@@ -21,7 +21,7 @@ const CUT_OFF: f64 = 2.5;
 /// The reuse threshold: the penalty at which a join waits no longer.
 const REUSE: f64 = 1.0;
 /// No penalty grows beyond this, so that no node waits longer than three half-lives.
-const MOST: f64 = 8.0;
+const MAX_PENALTY: f64 = 8.0;
 /// Identities that are remembered. Beyond this number, new flappers are not noticed until old ones
 /// have faded.
 const MAX_IDENTITIES: usize = 4096;
@@ -75,7 +75,7 @@ impl Damping {
             }
         }
         let penalty = self.penalties.entry(identity).or_insert(Penalty { height: 0.0, at: now, sole_at: None });
-        (penalty.height, penalty.at) = ((penalty.faded(now) + 1.0).min(MOST), now);
+        (penalty.height, penalty.at) = ((penalty.faded(now) + 1.0).min(MAX_PENALTY), now);
     }
 
     /// How long a join of this identity must wait now.

@@ -11,7 +11,7 @@ use crate::entries::SessionId;
 /// [`Liveness::period`].
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// No peer is pinged more often than this, however few peers there are.
-const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// With more peers than this, two fifths of the budget are used: ten thousand idle peers cost less
 /// than a hundredth of a core.
 const LARGE_MESH: usize = 1000;
@@ -100,7 +100,7 @@ impl Liveness {
     /// The time between two pings to a peer that is otherwise silent.
     pub(crate) fn interval(&self) -> Duration {
         let peers = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
-        (Duration::from_secs(1) * peers / self.budget()).max(LEAST_INTERVAL)
+        (Duration::from_secs(1) * peers / self.budget()).max(MIN_INTERVAL)
     }
 
     /// Pings a second to all peers together.

@@ -53,7 +53,7 @@ use crate::updates::lists::ListCache;
 /// The time between two rounds that remove nodes which did not come back, and the least number that
 /// one round removes.
 const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
-const LEAST_REMOVALS: usize = 16;
+const MIN_REMOVALS: usize = 16;
 /// A round removes at most one part in this many of all nodes, so that a mistake is noticed before
 /// all are gone.
 const REMOVAL_SHARE: usize = 20;
@@ -346,7 +346,7 @@ impl Registry {
             }
         }
         if self.entries.retained_len() > 0 && self.next_removal <= now {
-            let most = LEAST_REMOVALS.max(self.entries.len() / REMOVAL_SHARE);
+            let most = MIN_REMOVALS.max(self.entries.len() / REMOVAL_SHARE);
             due.gone = self.entries.expire(now, most);
             if !due.gone.is_empty() {
                 self.next_removal = now + REMOVAL_PERIOD;

@@ -14,7 +14,7 @@ use crate::entries::{Record, SessionId};
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The longest that a session may wait.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// What is compared in one look, in names and urls: waits beyond that are checked in the next one.
 /// It takes a few milliseconds.
@@ -103,7 +103,7 @@ impl VisibilityWaits {
     /// Records that a session waits until enough nodes know of its registration, which led to
     /// `revision`.
     pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: VisibilityTarget) {
-        let until = now + Duration::from_millis(visible.within.into()).min(LONGEST);
+        let until = now + Duration::from_millis(visible.within.into()).min(MAX_WAIT);
         self.open.insert(session, VisibilityWait { revision, percent: visible.percent, until });
         self.look_at.get_or_insert(now + LOOK);
     }

@@ -32,7 +32,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// While the first bytes are incomplete, they are examined again after this time, then after twice
 /// as long, up to the longest.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A client that has just connected.
 pub(crate) struct DownstreamConnection<'a> {
@@ -211,7 +211,7 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
             Peeked::Known(known) => return Some(known),
             // The system does not report further bytes after those that it has reported, so they
             // are polled for. It does not report a close either.
-            Peeked::More if pause > LONGEST_PAUSE => return None,
+            Peeked::More if pause > MAX_PAUSE => return None,
             Peeked::More if there == before => {
                 sleep(pause).await;
                 pause *= 2;

@@ -22,7 +22,7 @@ const CLIENT_SSL: u8 = 1;
 /// While the header is incomplete, it is examined again after this time, then after twice as long,
 /// up to the longest.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
             Some(Err(())) => return Err(io::ErrorKind::InvalidData.into()),
             None if there == 0 || there == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
             // The system does not report further bytes after those that it has reported.
-            None if pause > LONGEST_PAUSE => return Err(io::ErrorKind::TimedOut.into()),
+            None if pause > MAX_PAUSE => return Err(io::ErrorKind::TimedOut.into()),
             None if there == before => {
                 sleep(pause).await;
                 pause *= 2;

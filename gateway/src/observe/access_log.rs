@@ -15,7 +15,7 @@ use tracing::{error, warn};
 /// more than everything else.
 const GATHER: Duration = Duration::from_millis(50);
 /// How long the end of the process waits for a slow disk.
-const LONGEST_FLUSH: Duration = Duration::from_secs(1);
+const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 /// Most bytes of a target, or of a method and a target, that are logged.
 const MAX_TARGET_BYTES: usize = 1024;
 /// Bytes of a host that are logged: DNS has none that are longer.
@@ -89,7 +89,7 @@ impl AccessLog {
 
     /// Waits until everything is written, at most for a second.
     pub(crate) fn flush(&self) {
-        self.lines.flush(LONGEST_FLUSH);
+        self.lines.flush(MAX_FLUSH_TIME);
     }
 
     /// Lines that were lost because they were not written as fast as they came.

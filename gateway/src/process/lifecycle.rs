@@ -29,7 +29,7 @@ const OTHER_DESCRIPTORS: u64 = 100;
 /// A gateway whose operator has set no limit, and that can serve as many clients, needs no warning.
 const FEW_CLIENTS: usize = 1000;
 /// How long stopping may take after the drain has ended or timed out.
-const LONGEST_END: Duration = Duration::from_secs(5);
+const MAX_END_TIME: Duration = Duration::from_secs(5);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -56,7 +56,7 @@ async fn run_inner(
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
     let running = Arc::new((settings, wanted_connections));
     let bounds = config.clone();
-    let longest = move || bounds.borrow().drain_timeout + LONGEST_END;
+    let longest = move || bounds.borrow().drain_timeout + MAX_END_TIME;
     let (hung_up, outlives_terminal, has_file) =
         (Arc::new(Notify::new()), upgrade::outlives_terminal(), read.is_some());
     let reloads = AbortOnDropHandle::new(tokio::spawn({

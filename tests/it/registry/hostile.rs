@@ -99,7 +99,7 @@ fn rss_bytes(process: &Process) -> u64 {
 async fn cr6_peers_that_do_not_read_share_a_budget() {
     const PEERS: usize = 100;
     /// Each of them was owed 7.7 MB, so a hundred would take more than 770.
-    const MOST_BYTES: u64 = 450 << 20;
+    const MAX_BYTES: u64 = 450 << 20;
     for what in ["key", "needs", "history"] {
         let (process, address) = full().await;
         let mut peers = Vec::new();
@@ -126,7 +126,7 @@ async fn cr6_peers_that_do_not_read_share_a_budget() {
         let mut late = Peer::connect(address).await;
         late.register_v2("late", 10, "late", None).await;
         assert!(process.while_it_works(SOON, node.list_with("late")).await.is_some(), "{what}: {}", tail(&process));
-        assert!(rss_bytes(&process) < MOST_BYTES, "{what}: {} bytes", rss_bytes(&process));
+        assert!(rss_bytes(&process) < MAX_BYTES, "{what}: {} bytes", rss_bytes(&process));
     }
 }
 
@@ -134,7 +134,7 @@ async fn cr6_peers_that_do_not_read_share_a_budget() {
 async fn cr6_unfinished_packets_share_a_budget() {
     const PEERS: usize = 2000;
     /// The packets with room, slightly more than 4 KiB of each other packet, and connections.
-    const MOST_BYTES: u64 = 64 << 20;
+    const MAX_BYTES: u64 = 64 << 20;
     let (process, address) = distributor(&["--frame-timeout", "1m", "--max-incoming-bytes", "16777216"]).await;
     let unfinished = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(60_000));
     let mut peers = Vec::new();
@@ -149,7 +149,7 @@ async fn cr6_unfinished_packets_share_a_budget() {
     let params = json!({ "port": 9, "name": "long", "$": { "id": "long", "meta": "x".repeat(50_000) } });
     node.send_packet(&json!({ "uri": "/distributes", "method": "POST", "params": params, "$": {} })).await;
     node.list_with("long").await;
-    assert!(rss_bytes(&process) < MOST_BYTES, "{} bytes", rss_bytes(&process));
+    assert!(rss_bytes(&process) < MAX_BYTES, "{} bytes", rss_bytes(&process));
 }
 
 #[tokio::test]
