@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 /// How long a node may take to read a list until others are preferred. As version 2 nodes have for
 /// their answer to a ping.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
-/// How long until it is gone, and how often it has to have been looked at: time in which this
+/// How long until it is gone, and how often it has to have been observed: time in which this
 /// process did not run counts against no node.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
-const MIN_LOOKS: u32 = 10;
+const MIN_OBSERVATIONS: u32 = 10;
 
 /// A list that a version 1 node on this machine was sent once more, to see whether it reads it.
 #[derive(Debug)]
@@ -16,14 +16,14 @@ pub(crate) struct ReadProbe {
     since: Instant,
     /// Bytes that had been written before that list.
     written: u64,
-    looks: u32,
+    observations: u32,
     is_suspect: bool,
 }
 
 /// What was seen of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeResult {
-    /// Nothing new: it has to be looked at again.
+    /// Nothing new: it has to be observed again.
     Waiting,
     /// It has not read for a moment.
     Suspect,
@@ -38,22 +38,22 @@ pub(crate) enum ProbeResult {
 impl ReadProbe {
     /// The list is about to be sent, after this many bytes.
     pub(crate) fn new(now: Instant, written: u64) -> Self {
-        Self { since: now, written, looks: 0, is_suspect: false }
+        Self { since: now, written, observations: 0, is_suspect: false }
     }
 
     /// The node was seen to have `read` this many bytes. Only after `Waiting` and `Suspect` is it
-    /// to be looked at again.
-    pub(crate) fn look(&mut self, now: Instant, read: Option<u64>) -> ProbeResult {
+    /// to be observed again.
+    pub(crate) fn observe(&mut self, now: Instant, read: Option<u64>) -> ProbeResult {
         let Some(read) = read else { return ProbeResult::Hidden };
         if read > self.written {
             return ProbeResult::Reads;
         }
-        self.looks += 1;
+        self.observations += 1;
         let waited = now.saturating_duration_since(self.since);
-        if waited >= HUNG_AFTER && self.looks >= MIN_LOOKS {
+        if waited >= HUNG_AFTER && self.observations >= MIN_OBSERVATIONS {
             return ProbeResult::Hung;
         }
-        if waited >= SUSPECT_AFTER && self.looks > 1 && !std::mem::replace(&mut self.is_suspect, true) {
+        if waited >= SUSPECT_AFTER && self.observations > 1 && !std::mem::replace(&mut self.is_suspect, true) {
             return ProbeResult::Suspect;
         }
         ProbeResult::Waiting
@@ -70,18 +70,18 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut probe = ReadProbe::new(start, 100);
-        let looks = (1..=40).map(|look| (look * 250, probe.look(at(look * 250), Some(100))));
-        let seen: Vec<_> = looks.filter(|(_, seen)| *seen != ProbeResult::Waiting).collect();
+        let observed = (1..=40).map(|tick| (tick * 250, probe.observe(at(tick * 250), Some(100))));
+        let seen: Vec<_> = observed.filter(|(_, seen)| *seen != ProbeResult::Waiting).collect();
         assert_eq!(seen, [(750, ProbeResult::Suspect), (10_000, ProbeResult::Hung)]);
         for (ms, read, expected) in [
-            // One look after a long pause says little.
+            // One observation after a long pause says little.
             (60_000, Some(100), ProbeResult::Waiting),
             (60_001, Some(100), ProbeResult::Suspect),
             (60_002, Some(101), ProbeResult::Reads),
             (60_003, None, ProbeResult::Hidden),
         ] {
-            let mut probe = ReadProbe { looks: u32::from(ms > 60_000), ..ReadProbe::new(start, 100) };
-            assert_eq!(probe.look(at(ms), read), expected, "{ms}");
+            let mut probe = ReadProbe { observations: u32::from(ms > 60_000), ..ReadProbe::new(start, 100) };
+            assert_eq!(probe.observe(at(ms), read), expected, "{ms}");
         }
     }
 }

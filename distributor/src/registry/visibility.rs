@@ -11,12 +11,12 @@ use crate::entries::interests::Interests;
 use crate::entries::{Record, SessionId};
 
 /// How often waits are checked. Checking them at each acknowledgement would cost more.
-const LOOK: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The longest that a session may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// What is compared in one look, in names and urls: waits beyond that are checked in the next one.
+/// What is compared in one check, in names and urls: waits beyond that are checked in the next one.
 /// It takes a few milliseconds.
 const MAX_COMPARISONS: usize = 20_000;
 
@@ -27,7 +27,7 @@ pub(crate) struct VisibilityWaits {
     watchers: HashMap<SessionId, Watcher>,
     /// The interests of all watchers, each once, with how many have them.
     interests: HashMap<Arc<Interests>, usize>,
-    look_at: Option<Instant>,
+    check_at: Option<Instant>,
     /// The wait to check first.
     next: SessionId,
 }
@@ -105,7 +105,7 @@ impl VisibilityWaits {
     pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: VisibilityTarget) {
         let until = now + Duration::from_millis(visible.within.into()).min(MAX_WAIT);
         self.open.insert(session, VisibilityWait { revision, percent: visible.percent, until });
-        self.look_at.get_or_insert(now + LOOK);
+        self.check_at.get_or_insert(now + CHECK_INTERVAL);
     }
 
     /// Whether any session waits for acknowledgements.
@@ -122,7 +122,7 @@ impl VisibilityWaits {
 
     /// When to check the waits next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.look_at
+        self.check_at
     }
 
     /// Waits that have ended: enough of the nodes that are told of it know, or the time is over.
@@ -132,7 +132,7 @@ impl VisibilityWaits {
         now: Instant,
         record_of: impl Fn(SessionId) -> Option<&'r Record>,
     ) -> Vec<Resolved> {
-        if self.look_at.is_none_or(|at| now < at) {
+        if self.check_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
         let mut watchers: HashMap<Option<*const Interests>, (Option<&Interests>, Vec<Revision>)> = HashMap::new();
@@ -171,7 +171,7 @@ impl VisibilityWaits {
         for Resolved { session, .. } in &resolved {
             self.open.remove(session);
         }
-        self.look_at = self.open.values().map(|wait| wait.until.max(now).min(now + LOOK)).min();
+        self.check_at = self.open.values().map(|wait| wait.until.max(now).min(now + CHECK_INTERVAL)).min();
         resolved
     }
 }
@@ -229,7 +229,7 @@ mod tests {
         waits.acknowledge(SessionId(1), NEW);
         waits.remove_session(SessionId(2));
         waits.acknowledge(SessionId(2), NEW);
-        assert_eq!(waits.poll_resolved(start + LOOK, |_| None)[0].of, 2);
+        assert_eq!(waits.poll_resolved(start + CHECK_INTERVAL, |_| None)[0].of, 2);
         waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
         waits.remove_session(SessionId(0));
         assert!(!waits.is_open());
@@ -256,7 +256,7 @@ mod tests {
             waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 0 });
             (0..2).for_each(|id| waits.acknowledge(SessionId(id), NEW));
             let new = record("new");
-            let resolved = waits.poll_resolved(start + LOOK, |_| Some(&new));
+            let resolved = waits.poll_resolved(start + CHECK_INTERVAL, |_| Some(&new));
             let Resolved { seen, of, enough, missing, .. } = &resolved[0];
             assert_eq!((*seen, *of, *enough), expected);
             assert_eq!(missing.len(), of - seen);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_that_are_not_checked_in_one_look_are_in_the_next() {
+    fn waits_that_are_left_out_of_one_check_are_in_the_next() {
         let mut waits = VisibilityWaits::default();
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
@@ -278,13 +278,13 @@ mod tests {
             waits.set_interests(SessionId(id), Some(&Arc::new(Interests::new(vec![format!("n{id}")]))));
             waits.open(start, SessionId(id), NEW, VisibilityTarget { percent: 100, within: 0 });
         }
-        let (mut now, mut looks, mut ended) = (start, 0, HashSet::new());
+        let (mut now, mut checks, mut ended) = (start, 0, HashSet::new());
         while let Some(at) = waits.next_due() {
             now = at.max(now + Duration::from_millis(1));
-            looks += 1;
+            checks += 1;
             ended.extend(waits.poll_resolved(now, |_| None).into_iter().map(|resolved| resolved.session));
         }
         assert_eq!(ended.len(), 1000);
-        assert!((40..60).contains(&looks), "{looks}");
+        assert!((40..60).contains(&checks), "{checks}");
     }
 }

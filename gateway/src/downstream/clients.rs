@@ -33,7 +33,7 @@ const SURPLUS: usize = 20;
 const MAX_WAIT: Duration = Duration::from_secs(3);
 /// How often all clients are examined, if there are more than a few: searching must not cost more
 /// than a flood of new clients does.
-const LOOK: Duration = Duration::from_millis(20);
+const SEARCH_INTERVAL: Duration = Duration::from_millis(20);
 const A_FEW: usize = 500;
 
 /// The clients of all workers.
@@ -55,7 +55,7 @@ struct TrackedClients {
     each: HashMap<IpAddr, usize>,
     /// Clients that are being evicted and have not gone yet.
     evicting: usize,
-    next_look: Option<Instant>,
+    next_search: Option<Instant>,
 }
 
 /// A tracked client. Dropping it ends the tracking.
@@ -180,9 +180,9 @@ impl ClientTracker {
         let mut taken = self.lock();
         let wanted = (self.limit / KEPT_FREE).saturating_sub(free).max(1) + waiting;
         let wanted = wanted.saturating_sub(taken.evicting);
-        let is_time = taken.list.len() <= A_FEW || taken.next_look.is_none_or(|next| now >= next);
+        let is_time = taken.list.len() <= A_FEW || taken.next_search.is_none_or(|next| now >= next);
         if wanted > 0 && is_time {
-            taken.next_look = Some(now + LOOK);
+            taken.next_search = Some(now + SEARCH_INTERVAL);
             self.evict(&mut taken, of, wanted, now);
         }
         taken.evicting > waiting
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(scene.evict_idlest(15).len(), 5);
         let _waits: Vec<_> = (0..10).map(|_| scene.tracker.wait_guard()).collect();
         assert_eq!(scene.evict_idlest(15).len(), 0, "not that early");
-        tokio::time::advance(LOOK).await;
+        tokio::time::advance(SEARCH_INTERVAL).await;
         assert_eq!(scene.evict_idlest(15).len(), 10);
     }
 }

@@ -21,7 +21,7 @@ const MAX_READS: u32 = 8;
 
 /// How often idleness is checked within the time-out of a tunnel: an idle tunnel may stay longer by
 /// one part in this many.
-const LOOKS: u32 = 8;
+const CHECKS_PER_TIMEOUT: u32 = 8;
 
 /// Relays bytes both ways until both sides have shut down, neither has sent anything for `idle`, or
 /// the tunnel is evicted for another one. While one side does not read, the other side is not read
@@ -39,8 +39,8 @@ pub(crate) async fn run(
     let mut server = ClientStream::Plain(server);
     let (mut up, mut down) = (TunnelDirection::default(), TunnelDirection::default());
     let mut down_first = false;
-    let look = (idle / LOOKS).max(Duration::from_millis(1));
-    let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + look), 0, 0);
+    let check_interval = (idle / CHECKS_PER_TIMEOUT).max(Duration::from_millis(1));
+    let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + check_interval), 0, 0);
     poll_fn(|task| {
         // Each direction may use up the work that a task may do in one poll, so they alternate.
         down_first = !down_first;
@@ -62,10 +62,10 @@ pub(crate) async fn run(
         while timer.poll_expired(task).is_ready() {
             let before = std::mem::replace(&mut moved, holder.bytes());
             silent = if before == moved { silent + 1 } else { 0 };
-            if silent >= LOOKS {
+            if silent >= CHECKS_PER_TIMEOUT {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            timer.set(Instant::now() + look);
+            timer.set(Instant::now() + check_interval);
         }
         Poll::Pending
     })

@@ -206,13 +206,13 @@ impl ConcurrencyLimit {
         loop {
             let now = Instant::now();
             pause = if self.evict_for_waiters(now) > 0 { SWEEP } else { pause };
-            let look_again = now + pause;
+            let next_search = now + pause;
             pause *= BACKOFF_FACTOR;
-            match timeout_at(deadline.min(look_again), &mut granted).await {
+            match timeout_at(deadline.min(next_search), &mut granted).await {
                 Ok(Ok(inner)) => return Ok(self.issue_permit(endpoint, inner, Instant::now())),
                 // A request of a client with fewer queued requests has displaced it.
                 Ok(Err(_displaced)) => return Err(QueueError::Full),
-                Err(_elapsed) if look_again >= deadline => return Err(QueueError::TimedOut),
+                Err(_elapsed) if next_search >= deadline => return Err(QueueError::TimedOut),
                 Err(_elapsed) => {}
             }
         }

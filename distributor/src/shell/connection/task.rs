@@ -78,7 +78,7 @@ enum Wake {
     /// The publisher could not write everything, or the registry has removed the session.
     Unfinished,
     /// An old peer's socket was observed. Whether the peer reads.
-    Looked(bool),
+    Observed(bool),
     /// There is room for the rest of a packet.
     Room(Room),
     /// The name that the peer advertises was looked up.
@@ -248,8 +248,8 @@ impl ConnectionTask<'_> {
         let session = &guard.session;
         // On the heap: most connections never wait for an old peer to read, and each would keep the
         // room.
-        let looks_for = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
-        let mut reading = looks_for.map(|unread| Box::pin(read_enough(guard, unread, backlog)));
+        let to_observe = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
+        let mut reading = to_observe.map(|unread| Box::pin(read_enough(guard, unread, backlog)));
         let (room, pending) = (&mut reader.room, &mut reader.pending);
         slice
             .idle_while(async {
@@ -257,7 +257,7 @@ impl ConnectionTask<'_> {
                     () = stop.cancelled() => Wake::Stopping,
                     ready = ready(&session.stream, awaited.listens, awaited.writes) => Wake::Ready(ready),
                     () = session.unfinished.notified() => Wake::Unfinished,
-                    reads = or_pending(&mut reading) => Wake::Looked(reads),
+                    reads = or_pending(&mut reading) => Wake::Observed(reads),
                     room = room.acquired() => Wake::Room(room),
                     found = PeerReader::looked_up(pending) => Wake::LookedUp(found),
                     head = queue.acquired() => Wake::QueueHead(head),
@@ -275,7 +275,7 @@ impl ConnectionTask<'_> {
             Wake::LookedUp(found) => self.reader.handle_looked_up(self.guard, found),
             Wake::Room(room) => self.reader.room = RoomForPacket::roomy(room),
             Wake::QueueHead(head) => self.queue = QueueState::First { _head: head },
-            Wake::Looked(reads) => self.handle_look(reads)?,
+            Wake::Observed(reads) => self.handle_observation(reads)?,
             Wake::Due => self.handle_due(awaited)?,
         }
         Ok(())
@@ -298,12 +298,12 @@ impl ConnectionTask<'_> {
     }
 
     /// An old peer's socket was observed.
-    fn handle_look(&mut self, reads: bool) -> Result<(), ConnectionEnd> {
+    fn handle_observation(&mut self, reads: bool) -> Result<(), ConnectionEnd> {
         if reads {
             self.unread_since = None;
         }
         let now = Instant::now().into_std();
-        let seen = self.probe.as_mut().map(|probe| probe.look(now, self.guard.session.outbox().read()));
+        let seen = self.probe.as_mut().map(|probe| probe.observe(now, self.guard.session.outbox().read()));
         match seen {
             None | Some(ProbeResult::Waiting) => {}
             Some(ProbeResult::Suspect) => self.guard.apply_verdict(Verdict::Suspect),
@@ -418,7 +418,7 @@ async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits until an old peer's read window may have room. Returns whether the peer reads.
-async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
+async fn read_enough(guard: &SessionGuard, unread: WindowFull, backlog: &mut BacklogPoller) -> bool {
     let (session, shared) = (&guard.session, guard.shared());
     match unread {
         WindowFull::Until(time) => {
@@ -427,7 +427,7 @@ async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut Backlo
         }
         WindowFull::PollPeer => {
             let written = session.outbox().written();
-            match look.unread(&shared.local_queues, &session.stream, written).await {
+            match backlog.unread(&shared.local_queues, &session.stream, written).await {
                 (written, Some(unread)) => session.outbox().confirm_read(written, unread),
                 (_, None) => {
                     session.outbox().fall_back_to_time(shared.config.legacy_read_time);
