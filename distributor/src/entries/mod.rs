@@ -225,13 +225,13 @@ impl EntryTable {
         let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
         self.sessions.insert(session, id);
         self.expected.remove(&identity, id);
-        let entrance = match &before {
+        let outcome = match &before {
             Some(before) if before.is_listed_as(&record) => RegisterOutcome::Unchanged,
             Some(_) => RegisterOutcome::Updated,
             None => RegisterOutcome::Joined,
         };
         match before {
-            Some(before) if entrance == RegisterOutcome::Unchanged => {
+            Some(before) if outcome == RegisterOutcome::Unchanged => {
                 if before.is_confirmed {
                     if let Some(entry) = self.entries.get_mut(&id) {
                         entry.held_by = Owner::Session(session);
@@ -246,7 +246,7 @@ impl EntryTable {
                 self.log_change(id, before, LeaveReason::Changed);
             }
         }
-        Registered { entrance, superseded, retained }
+        Registered { outcome, superseded, retained }
     }
 
     /// Removes what a session registered. A session that never registered, or was removed, changes

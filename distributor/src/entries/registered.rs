@@ -16,7 +16,7 @@ pub(crate) enum RegisterOutcome {
 /// What a registration changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
-    pub(crate) entrance: RegisterOutcome,
+    pub(crate) outcome: RegisterOutcome,
     /// The session that had registered the same instance, which no longer owns the entry.
     pub(crate) superseded: Option<SessionId>,
     /// The entry was retained for its node.

@@ -24,14 +24,14 @@ fn names(registry: &EntryTable) -> String {
     registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
 }
 
-fn registered(entrance: RegisterOutcome, superseded: Option<u64>) -> Registered {
-    Registered { entrance, superseded: superseded.map(SessionId), retained: None }
+fn registered(outcome: RegisterOutcome, superseded: Option<u64>) -> Registered {
+    Registered { outcome, superseded: superseded.map(SessionId), retained: None }
 }
 
 #[test]
 fn order_is_the_order_of_registration() {
     let mut registry = EntryTable::new(1);
-    for (session, name, entrance, expected) in [
+    for (session, name, outcome, expected) in [
         (7, Some("a"), Some(RegisterOutcome::Joined), "a"),
         (3, Some("b"), Some(RegisterOutcome::Joined), "a b"),
         (7, Some("c"), Some(RegisterOutcome::Updated), "c b"),
@@ -42,10 +42,10 @@ fn order_is_the_order_of_registration() {
     ] {
         let id = SessionId(session);
         let changed = match name {
-            Some(name) => Some(registry.register(id, &registration(name), "::1").entrance),
+            Some(name) => Some(registry.register(id, &registration(name), "::1").outcome),
             None => registry.remove_session(id, LeaveReason::Closed).map(|_| RegisterOutcome::Updated),
         };
-        assert_eq!((changed, names(&registry).as_str()), (entrance, expected));
+        assert_eq!((changed, names(&registry).as_str()), (outcome, expected));
     }
 }
 
@@ -190,7 +190,7 @@ fn a_retained_entry_is_resumed_without_a_change() {
     assert_eq!(registry.register(SessionId(5), &registration("old"), "::1"), kept);
     assert_eq!((registry.revision().rev, names(&registry).as_str()), (rev, "n1 old n3"));
     assert_eq!(
-        registry.register(SessionId(6), &registration("old"), "::1").entrance,
+        registry.register(SessionId(6), &registration("old"), "::1").outcome,
         RegisterOutcome::Joined,
         "a fork of it"
     );
@@ -220,7 +220,7 @@ fn a_successor_continues_from_a_copy() {
     check(&registry, base, None, "+n9");
     assert_eq!(registry.retained_len(), 2);
     let back = registry.register(SessionId(7), &instance(3), "::1");
-    assert_eq!((back.entrance, back.retained), (RegisterOutcome::Unchanged, Some(Retained::OverRestart)));
+    assert_eq!((back.outcome, back.retained), (RegisterOutcome::Unchanged, Some(Retained::OverRestart)));
     registry.expire(start, 9);
     check(&registry, base, None, "+n9 -1 unreachable");
     assert_eq!(registry.base(have.into()), Some(base), "while the changes are kept");

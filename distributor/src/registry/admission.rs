@@ -80,7 +80,7 @@ pub(crate) struct Refusal {
 impl Admission {
     /// Whether lists show the same as before.
     pub(crate) fn is_unchanged(&self) -> bool {
-        matches!(self, Self::Listed(Registered { entrance: RegisterOutcome::Unchanged, .. }))
+        matches!(self, Self::Listed(Registered { outcome: RegisterOutcome::Unchanged, .. }))
     }
 
     /// What the peer is told, if the registration is not listed at once.
@@ -274,7 +274,7 @@ impl Registry {
             self.supersede_deferred(session, instance);
         }
         let registered = self.entries.register(session, registration, host);
-        let since = match (registered.entrance, registered.superseded) {
+        let since = match (registered.outcome, registered.superseded) {
             (RegisterOutcome::Joined, _) => Some(now),
             // The instance goes on, over another connection.
             (_, Some(superseded)) => self.tenures.get(&superseded).map_or(Some(now), |tenure| tenure.since),
@@ -283,7 +283,7 @@ impl Registry {
         };
         let listed = self.entries.revision();
         let tenure = self.tenures.entry(session).or_insert(Tenure { since, listed, updates: None });
-        match registered.entrance {
+        match registered.outcome {
             RegisterOutcome::Joined => tenure.listed = listed,
             RegisterOutcome::Updated => {
                 tenure.listed = listed;
@@ -296,7 +296,7 @@ impl Registry {
             self.forget(superseded);
             self.superseded.push(superseded);
         }
-        let event = match registered.entrance {
+        let event = match registered.outcome {
             RegisterOutcome::Joined => "joined",
             RegisterOutcome::Updated => "updated",
             RegisterOutcome::Unchanged if registered.is_return() => "came back",

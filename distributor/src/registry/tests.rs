@@ -105,7 +105,7 @@ impl RegistryScene {
 }
 
 fn new() -> Result<Admission, RegisterError> {
-    Ok(Admission::Listed(Registered { entrance: RegisterOutcome::Joined, superseded: None, retained: None }))
+    Ok(Admission::Listed(Registered { outcome: RegisterOutcome::Joined, superseded: None, retained: None }))
 }
 
 #[test]

@@ -40,9 +40,9 @@ impl Shared {
         let RegistrationLog { nodes, name, host, port, urls, version } = *logged;
         let name = shown_name(name);
         let event = match admission {
-            Admission::Listed(Registered { entrance: RegisterOutcome::Joined, .. }) => Some("joined"),
-            Admission::Listed(Registered { entrance: RegisterOutcome::Updated, .. }) => Some("updated"),
-            Admission::Listed(registered @ Registered { entrance: RegisterOutcome::Unchanged, .. }) => {
+            Admission::Listed(Registered { outcome: RegisterOutcome::Joined, .. }) => Some("joined"),
+            Admission::Listed(Registered { outcome: RegisterOutcome::Updated, .. }) => Some("updated"),
+            Admission::Listed(registered @ Registered { outcome: RegisterOutcome::Unchanged, .. }) => {
                 registered.retained.map(|_| "came back")
             }
             Admission::Deferred(_) => Some("deferred"),
