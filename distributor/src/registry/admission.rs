@@ -43,9 +43,9 @@ pub(crate) enum RegisterError {
     Superseded,
 }
 
-/// What an accepted registration changes for its session.
+/// What a registration that is taken changes for its session.
 #[derive(Debug)]
-pub(crate) struct Accepted {
+pub(crate) struct RegisterEffects {
     pub(crate) admission: Admission,
     /// The node's interests; `None` means all.
     pub(crate) interests: Option<Arc<Interests>>,
@@ -123,14 +123,14 @@ impl Registry {
     /// # Errors
     /// [`RegisterError`] when it is refused. An earlier registration stands, and the session is
     /// unchanged.
-    pub(crate) fn accept(
+    pub(crate) fn register_session(
         &mut self,
         now: Instant,
         (session, is_cut): (SessionId, bool),
         registration: Registration,
         host: &str,
         options: &RegisterOptions,
-    ) -> Result<Accepted, RegisterError> {
+    ) -> Result<RegisterEffects, RegisterError> {
         let interests = options.interests.clone().map(Interests::new);
         let interest_bytes = interests.as_ref().map_or(0, Interests::bytes);
         self.interest_budget.check(session, host, interest_bytes)?;
@@ -138,13 +138,13 @@ impl Registry {
             return Err(RegisterError::Superseded);
         }
         let resume = options.resume.filter(|point| self.can_resume_from(*point));
-        let admission = self.register(now, session, registration, host, options)?;
+        let admission = self.admit(now, session, registration, host, options)?;
         self.interest_budget.set(session, host, interest_bytes);
         let interests = interests.map(Arc::new);
         self.visibility.set_interests(session, interests.as_ref());
         let shared =
             if matches!(admission, Admission::Listed(_)) { self.record_shared_url(now, session) } else { None };
-        Ok(Accepted { admission, interests, resume, shared })
+        Ok(RegisterEffects { admission, interests, resume, shared })
     }
 
     /// Records in the history that services of two names offer one url, and returns which.
@@ -158,11 +158,12 @@ impl Registry {
         Some(shared)
     }
 
-    /// Registers a peer, for the first time or again.
+    /// Decides whether a registration, the first one or a later one, is listed, deferred or
+    /// refused; and lists or defers it.
     ///
     /// # Errors
     /// [`RegisterError`] when it is refused. An earlier registration stands.
-    pub(crate) fn register(
+    pub(crate) fn admit(
         &mut self,
         now: Instant,
         session: SessionId,

@@ -30,7 +30,7 @@ use protocol::{Digest, LeaveReason, ResumePoint, Revision, Version, write_ping};
 use crate::config::Config;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
 use crate::registry::address_share::share_of;
-pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError, SharedUrl};
+pub(crate) use crate::registry::admission::{Admission, Refusal, RegisterEffects, RegisterError, SharedUrl};
 use crate::registry::admission_rate::AdmissionRate;
 use crate::registry::damping::Damping;
 use crate::registry::deferred::{Deferred, DeferredRegistrations};

@@ -41,7 +41,7 @@ impl RegistryScene {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let now = self.at(ms);
-        self.registry.register(now, SessionId(session), registration, "::1", options)
+        self.registry.admit(now, SessionId(session), registration, "::1", options)
     }
 
     fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, RegisterError> {
@@ -51,10 +51,10 @@ impl RegistryScene {
     /// Registers a version 2 node from this host, with `bytes` bytes more than it needs.
     fn register_from(&mut self, host: &str, session: u64, bytes: usize) -> Result<Admission, RegisterError> {
         let advert = format!(r#"{{"id":"i{session}","zone":"{}"}}"#, "z".repeat(bytes));
-        self.accept_from(host, session, &advert, None)
+        self.register_session_from(host, session, &advert, None)
     }
 
-    fn accept_from(
+    fn register_session_from(
         &mut self,
         host: &str,
         session: u64,
@@ -66,8 +66,9 @@ impl RegistryScene {
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let interests = interest.map(|bytes| vec!["x".repeat(bytes)]);
         let options = RegisterOptions { interests, ..RegisterOptions::default() };
-        let accepted = self.registry.accept(self.start, (SessionId(session), false), registration, host, &options);
-        accepted.map(|accepted| accepted.admission)
+        let effects =
+            self.registry.register_session(self.start, (SessionId(session), false), registration, host, &options);
+        effects.map(|effects| effects.admission)
     }
 
     /// Registers nodes, each on the session of its port.
@@ -81,7 +82,7 @@ impl RegistryScene {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let now = self.at(ms);
-        self.registry.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
+        self.registry.admit(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
     }
 
     fn leave(&mut self, ms: u64, session: u64, reason: LeaveReason) -> Option<Removal> {
@@ -137,7 +138,7 @@ fn offer(scene: &mut RegistryScene, ms: u64, session: u64, urls: &str) -> Option
     let params = serde_json::from_str(&params).unwrap();
     let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
     let (now, options) = (scene.at(ms), RegisterOptions::default());
-    match scene.registry.register(now, SessionId(session), registration, "::1", &options).unwrap() {
+    match scene.registry.admit(now, SessionId(session), registration, "::1", &options).unwrap() {
         Admission::Listed(_) => None,
         Admission::Deferred(wait) => Some(wait),
     }
@@ -265,8 +266,7 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
     let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
     let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
     let now = scene.at(10);
-    let admission =
-        scene.registry.register(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
+    let admission = scene.registry.admit(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
     assert_eq!(admission, new());
     assert_eq!(scene.registry.poll_superseded(), Some(SessionId(1)), "the older session is told, and cut");
     scene.leave(20, 1, LeaveReason::Superseded);
@@ -302,7 +302,7 @@ fn bc3_an_impostor_that_flaps_does_not_defer_the_real_node() {
             Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
         // Not long before the real one leaves, or what it costs would have faded.
         let now = scene.at(19_900);
-        scene.registry.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
+        scene.registry.admit(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
         scene.leave(19_900, 50 + round, LeaveReason::Leave);
     }
     scene.leave(20_000, 1, LeaveReason::Closed);
@@ -387,7 +387,7 @@ fn rg15_an_instance_made_of_a_secret_is_registered_only_with_it() {
         let params = format!(r#"{{"port":{},"name":"goods","$":{{"v":2{advert}}}}}"#, session + 1);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
-        let admission = scene.registry.register(scene.start, SessionId(session), registration, "::1", &with(secret));
+        let admission = scene.registry.admit(scene.start, SessionId(session), registration, "::1", &with(secret));
         admission.map(|admission| match admission {
             Admission::Listed(registered) => registered.superseded.map(|session| session.0),
             Admission::Deferred(_) => panic!("no node flaps"),
@@ -468,17 +468,17 @@ fn a_digest_shows_drift_only_at_the_same_revision() {
 #[test]
 fn a_refused_registration_changes_nothing() {
     let mut scene = RegistryScene::with(Config { max_list_bytes: 1000, ..Config::default() });
-    let accept = |scene: &mut RegistryScene, is_cut: bool, interest: usize| {
+    let register = |scene: &mut RegistryScene, is_cut: bool, interest: usize| {
         let params = serde_json::from_str(r#"{"port":1,"name":"n","$":{}}"#).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let options = RegisterOptions { interests: Some(vec!["x".repeat(interest)]), ..RegisterOptions::default() };
-        scene.registry.accept(scene.start, (SessionId(1), is_cut), registration, "::1", &options)
+        scene.registry.register_session(scene.start, (SessionId(1), is_cut), registration, "::1", &options)
     };
     for (is_cut, interest, expected) in [(true, 1, RegisterError::Superseded), (false, 1000, RegisterError::Full)] {
-        assert_eq!(accept(&mut scene, is_cut, interest).unwrap_err(), expected);
+        assert_eq!(register(&mut scene, is_cut, interest).unwrap_err(), expected);
         assert_eq!((scene.registry.nodes(), scene.registry.interest_budget().used()), (0, 0));
     }
-    accept(&mut scene, false, 100).unwrap();
+    register(&mut scene, false, 100).unwrap();
     assert_eq!(scene.registry.nodes(), 1);
     assert!(scene.registry.interest_budget().used() >= 100, "while the session is registered");
     scene.leave(0, 1, LeaveReason::Closed);
@@ -498,7 +498,7 @@ fn e2_a_place_that_empties_at_one_moment_is_one_strike() {
             let params = serde_json::from_str(&params).unwrap();
             let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
             let now = scene.at(ms);
-            scene.registry.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
+            scene.registry.admit(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
         };
         for round in 0..6 {
             let (begin, first) = (round * 1000, round * 100);

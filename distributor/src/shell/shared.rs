@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::entries::{MAX_CHANGE_BYTES, SessionId};
 use crate::peer::outbox::Outbox;
 use crate::registry::history;
-use crate::registry::{Accepted, Admission, RegisterError, Registry, Removal};
+use crate::registry::{Admission, RegisterEffects, RegisterError, Registry, Removal};
 use crate::shell::incoming_budget::IncomingBudget;
 use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, described, shown_name};
 use crate::shell::metrics::{Counters, MetricsSnapshot};
@@ -281,8 +281,8 @@ impl Shared {
         let mut state = self.lock();
         let before = state.registry.published();
         let asks = (session.id, session.cut_reason.get().is_some());
-        let accepted = state.registry.accept(now, asks, registration, &host, options)?;
-        let Accepted { admission, interests, resume, shared } = accepted;
+        let effects = state.registry.register_session(now, asks, registration, &host, options)?;
+        let RegisterEffects { admission, interests, resume, shared } = effects;
         outbox.follow(version, interests);
         if let Some(resume) = resume {
             outbox.resume_from(resume);

@@ -195,7 +195,7 @@ impl World {
                 if let Some(have) = options.resume.filter(|have| registry.can_resume_from(*have)) {
                     connection.outbox.resume_from(have);
                 }
-                let _admission = registry.register(self.now, session, *registration, "::ffff:10.0.0.1", &options);
+                let _admission = registry.admit(self.now, session, *registration, "::ffff:10.0.0.1", &options);
                 self.cut_superseded();
             }
             Command::GetList(key) => connection.outbox.reply(Reply::List(key), connection.commands.version()),

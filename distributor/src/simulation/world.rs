@@ -121,7 +121,7 @@ impl World {
             Registration::parse(Some(params), &Config::default().registration_limits()).expect("it is sound");
         let (id, host) = (self.next_connection, "::ffff:10.0.0.1");
         self.next_connection += 1;
-        let _ = distributor.registry.register(self.now, SessionId(id), registration, host, &RegisterOptions::default());
+        let _ = distributor.registry.admit(self.now, SessionId(id), registration, host, &RegisterOptions::default());
         self.impostors.insert(id);
         self.cut_superseded();
         if leaves {

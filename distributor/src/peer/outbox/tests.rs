@@ -26,13 +26,8 @@ impl Peer {
         for session in 0..nodes {
             let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
             let registration = Registration::parse(Some(params), &Config::default().registration_limits()).unwrap();
-            let _ = self.registry.register(
-                self.start,
-                SessionId(session),
-                registration,
-                "::1",
-                &RegisterOptions::default(),
-            );
+            let _ =
+                self.registry.admit(self.start, SessionId(session), registration, "::1", &RegisterOptions::default());
         }
         self.registry.publish(Version::V1);
         self.registry.publish(Version::V2);

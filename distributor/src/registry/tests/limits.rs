@@ -29,7 +29,7 @@ fn bc6_deferred_registrations_count() {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let held =
-            scene.registry.register(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
+            scene.registry.admit(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
         let expected =
             if session < 12 { matches!(held, Ok(Admission::Deferred(_))) } else { held == Err(RegisterError::Full) };
         assert!(expected, "{session}: {held:?}");
@@ -92,13 +92,13 @@ fn bc6_what_waits_to_be_listed_counts_for_its_address() {
 fn bc6_one_address_leaves_room_for_the_interests_of_others() {
     let mut scene = RegistryScene::with(Config { max_list_bytes: 100_000, ..Config::default() });
     let (host, other) = ("::ffff:10.0.0.1", "::ffff:10.0.0.2");
-    let last = (0..1000).find_map(|session| scene.accept_from(host, session, "{}", Some(1000)).err());
+    let last = (0..1000).find_map(|session| scene.register_session_from(host, session, "{}", Some(1000)).err());
     assert_eq!(last, Some(RegisterError::AddressFull));
     let used = scene.registry.interest_budget().used();
     assert!((48_000..=50_000).contains(&used), "{used}");
-    assert!(scene.accept_from(host, 0, "{}", Some(1000)).is_ok(), "in place of those it had");
+    assert!(scene.register_session_from(host, 0, "{}", Some(1000)).is_ok(), "in place of those it had");
     assert_eq!(scene.registry.interest_budget().used(), used);
-    assert!(scene.accept_from(other, 2000, "{}", Some(1000)).is_ok());
+    assert!(scene.register_session_from(other, 2000, "{}", Some(1000)).is_ok());
     (0..3).for_each(|session| drop(scene.leave(0, session, LeaveReason::Closed)));
-    assert!(scene.accept_from(host, 2001, "{}", Some(1000)).is_ok());
+    assert!(scene.register_session_from(host, 2001, "{}", Some(1000)).is_ok());
 }
