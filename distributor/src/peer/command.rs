@@ -8,6 +8,7 @@ use protocol::{
 };
 
 use crate::config::Config;
+use crate::registry::Rejection;
 
 /// Reads the frames of one connection and counts bad ones.
 #[derive(Debug)]
@@ -57,22 +58,6 @@ pub(crate) enum Command {
     Cut(Rejection),
 }
 
-/// What is wrong, for the peer and for the log.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Rejection {
-    /// A status as in HTTP.
-    pub(crate) status: u16,
-    /// A stable word.
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
-
-impl Rejection {
-    pub(crate) fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into() }
-    }
-}
-
 impl CommandReader {
     pub(crate) fn new() -> Self {
         Self { version: Version::V1, counts: FrameCounts::default(), blank_second: None, blank_in_second: 0 }
@@ -120,7 +105,7 @@ impl CommandReader {
                             self.counts.ignored += 1;
                             Command::FollowOnly(rejection)
                         }
-                        Version::V2 => self.refuse(packet.key, rejection),
+                        Version::V2 => self.reject(packet.key, rejection),
                     }
                 }
             },
@@ -129,7 +114,7 @@ impl CommandReader {
             (REGISTRY_URI, "PUT") if packet.version() == Version::V2 => Command::CopyPart,
             (REGISTRY_URI, "PATCH") if packet.version() == Version::V2 => match read_report(packet.params) {
                 Some(report) => Command::Report(report),
-                None => self.refuse(packet.key, Rejection::new(400, "bad_report", "params is not a report")),
+                None => self.reject(packet.key, Rejection::new(400, "bad_report", "params is not a report")),
             },
             (PONG_URI, _) => Command::Acknowledge(Pong::from_packet(&packet)),
             (HISTORY_URI, "GET") if packet.version() == Version::V2 => {
@@ -138,7 +123,7 @@ impl CommandReader {
             }
             (uri, method) => {
                 let message = format!("{method}{uri} is unknown to a Distributor");
-                self.refuse(packet.key, Rejection::new(501, "unsupported", message))
+                self.reject(packet.key, Rejection::new(501, "unsupported", message))
             }
         }
     }
@@ -176,7 +161,7 @@ impl CommandReader {
 
     /// A well-formed packet with wrong content. It does not count as broken, and version 1 peers
     /// are told nothing, as ever.
-    fn refuse(&mut self, key: Option<Key>, rejection: Rejection) -> Command {
+    fn reject(&mut self, key: Option<Key>, rejection: Rejection) -> Command {
         self.counts.ignored += 1;
         match self.version {
             Version::V1 => Command::Skip(rejection),

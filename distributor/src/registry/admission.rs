@@ -11,6 +11,7 @@ use crate::entries::{NodeIdentity, Record, RegisterOutcome, Registered, Retained
 use crate::registry::address_share::is_within_share;
 use crate::registry::deferred::Deferred;
 use crate::registry::history::BEFORE_RESTART;
+use crate::registry::rejection::Rejection;
 use crate::registry::{Registry, Tenure};
 use crate::token_bucket::TokenBucket;
 
@@ -66,17 +67,6 @@ pub(crate) struct SharedUrl {
     pub(crate) count: usize,
 }
 
-/// What a peer is told of a registration that is not listed now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// A status as in HTTP.
-    pub(crate) status: u16,
-    /// A stable word.
-    pub(crate) reason: &'static str,
-    pub(crate) message: &'static str,
-    pub(crate) retry_after: Option<Duration>,
-}
-
 impl Admission {
     /// Whether lists show the same as before.
     pub(crate) fn is_unchanged(&self) -> bool {
@@ -84,22 +74,18 @@ impl Admission {
     }
 
     /// What the peer is told, if the registration is not listed at once.
-    pub(crate) fn notice(&self) -> Option<Refusal> {
+    pub(crate) fn notice(&self) -> Option<Rejection> {
+        let message = "the node comes and goes, or changes, too often; it will be listed as it is now";
         match self {
             Self::Listed(_) => None,
-            Self::Deferred(wait) => Some(Refusal {
-                status: 202,
-                reason: "held_back",
-                message: "the node comes and goes, or changes, too often; it will be listed as it is now",
-                retry_after: Some(*wait),
-            }),
+            Self::Deferred(wait) => Some(Rejection::new(202, "held_back", message).retry_after(*wait)),
         }
     }
 }
 
 impl RegisterError {
     /// What the peer is told; nothing when the session is about to be cut with a reason of its own.
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
+    pub(crate) fn rejection(&self) -> Option<Rejection> {
         let (status, reason, message, retry_after) = match self {
             Self::Busy(wait) => {
                 (503, "busy", "too many nodes register at once (--registrations-per-second)", Some(*wait))
@@ -112,7 +98,7 @@ impl RegisterError {
             }
             Self::Superseded => return None,
         };
-        Some(Refusal { status, reason, message, retry_after })
+        Some(Rejection { retry_after, ..Rejection::new(status, reason, message) })
     }
 }
 

@@ -466,6 +466,20 @@ fn a_digest_shows_drift_only_at_the_same_revision() {
 }
 
 #[test]
+fn a_peer_is_told_why_it_is_not_listed_and_when_to_come_back() {
+    let wait = Duration::from_secs(2);
+    for (told, expected) in [
+        (Admission::Deferred(wait).notice(), Some((202, "held_back", Some(wait)))),
+        (RegisterError::Busy(wait).rejection(), Some((503, "busy", Some(wait)))),
+        (RegisterError::Draining(wait).rejection(), Some((503, "draining", Some(wait)))),
+        (RegisterError::Full.rejection(), Some((507, "registry_full", None))),
+        (RegisterError::Superseded.rejection(), None),
+    ] {
+        assert_eq!(told.map(|told| (told.status, told.reason, told.retry_after)), expected);
+    }
+}
+
+#[test]
 fn a_refused_registration_changes_nothing() {
     let mut scene = RegistryScene::with(Config { max_list_bytes: 1000, ..Config::default() });
     let register = |scene: &mut RegistryScene, is_cut: bool, interest: usize| {

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::task::serve;
-use crate::peer::command::{FrameCounts, Rejection};
+use crate::peer::command::FrameCounts;
+use crate::registry::Rejection;
 use crate::shell::farewell::{abort, farewell};
 use crate::shell::peer_reader::PeerReader;
 use crate::shell::session::SessionGuard;
@@ -96,7 +97,7 @@ async fn part(guard: &SessionGuard, end: ConnectionEnd, counts: FrameCounts, tak
         ConnectionEnd::CutByRegistry(reason) => Rejection::new(408, reason.as_str(), "no sign of life"),
         ConnectionEnd::Rejected(rejection) => rejection,
     };
-    let Rejection { status, reason, message } = rejection;
+    let Rejection { status, reason, message, .. } = rejection;
     if let Some(suppressed) = shared.cut_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, suppressed, "cut: {shown}");

@@ -10,8 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::OversizedList;
 use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
-use crate::peer::command::Rejection;
-use crate::registry::{Admission, SharedUrl, UnreachableNotice};
+use crate::registry::{Admission, Rejection, SharedUrl, UnreachableNotice};
 use crate::shell::shared::Shared;
 
 /// Log lines of one kind about nodes that come and go, in each `LOG_PERIOD`. The next line says how
@@ -118,7 +117,7 @@ impl Shared {
 
     /// Logs that a packet of a version 1 peer is skipped. The peer is told nothing.
     pub(super) fn warn_of_skip(&self, peer: SocketAddr, rejection: &Rejection) {
-        let Rejection { status, reason, message } = rejection;
+        let Rejection { status, reason, message, .. } = rejection;
         self.counters.record_refusal(*status, reason);
         if let Some(suppressed) = self.refusal_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
+use crate::peer::command::{Command, CommandReader, guess_protocol};
 use crate::peer::outbox::Reply;
-use crate::registry::Refusal;
+use crate::registry::Rejection;
 use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
 use crate::shell::incoming_budget::{IncomingBudget, PendingRoom, Room};
 use crate::shell::name_lookup::{LOOK_UP_AGAIN, PendingRegistration};
@@ -188,10 +188,10 @@ impl PeerReader {
                     session.outbox().reply(Reply::Packet(answer), self.commands.version());
                 } else {
                     let rejection = Rejection::new(503, "busy", "unread packets of peers take too much memory");
-                    self.refuse(guard, Some(&key), &rejection, Some(SHORT_PATIENCE));
+                    self.reject(guard, Some(&key), &rejection.retry_after(SHORT_PATIENCE));
                 }
             }
-            Command::Reject(key, rejection) => self.refuse(guard, key.as_ref(), &rejection, None),
+            Command::Reject(key, rejection) => self.reject(guard, key.as_ref(), &rejection),
             Command::Cut(rejection) => return Err(ConnectionEnd::Rejected(rejection)),
         }
         if version == Version::V1 && self.commands.version() == Version::V2 {
@@ -235,7 +235,7 @@ impl PeerReader {
                 let message = registration.advertised().map_or_else(|| why.to_string(), |at| format!("{at}: {why}"));
                 let rejection = Rejection::new(400, "bad_advertise", message);
                 guard.shared().warn_of_refusal(guard.session.peer, &rejection);
-                self.refuse(guard, None, &rejection, None);
+                self.reject(guard, None, &rejection);
             }
         }
     }
@@ -249,9 +249,9 @@ impl PeerReader {
         let host = match (found, before) {
             (Ok(host), _) | (Err(_), Some((_, host))) => host,
             (Err(message), None) => {
-                let rejection = Rejection::new(503, "unknown_name", message);
+                let rejection = Rejection::new(503, "unknown_name", message).retry_after(LOOK_UP_AGAIN);
                 guard.shared().warn_of_refusal(guard.session.peer, &rejection);
-                return self.refuse(guard, None, &rejection, Some(LOOK_UP_AGAIN));
+                return self.reject(guard, None, &rejection);
             }
         };
         self.named = advertised.map(|name| (name, host));
@@ -269,27 +269,27 @@ impl PeerReader {
         if registration.advertised().is_some() {
             registration.list_at(listed_at);
         }
-        let refusal = match guard.register(registration, version, options) {
+        let rejection = match guard.register(registration, version, options) {
             Ok(admission) => {
                 self.registered = true;
                 admission.notice()
             }
-            Err(refused) => {
+            Err(error) => {
                 if version == Version::V1 {
                     self.follow_only(guard);
                 }
-                refused.refusal()
+                error.rejection()
             }
         };
-        let Some(Refusal { status, reason, message, retry_after }) = refusal else { return };
-        let rejection = Rejection::new(status, reason, message);
+        let Some(rejection) = rejection else { return };
+        let Rejection { status, reason, .. } = rejection;
         // While this Distributor stops, all are told to come back.
         if status != 202 && (reason != "draining" || version == Version::V1) {
             guard.shared().warn_of_refusal(guard.session.peer, &rejection);
         }
         match version {
             Version::V1 => guard.shared().counters.record_refusal(status, reason),
-            Version::V2 => self.refuse(guard, None, &rejection, retry_after),
+            Version::V2 => self.reject(guard, None, &rejection),
         }
     }
 
@@ -300,13 +300,13 @@ impl PeerReader {
         guard.follow_only();
     }
 
-    fn refuse(&self, guard: &SessionGuard, key: Option<&Key>, rejection: &Rejection, after: Option<Duration>) {
+    fn reject(&self, guard: &SessionGuard, key: Option<&Key>, rejection: &Rejection) {
         let session = &guard.session;
-        let Rejection { status, reason, message } = rejection;
+        let Rejection { status, reason, message, retry_after } = rejection;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
         guard.shared().counters.record_refusal(*status, reason);
         let mut out = BytesMut::new();
-        write_refusal(&mut out, key, *status, reason, message, after);
+        write_refusal(&mut out, key, *status, reason, message, *retry_after);
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());
     }
 

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{ConnectionEnd, SHORT_PATIENCE};
-use crate::peer::command::Rejection;
 use crate::peer::outbox::Reply;
 use crate::peer::read_probe::{ProbeResult, ReadProbe};
+use crate::registry::Rejection;
 use crate::registry::liveness::Verdict;
 use crate::shell::incoming_budget::Room;
 use crate::shell::peer_reader::{PeerReader, RoomForPacket};
