@@ -19,7 +19,7 @@ use crate::shell::peer_reader::PeerReader;
 use crate::shell::session::SessionGuard;
 
 /// How long a peer may take to send a packet, or to read a large one, while memory is short.
-pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT_WHEN_SHORT: Duration = Duration::from_secs(2);
 
 /// Why a connection ended.
 pub(super) enum ConnectionEnd {

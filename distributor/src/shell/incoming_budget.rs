@@ -17,7 +17,7 @@ pub(crate) struct IncomingBudget {
     waiting: Arc<AtomicUsize>,
     limit: usize,
     /// Bytes reserved for one packet: the most that it may have. A packet that has begun must not
-    /// wait for the rest of its room.
+    /// wait for the rest of its memory.
     each: u32,
 }
 
@@ -25,10 +25,10 @@ pub(crate) struct IncomingBudget {
 /// cutting connections and accepting them again costs time for all.
 const MAX_SPEEDUP: u32 = 4;
 
-/// Room for one packet, until it is dropped.
-pub(crate) type Room = OwnedSemaphorePermit;
-/// Waits for room. Dropping it leaves the queue.
-pub(crate) type PendingRoom = Pin<Box<dyn Future<Output = Room> + Send>>;
+/// Memory for one packet, until it is dropped.
+pub(crate) type PacketReservation = OwnedSemaphorePermit;
+/// Waits for a reservation. Dropping it leaves the queue.
+pub(crate) type PendingReservation = Pin<Box<dyn Future<Output = PacketReservation> + Send>>;
 
 impl IncomingBudget {
     /// A budget of `total` bytes, for packets of `each` bytes; at least for one packet.
@@ -48,35 +48,35 @@ impl IncomingBudget {
         self.limit
     }
 
-    /// How many connections wait for room.
+    /// How many connections wait for a reservation.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// How long a packet may occupy its room while room is short: `usual` when few connections
-    /// wait, and less when many do, so that the last one still waits for about `usual`. The packet
-    /// of an honest peer is already in its socket when it gets room.
-    pub(crate) fn patience(&self, usual: Duration) -> Duration {
-        let rooms = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
-        let rounds = 1.0 + self.waiting() as f64 / rooms.max(1) as f64;
+    /// How long a packet may keep its reservation while memory is short: `usual` when few
+    /// connections wait, and less when many do, so that the last one still waits for about `usual`.
+    /// The packet of an honest peer is already in its socket when it gets one.
+    pub(crate) fn packet_timeout(&self, usual: Duration) -> Duration {
+        let reservations = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
+        let rounds = 1.0 + self.waiting() as f64 / reservations.max(1) as f64;
         usual.div_f64(rounds).max(usual / MAX_SPEEDUP)
     }
 
-    /// Whether more than half is used. Packets that have room should then end soon.
+    /// Whether more than half is used. Packets that have memory should then end soon.
     pub(crate) fn is_short(&self) -> bool {
         self.used() > self.limit / 2
     }
 
-    /// Room for a packet, at once or after earlier requests.
-    pub(crate) fn acquire(&self) -> Result<Room, PendingRoom> {
+    /// Memory for a packet, at once or after earlier requests.
+    pub(crate) fn acquire(&self) -> Result<PacketReservation, PendingReservation> {
         match Arc::clone(&self.free).try_acquire_many_owned(self.each) {
-            Ok(room) => Ok(room),
+            Ok(reservation) => Ok(reservation),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
                 let (free, each, waits) = (Arc::clone(&self.free), self.each, Waits::among(&self.waiting));
                 Err(Box::pin(async move {
-                    let room = free.acquire_many_owned(each).await.expect("it is never closed");
+                    let reservation = free.acquire_many_owned(each).await.expect("it is never closed");
                     drop(waits);
-                    room
+                    reservation
                 }))
             }
         }
@@ -106,27 +106,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_connections_get_room_in_order() {
-        let polled = |pending: &mut PendingRoom| match pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(room) => Some(room),
-            Poll::Pending => None,
-        };
-        let rooms = IncomingBudget::new(250, 100);
-        let [first, second] = [(); 2].map(|()| rooms.acquire().ok().unwrap());
-        assert!(rooms.used() == 200 && rooms.is_short());
-        let [mut third, mut fourth, mut fifth] = [(); 3].map(|()| rooms.acquire().unwrap_err());
+    fn waiting_connections_get_reservations_in_order() {
+        let polled =
+            |pending: &mut PendingReservation| match pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(reservation) => Some(reservation),
+                Poll::Pending => None,
+            };
+        let budget = IncomingBudget::new(250, 100);
+        let [first, second] = [(); 2].map(|()| budget.acquire().ok().unwrap());
+        assert!(budget.used() == 200 && budget.is_short());
+        let [mut third, mut fourth, mut fifth] = [(); 3].map(|()| budget.acquire().unwrap_err());
         assert!([&mut third, &mut fourth, &mut fifth].into_iter().all(|pending| polled(pending).is_none()));
-        assert_eq!((rooms.waiting(), rooms.patience(Duration::from_secs(10))), (3, Duration::from_secs(4)));
+        assert_eq!((budget.waiting(), budget.packet_timeout(Duration::from_secs(10))), (3, Duration::from_secs(4)));
         drop(first);
         assert!(polled(&mut fourth).is_none(), "another one was first");
         let third = polled(&mut third).unwrap();
         // A request that was dropped is skipped.
         drop((fourth, second));
         let fifth = polled(&mut fifth).unwrap();
-        assert!(rooms.acquire().is_err(), "a later request has to wait");
+        assert!(budget.acquire().is_err(), "a later request has to wait");
         drop((third, fifth));
-        assert_eq!((rooms.used(), rooms.waiting()), (0, 0));
-        assert_eq!(rooms.patience(Duration::from_secs(10)), Duration::from_secs(10));
+        assert_eq!((budget.used(), budget.waiting()), (0, 0));
+        assert_eq!(budget.packet_timeout(Duration::from_secs(10)), Duration::from_secs(10));
         assert!(IncomingBudget::new(0, 100).acquire().is_ok(), "there is always room for one packet");
     }
 }

@@ -17,14 +17,14 @@ use crate::config::Config;
 use crate::peer::command::{Command, CommandReader, guess_protocol};
 use crate::peer::outbox::Reply;
 use crate::registry::Rejection;
-use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
-use crate::shell::incoming_budget::{IncomingBudget, PendingRoom, Room};
+use crate::shell::connection::{ConnectionEnd, TIMEOUT_WHEN_SHORT};
+use crate::shell::incoming_budget::{IncomingBudget, PacketReservation, PendingReservation};
 use crate::shell::name_lookup::{LOOK_UP_AGAIN, PendingRegistration};
 use crate::shell::session::SessionGuard;
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::OutPacket;
 
-/// Bytes of a packet that are read before room for all of it is reserved.
+/// Bytes of a packet that are read before memory for all of it is reserved.
 const UNRESERVED_BYTES: usize = 4 * 1024;
 /// Unsent bytes that the system may hold for a version 2 peer. A peer that stops reading then
 /// catches up from the newest state, and not through all states between.
@@ -45,7 +45,7 @@ pub(super) struct PeerReader {
     bucket: TokenBucket,
     /// A packet that arrived too soon, and when to handle it.
     pub(super) waiting: Option<(Bytes, Instant)>,
-    pub(super) room: RoomForPacket,
+    pub(super) memory: PacketMemory,
     /// A registration whose name is being looked up. Nothing else is handled meanwhile.
     pub(super) pending: Option<PendingRegistration>,
     /// The name that the node advertises, and the address that was found for it last.
@@ -53,25 +53,25 @@ pub(super) struct PeerReader {
 }
 
 /// Where the bytes of a packet that has begun to arrive are held.
-pub(super) enum RoomForPacket {
+pub(super) enum PacketMemory {
     /// They are few and need no reservation.
-    Little,
-    /// They wait for room.
-    Pending(PendingRoom),
-    /// They have had room since this time.
-    Roomy { _room: Room, since: Instant },
+    Unreserved,
+    /// They wait for a reservation.
+    Pending(PendingReservation),
+    /// Memory for a whole packet has been reserved since this time.
+    Reserved { _reservation: PacketReservation, since: Instant },
 }
 
-impl RoomForPacket {
-    pub(super) fn roomy(room: Room) -> Self {
-        Self::Roomy { _room: room, since: Instant::now() }
+impl PacketMemory {
+    pub(super) fn reserved(reservation: PacketReservation) -> Self {
+        Self::Reserved { _reservation: reservation, since: Instant::now() }
     }
 
-    /// Waits for room, for ever when none is pending. Cancel safe.
-    pub(super) async fn acquired(&mut self) -> Room {
+    /// Waits for the reservation, for ever when none is pending. Cancel safe.
+    pub(super) async fn acquired(&mut self) -> PacketReservation {
         match self {
-            Self::Pending(room) => room.await,
-            Self::Little | Self::Roomy { .. } => std::future::pending().await,
+            Self::Pending(reservation) => reservation.await,
+            Self::Unreserved | Self::Reserved { .. } => std::future::pending().await,
         }
     }
 }
@@ -89,30 +89,31 @@ impl PeerReader {
             heard_at: Instant::now(),
             bucket: TokenBucket::new(config.packets_per_second, config.packet_burst),
             waiting: None,
-            room: RoomForPacket::Little,
+            memory: PacketMemory::Unreserved,
             pending: None,
             named: None,
         }
     }
 
     /// Whether there is room for the buffered bytes, and more. A few bytes need none.
-    pub(super) fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
+    pub(super) fn has_room(&mut self, budget: &IncomingBudget) -> bool {
         if self.frames.buffered().len() <= UNRESERVED_BYTES {
-            self.room = RoomForPacket::Little;
-        } else if matches!(self.room, RoomForPacket::Little) {
-            self.room = match rooms.acquire() {
-                Ok(room) => RoomForPacket::roomy(room),
-                Err(pending) => RoomForPacket::Pending(pending),
+            self.memory = PacketMemory::Unreserved;
+        } else if matches!(self.memory, PacketMemory::Unreserved) {
+            self.memory = match budget.acquire() {
+                Ok(reservation) => PacketMemory::reserved(reservation),
+                Err(pending) => PacketMemory::Pending(pending),
             };
         }
-        !matches!(self.room, RoomForPacket::Pending(_))
+        !matches!(self.memory, PacketMemory::Pending(_))
     }
 
     /// Reads what the socket has, as far as there is room; `false` when the peer has closed its
     /// side.
     pub(super) fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
-        let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
-        self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
+        let limit =
+            if matches!(self.memory, PacketMemory::Reserved { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
+        self.frames.fill_at_most(socket, limit.saturating_sub(self.frames.buffered().len()))
     }
 
     /// Handles one packet; `false` when more bytes are needed first.
@@ -188,7 +189,7 @@ impl PeerReader {
                     session.outbox().reply(Reply::Packet(answer), self.commands.version());
                 } else {
                     let rejection = Rejection::new(503, "busy", "unread packets of peers take too much memory");
-                    self.reject(guard, Some(&key), &rejection.retry_after(SHORT_PATIENCE));
+                    self.reject(guard, Some(&key), &rejection.retry_after(TIMEOUT_WHEN_SHORT));
                 }
             }
             Command::Reject(key, rejection) => self.reject(guard, key.as_ref(), &rejection),

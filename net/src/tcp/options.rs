@@ -24,9 +24,9 @@ pub fn set_tcp_options(stream: &TcpStream) {
     set_tcp_options_with_timeout(stream, DEAD_AFTER);
 }
 
-/// As [`set_tcp_options`], for a peer that may read nothing for as long as `patience`. The usual
-/// user timeout would end its connection earlier.
-pub fn set_tcp_options_with_timeout(stream: &TcpStream, patience: Duration) {
+/// As [`set_tcp_options`], for a peer that may read nothing for as long as `user_timeout`. The
+/// usual user timeout would end its connection earlier.
+pub fn set_tcp_options_with_timeout(stream: &TcpStream, user_timeout: Duration) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let first = PROBE_INTERVAL + Duration::from_secs((port / 2 % FIRST_PROBES).into());
     let keepalive = TcpKeepalive::new().with_time(first).with_interval(PROBE_INTERVAL).with_retries(3);
@@ -36,7 +36,7 @@ pub fn set_tcp_options_with_timeout(stream: &TcpStream, patience: Duration) {
         debug!(%error, "cannot set options of a connection");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) = socket.set_tcp_user_timeout(Some(patience.max(DEAD_AFTER))) {
+    if let Err(error) = socket.set_tcp_user_timeout(Some(user_timeout.max(DEAD_AFTER))) {
         debug!(%error, "cannot set the user timeout of a connection");
     }
 }

@@ -111,8 +111,8 @@ impl RegistrationHandle {
             answered.await.ok()
         };
         // An old Distributor, or none, does not answer.
-        let patience = within.saturating_add(Duration::from_secs(1));
-        timeout(patience, asked).await.ok().flatten().unwrap_or_default()
+        let timeout_after = within.saturating_add(Duration::from_secs(1));
+        timeout(timeout_after, asked).await.ok().flatten().unwrap_or_default()
     }
 }
 

@@ -11,13 +11,13 @@ use tokio::io::{Interest, Ready};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectionEnd, SHORT_PATIENCE};
+use super::{ConnectionEnd, TIMEOUT_WHEN_SHORT};
 use crate::peer::outbox::Reply;
 use crate::peer::read_probe::{ProbeResult, ReadProbe};
 use crate::registry::Rejection;
 use crate::registry::liveness::Verdict;
-use crate::shell::incoming_budget::Room;
-use crate::shell::peer_reader::{PeerReader, RoomForPacket};
+use crate::shell::incoming_budget::PacketReservation;
+use crate::shell::peer_reader::{PacketMemory, PeerReader};
 use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
 use crate::shell::update_queue::{PendingHead, QueueHead, UpdateQueue};
 use crate::updates::lists::Wait;
@@ -25,8 +25,8 @@ use crate::updates::lists::Wait;
 /// Packets of one peer that are handled before other tasks run, if they take less than a
 /// [`TimeSlice`].
 const FRAMES_PER_SLICE: u32 = 64;
-/// How often a connection whose peer has taken longer than [`SHORT_PATIENCE`] checks whether memory
-/// is short. Ten thousand such connections cost a few hundredths of a core.
+/// How often a connection whose peer has taken longer than [`TIMEOUT_WHEN_SHORT`] checks whether
+/// memory is short. Ten thousand such connections cost a few hundredths of a core.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a connection that waits to greet its peer checks whether an earlier list has come.
 const RESTORING: Duration = Duration::from_millis(50);
@@ -79,8 +79,8 @@ enum Wake {
     Unfinished,
     /// An old peer's socket was observed. Whether the peer reads.
     Observed(bool),
-    /// There is room for the rest of a packet.
-    Room(Room),
+    /// Memory for the rest of a packet is reserved.
+    Reservation(PacketReservation),
     /// The name that the peer advertises was looked up.
     LookedUp(Result<IpAddr, String>),
     /// It is first in the queue for a packet of its own.
@@ -227,10 +227,12 @@ impl ConnectionTask<'_> {
     fn recheck_memory(&self, now: Instant) -> Result<Option<Instant>, ConnectionEnd> {
         let shared = self.guard.shared();
         let unread_since = self.guard.session.outbox().unread_since().map(Instant::from_std);
-        let read_by = unread_since.map(|since| since + SHORT_PATIENCE);
-        let send_by = match &self.reader.room {
-            RoomForPacket::Roomy { since, .. } => Some(*since + shared.incoming_budget.patience(SHORT_PATIENCE)),
-            RoomForPacket::Little | RoomForPacket::Pending(_) => None,
+        let read_by = unread_since.map(|since| since + TIMEOUT_WHEN_SHORT);
+        let send_by = match &self.reader.memory {
+            PacketMemory::Reserved { since, .. } => {
+                Some(*since + shared.incoming_budget.packet_timeout(TIMEOUT_WHEN_SHORT))
+            }
+            PacketMemory::Unreserved | PacketMemory::Pending(_) => None,
         };
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
         if is_over(read_by) && shared.update_budget.is_short() {
@@ -250,7 +252,7 @@ impl ConnectionTask<'_> {
         // room.
         let to_observe = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
         let mut reading = to_observe.map(|unread| Box::pin(read_enough(guard, unread, backlog)));
-        let (room, pending) = (&mut reader.room, &mut reader.pending);
+        let (memory, pending) = (&mut reader.memory, &mut reader.pending);
         slice
             .idle_while(async {
                 tokio::select! {
@@ -258,7 +260,7 @@ impl ConnectionTask<'_> {
                     ready = ready(&session.stream, awaited.listens, awaited.writes) => Wake::Ready(ready),
                     () = session.unfinished.notified() => Wake::Unfinished,
                     reads = or_pending(&mut reading) => Wake::Observed(reads),
-                    room = room.acquired() => Wake::Room(room),
+                    reservation = memory.acquired() => Wake::Reservation(reservation),
                     found = PeerReader::looked_up(pending) => Wake::LookedUp(found),
                     head = queue.acquired() => Wake::QueueHead(head),
                     () = sleep_until_opt(awaited.next) => Wake::Due,
@@ -273,7 +275,7 @@ impl ConnectionTask<'_> {
             Wake::Ready(ready) => self.read(ready)?,
             Wake::Unfinished => {}
             Wake::LookedUp(found) => self.reader.handle_looked_up(self.guard, found),
-            Wake::Room(room) => self.reader.room = RoomForPacket::roomy(room),
+            Wake::Reservation(reservation) => self.reader.memory = PacketMemory::reserved(reservation),
             Wake::QueueHead(head) => self.queue = QueueState::First { _head: head },
             Wake::Observed(reads) => self.handle_observation(reads)?,
             Wake::Due => self.handle_due(awaited)?,
