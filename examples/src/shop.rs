@@ -77,7 +77,7 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 /// How long everything may take to find each other on one machine.
 const OPENING_TIME: Duration = Duration::from_secs(10);
 /// How long a terminal that does not take the last line may delay the end.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
+const LAST_LINE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some
 /// more.
 const MAX_STOP_TIME: Duration = Duration::from_secs(50);
@@ -161,7 +161,7 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     if is_watched {
         screen.push("Closed.\n".to_owned());
     }
-    tokio::task::spawn_blocking(move || screen.flush(LAST_WORDS_TIMEOUT)).await?;
+    tokio::task::spawn_blocking(move || screen.flush(LAST_LINE_TIMEOUT)).await?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use self::task::serve;
 use crate::peer::command::FrameCounts;
 use crate::registry::Rejection;
-use crate::shell::farewell::{abort, farewell};
+use crate::shell::closing::{abort, close_with_reason};
 use crate::shell::peer_reader::PeerReader;
 use crate::shell::session::SessionGuard;
 
@@ -55,19 +55,19 @@ impl ConnectionEnd {
 pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
     let mut reader = PeerReader::new(&guard.shared().config);
     let end = serve(&guard, &mut reader, &stop).await;
-    // The list must not wait for the farewell.
+    // The list must not wait until the peer is told.
     guard.unregister(end.leave_reason());
     let counts = reader.commands.counts;
     // A version 1 peer that follows takes any packet for the list: one that says why it is cut
     // would tell a gateway to forget all of its routes. A plain close tells it to come back.
-    let takes_words = reader.commands.version() == Version::V2 || !reader.registered;
+    let may_be_told = reader.commands.version() == Version::V2 || !reader.registered;
     // Other connections wait for the memory of its packet.
     drop(reader);
-    part(&guard, end, counts, takes_words).await;
+    end_connection(&guard, end, counts, may_be_told).await;
 }
 
 /// Logs why a connection ends, and tells its peer, if it can be told.
-async fn part(guard: &SessionGuard, end: ConnectionEnd, counts: FrameCounts, takes_words: bool) {
+async fn end_connection(guard: &SessionGuard, end: ConnectionEnd, counts: FrameCounts, may_be_told: bool) {
     let (session, shared) = (&guard.session, guard.shared());
     let (peer, conn, reason) = (session.peer, session.id.0, end.leave_reason().as_str());
     let FrameCounts { packets, ignored, blank, strikes } = counts;
@@ -97,14 +97,14 @@ async fn part(guard: &SessionGuard, end: ConnectionEnd, counts: FrameCounts, tak
         ConnectionEnd::CutByRegistry(reason) => Rejection::new(408, reason.as_str(), "no sign of life"),
         ConnectionEnd::Rejected(rejection) => rejection,
     };
-    let Rejection { status, reason, message, .. } = rejection;
+    let Rejection { reason, message, .. } = &rejection;
     if let Some(suppressed) = shared.cut_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
-        let shown = escaped(&message, MAX_ESCAPED_BYTES);
+        let shown = escaped(message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, suppressed, "cut: {shown}");
     }
-    let words = takes_words.then_some((status, reason, message.as_str()));
+    let told = may_be_told.then_some(&rejection);
     // A packet behind an unfinished one would be part of it.
-    let heard = !session.outbox().is_mid_packet() && farewell(guard, words).await;
+    let heard = !session.outbox().is_mid_packet() && close_with_reason(guard, told).await;
     if !heard && is_lost {
         abort(&session.stream);
     }

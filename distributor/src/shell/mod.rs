@@ -4,8 +4,8 @@
 //! connections, and the memory that they hold.
 
 mod admin;
+mod closing;
 mod connection;
-mod farewell;
 mod incoming_budget;
 mod logs;
 mod metrics;

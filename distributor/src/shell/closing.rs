@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::registry::Rejection;
 use crate::shell::session::SessionGuard;
 
 /// After a peer was told why it is cut, its bytes are read for this time and up to this amount:
@@ -20,13 +21,13 @@ const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of one such read.
 const LINGER_READ_BYTES: usize = 16 * 1024;
 
-/// Says why (status, reason and message) if the peer may be told, once and without waiting for a
-/// peer that does not read, and closes. Returns whether the peer has closed too.
-pub(super) async fn farewell(guard: &SessionGuard, words: Option<(u16, &str, &str)>) -> bool {
+/// Tells the peer the `reason`, if there is one, once and without waiting for a peer that does not
+/// read, and closes. Returns whether the peer has closed too.
+pub(super) async fn close_with_reason(guard: &SessionGuard, reason: Option<&Rejection>) -> bool {
     let stream = &guard.session.stream;
     let mut out = BytesMut::new();
-    if let Some((status, reason, message)) = words {
-        write_refusal(&mut out, None, status, reason, message, None);
+    if let Some(Rejection { status, reason, message, .. }) = reason {
+        write_refusal(&mut out, None, *status, reason, message, None);
     }
     let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);
     let is_told = || out.is_empty() || stream.try_write(&out).is_ok();
