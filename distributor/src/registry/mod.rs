@@ -48,7 +48,7 @@ pub(crate) use crate::registry::unreachable::UnreachableNotice;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
-use crate::updates::budget::Budget;
+use crate::updates::budget::UpdateBudget;
 use crate::updates::encode::{left_out, legacy_bytes};
 use crate::updates::lists::ListCache;
 
@@ -132,7 +132,7 @@ pub(crate) struct DueActions {
 
 impl Registry {
     /// An empty registry. `epoch` must be higher than that of any Distributor before.
-    pub(crate) fn new(config: Config, memory: Budget, now: Instant, epoch: u64) -> Self {
+    pub(crate) fn new(config: Config, memory: UpdateBudget, now: Instant, epoch: u64) -> Self {
         Self {
             entries: EntryTable::new(epoch),
             lists: ListCache::new(memory),

@@ -21,7 +21,7 @@ impl RegistryScene {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn with(config: Config) -> Self {
         let start = Instant::now();
-        Self { registry: Registry::new(config, Budget::new(usize::MAX), start, 100), start }
+        Self { registry: Registry::new(config, UpdateBudget::new(usize::MAX), start, 100), start }
     }
 
     fn at(&self, ms: u64) -> Instant {

@@ -25,7 +25,7 @@ use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
 use crate::shell::update_queue::{AddressQueue, UpdateQueue};
-use crate::updates::budget::Budget;
+use crate::updates::budget::UpdateBudget;
 
 /// How long a connection has to register before it may be evicted to make room for others: several
 /// round trips over a slow line.
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     /// The queue of peers that wait for a packet of their own.
     pub(crate) update_queue: UpdateQueue,
     /// Memory of packets on their way to peers.
-    pub(crate) update_budget: Budget,
+    pub(crate) update_budget: UpdateBudget,
     /// Memory of packets that have begun to arrive.
     pub(crate) incoming_budget: IncomingBudget,
     /// Most names of nodes that are looked up at a time.
@@ -120,7 +120,7 @@ pub(crate) enum ConnectionLimit {
 
 impl Shared {
     pub(crate) fn new(config: Config) -> Arc<Self> {
-        let memory = Budget::new(config.max_unread_bytes);
+        let memory = UpdateBudget::new(config.max_unread_bytes);
         let state = SharedState {
             registry: Registry::new(config.clone(), memory.clone(), Instant::now().into_std(), epoch()),
             followers: Default::default(),

@@ -31,7 +31,7 @@ use crate::peer::command::{Command, CommandReader};
 use crate::peer::outbox::{Outbox, Reply, WriteStep};
 use crate::registry::Registry;
 use crate::registry::liveness::{ActiveTime, TICK, Verdict};
-use crate::updates::budget::Budget;
+use crate::updates::budget::UpdateBudget;
 
 /// Histories that a usual run of the tests goes through.
 const HISTORIES: u64 = 100_000;

@@ -46,7 +46,7 @@ impl World {
 
     pub(super) fn start_distributor(&mut self) {
         self.epoch += self.rng.u64(1..1000);
-        let registry = Registry::new(Config::default(), Budget::new(usize::MAX), self.now, self.epoch);
+        let registry = Registry::new(Config::default(), UpdateBudget::new(usize::MAX), self.now, self.epoch);
         self.distributor = Some(SimDistributor { registry, checked: None });
     }
 

@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 
 /// Counts bytes that are held for peers, up to a limit. Clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct UpdateBudget {
     used: Arc<AtomicUsize>,
     limit: usize,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Reservation {
     bytes: usize,
 }
 
-impl Budget {
+impl UpdateBudget {
     pub(crate) fn new(limit: usize) -> Self {
         Self { used: Arc::default(), limit }
     }
@@ -71,7 +71,7 @@ impl OutPacket {
     pub(crate) const UNRESERVED_BYTES: usize = 4 * 1024;
 
     /// A packet whose bytes are counted until its last receiver has read them.
-    pub(crate) fn reserved(packet: Bytes, memory: &Budget) -> Self {
+    pub(crate) fn reserved(packet: Bytes, memory: &UpdateBudget) -> Self {
         let is_large = packet.len() > Self::UNRESERVED_BYTES;
         let grant = is_large.then(|| Arc::new(memory.reserve(packet.len())));
         Self { own: Bytes::new(), shared: packet, grant }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn bytes_count_until_the_last_peer_has_taken_them() {
-        let memory = Budget::new(100_000);
+        let memory = UpdateBudget::new(100_000);
         let packet = OutPacket::reserved(vec![7; 60_000].into(), &memory);
         assert!(memory.is_short() && !memory.has_room(50_000) && memory.has_room(40_000));
         let mut other = packet.with_own_head(Bytes::from_static(b"abc"), 2);

@@ -9,14 +9,14 @@ use protocol::{Digest, Key, ResumePoint, Revision, UpdateHeader, Version};
 use crate::config::Config;
 use crate::entries::view::View;
 use crate::entries::{Difference, EntryTable};
-use crate::updates::budget::{Budget, OutPacket};
+use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::{encode_change, encode_legacy, encode_list, under_key};
 
 /// The packets of the newest revision that at least one peer has needed.
 #[derive(Debug)]
 pub(crate) struct ListCache {
     /// Counts the bytes of these packets until the last peer has read them.
-    memory: Budget,
+    memory: UpdateBudget,
     legacy: Option<(Revision, OutPacket)>,
     snapshot: Option<(UpdateHeader, OutPacket)>,
     /// The state to which the packets below lead.
@@ -127,7 +127,7 @@ const MEMORY_AGAIN: Duration = Duration::from_millis(100);
 
 impl ListCache {
     /// A cache whose packets are counted in `memory`.
-    pub(crate) fn new(memory: Budget) -> Self {
+    pub(crate) fn new(memory: UpdateBudget) -> Self {
         Self {
             memory,
             legacy: None,
@@ -449,7 +449,7 @@ mod tests {
     }
 
     fn lists() -> ListCache {
-        ListCache::new(Budget::new(usize::MAX))
+        ListCache::new(UpdateBudget::new(usize::MAX))
     }
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -482,7 +482,7 @@ mod tests {
     #[test]
     fn answers_of_different_states_wait_for_memory() {
         let mut entries = entries(1000);
-        let memory = Budget::new(3 * entries.list_bytes());
+        let memory = UpdateBudget::new(3 * entries.list_bytes());
         let (mut lists, start) = (ListCache::new(memory.clone()), now());
         let mut kept = Vec::new();
         for second in 1..=10 {
@@ -659,7 +659,7 @@ mod tests {
 
     #[test]
     fn a_packet_for_one_peer_waits_for_memory() {
-        let (entries, memory) = (entries(1000), Budget::new(100_000));
+        let (entries, memory) = (entries(1000), UpdateBudget::new(100_000));
         let mut lists = ListCache::new(memory.clone());
         let interests = |name: &str| View {
             interests: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),

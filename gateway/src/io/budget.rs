@@ -38,7 +38,7 @@ const UNSIZED_CALLS_SHARE: u8 = 50;
 /// The bytes that all connections of the process may hold beyond their own. One client may hold at
 /// most as much as is free: a single client half of the budget, two clients a third each.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct HeldBudget {
     limit: usize,
     /// Room is short. Changes rarely, and is read for each call.
     is_short: AtomicBool,
@@ -65,7 +65,7 @@ struct BudgetState {
 /// The bytes that one connection holds.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionBudget {
-    budget: Arc<Budget>,
+    budget: Arc<HeldBudget>,
     /// Bytes of its own allowance that are in use.
     own: Arc<AtomicUsize>,
 }
@@ -96,7 +96,7 @@ pub(crate) struct BudgetUsage {
     pub(crate) unread: u64,
 }
 
-impl Budget {
+impl HeldBudget {
     pub(crate) fn new(limit: usize) -> Self {
         let state = BudgetState {
             free: limit,
@@ -206,12 +206,12 @@ impl Budget {
 
 impl ConnectionBudget {
     /// The account of a connection that holds nothing yet.
-    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+    pub(crate) fn new(budget: &Arc<HeldBudget>) -> Self {
         Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
     }
 
     /// That of all connections.
-    pub(super) fn shared(&self) -> &Arc<Budget> {
+    pub(super) fn shared(&self) -> &Arc<HeldBudget> {
         &self.budget
     }
 
@@ -315,14 +315,14 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
-    fn used(budget: &Budget) -> (usize, u64) {
+    fn used(budget: &HeldBudget) -> (usize, u64) {
         let usage = budget.usage();
         (usage.held, usage.refused)
     }
 
     #[test]
     fn small_answers_are_free_and_large_ones_take_whole_pieces() {
-        let budget = Arc::new(Budget::new(1 << 20));
+        let budget = Arc::new(HeldBudget::new(1 << 20));
         let account = ConnectionBudget::new(&budget);
         let small = account.reserve(client(1), OWN_BYTES - 1).unwrap();
         assert_eq!(used(&budget), (0, 0));
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn one_client_has_half_and_others_have_a_share() {
-        let budget = Arc::new(Budget::new(64 * GRANT_BYTES));
+        let budget = Arc::new(HeldBudget::new(64 * GRANT_BYTES));
         let mut held = Vec::new();
         let mut take = |number: u8| {
             let before = held.len();

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::io::budget::{Budget, ConnectionBudget, OverBudget, Reservation};
+use crate::io::budget::{ConnectionBudget, HeldBudget, OverBudget, Reservation};
 
 /// Room for the response of a call that is about to be made.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ enum ReservedAhead {
 /// A call that counts until this is dropped.
 #[derive(Debug)]
 struct UnsizedCall {
-    budget: Arc<Budget>,
+    budget: Arc<HeldBudget>,
     client: IpAddr,
 }
 
@@ -106,13 +106,13 @@ mod tests {
 
     /// A budget of 64 MiB, and responses of a MiB that are held.
     struct RoomScene {
-        budget: Arc<Budget>,
+        budget: Arc<HeldBudget>,
         held: Vec<Reservation>,
     }
 
     impl RoomScene {
         fn new() -> Self {
-            Self { budget: Arc::new(Budget::new(64 * MIB)), held: Vec::new() }
+            Self { budget: Arc::new(HeldBudget::new(64 * MIB)), held: Vec::new() }
         }
 
         /// Calls, each on a connection of its own, until one is refused: how many were made, and

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use net::LogThrottles;
 use node_sdk::gateway::{BlockedAddresses, SharedTurns};
 
-use crate::io::budget::Budget;
+use crate::io::budget::HeldBudget;
 use crate::upstream::advertised::AdvertisedNames;
 use crate::upstream::concurrency::ConcurrencyLimits;
 use crate::upstream::names::ServerNames;
@@ -39,7 +39,7 @@ pub(crate) struct WorkerShared {
     secret: String,
     /// Throttles of the log: all workers see the same servers.
     pub(crate) log_throttles: LogThrottles,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) budget: Arc<HeldBudget>,
 }
 
 impl WorkerShared {
@@ -47,7 +47,7 @@ impl WorkerShared {
     /// addresses.
     pub(crate) fn new(max_held_bytes: usize, blocked: BlockedAddresses) -> Self {
         let secret = format!("{:032x}", net::unique_id());
-        let budget = Arc::new(Budget::new(max_held_bytes));
+        let budget = Arc::new(HeldBudget::new(max_held_bytes));
         Self {
             limits: ConcurrencyLimits::default(),
             checks: ServerChecks::default(),

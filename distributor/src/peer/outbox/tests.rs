@@ -3,7 +3,7 @@ use protocol::{RegisterOptions, Registration};
 use super::*;
 use crate::config::Config;
 use crate::entries::SessionId;
-use crate::updates::budget::Budget;
+use crate::updates::budget::UpdateBudget;
 
 struct Peer {
     outbox: Outbox,
@@ -18,7 +18,7 @@ impl Peer {
         let outbox =
             Outbox::new(start + Duration::from_millis(100), legacy_list_bytes, Some(Duration::from_millis(100)));
         let config = Config { legacy_list_bytes, ..Config::default() };
-        Self { outbox, registry: Registry::new(config, Budget::new(usize::MAX), start, 1), start }
+        Self { outbox, registry: Registry::new(config, UpdateBudget::new(usize::MAX), start, 1), start }
     }
 
     /// Makes this many nodes listed. Their entries have the same length.
