@@ -68,8 +68,8 @@ fn main() {
     });
     let list = Packet::parse(&out[..out.len() - 2]).expect("it is a packet");
     measure("take in a list of 500", 1, entry.len() * 500, || {
-        let news = ListUpdate::parse(&list).expect("it is a list");
-        black_box(Replica::default().apply(Instant::now(), &news));
+        let update = ListUpdate::parse(&list).expect("it is a list");
+        black_box(Replica::default().apply(Instant::now(), &update));
     });
 }
 

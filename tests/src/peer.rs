@@ -136,8 +136,8 @@ impl Peer {
             return true;
         }
         assert_eq!(packet.uri(), "/distributes");
-        let news = ListUpdate::parse(&packet).unwrap();
-        let outcome = self.replica.apply(tokio::time::Instant::now().into_std(), &news);
+        let update = ListUpdate::parse(&packet).unwrap();
+        let outcome = self.replica.apply(tokio::time::Instant::now().into_std(), &update);
         assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}: {packet:?}");
         false
     }

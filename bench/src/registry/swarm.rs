@@ -303,8 +303,8 @@ impl SwarmNode {
         let entries = if is_change { known + joined - left } else { joined };
         self.entries.set(entries);
         if let Some(replica) = &mut *self.replica.borrow_mut() {
-            let news = Packet::parse(frame).unwrap();
-            match replica.apply(Instant::now(), &ListUpdate::parse(&news).unwrap()) {
+            let packet = Packet::parse(frame).unwrap();
+            match replica.apply(Instant::now(), &ListUpdate::parse(&packet).unwrap()) {
                 UpdateOutcome::Changed | UpdateOutcome::Same => {
                     let digest = replica.revision().map(|_| u64::from(replica.digest().0));
                     let said = number_after(frame, br#""digest":"#);

@@ -315,8 +315,8 @@ mod tests {
         for (ms, cut) in
             [(0, false), (1, false), (999, false), (1000, false), (1001, false), (1002, false), (1003, true)]
         {
-            let intent = reader.read(start + std::time::Duration::from_millis(ms), b" \r\n", &config);
-            assert_eq!(matches!(intent, Command::Cut(_)), cut, "{ms}");
+            let command = reader.read(start + std::time::Duration::from_millis(ms), b" \r\n", &config);
+            assert_eq!(matches!(command, Command::Cut(_)), cut, "{ms}");
         }
         assert_eq!(reader.counts.blank, 7);
     }
@@ -327,8 +327,8 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         for frame in [&b"{\"uri\":\"\xff\"}"[..], b"{\"a\":\"\xb6\"}", b"{\"a\":\"\xc0\xaf\"}", b"\xed\xa0\x80"] {
-            let intent = reader.read(now, frame, &Config::default());
-            assert!(matches!(intent, Command::Cut(Rejection { reason: "bad_encoding", .. })));
+            let command = reader.read(now, frame, &Config::default());
+            assert!(matches!(command, Command::Cut(Rejection { reason: "bad_encoding", .. })));
         }
     }
 

@@ -270,11 +270,11 @@ impl Outbox {
                 _ => Unsolicited::Nothing,
             },
             Version::V2 => {
-                let news = registry.update_for(now, &self.known);
-                if let NextUpdate::Nothing(revision) = news {
+                let update = registry.update_for(now, &self.known);
+                if let NextUpdate::Nothing(revision) = update {
                     self.known.irrelevant_until = Some(revision);
                 }
-                news.into()
+                update.into()
             }
         }
     }

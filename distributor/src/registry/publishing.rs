@@ -12,8 +12,10 @@ use crate::updates::lists::{NextUpdate, PeerState, PublishedState};
 /// The states that are being published.
 #[derive(Debug, Default)]
 pub(super) struct PublishedStates {
+    /// The list that version 1 peers are being sent.
     legacy: Option<(OutPacket, Revision)>,
-    news: PublishedState,
+    /// What version 2 peers are being told.
+    latest: PublishedState,
 }
 
 impl Registry {
@@ -24,7 +26,7 @@ impl Registry {
             Version::V2 => {
                 self.entries.confirm_returned();
                 let published = PublishedState { header: self.header(), is_whole: self.entries.is_whole() };
-                let before = std::mem::replace(&mut self.published.news, published);
+                let before = std::mem::replace(&mut self.published.latest, published);
                 self.lists.shared_delta(&self.entries, before.header.revision, published.header);
             }
         }
@@ -38,7 +40,7 @@ impl Registry {
 
     /// The packet that a version 2 peer has to be sent.
     pub(crate) fn update_for(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
-        let header = self.published.news.header;
+        let header = self.published.latest.header;
         let is_known = header.revision.epoch == self.entries.revision().epoch
             && self.entries.base(header.revision.into()).is_some();
         if !is_known {
@@ -46,7 +48,7 @@ impl Registry {
             self.publish(Version::V2);
         }
         self.count_unconfirmed(|registry| {
-            registry.lists.update_for(now, &registry.entries, registry.published.news, known)
+            registry.lists.update_for(now, &registry.entries, registry.published.latest, known)
         })
     }
 

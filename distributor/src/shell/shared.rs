@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     /// either.
     pub(super) join_log: LogThrottles,
     /// Observes what old peers on this machine have read.
-    pub(crate) local_queues: PeerBacklog,
+    pub(crate) peer_backlog: PeerBacklog,
     /// Connections whose peers send without a pause work one at a time.
     pub(crate) slices: SliceQueue,
     /// The queue of peers that wait for a packet of their own.
@@ -138,7 +138,7 @@ impl Shared {
             cut_log: LogThrottles::default(),
             warnings: LogThrottles::default(),
             join_log: LogThrottles::new(LogThrottle::with_burst(MAX_JOIN_LINES, LogThrottle::LOG_PERIOD)),
-            local_queues: PeerBacklog::start(),
+            peer_backlog: PeerBacklog::start(),
             slices: SliceQueue::new(),
             update_queue: UpdateQueue::default(),
             update_budget: memory,

@@ -97,27 +97,27 @@ impl SimNode {
             }
             return out.to_vec();
         }
-        let news = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
+        let update = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
         // A replaced entry may be at another address: that of the process that has taken over the
         // instance.
-        let replaced: BTreeSet<u64> = match &news {
+        let replaced: BTreeSet<u64> = match &update {
             ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
             ListUpdate::Snapshot(_) => BTreeSet::new(),
         };
         let stays = |known: &&KnownNode| known.ids.iter().all(|id| !replaced.contains(id));
         let nodes = self.replica.nodes();
         let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
-        let leaves = matches!(&news, ListUpdate::Delta(delta) if !delta.left.is_empty());
-        let outcome = self.replica.apply(now, &news);
+        let leaves = matches!(&update, ListUpdate::Delta(delta) if !delta.left.is_empty());
+        let outcome = self.replica.apply(now, &update);
         if outcome == UpdateOutcome::Gap {
             // It was greeted in the form of version 1, and no longer has the list that it said it
             // had.
             let lost = self.offered && self.replica.revision().is_none();
-            assert!(lost || self.lies, "S2: {outcome:?} of {news:?}");
+            assert!(lost || self.lies, "S2: {outcome:?} of {update:?}");
             write_list_request(&mut out, 1);
             return out.to_vec();
         }
-        assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");
+        assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {update:?}");
         if self.replica.is_warming() && !leaves {
             assert!(self.addresses().is_superset(&before), "S8: no node is removed while the Distributor warms up");
         }

@@ -641,7 +641,7 @@ mod tests {
     #[test]
     fn lists_that_only_one_peer_is_sent_are_encoded_at_a_pace() {
         let (entries, mut lists, start) = (entries(1000), lists(), now());
-        let mut news = |need: &str, micros: u64| {
+        let mut update = |need: &str, micros: u64| {
             let interests = Some(Arc::new(Interests::new(vec![need.to_owned()])));
             let known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
             match lists.update_for(start + Duration::from_micros(micros), &entries, published(&entries), &known) {
@@ -650,11 +650,11 @@ mod tests {
                 NextUpdate::Nothing(_) => panic!("the peer knows nothing"),
             }
         };
-        assert_eq!(news("n0001", 0), None);
-        let later = news("n0002", 0).unwrap();
+        assert_eq!(update("n0001", 0), None);
+        let later = update("n0002", 0).unwrap();
         assert!((start..start + Duration::from_millis(1)).contains(&later), "{:?}", later - start);
-        assert_eq!(news("n0001", 0), None, "the peer already has it");
-        assert_eq!(news("n0002", 1000), None);
+        assert_eq!(update("n0001", 0), None, "the peer already has it");
+        assert_eq!(update("n0002", 1000), None);
     }
 
     #[test]
@@ -665,12 +665,12 @@ mod tests {
             interests: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),
             confirmed_only: false,
         };
-        let mut news = |name: &str, seconds: u64| {
+        let mut update = |name: &str, seconds: u64| {
             let known = PeerState { view: interests(name), ..PeerState::default() };
             lists.update_for(now() + Duration::from_secs(seconds), &entries, published(&entries), &known)
         };
-        let NextUpdate::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
-        assert!(matches!(news("b", 1), NextUpdate::Later(_)));
+        let NextUpdate::Packet(kept, _) = update("a", 0) else { panic!("there is room") };
+        assert!(matches!(update("b", 1), NextUpdate::Later(_)));
         assert!(memory.is_short());
         // The receivers of the list have read it, and all peers are at a later state.
         drop((kept, lists));

@@ -78,7 +78,7 @@ pub struct Deadline(Option<Instant>);
 pub struct Caller {
     pub(crate) instance: Option<Arc<str>>,
     /// The name that it gives itself.
-    pub(crate) said_name: Option<Arc<str>>,
+    pub(crate) stated_name: Option<Arc<str>>,
     pub(crate) address: SocketAddr,
     /// The known nodes, to find its name.
     pub(crate) peers: Option<Peers>,
@@ -163,7 +163,7 @@ impl Caller {
     pub fn name(&self) -> Option<String> {
         let instance = self.instance.as_deref()?;
         let registered = self.peers.as_ref().and_then(|peers| peers.name_of(instance));
-        registered.or_else(|| self.said_name.as_deref().map(str::to_owned))
+        registered.or_else(|| self.stated_name.as_deref().map(str::to_owned))
     }
 }
 

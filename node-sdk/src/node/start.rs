@@ -154,7 +154,7 @@ impl NodeBuilder {
             name: name.into(),
             router,
             node: Arc::new(NodeContext { states, peers: peers.clone() }),
-            local_queues: PeerBacklog::start(),
+            peer_backlog: PeerBacklog::start(),
             busy: SliceQueue::new(),
             budget: Budget::new(max_buffer_bytes),
             released: ReleasedCalls::new(tasks.clone()),

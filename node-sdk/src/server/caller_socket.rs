@@ -32,7 +32,7 @@ pub(super) async fn read_enough(
             (written, None)
         }
         Some(WindowFull::PollPeer) => {
-            let (written, unread) = poller.unread(&service.local_queues, stream, written).await;
+            let (written, unread) = poller.unread(&service.peer_backlog, stream, written).await;
             if unread.is_none()
                 && let Some((_, peer)) = stream.ends()
                 && let Some(suppressed) = service.may_log_of(peer, "hidden")

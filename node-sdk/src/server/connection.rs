@@ -105,7 +105,7 @@ pub(crate) async fn run(
         service,
         caller: Caller {
             instance: None,
-            said_name: None,
+            stated_name: None,
             address: peer,
             peers: None,
             read_window: service.legacy_bytes,

@@ -43,7 +43,7 @@ pub(crate) struct LocalService {
     pub(crate) router: Router<LocalRoute>,
     pub(crate) node: Arc<NodeContext>,
     /// Observes what version 1 callers on this machine have read.
-    pub(crate) local_queues: PeerBacklog,
+    pub(crate) peer_backlog: PeerBacklog,
     /// The time slices of callers that send without a pause.
     pub(crate) busy: SliceQueue,
     /// The bytes that are held for callers.

@@ -65,7 +65,7 @@ impl LocalService {
         };
         let caller = Caller {
             instance: Some(Arc::clone(&self.instance)),
-            said_name: Some(Arc::clone(&self.name)),
+            stated_name: Some(Arc::clone(&self.name)),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             peers: None,
             read_window: self.legacy_bytes,

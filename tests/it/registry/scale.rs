@@ -52,15 +52,15 @@ async fn bc2_new_nodes_that_start_together_are_told_of_each_other_once() {
             let mut peer = Peer::connect(address).await;
             let name = format!("node-{number}");
             peer.register_v2(&name, 1000 + u16::try_from(number).unwrap(), &name, None).await;
-            let mut news = 1;
+            let mut updates = 1;
             while peer.next_list().await.len() < NODES {
-                news += 1;
+                updates += 1;
             }
-            (peer, news)
+            (peer, updates)
         });
     }
     // The first nodes are told of the others in a few rounds, not one by one.
-    let most = tasks.join_all().await.into_iter().map(|(_, news)| news).max().unwrap();
+    let most = tasks.join_all().await.into_iter().map(|(_, updates)| updates).max().unwrap();
     assert!(most < NODES / 2, "{most} lists and changes for {NODES} joins");
 }
 

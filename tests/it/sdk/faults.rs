@@ -206,9 +206,9 @@ async fn ov4_a_node_under_load_keeps_its_place() {
         } else {
             // The Distributor has warmed up, or says that a node is trusted again, so one was
             // suspect.
-            let (news, nobody) = (&packet["params"], json!([]));
+            let (update, nobody) = (&packet["params"], json!([]));
             assert!(
-                news["joined"] == nobody && news["left"] == nobody && packet["$"].get("suspect").is_none(),
+                update["joined"] == nobody && update["left"] == nobody && packet["$"].get("suspect").is_none(),
                 "{packet}"
             );
         }
@@ -308,8 +308,8 @@ async fn ov4_callers_that_never_pause_make_no_node_suspect() {
             let shown: String = packet.chars().take(80).collect();
             let called = called.unwrap_or_else(|| panic!("{connections} × {shown}: not answered"));
             called.unwrap_or_else(|error| panic!("{connections} × {shown}: {error}"));
-            let news = tokio::time::timeout(Duration::from_millis(10), watch.next()).await.ok().flatten();
-            if let Some(packet) = news {
+            let update = tokio::time::timeout(Duration::from_millis(10), watch.next()).await.ok().flatten();
+            if let Some(packet) = update {
                 if packet["uri"] == "$ping" {
                     watch.pong().await;
                 }

@@ -429,7 +429,7 @@ async fn read_enough(guard: &SessionGuard, unread: WindowFull, backlog: &mut Bac
         }
         WindowFull::PollPeer => {
             let written = session.outbox().written();
-            match backlog.unread(&shared.local_queues, &session.stream, written).await {
+            match backlog.unread(&shared.peer_backlog, &session.stream, written).await {
                 (written, Some(unread)) => session.outbox().confirm_read(written, unread),
                 (_, None) => {
                     session.outbox().fall_back_to_time(shared.config.legacy_read_time);

@@ -19,7 +19,7 @@ impl CallerConnection<'_> {
         let Hello { from, name, to } = Hello::from_packet(&packet);
         let kept =
             |text: Option<Cow<'_, str>>| text.filter(|text| text.len() <= MAX_TEXT_BYTES).as_deref().map(Arc::from);
-        (self.caller.instance, self.caller.said_name) = (kept(from), kept(name));
+        (self.caller.instance, self.caller.stated_name) = (kept(from), kept(name));
         let Some(to) = to else { return };
         let own = self.service.instance();
         self.is_misdirected = to != own && to != ANY_INSTANCE;
