@@ -223,16 +223,16 @@ mod tests {
             .map(|frame| match reader.read(now, frame.as_bytes(), &Config::default()) {
                 Command::Ignore => "ignore".to_owned(),
                 Command::Skip(rejection) => format!("skip {}", rejection.reason),
-                Command::FollowOnly(rejection) => format!("overlook {}", rejection.reason),
+                Command::FollowOnly(rejection) => format!("follow only {}", rejection.reason),
                 Command::Register(registration, _) => format!("register {}", registration.name),
-                Command::GetList(key) => format!("ask {key}"),
+                Command::GetList(key) => format!("get list {key}"),
                 Command::Leave => "leave".to_owned(),
-                Command::Acknowledge(pong) => format!("know {}", pong.revision.unwrap_or_default()),
+                Command::Acknowledge(pong) => format!("acknowledge {}", pong.revision.unwrap_or_default()),
                 Command::Report(report) => format!("report {:?}", report.failed),
                 Command::CopyPart => "copy".to_owned(),
-                Command::GetHistory(key, node) => format!("recount {key} {node}"),
+                Command::GetHistory(key, node) => format!("get history {key} {node}"),
                 Command::Reject(key, rejection) => {
-                    format!("refuse {} {}", key.map_or_else(String::new, |key| key.to_string()), rejection.reason)
+                    format!("reject {} {}", key.map_or_else(String::new, |key| key.to_string()), rejection.reason)
                 }
                 Command::Cut(rejection) => format!("cut {}", rejection.reason),
             })
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn js6_js7_version_1_peers_are_never_told_what_is_wrong() {
         check(&[r#"{"uri":"/distributes","method":"POST","key":0,"params":{"port":1,"name":"a"}}"#], &["register a"]);
-        check(&[r#"{"uri":"/distributes","method":"GET","key":"k"}"#], &["ask \"k\""]);
+        check(&[r#"{"uri":"/distributes","method":"GET","key":"k"}"#], &["get list \"k\""]);
         check(
             &[r#"{"uri":"/distributes","method":"DELETE"}"#, r#"{"uri":"/distributes","method":"PUT"}"#],
             &["skip unsupported"; 2],
@@ -251,31 +251,34 @@ mod tests {
         check(&[r#"{"uri":"/goods","method":"GET","params":{}}"#, "{}"], &["skip unsupported"; 2]);
         for params in ["null", "[]", "\"text\"", "7"] {
             let packet = format!(r#"{{"uri":"/distributes","method":"POST","params":{params}}}"#);
-            check(&[&packet], &["overlook bad_registration"]);
+            check(&[&packet], &["follow only bad_registration"]);
         }
-        check(&[r#"{"uri":"/distributes","method":"GET","params":{"key":5}}"#], &["ask 5"]);
+        check(&[r#"{"uri":"/distributes","method":"GET","params":{"key":5}}"#], &["get list 5"]);
     }
 
     #[test]
     fn js6_js7_version_2_peers_are() {
-        check(&[V2], &["refuse  unsupported"]);
-        check(&[V2, r#"{"uri":"/distributes","method":"DELETE"}"#], &["refuse  unsupported", "leave"]);
+        check(&[V2], &["reject  unsupported"]);
+        check(&[V2, r#"{"uri":"/distributes","method":"DELETE"}"#], &["reject  unsupported", "leave"]);
         check(
             &[r#"{"uri":"/distributes","method":"POST","key":7,"params":{"port":0,"$":{}}}"#],
-            &["refuse 7 bad_port"],
+            &["reject 7 bad_port"],
         );
-        check(&[V2, "{]"], &["refuse  unsupported", "refuse  bad_json"]);
+        check(&[V2, "{]"], &["reject  unsupported", "reject  bad_json"]);
     }
 
     #[test]
     fn version_2_peers_say_more() {
-        check(&[r#"{"uri":"$pong","$":{"epoch":5,"rev":7}}"#, r#"{"uri":"$pong","$":{}}"#], &["know 5.7", "know 0.0"]);
+        check(
+            &[r#"{"uri":"$pong","$":{"epoch":5,"rev":7}}"#, r#"{"uri":"$pong","$":{}}"#],
+            &["acknowledge 5.7", "acknowledge 0.0"],
+        );
         check(&[r#"{"uri":"/distributes","method":"PATCH","params":{"failed":[1,2]},"$":{}}"#], &["report [1, 2]"]);
-        check(&[r#"{"uri":"/distributes","method":"PATCH","params":{},"$":{}}"#], &["refuse  bad_report"]);
+        check(&[r#"{"uri":"/distributes","method":"PATCH","params":{},"$":{}}"#], &["reject  bad_report"]);
         check(&[r#"{"uri":"/distributes","method":"PUT","params":[],"$":{}}"#], &["copy"]);
         check(
             &[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"},"$":{}}"#],
-            &["recount 3 a"],
+            &["get history 3 a"],
         );
         check(
             &[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"}}"#],
@@ -285,7 +288,7 @@ mod tests {
         let packet = format!(
             r#"{{"uri":"/distributes","method":"POST","params":{{"port":1,"name":"a","$":{{}}}},"$":{{"needs":[{many}]}}}}"#
         );
-        check(&[&packet], &["refuse  too_many_needs"]);
+        check(&[&packet], &["reject  too_many_needs"]);
     }
 
     #[test]
@@ -302,7 +305,7 @@ mod tests {
         let nested = |depth: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
         check(
             &[V2, &nested(31), &nested(32), &nested(33)],
-            &["refuse  unsupported", "refuse  unsupported", "refuse  unsupported", "refuse  too_deep"],
+            &["reject  unsupported", "reject  unsupported", "reject  unsupported", "reject  too_deep"],
         );
     }
 
