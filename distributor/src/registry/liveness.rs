@@ -24,9 +24,9 @@ const HUNG_AFTER: Duration = Duration::from_secs(7);
 
 /// The share of the pings for peers that were reported. A peer that reports all others must not
 /// keep the unreported ones from being pinged.
-const PROBE_SHARE: f64 = 0.25;
+const REPORTED_SHARE: f64 = 0.25;
 /// Reported peers that are pinged at once.
-const PROBE_BURST: f64 = 16.0;
+const REPORTED_BURST: f64 = 16.0;
 
 /// The time that counts towards peers' deadlines. When a tick comes late because this process was
 /// stopped or starved, the missed time does not count.
@@ -39,7 +39,7 @@ pub(crate) struct Liveness {
     /// Pings that may be sent now.
     credit: f64,
     /// Reported peers that may be pinged now.
-    probes: f64,
+    reported_credit: f64,
     active_time: ActiveTime,
     last_tick: Option<Instant>,
     watched: HashMap<SessionId, WatchedSession>,
@@ -77,7 +77,7 @@ impl Liveness {
         Self {
             pings_per_second: pings_per_second.max(1),
             credit: 1.0,
-            probes: PROBE_BURST,
+            reported_credit: REPORTED_BURST,
             active_time: ActiveTime::ZERO,
             last_tick: None,
             watched: HashMap::new(),
@@ -132,14 +132,14 @@ impl Liveness {
 
     /// Pings a peer at once that was reported not to answer, as long as such pings keep to their
     /// share.
-    pub(crate) fn probe(&mut self, session: SessionId) {
+    pub(crate) fn ping_reported(&mut self, session: SessionId) {
         let now = self.active_time;
         if let Some(watch) = self.watched.get_mut(&session)
             && watch.pinged.is_none()
             && watch.due > now
-            && self.probes >= 1.0
+            && self.reported_credit >= 1.0
         {
-            self.probes -= 1.0;
+            self.reported_credit -= 1.0;
             // It goes before all peers that are already due: after a burst of joins they are a long
             // queue.
             watch.due = ActiveTime::ZERO;
@@ -163,8 +163,8 @@ impl Liveness {
         let budget = 1.25 * f64::from(self.budget());
         self.credit =
             (self.credit + budget * passed.as_secs_f64()).min((budget * self.period().as_secs_f64()).max(1.0));
-        let probes = PROBE_SHARE * f64::from(self.budget()) * passed.as_secs_f64();
-        self.probes = (self.probes + probes).min(PROBE_BURST);
+        let earned = REPORTED_SHARE * f64::from(self.budget()) * passed.as_secs_f64();
+        self.reported_credit = (self.reported_credit + earned).min(REPORTED_BURST);
         let mut verdicts = Vec::new();
         self.check(&mut heard, &mut verdicts);
         self.ask(&mut verdicts);
@@ -348,7 +348,7 @@ mod tests {
     fn a_reported_peer_is_pinged_at_once() {
         let mut scene = LivenessScene::new(9999);
         scene.run(0, 30_000, 50, true);
-        scene.liveness.probe(PEER);
+        scene.liveness.ping_reported(PEER);
         let (decided, _) = scene.run(30_000, 50_000, 50, false);
         assert!(decided.iter().any(|(second, verdict)| *second <= 33.0 && *verdict == Verdict::Suspect), "{decided:?}");
     }
@@ -359,7 +359,7 @@ mod tests {
         scene.run(0, 20_000, 50, true);
         let mut decided = Vec::new();
         for ms in (20_000..40_000).step_by(100) {
-            (1..800).for_each(|id| scene.liveness.probe(SessionId(id)));
+            (1..800).for_each(|id| scene.liveness.ping_reported(SessionId(id)));
             decided.extend(scene.run(ms, ms + 100, 50, false).0);
         }
         let [(suspect, Verdict::Suspect), (hung, Verdict::Hung)] = decided[..] else { panic!("{decided:?}") };

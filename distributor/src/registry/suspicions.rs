@@ -12,10 +12,10 @@ use crate::registry::Registry;
 /// Most nodes of one report that are considered: each costs a look-up, and maybe a ping.
 const MAX_REPORTED: usize = 64;
 /// A reporter's report of a node counts once in this time.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Pairs of reporter and node that are remembered for that. Beyond this number, reports count for
 /// nothing until old ones are forgotten.
-pub(super) const MAX_PROBES: usize = 4096;
+pub(super) const MAX_REPORT_PAIRS: usize = 4096;
 /// Version 1 nodes cannot be pinged. When two peers report one within this time, or the only one
 /// that can, it is suspect for the same time.
 const SUSPICION: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 pub(super) struct Suspicions {
     reported: HashMap<u64, Suspicion>,
     /// Reporters with the nodes that they have reported, and until when each pair is remembered.
-    probes: HashMap<(SessionId, u64), Instant>,
+    report_pairs: HashMap<(SessionId, u64), Instant>,
     /// Nodes that were removed on a lone word, and until when that is remembered.
     lone: HashMap<NodeIdentity, Instant>,
 }
@@ -114,8 +114,8 @@ impl Suspicions {
     }
 
     #[cfg(test)]
-    pub(super) fn probes_len(&self) -> usize {
-        self.probes.len()
+    pub(super) fn report_pairs_len(&self) -> usize {
+        self.report_pairs.len()
     }
 
     /// What a version 1 node is, now that this peer has reported it, as the only one that can
@@ -158,20 +158,20 @@ impl Suspicions {
         Suspected::Yes
     }
 
-    fn may_probe(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
-        if self.probes.len() >= MAX_PROBES {
-            self.probes.retain(|_, until| now < *until);
+    fn may_report(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
+        if self.report_pairs.len() >= MAX_REPORT_PAIRS {
+            self.report_pairs.retain(|_, until| now < *until);
         }
-        let is_full = self.probes.len() >= MAX_PROBES;
-        match self.probes.get_mut(&(by, id)) {
+        let is_full = self.report_pairs.len() >= MAX_REPORT_PAIRS;
+        match self.report_pairs.get_mut(&(by, id)) {
             Some(until) if now < *until => false,
             Some(until) => {
-                *until = now + PROBE_INTERVAL;
+                *until = now + REPORT_INTERVAL;
                 true
             }
             None if is_full => false,
             None => {
-                self.probes.insert((by, id), now + PROBE_INTERVAL);
+                self.report_pairs.insert((by, id), now + REPORT_INTERVAL);
                 true
             }
         }
@@ -201,13 +201,13 @@ impl Registry {
             return outcome;
         }
         for &id in failed.iter().take(MAX_REPORTED) {
-            if !self.suspicions.may_probe(now, by, id) {
+            if !self.suspicions.may_report(now, by, id) {
                 continue;
             }
             let (Some(record), Some(session)) = (self.entries.record(id), self.entries.holder(id)) else { continue };
             let record = Arc::clone(record);
             if record.version == Version::V2 {
-                self.liveness.probe(session);
+                self.liveness.ping_reported(session);
                 continue;
             }
             outcome.to_probe.push(session);

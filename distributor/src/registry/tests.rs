@@ -6,7 +6,7 @@ use protocol::{CopyPart, RegisterOptions, Registration, RegistrationLimits, Resu
 use super::*;
 use crate::entries::{RegisterOutcome, Registered};
 use crate::registry::admission::RETRY_AFTER_STOP;
-use crate::registry::suspicions::MAX_PROBES;
+use crate::registry::suspicions::MAX_REPORT_PAIRS;
 
 struct RegistryScene {
     registry: Registry,
@@ -333,12 +333,12 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
         assert_eq!(scene.registry.entries.record(id).unwrap().suspect, suspect, "{ms} {by}");
     }
     let many: Vec<u64> = (0..64).collect();
-    for by in 0..=MAX_PROBES as u64 / 64 {
+    for by in 0..=MAX_REPORT_PAIRS as u64 / 64 {
         let now = scene.at(30_000);
         scene.register(30_000, 1000 + by, 1000 + by as u16).unwrap();
         scene.registry.report_failed(now, SessionId(1000 + by), &many);
     }
-    assert_eq!(scene.registry.suspicions.probes_len(), MAX_PROBES);
+    assert_eq!(scene.registry.suspicions.report_pairs_len(), MAX_REPORT_PAIRS);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
 /// twice this, then after twice as long each time; so often at most: a status line has as many
 /// bytes to ask with.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const MAX_PROBES: u32 = 8;
+const MAX_TEST_BYTES: u32 = 8;
 
 /// The bytes that a client sends.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Http1Input {
     /// The client sends no more.
     pub(super) has_ended: bool,
     /// How often it was asked since then, during the request at hand, whether it is there.
-    pub(super) probes: u32,
+    pub(super) test_bytes: u32,
 }
 
 impl Http1Input {
@@ -141,14 +141,14 @@ impl Http1Input {
                 Err(ended) => return Some(ClientGone::Surely(ended)),
             }
         }
-        let pause = match self.probes {
+        let pause = match self.test_bytes {
             0 => Duration::ZERO,
-            probes => FIRST_PAUSE * 2_u32.pow(probes.min(MAX_PROBES)),
+            written => FIRST_PAUSE * 2_u32.pow(written.min(MAX_TEST_BYTES)),
         };
         tokio::select! {
             () = reset(stream) => Some(ClientGone::Surely(Ended::BROKEN)),
-            () = sleep(pause), if self.probes < MAX_PROBES => {
-                self.probes += 1;
+            () = sleep(pause), if self.test_bytes < MAX_TEST_BYTES => {
+                self.test_bytes += 1;
                 Some(ClientGone::Perhaps)
             }
         }

@@ -115,7 +115,7 @@ pub(crate) async fn run(
             read_ahead: VecDeque::new(),
             needs_continue: false,
             has_ended: false,
-            probes: 0,
+            test_bytes: 0,
         },
         output: BytesMut::new(),
         line: StatusLine::default(),
@@ -153,7 +153,7 @@ impl Http1Connection<'_> {
             self.is_head = head.method() == "HEAD";
             self.input.body = BodyReader::new(head.framing, LineEnds::Strict);
             self.input.needs_continue = head.expects_continue;
-            self.input.probes = 0;
+            self.input.test_bytes = 0;
             let answered = handler.handle(head, self).await?;
             self.head_reservation = None;
             self.answered = Some(answered);

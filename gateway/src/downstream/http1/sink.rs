@@ -109,7 +109,7 @@ impl Sink for Http1Sink<'_> {
         }
     }
 
-    fn probe(&mut self) {
+    fn write_test_byte(&mut self) {
         if !self.has_head {
             self.line.begin(self.output);
         } else if *self.chunks && self.zeros < MAX_ZEROS {

@@ -87,7 +87,7 @@ impl Sink for Http2Sink<'_> {
     }
 
     /// A stream that is gone has been reset.
-    fn probe(&mut self) {}
+    fn write_test_byte(&mut self) {}
 
     fn release_buffers(&mut self) {}
 

@@ -228,9 +228,9 @@ impl<S: Sink> ResponsePump<'_, S> {
             tokio::select! {
                 biased;
                 readable = Readable::readable(&mut self.from_server) => return Ok(readable),
-                () = self.state.probe_wanted() => {}
+                () = self.state.test_byte_requested() => {}
             }
-            self.sink.probe();
+            self.sink.write_test_byte();
             self.sink.flush().await?;
         }
     }
@@ -288,7 +288,7 @@ pub(super) async fn relay_parts(
                         gone = source.client_gone() => match gone {
                             ClientGone::Surely(ended) => return Err(ended),
                             ClientGone::Perhaps => {
-                                sink.probe();
+                                sink.write_test_byte();
                                 sink.flush().await?;
                             }
                         },

@@ -96,8 +96,8 @@ pub(crate) trait Source: Send {
 pub(crate) enum ClientGone {
     /// It is gone in both directions.
     Surely(Ended),
-    /// It sends no more. It may read on, or not be there any more: what is [written](Sink::probe)
-    /// to it tells.
+    /// It sends no more. It may read on, or not be there any more: what is
+    /// [written](Sink::write_test_byte) to it tells.
     Perhaps,
 }
 
@@ -117,7 +117,7 @@ pub(crate) trait Sink: Send {
 
     /// Writes the next byte that any response would have, if there is such a byte. The system of a
     /// client that is gone answers it with a reset.
-    fn probe(&mut self);
+    fn write_test_byte(&mut self);
 
     /// Waits until everything that was sent is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;

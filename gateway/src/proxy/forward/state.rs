@@ -15,14 +15,14 @@ pub(super) struct ForwardState {
     /// The client waits for leave to send its body.
     awaits_continue: AtomicBool,
     /// The client sends no more, and is to be written to.
-    wants_probe: AtomicBool,
+    wants_test_byte: AtomicBool,
 }
 
 impl ForwardState {
     pub(super) fn new(awaits_continue: bool) -> Self {
         let no = || AtomicBool::new(false);
         let awaits_continue = AtomicBool::new(awaits_continue);
-        Self { is_response_begun: no(), is_request_sent: no(), awaits_continue, wants_probe: no() }
+        Self { is_response_begun: no(), is_request_sent: no(), awaits_continue, wants_test_byte: no() }
     }
 
     pub(super) fn is_response_begun(&self) -> bool {
@@ -57,8 +57,8 @@ impl ForwardState {
 
     /// Has the other direction write to the client, which is polled before this one: so it is
     /// polled once more.
-    pub(super) async fn ask_for_probe(&self) {
-        self.wants_probe.store(true, Ordering::Relaxed);
+    pub(super) async fn request_test_byte(&self) {
+        self.wants_test_byte.store(true, Ordering::Relaxed);
         poll_fn(|task| {
             task.waker().wake_by_ref();
             Poll::Ready(())
@@ -67,8 +67,8 @@ impl ForwardState {
     }
 
     /// Completes when the client is to be written to.
-    pub(super) async fn probe_wanted(&self) {
-        poll_fn(|_| if self.wants_probe.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
-        self.wants_probe.store(false, Ordering::Relaxed);
+    pub(super) async fn test_byte_requested(&self) {
+        poll_fn(|_| if self.wants_test_byte.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+        self.wants_test_byte.store(false, Ordering::Relaxed);
     }
 }

@@ -72,7 +72,7 @@ pub(super) async fn upload<S: Source>(
     loop {
         match source.client_gone().await {
             ClientGone::Surely(ended) => return UploadEnd::Gone(ended),
-            ClientGone::Perhaps => clock.state.ask_for_probe().await,
+            ClientGone::Perhaps => clock.state.request_test_byte().await,
         }
     }
 }
