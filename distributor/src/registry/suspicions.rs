@@ -29,13 +29,13 @@ const HUNG_AFTER: Duration = Duration::from_secs(30);
 const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
 /// The same where one peer says so again and again, or several at different times, and others could
 /// and do not. Most often that is a gateway, and the others call nothing there.
-const HUNG_AFTER_LONE: Duration = Duration::from_secs(120);
-/// A lone word removes a node once in this time: if the node lives after all, the fault is on the
-/// side of the peer that says so.
-const LONE_AGAIN: Duration = Duration::from_secs(3600);
-/// Nodes that were removed on a lone word and are remembered for that. Beyond this number, a lone
-/// word counts for nothing.
-const MAX_LONE: usize = 1024;
+const HUNG_AFTER_SINGLE: Duration = Duration::from_secs(120);
+/// A node is removed on the reports of a single reporter at most once in this time: if the node
+/// lives after all, the fault is on the side of the peer that says so.
+const SINGLE_REPORTER_PERIOD: Duration = Duration::from_secs(3600);
+/// Nodes that were removed so and are remembered for that. Beyond this number, the reports of a
+/// single reporter count for nothing.
+const MAX_SINGLE_REMOVALS: usize = 1024;
 /// Without a report for this long, a node begins anew.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
@@ -45,8 +45,9 @@ pub(super) struct Suspicions {
     reported: HashMap<u64, Suspicion>,
     /// Reporters with the nodes that they have reported, and until when each pair is remembered.
     report_pairs: HashMap<(SessionId, u64), Instant>,
-    /// Nodes that were removed on a lone word, and until when that is remembered.
-    lone: HashMap<NodeIdentity, Instant>,
+    /// Nodes that were removed on the reports of a single reporter, and until when that is
+    /// remembered.
+    single_removals: HashMap<NodeIdentity, Instant>,
 }
 
 #[derive(Debug)]
@@ -140,8 +141,8 @@ impl Suspicions {
             known.by = by;
         }
         known.until = until;
-        let has_been_told = now.saturating_duration_since(known.first) >= HUNG_AFTER_LONE;
-        if has_been_told && may_believe_one(&mut self.lone, now, record) {
+        let has_been_told = now.saturating_duration_since(known.first) >= HUNG_AFTER_SINGLE;
+        if has_been_told && may_believe_single(&mut self.single_removals, now, record) {
             self.reported.remove(&id);
             return Suspected::Hung;
         }
@@ -178,13 +179,13 @@ impl Suspicions {
     }
 }
 
-/// Whether a lone word removes this node. Then it does not again for a while.
-fn may_believe_one(lone: &mut HashMap<NodeIdentity, Instant>, now: Instant, record: &Record) -> bool {
-    lone.retain(|_, until| now < *until);
-    let has_room = lone.len() < MAX_LONE;
-    match lone.entry(record.identity()) {
+/// Whether the reports of a single reporter remove this node. Then they do not again for a while.
+fn may_believe_single(single_removals: &mut HashMap<NodeIdentity, Instant>, now: Instant, record: &Record) -> bool {
+    single_removals.retain(|_, until| now < *until);
+    let has_room = single_removals.len() < MAX_SINGLE_REMOVALS;
+    match single_removals.entry(record.identity()) {
         hash_map::Entry::Vacant(vacant) if has_room => {
-            vacant.insert(now + LONE_AGAIN);
+            vacant.insert(now + SINGLE_REPORTER_PERIOD);
             true
         }
         hash_map::Entry::Vacant(_) | hash_map::Entry::Occupied(_) => false,
