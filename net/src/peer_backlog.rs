@@ -16,7 +16,7 @@ use crate::Socket;
 const MIN_AGE: Duration = Duration::from_millis(10);
 /// Snapshots may take at most one part in this many of all time: the system's table lists every
 /// socket of the machine.
-const COST_SHARE: u32 = 10;
+const COST_DIVISOR: u32 = 10;
 /// Snapshots in a row that have to lack a connection before it counts as one that cannot be
 /// observed. The system's table is read in pieces while it changes, so one snapshot may lack a
 /// connection that is there.
@@ -136,7 +136,7 @@ async fn scan(newest: watch::Sender<Option<BacklogSnapshot>>, wanted: Arc<Notify
         let Ok((queues, cost)) = tokio::task::spawn_blocking(read_backlogs).await else { return };
         newest.send_replace(Some(BacklogSnapshot { taken, queues }));
         // Callers that ask meanwhile get the next snapshot.
-        sleep_until(taken + MIN_AGE.max(cost * COST_SHARE)).await;
+        sleep_until(taken + MIN_AGE.max(cost * COST_DIVISOR)).await;
     }
 }
 

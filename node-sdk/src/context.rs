@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::tasks::NodeTasks;
 
-/// Calls that a handler makes end before its own deadline by this share of the time that is left,
-/// so that it can still answer, or undo what it has done.
-const MARGIN_SHARE: u32 = 10;
+/// Calls that a handler makes end before its own deadline by one part in this many of the time that
+/// is left, so that it can still answer, or undo what it has done.
+const MARGIN_DIVISOR: u32 = 10;
 /// And never earlier than this: it is enough for an answer, or one more call.
 const MAX_MARGIN: Duration = Duration::from_millis(100);
 
@@ -77,7 +77,7 @@ impl Context {
     /// The deadline of a call that is made now for this one.
     pub(crate) fn inner_deadline(&self, now: Instant) -> Option<Instant> {
         let deadline = self.deadline?;
-        let margin = (deadline.saturating_duration_since(now) / MARGIN_SHARE).min(MAX_MARGIN);
+        let margin = (deadline.saturating_duration_since(now) / MARGIN_DIVISOR).min(MAX_MARGIN);
         Some(deadline.checked_sub(margin).unwrap_or(deadline))
     }
 

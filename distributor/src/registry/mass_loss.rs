@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(3);
 /// This many nodes may vanish whatever their share is: a small mesh on one machine may vanish as a
 /// whole.
-const FEW: usize = 8;
+const MAX_USUAL_LOSSES: usize = 8;
 /// One part in this many of the listed nodes is a mass.
-const SHARE: usize = 3;
+const MASS_DIVISOR: usize = 3;
 
 /// The last nodes that vanished without a FIN.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl MassLoss {
             self.times.pop_front();
         }
         let before = listed + self.times.len();
-        let is_mass = self.times.len() >= FEW.max(before / SHARE);
+        let is_mass = self.times.len() >= MAX_USUAL_LOSSES.max(before / MASS_DIVISOR);
         if !is_mass {
             // Retained nodes stay listed, so they need not be added.
             self.times.push_back(now);

@@ -58,7 +58,7 @@ const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
 const MIN_REMOVALS: usize = 16;
 /// A round removes at most one part in this many of all nodes, so that a mistake is noticed before
 /// all are gone.
-const REMOVAL_SHARE: usize = 20;
+const REMOVAL_DIVISOR: usize = 20;
 
 /// The state of the Distributor.
 #[derive(Debug)]
@@ -348,7 +348,7 @@ impl Registry {
             }
         }
         if self.entries.retained_len() > 0 && self.next_removal <= now {
-            let most = MIN_REMOVALS.max(self.entries.len() / REMOVAL_SHARE);
+            let most = MIN_REMOVALS.max(self.entries.len() / REMOVAL_DIVISOR);
             due.gone = self.entries.expire(now, most);
             if !due.gone.is_empty() {
                 self.next_removal = now + REMOVAL_PERIOD;

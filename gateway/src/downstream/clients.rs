@@ -19,15 +19,15 @@ use super::tracked_client::{ClientActivity, TrackedClient, millis_after};
 /// to be evicted.
 const UNFINISHED: Duration = Duration::from_secs(1);
 /// With more clients than one part in this many of all connections, the tracker is crowded.
-const CROWDED: usize = 20;
+const CROWDED_DIVISOR: usize = 20;
 /// With fewer free connections than one part in this many, some clients are evicted before others
 /// have to wait.
-const KEPT_FREE: usize = 50;
+const KEPT_FREE_DIVISOR: usize = 50;
 /// Percent of all connections that one client alone may have, as for the permits of a server.
 const CLIENT_SHARE: usize = 90;
 /// A client with more than one part in this many of all connections is evicted before clients that
 /// have been idle for longer.
-const SURPLUS: usize = 20;
+const SURPLUS_DIVISOR: usize = 20;
 /// How long a client waits for another one to be evicted: the other one has a second for a last
 /// request.
 const MAX_WAIT: Duration = Duration::from_secs(3);
@@ -150,7 +150,7 @@ impl ClientTracker {
     ) -> ClientGuard {
         let client = address_group(client);
         let mut taken = self.lock();
-        let is_crowded = taken.list.len() > self.limit / CROWDED;
+        let is_crowded = taken.list.len() > self.limit / CROWDED_DIVISOR;
         let tracked = TrackedClient::new(stop, self.since, is_crowded);
         tracked.mark_started(Instant::now());
         tracked.index.store(taken.list.len(), Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl ClientTracker {
 
     /// Whether so few connections are free that clients should be evicted.
     fn is_short(&self, free: usize) -> bool {
-        free == 0 || free < self.limit / KEPT_FREE
+        free == 0 || free < self.limit / KEPT_FREE_DIVISOR
     }
 
     /// Evicts some clients, so that waiting ones get a connection and some are free; with `of`,
@@ -178,7 +178,7 @@ impl ClientTracker {
     fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
         let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
         let mut taken = self.lock();
-        let wanted = (self.limit / KEPT_FREE).saturating_sub(free).max(1) + waiting;
+        let wanted = (self.limit / KEPT_FREE_DIVISOR).saturating_sub(free).max(1) + waiting;
         let wanted = wanted.saturating_sub(taken.evicting);
         let is_time = taken.list.len() <= A_FEW || taken.next_search.is_none_or(|next| now >= next);
         if wanted > 0 && is_time {
@@ -214,7 +214,7 @@ impl ClientTracker {
             let has = taken.each.get(client).copied().unwrap_or(0);
             let rank = match has_begun {
                 true if Duration::from_millis(age) >= UNFINISHED => EvictionRank::Unfinished { of: has },
-                _ if has > self.limit / SURPLUS => EvictionRank::Surplus { of: has },
+                _ if has > self.limit / SURPLUS_DIVISOR => EvictionRank::Surplus { of: has },
                 false => EvictionRank::Idle,
                 true => EvictionRank::JustStarted,
             };

@@ -19,16 +19,17 @@ use crate::io::recent_table::RecentTable;
 pub(crate) const OWN_BYTES: usize = 16 * 1024;
 /// Beyond that, bytes are taken from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
-/// Room is short when more than this part of the budget is held, until less than the second is.
-const SHORT_FROM: usize = 8;
-const SHORT_UNTIL: usize = 16;
+/// Room is short when more than one part in the first number of the budget is held, until less than
+/// one in the second is.
+const SHORT_FROM_DIVISOR: usize = 8;
+const SHORT_UNTIL_DIVISOR: usize = 16;
 /// How long it is remembered that a client has left a response unread, and how large the response
 /// was: for longer than a client may take nothing of one, so that a client that comes again and
 /// again is known.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Such a client may hold this part of the free bytes, and make this many calls of unknown response
-/// size at a time.
-const UNREAD_SHARE: usize = 8;
+/// Such a client may hold one part in this many of the free bytes, and make this many calls of
+/// unknown response size at a time.
+const UNREAD_DIVISOR: usize = 8;
 const UNREAD_CALLS: usize = 4;
 /// Calls at a time, while room is short, whose responses may turn out to be large: as many as there
 /// are clients. One client may have as many as are free: alone half.
@@ -122,14 +123,14 @@ impl HeldBudget {
 
     fn try_reserve(&self, client: IpAddr, bytes: usize) -> bool {
         let mut state = self.lock();
-        let share = if self.has_left_unread(&state, client) { UNREAD_SHARE } else { 1 };
+        let divisor = if self.has_left_unread(&state, client) { UNREAD_DIVISOR } else { 1 };
         let BudgetState { free, held, .. } = &mut *state;
         let has = held.get(&client).copied().unwrap_or(0);
-        let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left / share);
+        let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left / divisor);
         if may {
             *free -= bytes;
             *held.entry(client).or_default() += bytes;
-            if self.limit - *free > self.limit / SHORT_FROM {
+            if self.limit - *free > self.limit / SHORT_FROM_DIVISOR {
                 self.is_short.store(true, Ordering::Relaxed);
             }
         } else {
@@ -141,7 +142,7 @@ impl HeldBudget {
     fn release(&self, client: IpAddr, bytes: usize) {
         let mut state = self.lock();
         state.free += bytes;
-        if self.limit - state.free < self.limit / SHORT_UNTIL {
+        if self.limit - state.free < self.limit / SHORT_UNTIL_DIVISOR {
             self.is_short.store(false, Ordering::Relaxed);
         }
         if let Some(held) = state.held.get_mut(&client) {

@@ -23,9 +23,9 @@ const MOST: f64 = 0.9;
 /// served. So the rejection is delayed, by at most this many measurements that still show a lag.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_LOOKS: u32 = 3;
-/// The weight of one measurement in the mean: a single stall, such as one of the machine, says
-/// little.
-const SHARE: u64 = 4;
+/// The weight of one measurement in the mean, one part in this many: a single stall, such as one of
+/// the machine, says little.
+const EWMA_DIVISOR: u64 = 4;
 
 /// The lag of a worker.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Shedding {
     fn record_lag(&self, late: Duration) {
         let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
         let mean = self.late_us.load(Ordering::Relaxed);
-        self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
+        self.late_us.store(mean - mean / EWMA_DIVISOR + late / EWMA_DIVISOR, Ordering::Relaxed);
     }
 
     /// Whether rejections are delayed, which they are not while the worker keeps up.

@@ -334,13 +334,14 @@ impl Permit {
 }
 
 impl DrainRate {
-    /// The weight of a sample in the mean. Permits become free by the dozen.
-    const SHARE: u32 = 32;
+    /// The weight of a sample in the mean: one part in this many. Permits become free by the dozen.
+    const EWMA_DIVISOR: u32 = 32;
 
     /// Records that a permit is released while a request waits.
     fn record_release(&mut self, now: Instant) {
         if let Some(last) = self.last.replace(now) {
-            self.interval = (self.interval * (Self::SHARE - 1) + now.saturating_duration_since(last)) / Self::SHARE;
+            self.interval =
+                (self.interval * (Self::EWMA_DIVISOR - 1) + now.saturating_duration_since(last)) / Self::EWMA_DIVISOR;
         }
     }
 

@@ -15,8 +15,8 @@ const PERIODS: usize = 4;
 const PERIOD_MS: u64 = 10;
 /// What is known of a slow member halves in this time without a call, so that it is tried again.
 const HALF_LIFE_MS: u64 = 1024;
-/// The weight of an answer in the average, as 1 in this many.
-const EWMA_SHARE: u64 = 8;
+/// The weight of an answer in the average: one part in this many.
+const EWMA_DIVISOR: u64 = 8;
 /// An answer counts in the average as at most so many times the average: one that is late by chance
 /// does not say what is usual.
 const MAX_SURPRISE: u64 = 4;
@@ -53,9 +53,9 @@ impl Latency {
             sample
         } else if sample >= known {
             let sample = sample.min(known.saturating_mul(MAX_SURPRISE));
-            known + (sample - known).div_ceil(EWMA_SHARE)
+            known + (sample - known).div_ceil(EWMA_DIVISOR)
         } else {
-            known - (known - sample) / EWMA_SHARE
+            known - (known - sample) / EWMA_DIVISOR
         };
         self.usual.store(usual, Ordering::Relaxed);
         self.answered.store(now_ms, Ordering::Relaxed);
