@@ -13,16 +13,16 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
 /// How often a worker measures its lag.
 const TICK: Duration = Duration::from_millis(50);
-/// Above the first lag some requests are rejected, and above the second one most of them. A full
-/// set of clients with one request each delays a worker by one or two tenths of a second, which is
-/// normal.
-const FIRST: Duration = Duration::from_millis(300);
-const LONGEST: Duration = Duration::from_millis(1000);
-const MOST: f64 = 0.9;
+/// Above the first lag some requests are rejected, and above the second one this share of them. A
+/// full set of clients with one request each delays a worker by one or two tenths of a second,
+/// which is normal.
+const REJECT_FROM: Duration = Duration::from_millis(300);
+const REJECT_MOST_FROM: Duration = Duration::from_millis(1000);
+const MAX_REJECTED: f64 = 0.9;
 /// A client that is rejected at once and retries at once costs nearly as much as one that is
 /// served. So the rejection is delayed, by at most this many measurements that still show a lag.
-const LOOK: Duration = Duration::from_secs(1);
-const MOST_LOOKS: u32 = 3;
+const DELAY_STEP: Duration = Duration::from_secs(1);
+const MAX_DELAY_STEPS: u32 = 3;
 /// The weight of one measurement in the mean, one part in this many: a single stall, such as one of
 /// the machine, says little.
 const EWMA_DIVISOR: u64 = 4;
@@ -55,13 +55,13 @@ impl Shedding {
 
     /// Whether rejections are delayed, which they are not while the worker keeps up.
     pub(crate) fn is_delaying(&self) -> bool {
-        self.late() > FIRST
+        self.late() > REJECT_FROM
     }
 
     /// Waits as long as a rejection is to be delayed. Cancel safe.
     pub(crate) async fn delay(&self) {
-        for _ in 0..MOST_LOOKS {
-            sleep(LOOK).await;
+        for _ in 0..MAX_DELAY_STEPS {
+            sleep(DELAY_STEP).await;
             if !self.is_delaying() {
                 return;
             }
@@ -76,11 +76,11 @@ impl Shedding {
     /// matters.
     pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
         let late = self.late();
-        if late <= FIRST {
+        if late <= REJECT_FROM {
             return false;
         }
-        let part = (late - FIRST).as_secs_f64() / (LONGEST - FIRST).as_secs_f64();
-        sample() < part.min(1.0) * MOST
+        let part = (late - REJECT_FROM).as_secs_f64() / (REJECT_MOST_FROM - REJECT_FROM).as_secs_f64();
+        sample() < part.min(1.0) * MAX_REJECTED
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
         let lag = lag_beside(100, Duration::from_millis(10)).await;
         assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&lag), "one or two rounds: {lag:?}");
         let lag = lag_beside(100, Duration::from_micros(100)).await;
-        assert!(lag < FIRST, "many tasks with little work: {lag:?}");
+        assert!(lag < REJECT_FROM, "many tasks with little work: {lag:?}");
         // A process that does not run for a second, again and again, and has nothing to do then.
         let shedding = Arc::new(Shedding::default());
         let measures = Arc::clone(&shedding);
