@@ -13,9 +13,9 @@ const PERIOD: Duration = Duration::from_secs(3);
 const MAX_WARMUP: Duration = Duration::from_secs(6);
 /// If no node comes back from an earlier Distributor, all nodes have joined when no join has come
 /// for this time.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET_TIME: Duration = Duration::from_secs(1);
 /// How long to wait, after the first node that has an older list, before the newest list is chosen.
-const COLLECT: Duration = Duration::from_millis(100);
+const COLLECT_TIME: Duration = Duration::from_millis(100);
 /// How long a node may take to send its copy.
 const COPY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most nodes that are asked before the list is built from nothing.
@@ -79,7 +79,7 @@ impl Warmup {
             Stage::Collecting(_) | Stage::Copying(..) | Stage::Rebuilding => false,
         };
         if fresh {
-            self.stage = Stage::Collecting(now + COLLECT);
+            self.stage = Stage::Collecting(now + COLLECT_TIME);
         }
         if self.is_restoring() && self.offers.len() < MAX_OFFERS {
             self.offers.push((have, session));
@@ -144,7 +144,7 @@ impl Warmup {
     fn end(&self) -> Option<Instant> {
         let longest = self.started + MAX_WARMUP;
         match self.stage {
-            Stage::Gathering => Some(self.last_join.map_or(longest, |last| (last + QUIET).min(longest))),
+            Stage::Gathering => Some(self.last_join.map_or(longest, |last| (last + QUIET_TIME).min(longest))),
             Stage::Rebuilding => Some(longest.max(self.last_join? + PERIOD).min(longest + PERIOD)),
             Stage::Collecting(_) | Stage::Copying(..) | Stage::Warm => None,
         }

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use super::setting_value::{ValueError, ValueKind};
 
 /// Names that are this alike may have been meant.
-const ALIKE: f64 = 0.8;
+const MIN_SIMILARITY: f64 = 0.8;
 /// Variables of the environment that a process warns of at its start: more say nothing more.
 const MAX_UNKNOWN_VARIABLES: usize = 8;
 
@@ -194,7 +194,7 @@ fn is_service_link(rest: &str) -> bool {
 /// Of `names`, the one that was probably meant by `unknown`.
 pub fn most_alike<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let alike = names.into_iter().map(|name| (strsim::jaro_winkler(unknown, name), name));
-    let alike = alike.filter(|(alike, _)| *alike >= ALIKE);
+    let alike = alike.filter(|(alike, _)| *alike >= MIN_SIMILARITY);
     alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, name)| name)
 }
 

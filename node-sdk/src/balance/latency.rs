@@ -19,7 +19,7 @@ const HALF_LIFE_MS: u64 = 1024;
 const EWMA_DIVISOR: u64 = 8;
 /// An answer counts in the average as at most so many times the average: one that is late by chance
 /// does not say what is usual.
-const MAX_SURPRISE: u64 = 4;
+const MAX_EWMA_RATIO: u64 = 4;
 
 /// How long one member takes to answer. Times are milliseconds of one clock, given as arguments.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Latency {
         let usual = if known == 0 {
             sample
         } else if sample >= known {
-            let sample = sample.min(known.saturating_mul(MAX_SURPRISE));
+            let sample = sample.min(known.saturating_mul(MAX_EWMA_RATIO));
             known + (sample - known).div_ceil(EWMA_DIVISOR)
         } else {
             known - (known - sample) / EWMA_DIVISOR

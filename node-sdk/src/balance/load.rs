@@ -17,7 +17,7 @@ const SLOW_START: Duration = Duration::from_secs(3);
 const MIN_SLOW_START_SHARE: f64 = 0.1;
 /// A member in slow start that has had no call for this long takes its turn: ten calls a second are
 /// not too many for it, and people who make one a second see that the turns are even.
-const UNBUSY: Duration = Duration::from_millis(100);
+const IDLE_TURN_AFTER: Duration = Duration::from_millis(100);
 /// A member is clearly slower than another if the quickest of its late answers took more than
 /// so many times what the other one's usually take.
 const CLEARLY_SLOWER: u64 = 2;
@@ -104,9 +104,9 @@ impl Load {
     /// Whether a member in slow start takes a call, rather than `other`. `sample` is a random
     /// number from 0 to 1.
     pub fn wins_slow_start(&self, other: &Self, now: Instant, sample: f64) -> bool {
-        let is_unbusy = self.in_flight() == 0 && self.latency.quiet_ms(self.millis_at(now)) >= millis(UNBUSY);
+        let is_idle = self.in_flight() == 0 && self.latency.quiet_ms(self.millis_at(now)) >= millis(IDLE_TURN_AFTER);
         // If all members have just been connected, each gets its usual share.
-        is_unbusy || sample < self.slow_start_share(now) / other.slow_start_share(now)
+        is_idle || sample < self.slow_start_share(now) / other.slow_start_share(now)
     }
 
     /// The part of its usual calls that the member gets, from 0 to 1.

@@ -35,7 +35,7 @@ impl KnownRoutes {
     /// Most routes that are kept.
     pub(crate) const MAX_ROUTES: usize = 10_000;
     /// How long a route is kept: a node that is deployed again, or has failed, is back by then.
-    pub(crate) const TIME: Duration = Duration::from_secs(600);
+    pub(crate) const KEPT_TIME: Duration = Duration::from_secs(600);
 
     /// Adds a route whose last provider, at `node`, has gone.
     pub(crate) fn add(&mut self, route: &Route, node: SocketAddr, now: Instant) {
@@ -61,13 +61,13 @@ impl KnownRoutes {
     /// Whether a path belongs to one of the routes.
     pub(crate) fn contains(&self, method: &str, path: &str, now: Instant) -> bool {
         let number = self.routes.find(method, path).map(|found| *found.value);
-        number.and_then(|number| self.by_age.get(&number)).is_some_and(|gone| now < gone.since + Self::TIME)
+        number.and_then(|number| self.by_age.get(&number)).is_some_and(|gone| now < gone.since + Self::KEPT_TIME)
     }
 
     /// Removes the routes that have been gone for too long.
     pub(crate) fn sweep(&mut self, now: Instant) {
         while let Some((number, gone)) = self.by_age.first_key_value()
-            && now >= gone.since + Self::TIME
+            && now >= gone.since + Self::KEPT_TIME
         {
             self.remove(*number);
         }
@@ -110,21 +110,21 @@ mod tests {
         let (mut known, start) = (KnownRoutes::default(), Instant::now());
         known.add(&route("GET/goods/{id}"), node(1), start);
         known.add(&route("GET/members"), node(1), start);
-        let later = start + KnownRoutes::TIME / 2;
+        let later = start + KnownRoutes::KEPT_TIME / 2;
         known.add(&route("GET/goods/{other}"), node(2), later);
         for (path, at, expected) in [
             ("/goods/7", later, true),
             ("/members", later, true),
             ("/other", later, false),
-            ("/members", start + KnownRoutes::TIME, false),
-            ("/goods/7", start + KnownRoutes::TIME, true),
-            ("/goods/7", later + KnownRoutes::TIME, false),
+            ("/members", start + KnownRoutes::KEPT_TIME, false),
+            ("/goods/7", start + KnownRoutes::KEPT_TIME, true),
+            ("/goods/7", later + KnownRoutes::KEPT_TIME, false),
         ] {
             assert_eq!(known.contains("GET", path, at), expected, "{path}");
         }
-        known.sweep(start + KnownRoutes::TIME);
+        known.sweep(start + KnownRoutes::KEPT_TIME);
         assert_eq!((known.by_age.len(), known.by_node.len()), (1, 1));
-        known.sweep(later + KnownRoutes::TIME);
+        known.sweep(later + KnownRoutes::KEPT_TIME);
         assert!(known.by_age.is_empty() && known.by_node.is_empty() && known.fullest.is_empty());
     }
 

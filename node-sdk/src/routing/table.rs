@@ -543,13 +543,13 @@ mod tests {
         let (here, inactive) = (offer(1, 100, "/here/{x}"), offer(2, 0, "/inactive"));
         table.apply(&[here.clone(), inactive.clone()], Instant::now());
         assert!(!is_gone(&table, "/here/1") && is_gone(&table, "/inactive") && !is_gone(&table, "/never"));
-        tokio::time::advance(2 * KnownRoutes::TIME).await;
+        tokio::time::advance(2 * KnownRoutes::KEPT_TIME).await;
         table.apply(&[address(&here)], Instant::now());
         assert!(is_gone(&table, "/here/1") && is_gone(&table, "/inactive"), "a node of weight 0 is still known");
         table.apply(&[address(&inactive)], Instant::now());
-        tokio::time::advance(KnownRoutes::TIME / 2).await;
+        tokio::time::advance(KnownRoutes::KEPT_TIME / 2).await;
         assert!(is_gone(&table, "/here/1") && is_gone(&table.for_thread(Instant::now()), "/inactive"));
-        tokio::time::advance(KnownRoutes::TIME / 2).await;
+        tokio::time::advance(KnownRoutes::KEPT_TIME / 2).await;
         assert!(!is_gone(&table, "/here/1") && !is_gone(&table, "/inactive"), "not for ever");
         table.apply(&[], Instant::now());
         assert!(table.inactive.find("GET", "/inactive").is_none());

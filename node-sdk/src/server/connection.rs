@@ -55,7 +55,7 @@ const LARGE_FRAME_BYTES: usize = 16 * 1024;
 
 /// With this many packets at a time, all ready responses leave in one write, because a write costs
 /// as much as many responses.
-const MANY: usize = 8;
+const MANY_FRAMES: usize = 8;
 
 /// The state of one caller's connection.
 struct CallerConnection<'a> {
@@ -241,7 +241,7 @@ impl CallerConnection<'_> {
     /// Whether packets are few. Each is then answered by itself, so that the caller works on the
     /// first response while the next call is handled.
     fn has_few(&self) -> bool {
-        self.frames_begun_before < MANY && self.frames_begun < MANY
+        self.frames_begun_before < MANY_FRAMES && self.frames_begun < MANY_FRAMES
     }
 
     /// Begins the packets that have arrived. Most handlers are done at once. Returns whether there

@@ -29,7 +29,7 @@ const FRAMES_PER_SLICE: u32 = 64;
 /// memory is short. Ten thousand such connections cost a few hundredths of a core.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a connection that waits to greet its peer checks whether an earlier list has come.
-const RESTORING: Duration = Duration::from_millis(50);
+const RESTORE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
@@ -334,7 +334,7 @@ impl ConnectionTask<'_> {
             return Err(ConnectionEnd::Rejected(Rejection::new(408, "not_registered", message)));
         }
         if is_due(awaited.greet_at) && self.guard.defers_greetings() {
-            self.guard.session.outbox().greet_later((now + RESTORING).into_std());
+            self.guard.session.outbox().greet_later((now + RESTORE_CHECK_INTERVAL).into_std());
         }
         Ok(())
     }
