@@ -42,7 +42,7 @@ impl Proxy<'_> {
     pub(super) async fn forward_with_retries(
         &self,
         context: &RequestContext<'_>,
-        target: &UpstreamMatch,
+        upstream: &UpstreamMatch,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, BodyError> {
         let RequestContext { head, snapshot, route, path, client, .. } = *context;
@@ -50,8 +50,8 @@ impl Proxy<'_> {
         let mut held = self.budget.reserve(client, 0)?;
         self.retries.deposit();
         loop {
-            let Some((picked, set_cookie)) = pick_endpoint(context, target, &attempts) else {
-                return Err(attempts.none_left(&path[..target.prefix_bytes.max(1)]));
+            let Some((picked, set_cookie)) = pick_endpoint(context, upstream, &attempts) else {
+                return Err(attempts.none_left(&path[..upstream.prefix_bytes.max(1)]));
             };
             let endpoint = &picked.endpoint;
             // A permit is for a request that the server can handle. While many are taken, a client
@@ -68,7 +68,7 @@ impl Proxy<'_> {
                 // The client would not see the response.
                 return Err(too_late());
             }
-            let stripped = if picked.strip { &path[..target.prefix_bytes] } else { "" };
+            let stripped = if picked.strip { &path[..upstream.prefix_bytes] } else { "" };
             let awaits_continue = head.expects_continue && !attempts.has_buffered;
             let is_first = attempts.may_repeat && !attempts.is_retry;
             let request = ForwardRequest {
@@ -382,7 +382,7 @@ fn too_late() -> BodyError {
 /// when there is none left to try.
 fn pick_endpoint(
     context: &RequestContext<'_>,
-    target: &UpstreamMatch,
+    upstream: &UpstreamMatch,
     attempts: &Attempts,
 ) -> Option<(PickedEndpoint, Option<String>)> {
     let Attempts { tried, now, .. } = attempts;
@@ -391,11 +391,11 @@ fn pick_endpoint(
         return None;
     }
     let RequestContext { head, snapshot, route, client, origin, .. } = *context;
-    let group = &target.group;
+    let group = &upstream.group;
     let by = |balance| group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
     let balance = match (route.sticky, route.balance) {
         (Some(Sticky::Cookie), _) => {
-            let name = snapshot.cookie_name(route, &context.path[..target.prefix_bytes]);
+            let name = snapshot.cookie_name(route, &context.path[..upstream.prefix_bytes]);
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
             let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(name, value)).take(MAX_COOKIES);
             // If there are several, as from two paths or from before a change of servers, any

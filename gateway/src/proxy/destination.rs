@@ -53,8 +53,8 @@ impl Proxy<'_> {
                 return Destination::Node(method, path);
             }
         }
-        if let Some(target) = self.upstreams.find(path) {
-            return Destination::Upstream(target);
+        if let Some(upstream) = self.upstreams.find(path) {
+            return Destination::Upstream(upstream);
         }
         let is_known = |method: &str| {
             let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();

@@ -234,8 +234,8 @@ impl Proxy<'_> {
             deadline,
         };
         match self.destination(route, method, &path) {
-            Destination::Upstream(target) => {
-                Box::pin(self.forward_with_retries(&context(&path), &target, exchange)).await
+            Destination::Upstream(upstream) => {
+                Box::pin(self.forward_with_retries(&context(&path), &upstream, exchange)).await
             }
             Destination::Node(node_method, path) => self.call_node(&context(&path), node_method, exchange).await,
             // Said before the client sends a body in vain.
