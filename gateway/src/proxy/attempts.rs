@@ -409,8 +409,8 @@ fn pick_endpoint(
         }
         (Some(Sticky::Client), _) => {
             let key = client.to_string();
-            let choice = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
-            return group.pick(&choice, now).map(|picked| (picked, None));
+            let options = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
+            return group.pick(&options, now).map(|picked| (picked, None));
         }
         // Long-lived connections are balanced by their number.
         (None, None | Some(Balance::RoundRobin)) if head.upgrades => Balance::LeastInFlight,

@@ -64,8 +64,8 @@ pub(crate) struct PickedEndpoint {
 
 impl UpstreamGroup {
     /// Picks the next endpoint; `None` when all were tried.
-    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
-        self.pool.pick(choice, now, |_| {}).map(GroupMember::picked)
+    pub(crate) fn pick(&self, options: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
+        self.pool.pick(options, now, |_| {}).map(GroupMember::picked)
     }
 
     /// The server with this id, if it is healthy.

@@ -633,8 +633,8 @@ mod tests {
         let group = both.find("/").unwrap().group;
         let (mut seen, mut held) = (Vec::new(), Vec::new());
         for _ in 0..6 {
-            let choice = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
-            let picked = group.pick(&choice, Instant::now()).unwrap();
+            let options = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
+            let picked = group.pick(&options, Instant::now()).unwrap();
             seen.push(picked.endpoint.address.port());
             held.push(picked.acquire(PermitKind::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
         }

@@ -105,9 +105,9 @@ impl<M: Member> Pool<M> {
         }
         debug_assert!(self.is_scheduled, "the schedule is rebuilt after each change of a pool");
         if let Some(instance) = options.instance {
-            let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
-            connect(provider);
-            return options.allows(provider.address()).then_some(provider);
+            let member = self.list.iter().find(|member| member.instance() == Some(instance))?;
+            connect(member);
+            return options.allows(member.address()).then_some(member);
         }
         if let [only] = &self.list[..] {
             let is_down = matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown);
@@ -124,9 +124,9 @@ impl<M: Member> Pool<M> {
             return self.pick_sticky(key, options, now, connect);
         }
         if let Balance::Custom(balancer) = options.balance
-            && let Some(provider) = self.pick_custom(balancer, options, now, &mut connect)
+            && let Some(member) = self.pick_custom(balancer, options, now, &mut connect)
         {
-            return Some(provider);
+            return Some(member);
         }
         // A second attempt does not move the cursor. Otherwise a member whose calls fail would
         // always be first.
@@ -201,24 +201,24 @@ impl<M: Member> Pool<M> {
         let in_turn = (0..count).map(|step| &self.list[self.members[cursor.wrapping_add(step) % count]]);
         let rank_of = self.ranks(now);
         let mut best: Option<(Readiness, &M)> = None;
-        for provider in in_turn.filter(|provider| options.allows(provider.address())) {
-            let rank = rank_of(provider);
+        for member in in_turn.filter(|member| options.allows(member.address())) {
+            let rank = rank_of(member);
             if rank == Readiness::Reconnect {
-                connect(provider);
+                connect(member);
             }
             let better = best.is_none_or(|(so_far, known)| {
-                rank < so_far || (rank == so_far && is_cheaper(provider, known, options.balance, now))
+                rank < so_far || (rank == so_far && is_cheaper(member, known, options.balance, now))
             });
             if better {
-                best = Some((rank, provider));
+                best = Some((rank, member));
             }
         }
-        let (rank, provider) = best?;
+        let (rank, member) = best?;
         if rank == Readiness::CoolingDown {
             // No better member is left. A refused connect costs less than a refused call.
-            connect(provider);
+            connect(member);
         }
-        Some(provider)
+        Some(member)
     }
 
     /// The member with the fewest calls in flight for its weight, among those with a live
@@ -228,11 +228,11 @@ impl<M: Member> Pool<M> {
             // The comparison starts at the next of the schedule, so that equal members are all
             // called.
             let (before, after) = positions.split_at(cursor % positions.len().max(1));
-            let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
-                let address = provider.address();
-                not != Some(address) && options.allows(address) && provider.readiness(now) == Readiness::Ready
+            let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|member| {
+                let address = member.address();
+                not != Some(address) && options.allows(address) && member.readiness(now) == Readiness::Ready
             });
-            up.min_by_key(|provider| provider.load().load_per_weight(provider.weight()))
+            up.min_by_key(|member| member.load().load_per_weight(member.weight()))
         };
         let near = least(&self.schedule, None)?;
         if near.same_zone() && near.load().in_flight() >= ZONE_OVERFLOW {
@@ -256,25 +256,25 @@ impl<M: Member> Pool<M> {
         now: Instant,
         mut connect: impl FnMut(&M),
     ) -> Option<&M> {
-        let open = || self.list.iter().filter(|provider| options.allows(provider.address()));
-        let in_flight: u32 = open().map(|provider| provider.load().in_flight()).sum();
+        let open = || self.list.iter().filter(|member| options.allows(member.address()));
+        let in_flight: u32 = open().map(|member| member.load().in_flight()).sum();
         let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
         let most = (in_flight + 1).div_ceil(count) * 5 / 4 + 1;
         let rank_of = self.ranks(now);
-        let ranked = open().map(|provider| {
-            let rank = rank_of(provider);
+        let ranked = open().map(|member| {
+            let rank = rank_of(member);
             if rank == Readiness::Reconnect {
-                connect(provider);
+                connect(member);
             }
-            let is_full = provider.load().in_flight() >= most;
-            let rank = provider.sticky_readiness(rank);
-            ((rank, is_full, std::cmp::Reverse(affinity::score(key, provider.address()))), provider)
+            let is_full = member.load().in_flight() >= most;
+            let rank = member.sticky_readiness(rank);
+            ((rank, is_full, std::cmp::Reverse(affinity::score(key, member.address()))), member)
         });
-        let (rank, provider) = ranked.min_by_key(|(rank, _)| *rank).map(|((rank, ..), provider)| (rank, provider))?;
+        let (rank, member) = ranked.min_by_key(|(rank, _)| *rank).map(|((rank, ..), member)| (rank, member))?;
         if rank == Readiness::CoolingDown {
-            connect(provider);
+            connect(member);
         }
-        Some(provider)
+        Some(member)
     }
 
     /// The member that `balancer` picks, if there is one with a live connection.
@@ -286,11 +286,11 @@ impl<M: Member> Pool<M> {
         connect: &mut impl FnMut(&M),
     ) -> Option<&M> {
         let rank_of = self.ranks(now);
-        self.members().filter(|provider| rank_of(provider) == Readiness::Reconnect).for_each(connect);
-        let open = self.members().filter(|provider| options.allows(provider.address()));
-        let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Ready).collect();
+        self.members().filter(|member| rank_of(member) == Readiness::Reconnect).for_each(connect);
+        let open = self.members().filter(|member| options.allows(member.address()));
+        let up: Vec<&M> = open.filter(|member| rank_of(member) == Readiness::Ready).collect();
         let first = *up.first()?;
-        let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| candidate(*provider)).collect();
+        let candidates: Vec<Candidate<'_>> = up.iter().map(|member| candidate(*member)).collect();
         Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
     }
 
