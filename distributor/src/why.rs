@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long the answer may take.
+/// How long the response may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a packet: two hundred events with names of version 1 nodes, which may be as long
 /// as a packet (13 MB), and the list that may come before them.
-const MAX_ANSWER_BYTES: usize = 32 << 20;
+const MAX_RESPONSE_BYTES: usize = 32 << 20;
 /// The width of a name in columns. Longer names push the other columns aside.
 const NAME_BYTES: usize = 64;
 
@@ -24,16 +24,16 @@ const NAME_BYTES: usize = 64;
 /// # Errors
 /// When the Distributor cannot be reached or does not answer.
 pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result<bool> {
-    let answer = timeout(REQUEST_TIMEOUT, ask(distributor, node)).await.map_err(|_elapsed| {
+    let response = timeout(REQUEST_TIMEOUT, ask(distributor, node)).await.map_err(|_elapsed| {
         let text = format!(
             "the Distributor at {distributor} does not answer. One of version 1 cannot, and may have ended now that it \
              was asked: do not ask it again"
         );
         io::Error::new(io::ErrorKind::TimedOut, text)
     })??;
-    let events: Vec<HistoryEvent> = serde_json::from_str(&answer)?;
+    let events: Vec<HistoryEvent> = serde_json::from_str(&response)?;
     let is_known = !events.is_empty();
-    let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, events) };
+    let text = if json { format!("{}\n", escaped_json(&response)) } else { table(node, events) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         // A program that has read enough may close the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(is_known),
@@ -63,7 +63,7 @@ async fn ask(distributor: &str, node: &str) -> io::Result<String> {
     let mut question = BytesMut::new();
     write_history_request(&mut question, 1, node);
     stream.write_all(&question).await?;
-    let mut decoder = FrameDecoder::new(MAX_ANSWER_BYTES);
+    let mut decoder = FrameDecoder::new(MAX_RESPONSE_BYTES);
     loop {
         while let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
             // The greeting list may come first.

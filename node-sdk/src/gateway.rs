@@ -30,7 +30,7 @@ pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 use crate::client::{CallArguments, split_url};
 pub use crate::discovery::registration::Identity;
-pub use crate::malformed::MalformedAnswer;
+pub use crate::malformed::MalformedResponse;
 use crate::peers::Peers;
 use crate::routing::path_params;
 use crate::routing::table::Lookup;
@@ -111,13 +111,13 @@ pub trait GatewayPeers: Sized {
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
 
     /// Records that the node at this address has answered in a way that no caller understands. It
-    /// is counted and logged, as answers are that are no packets.
+    /// is counted and logged, as responses are that are no packets.
     fn record_malformed(&self, address: SocketAddr, why: &str);
 
-    /// What was wrong with the answers of the node at this address, over all threads.
-    fn malformed_answers(&self, address: SocketAddr) -> Option<MalformedAnswer>;
+    /// What was wrong with the responses of the node at this address, over all threads.
+    fn malformed_responses(&self, address: SocketAddr) -> Option<MalformedResponse>;
 
-    /// How many answers of nodes were malformed.
+    /// How many responses of nodes were malformed.
     fn malformed_total(&self) -> u64;
 
     /// Whether the node at this address registers `route` but is not called for it, because too
@@ -157,7 +157,7 @@ impl GatewayPeers for Peers {
         self.mesh.local_node().connector.malformed.record(address, &name, why);
     }
 
-    fn malformed_answers(&self, address: SocketAddr) -> Option<MalformedAnswer> {
+    fn malformed_responses(&self, address: SocketAddr) -> Option<MalformedResponse> {
         self.mesh.local_node().connector.malformed.of(address)
     }
 

@@ -1,4 +1,4 @@
-//! Answers of nodes that could not be understood.
+//! Responses of nodes that could not be understood.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 /// forgotten.
 const MAX_NODES: usize = 1024;
 
-/// What was wrong with the answers of nodes, as one process has seen them.
+/// What was wrong with the responses of nodes, as one process has seen them.
 #[derive(Debug, Default)]
-pub(crate) struct MalformedAnswers(Mutex<MalformedState>);
+pub(crate) struct MalformedResponses(Mutex<MalformedState>);
 
 #[derive(Debug, Default)]
 struct MalformedState {
     total: u64,
-    nodes: BTreeMap<SocketAddr, (Instant, MalformedAnswer)>,
+    nodes: BTreeMap<SocketAddr, (Instant, MalformedResponse)>,
     log: KeyedThrottle,
 }
 
-/// The answers of one node that could not be understood.
+/// The responses of one node that could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MalformedAnswer {
+pub struct MalformedResponse {
     /// How many there were.
     pub count: u64,
     /// How long ago the last one came.
@@ -35,7 +35,7 @@ pub struct MalformedAnswer {
     pub why: String,
 }
 
-impl MalformedAnswers {
+impl MalformedResponses {
     /// A node has answered in a way that no caller understands.
     pub(crate) fn record(&self, node: SocketAddr, name: &str, why: impl Display) {
         let now = Instant::now();
@@ -47,7 +47,7 @@ impl MalformedAnswers {
             let first = state.nodes.iter().min_by_key(|(_, (last, _))| *last).map(|(node, _)| *node);
             first.map(|first| state.nodes.remove(&first));
         }
-        state.nodes.insert(node, (now, MalformedAnswer { count, ago: Duration::ZERO, why: why.clone() }));
+        state.nodes.insert(node, (now, MalformedResponse { count, ago: Duration::ZERO, why: why.clone() }));
         let Some(suppressed) = state.log.allow(node, now.into_std()) else { return };
         drop(state);
         let name = escaped(name, MAX_ESCAPED_BYTES);
@@ -59,11 +59,11 @@ impl MalformedAnswers {
         self.lock().total
     }
 
-    /// What was wrong with the answers of this node.
-    pub(crate) fn of(&self, node: SocketAddr) -> Option<MalformedAnswer> {
+    /// What was wrong with the responses of this node.
+    pub(crate) fn of(&self, node: SocketAddr) -> Option<MalformedResponse> {
         let state = self.lock();
-        let (last, answer) = state.nodes.get(&node)?;
-        Some(MalformedAnswer { ago: last.elapsed(), ..answer.clone() })
+        let (last, known) = state.nodes.get(&node)?;
+        Some(MalformedResponse { ago: last.elapsed(), ..known.clone() })
     }
 
     /// Nothing waits while it is held, and a panic elsewhere leaves the state whole.
@@ -78,14 +78,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a14_what_was_wrong_is_remembered_of_so_many_nodes() {
-        let malformed = MalformedAnswers::default();
+        let malformed = MalformedResponses::default();
         let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
         for port in 1..=2 {
             malformed.record(node(port), "n", "\u{1b}noise");
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         malformed.record(node(2), "n", "more");
-        let of = |port| malformed.of(node(port)).map(|answer| (answer.count, answer.ago.as_secs(), answer.why));
+        let of = |port| malformed.of(node(port)).map(|known| (known.count, known.ago.as_secs(), known.why));
         assert_eq!(of(1), Some((1, 1, "\\u{1b}noise".to_owned())));
         assert_eq!(of(2), Some((2, 0, "more".to_owned())));
         assert_eq!((of(3), malformed.total()), (None, 3));

@@ -13,8 +13,8 @@ use crate::updates::encode::left_out;
 
 /// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
-/// Most events of one answer: the last ones.
-pub(crate) const MAX_ANSWER: usize = 200;
+/// Most events of one response: the last ones.
+pub(crate) const MAX_EVENTS_SENT: usize = 200;
 /// Most bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes are not
 /// longer; names of version 1 nodes may be as long as a packet.
 const MAX_TEXT_BYTES: usize = 128;
@@ -85,13 +85,15 @@ impl History {
             if !is_named && node != address {
                 continue;
             }
-            if left_out.contains(&record.id) && events.len() < MAX_ANSWER {
+            if left_out.contains(&record.id) && events.len() < MAX_EVENTS_SENT {
                 let (name, address, event) = (name.to_owned(), address.clone(), "left out".to_owned());
                 let why = "peers of version 1 are not told of it: their list has no room (--oversized-list)".to_owned();
                 events.push(HistoryEvent { ago: 0, rev, name, address, event, why });
                 continue;
             }
-            if events.len() >= MAX_ANSWER || events.iter().any(|event| event.name == name && event.address == address) {
+            if events.len() >= MAX_EVENTS_SENT
+                || events.iter().any(|event| event.name == name && event.address == address)
+            {
                 continue;
             }
             let why = match record.is_confirmed {
@@ -119,7 +121,7 @@ impl History {
                 continue;
             }
             let (name, address) = (shortened(name), Record::new(0, registration, host).address());
-            if events.len() >= MAX_ANSWER || !(node.is_empty() || is_called(node, name, instance, &address)) {
+            if events.len() >= MAX_EVENTS_SENT || !(node.is_empty() || is_called(node, name, instance, &address)) {
                 continue;
             }
             let why = format!("listed in {:.1} s, if it stays", one.until.saturating_duration_since(now).as_secs_f32());
@@ -140,7 +142,7 @@ impl History {
     /// The last events of nodes with this name, address (`host:port`) or instance; of all nodes
     /// when it is empty.
     pub(crate) fn events_of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
-        let found = self.events.iter().rev().filter(|entry| entry.concerns(node)).take(MAX_ANSWER);
+        let found = self.events.iter().rev().filter(|entry| entry.concerns(node)).take(MAX_EVENTS_SENT);
         let mut events: Vec<_> = found
             .map(|StoredEvent { at, rev, name, address, event, why, .. }| HistoryEvent {
                 ago: u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX),
@@ -261,7 +263,7 @@ mod tests {
             history.record(now, rev as u64, &record("goods", 1), "joined", "");
         }
         assert_eq!((history.events.len(), history.events[0].rev), (MAX_EVENTS, 1));
-        let answer = history.events_of(now, "goods");
-        assert_eq!((answer.len(), answer[MAX_ANSWER - 1].rev), (MAX_ANSWER, MAX_EVENTS as u64));
+        let sent = history.events_of(now, "goods");
+        assert_eq!((sent.len(), sent[MAX_EVENTS_SENT - 1].rev), (MAX_EVENTS_SENT, MAX_EVENTS as u64));
     }
 }

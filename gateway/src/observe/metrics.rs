@@ -108,7 +108,7 @@ pub(crate) struct ProcessTotals {
     /// Known nodes.
     pub(crate) nodes: usize,
     /// Answers of nodes that could not be understood.
-    pub(crate) malformed_answers: u64,
+    pub(crate) malformed_from_nodes: u64,
     /// What was logged of servers, nodes and clients, or suppressed, by kind.
     pub(crate) warnings: BTreeMap<&'static str, Tally>,
     /// For how long no Distributor has been connected.
@@ -128,7 +128,7 @@ pub(crate) struct ProcessTotals {
 
 /// Writes the figures of all workers in Prometheus' text format 0.0.4.
 pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
-    let ProcessTotals { nodes, malformed_answers, warnings, stale, lost, evicted, held, over_budget, left_unread } =
+    let ProcessTotals { nodes, malformed_from_nodes, warnings, stale, lost, evicted, held, over_budget, left_unread } =
         totals;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
@@ -171,7 +171,7 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     );
     let help = "Responses of servers and nodes that were malformed, or did not end as they should.";
     about("gateway_malformed_responses_total", "counter", help, &mut |out| {
-        let malformed = sum(|worker| &worker.malformed_responses) + malformed_answers;
+        let malformed = sum(|worker| &worker.malformed_responses) + malformed_from_nodes;
         let _ = writeln!(out, "gateway_malformed_responses_total {malformed}");
     });
     let help = "Faults of servers, nodes and clients that a line in the log is about, by kind.";
@@ -239,7 +239,7 @@ mod tests {
             &workers,
             &ProcessTotals {
                 nodes: 7,
-                malformed_answers: 2,
+                malformed_from_nodes: 2,
                 warnings: [("no_tls", Tally { seen: 6, suppressed: 5 })].into(),
                 stale: Some(Duration::from_millis(1500)),
                 lost: 3,

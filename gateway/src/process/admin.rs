@@ -95,7 +95,7 @@ impl Admin {
                 let budget = self.shared.budget.usage();
                 let totals = metrics::ProcessTotals {
                     nodes: self.peers.nodes().len(),
-                    malformed_answers: self.peers.malformed_total(),
+                    malformed_from_nodes: self.peers.malformed_total(),
                     warnings: self.shared.log_throttles.tallies(),
                     stale: self.peers.stale_for(),
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),

@@ -76,8 +76,8 @@ fn state(peers: &Peers, at: SocketAddr, node: &Node) -> String {
 }
 
 fn malformed(peers: &Peers, at: SocketAddr) -> String {
-    peers.malformed_answers(at).map_or_else(String::new, |answers| {
-        let (count, ago, why) = (answers.count, answers.ago.as_secs(), answers.why);
+    peers.malformed_responses(at).map_or_else(String::new, |responses| {
+        let (count, ago, why) = (responses.count, responses.ago.as_secs(), responses.why);
         format!(", {count} malformed answers, the last {ago} s ago: {why}")
     })
 }

@@ -1,4 +1,4 @@
-//! A request that a node answers: the call, and its answer or stream on the way to the client.
+//! A request that a node answers: the call, and its response or stream on the way to the client.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::respond_with_stream;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{
-    JSON, MediaType, body_params, form_params, has_body, is_malformed, is_one_json, is_stream, response,
+    JSON, MediaType, body_params, form_params, has_body, is_malformed, is_one_json, is_stream, to_http,
 };
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
@@ -33,7 +33,7 @@ use crate::route::params::RequestParts;
 const STREAM_WINDOW: u32 = 16 * 1024;
 
 impl Proxy<'_> {
-    /// Calls a node by `method` and the path of `context`, and responds with its answer.
+    /// Calls a node by `method` and the path of `context`, and responds with its response.
     pub(super) async fn call_node(
         &self,
         context: &RequestContext<'_>,
@@ -54,12 +54,12 @@ impl Proxy<'_> {
         let time_left = context.deadline.saturating_duration_since(now);
         let call = call.started_at(now).timeout(time_left).in_trace(traceparent);
         let form = StreamFormat::accepted(head.fields());
-        let answer = match form {
+        let response = match form {
             // A stream is not begun for its head.
             Some(form) if head.method() != "HEAD" => {
                 let opening = Box::pin(call.open(STREAM_WINDOW));
                 match exchange.until_client_gone(opening).await?.map_err(call_problem)? {
-                    RawReply::Response(answer) => answer,
+                    RawReply::Response(response) => response,
                     RawReply::Stream(parts) => {
                         drop((held, room));
                         let hold = |bytes| self.budget.reserve(context.client, bytes);
@@ -71,26 +71,26 @@ impl Proxy<'_> {
             }
             Some(_) | None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
         };
-        let read = response(&answer);
-        self.record_if_malformed(&answer, &read);
+        let read = to_http(&response);
+        self.record_if_malformed(&response, &read);
         let (status, body) = match (read, form) {
             // As a GET would be answered.
             (Err(problem), Some(form)) if head.method() == "HEAD" && is_stream(&problem) => {
-                let response = ResponseHead { framing: Framing::Empty, ..form.head() };
-                respond_with_stream(head, &response, futures::stream::empty(), exchange).await?;
+                let head_only = ResponseHead { framing: Framing::Empty, ..form.head() };
+                respond_with_stream(head, &head_only, futures::stream::empty(), exchange).await?;
                 return Ok(Instant::now());
             }
             (read, _) => read.map_err(BodyError::Problem)?,
         };
         drop(held);
-        // A client that does not read its answers must not get more and more of them.
+        // A client that does not read its responses must not get more and more of them.
         let held = Some(room.hold(body.len())?);
         Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
     }
 
-    /// A node's answer was of no use. Its operator has to know.
-    fn record_if_malformed(&self, answer: &RawResponse, read: &Result<(StatusCode, Bytes), Problem>) {
-        if let (Err(problem), Some(node)) = (read, answer.node())
+    /// A node's response was of no use. Its operator has to know.
+    fn record_if_malformed(&self, response: &RawResponse, read: &Result<(StatusCode, Bytes), Problem>) {
+        if let (Err(problem), Some(node)) = (read, response.node())
             && is_malformed(problem)
         {
             self.peers.record_malformed(node, &problem.detail);

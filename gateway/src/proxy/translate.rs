@@ -1,4 +1,5 @@
-//! Translates HTTP requests into arguments of calls, and answers of nodes into responses. Pure.
+//! Translates HTTP requests into arguments of calls, and responses of nodes into those of HTTP.
+//! Pure.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -15,7 +16,7 @@ use crate::proxy::stream_body::StreamFormat;
 /// (at about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
 
-/// The media type of answers.
+/// The media type of responses.
 pub(crate) const JSON: &str = "application/json";
 
 /// Whether the arguments are in the body; otherwise they are in the query string.
@@ -174,19 +175,19 @@ pub(crate) fn is_one_json(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// A node's answer as a response: status and body, or the problem that it reports.
+/// A node's response as one of HTTP: status and body, or the problem that it reports.
 ///
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet,
 /// as old clients expect.
-pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
-    let packet = answer.packet();
-    // The usual answer is split without parsing, and checked once.
+pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
+    let packet = response.packet();
+    // The usual response is split without parsing, and checked once.
     if let Some((_, body)) = success_parts(packet)
         && is_one_json(body)
     {
         return Ok((StatusCode::OK, packet.slice_ref(body)));
     }
-    let Ok(read) = answer.read() else {
+    let Ok(read) = response.read() else {
         if packet.trim_ascii() != b"null" {
             let detail = "the service answered with something that is not JSON";
             return Err(Problem::new(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, detail));
@@ -220,14 +221,14 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
     }
 }
 
-/// Whether a node's answer was of no use, for a reason that its operator has to know.
+/// Whether a node's response was of no use, for a reason that its operator has to know.
 pub(crate) fn is_malformed(problem: &Problem) -> bool {
     let is = |status, kind| problem.status == status && problem.kind == kind;
     is(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER)
         || is(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN)
 }
 
-/// Whether a node says by it that its answer is a stream.
+/// Whether a node says by it that its response is a stream.
 pub(crate) fn is_stream(problem: &Problem) -> bool {
     problem.status == StatusCode::NOT_ACCEPTABLE && problem.kind == ProblemKind::STREAM
 }

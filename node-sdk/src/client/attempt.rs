@@ -228,7 +228,7 @@ impl RawCall<'_> {
             // What is opened for a stream may last as long as that does.
             let lasting = context.inner_deadline(now).filter(|_| !context.may_stream).map(Instant::into_std);
             let stream = self.window.map(|window| StreamOptions { deadline: lasting, window });
-            let pending = connection.submit(now, CallDeadlines { answer: deadline.into_std(), stream }, write);
+            let pending = connection.submit(now, CallDeadlines { response: deadline.into_std(), stream }, write);
             let pending = pending.map(|pending| if self.is_probe { pending.uncounted() } else { pending });
             pending.map(Some).map_err(SubmitError::Connection)
         })
@@ -265,7 +265,7 @@ impl RawCall<'_> {
                     return Ok(None);
                 }
                 if self.progress.lost.is_some() {
-                    self.mesh.record_answer(&self.route_name());
+                    self.mesh.record_response(&self.route_name());
                 }
                 if self.window.is_some() && opens_stream(&frame) {
                     self.progress.opened = Some(pending);

@@ -18,7 +18,7 @@ pub(crate) trait LocalCall: Send + Sync {
 
     /// Calls a route of this node. Dropping the result cancels the call, unless it has to be
     /// finished: see `server/released`.
-    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalAnswer;
+    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalResponse;
 
     /// The same without a response: the node does it while the caller goes on. Returns whether it
     /// has room for it.
@@ -26,7 +26,7 @@ pub(crate) trait LocalCall: Send + Sync {
 }
 
 /// The response of this node as a frame; `None` when the deadline is over.
-pub(crate) type LocalAnswer = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
+pub(crate) type LocalResponse = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +60,13 @@ mod tests {
             (method, path) == ("GET", "/a")
         }
 
-        fn call(self: Arc<Self>, _url: (&str, &str), params: &str, context: Context, _idempotent: bool) -> LocalAnswer {
+        fn call(
+            self: Arc<Self>,
+            _url: (&str, &str),
+            params: &str,
+            context: Context,
+            _idempotent: bool,
+        ) -> LocalResponse {
             self.calls.lock().unwrap().push(params.to_owned());
             let done = async move {
                 tokio::time::sleep(self.takes).await;

@@ -111,8 +111,8 @@ impl Mesh {
     }
 
     /// A call of this route that a node was lost with was answered by another node.
-    pub(crate) fn record_answer(&self, route: &str) {
-        self.view.record_answer(route);
+    pub(crate) fn record_response(&self, route: &str) {
+        self.view.record_response(route);
     }
 
     /// Calls go to the node of this connection over a new one from now on.

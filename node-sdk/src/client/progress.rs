@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use crate::client::local_call::LocalAnswer;
+use crate::client::local_call::LocalResponse;
 use crate::transport::connection::PendingCall;
 
 /// The progress of a call.
@@ -47,7 +47,7 @@ pub(super) enum CallState {
     Due,
     Waiting(PendingCall),
     /// This node itself answers.
-    Own(LocalAnswer),
+    Own(LocalResponse),
     /// The first list is to come.
     Unlisted(Pin<Box<dyn Future<Output = ()> + Send>>),
 }

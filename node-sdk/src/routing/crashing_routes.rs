@@ -64,7 +64,7 @@ impl CrashingRoutes {
     }
 
     /// A call of this route that a node was lost with was answered by another node.
-    pub(crate) fn record_answer(&mut self, route: &str) {
+    pub(crate) fn record_response(&mut self, route: &str) {
         self.losses.remove(route);
     }
 }
@@ -98,7 +98,7 @@ mod tests {
         }
         let node = |port| SocketAddr::from(([127, 0, 0, 1], port));
         assert_eq!(routes.record_loss(start, "GET/c", node(1)), Harmless);
-        routes.record_answer("GET/c");
+        routes.record_response("GET/c");
         assert_eq!(routes.record_loss(start, "GET/c", node(2)), Harmless, "another node answers it");
     }
 

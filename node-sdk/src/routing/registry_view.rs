@@ -210,8 +210,8 @@ impl RegistryView {
     }
 
     /// A call of this route that a node was lost with was answered by another node.
-    pub(crate) fn record_answer(&self, route: &str) {
-        self.lock_crashing_routes().record_answer(route);
+    pub(crate) fn record_response(&self, route: &str) {
+        self.lock_crashing_routes().record_response(route);
     }
 
     /// Calls to the node of this connection go over a new one from now on. This one ends with the

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use protocol::{CallMeta, Key, Request, Version};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::client::local_call::{LocalAnswer, LocalCall};
+use crate::client::local_call::{LocalCall, LocalResponse};
 use crate::context::{Context, Trace};
 use crate::handler::Caller;
 use crate::handler::response_sink::WriteProgress;
@@ -25,7 +25,7 @@ impl LocalCall for LocalService {
         self.router.find(method, path).is_some()
     }
 
-    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalAnswer {
+    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalResponse {
         let deadline = context.deadline.map(sleep_until);
         let started = self.begin_local(url, params, context, Some(Key::Number(0)), idempotent);
         let tasks = self.tasks.clone();

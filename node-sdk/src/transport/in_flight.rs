@@ -80,7 +80,7 @@ enum SlotState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallDeadlines {
     /// Until the response; for a stream, until it is open.
-    pub(crate) answer: Instant,
+    pub(crate) response: Instant,
     /// The call may become a stream.
     pub(crate) stream: Option<StreamOptions>,
 }
@@ -139,7 +139,7 @@ impl InFlight {
         deadlines: CallDeadlines,
         write: impl FnOnce(u64, &mut BytesMut),
     ) -> Result<u64, EnqueueError> {
-        let CallDeadlines { answer: deadline, stream } = deadlines;
+        let CallDeadlines { response: deadline, stream } = deadlines;
         let slot = match self.free.last() {
             Some(slot) => *slot,
             None if self.slots.len() < self.limits.max_calls => {
@@ -351,8 +351,8 @@ impl InFlight {
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.
-    pub(crate) fn waits_for_answers(&self) -> bool {
-        self.write_queue.waits_for_answers()
+    pub(crate) fn waits_for_responses(&self) -> bool {
+        self.write_queue.waits_for_responses()
     }
 
     /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have

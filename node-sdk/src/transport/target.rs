@@ -12,7 +12,7 @@ use protocol::{
 };
 
 use crate::lost::LostCalls;
-use crate::malformed::MalformedAnswers;
+use crate::malformed::MalformedResponses;
 use crate::transport::blocked::BlockedAddresses;
 
 /// Most bytes of what comes before a node has said who it is: a hello has far fewer.
@@ -50,7 +50,7 @@ pub(crate) struct Connector {
     /// Calls without a response that this process has lost.
     pub(crate) lost: Arc<LostCalls>,
     /// Answers that could not be understood.
-    pub(crate) malformed: Arc<MalformedAnswers>,
+    pub(crate) malformed: Arc<MalformedResponses>,
 }
 
 impl Target {

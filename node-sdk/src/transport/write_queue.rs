@@ -101,7 +101,7 @@ impl WriteQueue {
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.
-    pub(crate) fn waits_for_answers(&self) -> bool {
+    pub(crate) fn waits_for_responses(&self) -> bool {
         match self {
             Self::Batch(_) => false,
             Self::Legacy(legacy) => !legacy.queue.is_empty() && legacy.unread_bytes > 0,

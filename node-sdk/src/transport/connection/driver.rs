@@ -229,7 +229,7 @@ impl Connection {
                     state.socket = None;
                     return Err("retired");
                 }
-                let stands = state.calls.waits_for_answers();
+                let stands = state.calls.waits_for_responses();
                 socket.stalled_since = stands.then(|| socket.stalled_since.unwrap_or(now));
                 return Ok(progress);
             }

@@ -96,7 +96,7 @@ async fn reads(node: &TcpStream, expected: &[u8]) {
 
 fn call(connection: &Arc<Connection>, packet: &[u8]) -> PendingCall {
     let now = Instant::now();
-    let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: None };
+    let deadlines = CallDeadlines { response: (now + PATIENCE).into_std(), stream: None };
     connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(packet)).unwrap()
 }
 
@@ -233,7 +233,7 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
     let now = Instant::now();
     let options = crate::transport::in_flight::StreamOptions { deadline: None, window: protocol::STREAM_WINDOW };
-    let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: Some(options) };
+    let deadlines = CallDeadlines { response: (now + PATIENCE).into_std(), stream: Some(options) };
     for _ in 0..4 {
         let stream = connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
         let parts = protocol::STREAM_WINDOW as usize / part(stream, 1).len();
@@ -245,7 +245,7 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
 fn open(connection: &Arc<Connection>, window: u32) -> PendingCall {
     let now = Instant::now();
     let options = crate::transport::in_flight::StreamOptions { deadline: None, window };
-    let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: Some(options) };
+    let deadlines = CallDeadlines { response: (now + PATIENCE).into_std(), stream: Some(options) };
     connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
 }
 

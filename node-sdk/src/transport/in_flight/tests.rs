@@ -39,7 +39,7 @@ impl Scene {
 
     fn admit_until(&mut self, bytes: usize, ms: u64) -> Result<u64, EnqueueError> {
         let (start, deadline) = (self.start, self.at(ms));
-        self.calls.admit(start, CallDeadlines { answer: deadline, stream: None }, |_, out| {
+        self.calls.admit(start, CallDeadlines { response: deadline, stream: None }, |_, out| {
             out.resize(out.len() + bytes - 2, b'x');
             out.extend_from_slice("¶".as_bytes());
         })
@@ -201,11 +201,11 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
     assert_eq!(scene.admit(LEGACY_READ_BYTES + 1), Err(EnqueueError::TooLarge));
     let keys: Vec<_> = (0..4).map(|_| scene.admit(LEGACY_READ_BYTES / 2).unwrap()).collect();
     assert!(scene.write().is_some() && scene.write().is_some());
-    assert!(scene.write().is_none() && scene.calls.waits_for_answers());
+    assert!(scene.write().is_none() && scene.calls.waits_for_responses());
     scene.answer(keys[1]);
     assert!(scene.write().is_some(), "the second was read, so the first was too");
     scene.calls.cancel(keys[2]);
-    assert!(scene.write().is_some() && !scene.calls.waits_for_answers());
+    assert!(scene.write().is_some() && !scene.calls.waits_for_responses());
     scene.admit(2).unwrap();
     assert!(scene.write().is_none(), "a cancelled call has still to be read");
 }
@@ -305,7 +305,7 @@ proptest! {
             match (step, any) {
                 (0 | 1, _) => {
                     let (start, deadline) = (scene.start, scene.at(number as u64));
-                    let admitted = scene.calls.admit(start, CallDeadlines { answer: deadline, stream: None }, |key, out| {
+                    let admitted = scene.calls.admit(start, CallDeadlines { response: deadline, stream: None }, |key, out| {
                         out.extend_from_slice(format!("{key}¶").as_bytes());
                     });
                     open.extend(admitted);
