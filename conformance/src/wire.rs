@@ -39,9 +39,9 @@ pub(crate) enum KeyPosition {
 
 impl NodeUnderTest {
     /// A call whose key is this JSON text, with `more` members such as `,"$":{}`.
-    pub(crate) fn call(&self, key: &str, place: KeyPosition, more: &str) -> String {
+    pub(crate) fn call(&self, key: &str, position: KeyPosition, more: &str) -> String {
         let (method, uri) = (text(&self.method), text(&self.uri));
-        let top = if matches!(place, KeyPosition::Top | KeyPosition::Both) {
+        let top = if matches!(position, KeyPosition::Top | KeyPosition::Both) {
             format!(r#","key":{key}"#)
         } else {
             String::new()
@@ -49,7 +49,7 @@ impl NodeUnderTest {
         let params = self.params.iter().filter(|(name, _)| *name != "key");
         let mut params: Vec<_> =
             params.map(|(name, value)| format!("{}:{}", text(name), escaped(&value.to_string()))).collect();
-        if matches!(place, KeyPosition::Params | KeyPosition::Both) {
+        if matches!(position, KeyPosition::Params | KeyPosition::Both) {
             params.push(format!(r#""key":{key}"#));
         }
         format!(r#"{{"uri":{uri},"method":{method}{top},"params":{{{}}}{more}}}¶"#, params.join(","))

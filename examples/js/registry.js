@@ -265,7 +265,7 @@ class Replica {
   state = null; // {epoch, rev}; null from a Distributor of version 1, or from none
   entries = new Map(); // id -> {entry, text as it came, bytes and sum of that}
   digest = 0;
-  kept = new Map(); // place -> {entry, until}: not listed any more, and nobody can have told that they left
+  kept = new Map(); // address -> {entry, until}: not listed any more, and nobody can have told that they left
   fresh = false; // the connection has brought nothing yet
   far = null; // where the Distributor is, if it is on another machine
   readFar = null; // the same when the entries were read
@@ -314,9 +314,9 @@ class Replica {
     const kept = new Map();
     for (const { entry, until: own } of [...this.kept.values(), ...this.entries.values()]) {
       const goes = !stamp && Number.isFinite(own) ? own : until;
-      if (goes !== null) kept.set(place(entry), { entry, until: goes });
+      if (goes !== null) kept.set(addressOf(entry), { entry, until: goes });
     }
-    for (const { entry } of next.values()) kept.delete(place(entry));
+    for (const { entry } of next.values()) kept.delete(addressOf(entry));
 
     const same = digest === this.digest && next.size === this.entries.size && kept.size === this.kept.size
       && this.far === this.readFar;
@@ -337,7 +337,7 @@ class Replica {
     if (stamp.digest !== undefined && stamp.digest !== digest) return 'gap';
     const isWarm = stamp.warming !== true;
     const same = joined.size + left.length === 0 && !(isWarm && this.kept.size > 0);
-    for (const { entry } of joined.values()) this.kept.delete(place(entry));
+    for (const { entry } of joined.values()) this.kept.delete(addressOf(entry));
     if (isWarm) this.kept.clear();
     this.state = { epoch: stamp.epoch, rev: stamp.rev };
     Object.assign(this, { entries: next, digest, fresh: false });
@@ -393,7 +393,7 @@ function sum(entries) {
   return digest;
 }
 
-function place(entry) {
+function addressOf(entry) {
   return `${entry?.host} ${entry?.port}`;
 }
 

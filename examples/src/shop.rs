@@ -144,8 +144,8 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
     // Standard output may be closed, or a pipe that nobody reads: nothing waits for it.
     let screen = LineWriter::start("screen", io::stdout(), Duration::ZERO, |_lost| {})?;
     if !stop.is_cancelled() {
-        let places = Places { distributor: registry_address, gateway: gateway_address, admin: admin_address };
-        screen.push(welcome(places, &nodes, data, args.data.is_none()));
+        let addresses = ShopAddresses { distributor: registry_address, gateway: gateway_address, admin: admin_address };
+        screen.push(welcome(addresses, &nodes, data, args.data.is_none()));
         stop.cancelled().await;
     }
     let is_watched = io::stdout().is_terminal();
@@ -179,15 +179,15 @@ async fn answers(gateway: SocketAddr, path: &str) -> bool {
 
 /// Where the parts of the shop are.
 #[derive(Clone, Copy, Debug)]
-struct Places {
+struct ShopAddresses {
     distributor: SocketAddr,
     gateway: SocketAddr,
     admin: Option<SocketAddr>,
 }
 
 /// How the shop is used.
-fn welcome(places: Places, nodes: &[(&str, Node)], data: &Path, temporary: bool) -> String {
-    let Places { distributor, gateway, admin } = places;
+fn welcome(addresses: ShopAddresses, nodes: &[(&str, Node)], data: &Path, temporary: bool) -> String {
+    let ShopAddresses { distributor, gateway, admin } = addresses;
     let mut out = String::new();
     macro_rules! line {
         ($($text:tt)*) => { let _ = writeln!(out, $($text)*); };

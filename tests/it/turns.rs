@@ -49,7 +49,7 @@ impl StepClock {
     /// Takes turns with the tasks of the test, and checks that it never waits long for one.
     #[track_caller]
     fn check(&self) -> impl Future<Output = ()> {
-        let place = std::panic::Location::caller();
+        let location = std::panic::Location::caller();
         async move {
             let (begun, mut seen, mut idle) = (self.steps(), self.steps(), 0);
             let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
@@ -58,10 +58,10 @@ impl StepClock {
                 longest = longest.max(last.elapsed());
                 last = Instant::now();
                 idle = if self.steps() == seen { idle + 1 } else { 0 };
-                assert!(idle < IDLE_TURNS, "nothing is done after {} steps ({place})", seen - begun);
+                assert!(idle < IDLE_TURNS, "nothing is done after {} steps ({location})", seen - begun);
                 seen = self.steps();
             }
-            assert!(longest <= MAX_WAIT, "others waited for {longest:?} ({place})");
+            assert!(longest <= MAX_WAIT, "others waited for {longest:?} ({location})");
         }
     }
 

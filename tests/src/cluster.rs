@@ -114,14 +114,14 @@ pub fn patient() -> distributor::Config {
 /// Waits until a condition holds, and panics with `what` after [`PATIENCE`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
-    let place = std::panic::Location::caller();
+    let location = std::panic::Location::caller();
     async move {
         let holds = async {
             while !condition().await {
                 sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        assert!(timeout(PATIENCE, holds).await.is_ok(), "in vain: {what} ({place})");
+        assert!(timeout(PATIENCE, holds).await.is_ok(), "in vain: {what} ({location})");
     }
 }
 

@@ -77,14 +77,14 @@ type Rounds = Vec<(Duration, usize)>;
 async fn in_turn(fronts: &[EdgeServer], mut round: impl AsyncFnMut(&EdgeServer) -> usize) -> Vec<Rounds> {
     let mut all: Vec<Rounds> = fronts.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
-        for place in 0..fronts.len() {
-            let place = (place + number) % fronts.len();
-            let before = fronts[place].process.cpu();
-            let count = round(&fronts[place]).await;
+        for index in 0..fronts.len() {
+            let index = (index + number) % fronts.len();
+            let before = fronts[index].process.cpu();
+            let count = round(&fronts[index]).await;
             // The first is to warm up.
             if number > 0 {
-                let cpu = fronts[place].process.cpu() - before;
-                all[place].push((cpu / u32::try_from(count.max(1)).unwrap(), count));
+                let cpu = fronts[index].process.cpu() - before;
+                all[index].push((cpu / u32::try_from(count.max(1)).unwrap(), count));
             }
         }
     }
@@ -269,10 +269,10 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
         sleep(Duration::from_millis(2500)).await;
         step += 1;
         // One provider dies, and another one joins.
-        let place = usize::try_from(step).unwrap() % providers.len();
+        let index = usize::try_from(step).unwrap() % providers.len();
         let next = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
         sleep(Duration::from_millis(300)).await;
-        std::mem::replace(&mut providers[place], next).kill().await;
+        std::mem::replace(&mut providers[index], next).kill().await;
         match step % 2 {
             0 => kill_process(pid, Signal::HUP).unwrap(),
             _ => {

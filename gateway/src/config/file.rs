@@ -100,7 +100,7 @@ fn parse(file: &Path, text: &str, arguments: impl FnOnce(&mut Settings) -> Vec<S
     let mut found = conflicts(&settings);
     found.retain(|conflict| reader.are_usable(&conflict.depends_on));
     for conflict in found {
-        match reader.place(&conflict.key) {
+        match reader.offset(&conflict.key) {
             Some(at) if conflict.is_mistake => reader.mistake(at, conflict.message),
             Some(_) => reader.warning(&conflict.key, conflict.message),
             None if conflict.is_mistake => wrong.push(conflict.message),

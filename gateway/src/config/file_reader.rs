@@ -32,7 +32,7 @@ pub(super) struct FileReader<'t> {
     mistakes: Vec<(usize, String)>,
     warnings: Vec<(usize, String)>,
     /// The offset of each key's value: `idle_timeout`, `tls.listen`, `route.0.prefix`.
-    places: HashMap<String, usize>,
+    offsets: HashMap<String, usize>,
     /// Keys without a usable value.
     unusable: Vec<String>,
 }
@@ -45,7 +45,7 @@ impl<'t> FileReader<'t> {
             syntax_errors: Vec::new(),
             mistakes: Vec::new(),
             warnings: Vec::new(),
-            places: HashMap::new(),
+            offsets: HashMap::new(),
             unusable: Vec::new(),
         }
     }
@@ -85,7 +85,7 @@ impl<'t> FileReader<'t> {
     }
 
     /// Sets what is a setting of `S` among the entries of a table, and gives the others: tables,
-    /// and what is unknown. `scope` is put before names in [`places`](Self::places).
+    /// and what is unknown. `scope` is put before names in [`offsets`](Self::offsets).
     pub(super) fn apply<'a, S: Settings>(
         &mut self,
         scope: &str,
@@ -96,7 +96,7 @@ impl<'t> FileReader<'t> {
         for (key, value) in entries {
             let of_file = S::SETTINGS.iter().filter(|setting| setting.place != SettingPlace::CommandLine);
             let setting = of_file.into_iter().find(|setting| setting.name == key.get_ref());
-            self.places.insert(format!("{scope}{}", key.get_ref()), value.span().start);
+            self.offsets.insert(format!("{scope}{}", key.get_ref()), value.span().start);
             match setting.filter(|setting| !matches!(setting.kind, ValueKind::Table | ValueKind::Tables)) {
                 Some(setting) if self.set(setting, value, settings).is_none() => {
                     self.mark_unusable(format!("{scope}{}", setting.name));
@@ -201,7 +201,7 @@ impl<'t> FileReader<'t> {
             let name = &**key.get_ref();
             let shown = shown(name);
             let message = match (elsewhere(name), most_alike(name, names.clone())) {
-                (Some(place), _) => format!("`{shown}` is no key of {table}: it belongs {place}"),
+                (Some(owner), _) => format!("`{shown}` is no key of {table}: it belongs {owner}"),
                 (None, Some(meant)) => format!("unknown key `{shown}`; did you mean `{meant}`?"),
                 (None, None) => format!("unknown key `{shown}`; {table} has {}", listed(names.clone())),
             };
@@ -262,14 +262,14 @@ impl<'t> FileReader<'t> {
         !self.unusable.iter().any(|key| keys.contains(&key.as_str()))
     }
 
-    /// Adds a warning about a setting without effect. `key` is as in [`places`](Self::places).
+    /// Adds a warning about a setting without effect. `key` is as in [`offsets`](Self::offsets).
     pub(super) fn warning(&mut self, key: &str, message: String) {
-        self.warnings.push((self.place(key).unwrap_or_default(), message));
+        self.warnings.push((self.offset(key).unwrap_or_default(), message));
     }
 
     /// The offset of a key's value, if the file has it.
-    pub(super) fn place(&self, key: &str) -> Option<usize> {
-        self.places.get(key).copied()
+    pub(super) fn offset(&self, key: &str) -> Option<usize> {
+        self.offsets.get(key).copied()
     }
 
     /// The line of a byte, from 0.

@@ -140,14 +140,14 @@ fn read_route<'t>(
         let list = table.get(key).and_then(|value| value.get_ref().as_array());
         list.is_some_and(|list| list.is_empty())
     };
-    let place = |reader: &FileReader<'_>, key: &str| reader.place(&format!("{scope}{key}"));
-    if place(reader, "prefix").is_none() {
+    let offset = |reader: &FileReader<'_>, key: &str| reader.offset(&format!("{scope}{key}"));
+    if offset(reader, "prefix").is_none() {
         reader.mistake(at, "this [[route]] has no `prefix`, such as prefix = \"/\" for all");
-    } else if let Some(at) = place(reader, "prefix").filter(|_| is_empty_list("prefix")) {
+    } else if let Some(at) = offset(reader, "prefix").filter(|_| is_empty_list("prefix")) {
         reader.mistake(at, "prefix: write a path such as \"/\", which is all, or a list of paths");
     }
     for prefix in &keys.prefix {
-        let at = place(reader, "prefix").unwrap_or(at);
+        let at = offset(reader, "prefix").unwrap_or(at);
         let named = shown(prefix);
         match normalize(prefix) {
             Ok(normal) => {
@@ -164,7 +164,7 @@ fn read_route<'t>(
             Err(bad) => reader.mistake(at, format!("prefix `{named}`: {}", bad.0)),
         }
     }
-    if let (Some(cookie), Some(at)) = (&keys.cookie, place(reader, "cookie")) {
+    if let (Some(cookie), Some(at)) = (&keys.cookie, offset(reader, "cookie")) {
         if let Some((_, line)) = seen.cookies.iter().find(|(other, _)| other == cookie) {
             reader.mistake(at, format!("cookie `{cookie}` is that of another route already, in line {}", line + 1));
         }
@@ -178,8 +178,8 @@ fn read_route<'t>(
             reader.warning(&format!("{scope}{key}"), format!("`{key}` has no effect without `strip`"));
         }
     }
-    let has_servers = place(reader, "servers").is_some();
-    match (&keys.check, place(reader, "check")) {
+    let has_servers = offset(reader, "servers").is_some();
+    match (&keys.check, offset(reader, "check")) {
         (Some(CheckTarget::Nodes(_)), Some(at)) if has_servers => {
             reader.mistake(at, "check: servers speak HTTP: check them by \"tcp\" or a path such as \"/health\"");
         }
@@ -188,12 +188,12 @@ fn read_route<'t>(
     if !keys.nodes {
         let is_of_nodes = |key: &str| key != "check" || matches!(keys.check, Some(CheckTarget::Nodes(_)));
         for key in ["params", "any_body", "check"].into_iter().filter(|key| is_of_nodes(key)) {
-            if let Some(at) = place(reader, key) {
+            if let Some(at) = offset(reader, key) {
                 reader.mistake(at, format!("{key}: with `nodes = false` no node is called here"));
             }
         }
     }
-    if place(reader, "check_every").is_some() && place(reader, "check").is_none() {
+    if offset(reader, "check_every").is_some() && offset(reader, "check").is_none() {
         reader.warning(&format!("{scope}check_every"), "`check_every` has no effect without `check`".to_owned());
     }
     if keys.strip && !has_servers {

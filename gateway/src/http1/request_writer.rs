@@ -126,7 +126,7 @@ pub(crate) fn put_response_fields(
             }
         } else if !connection.owns(name) {
             match location.and_then(|rewrite| rewrite.rewrite(name, value)) {
-                Some(place) => put(out, name, place.as_bytes()),
+                Some(rewritten) => put(out, name, rewritten.as_bytes()),
                 None => put(out, name, value),
             }
         }

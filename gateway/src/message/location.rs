@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::message::head::{Scheme, same_authority};
 
-/// Puts places that a server names below the prefix that was taken off its requests.
+/// Puts urls that a server names below the prefix that was taken off its requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocationRewrite<'a> {
     /// In normal form, without a slash at its end.
@@ -24,7 +24,7 @@ impl LocationRewrite<'_> {
     pub(crate) fn rewrite(&self, name: &[u8], value: &[u8]) -> Option<String> {
         let is_place = || name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
         if self.redirects && is_place() {
-            return self.place(std::str::from_utf8(value).ok()?);
+            return self.rewrite_url(std::str::from_utf8(value).ok()?);
         }
         if self.cookies && name.eq_ignore_ascii_case(b"set-cookie") {
             return self.cookie(std::str::from_utf8(value).ok()?);
@@ -60,13 +60,13 @@ impl LocationRewrite<'_> {
         Some(format!("{}{below}{}", &cookie[..path.start], &cookie[path.end..]))
     }
 
-    /// The place below the prefix; `None` for one that stays as it is: it is there already, is
+    /// The url below the prefix; `None` for one that stays as it is: it is there already, is
     /// relative, or on another host.
-    fn place(&self, place: &str) -> Option<String> {
-        if place.starts_with('/') && !place.starts_with("//") {
-            return self.below(place);
+    fn rewrite_url(&self, url: &str) -> Option<String> {
+        if url.starts_with('/') && !url.starts_with("//") {
+            return self.below(url);
         }
-        let (scheme, rest) = match place.split_once("//")? {
+        let (scheme, rest) = match url.split_once("//")? {
             ("", rest) => (Scheme::Http, rest),
             (scheme, rest) if scheme.eq_ignore_ascii_case("http:") => (Scheme::Http, rest),
             (scheme, rest) if scheme.eq_ignore_ascii_case("https:") => (Scheme::Https, rest),
@@ -76,8 +76,8 @@ impl LocationRewrite<'_> {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let below = self.below(&path);
         if self.host.is_some_and(|host| same_authority(host, authority, scheme)) {
-            let before = place.len() - rest.len() + authority.len();
-            return below.map(|below| format!("{}{below}", &place[..before]));
+            let before = url.len() - rest.len() + authority.len();
+            return below.map(|below| format!("{}{below}", &url[..before]));
         }
         // No client can go there: the server is meant as clients reach it.
         (authority.parse() == Ok(self.server)).then(|| below.unwrap_or(path))
@@ -102,10 +102,10 @@ mod tests {
             LocationRewrite { prefix: "/api", host: Some("shop.test"), server, redirects: true, cookies: false };
         assert_eq!(rewrite.rewrite(b"Set-Cookie", b"a=b; Path=/"), None, "only on request");
         #[track_caller]
-        fn check(rewrite: LocationRewrite<'_>, place: &str, expected: Option<&str>) {
-            assert_eq!(rewrite.rewrite(b"Location", place.as_bytes()).as_deref(), expected, "{place}");
+        fn check(rewrite: LocationRewrite<'_>, url: &str, expected: Option<&str>) {
+            assert_eq!(rewrite.rewrite(b"Location", url.as_bytes()).as_deref(), expected, "{url}");
         }
-        let check = |place, expected| check(rewrite, place, expected);
+        let check = |url, expected| check(rewrite, url, expected);
         check("/dir/", Some("/api/dir/"));
         check("/", Some("/api/"));
         check("/?x#y", Some("/api/?x#y"));

@@ -35,27 +35,27 @@ enum Stage {
     Ended,
 }
 
-/// Where a socket's bytes are.
+/// What has become of the bytes that a socket was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// None are here.
-    Nowhere,
+pub(super) enum BytesState {
+    /// None wait: the system has them, or no more are sent.
+    Nothing,
     /// They wait until other tasks have run.
-    Queue,
+    Queued,
     /// They wait for the system.
-    Hold,
+    Held,
     /// They are lost, with the connection.
     Lost,
 }
 
 impl Outgoing {
-    /// Where the bytes are that have been accepted.
-    pub(super) fn place(&self) -> Place {
+    /// What has become of the bytes that have been accepted.
+    pub(super) fn state(&self) -> BytesState {
         match self.stage {
-            Stage::Clear | Stage::Ended => Place::Nowhere,
-            Stage::Queued(_) => Place::Queue,
-            Stage::Held(_) => Place::Hold,
-            Stage::Broken(_) => Place::Lost,
+            Stage::Clear | Stage::Ended => BytesState::Nothing,
+            Stage::Queued(_) => BytesState::Queued,
+            Stage::Held(_) => BytesState::Held,
+            Stage::Broken(_) => BytesState::Lost,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use super::outgoing::{Outgoing, Place};
+use super::outgoing::{BytesState, Outgoing};
 use super::queue;
 use crate::Socket;
 use crate::buffers::with_read_buffer;
@@ -264,19 +264,19 @@ impl SocketState {
     /// Changes what is to be sent, and sees to it that it will be.
     fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut Outgoing) -> R) -> R {
         let mut writes = self.lock();
-        let before = writes.outgoing.place();
+        let before = writes.outgoing.state();
         let changed = change(&mut writes.outgoing);
-        let after = writes.outgoing.place();
+        let after = writes.outgoing.state();
         if before == after {
             return changed;
         }
-        let writer = if before == Place::Hold { writes.writer.take() } else { None };
+        let writer = if before == BytesState::Held { writes.writer.take() } else { None };
         drop(writes);
         match after {
-            Place::Nowhere => {}
-            Place::Queue => queue::push(self),
-            Place::Hold => self.begin_to_send(),
-            Place::Lost => self.lose(),
+            BytesState::Nothing => {}
+            BytesState::Queued => queue::push(self),
+            BytesState::Held => self.begin_to_send(),
+            BytesState::Lost => self.lose(),
         }
         if let Some(writer) = writer {
             writer.wake();
@@ -300,7 +300,7 @@ impl SocketState {
     fn poll_send_held(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut writes = self.lock();
-            if writes.outgoing.place() != Place::Hold {
+            if writes.outgoing.state() != BytesState::Held {
                 return Poll::Ready(());
             }
             if writes.is_abandoned {

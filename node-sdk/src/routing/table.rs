@@ -472,8 +472,8 @@ mod tests {
             let rng = &mut Rng::with_seed(seed);
             let mut table = table();
             for _ in 0..rng.u8(1..12) {
-                let places: BTreeSet<u16> = (0..rng.u8(1..5)).map(|_| rng.u16(1..6)).collect();
-                let changes: Vec<NodeChange> = places
+                let ports: BTreeSet<u16> = (0..rng.u8(1..5)).map(|_| rng.u16(1..6)).collect();
+                let changes: Vec<NodeChange> = ports
                     .into_iter()
                     .map(|port| {
                         let known = known(rng, port);

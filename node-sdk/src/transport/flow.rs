@@ -233,8 +233,8 @@ mod tests {
             assert_eq!(send.next_number(), number);
             send.sent(1000);
             sent += 1000;
-            let places = receive.waiting.len() * PART_OVERHEAD_BYTES;
-            assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000 + places);
+            let overhead = receive.waiting.len() * PART_OVERHEAD_BYTES;
+            assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000 + overhead);
         }
         assert!(granted <= sent && sent <= granted + u64::from(STREAM_WINDOW) + 1000);
         while let Poll::Ready(Some(_)) = receive.poll_part(&mut task) {}

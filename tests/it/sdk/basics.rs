@@ -149,10 +149,10 @@ async fn a_node_that_cannot_start_says_why() {
 async fn b9_a_route_that_would_match_nothing_or_twice_is_refused_in_words() {
     #[track_caller]
     fn check(node: node_sdk::NodeBuilder, expected: &[&str]) -> impl Future<Output = ()> {
-        let place = std::panic::Location::caller();
+        let location = std::panic::Location::caller();
         async move {
             let error = node.start().await.map(drop).unwrap_err().to_string();
-            assert!(expected.iter().all(|part| error.contains(part)), "{error} ({place})");
+            assert!(expected.iter().all(|part| error.contains(part)), "{error} ({location})");
         }
     }
     let node = || Node::builder("a");

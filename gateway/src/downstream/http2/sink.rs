@@ -135,8 +135,8 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
                 fields.insert(CONTENT_LENGTH, length);
             }
         } else if !connection.owns(name) {
-            let place = location.and_then(|rewrite| rewrite.rewrite(name, value));
-            let value = place.as_ref().map_or(value, |place| place.as_bytes());
+            let rewritten = location.and_then(|rewrite| rewrite.rewrite(name, value));
+            let value = rewritten.as_ref().map_or(value, |rewritten| rewritten.as_bytes());
             // A field that was read before is valid here too, in small letters.
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
                 fields.append(name, value);

@@ -68,7 +68,7 @@ impl Scene {
 
     fn send_queued(&mut self) {
         self.outgoing.send_queued(|pieces| self.wire.send(pieces));
-        assert_ne!(self.outgoing.place(), Place::Queue, "all are sent");
+        assert_ne!(self.outgoing.state(), BytesState::Queued, "all are sent");
         self.check();
     }
 
@@ -81,12 +81,14 @@ impl Scene {
     fn check(&self) {
         assert!(self.accepted.starts_with(&self.wire.sent), "in order, and nothing twice: {self:?}");
         let unsent = self.accepted.len() - self.wire.sent.len();
-        match self.outgoing.place() {
-            Place::Nowhere => assert!(unsent == 0 || self.wire.is_lost, "all is sent: {self:?}"),
-            Place::Queue | Place::Hold => assert!((1..=MAX_QUEUED_BYTES).contains(&unsent), "few are here: {self:?}"),
-            Place::Lost => assert!(self.wire.is_lost),
+        match self.outgoing.state() {
+            BytesState::Nothing => assert!(unsent == 0 || self.wire.is_lost, "all is sent: {self:?}"),
+            BytesState::Queued | BytesState::Held => {
+                assert!((1..=MAX_QUEUED_BYTES).contains(&unsent), "few are here: {self:?}")
+            }
+            BytesState::Lost => assert!(self.wire.is_lost),
         }
-        let is_held = self.outgoing.place() == Place::Hold;
+        let is_held = self.outgoing.state() == BytesState::Held;
         assert_eq!(self.outgoing.poll_flush().is_pending(), is_held, "a flush waits for what is held only");
     }
 }
@@ -96,9 +98,9 @@ fn few_bytes_wait_and_leave_in_one_send() {
     let mut scene = Scene::default();
     assert_eq!(scene.write(&[300], true), Some(300));
     assert_eq!(scene.write(&[10, 20], true), Some(30));
-    assert_eq!((scene.wire.sends, scene.outgoing.place()), (0, Place::Queue));
+    assert_eq!((scene.wire.sends, scene.outgoing.state()), (0, BytesState::Queued));
     scene.send_queued();
-    assert_eq!((scene.wire.sends, scene.outgoing.place()), (1, Place::Nowhere));
+    assert_eq!((scene.wire.sends, scene.outgoing.state()), (1, BytesState::Nothing));
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn bytes_leave_at_once_without_a_queue_or_if_they_are_many() {
     for (bytes, may_queue) in [(300, false), (MAX_QUEUED_BYTES + 1, true)] {
         let mut scene = Scene::default();
         assert_eq!(scene.write(&[bytes], may_queue), Some(bytes));
-        assert_eq!((scene.wire.sent.len(), scene.outgoing.place()), (bytes, Place::Nowhere));
+        assert_eq!((scene.wire.sent.len(), scene.outgoing.state()), (bytes, BytesState::Nothing));
     }
 }
 
@@ -115,9 +117,9 @@ fn queued_bytes_leave_before_others() {
     let mut scene = Scene::default();
     scene.write(&[300], true);
     assert_eq!(scene.write(&[MAX_QUEUED_BYTES], true), Some(MAX_QUEUED_BYTES), "together too many");
-    assert_eq!((scene.wire.sent.len(), scene.outgoing.place()), (300, Place::Queue));
+    assert_eq!((scene.wire.sent.len(), scene.outgoing.state()), (300, BytesState::Queued));
     assert_eq!(scene.write(&[100_000], true), Some(100_000));
-    assert_eq!(scene.outgoing.place(), Place::Nowhere);
+    assert_eq!(scene.outgoing.state(), BytesState::Nothing);
     scene.check();
 }
 
@@ -127,15 +129,15 @@ fn what_the_system_does_not_take_is_held_before_all_others() {
     scene.write(&[300], true);
     scene.wire.answers = [Answer::Takes(100), Answer::Full, Answer::Full].into();
     scene.send_queued();
-    assert_eq!((scene.wire.sent.len(), scene.outgoing.place()), (100, Place::Hold));
+    assert_eq!((scene.wire.sent.len(), scene.outgoing.state()), (100, BytesState::Held));
     assert_eq!(scene.write(&[1], true), None);
     assert_eq!(scene.write(&[100_000], true), None);
     scene.becomes_writable();
-    assert_eq!(scene.outgoing.place(), Place::Hold);
+    assert_eq!(scene.outgoing.state(), BytesState::Held);
     scene.becomes_writable();
-    assert_eq!((scene.wire.sent.len(), scene.outgoing.place()), (300, Place::Nowhere));
+    assert_eq!((scene.wire.sent.len(), scene.outgoing.state()), (300, BytesState::Nothing));
     assert_eq!(scene.write(&[7], true), Some(7), "and it goes on");
-    assert_eq!(scene.outgoing.place(), Place::Queue);
+    assert_eq!(scene.outgoing.state(), BytesState::Queued);
 }
 
 #[test]
@@ -145,9 +147,9 @@ fn the_rest_of_a_large_write_is_not_queued() {
     assert_eq!(scene.write(&[66_000], true), Some(65_536));
     assert_eq!(scene.write(&[464], true), None, "the system would hardly take it soon");
     assert_eq!(scene.write(&[464], true), Some(464));
-    assert_eq!(scene.outgoing.place(), Place::Nowhere);
+    assert_eq!(scene.outgoing.state(), BytesState::Nothing);
     scene.write(&[1], true);
-    assert_eq!(scene.outgoing.place(), Place::Queue);
+    assert_eq!(scene.outgoing.state(), BytesState::Queued);
 }
 
 #[test]
@@ -169,7 +171,7 @@ fn an_error_is_that_of_each_later_write() {
     scene.write(&[300], true);
     scene.wire.answers = [Answer::Takes(10), Answer::Lost].into();
     scene.send_queued();
-    assert_eq!(scene.outgoing.place(), Place::Lost);
+    assert_eq!(scene.outgoing.state(), BytesState::Lost);
     for _ in 0..2 {
         let error = scene.outgoing.write(&[IoSlice::new(b"x")], true, |_| unreachable!()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -186,7 +188,7 @@ fn only_what_is_held_can_be_given_up() {
     scene.wire.answers = [Answer::Full].into();
     scene.send_queued();
     assert!(scene.outgoing.abandon());
-    assert_eq!(scene.outgoing.place(), Place::Nowhere);
+    assert_eq!(scene.outgoing.state(), BytesState::Nothing);
 }
 
 /// Every order of what connections, the queue and the system do.
@@ -222,9 +224,9 @@ fn bytes_leave_in_order_whatever_happens() {
                 4..8 => scene.send_queued(),
                 8..10 => scene.becomes_writable(),
                 _ => {
-                    let place = scene.outgoing.place();
+                    let state = scene.outgoing.state();
                     let written = scene.write(&[random.usize(1..600)], true);
-                    if scene.is_ended || matches!(place, Place::Hold | Place::Lost) {
+                    if scene.is_ended || matches!(state, BytesState::Held | BytesState::Lost) {
                         assert_eq!(written, None);
                     }
                 }
