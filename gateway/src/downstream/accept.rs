@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use super::clients::Admission;
+use super::clients::ClientAdmission;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::downstream::connection::DownstreamConnection;
@@ -60,15 +60,15 @@ impl Worker {
             let worker = || self.with_stop(&stop);
             let is_proxy = || self.is_proxy_for_many(client.ip());
             let what = match self.clients.admit(client.ip(), is_proxy, connections.len() < most, Instant::now()) {
-                Admission::Admitted(permit) => {
+                ClientAdmission::Admitted(permit) => {
                     connections.spawn(worker().run(socket, client, is_tls, permit));
                     return;
                 }
-                Admission::Waits => {
+                ClientAdmission::Waits => {
                     connections.spawn(worker().run_when_free(socket, client, is_tls));
                     "an idle client is evicted"
                 }
-                Admission::Refused => "connection closed",
+                ClientAdmission::Refused => "connection closed",
             };
             if let Some(suppressed) = full.allow(Instant::now().into_std()) {
                 let limit = config.borrow().max_connections;

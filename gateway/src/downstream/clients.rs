@@ -68,7 +68,7 @@ pub(crate) struct ClientGuard {
 
 /// What happens to a new client.
 #[derive(Debug)]
-pub(crate) enum Admission {
+pub(crate) enum ClientAdmission {
     /// It is served, and counts until this permit is dropped.
     Admitted(OwnedSemaphorePermit),
     /// Another client is being evicted: see [`ClientTracker::wait`].
@@ -113,16 +113,16 @@ impl ClientTracker {
         is_proxy: impl FnOnce() -> bool,
         may_wait: bool,
         now: Instant,
-    ) -> Admission {
+    ) -> ClientAdmission {
         let free = self.free.available_permits();
         let has_share = self.has_share_left(client, free) || is_proxy();
         let permit = if has_share { Arc::clone(&self.free).try_acquire_owned().ok() } else { None };
         let is_short = permit.is_none() || self.is_short(free);
         let is_evicting = is_short && self.evict_idlest((!has_share).then_some(client), free, now);
         match permit {
-            Some(permit) => Admission::Admitted(permit),
-            None if may_wait && is_evicting => Admission::Waits,
-            None => Admission::Refused,
+            Some(permit) => ClientAdmission::Admitted(permit),
+            None if may_wait && is_evicting => ClientAdmission::Waits,
+            None => ClientAdmission::Refused,
         }
     }
 

@@ -38,7 +38,7 @@ const BACKOFF_FACTOR: u32 = 4;
 
 /// The permits of one server, for all workers.
 #[derive(Debug)]
-pub(crate) struct ConcurrencyLimit {
+pub(crate) struct ServerPermits {
     limit: usize,
     kind: PermitKind,
     /// The same value as in `state`, to be read without the lock.
@@ -46,11 +46,11 @@ pub(crate) struct ConcurrencyLimit {
     /// Requests and tunnels that were evicted, over all servers.
     evicted: Arc<AtomicU64>,
     /// Locked only briefly; nothing waits while it is.
-    state: Mutex<LimitState>,
+    state: Mutex<PermitState>,
 }
 
 #[derive(Debug)]
-struct LimitState {
+struct PermitState {
     queue: FairQueue<oneshot::Sender<InnerPermit>>,
     holders: Holders,
     drain_rate: DrainRate,
@@ -70,26 +70,26 @@ struct DrainRate {
     interval: Duration,
 }
 
-/// The key of a server's limits.
+/// The key of a server's permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct LimitKey {
+struct PermitKey {
     server: SocketAddr,
     limit: usize,
     client_share: u8,
     is_for_tunnels: bool,
 }
 
-/// The limits of all servers: two routes may have different ones for one server.
+/// The permits of all servers: two routes may have different limits for one server.
 #[derive(Debug, Default)]
-pub(crate) struct ConcurrencyLimits {
-    known: Mutex<HashMap<LimitKey, Weak<ConcurrencyLimit>>>,
+pub(crate) struct PermitTable {
+    known: Mutex<HashMap<PermitKey, Weak<ServerPermits>>>,
     evicted: Arc<AtomicU64>,
 }
 
-/// One permit of a limit, until it is dropped.
+/// One permit of a server, until it is dropped.
 #[derive(Debug)]
 struct InnerPermit {
-    limits: Arc<ConcurrencyLimit>,
+    permits: Arc<ServerPermits>,
     client: IpAddr,
     /// Set once the request has had to wait for its client.
     holder: OnceLock<Arc<Holder>>,
@@ -113,28 +113,27 @@ pub(crate) enum QueueError {
     TimedOut,
 }
 
-impl ConcurrencyLimits {
-    /// The limit of a server. A different number or share is a different limit, with permits of its
-    /// own.
-    pub(crate) fn limit_for(
+impl PermitTable {
+    /// The permits of a server. A different limit or share has permits of its own.
+    pub(crate) fn permits_for(
         &self,
         server: SocketAddr,
         kind: PermitKind,
         limit: usize,
         client_share: u8,
-    ) -> Arc<ConcurrencyLimit> {
-        let which = LimitKey { server, limit, client_share, is_for_tunnels: kind == PermitKind::Tunnels };
+    ) -> Arc<ServerPermits> {
+        let which = PermitKey { server, limit, client_share, is_for_tunnels: kind == PermitKind::Tunnels };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(limits) = known.get(&which).and_then(Weak::upgrade) {
-            return limits;
+        if let Some(permits) = known.get(&which).and_then(Weak::upgrade) {
+            return permits;
         }
         if known.len() == known.capacity() {
-            // The map would grow: a good time to drop unused limits.
-            known.retain(|_, limits| limits.strong_count() > 0);
+            // The map would grow: a good time to drop unused permits.
+            known.retain(|_, permits| permits.strong_count() > 0);
         }
-        let limits = Arc::new(ConcurrencyLimit::new(limit, kind, client_share, Arc::clone(&self.evicted)));
-        known.insert(which, Arc::downgrade(&limits));
-        limits
+        let permits = Arc::new(ServerPermits::new(limit, kind, client_share, Arc::clone(&self.evicted)));
+        known.insert(which, Arc::downgrade(&permits));
+        permits
     }
 
     /// The number of requests and tunnels that were evicted for others.
@@ -143,9 +142,9 @@ impl ConcurrencyLimits {
     }
 }
 
-impl ConcurrencyLimit {
+impl ServerPermits {
     fn new(limit: usize, kind: PermitKind, client_share: u8, evicted: Arc<AtomicU64>) -> Self {
-        let state = LimitState {
+        let state = PermitState {
             queue: FairQueue::new(limit, client_share, MAX_WAITING),
             holders: Holders::default(),
             drain_rate: DrainRate::default(),
@@ -229,7 +228,7 @@ impl ConcurrencyLimit {
     }
 
     /// A request had to wait recently, so a few permits are kept free for others.
-    fn keep_some_free(&self, state: &mut LimitState, now: Instant) {
+    fn keep_some_free(&self, state: &mut PermitState, now: Instant) {
         if state.crowded_until.is_some_and(|until| now >= until) {
             state.crowded_until = None;
         } else if self.kind == PermitKind::Requests {
@@ -237,7 +236,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    fn evict_slow(&self, state: &mut LimitState, now: Instant) -> usize {
+    fn evict_slow(&self, state: &mut PermitState, now: Instant) -> usize {
         if state.next_sweep.is_some_and(|next| now < next) {
             return 0;
         }
@@ -267,14 +266,14 @@ impl ConcurrencyLimit {
         Permit { endpoint: Arc::clone(endpoint), acquired_at: now, inner }
     }
 
-    fn lock(&self) -> MutexGuard<'_, LimitState> {
+    fn lock(&self) -> MutexGuard<'_, PermitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl InnerPermit {
-    fn new(limits: &Arc<ConcurrencyLimit>, client: IpAddr) -> Self {
-        Self { limits: Arc::clone(limits), client, holder: OnceLock::new() }
+    fn new(permits: &Arc<ServerPermits>, client: IpAddr) -> Self {
+        Self { permits: Arc::clone(permits), client, holder: OnceLock::new() }
     }
 }
 
@@ -282,7 +281,7 @@ impl Drop for InnerPermit {
     fn drop(&mut self) {
         // Dropped last, when the lock is free.
         let mut unwanted = Vec::new();
-        let mut state = self.limits.lock();
+        let mut state = self.permits.lock();
         if let Some(holder) = self.holder.get() {
             state.holders.remove(holder);
         }
@@ -295,10 +294,10 @@ impl Drop for InnerPermit {
             while let Some((client, waiter)) = state.queue.pop() {
                 // A request leaves the queue before it stops listening. If one had not, its permit
                 // would be released again.
-                unwanted.extend(waiter.send(Self::new(&self.limits, client)).err());
+                unwanted.extend(waiter.send(Self::new(&self.permits, client)).err());
             }
         }
-        self.limits.free.store(state.queue.free(), Ordering::Relaxed);
+        self.permits.free.store(state.queue.free(), Ordering::Relaxed);
         drop(state);
     }
 }
@@ -328,8 +327,8 @@ impl Permit {
 
     /// From now on the request may be evicted.
     pub(crate) fn holder(&self) -> &Holder {
-        let InnerPermit { limits, client, holder } = &self.inner;
-        holder.get_or_init(|| limits.lock().holders.add(*client, Instant::now()))
+        let InnerPermit { permits, client, holder } = &self.inner;
+        holder.get_or_init(|| permits.lock().holders.add(*client, Instant::now()))
     }
 }
 
@@ -358,7 +357,7 @@ impl DrainRate {
 
 /// A request in the queue, until it is dropped.
 struct QueuedRequest<'a> {
-    limits: &'a ConcurrencyLimit,
+    permits: &'a ServerPermits,
     client: IpAddr,
     ticket: u64,
 }
@@ -366,25 +365,25 @@ struct QueuedRequest<'a> {
 impl<'a> QueuedRequest<'a> {
     /// Enqueues a request; `None` when it would wait in vain, or the queue is full.
     fn enqueue(
-        limits: &'a ConcurrencyLimit,
+        permits: &'a ServerPermits,
         client: IpAddr,
         grant: oneshot::Sender<InnerPermit>,
         now: Instant,
         deadline: Instant,
     ) -> Option<Self> {
-        let mut state = limits.lock();
+        let mut state = permits.lock();
         let ahead = state.queue.ahead(client);
         if now + state.drain_rate.predicted_wait(now, ahead) > deadline {
             return None;
         }
         let ticket = state.queue.enqueue(client, grant)?;
-        Some(Self { limits, client, ticket })
+        Some(Self { permits, client, ticket })
     }
 }
 
 impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
-        self.limits.lock().queue.cancel(self.client, self.ticket);
+        self.permits.lock().queue.cancel(self.client, self.ticket);
     }
 }
 

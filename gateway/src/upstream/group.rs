@@ -8,7 +8,7 @@ use protocol::Node;
 use tokio::time::Instant;
 
 use crate::route::cookie::CookieSigner;
-use crate::upstream::concurrency::{ConcurrencyLimit, Permit, QueueError};
+use crate::upstream::concurrency::{Permit, QueueError, ServerPermits};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
 use crate::upstream::server_checks::ServerCheck;
@@ -39,8 +39,8 @@ pub(super) struct GroupMember {
     pub(super) strip: bool,
     /// `None` for a fixed server.
     pub(super) node: Option<Arc<Node>>,
-    pub(super) requests: Arc<ConcurrencyLimit>,
-    pub(super) tunnels: Arc<ConcurrencyLimit>,
+    pub(super) requests: Arc<ServerPermits>,
+    pub(super) tunnels: Arc<ServerPermits>,
     pub(super) check: Option<Arc<ServerCheck>>,
 }
 
@@ -58,8 +58,8 @@ pub(crate) struct PickedEndpoint {
     pub(crate) endpoint: Arc<Endpoint>,
     /// Requests are sent to it without the prefix.
     pub(crate) strip: bool,
-    pub(super) requests: Arc<ConcurrencyLimit>,
-    pub(super) tunnels: Arc<ConcurrencyLimit>,
+    pub(super) requests: Arc<ServerPermits>,
+    pub(super) tunnels: Arc<ServerPermits>,
 }
 
 impl UpstreamGroup {
@@ -127,7 +127,7 @@ impl Member for GroupMember {
 impl PickedEndpoint {
     /// Takes a permit of the server for a request of `client`, if it may have one now.
     pub(crate) fn try_acquire(&self, kind: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
-        self.limit(kind).try_acquire(&self.endpoint, client, now)
+        self.permits(kind).try_acquire(&self.endpoint, client, now)
     }
 
     /// Takes a permit of the server for a request of `client`. Waits for one until `deadline`.
@@ -138,7 +138,7 @@ impl PickedEndpoint {
         now: Instant,
         deadline: Instant,
     ) -> Result<Permit, QueueError> {
-        self.limit(kind).acquire(&self.endpoint, client, now, deadline).await
+        self.permits(kind).acquire(&self.endpoint, client, now, deadline).await
     }
 
     /// Whether more than half of the server's permits are taken.
@@ -146,7 +146,7 @@ impl PickedEndpoint {
         self.requests.is_half_full()
     }
 
-    pub(super) fn limit(&self, kind: PermitKind) -> &Arc<ConcurrencyLimit> {
+    pub(super) fn permits(&self, kind: PermitKind) -> &Arc<ServerPermits> {
         match kind {
             PermitKind::Requests => &self.requests,
             PermitKind::Tunnels => &self.tunnels,

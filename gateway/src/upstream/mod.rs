@@ -22,7 +22,7 @@ use node_sdk::gateway::{BlockedAddresses, SharedTurns};
 
 use crate::io::budget::HeldBudget;
 use crate::upstream::advertised::AdvertisedNames;
-use crate::upstream::concurrency::ConcurrencyLimits;
+use crate::upstream::concurrency::PermitTable;
 use crate::upstream::names::ServerNames;
 use crate::upstream::server_checks::ServerChecks;
 
@@ -30,7 +30,7 @@ use crate::upstream::server_checks::ServerChecks;
 /// cookies.
 #[derive(Debug)]
 pub(crate) struct WorkerShared {
-    limits: ConcurrencyLimits,
+    permits: PermitTable,
     checks: ServerChecks,
     /// Whose turn it is among the servers of each prefix.
     turns: SharedTurns,
@@ -49,7 +49,7 @@ impl WorkerShared {
         let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(HeldBudget::new(max_held_bytes));
         Self {
-            limits: ConcurrencyLimits::default(),
+            permits: PermitTable::default(),
             checks: ServerChecks::default(),
             turns: SharedTurns::default(),
             names: Arc::default(),
@@ -62,7 +62,7 @@ impl WorkerShared {
 
     /// The number of requests and tunnels that were evicted for others.
     pub(crate) fn evicted(&self) -> u64 {
-        self.limits.evicted()
+        self.permits.evicted()
     }
 }
 

@@ -368,9 +368,9 @@ impl TableState {
         });
         endpoint.mark_listed();
         let check = route.check.as_ref().map(|check| shared.checks.get(endpoint, check, route.check_every));
-        let limit = |kind, limit| shared.limits.limit_for(address, kind, limit, route.client_share);
-        let tunnels = limit(PermitKind::Tunnels, route.max_tunnels);
-        let requests = limit(PermitKind::Requests, route.max_connections);
+        let permits = |kind, limit| shared.permits.permits_for(address, kind, limit, route.client_share);
+        let tunnels = permits(PermitKind::Tunnels, route.max_tunnels);
+        let requests = permits(PermitKind::Requests, route.max_connections);
         GroupMember { endpoint: Arc::clone(endpoint), weight, strip: false, node: None, requests, tunnels, check }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) struct StartedCall {
 }
 
 /// Whether a call of a route may run now.
-enum Admission<'a> {
+enum RunDecision<'a> {
     /// With its permit, if calls of the route are limited.
     Run(Option<OwnedSemaphorePermit>),
     /// Later, with its permit to wait.
@@ -171,8 +171,8 @@ impl LocalService {
             offer.admit(to.key.is_some())
         };
         let (permit, waits) = match admit() {
-            Ok(Admission::Run(permit)) => (permit, None),
-            Ok(Admission::Wait(limit, waiting)) => (None, Some((limit, waiting))),
+            Ok(RunDecision::Run(permit)) => (permit, None),
+            Ok(RunDecision::Wait(limit, waiting)) => (None, Some((limit, waiting))),
             Err(error) => return StartedCall::failed(to, context, error),
         };
         let context = Cell::new(context);
@@ -223,15 +223,15 @@ impl LocalService {
 impl LocalRoute {
     /// Whether a call may run now. One that is answered does not wait: its caller can ask another
     /// node. For an event there is no other.
-    fn admit(&self, is_answered: bool) -> Result<Admission<'_>, ServiceError> {
-        let Some(limit) = &self.max_concurrency else { return Ok(Admission::Run(None)) };
+    fn admit(&self, is_answered: bool) -> Result<RunDecision<'_>, ServiceError> {
+        let Some(limit) = &self.max_concurrency else { return Ok(RunDecision::Run(None)) };
         if let Some(permit) = limit.try_run() {
-            return Ok(Admission::Run(Some(permit)));
+            return Ok(RunDecision::Run(Some(permit)));
         }
         if is_answered {
             return Err(overloaded("too many calls of this route are running"));
         }
-        limit.try_wait().map(|waiting| Admission::Wait(limit, waiting)).ok_or_else(|| {
+        limit.try_wait().map(|waiting| RunDecision::Wait(limit, waiting)).ok_or_else(|| {
             overloaded(format!(
                 "{MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
             ))
