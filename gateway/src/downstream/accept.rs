@@ -51,6 +51,8 @@ impl Worker {
         let connects = AbortOnDropHandle::new(tokio::spawn(self.peers.connect_newcomers()));
         let shedding = Arc::clone(&self.shedding);
         let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.run().await }));
+        let time = Arc::clone(&self.time);
+        let shares = AbortOnDropHandle::new(tokio::spawn(async move { time.run().await }));
         let mut connections = JoinSet::new();
         let mut full = LogThrottle::default();
         let mut accept_until = None;
@@ -104,7 +106,7 @@ impl Worker {
                 }
             }
         }
-        drop((follows, connects, watches, sends));
+        drop((follows, connects, watches, sends, shares));
     }
 
     /// Another client is being evicted, which takes a moment.

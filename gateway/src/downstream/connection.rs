@@ -2,6 +2,7 @@
 //! HTTP.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -166,7 +167,8 @@ impl DownstreamConnection<'_> {
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
         let _bytes = self.worker.metrics.uncounted(http1::UNCOUNTED_BYTES);
-        http1::run(stream, config, self.client, &proxy).await
+        let serving = pin!(http1::run(stream, config, self.client, &proxy));
+        self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
     }
 
     async fn http2(
@@ -178,7 +180,8 @@ impl DownstreamConnection<'_> {
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
         let _bytes = self.worker.metrics.uncounted(http2::UNCOUNTED_BYTES);
-        http2::run(stream, config, self.client, &proxy).await
+        let serving = pin!(http2::run(stream, config, self.client, &proxy));
+        self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
     }
 
     fn proxy(&self, address: SocketAddr, scheme: Scheme) -> Proxy<'_> {

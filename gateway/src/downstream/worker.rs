@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::downstream::clients::ClientTracker;
 use crate::downstream::tls::Tls;
+use crate::io::worker_time::WorkerTime;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::shedding::Shedding;
@@ -25,6 +26,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) retries: Arc<RetryBudget>,
     pub(crate) shedding: Arc<Shedding>,
+    pub(crate) time: Arc<WorkerTime>,
     pub(crate) shared: Arc<WorkerShared>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) tls: Option<Arc<Tls>>,
@@ -39,8 +41,8 @@ impl Worker {
     /// One of several workers, with its own view of nodes and servers.
     pub(crate) fn for_thread(&self, upstreams: Arc<UpstreamTable>, metrics: Arc<Metrics>) -> Self {
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
-        let shedding = Arc::default();
-        Self { peers: self.peers.for_thread(), upstreams, metrics, retries, shedding, ..self.clone() }
+        let (shedding, time) = (Arc::default(), Arc::default());
+        Self { peers: self.peers.for_thread(), upstreams, metrics, retries, shedding, time, ..self.clone() }
     }
 
     /// The same worker, stopped by `stop`.

@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     malformed_responses: AtomicU64,
     /// Fields of requests that servers were not given, because of a `_` in their names.
     fields_left_out: AtomicU64,
+    /// How often a heavy connection waited for its turn.
+    turn_waits: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -43,6 +45,7 @@ impl Default for Metrics {
             time_us: AtomicU64::default(),
             malformed_responses: AtomicU64::default(),
             fields_left_out: AtomicU64::default(),
+            turn_waits: AtomicU64::default(),
         }
     }
 }
@@ -66,6 +69,11 @@ impl Metrics {
     /// A server was not given this many fields of a request.
     pub(crate) fn record_fields_left_out(&self, count: u64) {
         self.fields_left_out.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// A heavy connection waits for its turn.
+    pub(crate) fn record_turn_wait(&self) {
+        self.turn_waits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connected client until the returned value is dropped.
@@ -184,6 +192,10 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_fields_left_out_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_fields_left_out_total {}", sum(|worker| &worker.fields_left_out));
     });
+    let help = "How often a connection that works long waited for its turn, so that others could work.";
+    about("gateway_turn_waits_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_turn_waits_total {}", sum(|worker| &worker.turn_waits));
+    });
     about("gateway_nodes", "gauge", "Known nodes.", &mut |out| {
         let _ = writeln!(out, "gateway_nodes {nodes}");
     });
@@ -231,6 +243,7 @@ mod tests {
         workers[1].request(Some(999), Duration::ZERO);
         workers[0].record_malformed_response();
         workers.iter().for_each(|worker| worker.record_fields_left_out(2));
+        workers.iter().for_each(|worker| worker.record_turn_wait());
         let _one = workers[0].connection();
         drop(workers[1].connection());
         let _bytes = workers[0].uncounted(1000);
@@ -264,6 +277,7 @@ mod tests {
             "gateway_malformed_responses_total 3",
             "gateway_warnings_total{reason=\"no_tls\"} 6",
             "gateway_fields_left_out_total 4",
+            "gateway_turn_waits_total 2",
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",
             "gateway_evicted_total 5",

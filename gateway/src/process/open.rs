@@ -58,6 +58,7 @@ pub(super) fn open_worker(
         metrics: Arc::default(),
         retries,
         shedding: Arc::default(),
+        time: Arc::default(),
         shared,
         access_log,
         tls,

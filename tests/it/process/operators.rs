@@ -7,8 +7,10 @@ use node_sdk::{Node, ServiceError, Streaming};
 use rustix::process::Signal;
 use serde_json::json;
 use tests::streams::HandlerResult;
-use tests::{Cluster, HttpClient, HttpResponse, Peer, Process, Server, eventually, pick_port, request};
-use tokio::io::AsyncWriteExt;
+use tests::{
+    Cluster, HttpClient, HttpResponse, Peer, Process, RawStream, Server, eventually, http2, pick_port, request,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -28,12 +30,23 @@ struct GatewayWithAdmin {
 
 impl GatewayWithAdmin {
     async fn start(cluster: &Cluster) -> Self {
+        Self::start_with(cluster, &[]).await
+    }
+
+    async fn start_with(cluster: &Cluster, more: &[&str]) -> Self {
         let [at, admin] = [(); 2].map(|()| std::net::SocketAddr::from(([127, 0, 0, 1], pick_port())));
         let (listen, operators, distributor) = (at.to_string(), admin.to_string(), cluster.address.to_string());
         let arguments = ["--listen", &listen, "--admin", &operators, "--distributor", &distributor, "--workers", "2"];
-        let process = Process::start(GATEWAY, &arguments);
+        let process = Process::start(GATEWAY, &[&arguments, more].concat());
         process.line("listening").await;
         Self { process, at, admin }
+    }
+
+    /// What it counts under a name without labels.
+    async fn metric(&self, name: &str) -> u64 {
+        let metrics = request(self.admin, "GET", "/metrics", "").await.body;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
     }
 
     async fn routes(&self) -> String {
@@ -76,6 +89,53 @@ async fn register(cluster: &Cluster, registration: serde_json::Value) -> Peer {
     let mut peer = cluster.peer().await;
     peer.register_with(registration).await;
     peer
+}
+
+#[tokio::test]
+async fn ov11_many_downloads_at_once_wait_for_their_turns() {
+    const TURNS: u64 = 100;
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, &["/big"]).await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = server.listener.accept().await {
+            tokio::spawn(async move {
+                let mut asked = RawStream(stream);
+                asked.head().await;
+                asked.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").await;
+                while asked.0.write_all(&[b'x'; 64 * 1024]).await.is_ok() {}
+            });
+        }
+    });
+    let gateway = GatewayWithAdmin::start_with(&cluster, &["--h2c"]).await;
+    gateway.routes_with("/big").await;
+    for version in [1, 2] {
+        let download = async |at| {
+            if version == 1 {
+                let mut client = RawStream(TcpStream::connect(at).await.unwrap());
+                client.send("GET /big HTTP/1.1\r\nHost: g\r\n\r\n").await;
+                let mut part = vec![0; 64 * 1024];
+                while client.0.read(&mut part).await.is_ok_and(|bytes| bytes > 0) {}
+            } else {
+                let mut client = http2::connect(at).await;
+                let (response, _) = client.send_request(http2::head("GET", "/big").body(()).unwrap(), true).unwrap();
+                let mut body = response.await.unwrap().into_body();
+                while let Some(Ok(data)) = body.data().await {
+                    body.flow_control().release_capacity(data.len()).unwrap();
+                }
+            }
+        };
+        let before = gateway.metric("gateway_turn_waits_total").await;
+        let downloads = futures::future::join_all((0..16).map(|_| download(gateway.at)));
+        let waits = eventually("they wait for their turns", async || {
+            gateway.metric("gateway_turn_waits_total").await > before + TURNS
+        });
+        tokio::select! {
+            () = waits => {}
+            _ = downloads => unreachable!("they have no end"),
+        }
+        assert_eq!(request(gateway.at, "GET", "/nothing", "").await.status, 404, "another client is answered");
+        eventually("they have gone", async || gateway.metric("gateway_connections").await == 0).await;
+    }
 }
 
 #[tokio::test]

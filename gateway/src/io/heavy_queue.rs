@@ -1,0 +1,215 @@
+//! Which connections of a worker are heavy, and which of these work in its present turn. Pure.
+
+use std::net::IpAddr;
+
+use tokio::time::Duration;
+
+use crate::io::fair_queue::FairQueue;
+
+/// How long heavy connections may work in a turn of a worker, all of them together. All other
+/// connections wait for that long at most: about as long as a request takes.
+pub(crate) const TURN: Duration = Duration::from_micros(200);
+/// How long a connection may work each time it is polled without becoming heavy: a few times as
+/// long as half of a small request takes, also on a slow or busy machine, and less than several
+/// large reads and writes in a row do.
+pub(crate) const LIGHT: Duration = Duration::from_micros(50);
+/// By how much it may exceed that in all: what a TLS handshake takes, or a response of a megabyte.
+const FREE: Duration = Duration::from_micros(500);
+/// Of an excess no more than this is counted at a time, so that a stall of the machine is forgotten
+/// after a few dozen polls.
+const MAX_EXCESS: Duration = Duration::from_millis(1);
+/// Most heavy connections in a turn, if each works for an instant.
+const MAX_AT_ONCE: usize = 32;
+/// Most heavy connections that wait: more than a worker has.
+const MAX_WAITING: usize = 1 << 20;
+
+/// How long a connection has worked lately, each time it was polled: a leaky bucket.
+#[derive(Debug, Default)]
+pub(crate) struct WorkMeter {
+    excess: Duration,
+}
+
+/// The heavy connections of a worker that wait, by client, and how long others have worked in this
+/// turn. `W` notifies one.
+///
+/// A turn is all that is ready at a moment. While heavy connections wait, as many of them work in
+/// each turn as probably take [`TURN`], and clients take turns as in a [`FairQueue`].
+#[derive(Debug)]
+pub(crate) struct HeavyQueue<W> {
+    waiting: FairQueue<W>,
+    /// How long heavy connections have worked in this turn, and how often.
+    worked: Duration,
+    polls: usize,
+    /// How many work in a turn.
+    at_once: usize,
+}
+
+impl WorkMeter {
+    /// Counts one poll of the connection.
+    pub(crate) fn record(&mut self, worked: Duration) {
+        self.excess = (self.excess + worked).saturating_sub(LIGHT).min(MAX_EXCESS);
+    }
+
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.excess > FREE
+    }
+}
+
+impl<W> HeavyQueue<W> {
+    pub(crate) fn new() -> Self {
+        let waiting = FairQueue::new(MAX_AT_ONCE, 100, MAX_WAITING);
+        Self { waiting, worked: Duration::ZERO, polls: 0, at_once: 1 }
+    }
+
+    /// Whether a heavy connection may work now, without having waited.
+    pub(crate) fn has_time(&self) -> bool {
+        self.waiting.waiting() == 0 && self.worked < TURN
+    }
+
+    /// Has a connection of `client` wait; `None` when too many wait.
+    pub(crate) fn enqueue(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
+        self.waiting.enqueue(client, waiter)
+    }
+
+    /// Removes a connection that waits.
+    pub(crate) fn cancel(&mut self, client: IpAddr, ticket: u64) {
+        self.waiting.cancel(client, ticket);
+    }
+
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.waiting() > 0
+    }
+
+    /// Counts the work of a heavy connection.
+    pub(crate) fn record(&mut self, worked: Duration) {
+        self.worked += worked;
+        self.polls += 1;
+    }
+
+    /// Begins a turn, and gives those that work in it.
+    pub(crate) fn next_turn(&mut self) -> Vec<W> {
+        let (worked, polls) = (std::mem::take(&mut self.worked), std::mem::take(&mut self.polls));
+        if polls > 0 {
+            let fit = TURN.as_nanos() * polls as u128 / worked.as_nanos().max(1);
+            // A turn of cheap ones says little about the next.
+            let most = MAX_AT_ONCE.min(2 * self.at_once);
+            self.at_once = usize::try_from(fit).unwrap_or(most).clamp(1, most);
+        }
+        let granted: Vec<_> = std::iter::from_fn(|| self.waiting.pop()).take(self.at_once).collect();
+        granted
+            .into_iter()
+            .map(|(client, waiter)| {
+                self.waiting.release(client);
+                waiter
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICROSECOND: Duration = Duration::from_micros(1);
+
+    /// Polls of a connection, in microseconds, again and again.
+    #[track_caller]
+    fn check(polls: &[u32], is_heavy: bool) {
+        let mut meter = WorkMeter::default();
+        polls.iter().cycle().take(100).for_each(|poll| meter.record(MICROSECOND * *poll));
+        assert_eq!(meter.is_heavy(), is_heavy, "{polls:?}");
+    }
+
+    #[test]
+    fn a_connection_that_works_long_when_it_is_polled_is_heavy() {
+        check(&[10], false);
+        check(&[50], false);
+        check(&[60], true);
+        check(&[250], true);
+        // Much work, and a wake-up for nothing.
+        check(&[120, 2], true);
+        // A handshake, and requests.
+        let mut polls = vec![10; 100];
+        polls[0] = 500;
+        check(&polls, false);
+    }
+
+    #[test]
+    fn a_stall_of_the_machine_is_forgotten() {
+        let mut meter = WorkMeter::default();
+        meter.record(Duration::from_millis(20));
+        assert!(meter.is_heavy());
+        let polls = std::iter::from_fn(|| {
+            meter.record(10 * MICROSECOND);
+            meter.is_heavy().then_some(())
+        });
+        assert!(polls.count() < 50);
+    }
+
+    fn client(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    fn fill(queue: &mut HeavyQueue<u8>, connections: u8, client: impl Fn(u8) -> IpAddr) {
+        for number in 0..connections {
+            queue.enqueue(client(number), number).unwrap();
+        }
+    }
+
+    /// Has everyone that works in the next turn work for so long, and wait again.
+    fn turn(queue: &mut HeavyQueue<u8>, works: Duration) -> Vec<u8> {
+        let granted = queue.next_turn();
+        for number in &granted {
+            queue.record(works);
+            queue.enqueue(client(*number), *number).unwrap();
+        }
+        granted
+    }
+
+    #[test]
+    fn as_many_work_in_a_turn_as_fit() {
+        let mut queue = HeavyQueue::new();
+        fill(&mut queue, 200, client);
+        let sizes = |queue: &mut _, works| (0..8).map(|_| turn(queue, works).len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&mut queue, TURN / 10), [1, 2, 4, 8, 10, 10, 10, 10], "no more than twice as many as before");
+        assert_eq!(sizes(&mut queue, TURN)[1..], [1; 7]);
+        assert_eq!(sizes(&mut queue, 2 * TURN), [1; 8], "one always does");
+        assert_eq!(sizes(&mut queue, Duration::ZERO)[5..], [MAX_AT_ONCE; 3]);
+    }
+
+    #[test]
+    fn none_starves() {
+        let mut queue = HeavyQueue::new();
+        fill(&mut queue, 100, client);
+        let mut seen = [0; 100];
+        for _ in 0..300 {
+            turn(&mut queue, TURN / 3).into_iter().for_each(|number| seen[usize::from(number)] += 1);
+        }
+        assert!(seen.iter().all(|times| (8..=9).contains(times)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_client_with_many_connections_has_one_share() {
+        let mut queue = HeavyQueue::new();
+        fill(&mut queue, 100, |_| client(0));
+        queue.enqueue(client(1), 100).unwrap();
+        let turns = [queue.next_turn(), queue.next_turn(), queue.next_turn()].concat();
+        assert_eq!(turns, [0, 1, 100], "the other client does not wait for a hundred");
+    }
+
+    #[test]
+    fn a_connection_need_not_wait_while_the_turn_has_time() {
+        let mut queue = HeavyQueue::new();
+        queue.record(TURN / 2);
+        assert!(queue.has_time());
+        queue.record(TURN / 2);
+        assert!(!queue.has_time());
+        let ticket = queue.enqueue(client(1), 1).unwrap();
+        queue.enqueue(client(2), 2).unwrap();
+        queue.cancel(client(1), ticket);
+        assert_eq!(queue.next_turn(), [2]);
+        assert!(queue.has_time() && !queue.has_waiting());
+        queue.enqueue(client(2), 2).unwrap();
+        assert!(!queue.has_time(), "others wait");
+    }
+}

@@ -1,0 +1,235 @@
+//! A worker's time, as its connections share it: light ones work when they are ready, heavy ones
+//! when it is their turn.
+
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::task::AtomicWaker;
+use net::address_group;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{Duration, Instant};
+
+use crate::io::heavy_queue::{HeavyQueue, WorkMeter};
+
+/// The time of one worker.
+#[derive(Debug)]
+pub(crate) struct WorkerTime {
+    /// Used by one thread, so never contended.
+    queue: Mutex<HeavyQueue<Arc<HeavyWait>>>,
+    some_wait: Notify,
+}
+
+/// A heavy connection that waits, or has waited.
+#[derive(Debug, Default)]
+struct HeavyWait {
+    is_granted: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// What one connection uses of it.
+#[derive(Debug)]
+struct TimeShare<'a> {
+    time: &'a WorkerTime,
+    client: IpAddr,
+    meter: WorkMeter,
+    wait: Option<(Arc<HeavyWait>, u64)>,
+}
+
+impl Default for WorkerTime {
+    fn default() -> Self {
+        Self { queue: Mutex::new(HeavyQueue::new()), some_wait: Notify::new() }
+    }
+}
+
+impl WorkerTime {
+    /// Begins turns while heavy connections wait. One task of the worker runs this.
+    pub(crate) async fn run(&self) {
+        loop {
+            self.some_wait.notified().await;
+            while self.lock().has_waiting() {
+                // Until all that is ready has run, and events of the system have been read.
+                yield_now().await;
+                let granted = self.lock().next_turn();
+                granted.iter().for_each(|wait| wait.grant());
+            }
+        }
+    }
+
+    /// Has a connection of `client` work when it may. `on_wait` is called when it has to wait. As
+    /// cancel safe as `work`.
+    pub(crate) async fn share<F: Future>(
+        &self,
+        client: IpAddr,
+        mut work: Pin<&mut F>,
+        on_wait: impl Fn(),
+    ) -> F::Output {
+        let client = address_group(client);
+        let mut share = TimeShare { time: self, client, meter: WorkMeter::default(), wait: None };
+        poll_fn(|task| {
+            let is_heavy = share.meter.is_heavy();
+            if is_heavy && !share.may_work(task, &on_wait) {
+                return Poll::Pending;
+            }
+            let begin = Instant::now();
+            let polled = work.as_mut().poll(task);
+            share.record(begin.elapsed(), is_heavy);
+            polled
+        })
+        .await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HeavyQueue<Arc<HeavyWait>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HeavyWait {
+    fn grant(&self) {
+        self.is_granted.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+impl TimeShare<'_> {
+    /// Whether a heavy connection may work now. Otherwise it waits.
+    fn may_work(&mut self, task: &Context<'_>, on_wait: impl Fn()) -> bool {
+        if let Some((wait, _)) = &self.wait {
+            wait.waker.register(task.waker());
+            let is_granted = wait.is_granted.load(Ordering::Relaxed);
+            if is_granted {
+                self.wait = None;
+            }
+            return is_granted;
+        }
+        let mut queue = self.time.lock();
+        if queue.has_time() {
+            return true;
+        }
+        let wait = Arc::new(HeavyWait::default());
+        wait.waker.register(task.waker());
+        let is_first = !queue.has_waiting();
+        // More than a worker has never wait.
+        let Some(ticket) = queue.enqueue(self.client, Arc::clone(&wait)) else { return true };
+        drop(queue);
+        on_wait();
+        self.wait = Some((wait, ticket));
+        if is_first {
+            self.time.some_wait.notify_one();
+        }
+        false
+    }
+
+    fn record(&mut self, worked: Duration, is_heavy: bool) {
+        self.meter.record(worked);
+        if is_heavy {
+            self.time.lock().record(worked);
+        }
+    }
+}
+
+impl Drop for TimeShare<'_> {
+    fn drop(&mut self) {
+        if let Some((_, ticket)) = self.wait.take() {
+            self.time.lock().cancel(self.client, ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use tokio::task::JoinSet;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::io::heavy_queue::TURN;
+
+    /// How long a heavy connection works in each poll.
+    const POLL: Duration = Duration::from_micros(100);
+    const HEAVY: usize = 50;
+    const TURNS: usize = 500;
+
+    /// Moves the paused clock, as work does.
+    fn work(time: Duration) {
+        // The first poll moves it; what would follow is a turn of others.
+        let _ = pin!(advance(time)).poll(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Heavy connections that always have work, and how often each has worked.
+    struct Scene {
+        time: Arc<WorkerTime>,
+        worked: Arc<Mutex<Vec<usize>>>,
+        tasks: JoinSet<()>,
+    }
+
+    impl Scene {
+        fn start(connections: usize) -> Self {
+            let (time, worked) = (Arc::new(WorkerTime::default()), Arc::new(Mutex::new(vec![0; connections])));
+            let mut tasks = JoinSet::new();
+            let turns = Arc::clone(&time);
+            tasks.spawn(async move { turns.run().await });
+            for number in 0..connections {
+                let (time, worked) = (Arc::clone(&time), Arc::clone(&worked));
+                tasks.spawn(async move {
+                    let works = pin!(async {
+                        loop {
+                            work(POLL);
+                            worked.lock().unwrap()[number] += 1;
+                            yield_now().await;
+                        }
+                    });
+                    time.share([127, 0, 0, 1].into(), works, || ()).await
+                });
+            }
+            Self { time, worked, tasks }
+        }
+
+        /// The longest time between two polls of a task that is always ready, when all are heavy.
+        async fn longest_wait(&self) -> Duration {
+            for _ in 0..20 {
+                yield_now().await;
+            }
+            let mut longest = Duration::ZERO;
+            for _ in 0..TURNS {
+                let last = Instant::now();
+                yield_now().await;
+                longest = longest.max(last.elapsed());
+            }
+            longest
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_for_one_turn_of_heavy_connections() {
+        let scene = Scene::start(HEAVY);
+        let longest = scene.longest_wait().await;
+        assert!(longest <= TURN + POLL, "{longest:?}");
+        let worked = scene.worked.lock().unwrap();
+        let (least, most) = (worked.iter().min().unwrap(), worked.iter().max().unwrap());
+        assert!(*least >= TURNS / HEAVY && most - least <= 4, "none starves: {worked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heavy_connection_that_is_alone_works_in_every_turn() {
+        let scene = Scene::start(1);
+        scene.longest_wait().await;
+        let worked = scene.worked.lock().unwrap()[0];
+        assert!(worked >= TURNS / 2, "{worked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_waits_no_more() {
+        let mut scene = Scene::start(HEAVY);
+        scene.longest_wait().await;
+        assert!(scene.time.lock().has_waiting());
+        scene.tasks.shutdown().await;
+        assert!(!scene.time.lock().has_waiting());
+    }
+}
