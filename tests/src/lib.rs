@@ -43,7 +43,7 @@ pub use flood::Flood;
 pub use hermetic::isolate;
 pub use http::{HttpClient, HttpResponse, request, spawn_request};
 pub use js::{example, goods, goods_of_version};
-pub use log::NodeLog;
+pub use log::{NodeLog, log_to};
 pub use namespace::{Container, Namespace};
 pub use needs::{can_run, legacy_peers_can_run, tool_is_installed};
 pub use peer::{Listener, Peer};

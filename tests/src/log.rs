@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use crate::eventually;
 
@@ -22,14 +23,19 @@ impl io::Write for NodeLog {
     }
 }
 
+/// Has what the current thread logs at these levels per module go to `writer`, as lines of text,
+/// until the value is dropped.
+pub fn log_to<W: io::Write>(levels: &str, writer: impl Fn() -> W + Send + Sync + 'static) -> impl Drop {
+    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false).with_writer(writer);
+    lines.finish().with(levels.parse::<Targets>().unwrap()).set_default()
+}
+
 impl NodeLog {
     /// Keeps lines from `INFO` on until the second value is dropped.
     pub fn start() -> (Self, impl Drop) {
         let log = Self::default();
         let writer = log.clone();
-        let lines = tracing_subscriber::fmt().with_env_filter("node_sdk=info").with_ansi(false);
-        let guard = lines.with_writer(move || writer.clone()).finish().set_default();
-        (log, guard)
+        (log, log_to("node_sdk=info", move || writer.clone()))
     }
 
     /// The lines with this text.

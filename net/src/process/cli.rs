@@ -12,7 +12,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use crate::{BindError, LineWriter, escaped};
 
@@ -27,19 +28,22 @@ pub enum LogFormat {
 }
 
 /// What is logged: a level, or levels per module as in `info,distributor=debug`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLevel(String);
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogLevel {
+    text: String,
+    targets: Targets,
+}
 
 impl Default for LogLevel {
     fn default() -> Self {
-        Self("info".to_owned())
+        Self { text: "info".to_owned(), targets: Targets::new().with_default(LevelFilter::INFO) }
     }
 }
 
 impl LogLevel {
     /// As it was written.
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -49,9 +53,11 @@ impl std::str::FromStr for LogLevel {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // The filter reads an unknown word as the name of a module, and then logs nothing from any
         // other module.
-        let plain = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
-        match EnvFilter::builder().parse(text) {
-            Ok(_) if !text.is_empty() && text.split(',').map(str::trim).all(plain) => Ok(Self(text.to_owned())),
+        let plain = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+        match text.parse::<Targets>() {
+            Ok(targets) if !text.is_empty() && text.split(',').map(str::trim).all(plain) => {
+                Ok(Self { text: text.to_owned(), targets })
+            }
             _ => {
                 Err("write off, error, warn, info, debug or trace, or levels per module as in 'info,distributor=debug'"
                     .to_owned())
@@ -78,14 +84,13 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
     if let Ok(writer) = LineWriter::start("log", io::stderr(), Duration::ZERO, on_lost) {
         let _ = LOG.set(writer);
     }
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse_lossy(&level.0))
-        .with_writer(|| LogLine)
-        .log_internal_errors(false);
+    let targets = level.targets.clone();
+    let builder =
+        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(|| LogLine).log_internal_errors(false);
     let is_coloured = is_coloured(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     let installed = match format {
-        LogFormat::Text => builder.with_ansi(is_coloured).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(is_coloured).with_target(false).finish().with(targets).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(targets).try_init(),
     };
     // Only a second call can fail, and the first log stays then.
     if installed.is_ok() {
@@ -265,6 +270,9 @@ mod tests {
             ("info,distributor=debug", true),
             ("", false),
             ("a=b=c", false),
+            ("info, net=off", true),
+            ("info,net=loud", false),
+            ("info,[span{field=1}]=debug", false),
             ("warning", false),
             ("debug,x", false),
         ] {

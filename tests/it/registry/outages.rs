@@ -9,9 +9,8 @@ use distributor::Config;
 use node_sdk::Node;
 use rustix::process::Signal;
 use serde_json::json;
-use tests::{Cluster, Listener, Peer, Process, eventually, patient, pick_port};
+use tests::{Cluster, Listener, Peer, Process, eventually, log_to, patient, pick_port};
 use tokio::time::{Instant, sleep, timeout};
-use tracing_subscriber::util::SubscriberInitExt;
 
 use super::who;
 use crate::programs::{DISTRIBUTOR, NODE};
@@ -232,8 +231,7 @@ impl PanickingLog {
     fn start(texts: &'static [&'static str]) -> (Arc<Mutex<String>>, impl Drop) {
         let log = Self(texts, Arc::default());
         let lines = Arc::clone(&log.1);
-        let subscriber = tracing_subscriber::fmt().with_env_filter("distributor=info").with_ansi(false);
-        (lines, subscriber.with_writer(move || log.clone()).finish().set_default())
+        (lines, log_to("distributor=info", move || log.clone()))
     }
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use node_sdk::{Balance, CallError, Node, Params, Peers, ServiceError, StartError, State};
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, eventually, patient, pick_port};
-use tracing_subscriber::util::SubscriberInitExt;
+use tests::{Cluster, Listener, Peer, eventually, log_to, patient, pick_port};
 
 use crate::programs::NODE;
 
@@ -77,8 +76,7 @@ impl io::Write for Dead {
 
 #[tokio::test]
 async fn cr13_a_log_that_panics_ends_no_node() {
-    let log = tracing_subscriber::fmt().with_env_filter("node_sdk=debug,net=debug").with_writer(|| Dead);
-    let _log = log.finish().set_default();
+    let _log = log_to("node_sdk=debug,net=debug", || Dead);
     let address = ([127, 0, 0, 1], pick_port()).into();
     let cluster = Cluster::on(address, patient());
     let caller = cluster.node(Node::builder("caller").route("GET/nothing", panics)).await;
