@@ -42,8 +42,8 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Asks a running Distributor what happened to a node: when it joined and left, and why. Exits
-    /// with 1 if nothing is known of it. Ask no Distributor of version 1: it cannot answer, and
-    /// ends when a peer that has not registered leaves.
+    /// with 1 if nothing is known of it. Do not ask a Distributor of version 1: it cannot answer,
+    /// and crashes when a peer disconnects that has not registered.
     Why {
         /// Its name, address (host:port) or instance id.
         node: String,
@@ -121,7 +121,8 @@ pub fn main() -> ExitCode {
         Err(error) => return exit_code(&error),
     };
     runtime.block_on(async {
-        // Who can connect may as well stop it.
+        // Signals are handled before the port opens: a program that can connect can also stop this
+        // one in order.
         let stop = match net::stop_on_signals(|| MAX_STOP_TIME) {
             Ok(stop) => stop,
             Err(error) => return exit_code(&error),

@@ -28,7 +28,7 @@ impl AddressShares {
         *self.held.entry(group_of(host)).or_default() += bytes;
     }
 
-    /// As many as were added.
+    /// Takes away bytes that [`add`](Self::add) has counted.
     pub(crate) fn remove(&mut self, host: &str, bytes: usize) {
         self.total -= bytes;
         if let hash_map::Entry::Occupied(mut held) = self.held.entry(group_of(host)) {

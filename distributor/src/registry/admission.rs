@@ -174,8 +174,8 @@ impl Registry {
         {
             return Err(RegisterError::Busy(wait));
         }
-        // An epoch is the time of a start. One in the future was made up, or is of no use after the
-        // next start.
+        // An epoch is the time of a Distributor's start. An epoch after our own was made up, or
+        // comes from a clock that was ahead: it does not count.
         if let Some(have) = options.resume
             && have.revision.epoch < self.entries.revision().epoch
             && known.is_none()
@@ -189,7 +189,7 @@ impl Registry {
         }
         let offers = self.entries.offers_of(&record);
         let (wait, what) = match &known {
-            // A node that starts to drain is listed so at once.
+            // The start of a drain is never delayed.
             Some(known) if known.entry != record.entry && !is_draining(&registration) => {
                 (self.update_delay(now, session), "changes")
             }
@@ -235,7 +235,7 @@ impl Registry {
         if is_within_share(host, held, free) { Ok(()) } else { Err(RegisterError::AddressFull) }
     }
 
-    /// How long a node with these offers waits that is not listed.
+    /// How long an unlisted node with these offers waits before it is listed.
     pub(super) fn join_delay(&mut self, now: Instant, identity: &NodeIdentity, offers: &[u64]) -> Option<Duration> {
         if self.entries.lacks(offers) {
             self.damping.sole_delay(now, identity)

@@ -39,7 +39,7 @@ const SOLE_BURST: u32 = 20;
 /// The penalties of identities: host, port and name.
 #[derive(Debug)]
 pub(crate) struct Damping {
-    /// By a hash of the identity, as its name may be long.
+    /// The key is a hash of the identity, because a name may be long.
     penalties: HashMap<u64, Penalty>,
     hasher: RandomState,
     sole_rate: TokenBucket,
@@ -62,7 +62,7 @@ impl Default for Damping {
 }
 
 impl Damping {
-    /// Records that a node has left that was listed, or deferred, for `stay`.
+    /// Records that a node has left after it was listed, or deferred, for `stay`.
     pub(crate) fn penalise(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if stay >= LONG_STAY {
             return;

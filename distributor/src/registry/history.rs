@@ -21,7 +21,7 @@ const MAX_TEXT_BYTES: usize = 128;
 /// Most bytes of all events. Only nodes with the longest names and instances reach it before the
 /// limit of events.
 pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
-/// Why a node is listed that an earlier Distributor knew.
+/// The reason of an entry that an earlier Distributor listed.
 pub(super) const BEFORE_RESTART: &str = "it was here before the restart";
 
 /// The last events, the oldest first.
@@ -66,7 +66,7 @@ impl History {
         }
     }
 
-    /// Adds what can be said of listed nodes of which no event is remembered, or which peers of
+    /// Adds an event for each listed node that has no remembered event, and for each that peers of
     /// version 1 are not told of.
     pub(crate) fn add_listed<'r>(
         events: &mut Vec<HistoryEvent>,
@@ -77,7 +77,7 @@ impl History {
     ) {
         for record in listed {
             let is_named = is_called(node, &record.name, record.instance.as_deref(), "");
-            // An address is made only for what may have it.
+            // The text of the address is built only if the port fits.
             if !is_named && !node.ends_with(&format!(":{}", record.port)) {
                 continue;
             }
@@ -104,7 +104,7 @@ impl History {
         }
     }
 
-    /// Adds until when nodes wait to be listed.
+    /// Adds an event for each node that waits to be listed, with the time that is left.
     pub(super) fn add_deferred<'d>(
         events: &mut Vec<HistoryEvent>,
         now: Instant,
@@ -115,7 +115,7 @@ impl History {
         for one in deferred {
             let Deferred { registration, host, .. } = one;
             let (name, instance) = (registration.name.as_str(), instance_of(registration));
-            // An address is made only for what may have it: many may wait.
+            // The text of the address is built only if the port fits, because many nodes may wait.
             let may_be_there = || node.ends_with(&format!(":{}", registration.port));
             if !(node.is_empty() || is_called(node, name, instance, "") || may_be_there()) {
                 continue;

@@ -70,7 +70,7 @@ enum Suspected {
     No,
     /// Enough peers have.
     Yes,
-    /// Enough peers have, for so long that it is removed.
+    /// Enough peers have, and for long enough: it is removed.
     Hung,
 }
 

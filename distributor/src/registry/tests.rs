@@ -153,7 +153,8 @@ fn a13_a_sole_provider_that_restarts_is_listed_at_once() {
         scene.leave(second * 1000 + 900, 7, LeaveReason::Closed);
     }
     assert_eq!(offer(&mut scene, 4000, 7, goods), None);
-    // Another one offers the same: both may wait, and the last one to go is missed by nobody.
+    // Another one offers the same: both may wait, and the routes stay offered when the last one
+    // goes.
     assert_eq!(offer(&mut scene, 4100, 8, goods), None);
     scene.leave(4200, 7, LeaveReason::Closed);
     assert!(offer(&mut scene, 4300, 7, goods).is_some_and(|wait| wait > Duration::from_secs(5)));

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 #[derive(Debug)]
 pub(crate) struct IncomingBudget {
     free: Arc<Semaphore>,
-    /// How many wait.
+    /// How many connections wait.
     waiting: Arc<AtomicUsize>,
     limit: usize,
     /// Bytes reserved for one packet: the most that it may have. A packet that has begun must not
@@ -31,7 +31,7 @@ pub(crate) type PacketReservation = OwnedSemaphorePermit;
 pub(crate) type PendingReservation = Pin<Box<dyn Future<Output = PacketReservation> + Send>>;
 
 impl IncomingBudget {
-    /// A budget of `total` bytes, for packets of `each` bytes; at least for one packet.
+    /// A budget of `limit` bytes, for packets of `each` bytes; at least for one packet.
     pub(crate) fn new(limit: usize, each: usize) -> Self {
         let each = u32::try_from(each).unwrap_or(u32::MAX);
         let limit = limit.clamp(usize::try_from(each).unwrap_or(usize::MAX), Semaphore::MAX_PERMITS);

@@ -1,4 +1,4 @@
-//! Looks up the names that nodes advertise, for lists show addresses.
+//! Looks up the names that nodes advertise, because lists show addresses.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) struct PendingRegistration {
 }
 
 impl PendingRegistration {
-    /// Begins to look up `name`, the host that a node advertises which is seen at `seen`.
+    /// Begins to look up `name`, which a node at the address `seen` advertises.
     pub(super) fn begin(
         lookups: &Arc<Semaphore>,
         name: String,
@@ -44,7 +44,7 @@ impl PendingRegistration {
     }
 }
 
-/// The first address of a name at which a node can be called that is seen at `seen`.
+/// The first address of `name` at which a node can be called whose connection comes from `seen`.
 async fn look_up(lookups: Arc<Semaphore>, name: String, seen: IpAddr) -> Result<IpAddr, String> {
     let looking = async {
         let permit = lookups.acquire_owned().await.map_err(|closed| closed.to_string())?;

@@ -82,7 +82,7 @@ pub(super) struct SharedState {
     pub(super) warned_of_size: bool,
 }
 
-/// The connections of one network.
+/// The connections of one [address group](address_group).
 #[derive(Debug, Default)]
 pub(super) struct AddressCounts {
     pub(super) open: usize,
