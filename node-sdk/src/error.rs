@@ -63,9 +63,9 @@ pub enum StartError {
     /// A handler needs a state that the builder was not given.
     #[error("the handler of {route} needs a state of type {state}; give it with .state(…)")]
     MissingState {
-        /// Which handler.
+        /// The route of the handler.
         route: String,
-        /// Which type.
+        /// The type that is missing.
         state: &'static str,
     },
     /// A setting for the last route, but no route was given before.
@@ -148,7 +148,7 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
-    /// No answer in time. The call may have been carried out.
+    /// No response in time. The call may have been carried out.
     #[error("no answer from {url} within {}", Waited(*within))]
     Deadline {
         /// What was called.
@@ -197,7 +197,7 @@ pub enum CallError {
     Params {
         /// What was called.
         url: String,
-        /// Why.
+        /// What serde says of them.
         #[source]
         source: serde_json::Error,
     },

@@ -1,5 +1,5 @@
-//! Events, and other calls without a response, that are lost. Nobody waits for an answer, so their
-//! loss shows here or nowhere.
+//! Events, and other calls without a response, that are lost. No caller waits for them, so only the
+//! counter and the log here show their loss.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ pub(crate) struct LostCalls {
     log: Mutex<KeyedThrottle>,
 }
 
-/// A call that is not answered.
+/// A call that has no response.
 #[derive(Debug)]
 pub(crate) struct OneWayCall {
     /// Method and path.
@@ -29,7 +29,7 @@ impl LostCalls {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// A call of this route is lost.
+    /// Records that a call of this route is lost, and why.
     pub(crate) fn record(&self, route: &str, why: impl Display) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now().into_std();

@@ -1,14 +1,14 @@
 //! How long a member takes to answer, in a way that noise does not disturb. Without I/O, locks or a
 //! clock.
 //!
-//! A busy machine lets a process wait for some milliseconds, now and then, and all calls that it
-//! then has are late together. So a member is not slow because one answer was, nor because those of
-//! one moment were: it is slow if the quickest of its late answers is slow, too.
+//! On a busy machine a process sometimes waits for some milliseconds, and all answers that it owes
+//! at that moment are late together. So a member is not slow because one answer was late, or
+//! several of one moment. It is slow if even the quickest answer of each recent period is slow.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A member is slow if its quickest answer of so many periods in a row is.
+/// A member is slow if its quickest answer is slow in this many periods in a row.
 const PERIODS: usize = 4;
 /// How long a period lasts at least: four are longer than the system usually lets a process wait.
 /// When a member answers less often, each answer is a period.
@@ -17,8 +17,8 @@ const PERIOD_MS: u64 = 10;
 const HALF_LIFE_MS: u64 = 1024;
 /// The weight of an answer in the average: one part in this many.
 const EWMA_DIVISOR: u64 = 8;
-/// An answer counts in the average as at most so many times the average: one that is late by chance
-/// does not say what is usual.
+/// An answer counts in the average as at most this many times the average: one that is late by
+/// chance does not say what is usual.
 const MAX_EWMA_RATIO: u64 = 4;
 
 /// How long one member takes to answer. Times are milliseconds of one clock, given as arguments.
@@ -81,8 +81,8 @@ impl Latency {
         self.usual.load(Ordering::Relaxed)
     }
 
-    /// The quickest answer of the last periods, in microseconds. It is 0 before there were so many,
-    /// and falls while no call is in flight.
+    /// The quickest answer of the last periods, in microseconds. It is 0 before there were
+    /// [`PERIODS`], and falls while no call is in flight.
     pub(crate) fn quickest(&self, now_ms: u64, in_flight: u32) -> u64 {
         let quickest = self.quickest.iter().map(|quickest| quickest.load(Ordering::Relaxed)).min().unwrap_or(0);
         let fades = if in_flight == 0 { self.quiet_ms(now_ms) } else { 0 };

@@ -18,10 +18,10 @@ const MIN_SLOW_START_SHARE: f64 = 0.1;
 /// A member in slow start that has had no call for this long takes its turn: ten calls a second are
 /// not too many for it, and people who make one a second see that the turns are even.
 const IDLE_TURN_AFTER: Duration = Duration::from_millis(100);
-/// A member is clearly slower than another if the quickest of its late answers took more than
-/// so many times what the other one's usually take.
+/// A member is clearly slower than another if even its quickest recent answer took more than this
+/// many times as long as the other one's usually take.
 const CLEARLY_SLOWER: u64 = 2;
-/// And if the difference is more than this: less is noise, and nobody feels it.
+/// And if the difference is more than this: less is noise, and callers do not notice it.
 const MIN_DIFFERENCE: Duration = Duration::from_micros(500);
 
 /// The load and health of one member. All times are in milliseconds since the member became known.

@@ -76,7 +76,7 @@ pub struct Candidate<'a> {
 /// How to pick a member for one call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PickOptions<'a> {
-    /// How.
+    /// How a member is picked.
     pub balance: Balance,
     /// Calls with the same key go to the same provider, as long as it is a member.
     pub sticky: Option<&'a str>,

@@ -79,7 +79,7 @@ impl World {
         world
     }
 
-    /// From now on a member works so long for a call.
+    /// From now on a member works for `work_us` for each call.
     fn work(&mut self, member: usize, work_us: f64) {
         self.pool.list[member].work_us = work_us;
     }
@@ -98,7 +98,7 @@ impl World {
         self.pool.rebuild_schedule();
     }
 
-    /// How long a call takes: the member's work, more or less, and often as not some waiting.
+    /// How long a call takes: the member's work, more or less, and sometimes a wait.
     fn latency(&mut self, member: usize) -> u64 {
         let pause_begins = self.rng.u32(..400) == 0;
         let pause = self.rng.u64(2_000..20_000);
@@ -148,8 +148,9 @@ fn shares(counts: &[u32]) -> Vec<u32> {
     counts.iter().map(|count| (1000 * count + sum / 2) / sum.max(1)).collect()
 }
 
-/// That members which work so long for a call get these shares of the calls, in thousandths, with
-/// any luck. One caller calls one after the other.
+/// Checks that members which work for `work_us` for each call get the `expected` shares of the
+/// calls, in thousandths, whatever the random numbers are. Each caller makes one call after the
+/// other.
 #[track_caller]
 fn check(work_us: &[f64], callers: usize, pause_us: u64, expected: &[RangeInclusive<u32>]) {
     for seed in 0..5 {

@@ -26,7 +26,7 @@ pub struct SharedTurns {
 struct SharedState {
     /// By a hash of what the pool is for.
     turns: HashMap<u64, Weak<AtomicUsize>>,
-    /// With so many, those of pools that are gone are forgotten.
+    /// When there are this many, those of pools that are gone are forgotten.
     sweep_at: usize,
 }
 

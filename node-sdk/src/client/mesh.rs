@@ -105,12 +105,13 @@ impl Mesh {
         self.view.record_failed(address);
     }
 
-    /// A node was lost with a call of this route. Returns whether the call may be tried again.
+    /// Records that a node was lost while it handled a call of this route. Returns whether the call
+    /// may be tried again.
     pub(crate) fn record_loss(&self, now: std::time::Instant, route: &str, node: SocketAddr) -> bool {
         self.view.record_loss(now, route, node)
     }
 
-    /// A call of this route that a node was lost with was answered by another node.
+    /// Records that another node has answered such a call.
     pub(crate) fn record_response(&self, route: &str) {
         self.view.record_response(route);
     }

@@ -85,7 +85,8 @@ pub(crate) struct RegistrationHandle {
 
 impl RegistrationHandle {
     /// Completes when the Distributor has been told that this node leaves, and the cache file is
-    /// written; a disk may hold that up for so long. Cancel safe.
+    /// written; a slow disk may hold that up, so it is waited for [`MAX_LEAVE_TIME`] at most.
+    /// Cancel safe.
     pub(crate) async fn left(&self) {
         let _ = timeout(MAX_LEAVE_TIME, self.left.cancelled()).await;
     }

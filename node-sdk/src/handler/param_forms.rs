@@ -1,32 +1,32 @@
-//! What texts among the arguments of a call stand for, where the type of the handler does not say
-//! so by itself: a query string has only texts. Pure.
+//! How the texts of a query string are read where the handler's type wants something else, such as
+//! a number: a query string has only texts. Pure.
 
 use std::collections::BTreeMap;
 
 use protocol::Members;
 use serde_json::value::RawValue;
 
-/// Longer arguments are no query string, and are not read again.
+/// Longer arguments are not read again, because they come from no query string.
 const MAX_BYTES: usize = 64 * 1024;
-/// Most times that arguments are read again: each finds out what one more member stands for.
+/// Most times that arguments are read again. Each time, one more member gets another form.
 const MAX_REREADS: usize = 16;
 
 /// How the text of one member is read, if not as a text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ParamForm {
-    /// As a number or boolean: what it has in quotes. A member of a flattened type has to be what
-    /// it is read as, and serde converts nothing.
+    /// It is read as the number or boolean that it has in quotes. For a member of a flattened type
+    /// this has to be tried, because serde converts nothing there.
     pub(super) is_number: bool,
-    /// As a list with this one item.
+    /// It is read as a list with this one item.
     pub(super) is_list: bool,
-    /// As nothing: it is empty, and an option of a type that has no empty text.
+    /// It is empty and is read as absent: it is an option whose type has no empty text.
     pub(super) is_absent: bool,
-    /// Its text was read as a number once, and should not have been.
+    /// It was tried as a number, and has to be a text.
     pub(super) is_text: bool,
 }
 
-/// What members are read as, by their names. Found out by trial: after an error, the text that it
-/// names is read as something else.
+/// The forms of members, by their names. They are found by trial: after an error, the text that it
+/// names is read in another form.
 #[derive(Debug, Default)]
 pub(super) struct ParamForms {
     by_name: BTreeMap<String, ParamForm>,
@@ -38,8 +38,8 @@ impl ParamForms {
         self.by_name.get(name).copied().unwrap_or_default()
     }
 
-    /// Finds another form for the text that `error` names, among the members of `object`. `None`
-    /// when there is none; otherwise whether that form is nothing at all.
+    /// Finds another form for the text that `error` names, among the members of `object`. Returns
+    /// `None` when there is none, and otherwise whether the member now counts as absent.
     pub(super) fn change(&mut self, object: &str, error: &serde_json::Error) -> Option<bool> {
         if object.len() > MAX_BYTES || self.changes == MAX_REREADS {
             return None;
@@ -89,7 +89,7 @@ pub(super) fn is_number(text: &str) -> bool {
     matches!(text, "true" | "false") || serde_json::from_str::<serde_json::Number>(text).is_ok()
 }
 
-/// The text that a value is, or those in the list that it is.
+/// The text of a value, or the texts of a list.
 fn texts_in(value: &RawValue) -> impl Iterator<Item = String> {
     let one = serde_json::from_str::<String>(value.get()).map(|text| vec![text]);
     one.or_else(|_| serde_json::from_str::<Vec<String>>(value.get())).unwrap_or_default().into_iter()

@@ -28,7 +28,7 @@ struct Loss {
     crashing_until: Option<Instant>,
 }
 
-/// What the loss of a node says of the route of the call that it was lost with.
+/// What the loss of a node says of the route that it was called by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LossVerdict {
     /// The call may be tried again.
@@ -40,7 +40,7 @@ pub(crate) enum LossVerdict {
 }
 
 impl CrashingRoutes {
-    /// A node was lost with a call of this route.
+    /// Records that a node was lost while it handled a call of this route.
     pub(crate) fn record_loss(&mut self, now: Instant, route: &str, node: SocketAddr) -> LossVerdict {
         if self.losses.len() >= MAX_ROUTES {
             self.losses.retain(|_, loss| now < loss.crashing_until.unwrap_or(loss.at + WINDOW));
@@ -63,7 +63,7 @@ impl CrashingRoutes {
         if is_crashing { LossVerdict::NewlyCrashing } else { LossVerdict::Harmless }
     }
 
-    /// A call of this route that a node was lost with was answered by another node.
+    /// Records that another node has answered such a call.
     pub(crate) fn record_response(&mut self, route: &str) {
         self.losses.remove(route);
     }

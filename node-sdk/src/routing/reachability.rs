@@ -25,8 +25,8 @@ struct ConnectFailure {
 }
 
 impl Reachability {
-    /// A listed node could not be connected to. Returns a number to [confirm](Self::confirm) that
-    /// by, if it could before.
+    /// Records that a listed node could not be connected to. If it could before, returns a number
+    /// by which the failure is to be [confirmed](Self::confirm).
     pub(super) fn record_failure(&mut self, address: SocketAddr, why: Unreachable) -> Option<u64> {
         if let Some(known) = self.failures.get_mut(&address) {
             known.why = why;
@@ -38,13 +38,14 @@ impl Reachability {
         Some(number)
     }
 
-    /// There is a connection to a node, or another node is listed there, or none.
+    /// Forgets the failure: there is a connection now, or the address is not listed any more, or is
+    /// listed for another node.
     pub(super) fn forget(&mut self, address: SocketAddr) {
         self.failures.remove(&address);
     }
 
-    /// A while has passed. Returns why the node with these entries cannot be connected to, if it
-    /// still cannot.
+    /// Confirms a failure, a while after it. Returns why the node with these entries cannot be
+    /// connected to, if it still cannot.
     pub(super) fn confirm(&mut self, address: SocketAddr, number: u64, entries: &[u64]) -> Option<Unreachable> {
         let known = self.failures.get_mut(&address).filter(|known| known.number == number && !known.is_confirmed)?;
         known.is_confirmed = true;

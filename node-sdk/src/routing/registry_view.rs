@@ -199,7 +199,8 @@ impl RegistryView {
         }
     }
 
-    /// A node was lost with a call of this route. Returns whether calls of it may be tried again.
+    /// Records that a node was lost while it handled a call of this route. Returns whether calls of
+    /// it may be tried again.
     pub(crate) fn record_loss(&self, now: std::time::Instant, route: &str, node: SocketAddr) -> bool {
         let verdict = self.lock_crashing_routes().record_loss(now, route, node);
         if verdict == LossVerdict::NewlyCrashing {
@@ -209,7 +210,7 @@ impl RegistryView {
         verdict == LossVerdict::Harmless
     }
 
-    /// A call of this route that a node was lost with was answered by another node.
+    /// Records that another node has answered such a call.
     pub(crate) fn record_response(&self, route: &str) {
         self.lock_crashing_routes().record_response(route);
     }
@@ -221,8 +222,8 @@ impl RegistryView {
         table.table.write().unwrap_or_else(PoisonError::into_inner).renew(connection, Instant::now());
     }
 
-    /// The node at this address could not be connected to. If it could before, the failure is to be
-    /// [confirmed](Self::confirm_unreachable) by the returned number.
+    /// Records that the node at this address could not be connected to. If it could before, the
+    /// failure is to be [confirmed](Self::confirm_unreachable) by the returned number.
     pub(crate) fn mark_unreachable(&self, address: SocketAddr, why: Unreachable) -> Option<u64> {
         self.change(|replica| replica.mark_unreachable(address));
         self.record_failed(address);

@@ -88,7 +88,7 @@ struct CallerConnection<'a> {
     /// Bytes that wait in all streams of the caller.
     in_streams: Arc<AtomicUsize>,
     full: LogThrottle,
-    /// Cancelled when the node stops: streams that have nothing to send then end.
+    /// The node stops. Its streams have been told to end when they have nothing to send.
     leaving: bool,
 }
 
@@ -323,8 +323,8 @@ impl CallerConnection<'_> {
         Ok(())
     }
 
-    /// Finds out how much a caller of version 1 can read. Whoever registers from its address may
-    /// say so, and may come later than its first call.
+    /// Finds out how much a caller of version 1 can read. Any node that registers from its address
+    /// may say so, and may come later than its first call.
     fn update_read_window(&mut self, now: Instant) {
         if self.window_checked.is_some_and(|at| now < at + WINDOW_PERIOD) {
             return;

@@ -20,7 +20,7 @@ const RESPONSES_PER_YIELD: usize = 32;
 struct Received {
     /// Frames that a call or stream waited for.
     useful: u64,
-    /// The points of frames that nobody waits for any more, or ever has: see [`cost_of`].
+    /// The points of frames that no call waits for any more, or ever has: see [`cost_of`].
     unexpected: u64,
     /// The node has answered something.
     has_answered: bool,
