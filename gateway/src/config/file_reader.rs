@@ -59,13 +59,13 @@ impl<'t> FileReader<'t> {
         (!is_lost).then_some(table)
     }
 
-    /// What the file says in place of a value in quotes, or of a number, if it does: its errors of
-    /// syntax are told by that.
+    /// The unquoted word that stands where a value should be, if there is one. Its syntax errors
+    /// are dropped, because the caller reports the word.
     pub(super) fn bare(&mut self, value: &Spanned<DeValue<'t>>) -> Option<&'t str> {
         let span = value.span();
         let is_inside = |error: &SyntaxError| (span.start..=span.end).contains(&error.at);
         let last = self.syntax_errors.iter().rev().find(|error| is_inside(error))?;
-        // Behind a list or a number there is more, as in [::1]:80 and 1,000.
+        // More follows what looks like a list or a number, as in [::1]:80 and 1,000.
         let is_cut = last.at == span.end && last.kind == SyntaxErrorKind::Structure;
         let line_end = self.text.get(span.end..)?.find(['\n', '#']).map_or(self.text.len(), |more| span.end + more);
         let word = self.text.get(span.start..if is_cut { line_end } else { span.end })?.trim();
@@ -77,7 +77,8 @@ impl<'t> FileReader<'t> {
         Some(word.trim_matches(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']))
     }
 
-    /// Whether a value, or the list that it is, is no TOML: its errors of syntax are told anyway.
+    /// Whether a value, or a list with all its items, is not TOML. Its syntax errors are reported
+    /// elsewhere.
     fn is_broken(&self, value: &Spanned<DeValue<'t>>, kind: Option<SyntaxErrorKind>) -> bool {
         let span = value.span();
         let is_kind = |error: &SyntaxError| kind.is_none_or(|kind| error.kind == kind);
@@ -108,7 +109,8 @@ impl<'t> FileReader<'t> {
         rest
     }
 
-    /// Sets a setting; `None` if there is no usable value, which has been told.
+    /// Sets a setting. Returns `None` if there is no usable value; the mistake has then been
+    /// recorded.
     fn set<S: Settings>(&mut self, setting: &Setting, value: &Spanned<DeValue<'t>>, settings: &mut S) -> Option<()> {
         let texts = self.texts(setting, value)?;
         let result = match &texts[..] {

@@ -31,9 +31,8 @@ impl ConfigSnapshot {
         Self { config, cookies, routes, default_route: RouteConfig::new(Vec::new()) }
     }
 
-    /// What the cookie is called that keeps a client with a server of this prefix, which `route`
-    /// holds for. Prefixes with servers of their own have cookies of their own, and those that
-    /// stand in one route have one.
+    /// The name of the cookie that keeps a client with a server of `prefix`, whose configuration is
+    /// `route`. Prefixes of one `[[route]]` share a cookie; others have one each.
     pub(crate) fn cookie_name<'a>(&self, route: &'a RouteConfig, prefix: &str) -> CookieName<'a> {
         let at = self.routes.get(prefix);
         let own = at.map(|at| &self.config.routes[*at]);

@@ -1,6 +1,6 @@
-//! Bytes that the gateway holds for its clients: bodies on their way to nodes and responses of
-//! nodes are held whole, and a client that sends slowly, or does not read, would have as many of
-//! them as it likes.
+//! Bytes that the gateway holds for its clients. Bodies on their way to nodes, and responses of
+//! nodes, are held whole. Without a budget, a client that sends slowly or does not read could have
+//! any number of them held.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -14,18 +14,18 @@ use tokio::time::{Duration, Instant};
 use crate::io::fair_queue::FairQueue;
 use crate::io::recent_table::RecentTable;
 
-/// What each connection may hold without a word: nearly all responses are smaller. Ten thousand
-/// connections have 160 MiB of these.
+/// What each connection may hold without a reservation: nearly all responses are smaller. Ten
+/// thousand connections have 160 MiB of these.
 pub(crate) const OWN_BYTES: usize = 16 * 1024;
 /// Beyond that, bytes are taken from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
-/// Room is short when more than one part in the first number of the budget is held, until less than
-/// one in the second is.
+/// Room is short once more than an eighth of the budget is held, and until less than a sixteenth
+/// is.
 const SHORT_FROM_DIVISOR: usize = 8;
 const SHORT_UNTIL_DIVISOR: usize = 16;
 /// How long it is remembered that a client has left a response unread, and how large the response
-/// was: for longer than a client may take nothing of one, so that a client that comes again and
-/// again is known.
+/// was. This is longer than the usual `write_timeout`, so that a client that does it again and
+/// again is recognised.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Such a client may hold one part in this many of the free bytes, and make this many calls of
 /// unknown response size at a time.

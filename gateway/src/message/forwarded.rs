@@ -10,8 +10,7 @@ use crate::message::head::{Scheme, is_host};
 /// The field that counts the gateways which have passed a request on.
 pub(crate) const HOPS: &str = "x-gateway-hops";
 
-/// Who asks, over what and for which host: known here, and meant by redirects, cookies, logs, and
-/// what servers are told.
+/// The client, scheme and host of a request, as redirects, cookies, logs and servers see them.
 #[derive(Clone, Debug)]
 pub(crate) struct ForwardedInfo {
     /// `X-Forwarded-For` and `-Proto`.

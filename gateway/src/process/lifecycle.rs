@@ -70,7 +70,8 @@ async fn run_inner(
         }
         survives
     };
-    // Before anybody can connect, and then expect that it stops in order.
+    // Signals are handled before the ports open: a program that can connect can also stop this one
+    // in order.
     let stop = Stop { drain: net::stop_on_signals_unless(longest, survives)?, ..Stop::default() };
     let listeners = open(&running.0, inherited)?;
     let handed = duplicate(&listeners)?;

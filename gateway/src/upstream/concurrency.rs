@@ -19,8 +19,8 @@ use crate::io::fair_queue::FairQueue;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::{Holder, Holders, PermitKind};
 
-/// Most requests that wait for one server. Further back in the queue, an answer at once is worth
-/// more than a late one.
+/// Most requests that wait for one server. Beyond this number, a refusal at once is better than a
+/// late response.
 pub(crate) const MAX_WAITING: usize = 1024;
 /// How long permits count as short after a request had to wait. During that time slow clients are
 /// evicted, so that some permits stay free.
@@ -31,9 +31,9 @@ const SWEEP: Duration = Duration::from_millis(10);
 /// ones within seconds and not at once. Each new tunnel costs its worker a connection to the
 /// server, for which other requests wait.
 const TUNNELS_FOR_ONE: usize = 512;
-/// A request that waits, and has found no slow client, checks again after a pause that grows by
-/// this factor. One that has found some goes on looking: those that get their permits may be as
-/// slow.
+/// A waiting request that has found no slow client searches again after a pause that grows by this
+/// factor. After a search that has found some the pause is short again, because the next holders of
+/// their permits may be as slow.
 const BACKOFF_FACTOR: u32 = 4;
 
 /// The permits of one server, for all workers.
@@ -217,7 +217,7 @@ impl ServerPermits {
         }
     }
 
-    /// A request waits, so slow clients are evicted. Gives how many are.
+    /// If a request waits, evicts slow clients. Returns how many.
     fn evict_for_waiters(&self, now: Instant) -> usize {
         let mut state = self.lock();
         if state.queue.waiting() == 0 {

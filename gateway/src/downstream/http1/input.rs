@@ -23,9 +23,9 @@ pub(super) const READ_BYTES: usize = 4 * 1024;
 /// With less free room than this, more is made.
 pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
 
-/// A client that has said that it sends no more is asked at once whether it is there, again after
-/// twice this, then after twice as long each time; so often at most: a status line has as many
-/// bytes to ask with.
+/// A client that has closed its sending side is tested at once by a byte of the status line, again
+/// after twice this time, and then after twice as long each time. The line has a byte for each
+/// test, and this many tests at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const MAX_TEST_BYTES: u32 = 8;
 
@@ -61,8 +61,8 @@ impl Http1Input {
         self.heads.next(&mut self.buffer)
     }
 
-    /// A body of no chunks that is there already is none: the request is one that may be sent
-    /// again.
+    /// A chunked body without chunks that has already arrived counts as no body, so that the
+    /// request may be tried again.
     pub(super) fn skip_empty_body(&mut self, head: &mut RequestHead) {
         const EMPTY: &[u8] = b"0\r\n\r\n";
         if head.framing == Framing::Chunked && self.buffer.starts_with(EMPTY) {
@@ -127,9 +127,9 @@ impl Http1Input {
     /// sent so much that nothing more is read, so that its going cannot be seen. Cancel safe; to be
     /// asked again.
     ///
-    /// A system whose client is gone says the same as one whose client has only said that it sends
-    /// no more (RFC 9112, 9.6), until it is sent something. So the client is to be written to, at
-    /// once and now and then.
+    /// A client that is gone looks the same as one that has only closed its sending side (RFC 9112,
+    /// 9.6), until something is written to it. So the client is to be written to, at once and now
+    /// and then.
     pub(super) async fn client_gone(&mut self, stream: &mut (impl Readable + Send + Sync)) -> Option<ClientGone> {
         while !self.has_ended {
             if self.buffer.len() >= MAX_AHEAD_BYTES {

@@ -43,8 +43,8 @@ const MAX_AHEAD_BYTES: usize = 16 * 1024;
 /// Bytes of a head that are not counted: nearly all heads are smaller. Larger ones come from the
 /// budget of all clients until they are answered.
 const FREE_HEAD_BYTES: usize = 16 * 1024;
-/// What a connection may take beside what is counted: what it holds without a word, a head, what is
-/// read ahead, and room for a read.
+/// What a connection may take beside what is counted: what it holds without a reservation, a head,
+/// what is read ahead, and room for a read.
 pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES + FREE_HEAD_BYTES + MAX_AHEAD_BYTES + input::READ_BYTES;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;

@@ -2,8 +2,9 @@
 //!
 //! The h2 crate makes an entry of the bytes that it was read from, or decompressed to, and keeps
 //! the whole of these two buffers with it: a hundred entries of one byte can keep a hundred buffers
-//! of 16 kB. The table is not to be seen from outside, so this reads along: which header blocks put
-//! entries into the table, how long these can be there, and what was read since the entry before.
+//! of 16 kB. The crate does not show its table, so this type parses the same header blocks and
+//! estimates the memory: it knows which blocks have put entries into the table, how long these can
+//! be there, and how much was read since the last entry.
 
 use std::collections::VecDeque;
 
@@ -14,10 +15,10 @@ use super::frames::{FrameHead, stream_id};
 const TABLE_SIZE: usize = 4096;
 /// What an entry counts beside its name and value (RFC 7541, 4.1).
 const ENTRY_OVERHEAD: usize = 32;
-/// The buffer that frames are read to holds so many bytes of earlier frames at most, and so does
-/// that of what was compressed.
+/// The buffer that frames are read to holds at most this many bytes of earlier frames, and so does
+/// the buffer of decompressed bytes.
 const MAX_BEFORE: usize = 16 * 1024;
-/// What was compressed becomes larger.
+/// Decompression at most doubles the number of bytes (RFC 7541, appendix B).
 const DECOMPRESSED: usize = 2;
 const HEAD_BYTES: usize = 9;
 
@@ -30,8 +31,8 @@ const PRIORITY_BYTES: usize = 5;
 /// Follows the header blocks of one client.
 #[derive(Debug, Default)]
 pub(super) struct FieldTable {
-    /// Bytes of the priority that are before the fields of the present frame, and what was read of
-    /// the stream that it names.
+    /// Bytes of the priority before the fields of the present frame that have not come, and what
+    /// has come of the stream id in it.
     before: usize,
     dependency: u32,
     is_padded: bool,

@@ -71,8 +71,8 @@ const FREE_TABLE_BYTES: usize = 32 * 1024;
 const FIELD_COPIES: usize = 4;
 /// What the h2 crate holds of a frame that is not whole, and of fields whose end has not come.
 const FRAME_BYTES: usize = 16 * 1024 + MAX_HEADERS_BYTES as usize;
-/// What a connection may take beside what is counted: what it holds without a word, a body that
-/// waits to be read, half a frame, a response that waits to be written, and its free streams.
+/// What a connection may take beside what is counted: what it holds without a reservation, a body
+/// that waits to be read, half a frame, a response that waits to be written, and its free streams.
 pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES
     + CONNECTION_WINDOW as usize
     + FRAME_BYTES

@@ -31,16 +31,16 @@ pub(super) const FIRST_READ_BYTES: usize = 4 * 1024;
 pub(super) const READ_BYTES: usize = 8 * 1024;
 pub(super) const LARGE_READ_BYTES: usize = 32 * 1024;
 pub(super) const LARGE_FROM_BYTES: u64 = 1 << 20;
-/// The system takes this many bytes for a client that does not read. From then on it is asked
-/// whether it would take more before more is read.
+/// The system takes this many bytes for a client that does not read. From then on, more is read
+/// from the server only when the system would take more.
 pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
 /// Most bytes of parts that leave together.
 pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
 /// Most interim responses of a server, such as 103.
 pub(super) const MAX_INTERIM: u32 = 16;
-/// How long a client waits for a server that neither says `100 Continue` nor answers: some servers
-/// know nothing of it. Longer than a server takes to look who asks, and some clients would wait for
-/// ever.
+/// How long a client waits for a server that neither says `100 Continue` nor answers. Some servers
+/// never say it, and some clients would wait for ever. This is longer than a server takes to check
+/// who the client is.
 pub(super) const CONTINUE_WAIT: Duration = Duration::from_secs(3);
 
 /// A response on its way.

@@ -50,7 +50,7 @@ pub(crate) enum ForwardError {
     Unanswered,
     /// The server sent something that is not a response.
     Malformed(String),
-    /// The response has begun, and did not end as it should: in words for a log.
+    /// The response has begun, and did not end as it should. The text is the reason, for the log.
     Cut(&'static str),
     /// No response in time.
     Deadline,
@@ -205,10 +205,10 @@ pub(crate) async fn forward(
                     UploadEnd::Refused | UploadEnd::Failed(_) => uploads = false,
                 },
                 () = poll_fn(|task| deadline.poll_over(timer, task)) => {
-                    break Err(if has_begun() { ForwardError::Cut("it stood still in mid response") } else { ForwardError::Deadline });
+                    break Err(if has_begun() { ForwardError::Cut("it sent nothing for too long in mid response") } else { ForwardError::Deadline });
                 }
                 () = poll_fn(|task| permit.poll_evicted(task)) => {
-                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { ForwardError::Client(body_too_slow()) });
+                    break Err(if has_begun() { Ended("evicted: too slow while others wait").into() } else { ForwardError::Client(body_too_slow()) });
                 }
             }
         }

@@ -49,14 +49,14 @@ impl ForwardState {
         self.awaits_continue.store(false, Ordering::Relaxed);
     }
 
-    /// Completes when the client has leave to send its body: for what is polled after the other
-    /// direction.
+    /// Completes when the client has leave to send its body. Only the direction that is polled last
+    /// may await this.
     pub(super) async fn continued(&self) {
         poll_fn(|_| if self.awaits_continue() { Poll::Pending } else { Poll::Ready(()) }).await;
     }
 
-    /// Has the other direction write to the client, which is polled before this one: so it is
-    /// polled once more.
+    /// Asks the direction of the response to write to the client. That direction is polled first,
+    /// so the task is woken to poll it once more.
     pub(super) async fn request_test_byte(&self) {
         self.wants_test_byte.store(true, Ordering::Relaxed);
         poll_fn(|task| {
