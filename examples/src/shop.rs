@@ -141,7 +141,7 @@ async fn open(args: &ShopArgs, data: &Path) -> Result<(), Box<dyn Error>> {
         ready = timeout(OPENING_TIME, ready) => ready.map_err(|_| "the services did not find each other in 10 s")?,
         () = stop.cancelled() => {}
     }
-    // Standard output may be closed, or a pipe that nobody reads: nothing waits for it.
+    // Standard output may be closed, or a pipe that is not read: nothing waits for it.
     let screen = LineWriter::start("screen", io::stdout(), Duration::ZERO, |_lost| {})?;
     if !stop.is_cancelled() {
         let addresses = ShopAddresses { distributor: registry_address, gateway: gateway_address, admin: admin_address };

@@ -4,8 +4,8 @@
 use memchr::memchr2;
 use serde::de::IgnoredAny;
 
-/// Pieces of one packet that are joined: a text with more `¶` is not likely, and each piece makes
-/// the reader parse those before once more.
+/// Most pieces of one packet. A text with more `¶` is not likely, and each piece makes the reader
+/// parse those before it once more.
 pub const MAX_PIECES: usize = 16;
 /// Bytes of the pieces together: what version 1 readers take.
 pub const MAX_JOINED_BYTES: usize = crate::LEGACY_READ_BYTES;
@@ -44,8 +44,8 @@ impl Pieces {
         }
         match serde_json::from_slice::<IgnoredAny>(frame) {
             Ok(_) => PieceVerdict::Whole,
-            // A sound packet behind a piece is no end of it: its first quote ends the text, and
-            // what follows is no JSON.
+            // A sound packet that follows a piece cannot complete it: its first quote ends the
+            // text, and the rest is not JSON.
             Err(error) if error.is_eof() && may_go_on => PieceVerdict::Cut,
             Err(_) => PieceVerdict::Broken,
         }

@@ -1,4 +1,4 @@
-//! Tests meet nobody who happens to run on the same machine.
+//! Tests meet no process that happens to run on the same machine.
 
 use std::process::{Command, Output};
 
@@ -23,7 +23,7 @@ async fn a_test_that_connects_to_a_watched_port_ends_the_run() {
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(101), "{said}");
     assert!(said.contains(&format!("a test connects to the watched port {watched}: ")), "{said}");
-    // What somebody else listens at cannot be watched.
+    // A port at which another process listens cannot be watched.
     let taken = std::net::TcpListener::bind(("127.0.0.1", watched)).unwrap();
     let failed = run(watched, other);
     assert!(!failed.status.success() && String::from_utf8_lossy(&failed.stdout).contains("cannot watch port"));

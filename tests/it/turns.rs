@@ -253,7 +253,7 @@ async fn ov4_a_callee_that_never_pauses_leaves_time_for_others() {
     let peers = caller.peers().clone();
     let call = tokio::spawn(async move { peers.call::<u32>("GET/work", &()).await });
     let (socket, _) = callers.accept().await;
-    // Answers to calls that nobody made, one in each read.
+    // Responses to calls that were never made, one in each read.
     let _flood = flood(socket, r#"{"key":7,"$":{},"params":1}¶"#, usize::MAX);
     scene.clock.at(&host);
     scene.clock.check().await;

@@ -46,7 +46,7 @@ const MAX_LOOKUPS: usize = 10;
 /// ends the whole run, with its command line; one that listens there finds the port taken.
 ///
 /// # Panics
-/// When somebody else listens at one of the ports: then nothing would be shown.
+/// When another process listens at one of the ports: then nothing would be shown.
 pub(crate) fn watch() {
     static WATCHES: Once = Once::new();
     let Ok(ports) = std::env::var("WATCH_PORTS") else { return };

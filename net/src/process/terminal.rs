@@ -10,10 +10,10 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::low_level::raise;
 use tokio::time::Instant;
 
-/// A SIGHUP this long before or after the end of a terminal is about that terminal. A later one is
-/// from somebody who wants something else.
+/// A SIGHUP this long before or after the end of a terminal is about that terminal. A later one has
+/// another reason.
 const SAME_EVENT: Duration = Duration::from_secs(2);
-/// For a look that does not wait.
+/// For a poll that does not wait.
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// No SIGHUP has come yet.
 const NEVER: u64 = u64::MAX;
@@ -23,7 +23,7 @@ const NEVER: u64 = u64::MAX;
 pub enum HangUp {
     /// The terminal that the program was started from has just been closed.
     TerminalClosed,
-    /// That terminal is still there: somebody else sent the signal.
+    /// That terminal is still there: another process has sent the signal.
     AtTerminal,
     /// The program was started from no terminal, or has outlived it.
     NoTerminal,

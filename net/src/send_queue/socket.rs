@@ -296,7 +296,7 @@ impl SocketState {
         }
     }
 
-    /// Sends what is held. Ready when nothing is held any more, or nobody waits for it.
+    /// Sends what is held. Ready when nothing is held any more, or the socket is abandoned.
     fn poll_send_held(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut writes = self.lock();

@@ -59,7 +59,7 @@ fn code_of(path: &Path) -> String {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
 }
 
-/// All documents but the changelog, which nobody rewraps.
+/// All documents but the changelog, which is not rewrapped.
 fn documents() -> Vec<String> {
     let mut documents =
         ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"].map(str::to_owned).to_vec();

@@ -171,7 +171,7 @@ async fn oe10_a_file_that_is_not_read_to_its_end_is_told_of_and_read_again() {
     let file = files.write(&text("/one"));
     let gateway = start(&file).await;
     let status = async |path: &str| request(at, "GET", path, "").await.status;
-    // Nobody writes into this pipe, as with a disk that does not answer.
+    // Nothing is written into this pipe, as with a disk that does not answer.
     let pipe = file.with_extension("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::fs::remove_file(&file).unwrap();

@@ -256,7 +256,7 @@ async fn rs9_a_panic_in_a_task_of_the_registry_ends_the_distributor() {
     let address = listener.local_addr().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let distributor = tokio::spawn(distributor::serve(vec![listener], Config::default(), stop));
-    // It answers no ping. The task that sees that cannot go on, and nobody would see the next.
+    // It answers no ping. The task that sees that cannot go on, and nothing would see the next.
     let mut silent = Peer::connect(address).await;
     silent.register_v2("silent", 1, "i", None).await;
     let ended = timeout(tests::PATIENCE, distributor).await.expect("it ends");

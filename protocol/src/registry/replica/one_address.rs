@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::Node;
 
-/// The node that is called at an address, of the entries there, the oldest first; and whether
-/// several instances are listed there, so that it cannot be told which of them listens.
+/// The node to call at an address, given the entries there, the oldest first. Also returns whether
+/// the entries are of several instances, so that it is not known which of them listens.
 ///
-/// What the newest says of itself holds: an older one may be gone without a word. A node that was
-/// seen to come from the address is there; one that only advertises it must not speak for that one,
-/// and is left out.
+/// The newest entry decides, because an older node may have gone unnoticed. It gets the routes of
+/// all. If the Distributor has seen a node at the address, entries of nodes that only advertise the
+/// address are left out.
 pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) -> Option<(Arc<Node>, bool)> {
     let is_seen = nodes.clone().any(|node| !advertises(node));
     let nodes = nodes.filter(|node| !is_seen || !advertises(node));
