@@ -8,7 +8,7 @@ use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
 use crate::entries::address_shares::is_same_address;
 use crate::entries::interests::Interests;
 use crate::entries::{NodeIdentity, Record, RegisterOutcome, Registered, Retained, SessionId};
-use crate::registry::address_share::is_within_share;
+use crate::registry::address_limit::is_within_share;
 use crate::registry::deferred::Deferred;
 use crate::registry::history::BEFORE_RESTART;
 use crate::registry::rejection::Rejection;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::entries::SessionId;
 use crate::entries::address_shares::AddressShares;
-use crate::registry::address_share::is_within_share;
+use crate::registry::address_limit::is_within_share;
 use crate::registry::admission::RegisterError;
 
 /// Bytes of interests, by session, until the session ends.

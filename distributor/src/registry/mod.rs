@@ -4,7 +4,7 @@
 //! It must not know connections or frames: a session is a number. It must not import `peer` or
 //! `shell`.
 
-mod address_share;
+mod address_limit;
 mod admission;
 mod admission_rate;
 mod damping;
@@ -30,7 +30,7 @@ use protocol::{Digest, LeaveReason, ResumePoint, Revision, Version, write_ping};
 
 use crate::config::Config;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
-use crate::registry::address_share::share_of;
+use crate::registry::address_limit::share_of;
 pub(crate) use crate::registry::admission::{Admission, RegisterEffects, RegisterError, SharedUrl};
 use crate::registry::admission_rate::AdmissionRate;
 use crate::registry::damping::Damping;
