@@ -1,4 +1,4 @@
-//! The checks. What each expects is its doc comment, which `--help` and the table show.
+//! The checks. The doc comment of each says what it expects; `--help` and the table show it.
 
 mod run;
 
@@ -14,7 +14,7 @@ pub(crate) enum Check {
     OneBytePieces,
     /// a call in two pieces is answered, wherever it is split
     SplitAnywhere,
-    /// of many calls in one segment each is answered once, in any order
+    /// each of many calls in one segment is answered once, in any order
     ManyAtOnce,
     /// a key that is a number comes back as it was
     KeyNumber,
@@ -48,26 +48,26 @@ pub(crate) enum Check {
     AnsweredOnce,
     /// a call without a key is never answered
     OneWay,
-    /// text for params, as old nodes send their logs, is never answered
+    /// a packet whose params are a text, as in old nodes' logs, is never answered
     OldLog,
-    /// who closes its side after a call gets the answer still
+    /// a caller that closes its side after a call still gets the answer
     HalfClose,
     /// $cancel and other packets of later versions are ignored in silence
     LaterPackets,
-    /// a caller that looks for another instance is told which one this is, and is refused
+    /// a caller that wants another instance is told the id of this one, and is refused
     WrongInstance,
-    /// a call that takes parts is answered in one piece, or in parts that wait for credit and end
+    /// a call that accepts a stream is answered by one response, or by parts that wait for credit
+    /// and end
     Stream,
     /// a method that the node does not know is an error, not silence
     UnknownMethod,
     /// a uri that the node does not know is an error, not silence
     UnknownUri,
-    /// broken JSON ends the connection, or that packet only, and nothing else
+    /// broken JSON costs its packet or its connection, and nothing else
     BrokenJson,
-    /// bytes that are no UTF-8 end the connection, or that packet only, and nothing else
+    /// bytes that are not UTF-8 cost their packet or their connection, and nothing else
     BrokenText,
-    /// a packet that is JSON, and no object, ends the connection, or that packet only, and nothing
-    /// else
+    /// JSON that is not an object costs its packet or its connection, and nothing else
     NoObject,
     /// a call without params is answered
     MissingParams,
@@ -98,20 +98,20 @@ impl Check {
         )
     }
 
-    /// Known nodes of version 1 end of it. It is done first: if the node is there afterwards, the
-    /// other checks are of a node that works.
+    /// Known nodes of version 1 crash on this check, so it runs first. If the node is started
+    /// again, the other checks see a node that works.
     pub(crate) fn is_deadly(self) -> bool {
         self == Self::MissingParams
     }
 
-    /// It is only done with a node of version 1 when it is asked for: an old service carries out
-    /// whatever has the method `POST`.
+    /// Whether a node of version 1 is checked for this only if `--only` names it: an old service
+    /// may carry out any packet with the method `POST`.
     pub(crate) fn is_only_when_asked(self) -> bool {
         self == Self::OldLog
     }
 
-    /// Whether the mesh works with a node of version 1 that fails this check, because it never does
-    /// what is tried there, or takes what comes.
+    /// Whether the mesh works with a node of version 1 that fails this check: the mesh never sends
+    /// what the check sends, or accepts what the node answers.
     pub(crate) fn does_the_mesh_cope(self) -> bool {
         match self {
             Self::Whole

@@ -1,5 +1,5 @@
-//! Checks whether a running node keeps the protocol: calls it in every way that callers may, and in
-//! some that they should not.
+//! Checks whether a running node keeps the protocol. Calls it in every way that the protocol
+//! allows, and in some that it forbids.
 //!
 //! The program is `nodeconform`. It speaks bytes, not the SDK, so that a node in any language can
 //! be checked; it must not depend on a Distributor.
@@ -24,36 +24,38 @@ use tokio::time::sleep;
 use crate::check::Check;
 use crate::wire::NodeUnderTest;
 
-/// How often, and how far apart, a node that does not answer is asked whether it is back.
+/// After a failed check, how often a node that does not answer is called again, and the pause
+/// before each.
 const RETURN_TRIES: u32 = 5;
 const RETURN_PAUSE: Duration = Duration::from_millis(300);
 
-/// Runs the checks of docs/PROTOCOL.md against a node that is called with packets.
+/// Checks whether a running node keeps docs/PROTOCOL.md.
 ///
-/// Prints a line for each: ok, FAILED or skipped, what is expected, and what was seen. Exit code: 0
-/// nothing failed; 1 something did; 2 wrong use, or no process accepts connections.
+/// Prints a line for each check: ok, FAILED or skipped; what is expected; and what was seen. Exit
+/// code: 0 if no check failed, 1 if one did, 2 if the arguments are wrong or no process accepts
+/// connections.
 #[derive(Debug, Parser)]
 #[command(name = "nodeconform")]
 struct ConformArgs {
     /// Where the node is: host:port.
     address: String,
-    /// What to call, some hundred times. A route that the node does not offer will do, but shows
-    /// less.
+    /// The route to call, some hundred times. A route that the node does not offer also works, but
+    /// shows less.
     #[arg(long, default_value = "GET/nodeconform", value_parser = Route::parse)]
     url: Route,
     /// Arguments of each call: a JSON object.
     #[arg(long, default_value = "{}", value_parser = parse_object)]
     params: Map<String, Value>,
-    /// The version that the node is to keep. With 1, checks of version 2 are skipped; a column says
-    /// of each failure whether the mesh copes with it; missing-params, which ends most old nodes,
-    /// comes first; and old-log, which an old service may take for a POST of its own, only if
-    /// --only names it.
+    /// The version of the protocol that the node should keep. With 1: checks of version 2 are
+    /// skipped. A column says of each failure whether the mesh copes with it. missing-params comes
+    /// first, because it crashes most old nodes. old-log runs only if --only names it, because an
+    /// old service may carry it out as a POST.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     version: u8,
     /// How long an answer may take, in milliseconds.
     #[arg(long, default_value_t = 2000)]
     within: u64,
-    /// Only this check; may be given several times.
+    /// Runs only this check. May be given several times.
     #[arg(long, value_name = "CHECK")]
     only: Vec<Check>,
 }
@@ -77,7 +79,7 @@ pub async fn main() -> ExitCode {
     let (mut coped, mut is_gone) = (0, false);
     let is_old = args.version == 1;
     let mut checks: Vec<_> = Check::value_variants().to_vec();
-    // Stable: the others stay in their order.
+    // The sort is stable: the others stay in their order.
     checks.sort_by_key(|check| !(is_old && check.is_deadly()));
     for check in checks {
         if !args.only.is_empty() && !args.only.contains(&check) {
@@ -86,13 +88,13 @@ pub async fn main() -> ExitCode {
         let mut copes = "";
         let (verdict, seen) = if is_gone {
             skipped += 1;
-            ("skipped", "not tried, the node is gone".to_owned())
+            ("skipped", "not tried, the node does not answer".to_owned())
         } else if check.is_of_version_2() && is_old {
             skipped += 1;
             ("skipped", "not tried, it is of version 2".to_owned())
         } else if check.is_only_when_asked() && is_old && args.only.is_empty() {
             skipped += 1;
-            ("skipped", "not tried, it might carry out a POST; ask for it with --only".to_owned())
+            ("skipped", "not tried, the node might carry it out as a POST; name it with --only".to_owned())
         } else {
             match check.run(&node).await {
                 Ok(seen) => {
@@ -105,7 +107,7 @@ pub async fn main() -> ExitCode {
                     let after = if is_gone { "; after that the node does not answer" } else { "" };
                     if is_old {
                         coped += usize::from(check.does_the_mesh_cope());
-                        copes = if check.does_the_mesh_cope() { "the mesh copes" } else { "the mesh fails" };
+                        copes = if check.does_the_mesh_cope() { "the mesh copes" } else { "calls fail" };
                     }
                     ("FAILED", format!("seen: {seen}{after}"))
                 }
@@ -115,12 +117,12 @@ pub async fn main() -> ExitCode {
         println!("{verdict:8} {:18} {column}{}; {seen}", check.name(), check.expected());
     }
     let column = if is_old { format!("; the mesh copes with {coped} of the failures") } else { String::new() };
-    println!("in all: {passed} ok, {failed} FAILED, {skipped} skipped{column}");
+    println!("total: {passed} ok, {failed} FAILED, {skipped} skipped{column}");
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// Whether the node answers again after a check that failed. One that has ended may be started
-/// again by what watches over it.
+/// Whether the node answers after a check that failed. A node that has crashed may be started again
+/// by its supervisor.
 async fn is_back(node: &NodeUnderTest) -> bool {
     for _ in 0..RETURN_TRIES {
         if node.answer_to_a_fresh_call().await.is_ok() {
@@ -135,7 +137,7 @@ fn parse_object(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
     serde_json::from_str(text)
 }
 
-/// The first address of that name at which a process accepts connections.
+/// The first address of the name at which a process accepts connections.
 async fn find(address: &str) -> Option<SocketAddr> {
     for address in tokio::net::lookup_host(address).await.ok()? {
         if wire::Wire::connect(address).await.is_ok() {

@@ -1,4 +1,4 @@
-//! Calls as raw text, and what comes back.
+//! Calls as raw text, and the node's answers.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Most bytes of an answer: what every caller takes.
+/// Most bytes of an answer: every caller accepts this many.
 const MAX_FRAME_BYTES: usize = 8 << 20;
-/// A node in the same network answers a connect in well under this, unless it is not there.
+/// How long connecting may take. A node in the same network accepts a connection much sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most of what is shown of an answer.
+/// Characters of an answer that are shown.
 const SHOWN_CHARS: usize = 120;
 
 /// The node that is checked, and how to call it.
@@ -59,7 +59,7 @@ impl NodeUnderTest {
         Wire::connect(self.address).await
     }
 
-    /// Whether the node still works for those who come new.
+    /// Calls the node over a new connection, to find out whether it still works.
     pub(crate) async fn answer_to_a_fresh_call(&self) -> Result<NodeResponse, String> {
         let mut wire = self.connect().await?;
         wire.send(self.call("1", KeyPosition::Both, "")).await;
@@ -67,7 +67,7 @@ impl NodeUnderTest {
     }
 }
 
-/// A text as JSON that may stand in a packet.
+/// A text as JSON without a raw delimiter.
 fn text(text: &str) -> String {
     escaped(&Value::from(text).to_string())
 }
@@ -87,8 +87,8 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self, String> {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // Pieces are to go out as they are written; where that cannot be had, they may be
-                // joined.
+                // The system should send pieces as they are written. If it refuses, they may be
+                // joined, and the checks see less.
                 let _ = stream.set_nodelay(true);
                 Ok(Self { stream, decoder: FrameDecoder::new(MAX_FRAME_BYTES) })
             }
@@ -97,17 +97,17 @@ impl Wire {
         }
     }
 
-    /// Writes bytes; whether the node is still there shows when its answer is read.
+    /// Writes bytes. An error is ignored here, because reading the answer then fails as well.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
-    /// Says that nothing more comes.
+    /// Closes the sending side of the connection.
     pub(crate) async fn close_our_side(&mut self) {
         let _ = self.stream.shutdown().await;
     }
 
-    /// The next frame, or the end of the stream, or that nothing comes.
+    /// The next frame that is not empty, the end of the stream, or nothing in this time.
     pub(crate) async fn next(&mut self, within: Duration) -> Received {
         let next = async {
             loop {
@@ -126,7 +126,8 @@ impl Wire {
         timeout(within, next).await.unwrap_or(Received::Nothing)
     }
 
-    /// The answer that comes next. An old node may answer a key `7` with `"7"`.
+    /// Expects the answer to this key, and returns it; otherwise returns what came. An old node may
+    /// answer the key `7` with `"7"`.
     pub(crate) async fn answer(&mut self, key: &str, within: Duration) -> Result<NodeResponse, String> {
         let came = self.next(within).await;
         let answer = match &came {
@@ -142,7 +143,7 @@ fn unquoted(key: &str) -> String {
     serde_json::from_str(key).unwrap_or_else(|_| key.to_owned())
 }
 
-/// What came over a connection.
+/// What was received over a connection.
 #[derive(Debug)]
 pub(crate) enum Received {
     Frame(String),
@@ -160,7 +161,7 @@ impl fmt::Display for Received {
     }
 }
 
-/// Text of a stranger's, fit for a terminal.
+/// Foreign text, cut and made safe to print in a terminal.
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(SHOWN_CHARS) {
@@ -172,7 +173,7 @@ pub(crate) fn shown(text: &str) -> String {
     shown
 }
 
-/// An answer: its members as they came.
+/// An answer, with the JSON text of its members unchanged.
 #[derive(Debug)]
 pub(crate) struct NodeResponse {
     pub(crate) text: String,
@@ -180,7 +181,7 @@ pub(crate) struct NodeResponse {
 }
 
 impl NodeResponse {
-    /// `None` when it is no JSON object, or has a member twice.
+    /// `None` when it is not a JSON object, or has a member twice.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let Members(members) = serde_json::from_str(text).ok()?;
         let members: Vec<_> =

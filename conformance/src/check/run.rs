@@ -1,4 +1,4 @@
-//! How each check is done: what a node is sent, and what it has to answer.
+//! Runs each check: what the node is sent, and what it has to answer.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use tokio::time::sleep;
 use super::Check;
 use crate::wire::{KeyPosition, NodeResponse, NodeUnderTest, Received, Wire, shown};
 
-/// Calls of one segment: more than any loop takes in one turn.
+/// Calls in one segment: more than a node handles in one turn of its loop.
 const MANY: u64 = 200;
-/// Parts of a stream that are taken: it may have no end.
+/// Parts that are taken of a stream, because it may have no end.
 const MANY_PARTS: u64 = 5;
-/// Between pieces of a packet, so that they are read one by one.
+/// Pause between the pieces of a packet, so that the node reads them one by one.
 const PIECE_TIME: Duration = Duration::from_millis(1);
-/// Between the halves of packets that are split.
+/// Pause between the two halves of a packet.
 const HALF_TIME: Duration = Duration::from_millis(50);
-/// How long to wait for what must not come, after something that came later.
+/// How long to wait for an answer that must not come.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// What was seen, when it is as expected or when it is not.
+/// What was seen: `Ok` if it is as expected.
 type Observed = Result<String, String>;
 
 impl Check {
-    /// Checks the node over connections of its own.
+    /// Runs this check over new connections.
     pub(crate) async fn run(self, node: &NodeUnderTest) -> Observed {
         let both = |key: &str| node.call(key, KeyPosition::Both, "");
         match self {
@@ -104,7 +104,7 @@ impl Check {
     }
 }
 
-/// The answer to one call on a connection of its own.
+/// Makes one call over a new connection, and returns the answer.
 async fn ask(node: &NodeUnderTest, key: &str, call: String) -> Result<NodeResponse, String> {
     let mut wire = node.connect().await?;
     wire.send(call).await;
@@ -174,8 +174,8 @@ async fn many(node: &NodeUnderTest) -> Observed {
     silence(&mut wire, GRACE).await.map(|()| format!("{MANY} answers"))
 }
 
-/// In the key, which every node gives back, in params, and in the uri, which some show in their
-/// refusal.
+/// Puts the delimiter into the key, which every node returns, into params, and into the uri, which
+/// some nodes repeat in their refusal.
 async fn escaped_delimiter(node: &NodeUnderTest) -> Observed {
     let key = r#""\u00b6 굶""#;
     let mut node = node.clone();
@@ -223,7 +223,7 @@ async fn mixed(node: &NodeUnderTest) -> Observed {
     Ok("the forms of 1, 2 and 1".to_owned())
 }
 
-/// Looks for an instance that is not there, and then for the one that is.
+/// Asks for an instance that does not exist, and then for the one that the node says it is.
 async fn wrong_instance(node: &NodeUnderTest) -> Observed {
     let ask = async |to: &str| {
         let mut wire = node.connect().await?;
@@ -245,7 +245,7 @@ async fn wrong_instance(node: &NodeUnderTest) -> Observed {
     if !is_refused(&refused) {
         return Err(shown(&refused.text));
     }
-    // Any instance will do, too.
+    // `*` stands for any instance.
     for to in [from.as_str(), "*"] {
         let (_, answer) = ask(to).await?;
         if is_refused(&answer) {
@@ -255,8 +255,8 @@ async fn wrong_instance(node: &NodeUnderTest) -> Observed {
     Ok(shown(&refused.text))
 }
 
-/// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the
-/// rest back.
+/// Grants credit of one byte, which is enough for one part, and after that part more. Takes some
+/// parts, and cancels the rest.
 async fn stream(node: &NodeUnderTest) -> Observed {
     let mut wire = node.connect().await?;
     wire.send(node.call("7", KeyPosition::Top, r#","$":{"c":1}"#)).await;
@@ -279,17 +279,17 @@ async fn stream(node: &NodeUnderTest) -> Observed {
     }
     wire.send(r#"{"uri":"$cancel","key":7,"$":{}}¶"#).await;
     wire.send(node.call("9", KeyPosition::Top, r#","$":{}"#)).await;
-    // What was under way may still come.
+    // Parts that were under way may still come.
     while let Received::Frame(text) = wire.next(node.within).await {
         if NodeResponse::parse(&text).is_some_and(|answer| answer.get("key") == Some("9")) {
             silence(&mut wire, GRACE).await?;
-            return Ok(format!("{MANY_PARTS} parts and more, until they were not wanted"));
+            return Ok(format!("{MANY_PARTS} parts and more, until the stream was cancelled"));
         }
     }
-    Err("after a stream was given back, no other call was answered".to_owned())
+    Err("after a stream was cancelled, no other call was answered".to_owned())
 }
 
-/// Sends packets, then a call of key 9: exactly the answers to these keys come, and nothing else.
+/// Sends packets, then a call with the key 9. Exactly the answers to `keys` may come.
 async fn only(node: &NodeUnderTest, packets: &[String], keys: &[&str]) -> Observed {
     let mut wire = node.connect().await?;
     for packet in packets {
@@ -317,7 +317,7 @@ async fn silence(wire: &mut Wire, within: Duration) -> Result<(), String> {
     }
 }
 
-/// What this node asks for is not there.
+/// Calls something that the node does not have: it has to refuse.
 async fn refused(node: &NodeUnderTest) -> Observed {
     let mut wire = node.connect().await?;
     wire.send(node.call("7", KeyPosition::Both, "")).await;
@@ -330,7 +330,8 @@ async fn refused(node: &NodeUnderTest) -> Observed {
     }
 }
 
-/// The connection goes on or ends, and does not hang; a fresh one works.
+/// Sends a broken packet and a call. The node has to answer the call or to close the connection,
+/// and a new connection has to work.
 async fn broken(node: &NodeUnderTest, packet: &[u8]) -> Observed {
     let mut wire = node.connect().await?;
     wire.send(packet).await;

@@ -20,9 +20,9 @@ fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
 async fn end(mut process: Process) -> (BTreeMap<String, String>, Option<i32>) {
     let code = process.ended().await.code();
     // Its last lines may be read after its end.
-    process.line(if code == Some(2) { "no process" } else { "in all" }).await;
+    process.line(if code == Some(2) { "no process" } else { "total: " }).await;
     let output = process.output();
-    let output = output.split("in all").next().unwrap_or_default();
+    let output = output.split("total: ").next().unwrap_or_default();
     let verdicts = output.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         Some((words.next()?.to_owned(), words.next()?.to_owned()))
@@ -136,7 +136,7 @@ async fn e16_of_old_code_it_is_said_what_the_mesh_copes_with() {
     // With --only that would be done.
     let mut checked = begin(address, &["--url", "DELETE/goods", "--version", "1"]);
     assert_eq!(checked.ended().await.code(), Some(1));
-    checked.line("in all").await;
+    checked.line("total: ").await;
     let output = checked.output();
     let first = output.lines().next().unwrap();
     assert!(first.starts_with("FAILED   missing-params") && first.contains("the mesh copes"), "{output}");
@@ -149,7 +149,7 @@ async fn e16_of_old_code_it_is_said_what_the_mesh_copes_with() {
     let line = checked.line("unknown-uri").await;
     assert!(line.starts_with("ok"), "{line}");
     let log = checked.line("old-log").await;
-    assert!(log.starts_with("skipped") && log.contains("it might carry out a POST"), "{log}");
+    assert!(log.starts_with("skipped") && log.contains("carry it out as a POST"), "{log}");
     drop(service);
 }
 
