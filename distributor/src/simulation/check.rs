@@ -1,17 +1,19 @@
-//! What holds at every moment, and what holds in the end.
+//! The invariants: those of every moment, and that of the end.
 
 use super::*;
 
 impl World {
+    /// Whether each node that runs is connected, and knows exactly the nodes that run.
     pub(super) fn all_know_the_truth(&self) -> bool {
         let up: BTreeSet<u16> = self.nodes.iter().filter(|node| node.is_up).map(|node| node.port).collect();
         self.nodes
             .iter()
             .filter(|node| node.is_up)
-            // A peer that claims to know a state that it does not know is not told of it.
+            // A lying node is not sent the list that it claims to have, so it may know less.
             .all(|node| node.connection.is_some() && (node.lies || node.ports() == up && !node.replica.is_warming()))
     }
 
+    /// The state of all nodes, for the message of a failure.
     pub(super) fn describe(&self) -> String {
         let nodes: Vec<_> = self
             .nodes
@@ -24,7 +26,7 @@ impl World {
         nodes.join("; ")
     }
 
-    /// What holds at every moment.
+    /// Checks the invariants of every moment.
     pub(super) fn check(&mut self) {
         let Some(distributor) = &mut self.distributor else { return };
         let revision = Some(distributor.registry.revision());

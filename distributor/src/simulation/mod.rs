@@ -1,12 +1,13 @@
-//! The whole mesh in one thread, from one seed: real packets between the real registry and real
-//! replicas, over connections that split, stall, break, and swallow what they carry; with nodes and
-//! Distributors that die and come back.
+//! Simulates a whole mesh in one thread. The real registry and real replicas exchange real packets
+//! over simulated connections. A random number generator decides what fails: connections split,
+//! stall, break and lose bytes; nodes and Distributors die and come back. One seed always gives the
+//! same history.
 //!
-//! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more of
-//! them, `SIMULATION_SEED=<n>` runs one again.
+//! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more
+//! histories, and `SIMULATION_SEED=<n>` repeats one.
 //!
-//! It must not use sockets, tasks or the time of the machine: a seed always gives the same history.
-//! It must not import `shell`.
+//! It must not use sockets, tasks or the clock of the machine: a seed could then give two
+//! histories. It must not import `shell`.
 
 mod check;
 mod network;
@@ -33,18 +34,18 @@ use crate::registry::Registry;
 use crate::registry::liveness::{ActiveTime, TICK, Verdict};
 use crate::updates::budget::UpdateBudget;
 
-/// Histories that a usual run of the tests goes through.
+/// Histories in a usual run of the tests.
 const HISTORIES: u64 = 100_000;
-/// Faults of a mesh before the faults end.
+/// Events in one history: faults, and recoveries from them. After these, all faults end.
 const EVENTS: usize = 30;
-/// After the faults, all nodes know the truth within this time: a flapper's longest wait, and a
-/// reconnect.
+/// How long after the faults all nodes must know the truth: as long as a node that flaps waits at
+/// most, and then a reconnect.
 const HEALED_AFTER: Duration = Duration::from_secs(60);
-/// Impersonators leave this long after the faults: a flapper's longest wait is over by then.
+/// How long after the faults impersonators leave. A node that flaps waits no longer than this.
 const IMPOSTORS_STAY: Duration = Duration::from_secs(26);
-/// When the system gives up a connection whose other end gives no sign of life.
+/// After how long the system gives up a connection whose other end is silent.
 const DEAD_AFTER: Duration = Duration::from_secs(4);
-/// Bytes that one end of a connection takes before the other has read them.
+/// Bytes that a connection accepts before the other end reads.
 const PIPE_BYTES: usize = 1500;
 
 struct World {
@@ -56,16 +57,17 @@ struct World {
     connections: BTreeMap<u64, SimConnection>,
     next_connection: u64,
     next_instance: u64,
-    /// Sessions of impersonators, which are not nodes but register as nodes do; and when the last
-    /// of them leaves.
+    /// Sessions of impersonators: they are not nodes, but register with a node's instance id. After
+    /// the faults, the time at which all of them leave.
     impostors: BTreeSet<u64>,
     impostors_go: Option<Instant>,
-    peace: bool,
+    /// The faults have ended.
+    is_healing: bool,
 }
 
 struct SimDistributor {
     registry: Registry,
-    /// The state that was checked last.
+    /// The last revision that was checked.
     checked: Option<Revision>,
 }
 
@@ -74,7 +76,7 @@ struct SimConnection {
     node: usize,
     down: SimPipe,
     up: SimPipe,
-    /// Since then, what either end sends is lost.
+    /// Since when all bytes are lost, in both directions.
     black_hole: Option<Instant>,
     outbox: Outbox,
     commands: CommandReader,
@@ -83,13 +85,13 @@ struct SimConnection {
     node_frames: FrameDecoder,
 }
 
-/// Bytes under way.
+/// The bytes under way in one direction of a connection.
 #[derive(Default)]
 struct SimPipe {
     bytes: BytesMut,
-    /// Nothing arrives at present.
+    /// No bytes arrive at present.
     is_stalled: bool,
-    /// The sender has closed; the receiver finds out when it has read the rest.
+    /// The sender has closed. The receiver finds out when it has read the rest.
     closed: Option<LeaveReason>,
 }
 
@@ -104,12 +106,13 @@ struct SimNode {
     connection: Option<u64>,
     connect_at: Instant,
     replica: Replica,
-    /// The table that the replica's changes lead to: calls are routed by such a table.
+    /// A table that is kept up to date by the replica's changes, as a real routing table is.
     table: BTreeMap<SocketAddr, KnownNode>,
+    /// The highest revision that it has known.
     highest: Option<Revision>,
-    /// The connection on which it has said that it has a list.
+    /// When it connected, it said that it has a list.
     offered: bool,
-    /// It sends invented nodes when it is asked for its copy.
+    /// It sends invented nodes when it is asked for its copy of the list.
     lies: bool,
 }
 

@@ -1,14 +1,14 @@
-//! Time, and what connections carry in it.
+//! Lets time pass, and carries bytes between the Distributor and the nodes.
 
 use super::*;
 
 impl World {
-    /// Lets time pass, with everything that is due.
+    /// Lets time pass, and does everything that becomes due.
     pub(super) fn advance(&mut self, time: Duration) {
         let to = self.now + time;
         while self.now < to {
-            // After the faults, time only has to pass.
-            let step = if self.peace { 2 * TICK } else { TICK };
+            // After the faults, longer steps are enough, and quicker.
+            let step = if self.is_healing { 2 * TICK } else { TICK };
             self.now = to.min(self.now + step);
             for node in &mut self.nodes {
                 if node.replica.expire(self.now) {
@@ -28,6 +28,7 @@ impl World {
         }
     }
 
+    /// Connects the nodes whose time has come, and sends their registrations.
     pub(super) fn connect(&mut self) {
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
@@ -60,6 +61,7 @@ impl World {
         }
     }
 
+    /// Does what the Distributor's timer task does: pings, verdicts, and what is due.
     pub(super) fn run_timers(&mut self) {
         let Some(distributor) = &mut self.distributor else { return };
         let turn = distributor.registry.run_due(self.now);
@@ -102,7 +104,7 @@ impl World {
         }
     }
 
-    /// Both ends write what they can, and bytes under way arrive in pieces.
+    /// Both ends write as much as fits, and bytes under way arrive in pieces.
     pub(super) fn deliver(&mut self) {
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {
@@ -113,7 +115,8 @@ impl World {
         }
     }
 
-    /// Does what the shell does with an outbox and a socket that takes this many bytes.
+    /// Writes what the outbox has into the connection, as the shell does with a socket that has
+    /// this much room. `publishes` says that a publisher writes, and not the connection's own task.
     pub(super) fn flush(&mut self, id: u64, publishes: bool) {
         let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
             return;
@@ -142,6 +145,7 @@ impl World {
         };
     }
 
+    /// Does what the two publishers do.
     pub(super) fn publish(&mut self) {
         for version in [Version::V1, Version::V2] {
             let Some(distributor) = &mut self.distributor else { return };
@@ -149,7 +153,7 @@ impl World {
                 continue;
             }
             // Sometimes the publisher pauses, and changes merge.
-            if !self.peace && self.rng.bool() {
+            if !self.is_healing && self.rng.bool() {
                 continue;
             }
             distributor.registry.publish(version);
@@ -162,6 +166,7 @@ impl World {
         }
     }
 
+    /// Bytes of a node arrive at the Distributor.
     pub(super) fn deliver_up(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(distributor) = &self.distributor else { return };
@@ -182,7 +187,7 @@ impl World {
         }
     }
 
-    /// Does what the shell does with a packet from a node.
+    /// Handles a packet from a node, as the shell does.
     pub(super) fn handle(&mut self, id: u64, frame: &[u8]) {
         let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
             return;
@@ -222,6 +227,7 @@ impl World {
         }
     }
 
+    /// Bytes of the Distributor arrive at a node.
     pub(super) fn deliver_down(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let number = connection.node;
@@ -243,7 +249,7 @@ impl World {
         }
     }
 
-    /// The node notices that its connection is gone.
+    /// The node notices that its connection is gone, and plans the next one.
     pub(super) fn lose(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if let Some(id) = node.connection.take() {
@@ -256,7 +262,7 @@ impl World {
         }
     }
 
-    /// The Distributor's end of a connection ends, and then the node's.
+    /// Ends a session at the Distributor, and then the node's end of its connection.
     pub(super) fn drop_session(&mut self, id: u64, reason: LeaveReason) {
         if let Some(distributor) = &mut self.distributor {
             distributor.registry.remove_session(self.now, SessionId(id), reason);
@@ -269,13 +275,14 @@ impl World {
         }
     }
 
+    /// Ends the sessions whose entries newer sessions have taken over.
     pub(super) fn cut_superseded(&mut self) {
         while let Some(session) = self.distributor.as_mut().and_then(|it| it.registry.poll_superseded()) {
             self.drop_session(session.0, LeaveReason::Superseded);
         }
     }
 
-    /// A connection breaks in the middle: bytes under way are lost.
+    /// Breaks a connection: bytes under way are lost, and both ends find it closed.
     pub(super) fn cut(&mut self, connection: Option<u64>, reason: LeaveReason) {
         if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
             connection.up = SimPipe { closed: Some(reason), ..SimPipe::default() };
@@ -285,14 +292,14 @@ impl World {
 }
 
 impl SimPipe {
-    /// Nothing follows the end of a stream.
+    /// Adds bytes, unless the sender has closed.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         if self.closed.is_none() {
             self.bytes.extend_from_slice(bytes);
         }
     }
 
-    /// Some of the bytes under way.
+    /// Takes all bytes under way, or a random part of them.
     pub(super) fn arrive(&mut self, rng: &mut Rng) -> BytesMut {
         if self.is_stalled || self.bytes.is_empty() {
             return BytesMut::new();
@@ -302,6 +309,7 @@ impl SimPipe {
         self.bytes.split_to(bytes)
     }
 
+    /// Why the sender has closed, once all bytes have arrived.
     pub(super) fn ended(&self) -> Option<LeaveReason> {
         self.closed.filter(|_| self.bytes.is_empty() && !self.is_stalled)
     }

@@ -1,9 +1,9 @@
-//! A node: the real replica, behind packets.
+//! A simulated node: a real replica that reads and writes real packets.
 
 use super::*;
 
 impl SimNode {
-    /// A new process: it knows nothing, and listens where its predecessor did.
+    /// Starts a new process of this node. It knows nothing, and has its predecessor's port.
     pub(super) fn start(&mut self, next_instance: &mut u64, now: Instant) {
         *next_instance += 1;
         self.instance = format!("i{next_instance}");
@@ -45,8 +45,8 @@ impl SimNode {
         }
     }
 
-    /// A list with invented nodes, one new and one in place of each real node; the state that it
-    /// claims to be; and its digest.
+    /// The list of a lying node: an invented node in place of each real one, and one more. Returns
+    /// the revision and digest that it claims, and the entries.
     pub(super) fn lie(&self) -> (ResumePoint, Vec<(u64, String)>) {
         let entry = |port: u16, name: &str, id: &str| {
             format!(r#"{{"port":{port},"name":"{name}","urls":[],"host":"::ffff:10.0.0.1","$":{{"v":2,"id":"{id}"}}}}"#)
@@ -63,7 +63,7 @@ impl SimNode {
         (ResumePoint { revision: Revision { rev: known.rev + 1, ..known }, digest: Some(digest) }, entries)
     }
 
-    /// Applies the changes that the replica reports.
+    /// Applies the changes that the replica reports to the table, and checks the table.
     pub(super) fn follow(&mut self) {
         for (address, known) in self.replica.last_changes() {
             match known {
@@ -98,8 +98,8 @@ impl SimNode {
             return out.to_vec();
         }
         let update = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
-        // A replaced entry may be at another address: that of the process that has taken over the
-        // instance.
+        // A replaced entry may have another address, because another process may have taken over
+        // the instance.
         let replaced: BTreeSet<u64> = match &update {
             ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
             ListUpdate::Snapshot(_) => BTreeSet::new(),
@@ -110,8 +110,8 @@ impl SimNode {
         let leaves = matches!(&update, ListUpdate::Delta(delta) if !delta.left.is_empty());
         let outcome = self.replica.apply(now, &update);
         if outcome == UpdateOutcome::Gap {
-            // It was greeted in the form of version 1, and no longer has the list that it said it
-            // had.
+            // It has lost the list that it offered when it connected, because it was sent one in
+            // the form of version 1.
             let lost = self.offered && self.replica.revision().is_none();
             assert!(lost || self.lies, "S2: {outcome:?} of {update:?}");
             write_list_request(&mut out, 1);

@@ -1,4 +1,4 @@
-//! What happens to the mesh: faults, and then none.
+//! Runs one history: random faults, and then a time without faults.
 
 use super::*;
 
@@ -17,7 +17,7 @@ impl World {
             next_instance: 0,
             impostors: BTreeSet::new(),
             impostors_go: None,
-            peace: false,
+            is_healing: false,
         };
         for number in 0..world.rng.u16(2..6) {
             let version = if world.rng.u8(0..4) == 0 { Version::V1 } else { Version::V2 };
@@ -50,6 +50,7 @@ impl World {
         self.distributor = Some(SimDistributor { registry, checked: None });
     }
 
+    /// Runs the history to its end.
     pub(super) fn run(&mut self) {
         for _ in 0..EVENTS {
             self.act();
@@ -62,7 +63,7 @@ impl World {
         self.heal();
     }
 
-    /// One event: something fails, or recovers.
+    /// Makes one random event happen: something fails, or recovers.
     pub(super) fn act(&mut self) {
         let node = self.rng.usize(0..self.nodes.len());
         let connection = self.nodes[node].connection;
@@ -78,8 +79,8 @@ impl World {
             8 => {
                 if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
                     connection.black_hole.get_or_insert(self.now);
-                    // The node notices by itself, or has a new address: it connects again while the
-                    // old session lives on.
+                    // Sometimes the node notices at once, or gets a new address. It then connects
+                    // again while the Distributor still has its old session.
                     if self.rng.bool() {
                         self.nodes[node].connection = None;
                         self.nodes[node].replica.disconnected();
@@ -111,7 +112,7 @@ impl World {
         }
     }
 
-    /// An impersonator registers a node's instance as its own, and leaves at once or stays.
+    /// An impersonator registers with a node's instance id, and leaves at once or stays.
     pub(super) fn impersonate(&mut self, number: usize, leaves: bool) {
         let Some(distributor) = &mut self.distributor else { return };
         let SimNode { name, instance, .. } = &self.nodes[number];
@@ -129,9 +130,9 @@ impl World {
         }
     }
 
-    /// No more faults happen, and after a bounded time all nodes know the truth.
+    /// Ends all faults. All nodes must then know the truth within [`HEALED_AFTER`].
     pub(super) fn heal(&mut self) {
-        self.peace = true;
+        self.is_healing = true;
         if self.distributor.is_none() {
             self.start_distributor();
         }
@@ -148,6 +149,7 @@ impl World {
         }
     }
 
+    /// The process of a node dies.
     pub(super) fn kill(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         node.is_up = false;
@@ -158,6 +160,7 @@ impl World {
         }
     }
 
+    /// A node leaves in order; one of version 1 can only die.
     pub(super) fn leave(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if node.version == Version::V2
@@ -171,6 +174,7 @@ impl World {
         self.kill(number);
     }
 
+    /// A node changes its registration.
     pub(super) fn update(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         node.draining = !node.draining;
@@ -181,6 +185,7 @@ impl World {
         }
     }
 
+    /// The process of the Distributor dies.
     pub(super) fn kill_distributor(&mut self) {
         self.distributor = None;
         self.impostors.clear();
