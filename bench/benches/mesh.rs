@@ -1,8 +1,8 @@
-//! Old nodes, calls and `TestMesh` in figures: `cargo bench --profile dist -p bench --bench mesh`.
-//! One machine, loopback, the Distributor in a process of its own. `drill` measures the registry of
-//! version 2.
+//! Measures version 1 nodes, calls and `TestMesh`: `cargo bench --profile dist -p bench --bench
+//! mesh`. All is on one machine; the Distributor has a process of its own. `drill` measures the
+//! registry of version 2.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
-#![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
+#![expect(clippy::unwrap_used, reason = "what goes wrong voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ async fn main() {
     test_mesh().await;
 }
 
-/// From nothing to five nodes that know each other, in one process.
+/// Measures the time from nothing until five nodes in one process know each other.
 async fn test_mesh() {
     let mut rounds = Vec::new();
     for _ in 0..101 {
@@ -59,7 +59,7 @@ async fn distributor() -> (Process, SocketAddr) {
     (process, address)
 }
 
-/// User and system time that a process has used.
+/// The user and system time that a process has used.
 fn cpu(process: &Process) -> Duration {
     let stat = procfs::process::Process::new(process.pid().as_raw_nonzero().get()).unwrap().stat().unwrap();
     Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
@@ -75,16 +75,18 @@ async fn complete(peer: &mut Peer, nodes: usize) -> usize {
     loop {
         let list = peer.next_bytes().await;
         bytes += list.len();
-        // No entry is shorter, so most lists need not be searched.
+        // No entry is shorter than 100 bytes, so most lists need not be searched.
         if list.len() > nodes * 100 && memchr::memmem::find_iter(&list, b"\"port\":9").count() == nodes {
             return bytes;
         }
     }
 }
 
-/// All nodes connect and register at once, and are done when each has all others in its list.
+/// Measures a cold start: all nodes connect and register at once, until each has all of them in its
+/// list.
 async fn cold_start(nodes: usize) {
-    // Old readers could not read the list of a thousand; for the figure they get it whole.
+    // Real version 1 nodes could not read a list of a thousand entries. Here they are sent all of
+    // it.
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let process = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0", "--legacy-list-bytes", "1000000"]);
@@ -111,6 +113,7 @@ async fn echo(Params(params): Params<Value>) -> Result<Value, ServiceError> {
     Ok(params)
 }
 
+/// Measures calls between two nodes of one process.
 async fn calls(in_flight: usize) {
     let (_process, address) = distributor().await;
     let callee = Node::builder("echo").distributor(address.to_string()).route("GET/echo", echo).start().await.unwrap();

@@ -1,4 +1,4 @@
-//! The measured process.
+//! Starts the programs that are measured, pins them to a core, and reads their CPU time and memory.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// A process on core 0. It is killed when dropped.
+/// A process on core 0. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
@@ -18,15 +18,16 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// A Distributor, as `cargo build --profile dist` has made it.
+    /// Starts the Distributor that `cargo build --profile dist` has built, with limits that fit ten
+    /// thousand nodes.
     pub(crate) async fn distributor(port: u16, arguments: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{port}");
         let own = ["--listen", &listen, "--max-connections", "12000", "--legacy-list-bytes", "4000000"];
         Self::distributor_with(&[&own, arguments].concat()).await
     }
 
-    /// As [`distributor`](Self::distributor), with default settings.
-    pub(crate) async fn distributor_as_it_is() -> Self {
+    /// Starts it with default settings.
+    pub(crate) async fn default_distributor() -> Self {
         Self::distributor_with(&["--listen", "127.0.0.1:0"]).await
     }
 
@@ -51,12 +52,12 @@ impl Daemon {
         daemon
     }
 
-    /// One of this program's own servers.
+    /// Starts one of this program's own servers.
     pub(crate) async fn server(arguments: &[&str]) -> Self {
         Self::announcing(std::env::current_exe().unwrap(), arguments).await.unwrap()
     }
 
-    /// A program that prints where it listens. `None` where it is not installed.
+    /// Starts a program that prints its address. Returns `None` if it is not installed.
     pub(crate) async fn announcing(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Self> {
         let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).kill_on_drop(true).spawn().ok()?;
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -64,7 +65,8 @@ impl Daemon {
         Some(Self { child, address })
     }
 
-    /// Any other server, which listens on `port` after a moment.
+    /// Starts any other server, and waits until it listens on `port`. Returns `None` if it is not
+    /// installed, or does not listen within ten seconds.
     pub(crate) async fn other(program: &str, arguments: &[&str], port: u16) -> Option<Self> {
         let child = Command::new(program)
             .args(arguments)
@@ -78,7 +80,7 @@ impl Daemon {
         for _ in 0..200 {
             if tokio::net::TcpStream::connect(address).await.is_ok() {
                 let daemon = Self { child, address };
-                // It may have had threads before it was moved.
+                // Threads that it had started before it was pinned stay where they were.
                 daemon.move_to(0);
                 return Some(daemon);
             }
@@ -87,7 +89,7 @@ impl Daemon {
         None
     }
 
-    /// A process that uses all of core 0 and does nothing.
+    /// Starts a process that uses all the time of core 0 that it can get.
     pub(crate) fn spinner() -> Child {
         let child = Command::new("sh").args(["-c", "while :; do :; done"]).kill_on_drop(true).spawn().unwrap();
         pin_to(child.id(), 0);
@@ -98,12 +100,12 @@ impl Daemon {
         Pid::from_raw(i32::try_from(self.child.id().expect("it runs")).unwrap()).unwrap()
     }
 
-    /// User and system time that it has used.
+    /// The user and system time that it has used.
     pub(crate) fn cpu(&self) -> Duration {
         cpu_of(&self.process())
     }
 
-    /// Keeps it on another core, with all its threads.
+    /// Pins all its threads to this core.
     pub(crate) fn move_to(&self, core: usize) {
         for task in self.process().tasks().unwrap().flatten() {
             pin_to(u32::try_from(task.tid).ok(), core);
@@ -117,22 +119,23 @@ impl Daemon {
         }
     }
 
-    /// Memory that it has in use.
+    /// Its resident memory.
     pub(crate) fn rss_bytes(&self) -> u64 {
         self.process().stat().unwrap().rss * procfs::page_size()
     }
 
-    /// The most memory that it has had in use.
+    /// The most resident memory that it has had.
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.process().status().unwrap().vmhwm.unwrap_or(0) * 1024
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM, and waits until it has ended in order.
     pub(crate) async fn terminate(mut self) {
         rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
         assert!(self.child.wait().await.unwrap().success(), "it ends in order");
     }
 
+    /// Kills it (kill -9).
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
@@ -142,7 +145,7 @@ impl Daemon {
     }
 }
 
-/// User and system time that this process has used.
+/// The user and system time that this process has used.
 pub(crate) fn cpu_of_this_process() -> Duration {
     cpu_of(&procfs::process::Process::myself().unwrap())
 }

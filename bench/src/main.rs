@@ -1,20 +1,20 @@
-//! The Distributor in figures and under faults, beside Redis, NATS and etcd where they are
-//! installed.
+//! Measures the Distributor, the SDK and the gateway, in good times and under faults, beside their
+//! competitors where these are installed.
 //!
-//! Measured as a user would see it: real processes, real sockets, one machine. The measured process
-//! has core 0 to itself, this one and all its connections core 1, so that neither's CPU time
-//! disturbs the other.
+//! Everything is real: processes, sockets, one machine. The measured process has core 0 to itself.
+//! This process, with all its connections, has core 1, so that neither takes the other's CPU time.
 //!
-//! `registry` measures the Distributor, `calls` the SDK, `gateway` the gateway, each beside its
-//! competitors; `attacks` what hostile peers and clients cost. No scene decides whether a change is
-//! right: that is what `tests` is for.
+//! A *scene* is one measurement with its table. The folder `registry` has the scenes of the
+//! Distributor, `calls` those of the SDK, `gateway` those of the gateway, and `attacks` those with
+//! hostile peers and clients. No scene decides whether a change is right: that is what `tests` is
+//! for.
 //!
 //! ```sh
 //! cargo build --profile dist -p distributor -p gateway -p bench
 //! target/dist/drill fan-out --nodes 1000
 //! ```
 #![expect(clippy::print_stdout, reason = "it prints a table")]
-#![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
+#![expect(clippy::unwrap_used, reason = "what goes wrong voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod attacks;
@@ -27,8 +27,7 @@ mod report;
 
 use clap::{Parser, Subcommand};
 
-/// Measures a Distributor, and what happens when things go wrong. Build it first: cargo build
-/// --profile dist
+/// Measures the Distributor, the SDK and the gateway. Build them first: cargo build --profile dist
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -38,82 +37,83 @@ struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Scene {
-    /// One change told to many: time until the last knows, CPU for each; beside redis, nats-server
-    /// and etcd.
+    /// One change is told to many nodes: time until the last one knows it, and CPU for each; beside
+    /// redis, nats-server and etcd.
     FanOut {
         /// Nodes that are told.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
-        /// Changes of which the median is printed.
+        /// Changes, of which the median is printed.
         #[arg(long, default_value_t = 100)]
         rounds: usize,
-        /// Leaves out the others.
+        /// Leaves out redis, nats-server and etcd.
         #[arg(long)]
         alone: bool,
     },
-    /// A thousand joins a second, told to all.
+    /// A thousand nodes join each second, and all nodes are told.
     Storm {
         /// Nodes that are told.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
-        /// For how long.
+        /// How long it lasts.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
-    /// Many nodes that start at once, until each knows all.
+    /// Many nodes start at once: time until each of them knows all.
     ColdStart {
-        /// How many.
+        /// How many nodes start.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
-        /// Nodes of version 1.
+        /// The nodes speak version 1.
         #[arg(long)]
         old: bool,
     },
-    /// kill -9 of the Distributor, and its return.
+    /// The Distributor is killed (kill -9) and started again.
     Restart {
         /// Nodes that come back.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
     },
-    /// One in twenty nodes stops reading while others come and go.
+    /// One node in twenty stops reading while others come and go.
     Frozen {
-        /// Nodes.
+        /// How many nodes are told.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
-        /// For how long.
+        /// How long it lasts.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// What nodes that do nothing cost.
+    /// What nodes that do nothing cost the Distributor.
     Idle {
-        /// Nodes.
+        /// How many nodes are registered.
         #[arg(long, default_value_t = 10_000)]
         nodes: usize,
-        /// For how long.
+        /// How long they are watched.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
-    /// One node that comes and goes ten times a second.
+    /// One node comes and goes ten times a second.
     Flap {
         /// Nodes that are told.
         #[arg(long, default_value_t = 100)]
         nodes: usize,
-        /// For how long.
+        /// How long it lasts.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// A node that hangs; and a Distributor that gets a tenth of a core.
+    /// A node hangs; then the Distributor gets only a tenth of a core.
     Hung {
-        /// Nodes.
+        /// How many nodes are registered.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
-        /// For how long the Distributor is starved.
+        /// How long the Distributor is starved.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Calls between two nodes; beside a bare echo, and tarpc and tonic where they are built.
+    /// Calls between two nodes; beside a bare echo, nats-server, and tarpc and tonic where they are
+    /// built.
     Calls,
-    /// The node that `calls` calls.
+    /// The node that the scenes of calls and of the gateway call.
     #[command(hide = true)]
     CallServer {
         distributor: String,
@@ -124,64 +124,65 @@ enum Scene {
     Overload,
     /// Calls to nodes that die, are replaced, or are slow.
     Survive {
-        /// Restarts, one after the other.
+        /// How many restarts, one after the other.
         #[arg(long, default_value_t = 10)]
         restarts: usize,
     },
-    /// Requests through the gateway; beside nginx and haproxy where they are installed.
-    #[command(name = "door")]
+    /// Requests through the gateway; beside nginx, haproxy, caddy and envoy where they are
+    /// installed.
+    #[command(alias = "door")]
     Gateway {
-        /// Leaves out all but this: most, half or downloads.
+        /// Runs only this part: most, half or downloads.
         #[arg(long)]
         only: Option<String>,
     },
-    /// TLS, tunnels, idle clients, a changing registry and attackers at the gateway; beside nginx
-    /// and haproxy where they are installed.
+    /// TLS, tunnels, idle clients, a changing registry, attackers and overload at the gateway;
+    /// beside nginx and haproxy where they are installed.
     Edge {
-        /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack, overload or starved.
+        /// Runs only this part: tls, tunnel, idle, changes, soak, attack, overload or starved.
         #[arg(long)]
         only: Option<String>,
-        /// Of the attacks, leaves out all but those whose name begins so.
+        /// Runs only the attacks whose names begin with this.
         #[arg(long)]
         attack: Option<String>,
-        /// How long the gateway is changed under load.
+        /// How long `soak` changes the gateway under load.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
     /// Peers that attack a Distributor, and callers that attack a node.
     Hostile {
-        /// Leaves out all but this: distributor, node, node-memory or gateway-memory.
+        /// Runs only this part: distributor, node, node-memory or gateway-memory.
         #[arg(long)]
         only: Option<String>,
-        /// Of the attacks, leaves out all but those whose name begins so.
+        /// Runs only the attacks whose names begin with this.
         #[arg(long)]
         attack: Option<String>,
     },
-    /// The node whose memory `hostile` looks at.
+    /// The node whose memory `hostile` measures.
     #[command(hide = true)]
-    LargeServer { distributor: String },
-    /// The back end of `door`.
+    MemoryNode { distributor: String },
+    /// The HTTP server behind the gateway.
     #[command(hide = true)]
     HttpServer,
-    /// What stands between clients and that back end, and does nothing else.
+    /// A floor for the gateway: passes bytes on between clients and that server.
     #[command(hide = true)]
     Relay { back_end: std::net::SocketAddr },
-    /// The server of the floor of `calls`.
+    /// A floor for `calls`: returns the bytes that it reads.
     #[command(hide = true)]
     EchoServer,
-    /// The service that `calls` asks through nats-server.
+    /// The service that `calls` reaches through nats-server.
     #[command(hide = true)]
     NatsService { broker: std::net::SocketAddr },
-    /// The server of the floor of a call that is JSON.
+    /// A floor for `calls`: reads JSON and writes it back.
     #[command(hide = true)]
     JsonServer,
-    /// The server of the floor that `fan-out` prints.
+    /// The floor of `fan-out`: sends the same bytes to all its clients.
     #[command(hide = true)]
     FanOutFloor,
-    /// The server of the floor that `idle` prints.
+    /// The floor of `idle`: only pings its clients.
     #[command(hide = true)]
-    Floor,
-    /// All of them.
+    PingFloor,
+    /// Runs all scenes.
     All,
 }
 
@@ -191,10 +192,10 @@ fn main() {
     daemon_process::pin_to(
         None,
         match scene {
-            Scene::Floor
+            Scene::PingFloor
             | Scene::FanOutFloor
             | Scene::CallServer { .. }
-            | Scene::LargeServer { .. }
+            | Scene::MemoryNode { .. }
             | Scene::EchoServer
             | Scene::JsonServer
             | Scene::Relay { .. } => 0,
@@ -205,13 +206,13 @@ fn main() {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         if matches!(scene, Scene::CallServer { .. }) {
-            // It ends in order by itself.
+            // It handles signals itself, and stops in order.
             return play(scene).await;
         }
         let stop = net::stop_on_signals(|| std::time::Duration::from_secs(20)).unwrap();
         tokio::select! {
             () = play(scene) => {}
-            // Returning ends what was started.
+            // Returning kills the processes that were started.
             () = stop.cancelled() => {}
         }
     });
@@ -233,7 +234,7 @@ async fn play(scene: Scene) {
         Scene::Gateway { only } => gateway::requests(only.as_deref()).await,
         Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
-        Scene::LargeServer { distributor } => attacks::totals::serve(distributor).await,
+        Scene::MemoryNode { distributor } => attacks::totals::serve(distributor).await,
         Scene::HttpServer => gateway::back_end::serve().await,
         Scene::Relay { back_end } => gateway::relay::serve(back_end),
         Scene::Overload => calls::overload().await,
@@ -241,7 +242,7 @@ async fn play(scene: Scene) {
         Scene::NatsService { broker } => calls::serve_nats(broker).await,
         Scene::JsonServer => calls::serve_bytes(true).await,
         Scene::FanOutFloor => registry::baseline::serve_fan_out().await,
-        Scene::Floor => registry::baseline::serve().await,
+        Scene::PingFloor => registry::baseline::serve().await,
         Scene::All => {
             calls::calls().await;
             calls::survive(10).await;

@@ -111,7 +111,8 @@ async fn list(
         .await
 }
 
-/// That something is not there is the fault of the order; that a service is not there is not.
+/// A member or good that does not exist is the caller's fault. A service that cannot be reached is
+/// not.
 fn unknown(error: CallError, reason: &'static str, what: &str, id: i64) -> ServiceError {
     match error {
         CallError::Refused { status: 404, .. } => {

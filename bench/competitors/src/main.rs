@@ -1,5 +1,5 @@
-//! tarpc and tonic over one connection, measured as `drill calls` measures node-sdk: prints the
-//! rows of its table.
+//! Measures tarpc and tonic over one connection, as `drill calls` measures node-sdk, and prints
+//! rows of the same table.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -96,7 +96,7 @@ async fn tarpc_client(json: bool, address: SocketAddr) -> EchoClient {
     if json { connect!(Json::default) } else { connect!(Bincode::default) }
 }
 
-/// What `tonic-build` would make of a service with one method.
+/// Written by hand what `tonic-build` would generate for a service with one method.
 #[derive(Clone)]
 struct Grpc;
 
@@ -177,7 +177,7 @@ async fn compare(name: &str, peer: &str) {
     let _ = server.wait();
 }
 
-/// One call after the other, for as long as a round takes; gives how long each took.
+/// Makes one call after the other until the round is over. Returns how long each took.
 async fn run<F: Future<Output = EchoMessage>>(call: impl Fn() -> F) -> Vec<Duration> {
     let end = Instant::now() + ROUND;
     let mut times = Vec::with_capacity(1 << 16);
@@ -234,7 +234,7 @@ fn print(name: &str, in_flight: usize, mut rounds: Vec<CallRound>) {
     );
 }
 
-/// A server of ours, which ends with us, and where it listens.
+/// Starts this program as a server, and returns its address.
 fn start(peer: &str) -> (Child, SocketAddr) {
     use std::io::BufRead;
     let mut child = Command::new(std::env::current_exe().unwrap()).arg(peer).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Clients that attack a gateway: what each sends, and how little of the answer it reads.
+//! Clients that attack a gateway: what each of them sends, and how little of the response it reads.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,37 +12,39 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::daemon_process::be_nicest;
 
 const SLOW_CLIENTS: usize = 5000;
-/// Attackers that send as much as they can. More of them would measure the network, not HTTP.
+/// Attackers that send without a pause. More of them would measure the network, not HTTP.
 const FLOODING_CLIENTS: usize = 50;
-/// The time between two attackers: all at once would be an attack of its own.
-const APART: Duration = Duration::from_micros(400);
+/// The time between two arrivals: if all attackers came at once, that would be another attack.
+const ARRIVAL_INTERVAL: Duration = Duration::from_micros(400);
 /// Bytes that an attacker uploads at a time: 1.3 kB a second.
 const UPLOAD_PART: usize = 2600;
 /// Bytes that an attacker reads of a download at a time: 3 kB a second.
 const DOWNLOAD_PART: usize = 6000;
 
-/// What attackers do.
+/// One kind of attack.
 pub(crate) struct ClientAttack {
     pub(crate) name: &'static str,
     attackers: usize,
-    /// What each says, and what again and again, so often.
+    /// What each attacker sends when it has connected.
     first: Vec<u8>,
+    /// What it sends after that, again and again.
     again: Vec<u8>,
+    /// The time between two of these.
     every: Duration,
     reads: ReadRate,
 }
 
-/// How much an attacker reads of what it is sent.
+/// How much an attacker reads of the response.
 #[derive(Clone, Copy)]
 enum ReadRate {
     Nothing,
-    /// This number of bytes each time.
+    /// This number of bytes in each interval.
     Slowly(usize),
-    /// All, so that it sees that it is cut, and comes again.
+    /// Everything, so that it notices when it is cut off, and comes again.
     All,
 }
 
-/// Where attackers come from.
+/// The addresses that attackers come from.
 #[derive(Clone, Copy)]
 pub(crate) enum Source {
     /// 127.0.0.1.
@@ -61,7 +63,7 @@ impl Source {
     }
 }
 
-/// All kinds of them.
+/// All attacks.
 pub(crate) fn attacks() -> [ClientAttack; 9] {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
@@ -115,12 +117,13 @@ impl ClientAttack {
 
     /// How long it takes until all attackers have come.
     pub(crate) fn comes_within(&self) -> Duration {
-        APART * u32::try_from(self.attackers).unwrap()
+        ARRIVAL_INTERVAL * u32::try_from(self.attackers).unwrap()
     }
 
-    /// They come, one after the other, and again when they are cut off, until this is dropped. They
-    /// have a thread of the lowest priority: on a machine that shares its core with the good
-    /// clients they would else keep those from sending, and that would count against the server.
+    /// Starts the attack; it ends when the guard is dropped. Attackers connect one after the other,
+    /// and again when they are cut off. They run in a thread of the lowest priority, because they
+    /// share a core with the good clients: otherwise they would keep these from sending, and that
+    /// would count against the server.
     pub(crate) fn begin(&self, at: SocketAddr, from: Source) -> DropGuard {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -130,9 +133,9 @@ impl ClientAttack {
             be_nicest();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let come = async |number: usize| {
-                sleep(APART * u32::try_from(number).unwrap()).await;
+                sleep(ARRIVAL_INTERVAL * u32::try_from(number).unwrap()).await;
                 loop {
-                    // Small buffers: on this machine the attackers' memory is ours.
+                    // Buffers are small, because the attackers' memory is on this machine, too.
                     let socket = TcpSocket::new_v4().unwrap();
                     socket.set_recv_buffer_size(4096).unwrap();
                     socket.bind(from.source(number)).unwrap();
@@ -152,7 +155,8 @@ impl ClientAttack {
 }
 
 impl ReadRate {
-    /// Waits for that time and reads what it reads; false if the connection has ended.
+    /// Waits for `time`, and reads as much as this attacker reads. Returns false if the connection
+    /// has ended.
     async fn wait(self, stream: &mut TcpStream, time: Duration) -> bool {
         let end = Instant::now() + time;
         let mut left = match self {

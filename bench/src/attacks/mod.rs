@@ -1,5 +1,7 @@
-//! Thousands of slow clients, or a few that flood: what good clients notice, and what memory they
-//! cost.
+//! Attacks: thousands of slow clients or peers, or a few that flood. Measures what good clients and
+//! peers notice of them, and what memory they cost.
+//!
+//! It must not measure anything without attackers: `registry`, `calls` and `gateway` do that.
 
 mod clients;
 pub(crate) mod peers;
@@ -17,29 +19,30 @@ use crate::http::edge_server::EdgeServer;
 use crate::http::open_loop::{OpenLoop, TimedResponse};
 use crate::report::{median, ms, percentiles, row, title};
 
-/// Good clients that stay, half of them at each of two addresses.
+/// Good clients that keep their connections, half of them at each of two addresses.
 const CLIENTS: usize = 64;
-/// One that an attack may come from too, and one that no attack comes from.
+/// The addresses of good clients. Attackers may use the first as well; no attacker uses the second.
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1))];
 const REQUEST: &str = "GET /echo HTTP/1.1\r\nHost: mesh\r\n\r\n";
+/// Requests a second of these clients together.
 const RATE: f64 = 5000.0;
-/// Short, as for half load, so that stalls of the machine spoil few rounds.
+/// Short, so that stalls of the machine spoil few rounds.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: usize = 11;
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Good clients that come, ask once and go, one after the other.
+/// Good clients that connect, send one request and leave, one after the other.
 const NEW_CLIENTS: usize = 100;
-/// How long such a client waits.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// After the last attacker has come, and after all have gone.
-const SETTLES: Duration = Duration::from_secs(2);
+/// How long such a client waits for its connection and response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after the last attacker has come, and again after all have gone.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// All attacks at each of them, one after the other; floods are HTTP/2, which one of them is asked
-/// for here. With `only` none but those whose name begins so.
+/// Runs each attack against each server, one after the other. Floods are HTTP/2 and run only
+/// against the gateway. `only` selects attacks by the beginning of their names.
 pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
     title(
-        "5000 slow attackers, or 50 that flood: p99 of 64 good clients with 5000 requests a second, half of them at the address \
-         127.0.0.1 and half at another one; and of new clients, one after the other",
+        "5000 slow attackers, or 50 that flood: p99 of 64 good clients that send 5000 requests a second together, half of them from \
+         127.0.0.1 and half from another address; and p99 of good clients that connect anew, one after the other",
     );
     let memories: Vec<u64> = fronts.iter().map(|front| front.process.rss_bytes()).collect();
     for attack in attacks().iter().filter(|attack| only.is_none_or(|only| attack.name.starts_with(only))) {
@@ -51,11 +54,10 @@ pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
                 let at = front.process.address;
                 let sources: Vec<_> = (0..CLIENTS).map(|number| Some(ADDRESSES[number % 2])).collect();
                 let clients = OpenLoop::connect_from(&sources, at, REQUEST).await;
-                // To warm up.
                 clients.run_under_attack(RATE, WARM_UP).await;
                 let usual = AttackSample::of(&clients, at).await;
                 let running = attack.begin(at, from);
-                sleep(attack.comes_within() + SETTLES).await;
+                sleep(attack.comes_within() + SETTLE_TIME).await;
                 let under_attack = AttackSample::of(&clients, at).await;
                 let grown = front.process.rss_bytes().saturating_sub(*memory) as f64 / 1e6;
                 row(
@@ -63,19 +65,20 @@ pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
                     &format!("{}; memory + {grown:.1} MB", under_attack.beside(&usual)),
                 );
                 drop(running);
-                sleep(SETTLES).await;
+                sleep(SETTLE_TIME).await;
             }
         }
     }
 }
 
-/// What good clients see: those that stay, at each of the two addresses, and new ones of the
-/// second.
-struct AttackSample([AttackKind; 3]);
+/// What good clients see: those that stay, at the first address and at the second, and new ones at
+/// the second.
+struct AttackSample([ClientGroup; 3]);
 
-/// Percent of requests that were answered, and the 99th percentile of how long those took.
+/// What one group of good clients sees: the percentage of requests that were answered, and the 99th
+/// percentile of their times in milliseconds.
 #[derive(Clone, Copy)]
-struct AttackKind {
+struct ClientGroup {
     answered: f64,
     p99: Option<f64>,
 }
@@ -89,13 +92,13 @@ impl AttackSample {
         let staying = |number: usize| {
             let of = |round: &Vec<TimedResponse>| {
                 let theirs = round.iter().filter(|answer| answer.client % 2 == number);
-                AttackKind::of(theirs.map(|answer| answer.is_right.then_some(answer.took)).collect())
+                ClientGroup::of(theirs.map(|answer| answer.is_right.then_some(answer.took)).collect())
             };
-            let kinds: Vec<AttackKind> = rounds.iter().map(of).collect();
-            // The middle of the rounds: all of them in a list would show the machine's stalls.
-            let times: Vec<f64> = kinds.iter().filter_map(|kind| kind.p99).collect();
-            AttackKind {
-                answered: kinds.iter().map(|kind| kind.answered).sum::<f64>() / kinds.len() as f64,
+            let groups: Vec<ClientGroup> = rounds.iter().map(of).collect();
+            // The median of the rounds: one p99 over all rounds would show the machine's stalls.
+            let times: Vec<f64> = groups.iter().filter_map(|group| group.p99).collect();
+            ClientGroup {
+                answered: groups.iter().map(|group| group.answered).sum::<f64>() / groups.len() as f64,
                 p99: (!times.is_empty()).then(|| median(times.into_iter())),
             }
         };
@@ -103,25 +106,26 @@ impl AttackSample {
         for _ in 0..NEW_CLIENTS {
             new.push(come_and_ask(at).await);
         }
-        Self([staying(0), staying(1), AttackKind::of(new)])
+        Self([staying(0), staying(1), ClientGroup::of(new)])
     }
 
     fn beside(&self, usual: &Self) -> String {
         let names = ["at 127.0.0.1", "elsewhere", "new"];
-        let text = |((name, kind), usual): ((&str, &AttackKind), &AttackKind)| {
-            let Some((p99, before)) = kind.p99.zip(usual.p99) else {
-                return format!("{name} {:.0} % answered", kind.answered);
+        let text = |((name, group), usual): ((&str, &ClientGroup), &ClientGroup)| {
+            let Some((p99, before)) = group.p99.zip(usual.p99) else {
+                return format!("{name} {:.0} % answered", group.answered);
             };
             let answered =
-                if kind.answered < 100.0 { format!(", {:.1} % answered", kind.answered) } else { String::new() };
+                if group.answered < 100.0 { format!(", {:.1} % answered", group.answered) } else { String::new() };
             format!("{name} {p99:.2} ms ({:.1} ×){answered}", p99 / before)
         };
         names.into_iter().zip(&self.0).zip(&usual.0).map(text).collect::<Vec<_>>().join(", ")
     }
 }
 
-impl AttackKind {
-    /// How long each request took; `None` for those that were declined, or not answered.
+impl ClientGroup {
+    /// Sums up how long each request took; `None` stands for one that was declined, or not
+    /// answered.
     fn of(requests: Vec<Option<Duration>>) -> Self {
         let all = requests.len();
         let mut times: Vec<Duration> = requests.into_iter().flatten().collect();
@@ -130,7 +134,8 @@ impl AttackKind {
     }
 }
 
-/// How long a new client waits for its answer; `None` if it gets none, or is declined.
+/// Connects and sends one request. Returns how long the answer took; `None` if there is none, or it
+/// declines.
 async fn come_and_ask(at: SocketAddr) -> Option<Duration> {
     let begin = Instant::now();
     let answer = async {
@@ -140,6 +145,6 @@ async fn come_and_ask(at: SocketAddr) -> Option<Duration> {
         stream.set_nodelay(true).ok()?;
         HttpClient::over(stream).request("GET", "/echo", "").await
     };
-    let answer = timeout(PATIENCE, answer).await.ok().flatten()?;
+    let answer = timeout(RESPONSE_TIMEOUT, answer).await.ok().flatten()?;
     (answer.status == 200).then(|| begin.elapsed())
 }

@@ -1,4 +1,5 @@
-//! Peers that attack a Distributor, and callers that attack a node: what others notice of them.
+//! Peers that attack a Distributor, and callers that attack a node. Measures what good peers notice
+//! of them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,28 +19,34 @@ use crate::daemon_process::Daemon;
 use crate::registry::witness::{self, Suspicions, Witnesses};
 use crate::report::{ms, percentiles, row, title};
 
+/// Good nodes, which see when they are told of changes.
 const WITNESSES: usize = 10;
-/// How long each attack is watched, after it has begun.
-const TIME: Duration = Duration::from_secs(8);
-const BEGINS: Duration = Duration::from_secs(2);
-/// How far apart those come that are many.
-const APART: Duration = Duration::from_micros(400);
-/// Peers that do not read; peers whose packets do not end.
+/// How long each attack is watched, after all attackers have come.
+const WATCH_TIME: Duration = Duration::from_secs(8);
+/// How long an attack, or a list, may take to get under way.
+const START_TIME: Duration = Duration::from_secs(2);
+/// The time between two arrivals of attackers that are many.
+const ARRIVAL_INTERVAL: Duration = Duration::from_micros(400);
+/// Peers that do not read.
 const UNREAD: usize = 200;
+/// Peers whose packets do not end.
 const HALF_PACKETS: usize = 5000;
-/// Peers of all kinds, from [`ADDRESSES`] addresses: the connections that the others leave.
+/// Peers of all kinds together, from [`ADDRESSES`] addresses: as many as the default limit of
+/// connections leaves beside the good ones.
 const ALL_KINDS: usize = 9800;
 const ADDRESSES: usize = 40;
-/// Nodes with entries of 62 kB, which make a list of 6.9 MB: the longest list has room for those of
-/// all peers.
+/// Nodes with entries of 62 kB. They make a list of 6.9 MB, which leaves room for the entries of
+/// all attackers.
 const LARGE_ENTRIES: usize = 110;
-/// Names of version 1 nodes in the history.
+/// Version 1 nodes whose long names fill the history.
 const LONG_NAMES: usize = 200;
-/// A sign of life of a peer that does not read, and how often it gives it.
+/// What a peer that does not read sends so that it is not removed.
 const PONG: &str = r#"{"uri":"$pong","$":{}}¶"#;
-const EVERY: Duration = Duration::from_millis(900);
-/// Callers without a pause, callers whose packets do not end, and how much of such a packet comes.
+/// How often attackers that do not read send something.
+const REPEAT_INTERVAL: Duration = Duration::from_millis(900);
+/// Callers that send without a pause.
 const CALLERS: usize = 4;
+/// Callers whose packets do not end, and the bytes that they send of such a packet.
 const HALF_CALLERS: usize = 100;
 const HALF_CALL_BYTES: usize = 8_000_000;
 
@@ -51,16 +58,18 @@ struct PeerAttack {
 
 enum AttackMeans {
     Nothing,
-    /// Connections that first send one text and then another without a pause.
+    /// This number of connections, the first text, and the text that they then send without a
+    /// pause.
     Floods(usize, String, String),
-    /// Connections that send a text made for each, then another one every 0.9 s, and do not read.
+    /// This number of connections that do not read, the first text of each, and the text that they
+    /// then send every [`REPEAT_INTERVAL`].
     Unread(usize, fn(usize) -> String, &'static str),
-    /// The same, where each says something else again, and from many addresses.
+    /// The same from many addresses, with other texts for each connection.
     Mixture(usize, fn(usize) -> (String, &'static str)),
 }
 
-/// It goes on until this is dropped. The attackers have a thread of their own, so that they do not
-/// delay the witnesses.
+/// An attack that runs until this is dropped. The attackers have a thread of their own, so that
+/// they do not delay the good peers.
 struct Running {
     _floods: Vec<Flood>,
     _stop: DropGuard,
@@ -90,17 +99,18 @@ impl AttackMeans {
         Running { _floods: floods, _stop: stop.drop_guard() }
     }
 
-    /// How long it takes until all have come.
+    /// How long it takes until all attackers have come.
     fn comes_within(&self) -> Duration {
         let count = match self {
             Self::Unread(count, ..) | Self::Mixture(count, _) => *count,
             Self::Nothing | Self::Floods(..) => 1,
         };
-        BEGINS + APART * u32::try_from(count).unwrap()
+        START_TIME + ARRIVAL_INTERVAL * u32::try_from(count).unwrap()
     }
 }
 
-/// Starts these connections in a thread of their own, each from its address if it has one.
+/// Opens `count` connections in a thread of their own. `says` gives the address that each comes
+/// from, if it matters, and its two texts.
 fn spawn_unread(
     at: SocketAddr,
     stop: &CancellationToken,
@@ -111,7 +121,7 @@ fn spawn_unread(
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let come = async |number: usize| {
-            sleep(APART * u32::try_from(number).unwrap()).await;
+            sleep(ARRIVAL_INTERVAL * u32::try_from(number).unwrap()).await;
             let (from, first, again) = says(number);
             unread(from, at, first, again).await;
         };
@@ -120,7 +130,7 @@ fn spawn_unread(
     });
 }
 
-/// Comes again whenever it is cut.
+/// One attacker that does not read. It connects again whenever it is cut off.
 async fn unread(from: Option<Ipv4Addr>, at: SocketAddr, first: String, again: &'static str) {
     loop {
         let socket = TcpSocket::new_v4().unwrap();
@@ -131,15 +141,16 @@ async fn unread(from: Option<Ipv4Addr>, at: SocketAddr, first: String, again: &'
         if let Ok(mut stream) = socket.connect(at).await {
             let mut open = stream.write_all(first.as_bytes()).await.is_ok();
             while open {
-                sleep(EVERY).await;
+                sleep(REPEAT_INTERVAL).await;
                 open = stream.write_all(again.as_bytes()).await.is_ok();
             }
         }
-        sleep(EVERY).await;
+        sleep(REPEAT_INTERVAL).await;
     }
 }
 
-/// With `attack` none but those whose name begins so.
+/// Runs the scene. `only` selects a part of it, and `attack` selects attacks by the beginning of
+/// their names.
 pub(crate) async fn hostile(only: Option<&str>, attack: Option<&str>) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
     let is_meant = |other: &PeerAttack| attack.is_none_or(|attack| other.name.starts_with(attack));
@@ -165,7 +176,7 @@ pub(crate) async fn hostile(only: Option<&str>, attack: Option<&str>) {
     }
 }
 
-/// A one-way packet of `bytes` bytes.
+/// A call without a key, of about `bytes` bytes.
 fn one_way(bytes: usize) -> String {
     format!(r#"{{"uri":"/nothing","method":"GET","$":{{}},"params":[{}1]}}¶"#, "1,".repeat(bytes / 2))
 }
@@ -174,8 +185,8 @@ fn half_packet() -> String {
     one_way(60_000).trim_end_matches("]}¶").to_owned()
 }
 
-/// What a peer says first, and then again: a question for the list, or for the history, with a half
-/// packet behind it, or needs of its own, or a key of its own.
+/// The two texts of the attacker with this number. It asks for the list, or for the history, and
+/// then sends half a packet; or it registers with interests, or a key, that no other peer has.
 fn of_all_kinds(number: usize) -> (String, &'static str) {
     let port = 10_000 + number % 10_000;
     let list = format!(r#"{{"uri":"/distributes","method":"GET","key":{},"$":{{}}}}¶"#, 100 + number);
@@ -208,9 +219,9 @@ const LEAVE: &str = r#"{"uri":"/distributes","method":"DELETE","key":0,"params":
 
 fn on_distributor() -> Vec<PeerAttack> {
     let flood = |again: String| AttackMeans::Floods(1, String::new(), again);
-    let everybody = (1..2000).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    let all_ids = (1..2000).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
     let report =
-        format!(r#"{{"uri":"/distributes","method":"PATCH","key":0,"params":{{"failed":[{everybody}]}},"$":{{}}}}¶"#);
+        format!(r#"{{"uri":"/distributes","method":"PATCH","key":0,"params":{{"failed":[{all_ids}]}},"$":{{}}}}¶"#);
     let nothing_needed = r#""needs":["nothing"]"#;
     let unread = |first: fn(usize) -> String| AttackMeans::Unread(UNREAD, first, PONG);
     let attack = |name, means| PeerAttack { name, means };
@@ -251,9 +262,9 @@ fn on_distributor() -> Vec<PeerAttack> {
     ]
 }
 
-/// What others of the Distributor see while it is attacked.
+/// Measures what good nodes see while the Distributor is attacked.
 async fn distributor(attack: &PeerAttack) {
-    let daemon = Daemon::distributor_as_it_is().await;
+    let daemon = Daemon::default_distributor().await;
     let _large = fill(daemon.address).await;
     let witnesses = Witnesses::join(daemon.address, WITNESSES).await;
     let doubts = Suspicions::about(daemon.address, witness::NAME);
@@ -262,20 +273,20 @@ async fn distributor(attack: &PeerAttack) {
     sleep(attack.means.comes_within()).await;
     let mut most = daemon.rss_bytes();
     let (begin, used) = (Instant::now(), daemon.cpu());
-    let mut report = witnesses.watch(TIME, || most = most.max(daemon.rss_bytes())).await;
+    let mut report = witnesses.watch(WATCH_TIME, || most = most.max(daemon.rss_bytes())).await;
     let busy = (daemon.cpu() - used).as_secs_f64() / begin.elapsed().as_secs_f64();
     drop(running);
     let told = if report.told.is_empty() {
-        "told of nothing".to_owned()
+        "good nodes are told of no change".to_owned()
     } else {
         let (p50, p99) = percentiles(&mut report.told);
         let share = 100.0 * report.told.len() as f64 / report.expected as f64;
-        format!("told of {share:.1} % after p50 {:.1} ms, p99 {:.1} ms", ms(p50), ms(p99))
+        format!("good nodes are told of {share:.1} % of the changes, p50 {:.1} ms, p99 {:.1} ms", ms(p50), ms(p99))
     };
     row(
         attack.name,
         &format!(
-            "{told}; longest without a ping {:.1} s, where {:.1} s were announced; {} suspected, {} lost; CPU {:.0} %; memory {:.0} MB, at most {:.0}",
+            "{told}; longest time without a ping {:.1} s, longest announced {:.1} s; {} good nodes suspected, {} lost; CPU {:.0} %; memory {:.0} MB before, {:.0} MB at most",
             report.longest_silence.as_secs_f64(),
             report.announced.as_secs_f64(),
             doubts.count(),
@@ -287,7 +298,8 @@ async fn distributor(attack: &PeerAttack) {
     );
 }
 
-/// A list of 6.9 MB, and a history of long names. Those in the list stay until this is dropped.
+/// Fills the registry: a list of 6.9 MB, and a history of long names. The nodes in the list stay
+/// until this is dropped.
 async fn fill(at: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
     let mut stream = TcpStream::connect(at).await.unwrap();
     for port in 0..LONG_NAMES {
@@ -301,13 +313,13 @@ async fn fill(at: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let first = registration(20_000 + number, "large", &more, r#""needs":["nothing"]"#);
         stream.write_all(first.as_bytes()).await.unwrap();
         large.push(AbortOnDropHandle::new(spawn_local(async move {
-            // They are told next to nothing, and are alive.
+            // Each is told almost nothing, and shows that it is alive.
             while stream.write_all(PONG.as_bytes()).await.is_ok() {
                 sleep(Duration::from_millis(300)).await;
             }
         })));
     }
-    sleep(BEGINS).await;
+    sleep(START_TIME).await;
     large
 }
 
@@ -324,9 +336,9 @@ fn on_node() -> Vec<PeerAttack> {
     ]
 }
 
-/// What another caller of a node sees while that is attacked.
+/// Measures what a good caller sees while the node is attacked.
 async fn node(attack: &PeerAttack) {
-    let distributor = Daemon::distributor_as_it_is().await;
+    let distributor = Daemon::default_distributor().await;
     distributor.move_to(1);
     let at = distributor.address.to_string();
     let server = Daemon::server(&["call-server", &at]).await;
@@ -337,7 +349,7 @@ async fn node(attack: &PeerAttack) {
     sleep(attack.means.comes_within()).await;
     let mut most = server.rss_bytes();
     let during = async {
-        for _ in 0..TIME.as_millis() / 50 {
+        for _ in 0..WATCH_TIME.as_millis() / 50 {
             sleep(Duration::from_millis(50)).await;
             most = most.max(server.rss_bytes());
         }

@@ -1,5 +1,5 @@
-//! What ten thousand hostile peers make a node and a gateway keep, with default settings: memory,
-//! beside what the process itself counts, and whether others are still answered.
+//! The memory that ten thousand hostile peers cost a node or a gateway with default settings,
+//! beside the bytes that the process itself counts; and whether good requests are still answered.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -19,26 +19,29 @@ use crate::daemon_process::Daemon;
 use crate::report::{row, title};
 
 const PEERS: usize = 10_000;
-/// How far apart they come.
-const APART: Duration = Duration::from_micros(400);
-/// How long they are watched when all have come: longer than what does not end, or is not read, is
-/// kept for.
-const TIME: Duration = Duration::from_secs(16);
-/// How long it takes until what they had is given back.
-const AFTER: Duration = Duration::from_secs(5);
-/// How often each says something more.
-const EVERY: Duration = Duration::from_secs(2);
-/// How often the good caller asks, and how long it waits.
-const ASKS: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Nearly as much as a packet may have; a large answer or part; how many of these each asks for.
+/// The time between two arrivals.
+const ARRIVAL_INTERVAL: Duration = Duration::from_micros(400);
+/// How long they are watched after the last has come: longer than the time-outs for packets that do
+/// not end and responses that are not read.
+const WATCH_TIME: Duration = Duration::from_secs(16);
+/// How long the process then has to free what it held for them.
+const RECOVERY_TIME: Duration = Duration::from_secs(5);
+/// How often each attacker sends something more.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(2);
+/// The pause between two good requests, and how long each waits for its response.
+const REQUEST_PAUSE: Duration = Duration::from_millis(100);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a packet that does not end: nearly as many as a packet may have.
 const HALF_BYTES: usize = 8_000_000;
+/// Bytes of a large response or part.
 const LARGE_BYTES: usize = 1_000_000;
-const EACH: usize = 100;
-/// A node and its gateway have as many threads as they would on a machine of two cores.
+/// Responses or streams that each attacker asks for.
+const REQUESTS_PER_PEER: usize = 100;
+/// Threads of the node and workers of the gateway: as many as on a machine of two cores.
 const THREADS: usize = 2;
 
-/// What one kind of hostile peers says when it comes, and then again and again. It reads nothing.
+/// One kind of hostile peer: what it sends when it has connected, and what it then sends again and
+/// again. It reads nothing.
 #[derive(Clone)]
 struct LoadKind {
     first: Arc<[u8]>,
@@ -50,20 +53,20 @@ impl LoadKind {
         Self { first: first.into().into(), again: again.into().into() }
     }
 
-    /// Comes again whenever it is cut or refused.
+    /// Runs one attacker. It connects again whenever it is cut off or refused.
     async fn attack(&self, at: SocketAddr, number: usize) {
         let last = 2 + u8::try_from(number % 253).unwrap();
         let mut scrap = [0; 12];
         loop {
             let socket = TcpSocket::new_v4().unwrap();
-            // All of their systems' memory would be ours here.
+            // Buffers are small, because the attackers' memory is on this machine, too.
             socket.set_recv_buffer_size(4096).unwrap();
             socket.set_send_buffer_size(4096).unwrap();
             socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
             if let Ok(mut stream) = socket.connect(at).await {
                 let mut open = stream.write_all(&self.first).await.is_ok();
                 while open {
-                    sleep(EVERY).await;
+                    sleep(REPEAT_INTERVAL).await;
                     let refused = match timeout(Duration::ZERO, stream.peek(&mut scrap)).await {
                         Ok(seen) => seen.map_or(true, |seen| seen == 0 || scrap[..seen].starts_with(b"HTTP/1.1 5")),
                         Err(_nothing_yet) => false,
@@ -71,19 +74,19 @@ impl LoadKind {
                     open = !refused && stream.write_all(&self.again).await.is_ok();
                 }
             }
-            sleep(EVERY).await;
+            sleep(REPEAT_INTERVAL).await;
         }
     }
 }
 
-/// They come until this is dropped, in a thread of their own.
+/// Starts all attackers in a thread of their own; they end when the guard is dropped.
 fn begin(kinds: Vec<LoadKind>, at: SocketAddr) -> DropGuard {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let come = async |number: usize| {
-            sleep(APART * u32::try_from(number).unwrap()).await;
+            sleep(ARRIVAL_INTERVAL * u32::try_from(number).unwrap()).await;
             kinds[number % kinds.len()].attack(at, number).await;
         };
         runtime.block_on(stopped.run_until_cancelled(futures::future::join_all((0..PEERS).map(come))));
@@ -91,8 +94,8 @@ fn begin(kinds: Vec<LoadKind>, at: SocketAddr) -> DropGuard {
     stop.drop_guard()
 }
 
-/// Prints what they cost `victim`. `good` asks it for something, and gives what it says that it
-/// keeps, when there is an answer.
+/// Prints what the attackers cost `victim`. `good` makes a good request, and returns the bytes that
+/// the victim says it holds; `None` if there is no response.
 async fn watch(
     name: &str,
     kinds: Vec<LoadKind>,
@@ -101,25 +104,25 @@ async fn watch(
     mut good: impl AsyncFnMut() -> Option<usize>,
 ) {
     let attackers = begin(kinds, at);
-    let end = Instant::now() + APART * u32::try_from(PEERS).unwrap() + TIME;
+    let end = Instant::now() + ARRIVAL_INTERVAL * u32::try_from(PEERS).unwrap() + WATCH_TIME;
     let (mut asked, mut answered, mut slowest, mut counted) = (0, 0, Duration::ZERO, 0);
     while Instant::now() < end {
         let started = Instant::now();
         asked += 1;
-        if let Ok(Some(held)) = timeout(PATIENCE, good()).await {
+        if let Ok(Some(held)) = timeout(RESPONSE_TIMEOUT, good()).await {
             answered += 1;
             counted = counted.max(held);
             slowest = slowest.max(started.elapsed());
         }
-        sleep(ASKS).await;
+        sleep(REQUEST_PAUSE).await;
     }
     drop(attackers);
-    sleep(AFTER).await;
+    sleep(RECOVERY_TIME).await;
     let mb = |bytes: u64| bytes as f64 / 1e6;
     row(
         name,
         &format!(
-            "memory at most {:.0} MB, then {:.0}; it counts {:.0} MB at most; {answered} of {asked} good requests answered, after {:.0} ms at most",
+            "memory at most {:.0} MB, afterwards {:.0} MB; it counts {:.0} MB at most; {answered} of {asked} good requests answered, the slowest in {:.0} ms",
             mb(victim.peak_bytes()),
             mb(victim.rss_bytes()),
             counted as f64 / 1e6,
@@ -128,7 +131,7 @@ async fn watch(
     );
 }
 
-/// A packet that opens a call, with a key of its own.
+/// A packet that makes a call with this key.
 fn call(method: &str, uri: &str, key: usize, options: &str, params: &str) -> String {
     format!(r#"{{"uri":"{uri}","method":"{method}","key":{key},"$":{{{options}}},"params":{params}}}¶"#)
 }
@@ -138,18 +141,20 @@ fn text(bytes: usize) -> String {
 }
 
 fn calls(one: impl Fn(usize) -> String) -> String {
-    (1..=EACH).map(one).collect()
+    (1..=REQUESTS_PER_PEER).map(one).collect()
 }
 
-/// Packets that do not end.
+/// Sends packets that do not end.
 fn half_packets() -> LoadKind {
     LoadKind::new(call("GET", "/large", 1, "", &text(HALF_BYTES)).trim_end_matches("\"}¶"), "x")
 }
 
+/// Asks for large responses and does not read them.
 fn unread_answers() -> LoadKind {
     LoadKind::new(calls(|key| call("GET", "/large", key, "", "null")), call("GET", "/large", 1, "", "null"))
 }
 
+/// Opens streams of large parts and does not read them.
 fn unread_parts() -> LoadKind {
     LoadKind::new(
         calls(|key| call("GET", "/parts", key, r#""c":1"#, "null")),
@@ -157,33 +162,35 @@ fn unread_parts() -> LoadKind {
     )
 }
 
+/// Sends large parts to a handler that does not take them.
 fn parts_not_taken() -> LoadKind {
     let opens = calls(|key| call("POST", "/swallow", key, r#""c":1000"#, "null"));
     let part = |key| format!(r#"{{"uri":"$part","key":{key},"$":{{"n":1}},"params":{}}}¶"#, text(LARGE_BYTES));
-    LoadKind::new(opens + &(1..=EACH / 10).map(part).collect::<String>(), part(20))
+    LoadKind::new(opens + &(1..=REQUESTS_PER_PEER / 10).map(part).collect::<String>(), part(20))
 }
 
+/// Makes large calls whose handler works for ten minutes.
 fn calls_at_work() -> LoadKind {
     let keep = |key| call("POST", "/keep", key, "", &text(LARGE_BYTES));
-    LoadKind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
+    LoadKind::new((1..=REQUESTS_PER_PEER / 10).map(keep).collect::<String>(), keep(20))
 }
 
-/// As many as a caller may have.
+/// Makes small calls of that kind: as many as one caller may have in flight.
 fn small_calls_at_work() -> LoadKind {
     let keep = |key| call("POST", "/keep", key, "", "null");
     LoadKind::new((1..=1024).map(keep).collect::<String>(), keep(2000))
 }
 
-/// Calls that are as expensive as they can be once they are parsed.
+/// Makes large calls of that kind that take as much memory as possible once they are parsed.
 fn nested_calls_at_work() -> LoadKind {
     let keep = |key| call("POST", "/keep", key, "", &format!("[{}0]", "{},".repeat(LARGE_BYTES / 3)));
-    LoadKind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
+    LoadKind::new((1..=REQUESTS_PER_PEER / 10).map(keep).collect::<String>(), keep(20))
 }
 
-/// What the hostile peers of a scene say: its name, and their kinds, each as often as the others.
+/// The name of an attack, and its kinds of hostile peers, of which there are equally many.
 type MemoryScene = (&'static str, fn() -> Vec<LoadKind>);
 
-/// A node in Rust, and one on mesh.js.
+/// Attacks a node in Rust, and then one on mesh.js.
 pub(crate) async fn nodes(attack: Option<&str>) {
     let wanted = |name: &str| attack.is_none_or(|attack| name.starts_with(attack));
     title("10,000 hostile callers of a node with default settings, on two threads");
@@ -197,13 +204,13 @@ pub(crate) async fn nodes(attack: Option<&str>) {
         ("all of these", || vec![half_packets(), unread_answers(), unread_parts(), parts_not_taken(), calls_at_work()]),
     ];
     for (name, kinds) in scenes.into_iter().filter(|(name, _)| wanted(name)) {
-        node(name, kinds(), async |distributor| Daemon::server(&["large-server", distributor]).await).await;
+        node(name, kinds(), async |distributor| Daemon::server(&["memory-node", distributor]).await).await;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crowded.js");
     if Daemon::announcing("node", &["-p", "'127.0.0.1:1'"]).await.is_none() {
         return row("a node on mesh.js", "Node.js is not installed");
     }
-    title("the same of a node on mesh.js");
+    title("10,000 hostile callers of a node on mesh.js with default settings");
     let scenes: [MemoryScene; 6] = [
         ("half packets of 8 MB", || vec![half_packets()]),
         ("answers of 1 MB that are not read", || vec![unread_answers()]),
@@ -219,7 +226,7 @@ pub(crate) async fn nodes(attack: Option<&str>) {
 }
 
 async fn node(name: &str, kinds: Vec<LoadKind>, start: impl AsyncFn(&str) -> Daemon) {
-    let distributor = Daemon::distributor_as_it_is().await;
+    let distributor = Daemon::default_distributor().await;
     distributor.move_to(1);
     let at = distributor.address.to_string();
     let victim = start(&at).await;
@@ -227,7 +234,7 @@ async fn node(name: &str, kinds: Vec<LoadKind>, start: impl AsyncFn(&str) -> Dae
     let caller = Node::builder("caller").distributor(at).start().await.unwrap();
     let peers = caller.peers();
     peers.wait_for(&["GET/held"]).await;
-    // Its connection is there before theirs.
+    // The good caller connects before the attackers.
     held_by(peers).await.unwrap();
     watch(name, kinds, &victim, victim.address, async || held_by(peers).await).await;
     caller.stop().await;
@@ -242,11 +249,11 @@ async fn held_by(peers: &Peers) -> Option<usize> {
     Some(peers.call::<HeldBytes>("GET/held", &()).await.ok()?.bytes)
 }
 
-/// A megabyte that costs nothing to make.
+/// A text of a megabyte that is made once.
 static LARGE: LazyLock<&RawValue> =
     LazyLock::new(|| Box::leak(RawValue::from_string(text(LARGE_BYTES)).expect("a text")));
 
-/// The node that is attacked, with threads of its own.
+/// Runs the node that is attacked, in threads of its own.
 pub(crate) async fn serve(distributor: String) {
     async fn large() -> Result<&'static RawValue, ServiceError> {
         Ok(*LARGE)
@@ -289,24 +296,24 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: g\r\n\r\n")
 }
 
-/// HTTP/2 without a window, and the most streams that are allowed, with `bytes` bytes of fields
-/// each.
+/// An HTTP/2 client that allows the server to send nothing, with as many streams as are allowed,
+/// and with `bytes` bytes of fields in each.
 fn no_window(path: &str, bytes: usize) -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     };
     let mut head = [&[0x82, 0x86, 0x41, 1, b'g', 0x04, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
-    // Of 100 bytes each.
+    // Each field has 100 bytes.
     (0..bytes / 100).for_each(|_| head.extend([&[0, 1, b'x', 100][..], &[b'y'; 100]].concat()));
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     // SETTINGS_INITIAL_WINDOW_SIZE of 0.
     out.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
-    (0..u32::try_from(EACH).unwrap()).for_each(|number| out.extend(frame(1, 5, number * 2 + 1, &head)));
+    (0..u32::try_from(REQUESTS_PER_PEER).unwrap()).for_each(|number| out.extend(frame(1, 5, number * 2 + 1, &head)));
     out
 }
 
-/// The gateway, in front of a node and of a server that speaks HTTP.
+/// Attacks a gateway in front of a node and of an HTTP server.
 pub(crate) async fn gateway(attack: Option<&str>) {
     title("10,000 hostile clients of a gateway with default settings and two workers");
     let body = |path: &str, bytes: usize| LoadKind::new(post(path, bytes + 1000) + &"1".repeat(bytes), "1");
@@ -329,16 +336,16 @@ pub(crate) async fn gateway(attack: Option<&str>) {
     let each = kinds.into_iter().map(|(name, kind)| (name, vec![kind]));
     for (name, kinds) in each.chain([("all of these", all)]) {
         if attack.is_none_or(|attack| name.starts_with(attack)) {
-            at_the_door(name, kinds).await;
+            measure_gateway(name, kinds).await;
         }
     }
 }
 
-async fn at_the_door(name: &str, kinds: Vec<LoadKind>) {
+async fn measure_gateway(name: &str, kinds: Vec<LoadKind>) {
     const PORT: u16 = 19_160;
     const ADMIN: u16 = 19_161;
-    let distributor = Daemon::distributor_as_it_is().await;
-    let node = Daemon::server(&["large-server", &distributor.address.to_string()]).await;
+    let distributor = Daemon::default_distributor().await;
+    let node = Daemon::server(&["memory-node", &distributor.address.to_string()]).await;
     let server = Daemon::server(&["http-server"]).await;
     [&distributor, &node, &server].iter().for_each(|daemon| daemon.move_to(1));
     let folder = tempfile::tempdir().unwrap();
@@ -362,9 +369,9 @@ async fn at_the_door(name: &str, kinds: Vec<LoadKind>) {
         (answer.status == 200).then(|| held?.parse().ok()).flatten()
     };
     while good().await.is_none() {
-        sleep(ASKS).await;
+        sleep(REQUEST_PAUSE).await;
     }
     watch(name, kinds, &gateway, at, good).await;
-    // The next one has its port.
+    // The next gateway needs its port.
     gateway.kill().await;
 }

@@ -1,4 +1,7 @@
-//! Calls between two nodes over one connection, a small message each way.
+//! The scenes of calls: between two nodes over one connection, to nodes that fail, and to a node
+//! with too many calls.
+//!
+//! It must not measure HTTP: `gateway` does that.
 
 mod nats;
 
@@ -34,8 +37,8 @@ fn good() -> Message {
     Message { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() }
 }
 
-/// The node that is called. What it works for each call, it works as a machine does that has one
-/// core.
+/// Runs the node that is called. `GET/work` takes `work_us` without using the CPU, and `GET/burn`
+/// uses the CPU for [`BURN`].
 pub(crate) async fn serve(distributor: String, work_us: u64) {
     async fn echo(Params(good): Params<Message>) -> Result<Message, ServiceError> {
         Ok(good)
@@ -62,8 +65,8 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
     node.stop().await;
 }
 
-/// The server of the floors: bytes come back as they are, or, as `json`, as the message that was
-/// read from them.
+/// Runs the server of the floors. It returns the bytes that it reads, or, with `json`, reads a
+/// message from them and writes it again.
 pub(crate) async fn serve_bytes(json: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -86,7 +89,8 @@ pub(crate) async fn serve_bytes(json: bool) {
     }
 }
 
-/// What one round showed.
+/// The figures of one round: calls a second, their times, and the CPU time of each call at the
+/// server and at the client.
 struct CallRound {
     rate: f64,
     p50: Duration,
@@ -95,6 +99,7 @@ struct CallRound {
     client: Duration,
 }
 
+/// Measures calls of the SDK, the floors, and the competitors.
 pub(crate) async fn calls() {
     title("calls over one connection, a message of four members each way; server on one core, client on the other");
     println!(
@@ -116,15 +121,14 @@ pub(crate) async fn calls() {
             json.push(measure(&json_echo, in_flight, || bytes(json_echo.address, true)).await);
         }
         print("node-sdk, JSON", in_flight, ours);
-        print("bytes, a connection for each call", in_flight, floor);
-        print("the same, JSON read and written", in_flight, json);
+        print("floor: bytes, a connection each", in_flight, floor);
+        print("floor: JSON, a connection each", in_flight, json);
     }
     nats_server().await;
     competitors().await;
 }
 
-/// The same through nats-server: its own CPU comes on top of what is printed for service and
-/// client.
+/// The same through nats-server. Its own CPU is not in the figures that are printed.
 async fn nats_server() {
     let Some(broker) = Daemon::other("nats-server", &["-p", "19105", "-a", "127.0.0.1"], 19_105).await else {
         return row("NATS request and reply", "not installed");
@@ -142,12 +146,12 @@ async fn nats_server() {
     }
 }
 
-/// The service of `nats_server`.
+/// Runs the service that [`nats_server`] calls.
 pub(crate) async fn serve_nats(broker: SocketAddr) {
     nats::serve::<Message>(broker).await;
 }
 
-/// One call after the other, for as long as a round takes; gives how long each took.
+/// Makes one call after the other until the round is over. Returns how long each took.
 async fn caller(peers: Peers) -> Vec<Duration> {
     let (good, end) = (good(), Instant::now() + ROUND);
     let mut times = Vec::with_capacity(1 << 16);
@@ -162,6 +166,7 @@ async fn caller(peers: Peers) -> Vec<Duration> {
     times
 }
 
+/// The same over a bare connection to the server of the floors.
 async fn bytes(address: SocketAddr, json: bool) -> Vec<Duration> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -189,6 +194,7 @@ async fn bytes(address: SocketAddr, json: bool) -> Vec<Duration> {
     times
 }
 
+/// Runs one round: `in_flight` tasks that work at the same time.
 async fn measure<F>(server: &Daemon, in_flight: usize, work: impl Fn() -> F) -> CallRound
 where
     F: Future<Output = Vec<Duration>> + Send + 'static,
@@ -211,7 +217,7 @@ where
     }
 }
 
-/// The medians of what the rounds showed.
+/// Prints the round with the median rate.
 fn print(name: &str, in_flight: usize, mut rounds: Vec<CallRound>) {
     let us = |time: Duration| time.as_secs_f64() * 1e6;
     rounds.sort_by(|a, b| a.rate.total_cmp(&b.rate));
@@ -228,14 +234,14 @@ fn print(name: &str, in_flight: usize, mut rounds: Vec<CallRound>) {
 /// Calls a second while nodes die, are replaced, or are slow.
 const RATE: u64 = 5000;
 
-/// What happened to the calls of a while.
+/// The times of all calls, and the errors of those that failed.
 #[derive(Debug, Default)]
 struct CallTally {
     times: Vec<Duration>,
     errors: Vec<CallError>,
 }
 
-/// Calls at a steady rate, however long each takes, until `during` is over.
+/// Makes calls at a steady rate, however long each takes, until `during` is over.
 async fn load(peers: &Peers, url: &'static str, during: impl Future<Output = ()>) -> CallTally {
     load_at(RATE, Duration::from_secs(5), peers, url, during).await
 }
@@ -274,6 +280,7 @@ async fn load_at(
     tally
 }
 
+/// Prints a line, and returns the 99th percentile.
 fn print_tally(what: &str, mut tally: CallTally) -> Duration {
     let (p50, p99) = percentiles(&mut tally.times);
     let failed = tally.errors.first().map_or_else(String::new, |error| format!(", such as: {error}"));
@@ -290,11 +297,11 @@ fn print_tally(what: &str, mut tally: CallTally) -> Duration {
 }
 
 /// Calls a second to a node that is attacked.
-const BESIDE_ATTACKERS: u64 = 500;
+const RATE_UNDER_ATTACK: u64 = 500;
 
-/// What a caller sees meanwhile.
+/// Calls a node that is attacked until `during` is over. Returns what the caller sees.
 pub(crate) async fn beside_attackers(peers: &Peers, during: impl Future<Output = ()>) -> String {
-    let mut tally = load_at(BESIDE_ATTACKERS, Duration::from_secs(5), peers, "GET/echo", during).await;
+    let mut tally = load_at(RATE_UNDER_ATTACK, Duration::from_secs(5), peers, "GET/echo", during).await;
     let (p50, p99) = percentiles(&mut tally.times);
     let (calls, errors) = (tally.times.len(), tally.errors.len());
     format!(
@@ -304,7 +311,7 @@ pub(crate) async fn beside_attackers(peers: &Peers, during: impl Future<Output =
     )
 }
 
-/// 5000 calls a second while nodes die, are replaced, and are slow.
+/// Makes 5000 calls a second while nodes die, are replaced, or are slow.
 pub(crate) async fn survive(restarts: usize) {
     title(&format!("{RATE} calls a second to nodes that die, are replaced, or are slow"));
     let distributor = Daemon::distributor(0, &[]).await;
@@ -314,7 +321,7 @@ pub(crate) async fn survive(restarts: usize) {
     let peers = caller.peers();
     let listed = async |count: usize| {
         peers.wait_until(|nodes| nodes.iter().filter(|node| node.name == "echo").count() == count).await;
-        // All are connected.
+        // Until all answer, not all are connected.
         while peers.gather::<Message>("GET/echo", &good()).await.iter().any(|(_, answer)| answer.is_err()) {}
     };
     let second = Duration::from_secs(1);
@@ -327,7 +334,7 @@ pub(crate) async fn survive(restarts: usize) {
         victim.kill().await;
         tokio::time::sleep(3 * second).await;
     };
-    print_tally("kill -9 of one of three", load(peers, "GET/echo", during).await);
+    print_tally("one of three nodes is killed", load(peers, "GET/echo", during).await);
 
     nodes.push(start(0).await);
     listed(3).await;
@@ -346,21 +353,25 @@ pub(crate) async fn survive(restarts: usize) {
         nodes.push(start(2000).await);
     }
     listed(4).await;
-    let before = print_tally("four nodes of 2 ms", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
+    let before = print_tally("four nodes, 2 ms a call", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
     nodes[0] = start(20_000).await;
     listed(4).await;
     let after =
         print_tally("one of them ten times as slow", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
-    row("p99 of these", &format!("{:.2} × that of the four", after.as_secs_f64() / before.as_secs_f64()));
+    row(
+        "p99 with the slow node",
+        &format!("{:.2} × that of four equal nodes", after.as_secs_f64() / before.as_secs_f64()),
+    );
 }
 
-/// What a call costs a node that is to be overloaded, and how long its callers wait.
+/// How long the overloaded node works for a call.
 const BURN: Duration = Duration::from_micros(100);
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long its callers wait.
+const CALLER_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Three times as many calls as a node can carry out.
+/// Makes three times as many calls as a node can carry out.
 pub(crate) async fn overload() {
-    title("a node that works 100 µs for each call, and callers who wait 200 ms");
+    title("a node that works for 100 µs in each call; its callers wait for 200 ms");
     let distributor = Daemon::distributor(0, &[]).await;
     let address = distributor.address.to_string();
     let server = Daemon::server(&["call-server", &address]).await;
@@ -370,12 +381,14 @@ pub(crate) async fn overload() {
     let burnt = async || peers.call::<u64>("GET/burnt", &()).timeout(Duration::from_secs(30)).await.unwrap();
     let second = Duration::from_secs(1);
     let mut peak = 0.0;
-    for (what, times) in [("as many as it can", 1.0), ("three times as many", 3.0), ("as many as it can, again", 0.9)] {
+    let loads =
+        [("as many calls as it can carry out", 1.0), ("three times as many", 3.0), ("then 0.9 times as many", 0.9)];
+    for (what, times) in loads {
         let rate = if peak == 0.0 { 1e6 / (BURN.as_micros() as f64 * 1.1) } else { peak * times };
         let (before, rss) = (burnt().await, server.rss_bytes());
         let during = tokio::time::sleep(10 * second);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a rate")]
-        let tally = load_at(rate as u64, PATIENCE, peers, "GET/burn", during).await;
+        let tally = load_at(rate as u64, CALLER_TIMEOUT, peers, "GET/burn", during).await;
         let (done, calls) = (tally.times.len() - tally.errors.len(), tally.times.len());
         let in_vain = (burnt().await - before).saturating_sub(done as u64) as f64 / done as f64 * 100.0;
         let goodput = done as f64 / 10.0;
@@ -387,7 +400,7 @@ pub(crate) async fn overload() {
         row(
             what,
             &format!(
-                "{:.0} calls/s, {goodput:.0} answered/s = {:.0} % of the most; {in_vain:.1} % more carried out in vain; server + {grown:.1} MB{failed}",
+                "{:.0} calls/s, {goodput:.0} answered/s = {:.0} % of the first row; {in_vain:.1} % more were carried out in vain; memory + {grown:.1} MB{failed}",
                 calls as f64 / 10.0,
                 goodput / peak * 100.0
             ),
@@ -395,7 +408,7 @@ pub(crate) async fn overload() {
     }
 }
 
-/// tarpc and tonic, if `competitors` is built: see `bench/competitors/README.md`.
+/// Measures tarpc and tonic, if `competitors` is built: see `bench/competitors/README.md`.
 async fn competitors() {
     let program = std::env::current_exe().unwrap().with_file_name("competitors");
     if !program.exists() {

@@ -1,5 +1,4 @@
-//! Request and reply through nats-server: a service and a client, each over one connection of their
-//! own.
+//! Request and reply through nats-server: a service and a client, each with one connection to it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::daemon_process::pin_to;
 
-/// A connection that has said hello.
+/// Connects, subscribes, and waits until the server has accepted that.
 async fn connect(address: SocketAddr, subscribe: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -22,10 +21,11 @@ async fn connect(address: SocketAddr, subscribe: &str) -> TcpStream {
     stream
 }
 
-/// Takes the next message off the buffer: the subject of its answer, or its own, and its text.
+/// The next message in the buffer: its length, the subject to reply to, or else its own, and its
+/// text.
 fn next(buffer: &[u8]) -> Option<(usize, &str, &[u8])> {
-    // It asks once after the beginning, and again after minutes: it need not be answered for so
-    // short a time.
+    // The server pings once at the beginning, and then every few minutes. A measurement is over
+    // before it minds that there is no answer.
     const PING: &[u8] = b"PING\r\n";
     if let Some(rest) = buffer.strip_prefix(PING) {
         return next(rest).map(|(whole, address, body)| (whole + PING.len(), address, body));
@@ -41,7 +41,7 @@ fn next(buffer: &[u8]) -> Option<(usize, &str, &[u8])> {
     (buffer.len() >= whole).then(|| (whole, address, &buffer[end + 2..end + 2 + bytes]))
 }
 
-/// The service: reads each message as JSON, and answers with it.
+/// Runs the service: it reads each message as JSON, and writes it again as the reply.
 pub(crate) async fn serve<T: serde::Serialize + serde::de::DeserializeOwned>(address: SocketAddr) {
     pin_to(None, 0);
     let mut stream = connect(address, "SUB echo 1\r\n").await;
@@ -62,7 +62,7 @@ pub(crate) async fn serve<T: serde::Serialize + serde::de::DeserializeOwned>(add
     }
 }
 
-/// Keeps `in_flight` requests in flight for a while; returns how long each took.
+/// Keeps `in_flight` requests in flight for this time. Returns how long each took.
 pub(crate) async fn call<T>(address: SocketAddr, in_flight: usize, value: &T, during: Duration) -> Vec<Duration>
 where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,

@@ -1,5 +1,5 @@
-//! The HTTP server behind the gateway and its competitors: it answers at once, echoes a WebSocket,
-//! and knows one large answer and a slow one.
+//! The HTTP server behind the gateway and its competitors. It answers at once, echoes WebSockets,
+//! and has a large response and a slow one.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tokio::net::{TcpListener, TcpStream};
 use super::BIG_BYTES;
 use crate::http::{ANSWER, length_of};
 
-/// How long it takes for what is slow.
+/// How long the slow response takes.
 const SLOW: Duration = Duration::from_millis(5);
 const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 
-/// Prints where it listens, and serves.
+/// Prints its address, and serves for ever.
 pub(crate) async fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -23,7 +23,7 @@ pub(crate) async fn serve() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
         ANSWER.len()
     );
-    // For clients that do not read it.
+    // Shared, because many clients ask for it and do not read it.
     let big: Rc<[u8]> =
         format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG_BYTES}\r\n\r\n{}", "x".repeat(BIG_BYTES)).into_bytes().into();
     while let Ok((mut stream, _)) = listener.accept().await {
@@ -65,12 +65,12 @@ pub(crate) async fn serve() {
     }
 }
 
-/// Whether a path is asked for, below any prefix.
+/// Whether this request line asks for `path`, below any prefix.
 fn asks_for(line: &[u8], path: &str) -> bool {
     memmem::find(line, format!("{path} ").as_bytes()).is_some()
 }
 
-/// After an upgrade it returns the bytes that it reads.
+/// Accepts the upgrade, and then returns the bytes that it reads.
 async fn echo(mut stream: TcpStream) {
     let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let mut sent = stream.write_all(switch).await;

@@ -1,5 +1,5 @@
-//! A registry that pushes changes to a gateway: how long until they count, and how long a look-up
-//! takes.
+//! A registry that pushes changes to a gateway. Measures how long it takes until the gateway routes
+//! by them, and how long a look-up takes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::daemon_process::Daemon;
 use crate::report::{ms, percentiles, row, title};
 
-/// Routes of each node.
+/// Routes, or prefixes, of each node.
 const ROUTES: usize = 10;
 const CHANGES: u64 = 50;
 const LOOK_UPS: usize = 1_000_000;
@@ -24,11 +24,13 @@ const LOOK_UPS: usize = 1_000_000;
 /// What nodes offer.
 #[derive(Clone, Copy, PartialEq)]
 enum ChangeKind {
+    /// Routes that are called by packets.
     Packets,
+    /// Prefixes for HTTP requests.
     Prefixes,
 }
 
-/// Stands where the Distributor does, so that the moment of a push is known.
+/// A stand-in for the Distributor, so that the moment of a push is known.
 struct FakeDistributor {
     listener: TcpListener,
     kind: ChangeKind,
@@ -52,7 +54,7 @@ impl FakeDistributor {
         self.listener.local_addr().unwrap()
     }
 
-    /// One more node, whose paths begin with its name.
+    /// Adds a node whose paths begin with its name.
     fn add(&mut self, name: &str, routes: usize) {
         let id = self.entries.len() as u64 + 1;
         let (urls, http) = match self.kind {
@@ -71,12 +73,12 @@ impl FakeDistributor {
         self.entries.push((id, entry));
     }
 
-    /// Takes in the one that is to be told, and tells it the list.
+    /// Accepts the gateway's connection, and sends it the list.
     async fn greet(&self) -> TcpStream {
         let (mut stream, _) = self.listener.accept().await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut scrap = [0; 4096];
-        // Its registration. Later packets do not matter here.
+        // This reads its registration. Later packets do not matter here.
         assert!(stream.read(&mut scrap).await.unwrap() > 0);
         let mut out = BytesMut::new();
         let entries = self.entries.iter().map(|(id, entry)| (*id, entry.as_str()));
@@ -85,14 +87,14 @@ impl FakeDistributor {
         stream
     }
 
-    /// The packet that tells of the last of the entries.
+    /// The packet that tells of the last entry.
     fn delta(&mut self) -> BytesMut {
         let base = self.stamp.revision;
         self.stamp.revision.rev += 1;
         let mut out = BytesMut::new();
         let joined = self.entries.iter().rev().take(1).map(|(id, entry)| (*id, entry.as_str()));
-        let nobody = (std::iter::empty(), std::iter::empty());
-        write_delta(&mut out, &self.stamp, base, joined, std::iter::empty(), nobody);
+        let no_suspects = (std::iter::empty(), std::iter::empty());
+        write_delta(&mut out, &self.stamp, base, joined, std::iter::empty(), no_suspects);
         out
     }
 }
@@ -101,11 +103,11 @@ fn names(count: usize, name: impl Fn(usize) -> String) -> String {
     (0..count).map(name).collect::<Vec<_>>().join(",")
 }
 
-/// From the write of a push until a request is not answered by 404 any more, `program` on the one
-/// core and all else on the other.
+/// Measures the time from the write of a push until a request is no longer answered by 404.
+/// `program` has core 0 to itself.
 pub(crate) async fn changes(program: &str) {
-    title("a node is pushed: how long until the gateway routes to it, with how many there already");
-    // Each at a port of its own: the one before may not be gone yet.
+    title("a node joins: time until the gateway routes to it, by the number of routes that it already has");
+    // Each has a port of its own, because the gateway before it may still be there.
     for (port, kind, nodes) in [
         (19_130, ChangeKind::Packets, 1000),
         (19_131, ChangeKind::Packets, 10_000),
@@ -155,7 +157,7 @@ async fn pushed(program: &str, port: u16, kind: ChangeKind, nodes: u64) {
             if kind == ChangeKind::Packets { "routes of packet nodes" } else { "prefixes of HTTP nodes" }
         ),
         &format!(
-            "p50 {:.2} ms, p99 {:.2} ms; {cpu:.2} ms CPU per push, with {:.0} requests each",
+            "p50 {:.2} ms, p99 {:.2} ms; {cpu:.2} ms CPU for each push, with the {:.0} requests meanwhile",
             ms(p50),
             ms(p99),
             f64::from(asked) / CHANGES as f64
@@ -163,7 +165,7 @@ async fn pushed(program: &str, port: u16, kind: ChangeKind, nodes: u64) {
     );
 }
 
-/// In this process: what a call or a request asks first.
+/// Measures the look-up of a route, in this process.
 async fn look_up(nodes: u64) {
     let registry = FakeDistributor::new(ChangeKind::Packets, nodes).await;
     let node = Node::builder("drill").distributor(registry.address().to_string());
@@ -171,7 +173,7 @@ async fn look_up(nodes: u64) {
     let (node, _told) = (node.unwrap(), told);
     let peers = node.peers();
     peers.wait_for(&[&format!("GET/n{}/r9", nodes - 1)]).await;
-    // In an order that no cache knows.
+    // The order is scattered, so that caches do not help.
     let scattered = |at: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     let path = |at: u64| format!("/n{}/r{}", scattered(at) % nodes, at % ROUTES as u64);
     let paths: Vec<String> = (0..LOOK_UPS as u64 / 10).map(path).collect();
@@ -186,6 +188,6 @@ async fn look_up(nodes: u64) {
     let floor = each(&|path| map.get(path).is_some_and(|value| value[0] == value[1]));
     row(
         &format!("look-up among {} routes", nodes * ROUTES as u64),
-        &format!("{ours:.0} ns each, at random; a bare map {floor:.0} ns"),
+        &format!("{ours:.0} ns each, in random order; a bare hash map {floor:.0} ns"),
     );
 }

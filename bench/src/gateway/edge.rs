@@ -1,5 +1,5 @@
-//! What a gateway meets besides requests: TLS, tunnels, clients that do nothing, a registry that
-//! changes, and attackers.
+//! Scenes of the gateway beside plain requests: TLS, tunnels, idle clients, a changing registry,
+//! attackers and overload.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -69,28 +69,28 @@ pub(crate) async fn edge(only: Option<&str>, attack: Option<&str>, seconds: u64)
     }
 }
 
-/// The CPU time of each unit of work, and how many of them there were, for each round of one of
-/// those compared.
+/// The rounds of one server: the CPU time of each unit of work, and the number of units.
 type Rounds = Vec<(Duration, usize)>;
 
-/// Runs rounds of each, in turn, beginning with another one every time.
+/// Runs rounds of all servers in turn. Each turn begins with another server.
 async fn in_turn(fronts: &[EdgeServer], mut round: impl AsyncFnMut(&EdgeServer) -> usize) -> Vec<Rounds> {
     let mut all: Vec<Rounds> = fronts.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
-        for index in 0..fronts.len() {
-            let index = (index + number) % fronts.len();
-            let before = fronts[index].process.cpu();
-            let count = round(&fronts[index]).await;
-            // The first is to warm up.
+        for place in 0..fronts.len() {
+            let place = (place + number) % fronts.len();
+            let before = fronts[place].process.cpu();
+            let count = round(&fronts[place]).await;
+            // The first round warms up.
             if number > 0 {
-                let cpu = fronts[index].process.cpu() - before;
-                all[index].push((cpu / u32::try_from(count.max(1)).unwrap(), count));
+                let cpu = fronts[place].process.cpu() - before;
+                all[place].push((cpu / u32::try_from(count.max(1)).unwrap(), count));
             }
         }
     }
     all
 }
 
+/// Prints a line for each server. The first server is the gateway.
 fn print(fronts: &[EdgeServer], what: &str, rounds: &[Rounds]) {
     for (front, theirs) in fronts.iter().zip(rounds) {
         let cpu = median(theirs.iter().map(|(cpu, _)| cpu.as_secs_f64() * 1e6));
@@ -98,13 +98,13 @@ fn print(fronts: &[EdgeServer], what: &str, rounds: &[Rounds]) {
         let ratio =
             rounds[0].iter().zip(theirs).map(|((ours, _), (theirs, _))| ours.as_secs_f64() / theirs.as_secs_f64());
         let name = format!("{}, {what}", front.name);
-        row(&name, &format!("{cpu:8.2} µs of CPU each, {rate:.0}/s; ours {:.2} ×", median(ratio)));
+        row(&name, &format!("{cpu:8.2} µs of CPU each, {rate:.0}/s; the gateway {:.2} × of that CPU", median(ratio)));
     }
 }
 
 async fn tls(fronts: &[EdgeServer], trust: &TrustAnything) {
     title(
-        "TLS 1.3, a P-256 certificate, on one core: requests over connections that stay; whole handshakes, with a request each",
+        "TLS 1.3 with a P-256 certificate, on one core: requests over connections that stay open; full handshakes, with a request each",
     );
     let kept = in_turn(fronts, async |front| {
         let end = Instant::now() + ROUND;
@@ -137,7 +137,7 @@ async fn tls(fronts: &[EdgeServer], trust: &TrustAnything) {
 }
 
 async fn tunnel(fronts: &[EdgeServer]) {
-    title("messages of 64 bytes to and fro through 64 WebSockets");
+    title("messages of 64 bytes through 64 WebSockets, in both directions");
     let figures = in_turn(fronts, async |front| {
         let end = Instant::now() + ROUND;
         let clients = (0..CLIENTS).map(|_| async {
@@ -164,7 +164,7 @@ async fn tunnel(fronts: &[EdgeServer]) {
 }
 
 async fn idle(fronts: &[EdgeServer], trust: &TrustAnything) {
-    title("memory of a client that has asked once and stays");
+    title("memory of a client that has sent one request and stays connected");
     for front in fronts {
         let before = front.process.rss_bytes();
         let mut plain = Vec::new();
@@ -188,7 +188,7 @@ async fn idle(fronts: &[EdgeServer], trust: &TrustAnything) {
     }
 }
 
-/// Counts what a client sees.
+/// The requests of all clients, and the text of the last failure.
 #[derive(Default)]
 struct RequestCount {
     answered: Cell<u64>,
@@ -198,7 +198,7 @@ struct RequestCount {
 
 async fn soak(back_end: SocketAddr, seconds: u64) {
     title(
-        "requests while lists are pushed 100 times a second, nodes join, leave and die, and the gateway is told to reload or replaced",
+        "requests while 100 nodes a second come and go, providers are killed, and the gateway reloads its file or is replaced",
     );
     let folder = tempfile::tempdir().unwrap();
     let distributor = Daemon::distributor(0, &[]).await;
@@ -269,10 +269,10 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
         sleep(Duration::from_millis(2500)).await;
         step += 1;
         // One provider dies, and another one joins.
-        let index = usize::try_from(step).unwrap() % providers.len();
+        let place = usize::try_from(step).unwrap() % providers.len();
         let next = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
         sleep(Duration::from_millis(300)).await;
-        std::mem::replace(&mut providers[index], next).kill().await;
+        std::mem::replace(&mut providers[place], next).kill().await;
         match step % 2 {
             0 => kill_process(pid, Signal::HUP).unwrap(),
             _ => {
@@ -296,7 +296,7 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
     kill_process(pid, Signal::TERM).unwrap();
 }
 
-/// A gateway whose log is read, as are those of its successors.
+/// A gateway whose log is read. The processes that replace it write to the same log.
 struct LoggedGateway {
     lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStderr>>,
     pid: Pid,
@@ -318,6 +318,7 @@ fn start_logged(file: &Path) -> LoggedGateway {
 }
 
 impl LoggedGateway {
+    /// Waits until a new process has replaced the old one.
     async fn successor(&mut self) -> Pid {
         loop {
             let line = self.lines.next_line().await.unwrap().expect("it lives");

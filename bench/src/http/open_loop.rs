@@ -1,5 +1,5 @@
-//! Requests that are sent at fixed times, also while earlier ones are unanswered. One thread sends
-//! them and does little else, since it shares its core with the back end.
+//! Requests that are sent at fixed times, even while earlier ones are unanswered. One thread sends
+//! them and does little else, because it shares its core with the server.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -17,13 +17,14 @@ use crate::http::{is_answer, is_whole};
 use crate::report::percentiles;
 
 const MAX_EVENTS: usize = 64;
-/// All requests are answered by then.
-const ANSWERED_BY: Duration = Duration::from_secs(15);
-/// How long a client under attack waits for the last answers, and for a connection.
-const ANSWERED_UNDER_ATTACK_BY: Duration = Duration::from_secs(2);
-const CONNECTED_BY: Duration = Duration::from_millis(500);
+/// How long a run may last: all requests must be answered by then.
+const RUN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long clients of an attacked server wait for the last responses.
+const TIMEOUT_UNDER_ATTACK: Duration = Duration::from_secs(2);
+/// How long a client waits for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Connections over which requests leave, each at its own time.
+/// Connections over which requests are sent, each at its own time.
 pub(crate) struct OpenLoop(Arc<Mutex<OpenLoopClients>>);
 
 struct OpenLoopClients {
@@ -33,22 +34,24 @@ struct OpenLoopClients {
     all: Vec<OpenLoopClient>,
 }
 
-/// How long it took after it was due, how long after it was sent, and whether it is the right one:
-/// the server may have declined.
+/// A response, or a request that got none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimedResponse {
-    /// Which of the clients asked, from 0.
+    /// The number of the client, from 0.
     pub(crate) client: usize,
+    /// The time since the request was due.
     pub(crate) took: Duration,
+    /// The time since the request was sent.
     pub(crate) waited: Duration,
+    /// It is the expected response; otherwise the server has declined, or there was no response.
     pub(crate) is_right: bool,
 }
 
-/// One connection, and since when its requests are due: the first of them is on its way.
+/// One connection, and when each of its requests was due. The first of these has been sent.
 struct OpenLoopClient {
     /// The address that it comes from.
     source: Option<IpAddr>,
-    /// None if the server has not let it in.
+    /// `None` if the server has not accepted it.
     stream: Option<TcpStream>,
     due: VecDeque<Instant>,
     sent: Instant,
@@ -61,7 +64,7 @@ impl OpenLoop {
         Self::connect_from(&vec![None; clients], address, request).await
     }
 
-    /// A connection from each of these addresses, in that order.
+    /// Opens a connection from each of these addresses, in this order.
     pub(crate) async fn connect_from(sources: &[Option<IpAddr>], address: SocketAddr, request: &str) -> Self {
         let (sources, request) = (sources.to_vec(), request.as_bytes().to_vec());
         let connected = spawn_blocking(move || OpenLoopClients::connect(&sources, address, request)).await.unwrap();
@@ -69,28 +72,28 @@ impl OpenLoop {
         Self(Arc::new(Mutex::new(connected)))
     }
 
-    /// Sends `rate` requests a second for that time, over each of the connections in turn, and
-    /// gives all answers, in the order in which they came.
+    /// Sends `rate` requests a second for this time, over each of the connections in turn. Returns
+    /// all responses, in the order in which they came.
     pub(crate) async fn run(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
         let answers =
-            spawn_blocking(move || clients.lock().unwrap().run(rate, time, Instant::now() + ANSWERED_BY, false)).await;
+            spawn_blocking(move || clients.lock().unwrap().run(rate, time, Instant::now() + RUN_TIMEOUT, false)).await;
         let answers = answers.unwrap();
         assert!(answers.len() == (rate * time.as_secs_f64()) as usize, "{} were answered in time", answers.len());
         answers
     }
 
-    /// As [`run`](Self::run), of more than can be answered: what is not when the time is over is
-    /// given up, and so are the connections.
+    /// As [`run`](Self::run), with more requests than can be answered. When the time is over, the
+    /// unanswered ones are given up, and so are the connections.
     pub(crate) async fn run_and_give_up(self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         spawn_blocking(move || self.0.lock().unwrap().run(rate, time, Instant::now() + time, false)).await.unwrap()
     }
 
-    /// As [`run`](Self::run), of a server that is under attack: a client that is cut comes again at
-    /// once. The answers to all requests of that time; those that did not come are wrong ones.
+    /// As [`run`](Self::run), at a server under attack: a client that is cut off connects again at
+    /// once. A request without a response counts as a wrong response.
     pub(crate) async fn run_under_attack(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
-        let end = Instant::now() + time + ANSWERED_UNDER_ATTACK_BY;
+        let end = Instant::now() + time + TIMEOUT_UNDER_ATTACK;
         let run = move || {
             let mut clients = clients.lock().unwrap();
             let mut answers = clients.run(rate, time, end, true);
@@ -100,8 +103,9 @@ impl OpenLoop {
         spawn_blocking(run).await.unwrap()
     }
 
-    /// The middle and the 99th percentile of how long after it was due each answer was there: a
-    /// request that has to wait for the one before counts from when it should have left.
+    /// The median and the 99th percentile of the times from when a request was due until its
+    /// response was there. A request that waits for the one before it counts from when it should
+    /// have been sent.
     pub(crate) async fn percentiles(&self, rate: f64, time: Duration) -> (Duration, Duration) {
         let answers = self.run(rate, time).await;
         assert!(answers.iter().all(|answer| answer.is_right), "every answer is right");
@@ -126,7 +130,7 @@ impl OpenLoopClients {
         Self { epoll, address, request, all }
     }
 
-    /// With `may_cut` the server may cut clients, and refuse new ones.
+    /// `may_cut`: the server may cut clients off, and refuse new ones.
     fn run(&mut self, rate: f64, time: Duration, end: Instant, may_cut: bool) -> Vec<TimedResponse> {
         let Self { epoll, address, request, all } = self;
         let total = (rate * time.as_secs_f64()) as u32;
@@ -154,7 +158,7 @@ impl OpenLoopClients {
                 }
                 sent += 1;
             }
-            // The time-out of `poll` is exact, that of `epoll` is not.
+            // The time-out of `poll` is exact; that of `epoll` is not.
             let wait = if sent < total { due(sent).saturating_duration_since(now) } else { Duration::from_millis(100) };
             let wait = Timespec { tv_sec: 0, tv_nsec: wait.as_nanos().try_into().unwrap() };
             poll(&mut [PollFd::new(&*epoll, PollFlags::IN)], Some(&wait)).unwrap();
@@ -173,7 +177,7 @@ impl OpenLoopClients {
         answers
     }
 
-    /// The requests that are not answered yet never are, and their connections are closed.
+    /// Gives up the requests that are not answered, and closes their connections.
     fn give_up(&mut self) -> Vec<TimedResponse> {
         let late = self.all.iter_mut().enumerate().filter(|(_, client)| !client.due.is_empty());
         late.flat_map(|(number, client)| client.cut(number)).collect()
@@ -181,14 +185,14 @@ impl OpenLoopClients {
 }
 
 impl OpenLoopClient {
-    /// Comes in, unless the server lets it wait for too long.
+    /// Connects, unless the server lets it wait for too long.
     fn connect(&mut self, epoll: &OwnedFd, address: SocketAddr, number: usize) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         if let Some(source) = self.source {
             socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
         }
         self.answer.clear();
-        self.stream = socket.connect_timeout(&address.into(), CONNECTED_BY).is_ok().then(|| socket.into());
+        self.stream = socket.connect_timeout(&address.into(), CONNECT_TIMEOUT).is_ok().then(|| socket.into());
         if let Some(stream) = &self.stream {
             stream.set_nodelay(true).unwrap();
             stream.set_nonblocking(true).unwrap();
@@ -197,14 +201,14 @@ impl OpenLoopClient {
         }
     }
 
-    /// Its requests so far are lost, and its connection.
+    /// Gives up its connection and the requests on it.
     fn cut(&mut self, client: usize) -> Vec<TimedResponse> {
         self.stream = None;
         let waited = self.sent.elapsed();
         self.due.drain(..).map(|due| TimedResponse { client, took: due.elapsed(), waited, is_right: false }).collect()
     }
 
-    /// Reads what has come; false if the connection has ended.
+    /// Reads what has arrived. Returns false if the connection has ended.
     fn read(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return true };
         let mut part = [0; 4096];
@@ -218,7 +222,7 @@ impl OpenLoopClient {
         }
     }
 
-    /// The request whose answer is complete now; the one that waits for that leaves.
+    /// If the response is complete, returns it and sends the request that waited for it.
     fn answered(&mut self, client: usize, request: &[u8]) -> Option<TimedResponse> {
         if !is_whole(&self.answer) {
             return None;
@@ -228,13 +232,13 @@ impl OpenLoopClient {
         let due = self.due.pop_front()?;
         let waited = self.sent.elapsed();
         if !self.due.is_empty() {
-            // If it cannot, the end of the connection is read next.
+            // If that fails, the end of the connection is read next.
             self.ask(request);
         }
         Some(TimedResponse { client, took: due.elapsed(), waited, is_right })
     }
 
-    /// Sends its next request; false if it cannot.
+    /// Sends its next request. Returns false if the connection does not accept it.
     fn ask(&mut self, request: &[u8]) -> bool {
         self.sent = Instant::now();
         self.stream.as_mut().is_some_and(|stream| stream.write_all(request).is_ok())

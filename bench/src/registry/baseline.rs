@@ -1,4 +1,5 @@
-//! The least that signs of life, and telling, can cost here: servers that do nothing else.
+//! The floors of the Distributor: a server that only pings, and one that only sends the same bytes
+//! to all.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -12,12 +13,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 const PING: &[u8] = br#"{"uri":"$ping","$":{"every":50000,"epoch":1795372000000,"rev":10001,"digest":3141592653}}--"#;
 const PONG: &[u8] = br#"{"uri":"$pong","$":{"epoch":1795372000000,"rev":10001}}--"#;
-/// As the Distributor does it with 10,000 nodes: 200 a second, a few every 100 ms.
+/// The server pings as the Distributor does with 10,000 nodes: 200 pings a second, a few every 100
+/// ms.
 const TICK: Duration = Duration::from_millis(100);
 const TICKS_PER_SECOND: usize = 10;
 const PINGS_PER_SECOND: usize = 200;
 
-/// Prints its address, then pings all its connections in turn, without end.
+/// Prints its address, and then pings all its connections in turn, for ever.
 pub(crate) async fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -46,7 +48,7 @@ pub(crate) async fn serve() {
     }
 }
 
-/// Connects `count` clients, which answer until they are dropped.
+/// Connects `count` clients, which answer pings until they are dropped.
 pub(crate) async fn clients(address: SocketAddr, count: usize) -> tokio::task::JoinSet<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..count {
@@ -65,10 +67,10 @@ pub(crate) async fn clients(address: SocketAddr, count: usize) -> tokio::task::J
     tasks
 }
 
-/// As long as a change that says that one node has joined.
+/// As many bytes as a change by which one node has joined.
 const CHANGE: [u8; 330] = [b'x'; 330];
 
-/// Prints its address. When a connection sends a byte, all connections get the same bytes.
+/// Prints its address. When any connection sends a byte, sends [`CHANGE`] to all connections.
 pub(crate) async fn serve_fan_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -90,7 +92,7 @@ pub(crate) async fn serve_fan_out() {
     }
 }
 
-/// How long it takes, in each round, until the last of `count` clients has read what such a server
+/// Measures, for each round, the time until the last of `count` clients has read what this server
 /// sends.
 pub(crate) async fn fan_out(address: SocketAddr, count: usize, rounds: usize, gap: Duration) -> Vec<Duration> {
     let told: Rc<(Cell<usize>, Notify)> = Rc::default();

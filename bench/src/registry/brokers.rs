@@ -1,4 +1,5 @@
-//! What others need for the same: Redis and NATS publish, etcd's watchers see a key.
+//! The competitors of the Distributor in `fan-out`: Redis and NATS publish a message, and etcd
+//! tells watchers of a key.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -22,15 +23,16 @@ struct Broker {
     program: &'static str,
     arguments: &'static [&'static str],
     port: u16,
-    /// What a subscriber writes, and what it has read when it is one.
+    /// The text that a subscriber writes, and a text by which the server accepts it.
     subscribe: String,
     subscribed: &'static str,
-    /// What a publisher writes for this payload.
+    /// The bytes that a publisher writes for a payload.
     publish: fn(&str) -> String,
-    /// How the payload is found in what a subscriber reads.
+    /// The form in which a subscriber reads the payload.
     shown: fn(&str) -> String,
 }
 
+/// Measures each of them that is installed.
 pub(crate) async fn fan_out(nodes: usize, rounds: usize) {
     let etcd_data = std::env::temp_dir().join(format!("drill-etcd-{}", std::process::id()));
     let etcd_data = etcd_data.to_str().unwrap().to_owned();

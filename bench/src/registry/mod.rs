@@ -1,5 +1,8 @@
-//! The Distributor: changes to many nodes, starts, restarts, nodes that freeze, idle or flap.
-//! Hostile peers are in `attacks`.
+//! The scenes of the Distributor: changes that are told to many nodes, starts, restarts, and nodes
+//! that freeze, idle or flap.
+//!
+//! It must not use the SDK: ten thousand nodes have to fit into one thread, so each is little more
+//! than a socket. Hostile peers are in `attacks`.
 
 pub(crate) mod baseline;
 mod brokers;
@@ -15,10 +18,10 @@ use crate::daemon_process::Daemon;
 use crate::registry::swarm::{Swarm, join};
 use crate::report::{mb, ms, percentiles, row, title};
 
-/// A port for what must come back where it was.
+/// The port of a Distributor that is started again at the same address.
 const PORT: u16 = 19_000;
 
-/// A Distributor with `nodes` nodes that all know each other.
+/// Starts a Distributor, and `nodes` nodes, and waits until all know each other.
 async fn settled(nodes: usize, arguments: &[&str]) -> (Daemon, Swarm) {
     let daemon = Daemon::distributor(0, arguments).await;
     let mut swarm = Swarm::new(daemon.address);
@@ -28,8 +31,9 @@ async fn settled(nodes: usize, arguments: &[&str]) -> (Daemon, Swarm) {
     (daemon, swarm)
 }
 
+/// Measures how long it takes to tell one change to all nodes.
 pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
-    title(&format!("one change told to {nodes}, until the last knows"));
+    title(&format!("one change is told to {nodes} nodes: time until the last one knows it"));
     let (daemon, swarm) = settled(nodes, &["--pings-per-second", "1"]).await;
     let (mut joins, mut leaves) = (Vec::new(), Vec::new());
     let gap = Duration::from_millis(if nodes > 2000 { 400 } else { 100 });
@@ -41,7 +45,7 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
         let node = join(daemon.address, &name, round).await;
         told.await;
         joins.push(begin.elapsed());
-        // Far enough apart that each is the first of its burst.
+        // Changes are far enough apart that none is merged with the one before.
         sleep(gap).await;
         let told = swarm.watch("\"reason\":");
         let begin = Instant::now();
@@ -65,7 +69,7 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
     let (p50, p99) = percentiles(&mut baseline::fan_out(bare.address, nodes, 2 * rounds, gap).await);
     let each = (bare.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
     row(
-        "a server that only sends the same bytes",
+        "floor: a server that sends the same bytes",
         &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each", ms(p50), ms(p99)),
     );
     if !alone {
@@ -73,8 +77,9 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
     }
 }
 
+/// Measures many joins.
 pub(crate) async fn storm(nodes: usize, seconds: u64) {
-    title(&format!("1000 joins a second for {seconds} s, told to {nodes}"));
+    title(&format!("1000 joins a second for {seconds} s, told to {nodes} nodes"));
     let (daemon, swarm) = settled(nodes, &["--pings-per-second", "1"]).await;
     let (before, begin) = (daemon.cpu(), Instant::now());
     let mut joined = Vec::new();
@@ -95,16 +100,17 @@ pub(crate) async fn storm(nodes: usize, seconds: u64) {
     row(
         &format!("{} joins", joined.len()),
         &format!(
-            "{each:5.2} µs CPU for each change and node   told after p50 {:.0} ms, p99 {:.0} ms",
+            "{each:5.2} µs CPU for each change and node   time until told: p50 {:.0} ms, p99 {:.0} ms",
             ms(p50),
             ms(p99)
         ),
     );
 }
 
+/// Measures a start of all nodes at once.
 pub(crate) async fn cold_start(nodes: usize, old: bool) {
     let version = if old { 1 } else { 2 };
-    title(&format!("{nodes} version {version} nodes that start at once, until each knows all"));
+    title(&format!("{nodes} nodes of version {version} start at once: time until each knows all"));
     let mut rounds = Vec::new();
     for _ in 0..if nodes > 5000 { 1 } else { 5 } {
         let daemon = Daemon::distributor(0, &[]).await;
@@ -119,9 +125,9 @@ pub(crate) async fn cold_start(nodes: usize, old: bool) {
     let record = if old { 105 } else { 160 };
     let one_list_each = (nodes * nodes * record) as f64;
     row(
-        "all complete",
+        "all nodes know all",
         &format!(
-            "{:7.2} s   {:6.2} s CPU   {:8.1} MB sent, {:.2} × nodes² × record   {:.0} MB memory",
+            "{:7.2} s   {:6.2} s CPU   {:8.1} MB sent, {:.2} × one list for each node   {:.0} MB memory",
             time.as_secs_f64(),
             cpu.as_secs_f64(),
             mb(bytes),
@@ -131,8 +137,9 @@ pub(crate) async fn cold_start(nodes: usize, old: bool) {
     );
 }
 
+/// Measures a crash of the Distributor.
 pub(crate) async fn restart(nodes: usize) {
-    title(&format!("kill -9 of the Distributor of {nodes} nodes, and its return at once"));
+    title(&format!("the Distributor of {nodes} nodes is killed (kill -9) and started again at once"));
     let daemon = Daemon::distributor(PORT, &[]).await;
     let mut swarm = Swarm::new(daemon.address);
     swarm.start(nodes, false);
@@ -150,7 +157,7 @@ pub(crate) async fn restart(nodes: usize) {
     swarm.complete(nodes).await;
     let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min().unwrap();
     row(
-        "all are back",
+        "all nodes are registered again",
         &format!(
             "{:5.2} s after the kill   {:.2} s CPU   {:.1} MB sent   shortest list seen: {fewest} of {nodes}",
             back.as_secs_f64(),
@@ -160,8 +167,11 @@ pub(crate) async fn restart(nodes: usize) {
     );
 }
 
+/// Measures nodes that stop reading while others come and go.
 pub(crate) async fn frozen(nodes: usize, seconds: u64) {
-    title(&format!("100 changes a second for {seconds} s, told to {nodes}; one in twenty stops reading"));
+    title(&format!(
+        "100 changes a second for {seconds} s, told to {nodes} nodes; then one in twenty of them does not read"
+    ));
     let mut before = None;
     for frozen in [0, nodes / 20] {
         let (daemon, swarm) = settled(nodes, &[]).await;
@@ -173,7 +183,7 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
         let mut changes = 0;
         while begin.elapsed() < Duration::from_secs(seconds) {
             while changes * 10 < begin.elapsed().as_millis() {
-                // Two at a time are there: one comes, one goes.
+                // Changes are joins and leaves in turn.
                 if changes % 2 == 0 {
                     let number = swarm.make();
                     joined.push_back(join(daemon.address, &format!("c{number:06}"), number).await);
@@ -189,13 +199,13 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
             swarm.seen.latencies.borrow().iter().map(|us| Duration::from_micros(u64::from(*us))).collect();
         let (p50, p99) = percentiles(&mut latencies);
         let ratio = before.replace(p99).map_or_else(String::new, |before| {
-            format!("   {:.2} × that without", p99.as_secs_f64() / before.as_secs_f64())
+            format!(" ({:.2} × that without them)", p99.as_secs_f64() / before.as_secs_f64())
         });
         let (grown, most) = (mb(most.saturating_sub(rss)), mb(most));
         row(
-            &format!("{frozen} frozen"),
+            &format!("{frozen} nodes do not read"),
             &format!(
-                "others told after p50 {:.1} ms, p99 {:.1} ms{ratio}   memory {most:.0} MB, + {grown:.1} MB",
+                "time until others are told: p50 {:.1} ms, p99 {:.1} ms{ratio}   memory at most {most:.0} MB, {grown:.1} MB more than before",
                 ms(p50),
                 ms(p99)
             ),
@@ -207,18 +217,19 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
             swarm.complete(nodes).await;
             let after = sleepers.iter().zip(packets).map(|(node, before)| node.packets.get() - before);
             let (least, most) = after.fold((u64::MAX, 0), |(least, most), n| (least.min(n), most.max(n)));
-            row("when they go on", &format!("{least} to {most} packets until they know all"));
+            row("when they read again", &format!("{least} to {most} packets until they know all"));
         }
     }
 }
 
+/// Measures nodes that do nothing.
 pub(crate) async fn idle(nodes: usize, seconds: u64) {
     title(&format!("{nodes} registered nodes that do nothing for {seconds} s"));
     let daemon = Daemon::distributor(0, &[]).await;
     sleep(Duration::from_millis(500)).await;
     let base = daemon.rss_bytes();
     let mut swarm = Swarm::new(daemon.address);
-    // In groups: what a cold start needs for a moment is another figure.
+    // They start in groups, because a cold start needs more memory for a moment.
     for group in 1..=10 {
         swarm.start(nodes * group / 10 - swarm.nodes().len(), false);
         swarm.complete(nodes * group / 10).await;
@@ -232,7 +243,7 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min();
     assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "no node was lost, and no list was shorter");
     drop((daemon, swarm));
-    let bare = Daemon::server(&["floor"]).await;
+    let bare = Daemon::server(&["ping-floor"]).await;
     let clients = baseline::clients(bare.address, nodes).await;
     sleep(Duration::from_secs(2)).await;
     let before = bare.cpu();
@@ -240,11 +251,11 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     #[expect(clippy::cast_precision_loss, reason = "seconds are few")]
     let floor = (bare.cpu() - before).as_secs_f64() / seconds as f64;
     assert_eq!(clients.len(), nodes);
-    row("a server that only pings them", &format!("{:.2} % of a core", floor * 100.0));
+    row("floor: a server that only pings them", &format!("{:.2} % of a core", floor * 100.0));
     row(
-        "idle",
+        "the Distributor",
         &format!(
-            "base {:.1} MB   {:.1} kB each   {:.2} % of a core",
+            "{:.1} MB without nodes   {:.1} kB for each node   {:.2} % of a core",
             mb(base),
             (rss - base) as f64 / nodes as f64 / 1e3,
             share * 100.0
@@ -252,8 +263,9 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     );
 }
 
+/// Measures a node that flaps.
 pub(crate) async fn flap(nodes: usize, seconds: u64) {
-    title(&format!("one node comes and goes ten times a second for {seconds} s, {nodes} are told"));
+    title(&format!("one node comes and goes ten times a second for {seconds} s; {nodes} others are told"));
     let (daemon, swarm) = settled(nodes, &[]).await;
     let before = swarm.seen.packets.get();
     let begin = Instant::now();
@@ -266,9 +278,10 @@ pub(crate) async fn flap(nodes: usize, seconds: u64) {
         flaps += 1;
     }
     let pushes = (swarm.seen.packets.get() - before) as f64 / nodes as f64;
-    row(&format!("{flaps} joins and leaves"), &format!("{pushes:.1} pushes for each other node"));
+    row(&format!("{flaps} joins and leaves"), &format!("{pushes:.1} packets to each other node"));
 }
 
+/// Measures nodes that hang, and then a Distributor that is mostly stopped.
 pub(crate) async fn hung(nodes: usize, seconds: u64) {
     title(&format!("one of {nodes} nodes hangs with its connection open"));
     let (daemon, swarm) = settled(nodes, &[]).await;
@@ -286,9 +299,9 @@ pub(crate) async fn hung(nodes: usize, seconds: u64) {
     }
     let ((suspect, worst_suspect), (gone, worst_gone)) = (percentiles(&mut suspected), percentiles(&mut gone));
     row(
-        "hung",
+        "a node that hangs",
         &format!(
-            "suspect after {:.1} s (worst {:.1}), gone after {:.1} s (worst {:.1})",
+            "is suspect after {:.1} s (worst {:.1}), and removed after {:.1} s (worst {:.1})",
             suspect.as_secs_f64(),
             worst_suspect.as_secs_f64(),
             gone.as_secs_f64(),
@@ -306,9 +319,9 @@ pub(crate) async fn hung(nodes: usize, seconds: u64) {
     sleep(Duration::from_secs(2)).await;
     let fewest = swarm.nodes().iter().map(|node| node.fewest.get().min(nodes)).min().unwrap();
     row(
-        &format!("the Distributor awake one tenth of {seconds} s"),
+        &format!("a Distributor that runs a tenth of {seconds} s"),
         &format!(
-            "{} false removals   {} lists and changes told",
+            "{} nodes removed by mistake   {} lists and changes told",
             nodes - fewest.min(nodes),
             swarm.seen.packets.get() - before
         ),

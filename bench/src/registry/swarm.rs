@@ -1,4 +1,4 @@
-//! Thousands of version 2 nodes in one thread.
+//! Thousands of simulated nodes in one thread.
 
 mod arriving;
 
@@ -18,10 +18,11 @@ use tokio::task::JoinHandle;
 
 use self::arriving::Arriving;
 
-/// Nodes that keep and check a replica, as a real node does; the others only count entries.
-const THOROUGH: usize = 8;
+/// Nodes that keep and check a replica, as a real node does. The others only count entries, to save
+/// memory and time.
+const REPLICAS: usize = 8;
 
-/// All nodes, and what they have seen together.
+/// All nodes, and what they have seen.
 #[derive(Debug)]
 pub(crate) struct Swarm {
     address: SocketAddr,
@@ -30,31 +31,31 @@ pub(crate) struct Swarm {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What the nodes have seen.
+/// What all nodes together have seen.
 #[derive(Debug, Default)]
 pub(crate) struct SwarmSample {
     pub(crate) bytes: Cell<u64>,
     /// Lists and changes.
     pub(crate) packets: Cell<u64>,
-    /// The text that every node should find in a list or change, and how many have.
+    /// A text that every node should find in a list or change, and how many nodes have found it.
     needle: RefCell<Vec<u8>>,
     found: Cell<usize>,
-    /// When changes were made, by the number in their name, and how long it took each node to be
-    /// told.
+    /// When each change was made, by the number in the name of its node; and the times in
+    /// microseconds until nodes were told.
     made: RefCell<Vec<Instant>>,
     pub(crate) latencies: RefCell<Vec<u32>>,
-    thorough: RefCell<Vec<Rc<SwarmNode>>>,
-    /// What sockets are read into.
+    with_replica: RefCell<Vec<Rc<SwarmNode>>>,
+    /// The buffer into which all sockets are read.
     buffer: RefCell<Vec<u8>>,
     changed: Notify,
 }
 
-/// One of them.
+/// One node.
 #[derive(Debug, Default)]
 pub(crate) struct SwarmNode {
     number: usize,
     old: bool,
-    /// Entries it knows.
+    /// How many entries it knows.
     pub(crate) entries: Cell<usize>,
     /// The fewest it has known since the last reset.
     pub(crate) fewest: Cell<usize>,
@@ -75,15 +76,15 @@ impl Swarm {
         Self { address, seen: Rc::default(), nodes: Vec::new(), tasks: Vec::new() }
     }
 
-    /// Starts nodes; they connect at once.
+    /// Starts nodes. They connect at once.
     pub(crate) fn start(&mut self, count: usize, old: bool) {
         for _ in 0..count {
             let number = self.nodes.len();
-            let replica = (number < THOROUGH && !old).then(Replica::default);
+            let replica = (number < REPLICAS && !old).then(Replica::default);
             let node = Rc::new(SwarmNode { number, old, replica: RefCell::new(replica), ..SwarmNode::default() });
             self.nodes.push(Rc::clone(&node));
             if node.replica.borrow().is_some() {
-                self.seen.thorough.borrow_mut().push(Rc::clone(&node));
+                self.seen.with_replica.borrow_mut().push(Rc::clone(&node));
             }
             let (address, seen) = (self.address, Rc::clone(&self.seen));
             self.tasks.push(tokio::task::spawn_local(async move { node.run(address, &seen).await }));
@@ -94,16 +95,17 @@ impl Swarm {
         &self.nodes
     }
 
-    /// Waits until a condition holds that changes with what nodes see.
+    /// Waits until the condition holds. It is checked whenever a node has seen something.
     pub(crate) async fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let begin = Instant::now();
         while !condition(self) {
             let _ = tokio::time::timeout(Duration::from_millis(200), self.seen.changed.notified()).await;
-            assert!(begin.elapsed() < Duration::from_secs(120), "in vain: {what}: {}", self.state());
+            assert!(begin.elapsed() < Duration::from_secs(120), "not within two minutes: {what}: {}", self.state());
         }
     }
 
-    /// Waits until every node has seen a change that was made after this was called.
+    /// Returns a future that waits until every node has seen this text in a packet that came after
+    /// the call.
     pub(crate) fn watch(&self, needle: &str) -> impl Future<Output = ()> + '_ {
         self.seen.needle.replace(needle.as_bytes().to_vec());
         self.seen.found.set(0);
@@ -113,7 +115,7 @@ impl Swarm {
         }
     }
 
-    /// Waits until every node knows this number of entries, in the same state.
+    /// Waits until every node knows this number of entries, and all are at the same revision.
     pub(crate) async fn complete(&self, entries: usize) {
         self.until("every node is complete", |swarm| swarm.is_complete(entries)).await;
         if self.nodes.first().is_some_and(|node| !node.old) {
@@ -122,8 +124,8 @@ impl Swarm {
     }
 
     fn is_complete(&self, entries: usize) -> bool {
-        // Those that only count take an entry that is told again for one more; one that knows, in
-        // the same state, corrects them.
+        // A node that only counts takes an entry that it is told again for another one. It is
+        // corrected by the first node, which has a replica, if both are at the same revision.
         let known = self.nodes.first().map(|node| (node.revision.get(), node.entries.get()));
         self.nodes.iter().filter(|node| !node.frozen.get()).all(|node| {
             if let Some((revision, entries)) = known
@@ -136,9 +138,9 @@ impl Swarm {
         })
     }
 
-    /// Checks that all nodes that read have the same state; a wrong one voids the run.
+    /// Checks that all nodes that read know the same list. If one does not, the run is void.
     pub(crate) async fn check(&self) {
-        self.until("all are in one state", |swarm| {
+        self.until("all are at one revision", |swarm| {
             let mut states = swarm.nodes.iter().filter(|node| !node.frozen.get()).map(|node| node.revision.get());
             let first = states.next();
             states.all(|state| Some(state) == first)
@@ -146,7 +148,7 @@ impl Swarm {
         .await;
         let mut digests = self.nodes.iter().filter(|node| !node.frozen.get()).map(|node| node.digest.get());
         let first = digests.next();
-        assert!(digests.all(|digest| Some(digest) == first), "nodes in one state have different digests");
+        assert!(digests.all(|digest| Some(digest) == first), "nodes at one revision have different digests");
     }
 
     fn state(&self) -> String {
@@ -157,7 +159,7 @@ impl Swarm {
         let same = self.nodes.iter().filter(|node| Some(node.revision.get()) == first).count();
         let found = self.seen.found.get();
         format!(
-            "{connected} connected, {least:?} to {most:?} entries known, {same} in the state of the first, {found} found"
+            "{connected} connected, {least:?} to {most:?} entries known, {same} at the revision of the first, {found} found the text"
         )
     }
 
@@ -165,7 +167,7 @@ impl Swarm {
         self.nodes.iter().filter(|node| node.connected.get()).count()
     }
 
-    /// A change of this number is being made.
+    /// Records that a change is made now, and returns its number.
     pub(crate) fn make(&self) -> usize {
         let mut made = self.seen.made.borrow_mut();
         made.push(Instant::now());
@@ -185,8 +187,8 @@ impl SwarmNode {
         self.thaw.notify_one();
     }
 
-    /// Connects, and comes back as a real node does: at its own moment of three seconds, and then
-    /// every three seconds.
+    /// Connects, and connects again as a real node does: at its own moment within three seconds,
+    /// and then every three seconds.
     async fn run(&self, address: SocketAddr, seen: &SwarmSample) {
         loop {
             if let Ok(stream) = TcpStream::connect(address).await {
@@ -214,7 +216,7 @@ impl SwarmNode {
             if self.frozen.get() {
                 self.thaw.notified().await;
             }
-            // One buffer for all of them; nothing waits while it is in use.
+            // All nodes share one buffer. No node waits while it uses the buffer.
             let mut buffer = seen.buffer.take();
             buffer.resize(256 * 1024, 0);
             let bytes = match stream.try_read(&mut buffer) {
@@ -241,7 +243,7 @@ impl SwarmNode {
         }
     }
 
-    /// Waits until something has come, and meanwhile registers when it is time to.
+    /// Waits until bytes have arrived, and registers again when it is time to.
     async fn readable(&self, stream: &TcpStream) -> std::io::Result<()> {
         let Some(at) = self.register_at.get() else { return stream.readable().await };
         tokio::select! {
@@ -255,7 +257,7 @@ impl SwarmNode {
     }
 
     fn registration(&self) -> String {
-        // No two are the same place.
+        // No two nodes have the same port.
         let (number, port) = (self.number, 1001 + self.number);
         let have = self
             .revision
@@ -280,8 +282,8 @@ impl SwarmNode {
             return Some(out);
         }
         if memmem::find(&frame[..frame.len().min(120)], br#""copy":true"#).is_some() {
-            // Those that only count ask one that is in the same state.
-            for node in seen.thorough.borrow().iter() {
+            // A node that only counts sends the copy of a node with a replica at the same revision.
+            for node in seen.with_replica.borrow().iter() {
                 if let Some(replica) = &*node.replica.borrow()
                     && replica.revision() == self.revision.get()
                 {
@@ -292,7 +294,8 @@ impl SwarmNode {
             return Some(out);
         }
         if frame.len() < 400 && memmem::find(frame, br#""r":""#).is_some() {
-            // Too many at once: to come again later.
+            // The registration was refused, because too many come at once. It says when to try
+            // again.
             let after = number_after(frame, br#""ra":"#);
             self.register_at.set(after.map(|ms| Instant::now() + Duration::from_millis(ms)));
             return None;
@@ -308,7 +311,7 @@ impl SwarmNode {
                 UpdateOutcome::Changed | UpdateOutcome::Same => {
                     let digest = replica.revision().map(|_| u64::from(replica.digest().0));
                     let said = number_after(frame, br#""digest":"#);
-                    assert_eq!(digest, said, "what it knows is what the Distributor says");
+                    assert_eq!(digest, said, "the replica's digest is the one that the Distributor sent");
                 }
                 UpdateOutcome::Stale => {}
                 UpdateOutcome::Gap => {
@@ -316,8 +319,7 @@ impl SwarmNode {
                     write_list_request(&mut out, 1);
                 }
             }
-            // What is kept while a Distributor warms up is known as well; a change does not add to
-            // that.
+            // While the Distributor warms up, nodes that are kept from before count as well.
             self.entries.set(if is_change && !replica.is_warming() { replica.len() } else { replica.nodes().len() });
         }
         self.fewest.set(self.fewest.get().min(self.entries.get()));
@@ -345,7 +347,7 @@ impl SwarmNode {
     }
 }
 
-/// The number behind the last `name` of a frame.
+/// The number that follows the last `name` in a frame.
 fn number_after(frame: &[u8], name: &[u8]) -> Option<u64> {
     let at = memmem::rfind(frame, name)? + name.len();
     let digits: String =
@@ -353,7 +355,7 @@ fn number_after(frame: &[u8], name: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// Writes all of it.
+/// Writes all bytes.
 pub(crate) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;
@@ -366,7 +368,7 @@ pub(crate) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Resu
     Ok(())
 }
 
-/// A node that only makes changes by coming and going, and answers pings.
+/// Lets a node join that only answers pings, until it is dropped.
 pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> Joined {
     join_with(address, name, instance, r#"["POST/goods","GET/goods"]"#).await
 }
@@ -374,7 +376,7 @@ pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> Jo
 /// As [`join`], with other routes.
 pub(crate) async fn join_with(address: SocketAddr, name: &str, instance: usize, urls: &str) -> Joined {
     let stream = TcpStream::connect(address).await.unwrap();
-    // No two at one place.
+    // Nodes that are there at the same time have different ports.
     let port = 10_000 + instance % 50_000;
     let registration = format!(
         r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":{urls},"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
@@ -394,7 +396,7 @@ pub(crate) async fn join_with(address: SocketAddr, name: &str, instance: usize, 
     }))
 }
 
-/// It leaves when dropped.
+/// A node that has joined. It leaves when this is dropped.
 pub(crate) struct Joined(JoinHandle<()>);
 
 impl Drop for Joined {

@@ -1,4 +1,4 @@
-//! Nodes that behave well while others do not: when they are told of changes, and when they are
+//! Good nodes beside hostile ones. They record when they are told of changes, and when they are
 //! pinged.
 
 use std::cell::{Cell, RefCell};
@@ -18,16 +18,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::registry::swarm::join;
 
-/// How far apart changes are.
-const GAP: Duration = Duration::from_millis(50);
-/// What all of them are called.
+/// The time between two changes.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
+/// The name of all these nodes.
 pub(crate) const NAME: &str = "witness";
-/// The largest list or history that a witness is told.
+/// Most bytes of a list or history.
 const MAX_PACKET_BYTES: usize = 64 << 20;
-/// How long the history is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for the history.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All of them, and what they have seen. They leave when this is dropped.
+/// All good nodes, and what they have seen. They leave when this is dropped.
 pub(crate) struct Witnesses {
     address: SocketAddr,
     seen: Rc<WitnessSample>,
@@ -44,14 +44,14 @@ struct WitnessSample {
     lost: Cell<usize>,
 }
 
-/// What they have seen in a while.
+/// What all of them have seen in some time.
 pub(crate) struct Report {
-    /// How long each of them took to be told of each change; those that were not told in that time
+    /// For each change and node: the time until the node was told. Those that were not told in time
     /// are missing.
     pub(crate) told: Vec<Duration>,
-    /// How many there would be if all had been told.
+    /// How many times there would be if all nodes had been told of all changes.
     pub(crate) expected: usize,
-    /// Between two pings, of the one that waited longest.
+    /// The longest time that a node has waited for a ping.
     pub(crate) longest_silence: Duration,
     /// The longest time between two pings that a ping has announced.
     pub(crate) announced: Duration,
@@ -85,7 +85,8 @@ impl Witnesses {
         Self { address, seen, tasks }
     }
 
-    /// Nodes join and leave for that time, one every 50 ms; `each` is called after every change.
+    /// For this time, lets another node join and leave every 50 ms. Calls `each` after every
+    /// change.
     pub(crate) async fn watch(&self, time: Duration, mut each: impl FnMut()) -> Report {
         self.seen.told.take();
         self.seen.made.take();
@@ -94,11 +95,10 @@ impl Witnesses {
         let mut changes = 0;
         while begin.elapsed() < time {
             self.seen.made.borrow_mut().push(Instant::now());
-            // A Distributor that is late is not waited for: it takes what is written to it when it
-            // can.
+            // This does not wait until the Distributor has read the registration: it may be late.
             let node = join(self.address, &format!("c{changes:06}"), changes).await;
             changes += 1;
-            sleep(GAP).await;
+            sleep(CHANGE_INTERVAL).await;
             each();
             drop(node);
         }
@@ -130,7 +130,7 @@ impl WitnessSample {
                 }
                 self.record(&frame);
             }
-            match timeout(GAP, stream.read_buf(decoder.buffer())).await {
+            match timeout(CHANGE_INTERVAL, stream.read_buf(decoder.buffer())).await {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return,
                 Err(_elapsed) => self.longest_silence.set(self.longest_silence.get().max(pinged.elapsed())),
@@ -148,26 +148,27 @@ impl WitnessSample {
     }
 }
 
-/// After how long the next ping comes, as this one says.
+/// The time until the next ping, as this ping says.
 fn announced(ping: &[u8]) -> Duration {
     let every = memmem::find(ping, br#""every":"#).map(|at| &ping[at + 8..]).unwrap_or_default();
     let digits = every.iter().take_while(|byte| byte.is_ascii_digit());
     Duration::from_millis(digits.fold(0, |millis, digit| 10 * millis + u64::from(digit - b'0')))
 }
 
-/// How often nodes of this name were suspected, found by asking for their history again and again.
+/// Counts how often nodes of one name were suspected: asks for their history each second.
 pub(crate) struct Suspicions {
     revisions: Rc<RefCell<HashSet<(u64, String)>>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Suspicions {
+    /// Begins to ask the Distributor at this address.
     pub(crate) fn about(address: SocketAddr, name: &'static str) -> Self {
         let revisions = Rc::<RefCell<HashSet<_>>>::default();
         let found = Rc::clone(&revisions);
         let task = spawn_local(async move {
             loop {
-                if let Ok(Some(events)) = timeout(PATIENCE, history(address, name)).await {
+                if let Ok(Some(events)) = timeout(HISTORY_TIMEOUT, history(address, name)).await {
                     let bad = events.into_iter().filter(|event| event.event == "suspect" || event.why.contains("hung"));
                     found.borrow_mut().extend(bad.map(|event| (event.rev, event.address)));
                 }
@@ -190,7 +191,7 @@ async fn history(address: SocketAddr, name: &str) -> Option<Vec<HistoryEvent>> {
     let mut decoder = FrameDecoder::new(MAX_PACKET_BYTES);
     loop {
         while let Ok(Some(frame)) = decoder.next_frame() {
-            // The list that each new session gets may come first.
+            // The list that each new session is sent may come first.
             let packet = Packet::parse(&frame).ok().filter(|packet| packet.uri() == HISTORY_URI);
             if let Some(events) = packet.and_then(|packet| packet.params) {
                 return serde_json::from_str(events.get()).ok();

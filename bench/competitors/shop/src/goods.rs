@@ -1,4 +1,4 @@
-//! What can be bought: `goods`.
+//! The service `goods`: the things that can be bought.
 
 use std::pin::Pin;
 

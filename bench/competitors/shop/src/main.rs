@@ -1,5 +1,5 @@
-//! `tonic-shop FOLDER [PORT [PORT [PORT]]]`: the three services at fixed addresses, without a
-//! registry.
+//! `tonic-shop FOLDER [PORT [PORT [PORT]]]` runs the three services of the shop at fixed addresses,
+//! without a registry.
 
 mod database;
 mod goods;

@@ -1,4 +1,4 @@
-//! Who bought what: `purchases`. Asks the other two services, at the addresses it is given.
+//! The service `purchases`: who has bought what. It calls the other two services.
 
 use std::collections::HashMap;
 
@@ -91,7 +91,8 @@ impl Purchases for PurchasesService {
     }
 }
 
-/// That something is not there is the fault of the order; that a service is not there is not.
+/// A member or good that does not exist is the caller's fault. A service that cannot be reached is
+/// not.
 fn unknown(status: Status, what: &str, id: i64) -> Status {
     match status.code() {
         Code::NotFound => {

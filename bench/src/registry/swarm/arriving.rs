@@ -1,29 +1,29 @@
-//! A packet that a node of the swarm is being sent.
+//! A packet that is arriving at a node of the swarm.
 
 use memchr::memmem;
 
-/// A packet that is coming in. Ten thousand nodes have no room for ten thousand lists: of a large
-/// one that is not parsed, entries are counted as they come, and its head and the stamp at its end
-/// are kept.
+/// A packet of which a part has arrived. Memory has no room for a list in each of ten thousand
+/// nodes. So the entries of a large packet are counted as they arrive, and only its head, and the
+/// revision and digest at its end, are kept.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
     pub(super) bytes: Vec<u8>,
     joined: usize,
     left: usize,
-    /// The stamp has begun, and everything from it on is kept.
-    stamped: bool,
+    /// The revision has begun to arrive. All bytes from there on are kept.
+    has_revision: bool,
     is_counted: bool,
 }
 
-/// Larger ones are counted as they come.
-const LARGE: usize = 64 * 1024;
-/// Of a large packet, what is kept of its beginning, and what may be the beginning of something at
-/// its end. The head has no entry yet.
-const HEAD: usize = 48;
-const OVERLAP: usize = 24;
+/// The entries of larger packets are counted as they arrive.
+const COUNTED_BYTES: usize = 64 * 1024;
+/// The bytes at the beginning of a large packet that are kept. No entry begins there.
+const HEAD_BYTES: usize = 48;
+/// The bytes at the end that are searched again, because a text may have arrived only in part.
+const OVERLAP_BYTES: usize = 24;
 
 impl Arriving {
-    /// Where in `rest` it ends, delimiter included.
+    /// Where in `rest` the packet ends, with its delimiter.
     pub(super) fn end(&self, rest: &[u8]) -> Option<usize> {
         match (self.bytes.last(), rest.first()) {
             (Some(0xC2), Some(0xB6)) => Some(1),
@@ -31,24 +31,27 @@ impl Arriving {
         }
     }
 
+    /// Adds bytes. With `may_count`, a large packet is only counted.
     pub(super) fn add(&mut self, bytes: &[u8], may_count: bool) {
         self.bytes.extend_from_slice(bytes);
-        if !may_count || self.stamped || (self.bytes.len() < LARGE && !self.is_counted) {
+        if !may_count || self.has_revision || (self.bytes.len() < COUNTED_BYTES && !self.is_counted) {
             return;
         }
-        // What begins in the overlap is searched again with what follows.
-        let upto = self.bytes.len() - OVERLAP;
-        let stamp = memmem::find(&self.bytes[HEAD..], br#","$":{"epoch":"#).map(|at| HEAD + at);
-        let upto = stamp.unwrap_or(upto).max(HEAD);
-        let count = |what: &[u8]| memmem::find_iter(&self.bytes[HEAD..], what).filter(|at| HEAD + at < upto).count();
+        // A text that begins in the overlap is counted when the rest has arrived.
+        let upto = self.bytes.len() - OVERLAP_BYTES;
+        let revision_at = memmem::find(&self.bytes[HEAD_BYTES..], br#","$":{"epoch":"#).map(|at| HEAD_BYTES + at);
+        let upto = revision_at.unwrap_or(upto).max(HEAD_BYTES);
+        let count = |what: &[u8]| {
+            memmem::find_iter(&self.bytes[HEAD_BYTES..], what).filter(|at| HEAD_BYTES + at < upto).count()
+        };
         self.joined += count(br#""port":"#);
         self.left += count(br#""reason":"#);
-        self.stamped = stamp.is_some();
+        self.has_revision = revision_at.is_some();
         self.is_counted = true;
-        self.bytes.drain(HEAD..upto);
+        self.bytes.drain(HEAD_BYTES..upto);
     }
 
-    /// Entries that it brings, and ids that it takes away.
+    /// The number of entries that it adds, and of those that it removes.
     pub(super) fn counts(&self) -> (usize, usize) {
         let count = |what: &[u8]| memmem::find_iter(&self.bytes, what).count();
         (self.joined + count(br#""port":"#), self.left + count(br#""reason":"#))
