@@ -2,7 +2,7 @@
 //! attackers and overload.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -76,14 +76,14 @@ type Rounds = Vec<(Duration, usize)>;
 async fn in_turn(fronts: &[EdgeServer], mut round: impl AsyncFnMut(&EdgeServer) -> usize) -> Vec<Rounds> {
     let mut all: Vec<Rounds> = fronts.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
-        for place in 0..fronts.len() {
-            let place = (place + number) % fronts.len();
-            let before = fronts[place].process.cpu();
-            let count = round(&fronts[place]).await;
+        for offset in 0..fronts.len() {
+            let index = (offset + number) % fronts.len();
+            let before = fronts[index].process.cpu();
+            let count = round(&fronts[index]).await;
             // The first round warms up.
             if number > 0 {
-                let cpu = fronts[place].process.cpu() - before;
-                all[place].push((cpu / u32::try_from(count.max(1)).unwrap(), count));
+                let cpu = fronts[index].process.cpu() - before;
+                all[index].push((cpu / u32::try_from(count.max(1)).unwrap(), count));
             }
         }
     }
@@ -188,14 +188,54 @@ async fn idle(fronts: &[EdgeServer], trust: &TrustAnything) {
     }
 }
 
+/// The gateway of [`soak`].
+const SOAKED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19_140);
+/// Clients that send requests all the time, half of them to nodes and half to an HTTP server.
+const SOAK_CLIENTS: usize = 32;
+/// Requests of a client over one connection.
+const SOAK_REQUESTS: usize = 500;
+
 /// The requests of all clients, and the text of the last failure.
 #[derive(Default)]
 struct RequestCount {
     answered: Cell<u64>,
     lost: Cell<u64>,
-    first: Cell<Option<String>>,
+    failure: Cell<Option<String>>,
 }
 
+impl RequestCount {
+    fn lose(&self, why: String) {
+        self.lost.set(self.lost.get() + 1);
+        self.failure.set(Some(why));
+    }
+
+    /// Sends requests, over one connection after the other, until `end`.
+    async fn run_client(&self, path: &str, end: Instant) {
+        while Instant::now() < end {
+            let Ok(stream) = TcpStream::connect(SOAKED).await else {
+                self.lose("a connection was refused".to_owned());
+                continue;
+            };
+            let mut client = HttpClient::over(stream);
+            for _ in 0..SOAK_REQUESTS {
+                match client.request("GET", path, "").await {
+                    Some(answer) if answer.status == 200 => {
+                        self.answered.set(self.answered.get() + 1);
+                        if answer.header("connection") == Some("close") {
+                            break;
+                        }
+                    }
+                    other => {
+                        self.lose(format!("{path}: {other:?}"));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sends requests while everything around the gateway changes.
 async fn soak(back_end: SocketAddr, seconds: u64) {
     title(
         "requests while 100 nodes a second come and go, providers are killed, and the gateway reloads its file or is replaced",
@@ -203,92 +243,57 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
     let folder = tempfile::tempdir().unwrap();
     let distributor = Daemon::distributor(0, &[]).await;
     distributor.move_to(1);
-    let file = folder.path().join("gateway.toml");
-    let config = format!(
-        "listen = \"127.0.0.1:19140\"\nworkers = 1\nadmin = \"off\"\ndrain_timeout = \"3s\"\ndistributor = \"{}\"\n\
-         [[route]]\nprefix = \"/http\"\nservers = [\"{back_end}\"]\n",
-        distributor.address
-    );
-    std::fs::write(&file, config).unwrap();
-    let mut lines = start_logged(&file);
-    let at: SocketAddr = "127.0.0.1:19140".parse().unwrap();
-    let mut providers: Vec<Daemon> = Vec::new();
-    for _ in 0..3 {
-        providers.push(Daemon::server(&["call-server", &distributor.address.to_string()]).await);
-    }
-    let routed = async |path: &str| {
-        while HttpClient::connect(at).await.request("GET", path, "").await.is_none_or(|answer| answer.status != 200) {
+    let address = distributor.address;
+    let mut gateway = start_soaked(folder.path(), address, back_end).await;
+    let provider = async || Daemon::server(&["call-server", &address.to_string()]).await;
+    let mut providers = [provider().await, provider().await, provider().await];
+    let paths = ["/echo?id=42&name=widget&price=9.5&tags=a,b", "/http/x"];
+    for path in paths {
+        while HttpClient::connect(SOAKED).await.request("GET", path, "").await.is_none_or(|answer| answer.status != 200)
+        {
             sleep(Duration::from_millis(20)).await;
         }
-    };
-    while TcpStream::connect(at).await.is_err() {
-        sleep(Duration::from_millis(20)).await;
     }
-    let echo = "/echo?id=42&name=widget&price=9.5&tags=a,b";
-    routed(echo).await;
-    routed("/http/x").await;
     let (count, end) = (Rc::new(RequestCount::default()), Instant::now() + Duration::from_secs(seconds));
     let mut clients = JoinSet::new();
-    for number in 0..32 {
-        let (count, path) = (Rc::clone(&count), if number % 2 == 0 { echo } else { "/http/x" });
-        clients.spawn_local(async move {
-            while Instant::now() < end {
-                let Ok(stream) = TcpStream::connect(at).await else {
-                    count.lost.set(count.lost.get() + 1);
-                    count.first.set(Some("a connection was refused".to_owned()));
-                    continue;
-                };
-                let mut client = HttpClient::over(stream);
-                for _ in 0..500 {
-                    match client.request("GET", path, "").await {
-                        Some(answer) if answer.status == 200 => {
-                            count.answered.set(count.answered.get() + 1);
-                            if answer.header("connection") == Some("close") {
-                                break;
-                            }
-                        }
-                        other => {
-                            count.lost.set(count.lost.get() + 1);
-                            count.first.set(Some(format!("{path}: {other:?}")));
-                            break;
-                        }
-                    }
-                }
-            }
-        });
+    for number in 0..SOAK_CLIENTS {
+        let count = Rc::clone(&count);
+        clients.spawn_local(async move { count.run_client(paths[number % 2], end).await });
     }
-    let address = distributor.address;
     let churn = spawn_local(async move {
         for number in 0.. {
             drop(join(address, &format!("c{number}"), number).await);
             sleep(Duration::from_millis(10)).await;
         }
     });
-    let (mut pid, mut step) = (lines.pid, 0u32);
+    let (mut pid, mut step) = (gateway.pid, 0u32);
     while Instant::now() < end {
         sleep(Duration::from_millis(2500)).await;
         step += 1;
         // One provider dies, and another one joins.
-        let place = usize::try_from(step).unwrap() % providers.len();
-        let next = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
+        let index = usize::try_from(step).unwrap() % providers.len();
+        let next = provider().await;
         sleep(Duration::from_millis(300)).await;
-        std::mem::replace(&mut providers[place], next).kill().await;
+        std::mem::replace(&mut providers[index], next).kill().await;
         match step % 2 {
             0 => kill_process(pid, Signal::HUP).unwrap(),
             _ => {
                 kill_process(pid, Signal::USR2).unwrap();
-                pid = lines.successor().await;
+                pid = gateway.successor().await;
             }
         }
     }
     clients.join_all().await;
     churn.abort();
     let (answered, lost) = (count.answered.get(), count.lost.get());
-    row("idempotent requests", &format!("{answered} answered, {lost} lost {}", count.first.take().unwrap_or_default()));
+    row(
+        "idempotent requests",
+        &format!("{answered} answered, {lost} lost {}", count.failure.take().unwrap_or_default()),
+    );
     row(
         "meanwhile",
         &format!(
-            "{step} providers killed, {} times a new process, {} times a new configuration",
+            "{step} providers killed, the gateway {} times replaced and {} times told to reload",
             step.div_ceil(2),
             step / 2
         ),
@@ -302,8 +307,15 @@ struct LoggedGateway {
     pid: Pid,
 }
 
-fn start_logged(file: &Path) -> LoggedGateway {
+/// Starts the gateway with routes to nodes and to an HTTP server, and waits until it listens.
+async fn start_soaked(folder: &Path, distributor: SocketAddr, back_end: SocketAddr) -> LoggedGateway {
     use tokio::io::{AsyncBufReadExt, BufReader};
+    let file = folder.join("gateway.toml");
+    let config = format!(
+        "listen = \"{SOAKED}\"\nworkers = 1\nadmin = \"off\"\ndrain_timeout = \"3s\"\ndistributor = \"{distributor}\"\n\
+         [[route]]\nprefix = \"/http\"\nservers = [\"{back_end}\"]\n"
+    );
+    std::fs::write(&file, config).unwrap();
     let mut child = tokio::process::Command::new(gateway_program())
         .args(["--config", file.to_str().unwrap()])
         .stderr(std::process::Stdio::piped())
@@ -314,6 +326,9 @@ fn start_logged(file: &Path) -> LoggedGateway {
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let pid = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
     spawn_local(async move { child.wait().await });
+    while TcpStream::connect(SOAKED).await.is_err() {
+        sleep(Duration::from_millis(20)).await;
+    }
     LoggedGateway { lines, pid }
 }
 

@@ -124,12 +124,12 @@ async fn measure_full_load(gateways: &[GatewayUnderTest]) {
     println!("{:36} {:>12} {:>9} {:>9} {:>14} {:>12}", "", "requests/s", "p50", "p99", "CPU/request", "of nginx's");
     let mut rounds: Vec<Vec<RequestRound>> = gateways.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
-        for place in 0..gateways.len() {
-            let place = (place + number) % gateways.len();
-            let round = measure(&gateways[place].process, gateways[place].path).await;
+        for offset in 0..gateways.len() {
+            let index = (offset + number) % gateways.len();
+            let round = measure(&gateways[index].process, gateways[index].path).await;
             // The first round warms up.
             if number > 0 {
-                rounds[place].push(round);
+                rounds[index].push(round);
             }
         }
     }
