@@ -1,4 +1,4 @@
-//! What can be bought: `goods`.
+//! The service `goods`: the things that can be bought.
 
 use futures::{Stream, TryStreamExt, stream};
 use node_sdk::{Created, NoContent, Node, NodeBuilder, Params, Path, ServiceError, State, Streaming};

@@ -1,4 +1,4 @@
-//! Who may buy: `members`.
+//! The service `members`: the people who may buy.
 
 use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::PasswordVerifier;

@@ -1,4 +1,5 @@
-//! Who bought what: `purchases`. Asks the other two services directly, by what they offer.
+//! The service `purchases`: who has bought what. It calls the other two services directly, by the
+//! routes that they offer.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -23,6 +23,17 @@
 //! # }
 //! ```
 //!
+//! # Embedding
+//!
+//! [`main`] is the whole program. [`serve`] serves one listener with one configuration, in the task
+//! that calls it. [`serve_all`] serves many, each in a thread of its own, and takes the
+//! configuration from a [`watch`](tokio::sync::watch) channel: a new value applies to later
+//! connections and requests. Both return when their token has been cancelled and all requests are
+//! answered, or `drain_timeout` is over; see [`Stop`]. To stop the threads of `serve_all`, cancel
+//! the token: dropping the future does not.
+//!
+//! # Inside
+//!
 //! A request goes down through the folders: `downstream` is the side of clients, `proxy` decides
 //! what answers, and `upstream` is the side of servers. `route` and `config` have the rules for a
 //! path. `message` is what both versions of HTTP share, and `http1` is the codec of one of them:

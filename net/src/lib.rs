@@ -3,6 +3,17 @@
 //! The two daemons and the node SDK share it. It decides nothing: it does not know what a packet
 //! means, which node is called, or when a program stops.
 //!
+//! | to | start with |
+//! |---|---|
+//! | listen and accept | [`bind`] and [`Acceptor`] |
+//! | connect | [`Network`] |
+//! | read packets | [`FrameReader`] |
+//! | send many small messages | [`SendQueue`] |
+//! | log without blocking, and not too often | `init_log` (feature `cli`) and [`LogThrottle`] |
+//! | read settings | `settings!` and `Setting` (feature `cli`) |
+//! | stop in order | [`stop_on_signals`] |
+//! | let other tasks run | [`TimeSlice`] |
+//!
 //! ```
 //! use std::time::Duration;
 //!

@@ -74,7 +74,17 @@
 //!   most, and its answer goes nowhere. An open stream ends with its caller.
 //! - **Work that outlasts the call** is spawned with [`spawn`]. [`Node::stop`] waits for it.
 //!
-//! docs/PROTOCOL.md has the same as a table.
+//! `docs/PROTOCOL.md` in the repository has it as a table.
+//!
+//! # Cancel safety
+//!
+//! - Futures that only wait are cancel safe: [`Node::ready`], [`Node::wait_visible`],
+//!   [`Peers::wait_for`], [`Peers::wait_until`] and [`Changes::next`] lose nothing when they are
+//!   dropped, and can be made again.
+//! - [`PartSender::send`] is cancel safe: a part is sent as a whole or not at all.
+//! - Dropping a [`Calling`] cancels the call, as said above. The other node may have carried it
+//!   out.
+//! - Dropping the future of [`Node::stop`] stops the node at once, and cuts its connections.
 //!
 //! # Examples
 //!

@@ -5,8 +5,18 @@
 //! value or an error. `docs/PROTOCOL.md` describes what this crate implements.
 //!
 //! Bytes from a connection go through a [`FrameDecoder`], and each frame through the reader of what
-//! it may be: [`Packet`] for any packet, [`Request`] for calls, [`ListUpdate`] for lists and
-//! deltas. Functions called `write_…` append one packet to a buffer, ready to send.
+//! it may be. Functions called `write_…` append one packet to a buffer, ready to send.
+//!
+//! | to handle | start with |
+//! |---|---|
+//! | frames | [`FrameDecoder`] |
+//! | any packet | [`Packet`] |
+//! | calls | [`Request`] and [`Response`]; [`write_request`] and [`ResponseWriter`] |
+//! | streams | [`parse_part`] and [`PartWriter`] |
+//! | what a node says to the Distributor | [`Registration`] and [`RegisterOptions`] |
+//! | what the Distributor says to nodes | [`ListUpdate`], which a [`Replica`] applies |
+//! | routes and urls | [`Route`] |
+//! | version 1 peers, which read little at a time | [`ReadWindow`] |
 //!
 //! ```
 //! use bytes::BytesMut;
