@@ -8,6 +8,10 @@ ci:
 tools:
     .ci/run tools
 
+# The titles of new commits are short enough
+titles:
+    .ci/run titles
+
 # Is the code formatted?
 fmt:
     .ci/run fmt
@@ -32,7 +36,7 @@ features:
 examples:
     .ci/run examples
 
-# The programs that we are measured beside compile
+# The competitors that `drill` measures compile
 bench:
     .ci/run bench
 
