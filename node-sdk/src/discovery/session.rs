@@ -221,20 +221,11 @@ impl RegistryClient {
         // The buffer may hold more packets.
         let mut more = false;
         loop {
-            while more {
-                match reader.next_frame() {
-                    Ok(Some(frame)) => {
-                        if !protocol::is_blank(&frame) {
-                            self.handle_packet(session, &frame);
-                            reader.join_pieces(!session.is_v2);
-                        }
-                        if slice.is_over_after(frame.len()) {
-                            break;
-                        }
-                    }
-                    Ok(None) => more = false,
-                    Err(_too_large) => return SessionEnd::Lost("a list larger than 16 MiB"),
-                }
+            if more {
+                more = match self.read_packets(session, &mut reader, &mut slice) {
+                    Ok(more) => more,
+                    Err(end) => return end,
+                };
             }
             if let Some(what) = session.foreign_server {
                 return SessionEnd::ForeignServer(what);
@@ -269,14 +260,7 @@ impl RegistryClient {
                     Err(_broken) => return SessionEnd::Lost("broken"),
                 },
                 () = stop.cancelled() => {
-                    if session.is_v2 {
-                        write_leave(&mut session.unsent);
-                        // If the socket does not take the packet, the end of the connection tells
-                        // the same.
-                        let _ = session.write();
-                    }
-                    stream.close_in_order(LEAVE_TIMEOUT).await;
-                    self.store().await;
+                    self.leave(session).await;
                     return SessionEnd::Lost("left");
                 }
                 _ = stream.writable(), if blocked => {}
@@ -305,6 +289,38 @@ impl RegistryClient {
             }
             slice.resume();
         }
+    }
+
+    /// Handles packets that have been read, until the time slice is over. Returns whether there may
+    /// be more.
+    fn read_packets(
+        &mut self,
+        session: &mut RegistrySession<'_>,
+        reader: &mut FrameReader,
+        slice: &mut TimeSlice,
+    ) -> Result<bool, SessionEnd> {
+        loop {
+            let frame = reader.next_frame().map_err(|_too_large| SessionEnd::Lost("a list larger than 16 MiB"))?;
+            let Some(frame) = frame else { return Ok(false) };
+            if !protocol::is_blank(&frame) {
+                self.handle_packet(session, &frame);
+                reader.join_pieces(!session.is_v2);
+            }
+            if slice.is_over_after(frame.len()) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Tells the Distributor that this node leaves, and writes the cache file.
+    async fn leave(&mut self, session: &mut RegistrySession<'_>) {
+        if session.is_v2 {
+            write_leave(&mut session.unsent);
+            // If the socket does not take the packet, the end of the connection tells the same.
+            let _ = session.write();
+        }
+        session.stream.close_in_order(LEAVE_TIMEOUT).await;
+        self.store().await;
     }
 
     fn register(&mut self, session: &mut RegistrySession<'_>) {

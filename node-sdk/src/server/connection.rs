@@ -143,27 +143,18 @@ pub(crate) async fn run(
 impl CallerConnection<'_> {
     async fn serve(&mut self, stream: &Socket, finish: &CancellationToken) -> CallerEnd {
         let service = self.service;
-        let connection = self;
         let mut stalled_since = None;
         let mut closed = false;
         let mut at_caller = BacklogPoller::default();
         loop {
-            connection.charge();
-            let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
+            self.charge();
+            let more = match poll_fn(|task| Poll::Ready(self.begin(task))).await {
                 Ok(more) => more,
                 Err(reason) => return CallerEnd::Cut(reason),
             };
-            connection.slice.expect_other_steps();
-            while connection.is_reading()
-                && let Some(Some(polled)) = connection.running.next().now_or_never()
-            {
-                let bytes = if let Polled::Response(_, polled) = &polled { polled.packet.len() } else { 0 };
-                connection.handle_polled(polled);
-                if connection.slice.is_over_after(bytes) {
-                    break;
-                }
-            }
-            let (blocked, paced) = match write(stream, &mut connection.responses) {
+            self.slice.expect_other_steps();
+            self.poll_running();
+            let (blocked, paced) = match write(stream, &mut self.responses) {
                 Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
                 Ok(WriteStep::Write(_)) => (true, None),
                 Ok(WriteStep::Done) => (false, None),
@@ -173,39 +164,39 @@ impl CallerConnection<'_> {
             if paced.is_none() {
                 at_caller.reset();
             }
-            connection.charge();
+            self.charge();
             // Even a caller that never pauses yields the thread, whatever its packets cost.
-            if connection.slice.is_over() {
-                connection.slice.yield_now().await;
-            } else if connection.large.is_some() {
-                connection.slice.acquire().await;
-            } else if more && !blocked && paced.is_none() && connection.has_few() {
+            if self.slice.is_over() {
+                self.slice.yield_now().await;
+            } else if self.large.is_some() {
+                self.slice.acquire().await;
+            } else if more && !blocked && paced.is_none() && self.has_few() {
                 continue;
             } else if more {
                 tokio::task::yield_now().await;
             }
-            let idle = connection.running.is_empty() && connection.responses.len() == 0 && !more;
+            let idle = self.running.is_empty() && self.responses.len() == 0 && !more;
             if idle && closed {
                 return CallerEnd::Gone("closed by the caller");
             }
             if idle && finish.is_cancelled() {
                 return CallerEnd::Gone("leaving");
             }
-            let written = connection.responses.written();
-            let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
+            let written = self.responses.written();
+            let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
             let is_full = held >= allowed_bytes;
-            let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
+            let (listening, reads) = (!closed && self.has_room(), self.is_reading());
             // A packet that has begun must be completed; only running calls may delay it.
-            let is_timed = listening && (!is_full || connection.reader.buffered().len() > held / 2);
-            let leaving = connection.leaving;
-            let CallerConnection { reader, running, responses, received, slice, .. } = &mut *connection;
+            let is_timed = listening && (!is_full || self.reader.buffered().len() > held / 2);
+            let leaving = self.leaving;
+            let CallerConnection { reader, running, responses, received, slice, .. } = &mut *self;
             tokio::select! {
                 biased;
                 writable = stream.writable(), if blocked => if writable.is_err() { return CallerEnd::Gone("broken") },
                 () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return CallerEnd::Cut("the caller does not read its responses"),
                 () = finish.cancelled(), if !leaving => {
-                    connection.leaving = true;
-                    connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
+                    self.leaving = true;
+                    self.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
                 }
                 (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
                 () = std::future::ready(()), if more => {}
@@ -217,25 +208,46 @@ impl CallerConnection<'_> {
                         Err(_broken) => return CallerEnd::Gone("broken"),
                     }
                 }
-                Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
+                Some(polled) = running.next(), if reads && !running.is_empty() => self.handle_polled(polled),
                 () = sleep_until_opt((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
                 () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => {
-                    // The rest of a packet that a raw `¶` has cut does not come.
-                    if reader.give_up_pieces().is_none() {
-                        return CallerEnd::Cut("a call took too long to arrive");
-                    }
-                    if let Err(reason) = connection.bad_frames.reject() {
+                    if let Err(reason) = self.handle_late_frame() {
                         return CallerEnd::Cut(reason);
                     }
                 }
                 () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
             }
-            connection.slice.resume();
+            self.slice.resume();
             if !is_timed {
                 // Otherwise its time would count from the last check, and might already be over.
-                connection.reader.defer_deadline();
+                self.reader.defer_deadline();
             }
         }
+    }
+
+    /// Takes the responses of running calls that are ready, until the time slice is over.
+    fn poll_running(&mut self) {
+        while self.is_reading()
+            && let Some(Some(polled)) = self.running.next().now_or_never()
+        {
+            let bytes = if let Polled::Response(_, polled) = &polled { polled.packet.len() } else { 0 };
+            self.handle_polled(polled);
+            if self.slice.is_over_after(bytes) {
+                break;
+            }
+        }
+    }
+
+    /// A packet took too long to arrive. If a raw `¶` has cut it, its pieces are given up, because
+    /// the rest does not come.
+    ///
+    /// # Errors
+    /// Why the connection is to be cut.
+    fn handle_late_frame(&mut self) -> Result<(), &'static str> {
+        if self.reader.give_up_pieces().is_none() {
+            return Err("a call took too long to arrive");
+        }
+        self.bad_frames.reject()
     }
 
     /// Whether packets are few. Each is then answered by itself, so that the caller works on the
