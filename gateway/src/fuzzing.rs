@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{Bytes, BytesMut};
 
 use crate::config::file::check_text;
-use crate::downstream::proxy_protocol::{ProxyHeader, parse};
+use crate::downstream::proxy_protocol::{BadHeader, ProxyHeader, parse};
 use crate::http1::body::BodyReader;
 use crate::http1::head_reader::HeadReader;
 use crate::http1::line_ends::LineEnds;
@@ -180,11 +180,10 @@ pub fn write_chunked(data: &[u8], trailers: &[u8], size: usize) -> Vec<u8> {
 /// Reads a header of the PROXY protocol: the address of the client, if it has one, and how long the
 /// header is. `None`: it is not whole.
 pub fn proxy_protocol(bytes: &[u8]) -> Option<Result<(Option<SocketAddr>, usize), ()>> {
-    parse(bytes).map(|header| {
-        header.map(|(header, length)| match header {
-            ProxyHeader::Client { address, is_tls: _ } => (Some(address), length),
-            ProxyHeader::Local => (None, length),
-        })
+    parse(bytes).map(|header| match header {
+        Ok((ProxyHeader::Client { address, is_tls: _ }, length)) => Ok((Some(address), length)),
+        Ok((ProxyHeader::Local, length)) => Ok((None, length)),
+        Err(BadHeader) => Err(()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Accepts connections until told to stop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,9 +73,37 @@ pub async fn serve_with_admin(
     info!("stopped");
 }
 
+/// Throttles of warnings that a connection was not accepted.
+#[derive(Debug, Default)]
+struct LimitWarnings {
+    total: LogThrottle,
+    per_address: KeyedThrottle,
+}
+
+impl LimitWarnings {
+    /// Warns that a connection of `peer` was closed, and names the limit.
+    fn warn_of_limit(&mut self, config: &Config, reason: ConnectionLimit, peer: SocketAddr) {
+        let now = Instant::now().into_std();
+        let (allowed, limit, what) = match reason {
+            ConnectionLimit::Total => {
+                let what = "as many connections as allowed (--max-connections)";
+                (self.total.allow(now), config.max_connections, what)
+            }
+            ConnectionLimit::PerAddress => {
+                let what = "as many connections from its address as allowed (--max-connections-per-address)";
+                let allowed = self.per_address.allow(address_group(peer.ip()), now);
+                (allowed, config.max_connections_per_address, what)
+            }
+        };
+        if let Some(suppressed) = allowed {
+            warn!(%peer, limit, suppressed, "connection closed: there are {what}");
+        }
+    }
+}
+
 async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let (mut full, mut crowded) = (LogThrottle::default(), KeyedThrottle::default());
+    let mut warnings = LimitWarnings::default();
     loop {
         tokio::select! {
             (stream, peer) = acceptor.accept() => {
@@ -87,19 +116,7 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
                     Err(refused) => refused,
                 };
                 drop(refused);
-                let now = Instant::now().into_std();
-                let (shows, limit, what) = match reason {
-                    ConnectionLimit::Total => {
-                        (full.allow(now), shared.config.max_connections, "as many connections as allowed (--max-connections)")
-                    }
-                    ConnectionLimit::PerAddress => {
-                        let (limit, shows) = (shared.config.max_connections_per_address, crowded.allow(address_group(peer.ip()), now));
-                        (shows, limit, "as many connections from its address as allowed (--max-connections-per-address)")
-                    }
-                };
-                if let Some(suppressed) = shows {
-                    warn!(%peer, limit, suppressed, "connection closed: there are {what}");
-                }
+                warnings.warn_of_limit(&shared.config, reason, peer);
             }
             // A panic in a connection has ended that connection only, and its guard has removed the
             // session.

@@ -36,6 +36,10 @@ pub(crate) enum ProxyHeader {
     Local,
 }
 
+/// There is no header, or it is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadHeader;
+
 /// Consumes the header of a connection, and nothing that follows it. Not cancel safe.
 ///
 /// # Errors
@@ -50,7 +54,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
                 stream.read_exact(&mut first[..bytes]).await?;
                 return Ok(announced);
             }
-            Some(Err(())) => return Err(io::ErrorKind::InvalidData.into()),
+            Some(Err(BadHeader)) => return Err(io::ErrorKind::InvalidData.into()),
             None if there == 0 || there == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
             // The system does not report further bytes after those that it has reported.
             None if pause > MAX_PAUSE => return Err(io::ErrorKind::TimedOut.into()),
@@ -64,19 +68,19 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
 }
 
 /// The client that is announced, and the header's length; `None` when more is needed.
-pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(ProxyHeader, usize), ()>> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(ProxyHeader, usize), BadHeader>> {
     let begins = |start: &[u8]| start.starts_with(&bytes[..bytes.len().min(start.len())]);
     let is_line = begins(V1);
     if !is_line && !begins(V2) {
-        return Some(Err(()));
+        return Some(Err(BadHeader));
     }
     // Version 1 is a line; before its end some of it looks wrong.
     if is_line && !bytes[..bytes.len().min(MAX_LINE_BYTES)].contains(&b'\n') {
-        return (bytes.len() >= MAX_LINE_BYTES).then_some(Err(()));
+        return (bytes.len() >= MAX_LINE_BYTES).then_some(Err(BadHeader));
     }
     // However it is cut, a line ends with CR and LF.
     if is_line && memchr::memchr(b'\n', bytes).is_some_and(|end| end == 0 || bytes[end - 1] != b'\r') {
-        return Some(Err(()));
+        return Some(Err(BadHeader));
     }
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() {
@@ -107,7 +111,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(ProxyHeader, usize), ()>> {
             };
             Ok((client, header.len()))
         }
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(()),
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(BadHeader),
     })
 }
 
@@ -127,7 +131,7 @@ mod tests {
                     assert_eq!(parse(&bytes[..end]), None, "{end}");
                 }
             }
-            None => assert_eq!(parse(&bytes), Some(Err(()))),
+            None => assert_eq!(parse(&bytes), Some(Err(BadHeader))),
         }
     }
 
@@ -166,10 +170,10 @@ mod tests {
         {
             check(bytes, None);
         }
-        assert_eq!(parse(&[b'P'; 200]), Some(Err(())));
+        assert_eq!(parse(&[b'P'; 200]), Some(Err(BadHeader)));
         for bare in ["PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\n", "PROXY UNKNOWN\n"] {
             check(bare.as_bytes(), None);
-            assert_eq!(parse(bare.as_bytes()), Some(Err(())), "as a segment by itself");
+            assert_eq!(parse(bare.as_bytes()), Some(Err(BadHeader)), "as a segment by itself");
         }
     }
 
@@ -178,11 +182,11 @@ mod tests {
         for bytes in ["P TCP6 fff:fcff", "PROXZ", "\r\n\r\nGET"] {
             for end in 0..=bytes.len() {
                 let fits = [V1, V2].iter().any(|start| start.starts_with(&bytes.as_bytes()[..end]));
-                assert_eq!(parse(&bytes.as_bytes()[..end]), (!fits).then_some(Err(())), "{end} of {bytes}");
+                assert_eq!(parse(&bytes.as_bytes()[..end]), (!fits).then_some(Err(BadHeader)), "{end} of {bytes}");
             }
         }
         let endless = [V1, &[b'x'; MAX_LINE_BYTES]].concat();
         assert_eq!(parse(&endless[..MAX_LINE_BYTES - 1]), None);
-        assert_eq!(parse(&endless[..MAX_LINE_BYTES]), Some(Err(())));
+        assert_eq!(parse(&endless[..MAX_LINE_BYTES]), Some(Err(BadHeader)));
     }
 }

@@ -121,7 +121,7 @@ impl Connection {
                 (Some(key), FrameKind::Response) => state.calls.handle_response(now, key, frame),
                 (Some(key), FrameKind::Part(part)) => state.calls.handle_part(now, key, part, frame),
                 (Some(key), FrameKind::Credit(bytes)) => {
-                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
+                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|_useless| frame)
                 }
                 (None, _) | (Some(_), FrameKind::Hello { .. }) => Err(frame),
             };

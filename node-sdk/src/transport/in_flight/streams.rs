@@ -23,6 +23,11 @@ pub(super) struct StreamSlot {
     pub(super) range: QueuedRange,
 }
 
+/// Credit that changes nothing: no stream sends under its key, it grants no byte, or the stream has
+/// enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UselessCredit;
+
 /// How a stream ended, if not by a last part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
@@ -78,13 +83,12 @@ impl InFlight {
     /// Takes credit that the node grants for a stream. Returns the task to wake.
     ///
     /// # Errors
-    /// The credit is useless: no stream sends under this key, it grants nothing, or the stream has
-    /// enough.
-    pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, ()> {
-        let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(())?;
+    /// [`UselessCredit`]; it may have been added all the same.
+    pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, UselessCredit> {
+        let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(UselessCredit)?;
         let is_needed = open.send.credit() < i64::from(STREAM_WINDOW);
         let waker = open.send.grant(bytes);
-        if is_needed { Ok(waker) } else { Err(()) }
+        if is_needed { Ok(waker) } else { Err(UselessCredit) }
     }
 
     /// The next part of a stream. An end that is not a part is returned once, and `None` after it.
