@@ -38,7 +38,7 @@ async function main() {
   if (providers.length === 0) {
     const offered = new Set(nodes.flatMap((node) => node.urls));
     const list = [...offered].sort().join(', ') || 'no urls at all';
-    throw new Error(`nobody offers ${url}; offered are: ${list}`);
+    throw new Error(`no service offers ${url}; offered are: ${list}`);
   }
   // A random start shares the work among the providers.
   const first = Math.floor(Math.random() * providers.length);
@@ -84,7 +84,7 @@ function call(node) {
   const skip = (why) => console.error(`skipped ${where}: ${why}`);
   if (!(port >= 1 && port <= 65535)) return skip('not a port');
 
-  // Both places for the key: families of services differ in where they look.
+  // The key stands in both places, because families of services differ in where they look.
   const request = { uri, method, key: KEY, params: { ...params, key: KEY } };
   const { length } = encode(request);
   const isOld = !isObject(node.$);
@@ -102,7 +102,7 @@ function call(node) {
       () => {
         sent = true;
         stage = `waiting for ${where}`;
-        // Another instance than this one begins no call.
+        // Another instance does not begin the call.
         if (typeof instance === 'string') link.write({ uri: '$hello', $: { to: instance } });
         link.write(request);
       },

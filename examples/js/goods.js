@@ -1,8 +1,7 @@
 #!/usr/bin/env node
 'use strict';
 
-// A goods service as they have been written for years. What it takes to bring it up to date is one
-// line:
+// A goods service in the style of old services. One line brings it up to date:
 //
 //   - const Server = require('./server.js');
 //   + const Server = require('./mesh.js');
@@ -54,7 +53,7 @@ class Goods extends Server {
         packet.results = [];
         break;
       default:
-        socket.write('null¶'); // so old services say that they do not know what is asked for
+        socket.write('null¶'); // the answer of old services to a method that they do not know
         return;
     }
     socket.write(JSON.stringify(packet) + '¶');
@@ -63,7 +62,7 @@ class Goods extends Server {
 
 const goods = new Goods(readArguments());
 
-// A second line for who wants it: leave the list first, finish the calls in flight, then end.
+// Optional: at a signal, leaves the list, finishes the calls in flight, and then ends.
 require('./stop.js')(() => goods.close());
 
 function readArguments() {

@@ -1,6 +1,6 @@
 'use strict';
 
-// Whose machine a host is on.
+// Tells hosts of this machine from hosts of others.
 
 const { BlockList, isIP } = require('node:net');
 
@@ -10,8 +10,8 @@ OWN.addAddress('0.0.0.0', 'ipv4'); // a connection to it ends here
 OWN.addAddress('::1', 'ipv6');
 OWN.addAddress('::', 'ipv6');
 
-// No Distributor writes these, and the system reads them as addresses of this machine, or as
-// numbers that may be.
+// Hosts that no Distributor writes. The system would take them for this machine, or for numbers
+// that may stand for it.
 const OWN_NAME = /^((.+\.)?localhost\.?|(0x[\da-f]*|\d+)(\.(0x[\da-f]*|\d+)){0,3}\.?)$/i;
 
 // Whether a connection to this host ends at the machine that makes it.
@@ -22,22 +22,23 @@ function isOwn(host) {
   return OWN.check(bare, family === 6 ? 'ipv6' : 'ipv4');
 }
 
-// Where the other end of a connection is, spelled as in lists, if it is on another machine; else
-// null.
+// The address of the other end of a connection, spelled as in lists, if it is on another machine;
+// otherwise null.
 function farEnd({ localAddress, remoteAddress }) {
   const [here, there] = [localAddress, remoteAddress].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
   if (isIP(there) === 0 || isOwn(there) || here === there) return null;
   return isIP(there) === 4 ? `::ffff:${there}` : there;
 }
 
-// An entry as it is to be called. A Distributor on another machine shows nodes of its own loopback
-// as such: ours is another.
+// An entry with the host at which it is to be called. A Distributor on another machine lists nodes
+// of its own machine with a loopback host, which would lead to ours.
 function resolved(entry, far) {
   return far !== null && isOwn(entry?.host) ? { ...entry, host: far } : entry;
 }
 
-// Where a service is told to others that listens on `listens` and is seen at `told`; null when they
-// can call it there, or when it is not known where it listens.
+// A service listens on `listens`, and the Distributor tells others to call it at `told`. Returns
+// who cannot call it there, and that host; null when all can, or when it is not known where it
+// listens.
 function inVain(listens, told) {
   if (listens === undefined || told === undefined) return null;
   const [at, seen] = [listens, told].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
@@ -45,7 +46,8 @@ function inVain(listens, told) {
   return { who: isOwn(at) && !isOwn(seen) ? 'no other machine' : 'no other node', seen };
 }
 
-// What the first bytes of an answer show that is not a Distributor's; null while it may be one.
+// What kind of server sends these first bytes, if it is not a Distributor; null while it may be
+// one.
 function foreignServer(bytes) {
   const text = bytes.subarray(0, 16).toString('latin1').trimStart();
   if (text === '' || /^[{\u00c2]/.test(text)) return null;

@@ -1,13 +1,13 @@
 'use strict';
 
-// Registers a plain HTTP server (Node.js's own, Express, Koa, whatever listens) with the
-// Distributor, so that the gateway passes it every request whose path begins with one of its
-// prefixes. No dependencies. See web.js.
+// Registers a plain HTTP server (Node.js's own, Express, Koa or another) with the Distributor, so
+// that the gateway passes it every request whose path begins with one of its prefixes. No
+// dependencies. See web.js.
 
 const { Client, parseAddress } = require('./mesh');
 const { Registry, newIdentity } = require('./registry');
 
-const HEARD_MS = 500; // by then the gateways know that we left; a list is told in milliseconds
+const HEARD_MS = 500; // after this time all gateways know that we left; they are told in milliseconds
 const TIDY_MS = 1000;
 
 // Keeps `server` registered once it listens. With `strip` it is asked for `/x` instead of

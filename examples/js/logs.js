@@ -2,14 +2,14 @@
 
 // Services of version 1 send each packet that they receive to the node `logs`, if there is one.
 
-const UNSENT_LIMIT = 1024 * 1024; // bytes that wait for a node that does not read; what is more is lost
+const UNSENT_LIMIT = 1024 * 1024; // bytes that wait for a node that does not read; more packets are lost
 
 const LOG_PERIOD_MS = 10_000; // one line about lost packets in this time
 
-const NAME = 'logs'; // exactly this, and the first in the list
+const NAME = 'logs'; // packets are sent to the first node in the list with exactly this name
 
-// Sends packets to the node of that name. It is connected to when a list shows it, and again only
-// when a later list does: one that drops connections has to leave and join.
+// Sends packets to the node of that name. Connects when a list shows the node, and again only when
+// a later list does: a node that drops connections has to leave and join.
 class LogSender {
   constructor(own, connect, onLog = () => {}) {
     Object.assign(this, { own, connect, onLog, client: null, cause: null, lost: 0, loggedAt: -Infinity });
@@ -33,7 +33,7 @@ class LogSender {
     this.client.client.unref(); // a service that has ended has nothing more to send
   }
 
-  // A packet that has come, as it came: passwords included. It is not answered.
+  // Sends a packet unchanged, passwords included. There is no answer.
   send(text) {
     if (!this.isConnected) return;
     if (this.client.client.writableLength > UNSENT_LIMIT) {
@@ -51,7 +51,7 @@ class LogSender {
     this.onLog(`the node ${NAME} reads too slowly: ${this.lost} packets were not sent to it so far`);
   }
 
-  // The connection is gone, and this service has not ended it.
+  // The connection is lost; this service has not closed it.
   ended(client, { host, port }) {
     if (this.client !== client) return;
     this.onLog(`no packets are sent to the node ${NAME} at ${host}:${port} any more, until a later list has it: ${this.cause}`);

@@ -7,7 +7,8 @@
 // lists, is pinged, and HTTP clients see its results alone. Every caller is answered in its own
 // version. See goods.js.
 
-// Without the package.json beside it, a package of ECMAScript modules takes this file for one.
+// Needs the package.json beside it: otherwise a package of ECMAScript modules takes this file for
+// such a module.
 if (typeof require === 'undefined') {
   throw new Error('mesh.js is CommonJS: copy package.json with it, and all other files, into a folder of their own');
 }
@@ -23,31 +24,31 @@ const { LogSender } = require('./logs');
 const { Registry, Replica, newIdentity } = require('./registry');
 const { Reading } = require('./turns');
 
-const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not taken; with more it is not read from
-const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for whom we call: a copy of a whole list, and more
-const OLD_READ_BYTES = 65536; // an old caller takes so much in one read, and dies of a packet in two
-const OLD_READ_MS = 50; // an old caller that waits for an answer reads within this: a guess
-const MAX_CALLS = 1024; // of one caller at work; with more it is not read from
-const MAX_CALLERS = 10_000; // every node and gateway of a large mesh
-const MAX_STRIKES = 3; // broken packets; what follows them is not likely to be better
-const ROOM_MS = 200; // a caller that has too much looks so often whether it may have more, which others decide
-const MAX_COMPLAINTS = 10; // lines a second about callers: a stranger must not fill the log
-const FRAME_MS = 10_000; // from the first byte of a call to its last
-const LINE_END_BYTES = 16; // people type some between packets; so little is no call that has begun
-const CALL_MS = 60_000; // longer than callers wait: a call that the service never answers is forgotten then
+const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not read; beyond this, it is not read from
+const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for a server that we call: a copy of a list, and more
+const OLD_READ_BYTES = 65536; // an old caller reads at most this at once, and crashes on a packet in two reads
+const OLD_READ_MS = 50; // how long an old caller takes to read an answer that it waits for: a guess
+const MAX_CALLS = 1024; // running calls of one caller; with more, it is not read from
+const MAX_CALLERS = 10_000; // connections: every node and gateway of a large mesh
+const MAX_STRIKES = 3; // broken packets of a caller before it is cut off
+const ROOM_MS = 200; // how often a caller that holds too much is checked again: it depends on other callers
+const MAX_COMPLAINTS = 10; // lines a second about callers, so that a stranger cannot fill the log
+const FRAME_MS = 10_000; // how long a call may take to arrive, from its first byte to its last
+const LINE_END_BYTES = 16; // people type line ends between packets; fewer bytes than this begin no call
+const CALL_MS = 60_000; // how long a call that the service does not answer is kept: longer than callers wait
 const CROWDED_MS = 5000; // the same while such calls keep others from being read
-const STALLED_MS = 10_000; // whoever takes none of its answers for so long is gone
-const KEEP_ALIVE_MS = 60_000; // an idle connection is probed then, as the other machine may be gone
-const FIRST_BYTES = 64; // of what is no packet: enough to know what it is
-const CONNECT_MS = 1000; // in one network a connect is answered in well under this, or not at all
-const LEAVE_MS = 2000; // so long callers have to hear that we left, and to close their connections themselves
-const FINISH_MS = 10_000; // then calls in flight have this long
-const TIDY_MS = 1000; // fine enough for waits of many seconds
+const STALLED_MS = 10_000; // a caller that reads none of its answers for this long is cut off
+const KEEP_ALIVE_MS = 60_000; // an idle connection is tested after this time: the other machine may be gone
+const FIRST_BYTES = 64; // bytes that are kept of an answer that is no packet, to tell what the server is
+const CONNECT_MS = 1000; // how long connecting may take; in one network it takes far less
+const LEAVE_MS = 2000; // how long callers have to learn that we leave, and to close their connections
+const FINISH_MS = 10_000; // how long calls in flight may take after that
+const TIDY_MS = 1000; // how often time-outs of many seconds are checked
 
-const WRONG_INSTANCE = 421; // misdirected, in HTTP's numbers
+const WRONG_INSTANCE = 421; // HTTP's status for a misdirected request
 
-const PLAIN_NAME = /^[A-Za-z0-9._-]{1,128}$/; // version 2 takes no other
-const handling = new AsyncLocalStorage(); // the call that the running code of a service is about
+const PLAIN_NAME = /^[A-Za-z0-9._-]{1,128}$/; // the names that version 2 allows
+const handling = new AsyncLocalStorage(); // the call for which the service's code runs
 
 // A service: extend it and override `onRead`.
 class Server {
@@ -64,12 +65,13 @@ class Server {
   #logs;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the
-  // old form. `buffers`: bytes that are kept for all callers together. `host`: where it listens;
-  // at all addresses of the machine unless given, as old services do. `advertise`: where others
-  // can call it, `host:port`, if that is not where the Distributor sees it come from and the port
-  // that it listens on; of version 2. `oldReadBytes`: what callers of version 1 can read at once,
-  // unless they register that they can read more. `readWindow`: registers, as a service of version
-  // 1, that it can itself. `logs: false`: packets are not sent to the node `logs`.
+  // old form. `buffers`: bytes that are kept for all callers together. `host`: the address to
+  // listen on; without it, all addresses of the machine, as old services do. `advertise`: the
+  // address `host:port` at which others can call it, if they cannot use the address that the
+  // Distributor sees and the port that it listens on; for version 2 only. `oldReadBytes`: what
+  // callers of version 1 can read at once, unless they register that they can read more.
+  // `readWindow`: registers, as a service of version 1, that it can itself. `logs: false`: packets
+  // are not sent to the node `logs`.
   constructor(name, port, urls = [], {
     version = 1, buffers, host, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
     readWindow,
@@ -130,19 +132,18 @@ class Server {
     if (this.server.listening) this.#registry.connect();
   }
 
-  // What is kept for all callers now, in bytes, how much may be, and how many answers there was no
-  // room for.
+  // The bytes that are held for all callers now, the limit, and how many answers had no room.
   get buffers() {
     const { used, limit, refused } = this.#budget;
     return { bytes: used, limit, refused };
   }
 
-  // Leaves the list; calls are still served.
+  // Leaves the list. Calls are still served.
   leave() {
     this.#registry?.leave();
   }
 
-  // Leaves, and ends once what is in flight is answered.
+  // Leaves the list, and ends when the calls in flight are answered.
   async close() {
     this.leave();
     this.#logs?.end();
@@ -169,8 +170,7 @@ class Server {
     this.onCreate(socket);
   }
 
-  // Says what is wrong with a caller, or with what it asked for, unless much has been said just
-  // now.
+  // Logs what is wrong with a caller or its call, unless there were many such lines in this second.
   #complain(text) {
     this.#complaints++;
     if (this.#complaints <= MAX_COMPLAINTS) this.onLog(text, true);
@@ -209,7 +209,7 @@ class Client {
     const options = { autoSelectFamily: true, ...this.options };
     const socket = tuned(new net.Socket());
     this.client = socket;
-    this.leftOver = null; // what had come when it ended, and was no whole packet
+    this.leftOver = null; // the bytes that had arrived when it ended, and are no whole packet
     this.patience(CONNECT_MS);
     const reader = new PacketReader((packet, text) => {
       if (socket.destroyed) return; // the rest of a read
@@ -237,19 +237,19 @@ class Client {
     }
   }
 
-  // False when it has to wait, or is lost because there is no connection.
+  // Sends a packet. False when it has to wait, or is lost because there is no connection.
   write(packet) {
     return this.send(JSON.stringify(packet));
   }
 
-  // As `write`, for JSON that is text already.
+  // As `write`, for a packet that is JSON text already.
   send(text) {
     const socket = this.client;
     if (socket?.writableLength > UNSENT_LIMIT) socket.destroy(new Error('it does not read'));
     return socket?.writable === true && socket.write(seal(text));
   }
 
-  // Gives up when nothing goes either way for so many ms; 0: never.
+  // Gives up when no byte is sent or received for `ms` milliseconds; 0: never.
   patience(ms) {
     this.client.setTimeout(ms);
   }
@@ -267,8 +267,8 @@ class Client {
 // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d.
 const plainHost = (host) => String(host).replace(/^::ffff:(?=\d+\.)/i, '');
 
-// How much each host can read at once: nothing tells which of its peers of version 1 calls, so it
-// is what all of them can.
+// How many bytes the version 1 peers of each host can read at once. It is not known which of them
+// calls, so the smallest number counts.
 function readWindows(list) {
   const windows = new Map();
   for (const { host, readWindow } of list.filter((entry) => isObject(entry) && !isObject(entry.$))) {
@@ -278,18 +278,19 @@ function readWindows(list) {
   return windows;
 }
 
-// One caller of a service: its calls at work, and the answers that it has not taken yet.
+// One caller of a service: its running calls, and the answers that it has not read yet.
 class Caller {
   constructor(socket, id, onRead, complain, budget, options) {
     Object.assign(this, { socket, id, onRead, complain, budget, ...options, calls: new Set(), misdirected: false });
-    // Bytes that it is charged for, and those of its calls at work; and when to look again whether
-    // it may have more.
+    // The bytes that it is charged for, those of its running calls, and the timer of the next check
+    // whether it may hold more.
     Object.assign(this, { charged: 0, atWork: 0, again: null });
-    // isOld: it has sent a sound packet of version 1 last.
+    // isOld: its last sound packet was of version 1.
     Object.assign(this, { strikes: 0, isOld: false, closing: false, cuts: false });
     // Answers in version 1 form that wait until the caller has read those before.
     Object.assign(this, { waiting: [], waitingBytes: 0, unread: 0, wroteAt: 0, timer: null });
-    // Frames that have come, and how many there were when the unfinished one had begun.
+    // The number of frames that have arrived, the number when the unfinished one began, and the
+    // time of that.
     Object.assign(this, { frames: 0, framesBefore: 0, begunAt: performance.now() });
     this.send = socket.write.bind(socket);
     this.end = socket.end.bind(socket);
@@ -322,13 +323,13 @@ class Caller {
     });
     socket.on('drain', () => this.pace());
     socket.on('end', () => this.finish());
-    socket.on('error', () => {}); // 'close' follows, and there is nobody left to answer
+    socket.on('error', () => {}); // 'close' follows, and answers would not arrive
     socket.setTimeout(STALLED_MS, () => {
       if (socket.writableLength > 0) socket.destroy();
     });
   }
 
-  // Hands a call to the service; false when it is none.
+  // Hands a call to the service. False when the packet is no call.
   take(packet, text) {
     if (!isObject(packet)) return false;
     const list = parts(text);
@@ -343,9 +344,9 @@ class Caller {
 
     const version = (packet.$ ?? null) === null ? 1 : 2;
     this.isOld = version === 1;
-    const isLog = version === 1 && typeof packet.params === 'string'; // so old nodes log: nobody waits
+    const isLog = version === 1 && typeof packet.params === 'string'; // a log line of an old node: no answer
     const key = isLog ? undefined : keyOf(members, version);
-    packet.params ??= {}; // old services die without
+    packet.params ??= {}; // old services crash without params
     if (key !== undefined) {
       packet.key = shownKey(key);
       // Some families of services look here. What a node registers is shown to others as it is.
@@ -368,7 +369,7 @@ class Caller {
       return true;
     }
     this.onPacket(text);
-    // What a stranger sends costs that call at most, whatever the service makes of it.
+    // Whatever a stranger sends, an error of the service costs at most this call.
     handling.run(call, async () => this.onRead(packet)).catch((error) => {
       this.complain(`${shown(`${method}${uri}`)} failed: ${error?.stack ?? error}`);
       this.reply(call, failure(500, 'internal', 'the service failed'));
@@ -376,26 +377,27 @@ class Caller {
     return true;
   }
 
-  // Who looks for an instance is told which one this is. Calls for another are not begun.
+  // A caller that wants a certain instance is told which one this is. Calls for another are
+  // refused.
   greet($) {
     if (typeof $?.to !== 'string') return;
     this.misdirected = $.to !== this.id && $.to !== '*';
     this.send(seal(JSON.stringify({ uri: '$hello', $: { f: this.id } })));
   }
 
-  // Nobody waits for these answers any more.
+  // The caller has cancelled the calls with this key.
   forget(key) {
     for (const call of this.calls) if (call.key === key && call.version === 2) this.drop(call);
   }
 
-  // The call is not at work any more; whether it was.
+  // Forgets a call. Returns whether it was running.
   drop(call) {
     const was = this.calls.delete(call);
     if (was) this.atWork -= call.bytes;
     return was;
   }
 
-  // Takes what the service wrote as the answer to one call; what nobody waits for goes nowhere.
+  // Sends what the service wrote as the answer to a call. It is dropped if no caller waits for it.
   answer(text) {
     let said = failure(502, 'bad_answer', 'the service answered with something that is no packet');
     let name;
@@ -413,8 +415,8 @@ class Caller {
     if (call) this.reply(call, said);
   }
 
-  // Sends a packet that is no answer, such as a list: an old Distributor may be built on this, too.
-  // A call that it is written for has no other answer.
+  // Sends a packet that is no answer, such as a list, because an old Distributor may be built on
+  // this file, too. If it is written while a call is handled, the call gets no other answer.
   pass(text) {
     const handled = handling.getStore();
     if (handled?.caller === this) this.drop(handled);
@@ -444,7 +446,7 @@ class Caller {
     return undefined;
   }
 
-  // Answers a call once, in its own form; never one without a key.
+  // Answers a call once, in its own form. A call without a key gets no answer.
   reply(call, answer) {
     if (!this.drop(call) || this.socket.destroyed) return;
     const isOld = call.version === 1;
@@ -492,12 +494,12 @@ class Caller {
     }
   }
 
-  // Bytes that have come and are not at work yet.
+  // Bytes that have arrived and belong to no running call yet.
   come() {
     return this.reader.buffer.length + this.reader.pieceBytes + this.socket.readableLength;
   }
 
-  // Bytes that are kept for it.
+  // All bytes that are held for it.
   held() {
     return this.come() + this.atWork + this.socket.writableLength + this.waitingBytes;
   }
@@ -506,14 +508,15 @@ class Caller {
     this.charged = this.budget.settle(this.charged, this.socket.destroyed ? 0 : this.held());
   }
 
-  // A caller that asks faster than it reads, or than it can be answered, waits with what it asks
-  // next.
+  // Whether the next call of this caller has to wait: it has too many running calls, or too many
+  // answers that it has not read.
   isBusy() {
     const unread = this.socket.writableLength + this.waitingBytes;
     return this.calls.size >= MAX_CALLS || unread > WAITING_LIMIT || this.atWork + unread >= this.budget.mayHave();
   }
 
-  // As much is kept for it as may be: it is not read from. Others decide when it may have more.
+  // Whether this caller holds as much as it may, so that nothing is read from it. It depends on
+  // other callers when it may hold more.
   isFull() {
     this.settle();
     if (this.budget.isOverdrawn && this.come() > MIN_BYTES) {
@@ -530,7 +533,7 @@ class Caller {
     return full;
   }
 
-  // Goes on with what may go on now.
+  // Reads, or begins the next call, if that may go on now.
   pace() {
     const { socket } = this;
     this.reading.wake();
@@ -540,8 +543,8 @@ class Caller {
     });
   }
 
-  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends
-  // it too.
+  // Ends the connection when its calls are answered. With `cuts`, does not wait until the caller
+  // ends it too.
   finish(cuts = false) {
     this.closing = true;
     this.cuts ||= cuts;
@@ -557,8 +560,8 @@ class Caller {
     if (++this.strikes >= MAX_STRIKES) this.socket.destroy();
   }
 
-  // Gives up calls that the service does not answer, of which old callers hear nothing, as ever;
-  // and a caller whose call does not end.
+  // Gives up calls that the service does not answer: version 2 callers are told, old callers never
+  // were. Cuts off a caller whose call does not end.
   tidy(now) {
     const patience = this.calls.size >= MAX_CALLS ? CROWDED_MS : CALL_MS;
     for (const call of this.calls) {
@@ -568,8 +571,8 @@ class Caller {
     }
     const { reader } = this;
     const isMidway = reader.length > LINE_END_BYTES && !reader.hasMore && this.frames === this.framesBefore;
-    // A caller that is not read from has its whole time again, unless this packet is what it is not
-    // read from for.
+    // While a caller is not read from, its packet cannot arrive, so its time begins again; except
+    // if this packet itself is the reason.
     const waits = this.socket.isPaused() && this.come() <= this.held() / 2;
     if (!isMidway || waits) this.begunAt = now;
     this.framesBefore = this.frames;
@@ -581,8 +584,8 @@ class Caller {
   }
 }
 
-// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that
-// fit, the one that has plain text first is meant.
+// Adds to `params` the parts of the path for which a registered url has `{name}`. If several urls
+// fit, the first part that is plain text in only one of them decides for that one.
 function withPath(packet, urls) {
   if (!urls.some((url) => String(url).includes('{')) || !isObject(packet.params)) return packet;
   const given = `${packet.method}${packet.uri}`.split('/');
@@ -602,7 +605,7 @@ function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // as good as it can be told
+    return text; // it cannot be decoded
   }
 }
 
@@ -610,7 +613,7 @@ function tuned(socket) {
   return socket.setNoDelay(true).setKeepAlive(true, KEEP_ALIVE_MS);
 }
 
-// Answers are maps of members to their text: what a service wrote goes out as it wrote it.
+// An answer is a map of members to their JSON text, so that numbers keep every digit.
 
 // The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a
 // better `r`.
@@ -627,7 +630,7 @@ function oldAnswer(key, answer) {
 function newAnswer(key, answer) {
   const codes = ['errorcode', 'errorCode'].map((name) => JSON.parse(answer.get(name) ?? '0'));
   const code = codes.find((one) => ![null, 0, '0', '', false].includes(one));
-  // In this order our nodes read it fastest.
+  // Our nodes read the members fastest in this order.
   if (code === undefined) return join([['key', key], ['$', '{}'], ['params', dataOf(answer)]]);
   // The codes of old services have no common meaning, unless they are HTTP's.
   const status = Number.isInteger(Number(code)) && code >= 400 && code < 600 ? Number(code) : 500;
@@ -638,7 +641,7 @@ function newAnswer(key, answer) {
   return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...own })]]);
 }
 
-// All that an answer holds: `results` if nothing else is there, and otherwise an object of all
+// The content of an answer: `results` if there is nothing else, and otherwise an object of all
 // members that are not the answer's own. Some services put what they found beside `errorcode`, or
 // into `errormessage`, where a text is for people.
 function dataOf(answer) {

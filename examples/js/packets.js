@@ -1,12 +1,12 @@
 'use strict';
 
-// What goes over the wire, without sockets: frames, JSON as it came, keys, sums.
+// The wire format, without sockets: frames, JSON that keeps its spelling, keys and digests.
 
 const DELIMITER = Buffer.from('¶'); // C2 B6 ends every packet
-const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer: what every node takes
+const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer that every node accepts
 const USUAL_BYTES = 64 * 1024; // a buffer that has become larger is given back
-const MAX_PIECES = 16; // of one packet that an old writer has cut by a `¶` in a text: more are not likely
-const MAX_JOINED_BYTES = 64 * 1024; // of such pieces together: what old readers take
+const MAX_PIECES = 16; // pieces into which an old writer may cut one packet by a `¶` in a text
+const MAX_JOINED_BYTES = 64 * 1024; // bytes of such pieces together: old readers accept no more
 const BLANK = /^[ \t\r\n]*$/; // people type line ends between packets
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -19,8 +19,8 @@ function encode(packet) {
   return seal(JSON.stringify(packet));
 }
 
-// Cuts what an old writer wrote into packets: a `¶` inside of a string is text that it forgot to
-// escape.
+// Cuts the text of an old writer into packets. A `¶` inside of a string is text that the writer did
+// not escape.
 function cut(text) {
   const first = text.indexOf('¶');
   if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // as nearly all are
@@ -37,10 +37,10 @@ function cut(text) {
 }
 
 // Cuts a stream of bytes into packets. Bytes stay bytes until a packet is whole: a read may end in
-// the middle of a character or of the delimiter. onPacket gets a packet and its text; onBad hears
-// of each frame dropped. Old writers do not escape a `¶` in a text and so cut their own packets:
-// such pieces wait for the next ones, with which they are joined. onCut hears of how many pieces a
-// packet was.
+// the middle of a character or of the delimiter. onPacket is called with each packet and its text,
+// and onBad for each frame that is dropped. Old writers do not escape a `¶` in a text and so cut
+// their own packets: such pieces wait for the next ones, with which they are joined. onCut is
+// called with the number of pieces of a packet.
 class PacketReader {
   constructor(onPacket, onBad = () => {}, limit = FRAME_LIMIT) {
     Object.assign(this, { onPacket, onBad, onCut: () => {}, limit, pieces: [], pieceBytes: 0 });
@@ -51,12 +51,13 @@ class PacketReader {
     this.frameEnd = -1; // where the delimiter of the first frame is, once that is known
   }
 
-  // Bytes that were not handed on.
+  // The number of bytes that were not handed on yet.
   get length() {
     return this.end - this.start + this.pieceBytes;
   }
 
-  // Hands on all that is whole. False once a frame is too long: the stream is of no use then.
+  // Hands on all whole frames. False once a frame is too long: the rest of the stream cannot be
+  // read then.
   push(chunk) {
     this.append(chunk);
     let more = true;
@@ -66,7 +67,8 @@ class PacketReader {
 
   append(chunk) {
     if (this.start > 0) {
-      // What was handed on makes room, once for many packets. The room of a large one goes with it.
+      // Room is made once for many packets that were handed on. A buffer that was enlarged for a
+      // large packet is given back.
       const rest = this.buffer.subarray(this.start, this.end);
       const isLarge = this.buffer.length > USUAL_BYTES && rest.length <= USUAL_BYTES;
       if (isLarge) this.buffer = Buffer.from(rest);
@@ -78,7 +80,7 @@ class PacketReader {
     }
     const needed = this.end + chunk.length;
     if (needed > this.buffer.length) {
-      // Doubling: the cost of copying stays in proportion to the bytes read.
+      // The buffer doubles, so that the cost of copying stays in proportion to the bytes read.
       const larger = Buffer.allocUnsafe(Math.max(needed, 2 * this.buffer.length));
       this.buffer.copy(larger, 0, 0, this.end);
       this.buffer = larger;
@@ -97,10 +99,11 @@ class PacketReader {
     return (this.#find() >= 0 ? this.frameEnd : this.end) - this.start;
   }
 
-  // Hands on the next frame, and says whether there was one; null when the stream is of no use.
+  // Hands on the next frame. Returns whether there was one; null when the stream cannot be read any
+  // more.
   next() {
     const end = this.#find();
-    // The limit holds before the delimiter is there, or it would be no limit.
+    // The limit counts before the delimiter has arrived, because it may never arrive.
     if ((end >= 0 ? end : this.searched) - this.start > this.limit) {
       this.onBad(`a frame is longer than ${this.limit} bytes`);
       return null;
@@ -116,7 +119,7 @@ class PacketReader {
     return true;
   }
 
-  // Forgets all that it holds.
+  // Drops all bytes.
   clear() {
     Object.assign(this, { buffer: Buffer.alloc(0), start: 0, end: 0, searched: 0, frameEnd: -1 });
   }
@@ -142,12 +145,13 @@ class PacketReader {
       this.pieces = [text];
       this.pieceBytes = bytes.length;
     } else {
-      // Without the error's own words: they would copy a stranger's bytes to the log.
+      // The error's own text is left out, because it would copy a stranger's bytes to the log.
       this.onBad('a frame is not JSON in UTF-8');
     }
   }
 
-  // Waits no longer for the rest of a packet that was cut. Whether there was a part of one.
+  // Gives up waiting for the rest of a packet that was cut. Returns whether there was a piece of
+  // one.
   dropPieces() {
     if (this.pieces.length === 0) return false;
     this.pieces = [];
@@ -156,8 +160,7 @@ class PacketReader {
     return true;
   }
 
-  // Takes a frame as the next piece of a packet that was cut; false when it is none, and a frame by
-  // itself.
+  // Takes a frame as the next piece of a packet that was cut. False when it is a frame by itself.
   #join(text, bytes) {
     const joinedBytes = this.pieceBytes + DELIMITER.length + bytes;
     if (text !== undefined && joinedBytes <= MAX_JOINED_BYTES && !isSound(text)) {
@@ -208,15 +211,16 @@ function endsInText(json) {
   return isOpen;
 }
 
-// Whether it is a packet by itself, and no piece of a text: those have no quotes but escaped ones.
+// Whether a frame is a packet by itself and no piece of a text, in which all quotes would be
+// escaped.
 function isSound(text) {
   const packet = text.includes('"') ? parsed(text) : undefined;
   return isObject(packet);
 }
 
-// The direct parts of sound JSON as they came, because JSON.parse rounds long numbers and forgets
-// how things were spelled: texts of an array, [name, text] pairs of an object, nothing of anything
-// else.
+// The direct parts of sound JSON as text, because JSON.parse rounds long numbers and loses the
+// spelling. Gives the texts of an array, [name, text] pairs of an object, and nothing for other
+// values.
 function parts(text) {
   const found = [];
   let depth = 0;
@@ -273,15 +277,14 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   return byte;
 });
 
-// As in zlib; not every Node.js that this should run on has that one.
+// The same function as in zlib, which older versions of Node.js lack.
 function crc32(bytes) {
   let crc = -1;
   for (let at = 0; at < bytes.length; at++) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ bytes[at]) & 0xff];
   return ~crc >>> 0;
 }
 
-// What a stranger wrote, for a log: not longer than that, and without anything that a terminal acts
-// on.
+// Foreign text for a log: cut to a length, and without characters that a terminal acts on.
 function shown(text, most = 128) {
   const whole = String(text);
   const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
@@ -301,7 +304,7 @@ function parseAddress(text) {
   return { host, port: Number(port) };
 }
 
-// Says what a failed connection means to someone who does not know the codes.
+// Explains the error code of a failed connection.
 function explain(error) {
   const words = {
     ECONNREFUSED: 'nothing is listening there',

@@ -6,25 +6,25 @@ const { createHash, randomBytes } = require('node:crypto');
 const { farEnd, inVain, isOwn, resolved, foreignServer } = require('./hosts');
 const { crc32, explain, isObject, parts, shown } = require('./packets');
 
-const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice what our Distributor lets it become
-const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all around them less than 64 KiB
-const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come back one by one
-const FOREIGN_SERVER_MS = 30_000; // the longest pause before what is no Distributor is asked again
-const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
-const MAX_WAIT_MS = 3_600_000; // whatever the Distributor says
-const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
-const NOT_YOURS_MS = 10_000; // until the next try to register, and the next line, when our id is said to be another's
-const ASK_AGAIN_MS = 3000; // so long a list that was asked for may be on its way
+const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice the limit of our Distributor
+const COPY_PART_BYTES = 32 * 1024; // bytes of entries in a part of a copy: the packet stays below 64 KiB
+const RECONNECT_MS = 3000; // pause before connecting again, in which all nodes come back one by one
+const FOREIGN_SERVER_MS = 30_000; // the longest pause before a server that is no Distributor is tried again
+const SILENCE_MS = 15_000; // how long a Distributor may be silent; one of version 2 pings far more often
+const MAX_WAIT_MS = 3_600_000; // the longest wait that the Distributor may ask for
+const HOLD_MS = 11_000; // how long nodes are kept that a restarted version 1 Distributor does not list yet
+const NOT_YOURS_MS = 10_000; // pause between tries to register, and between log lines, if our id is refused
+const ASK_AGAIN_MS = 3000; // how long a requested list may be on its way before it is requested again
 
-// A secret, which the Distributor is told and nobody else, and the id that it proves. They are this
-// process's: one that was started again is another instance.
+// A secret that only the Distributor is told, and the instance id that it proves. Each process
+// makes its own: a service that was started again is another instance.
 function newIdentity() {
   const secret = randomBytes(32).toString('hex');
   return { id: `~${createHash('sha256').update(secret).digest('hex').slice(0, 32)}`, secret };
 }
 
-// Registers a service, takes in what is told, and comes back when the connection is lost. `onNoti`
-// is told of every change in the old form: as a whole list.
+// Registers a service, applies lists and changes, and connects again when the connection is lost.
+// `onNoti` gets every change in the old form: as a whole list.
 class Registry {
   #secret;
 
@@ -33,7 +33,7 @@ class Registry {
     Object.assign(this, { service, id, version, advertise, listens, client, onNoti, replica: new Replica(), left: false });
     Object.assign(this, { notYoursAt: -Infinity, warnedOf: null, foreignServerMs: RECONNECT_MS / 2 });
     this.where = `distributor ${client.options.host}:${client.options.port}`;
-    this.trouble = ''; // told once, not at each try
+    this.trouble = ''; // the last trouble that was logged, so that it is not logged at each try
     this.cause = '';
     client.limit = LIST_LIMIT;
     client.onCreate = () => this.opened();
@@ -48,24 +48,24 @@ class Registry {
   }
 
   opened() {
-    // isV2: it has shown `$`; heard: it works; listed: it shows us.
+    // isV2: the Distributor has sent `$`; heard: it has sent a packet; listed: its list shows this
+    // service.
     Object.assign(this, { isV2: false, heard: false, listed: false, askedAt: -Infinity, told: false, strange: null });
     this.service.isConnectedDistributor = true;
     const socket = this.client.client;
-    this.client.patience?.(SILENCE_MS); // what says nothing may be anything
+    this.client.patience?.(SILENCE_MS); // a silent server may not be a Distributor
     this.replica.connected(farEnd(socket));
     this.warnOfReach(socket);
     this.register();
   }
 
-  // It listens for this machine only, and says nothing else.
+  // Whether the service listens for this machine only, and advertises no other address.
   isLoopback() {
     const host = this.listens();
     return this.advertise === undefined && host !== undefined && isOwn(host) && !/^(::|0\.0\.0\.0)$/.test(host);
   }
 
-  // The Distributor tells others to call the address that it sees; where the service does not
-  // listen, that is in vain.
+  // Warns if the Distributor tells others to call an address at which the service does not listen.
   warnOfReach({ localAddress, remoteAddress }) {
     const vain = this.advertise === undefined ? inVain(this.listens(), localAddress) : null;
     if (vain === null || this.warnedOf === remoteAddress) return;
@@ -116,8 +116,7 @@ class Registry {
     }
   }
 
-  // The addresses are translated on the way: what others are told leads here only if the port is
-  // passed on.
+  // Addresses are translated on the way. Others reach this service only if the port is passed on.
   logTranslation() {
     const { localAddress } = this.client.client ?? {};
     const { host, port } = this.replica.entryOf(this) ?? {};
@@ -159,14 +158,14 @@ class Registry {
     this.client.write({ uri: '$pong', $: state ? { ...state, digest } : {} });
   }
 
-  // Asks for the list, unless that has just been done.
+  // Requests the list, unless it has just been requested.
   ask() {
     if (performance.now() - this.askedAt < ASK_AGAIN_MS) return;
     this.askedAt = performance.now();
     this.client.write({ uri: '/distributes', method: 'GET', key: 1, $: {} });
   }
 
-  // A Distributor that has just started learns from its nodes what there was.
+  // Sends a copy of the list to a Distributor that has just started.
   copy() {
     const { state, digest, entries } = this.replica;
     if (state === null) return;
@@ -195,13 +194,13 @@ class Registry {
     if (this.trouble !== r) this.service.onLog(`the ${this.where} says: ${shown(r)}: ${shown(m, 256)}`, true);
     this.trouble = r;
     if (!(s >= 400 && ra >= 0)) return;
-    // A moment at random, or all that were turned away come again together.
+    // The moment is random, because otherwise all refused nodes would come back together.
     const wait = Math.min(Math.max(ra, 50), MAX_WAIT_MS) * (1 + Math.random());
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.register(), wait);
   }
 
-  // Somebody has registered our id, which only its secret can do.
+  // The Distributor says that our id belongs to another process. Only the secret could register it.
   notYours() {
     const now = performance.now();
     if (now - this.notYoursAt >= NOT_YOURS_MS) {
@@ -230,14 +229,14 @@ class Registry {
       this.service.onLog(`no connection to ${this.where}: ${this.cause}; trying again every 3 s`, true);
     }
     this.trouble = this.cause;
-    // Everybody lost it at this moment: come back one after the other. One that told nothing may
-    // not work.
+    // All nodes have lost it at this moment, so they come back one after the other. A Distributor
+    // that has sent nothing may not work.
     const share = this.heard ? this.replica.rank(this.id) ?? Math.random() : 0.9 + 0.2 * Math.random();
     this.heard = false;
     this.timer = setTimeout(() => this.connect(), RECONNECT_MS * share);
   }
 
-  // What is there is no Distributor, and does not become one by being asked.
+  // The server is no Distributor, so the pause before the next try grows.
   isNone(what) {
     this.strange = null;
     this.foreignServerMs = Math.min(this.foreignServerMs * 2, FOREIGN_SERVER_MS);
@@ -259,16 +258,16 @@ class Registry {
   }
 }
 
-// What a node knows of the registry: in order, without gaps, never less because the Distributor
-// knows less.
+// What a node knows of the registry. Changes are applied in order and without gaps, and a restarted
+// Distributor that knows less makes it forget nothing.
 class Replica {
-  state = null; // {epoch, rev}; null from a Distributor of version 1, or from none
-  entries = new Map(); // id -> {entry, text as it came, bytes and sum of that}
+  state = null; // {epoch, rev}; null before the first list, and with a Distributor of version 1
+  entries = new Map(); // id -> {entry, its JSON text, the text's length and checksum}
   digest = 0;
-  kept = new Map(); // address -> {entry, until}: not listed any more, and nobody can have told that they left
-  fresh = false; // the connection has brought nothing yet
-  far = null; // where the Distributor is, if it is on another machine
-  readFar = null; // the same when the entries were read
+  kept = new Map(); // address -> {entry, until}: not listed any more, but not reported to have left either
+  fresh = false; // no list has arrived over this connection yet
+  far = null; // the Distributor's address, if it is on another machine
+  readFar = null; // the same at the time when the entries were read
 
   connected(far = null) {
     this.fresh = true;
@@ -277,11 +276,11 @@ class Replica {
 
   disconnected() {
     this.fresh = false;
-    for (const one of this.kept.values()) one.until = Infinity; // nobody could tell
+    for (const one of this.kept.values()) one.until = Infinity; // without a Distributor nothing says that they left
   }
 
-  // 'changed'; 'same'; 'stale': older than what is known; 'gap': does not follow from it; 'bad': no
-  // news.
+  // Applies a list or a change. Returns 'changed', 'same', 'stale' (older than what is known),
+  // 'gap' (changes are missing before it) or 'bad' (it is neither).
   take({ method, params, $ }, text, now) {
     const stamp = isObject($) && [$.epoch, $.rev].every(Number.isSafeInteger) ? $ : null;
     const raw = new Map(parts(text)).get('params') ?? '';
@@ -300,13 +299,13 @@ class Replica {
     if (stamp && known) {
       const sameEpoch = stamp.epoch === known.epoch;
       const older = sameEpoch ? stamp.rev < known.rev : stamp.epoch < known.epoch;
-      // A new connection may be to another Distributor; one connection is to one.
+      // A new connection may lead to another Distributor. One connection always leads to the same.
       if (older && (sameEpoch || !this.fresh)) return 'stale';
     }
     const digest = sum(next);
     if (stamp?.digest !== undefined && stamp.digest !== digest) return 'gap';
 
-    // A Distributor that warms up may not know all yet, and one of version 1 does not say when it
+    // A Distributor that warms up may not know all nodes yet. One of version 1 does not say when it
     // does.
     let until = null;
     if (stamp?.warming === true) until = Infinity;
@@ -344,14 +343,14 @@ class Replica {
     return same ? 'same' : 'changed';
   }
 
-  // Removes those whose time has come; whether there were any.
+  // Removes kept entries whose time is over. Returns whether there were any.
   expire(now) {
     const before = this.kept.size;
     for (const [where, { until }] of this.kept) if (until <= now) this.kept.delete(where);
     return this.kept.size !== before;
   }
 
-  // Copies, because old code writes into what it is given.
+  // Gives copies, because old code changes the lists that it gets.
   list() {
     const all = [...this.entries.values(), ...this.kept.values()].filter(({ entry }) => isObject(entry));
     return all.map(({ entry }) => ({ ...entry }));
@@ -362,7 +361,7 @@ class Replica {
     return this.entryOf(registry) !== undefined;
   }
 
-  // The entry of this service, as it is to be called.
+  // The entry of this service, with the host at which it is to be called.
   entryOf({ service: { context }, version, id }) {
     const isIt = version === 2
       ? ({ entry }) => entry?.$?.id === id
@@ -370,7 +369,7 @@ class Replica {
     return [...this.entries.values()].find(isIt)?.entry;
   }
 
-  // Where an instance stands among all, from 0 up to 1; null when it is not listed.
+  // The position of an instance among all, from 0 to less than 1; null when it is not listed.
   rank(id) {
     const at = [...this.entries.values()].findIndex(({ entry }) => entry?.$?.id === id);
     return at < 0 ? null : at / this.entries.size;

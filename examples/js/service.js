@@ -22,7 +22,7 @@ GET/hello   {"name": "..."}  greets by name
 POST/hello  {"name": "..."}  greets by name and remembers it
 `;
 
-const MAX_NAMES = 20; // with MAX_NAME: an old peer takes at most 64 KiB in one packet
+const MAX_NAMES = 20; // together with MAX_NAME, keeps packets below the 64 KiB that an old peer accepts
 const MAX_NAME = 100;
 
 const names = [];
@@ -56,7 +56,7 @@ function greet(who) {
   return { greeting: `Hello, ${who || 'world'}!`, names };
 }
 
-// Callers of version 2 are told the word, those of version 1 the code.
+// Callers of version 2 get the word, and those of version 1 the code.
 function refusal(errorcode, r, errormessage) {
   return { errorcode, errormessage, $: { r } };
 }

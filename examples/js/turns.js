@@ -1,18 +1,18 @@
 'use strict';
 
-// One thread reads what all peers send. A peer that always has something to say waits for its turn
-// among all that do, so that others, and above all the Distributor, do not wait for long.
+// One thread reads the packets of all peers. Peers that send without a pause take turns, so that
+// others, and above all the Distributor, do not wait for long.
 
-const SLICE_MS = 2; // of a turn: long beside what a packet costs, short beside what callers notice
-const FIRST_MS = 0.3; // without a turn: enough for what most have to say
-const LARGE_BYTES = 16 * 1024; // a packet that costs far more than others waits for a turn
+const SLICE_MS = 2; // the length of a turn: enough for many packets, and too short for callers to notice
+const FIRST_MS = 0.3; // the time without a turn: enough for most peers
+const LARGE_BYTES = 16 * 1024; // a larger packet waits for a turn, because it costs far more than others
 
-const waiting = []; // readings with packets that have come, in the order of their turns
+const waiting = []; // readings that wait for their turn, in order
 let next = null;
 
-// Hands the packets of a socket to its reader, a few at a time. While `isBusy`, none are begun, and
-// while `isFull`, nothing is read either; `wake` says that this may be over. The reader is of no
-// use after a frame that is too long.
+// Hands the packets of a socket to its reader, a few at a time. While `isBusy`, no packet is
+// handled, and while `isFull`, nothing is read either. `wake` checks both again. After a frame that
+// is too long, the reader cannot be used any more.
 class Reading {
   #waits = false;
 
@@ -25,12 +25,12 @@ class Reading {
     });
   }
 
-  // Goes on if it may.
+  // Continues reading if neither `isBusy` nor `isFull` prevents it.
   wake() {
     const { socket } = this;
     if (socket.destroyed) return;
     if (!this.#waits && !this.isBusy() && this.reader.hasMore) this.#wait();
-    const isFull = this.isFull(); // whoever waits may have too much all the same
+    const isFull = this.isFull(); // also asked while it waits for a turn, because it may hold too much
     const stops = isFull || this.#waits || this.isBusy();
     if (stops && !socket.isPaused()) socket.pause();
     if (!stops && socket.isPaused()) socket.resume();
@@ -60,7 +60,7 @@ class Reading {
   }
 }
 
-// One turn, and then whatever else there is to do.
+// Runs one turn, and then lets other events run before the next.
 function turn() {
   next = null;
   waiting.shift().takeTurn();

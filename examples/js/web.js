@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 'use strict';
 
-// A plain HTTP server that joins the mesh by four lines.
+// A plain HTTP server that joins the mesh with four lines.
 
 const http = require('node:http');
 const { parseArgs } = require('node:util');
