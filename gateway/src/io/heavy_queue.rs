@@ -18,15 +18,23 @@ const FREE: Duration = Duration::from_micros(500);
 /// Of an excess no more than this is counted at a time, so that a stall of the machine is forgotten
 /// after a few dozen polls.
 const MAX_EXCESS: Duration = Duration::from_millis(1);
+/// Of the polls of a light connection one in this many is measured, because reading the clock twice
+/// for each costs as much as a twentieth of a small request. It is odd, so that a connection whose
+/// long polls alternate with short ones is seen in both.
+const SAMPLED_DIVISOR: u8 = 5;
 /// Most heavy connections in a turn, if each works for an instant.
 const MAX_AT_ONCE: usize = 32;
 /// Most heavy connections that wait: more than a worker has.
 const MAX_WAITING: usize = 1 << 20;
 
-/// How long a connection has worked lately, each time it was polled: a leaky bucket.
+/// How long a connection has worked lately, each time it was polled: a leaky bucket, and a sample
+/// of the polls while it is light.
 #[derive(Debug, Default)]
 pub(crate) struct WorkMeter {
     excess: Duration,
+    is_heavy: bool,
+    /// Polls since the last one that was measured.
+    unmeasured: u8,
 }
 
 /// The heavy connections of a worker that wait, by client, and how long others have worked in this
@@ -45,13 +53,21 @@ pub(crate) struct HeavyQueue<W> {
 }
 
 impl WorkMeter {
-    /// Counts one poll of the connection.
+    /// Counts one poll of the connection, and returns whether it is to be measured.
+    pub(crate) fn begin_poll(&mut self) -> bool {
+        self.unmeasured = (self.unmeasured + 1) % SAMPLED_DIVISOR;
+        self.is_heavy() || self.unmeasured == 0
+    }
+
+    /// Counts the time of a poll that was measured.
     pub(crate) fn record(&mut self, worked: Duration) {
         self.excess = (self.excess + worked).saturating_sub(LIGHT).min(MAX_EXCESS);
+        // Half, so that one short poll does not end what many long ones have shown.
+        self.is_heavy = self.excess > if self.is_heavy { FREE / 2 } else { FREE };
     }
 
     pub(crate) fn is_heavy(&self) -> bool {
-        self.excess > FREE
+        self.is_heavy
     }
 }
 
@@ -116,7 +132,11 @@ mod tests {
     #[track_caller]
     fn check(polls: &[u32], is_heavy: bool) {
         let mut meter = WorkMeter::default();
-        polls.iter().cycle().take(100).for_each(|poll| meter.record(MICROSECOND * *poll));
+        for poll in polls.iter().cycle().take(1000) {
+            if meter.begin_poll() {
+                meter.record(MICROSECOND * *poll);
+            }
+        }
         assert_eq!(meter.is_heavy(), is_heavy, "{polls:?}");
     }
 

@@ -75,6 +75,9 @@ impl WorkerTime {
             if is_heavy && !share.may_work(task, &on_wait) {
                 return Poll::Pending;
             }
+            if !share.meter.begin_poll() {
+                return work.as_mut().poll(task);
+            }
             let begin = Instant::now();
             let polled = work.as_mut().poll(task);
             share.record(begin.elapsed(), is_heavy);
@@ -155,6 +158,8 @@ mod tests {
     const POLL: Duration = Duration::from_micros(100);
     const HEAVY: usize = 50;
     const TURNS: usize = 500;
+    /// Turns after which all of them are heavy.
+    const UNTIL_HEAVY: usize = 100;
 
     /// Moves the paused clock, as work does.
     fn work(time: Duration) {
@@ -193,7 +198,7 @@ mod tests {
 
         /// The longest time between two polls of a task that is always ready, when all are heavy.
         async fn longest_wait(&self) -> Duration {
-            for _ in 0..20 {
+            for _ in 0..UNTIL_HEAVY {
                 yield_now().await;
             }
             let mut longest = Duration::ZERO;
