@@ -48,6 +48,10 @@ fuzz TARGET='all' SECONDS='3':
 under-load *TESTS:
     tests/under-load.sh {{TESTS}}
 
+# The libraries that a service embeds compile for macOS
+macos:
+    .ci/run macos
+
 # Licences, sources, doubled crates, and advisories if their database is within reach
 deny:
     .ci/run deny

@@ -28,6 +28,7 @@ use crate::updates::budget::OutPacket;
 const UNRESERVED_BYTES: usize = 4 * 1024;
 /// Unsent bytes that the system may hold for a version 2 peer. A peer that stops reading then
 /// catches up from the newest state, and not through all states between.
+#[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 /// All bytes that the system may hold for a version 2 peer, sent or not (Linux takes twice that,
 /// for its own needs: socket(7)). Otherwise ten thousand slow peers would use up the system's
@@ -329,7 +330,6 @@ impl PeerReader {
 /// Limits the bytes that the system holds for a peer: changes are small and many, and a newer
 /// packet is better than an old one.
 fn tune_for_changes(stream: &Socket) {
-    #[cfg(target_os = "linux")]
     let Some(stream) = stream.tcp() else { return };
     let socket = SockRef::from(stream);
     let limited = socket.set_send_buffer_size(MAX_SYSTEM_BYTES);

@@ -39,4 +39,6 @@ pub fn set_tcp_options_with_timeout(stream: &TcpStream, user_timeout: Duration) 
     if let Err(error) = socket.set_tcp_user_timeout(Some(user_timeout.max(DEAD_AFTER))) {
         debug!(%error, "cannot set the user timeout of a connection");
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = user_timeout;
 }
