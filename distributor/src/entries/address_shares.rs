@@ -1,4 +1,4 @@
-//! A space in bytes that all peers share: how much of it the peers of each address hold.
+//! Counts how much of a space in bytes the peers of each address hold.
 
 use std::collections::{HashMap, hash_map};
 use std::net::{IpAddr, Ipv6Addr};

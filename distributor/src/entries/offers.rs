@@ -1,5 +1,5 @@
-//! Which services offer one url under several names, and what only one node offers, without a look
-//! at all entries.
+//! Finds urls that services of several names offer, and what only one node offers, without a search
+//! through all entries.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::entries::{EntryTable, Record};
 
-/// Events go to each service that subscribes: names that share one are as they should be.
+/// An event goes to each service that subscribes, so it is no mistake if several names share one.
 const EVENT: &str = "EVENT/";
 
 /// How many entries of each name offer each url, by hashes. It has as much as the entries have

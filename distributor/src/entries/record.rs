@@ -14,7 +14,7 @@ pub(crate) struct Record {
     pub(crate) name: Box<str>,
     /// The remote end of its connection, as lists spell it.
     pub(crate) host: Box<str>,
-    /// What lists show in its place, if the node advertises an address.
+    /// The host that lists show instead, if the node advertises an address.
     pub(crate) listed_at: Option<Box<str>>,
     pub(crate) port: u16,
     pub(crate) urls: Box<[Box<str>]>,
@@ -71,7 +71,7 @@ impl Record {
         (self.host.clone(), self.port, self.name.clone())
     }
 
-    /// Where it can be called, for people.
+    /// The address at which it can be called, for people.
     pub(crate) fn address(&self) -> String {
         let host = self.listed_at.as_ref().unwrap_or(&self.host);
         let host = host.strip_prefix("::ffff:").unwrap_or(host);

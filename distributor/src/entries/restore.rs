@@ -1,4 +1,4 @@
-//! The table after a restart, made of what one node still knew of it.
+//! Restores the table after a restart, from what one node still knows of it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +23,8 @@ impl EntryTable {
         let registered = std::mem::take(&mut self.entries);
         let sessions = std::mem::take(&mut self.sessions);
         let revision = self.revision();
-        // Whatever was told under our epoch so far is void: its ids may be others' now.
+        // Lists that were sent under our epoch so far are void, because their ids may belong to
+        // other entries now.
         let epoch = revision.epoch.max(copied.revision.epoch + 1);
         *self = Self::new(epoch);
         self.changelog = Changelog::new(Revision { epoch, rev: revision.rev + 1 }, Some(copied));

@@ -35,8 +35,8 @@ pub(crate) enum Command {
     Ignore,
     /// A packet of a version 1 peer is skipped. The peer may not be told, so it is logged.
     Skip(Rejection),
-    /// A version 1 peer's registration is not taken. The peer may not be told, so it is logged; and
-    /// it is told of changes all the same, as version 1 tells every peer that registers.
+    /// A version 1 peer's registration is rejected. The peer may not be told, so this is logged. It
+    /// is told of changes all the same, because version 1 tells every peer that registers.
     FollowOnly(Rejection),
     /// Register, or replace the registration.
     Register(Box<Registration>, RegisterOptions),
@@ -74,8 +74,8 @@ impl CommandReader {
             return self.read_blank(now, config);
         }
         self.counts.packets += 1;
-        // Offsets then count from the start of the packet, and not from a line end that was typed
-        // after the last one.
+        // White space is cut off, so that offsets in errors count from the start of the packet, and
+        // not from a line end that was typed before it.
         let frame = frame.trim_ascii();
         if let Err(too_deep) = check_depth(frame, config.max_json_depth) {
             return self.strike(Rejection::new(400, "too_deep", too_deep.to_string()), config);

@@ -57,7 +57,7 @@ pub(crate) enum WriteStep {
     Write(Bytes),
     /// An old peer is still reading: wait for this.
     WaitFor(WindowFull),
-    /// Ask again at this time: the packet is for this peer only and has to wait.
+    /// Call again at this time: the packet is for this peer only and has to wait.
     Later(Wait),
     /// Do nothing until something changes.
     Done,
@@ -296,12 +296,12 @@ impl Outbox {
         self.window.written()
     }
 
-    /// The bytes that the peer was seen to have read; `None` when its end cannot be looked at.
+    /// The bytes that the peer was seen to have read; `None` when its socket cannot be observed.
     pub(crate) fn read(&self) -> Option<u64> {
         self.window.read()
     }
 
-    /// The peer's end was seen, after `written` bytes, to have at most `unread` of them before it.
+    /// Records that, after `written` bytes, at most `unread` of them were unread at the peer.
     /// Returns whether it has read anything since the last time.
     pub(crate) fn confirm_read(&mut self, written: u64, unread: usize) -> bool {
         self.window.confirm_read(written, unread)

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a node may take to read a list until others are preferred. As version 2 nodes have for
-/// their answer to a ping.
+/// How long a node may take to read a list before others are preferred: as long as version 2 nodes
+/// have to answer a ping.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
-/// How long until it is gone, and how often it has to have been observed: time in which this
-/// process did not run counts against no node.
+/// After how long it counts as gone, and how often it must have been observed by then, so that time
+/// in which this process did not run counts against no node.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 const MIN_OBSERVATIONS: u32 = 10;
 
@@ -36,7 +36,7 @@ pub(crate) enum ProbeResult {
 }
 
 impl ReadProbe {
-    /// The list is about to be sent, after this many bytes.
+    /// Begins when the list is about to be sent, after `written` bytes.
     pub(crate) fn new(now: Instant, written: u64) -> Self {
         Self { since: now, written, observations: 0, is_suspect: false }
     }

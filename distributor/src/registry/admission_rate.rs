@@ -8,9 +8,9 @@ use crate::token_bucket::TokenBucket;
 /// told, and a peer that has not registered for five seconds is cut.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// A rate limit that gives each node which it turns away a moment of its own. If it told all of
-/// them when the next may register, all would come back at that moment: turning thousands away
-/// again and again costs more than registering them.
+/// A rate limit that tells each refused node another time to come back. If it told all of them when
+/// the next one may register, all would come back at that moment, and refusing thousands again and
+/// again costs more than registering them.
 #[derive(Debug)]
 pub(super) struct AdmissionRate {
     bucket: TokenBucket,
@@ -33,7 +33,7 @@ impl AdmissionRate {
             Err(wait) => wait,
         };
         let next = self.last.map_or(Duration::ZERO, |last| (last + self.interval).saturating_duration_since(now));
-        // Those that ask again and again must not keep others away for longer and longer.
+        // Nodes that try again and again must not make others wait longer and longer.
         let wait = if next <= MAX_WAIT { next.max(earliest) } else { earliest };
         self.last = Some(now + wait);
         Err(wait)

@@ -22,19 +22,19 @@ const SUSPICION: Duration = Duration::from_secs(5);
 /// Version 1 nodes that were reported.
 const MAX_SUSPICIONS: usize = 1024;
 
-/// A version 1 node of which two peers say so again and again for this long is gone: it does not
-/// read, or no peer reaches it. One that lives after all registers again within a few seconds.
+/// A version 1 node is removed when two peers report it again and again for this long: it does not
+/// read, or no peer reaches it. If it is alive after all, it registers again within a few seconds.
 const HUNG_AFTER: Duration = Duration::from_secs(30);
 /// The same where only one peer can say so, such as the gateway of services of version 1.
 const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
-/// The same where one peer says so again and again, or several at different times, and others could
-/// and do not. Most often that is a gateway, and the others call nothing there.
+/// The same where one peer reports the node again and again, or several do at different times, and
+/// others could and do not. Most often that is a gateway, and the others call nothing there.
 const HUNG_AFTER_SINGLE: Duration = Duration::from_secs(120);
 /// A node is removed on the reports of a single reporter at most once in this time: if the node
 /// lives after all, the fault is on the side of the peer that says so.
 const SINGLE_REPORTER_PERIOD: Duration = Duration::from_secs(3600);
-/// Nodes that were removed so and are remembered for that. Beyond this number, the reports of a
-/// single reporter count for nothing.
+/// Nodes that were removed on the reports of a single reporter, and are remembered for that. Beyond
+/// this number, the reports of a single reporter count for nothing.
 const MAX_SINGLE_REMOVALS: usize = 1024;
 /// Without a report for this long, a node begins anew.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ impl Suspicions {
         over
     }
 
-    /// The node was seen to read: it is not hung, though calls to it may fail.
+    /// Records that the node was seen to read: it is not hung, though calls to it may fail.
     pub(super) fn record_alive(&mut self, now: Instant, id: u64) {
         if let Some(suspicion) = self.reported.get_mut(&id) {
             (suspicion.since, suspicion.first) = (None, now);
@@ -235,7 +235,7 @@ impl Registry {
         outcome
     }
 
-    /// A version 1 node was seen to read what it is sent.
+    /// Records that a version 1 node was seen to read what it is sent.
     pub(crate) fn record_reading(&mut self, now: Instant, session: SessionId) {
         if let Some(record) = self.entries.record_of(session) {
             self.suspicions.record_alive(now, record.id);

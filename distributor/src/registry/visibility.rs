@@ -67,10 +67,10 @@ impl VisibilityWaits {
         self.watchers.entry(session).or_default();
     }
 
-    /// It is told of these nodes only: of the others it has nothing to acknowledge.
+    /// The session is told of these nodes only, and has nothing to acknowledge about others.
     pub(crate) fn set_interests(&mut self, session: SessionId, interests: Option<&Arc<Interests>>) {
         let Some(watcher) = self.watchers.get_mut(&session) else { return };
-        // Equal ones are kept once, and compared once.
+        // Equal interests are kept once, and compared once.
         let known = interests.map(|interests| {
             let known = self.interests.get_key_value(interests).map_or(interests, |(known, _)| known);
             Arc::clone(known)

@@ -1,5 +1,5 @@
-//! After a start: how long lists may lack nodes, and how to get back the list of the Distributor
-//! before.
+//! Decides, after a start, how long lists may lack nodes, and which node is asked for the list of
+//! the earlier Distributor.
 
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,7 @@ impl Warmup {
         over
     }
 
-    /// When to look again.
+    /// When to check again.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Collecting(until) | Stage::Copying(_, _, until) => Some(until),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// Memory for packets that have begun to arrive, for as many at a time as a limit in bytes allows.
-/// When there is none, connections wait in the order of their requests and are woken one by one.
-/// Until then, thousands of waiting connections cost nothing.
+/// Memory for packets that have begun to arrive. A limit in bytes says for how many at a time. When
+/// it is used up, connections wait in the order of their requests and are woken one by one, so that
+/// thousands of waiting connections cost nothing.
 #[derive(Debug)]
 pub(crate) struct IncomingBudget {
     free: Arc<Semaphore>,

@@ -28,7 +28,7 @@ pub(super) struct RegistrationLog<'a> {
 }
 
 impl Shared {
-    /// Logs what became of a registration.
+    /// Logs the outcome of a registration.
     pub(super) fn log_registration(
         &self,
         now: std::time::Instant,
@@ -62,7 +62,7 @@ impl Shared {
         }
     }
 
-    /// Says that services of two names offer one url.
+    /// Logs that services of two names offer one url.
     pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared: &SharedUrl) {
         let RegistrationLog { name, host, port, .. } = *logged;
         let SharedUrl { url, other, count } = shared;
@@ -72,8 +72,7 @@ impl Shared {
         }
     }
 
-    /// Says that a peer cannot connect to a node: in the log, and to the node itself if it is told
-    /// such things.
+    /// Logs that a peer cannot connect to a node, and tells the node if its version allows that.
     pub(super) fn report_unreachable(&self, now: std::time::Instant, notice: &UnreachableNotice) {
         let UnreachableNotice { session, record, peer: (peer, peer_at), why } = notice;
         let (address, reason, what) = (record.address(), why.as_str(), why.describe());
@@ -88,7 +87,7 @@ impl Shared {
         self.notify(*session, "unreachable", &message);
     }
 
-    /// Says that a part of a registration is ignored by all peers: in the log, and to the node.
+    /// Logs that all peers ignore a part of a registration, and tells the node.
     pub(super) fn report_ignored(
         &self,
         now: std::time::Instant,
@@ -105,7 +104,7 @@ impl Shared {
         self.notify(session, "ignored", &described(ignored));
     }
 
-    /// Notifies a node of something that it should know. A node of version 1 is told nothing.
+    /// Tells a node something that it should know. A node of version 1 is told nothing.
     fn notify(&self, session: SessionId, reason: &str, message: &str) {
         let Some(node) = self.follower(session) else { return };
         let mut out = BytesMut::new();

@@ -63,8 +63,8 @@ pub async fn serve_with_admin(
             shared.drain();
             sleep(DRAIN).await;
         }
-        // None of them ends by itself. A registry that accepts nodes but does not publish them is
-        // worse than none.
+        // No task ends by itself, so one that ends has panicked. A registry that accepts nodes but
+        // does not publish them is worse than none.
         Some(Err(ended)) = tasks.join_next() => if ended.is_panic() { std::panic::resume_unwind(ended.into_panic()) },
     }
     closing.cancel();

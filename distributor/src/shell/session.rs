@@ -35,7 +35,8 @@ pub(crate) struct Session {
     pub(crate) cut_reason: OnceLock<LeaveReason>,
     /// The connection is evicted to make room for another one.
     pub(crate) is_evicted: AtomicBool,
-    /// Others report that it does not answer, and it cannot be asked: it should be looked at.
+    /// Others report that it does not answer. It cannot be pinged, so its socket should be
+    /// observed.
     pub(crate) is_reported: AtomicBool,
     pub(super) opened_at: Instant,
     /// The queue that it shares with the other connections of its address group.
@@ -44,7 +45,7 @@ pub(crate) struct Session {
     pub(super) last_heard: AtomicU64,
 }
 
-/// Who writes to a session's stream.
+/// The task that writes to a session's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     /// The publisher, to every session in turn. It never waits for a session.
@@ -62,7 +63,7 @@ pub(crate) enum FlushOutcome {
     Stalled(std::time::Instant),
     /// An old peer is given time to read.
     Paced(WindowFull),
-    /// What the peer is owed can be encoded at this time.
+    /// The packet that the peer is owed can be encoded at this time.
     Later(Wait),
     /// The connection is broken.
     Broken,
@@ -160,7 +161,7 @@ impl SessionGuard {
         self.shared.lock().registry.history(Instant::now().into_std(), node)
     }
 
-    /// A version 1 node was looked at: it reads, or has not for a while.
+    /// Records what was observed of a version 1 node: it reads, or has not for a while.
     pub(crate) fn apply_verdict(&self, verdict: Verdict) {
         let now = Instant::now().into_std();
         let mut state = self.shared.lock();

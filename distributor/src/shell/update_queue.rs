@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A queue of address groups, each of which is a queue of connections. Packets for a single peer
+/// The queue of address groups. Each group is a queue of its connections. Packets for a single peer
 /// are encoded at a pace, and as memory allows. Only the first connection looks at the clock, and
 /// thousands that wait behind it cost nothing. An address group with thousands of connections is
 /// served as often as one with a single connection.

@@ -95,7 +95,7 @@ pub(crate) struct StateAfter {
 /// What a version 2 peer should be sent.
 #[derive(Debug)]
 pub(crate) enum NextUpdate {
-    /// Nothing: it already knows what concerns it up to this state.
+    /// Nothing: up to this state, it already knows all that concerns it.
     Nothing(Revision),
     /// This packet, after which it knows that state.
     Packet(OutPacket, StateAfter),

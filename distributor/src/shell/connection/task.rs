@@ -49,7 +49,7 @@ pub(super) async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &
     }
 }
 
-/// What a connection's task remembers from round to round.
+/// The state of a connection's task between two rounds.
 struct ConnectionTask<'a> {
     guard: &'a SessionGuard,
     reader: &'a mut PeerReader,
@@ -91,11 +91,11 @@ enum Wake {
 
 /// What a round waits for at its end.
 struct Awaited {
-    /// The socket is to be read.
+    /// The socket should be read.
     listens: bool,
-    /// The socket is to be written.
+    /// The socket should be written.
     writes: bool,
-    /// The peer's read window is to have room.
+    /// Room in the peer's read window.
     window: Option<WindowFull>,
     frame_deadline: Option<Instant>,
     write_deadline: Option<Instant>,
@@ -141,9 +141,9 @@ impl ConnectionTask<'_> {
         Ok(())
     }
 
-    /// Reads what has come before the peer is greeted as one that says nothing. On a busy machine
-    /// this task comes late to a registration that came in time; a list for version 1 is of no use
-    /// to that peer, and makes this machine later for the next one.
+    /// Reads the socket once more before the peer is greeted as a silent one. On a busy machine a
+    /// registration that came in time may still be unread. That peer has no use for a list of
+    /// version 1, and encoding it would make this machine later for the next peer.
     async fn read_before_greeting(&mut self) -> Result<(), ConnectionEnd> {
         let Self { guard, reader, .. } = self;
         let greet_at = guard.session.outbox().greet_at().map(Instant::from_std);
@@ -222,7 +222,7 @@ impl ConnectionTask<'_> {
         Ok(Awaited { listens, writes, window, frame_deadline, write_deadline, register_deadline, greet_at, next })
     }
 
-    /// A peer that holds much memory has less time while memory is short. Returns when to check
+    /// While memory is short, a peer that holds much of it has less time. Returns when to check
     /// that again.
     fn recheck_memory(&self, now: Instant) -> Result<Option<Instant>, ConnectionEnd> {
         let shared = self.guard.shared();
@@ -248,8 +248,8 @@ impl ConnectionTask<'_> {
     async fn wait(&mut self, awaited: &Awaited, stop: &CancellationToken) -> Wake {
         let Self { guard, reader, slice, backlog, queue, probe, .. } = self;
         let session = &guard.session;
-        // On the heap: most connections never wait for an old peer to read, and each would keep the
-        // room.
+        // It is on the heap, because most connections never wait for an old peer to read, and each
+        // would keep room for it.
         let to_observe = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
         let mut reading = to_observe.map(|unread| Box::pin(read_enough(guard, unread, backlog)));
         let (memory, pending) = (&mut reader.memory, &mut reader.pending);
@@ -369,16 +369,16 @@ impl QueueState {
 }
 
 fn takes_too_long(unfinished: &[u8]) -> Rejection {
-    // Writers of some dialects end their packets otherwise.
+    // Some writers end their packets with something else.
     let (bytes, end) =
         (unfinished.len(), unfinished.last().map_or_else(String::new, |last| last.escape_ascii().to_string()));
     let what = format!("a packet took too long: {bytes} bytes without ¶, which end in '{end}'");
     Rejection::new(408, "frame_timeout", what)
 }
 
-/// Sends an old node that others report not to answer the list once more, and looks whether it
-/// reads it; nothing else may be sent to it. `None` when it cannot be seen, or is about to be
-/// answered.
+/// Others report that an old node does not answer. Sends it the list once more, and observes
+/// whether it reads the list; nothing else may be sent to it. Returns `None` when its socket cannot
+/// be observed, or a reply is about to be sent.
 fn begin_probe(session: &Session) -> Option<ReadProbe> {
     let mut outbox = session.outbox();
     if outbox.owes_reply() || outbox.is_mid_packet() || outbox.read().is_none() {
