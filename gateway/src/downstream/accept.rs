@@ -28,7 +28,7 @@ const DRAIN_NOTICE: Duration = Duration::from_millis(50);
 /// Most clients of one worker that wait for others to be evicted. Each has a descriptor beyond the
 /// limit of connections.
 const MAX_WAITING: usize = 128;
-/// The least time for which the system lets a client read nothing.
+/// The least time-out of the system for a client that reads nothing.
 const MIN_TCP_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Worker {
@@ -41,7 +41,8 @@ impl Worker {
         successor: &CancellationToken,
     ) {
         let sends = SendQueue::start();
-        // Asked at every request: of its own, so that workers do not wait for each other.
+        // Each worker has its own, because it is read at every request and workers should not wait
+        // for each other.
         let stop = self.stop.child_token();
         let mut acceptors: Vec<_> =
             listeners.into_iter().map(|(listener, is_tls)| (Acceptor::new(listener), is_tls)).collect();

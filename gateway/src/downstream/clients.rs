@@ -205,7 +205,7 @@ impl ClientTracker {
             let (has_begun, age) = match tracked.activity() {
                 ClientActivity::Idle { since } => (false, now.saturating_sub(since)),
                 ClientActivity::Started { since } => (true, now.saturating_sub(since)),
-                // Only if it hardly reads its response.
+                // This one is evicted only if it hardly reads its response.
                 ClientActivity::Busy => match tracked.pace.slow_for(now) {
                     Some(age) => (true, age),
                     None => continue,

@@ -17,7 +17,7 @@ const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
 /// How version 2 begins.
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// In what version 2 adds of TLS: the client speaks it with the balancer (2.2.5).
+/// A flag in version 2's part about TLS: the client speaks TLS with the balancer (2.2.5).
 const CLIENT_SSL: u8 = 1;
 /// While the header is incomplete, it is examined again after this time, then after twice as long,
 /// up to the longest.
@@ -74,7 +74,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Result<(ProxyHeader, usize), BadHead
     if !is_line && !begins(V2) {
         return Some(Err(BadHeader));
     }
-    // Version 1 is a line; before its end some of it looks wrong.
+    // Version 1 is a line, which the parser takes for malformed before its end has arrived.
     if is_line && !bytes[..bytes.len().min(MAX_LINE_BYTES)].contains(&b'\n') {
         return (bytes.len() >= MAX_LINE_BYTES).then_some(Err(BadHeader));
     }

@@ -22,10 +22,10 @@ use crate::config::CertificateFiles;
 
 /// Bytes of records that wait for a client that does not read.
 const MAX_UNSENT_BYTES: usize = 64 * 1024;
-/// The same of a client that comes when many are here: one record.
+/// The same for a client that connects while many are connected: one record.
 const MAX_UNSENT_BYTES_IN_A_CROWD: usize = 16 * 1024;
-/// What a session holds of a record that is not whole, and of one that has not been taken from it,
-/// and itself.
+/// The bytes of a session: its own, a record that is not whole, and a record that has not been read
+/// from it.
 const SESSION_BYTES: usize = 48 * 1024;
 
 /// The certificates, by name.
@@ -95,7 +95,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Shakes hands with a client. `is_crowded`: many are here.
+    /// Makes the TLS handshake with a client. `is_crowded`: many clients are connected.
     pub(crate) fn accept(&self, stream: TcpStream, is_crowded: bool) -> Accept<QueuedSocket> {
         self.acceptor.accept_with(stream.into(), |session| limit_unsent(session, is_crowded))
     }

@@ -158,12 +158,12 @@ impl HeldBudget {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// How large the last response to this was, if it was large, and that was not long ago.
+    /// The size of the last response to this request, if it was large and recent.
     pub(super) fn last_size(&self, method: &str, path: &str) -> Option<usize> {
         self.lock().sizes.find(self.hasher.hash_one((method, path)), Instant::now())
     }
 
-    /// A response to this took this many bytes.
+    /// Records the size of a response to this request.
     pub(super) fn record_size(&self, method: &str, path: &str, bytes: usize) {
         let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + REMEMBERED);
         let mut state = self.lock();
@@ -182,7 +182,7 @@ impl HeldBudget {
         Ok(())
     }
 
-    /// One that was counted is over.
+    /// Records that such a call is over.
     pub(super) fn release_unsized(&self, client: IpAddr) {
         self.lock().unsized_calls.release(address_group(client));
     }
@@ -194,8 +194,8 @@ impl HeldBudget {
         self.lock().unread.record(self.hasher.hash_one(client), 0, until);
     }
 
-    /// Whether a client has left a response unread not long ago. Mostly none has, and no time has
-    /// to be looked at.
+    /// Whether a client has left a response unread recently. Mostly no client has, and the clock is
+    /// not read then.
     fn has_left_unread(&self, state: &BudgetState, client: IpAddr) -> bool {
         !state.unread.is_empty() && state.unread.find(self.hasher.hash_one(client), Instant::now()).is_some()
     }
@@ -211,7 +211,7 @@ impl ConnectionBudget {
         Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
     }
 
-    /// That of all connections.
+    /// The budget of all connections.
     pub(super) fn shared(&self) -> &Arc<HeldBudget> {
         &self.budget
     }
@@ -233,12 +233,12 @@ impl Reservation {
         self.granted > 0
     }
 
-    /// The client has read what it was held for.
+    /// Records that the client has read the response.
     pub(crate) fn complete(mut self) {
         self.is_response = false;
     }
 
-    /// From now on it is for a response of `bytes` bytes, which its client is to read.
+    /// Makes it a reservation for a response of `bytes` bytes, which its client has to read.
     ///
     /// # Errors
     /// As [`ConnectionBudget::reserve`]. Bytes that were held before stay reserved.

@@ -3,11 +3,12 @@
 
 use tokio::time::Instant;
 
-/// Sets of cells, each for hashes that are alike, and cells of a set: 128 KiB once one is used.
+/// The number of sets, each for some of the hashes, and the cells of a set. The table has 128 KiB
+/// from its first entry on.
 const SETS: usize = 1024;
 const WAYS: usize = 4;
 
-/// A number for each hash, for a while.
+/// Remembers a number for each hash, for a while.
 #[derive(Debug, Default)]
 pub(crate) struct RecentTable {
     /// None until the first entry.
@@ -39,7 +40,7 @@ impl RecentTable {
         set[at] = Cell { hash, until: Some(until), value };
     }
 
-    /// The number of a hash, if it is not over.
+    /// The number of a hash, if its time is not over.
     pub(crate) fn find(&self, hash: u64, now: Instant) -> Option<usize> {
         let cell = self.sets.get(set_of(hash))?.iter().find(|cell| cell.hash == hash)?;
         cell.until.filter(|until| now < *until).map(|_| cell.value)

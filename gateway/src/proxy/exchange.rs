@@ -119,7 +119,7 @@ pub(crate) trait Exchange: Send {
     /// Continue`, unless `awaits_continue`: then the server's is passed on.
     fn begin_forward(&mut self, awaits_continue: bool) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Before a response in parts that are not a server's.
+    /// Called before a response in parts that does not come from a server.
     fn begin_stream(&mut self);
 
     /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the
@@ -131,11 +131,11 @@ pub(crate) trait Exchange: Send {
         now: Instant,
     ) -> (impl Source, impl Sink, &'a mut Timer);
 
-    /// After a request was passed on. Gives whether all of it was, so that the server's connection
-    /// may be used again.
+    /// Called after a request was passed on. Returns whether all of it was, so that the server's
+    /// connection may be used again.
     fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool;
 
-    /// After a response in parts. `is_whole`: it was not cut.
+    /// Called after a response in parts. `is_whole`: it was not cut.
     fn end_stream(&mut self, is_whole: bool);
 
     /// Relays bytes both ways until both sides have shut down, one fails, or neither has sent

@@ -10,7 +10,7 @@ use crate::proxy::exchange::FullResponse;
 
 /// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
 pub(super) const CHALLENGES: &str = "/.well-known/acme-challenge/";
-/// The port that `https` has anyway.
+/// The default port of `https`.
 const DEFAULT_PORT: u16 = 443;
 
 /// Redirects a request to the same path with TLS: at `port`, or where a proxy in front speaks TLS.

@@ -75,7 +75,7 @@ pub(crate) async fn run(
 /// One direction.
 #[derive(Debug, Default)]
 struct TunnelDirection {
-    /// Bytes that were read and not taken at once.
+    /// Bytes that were read, and that the other side did not accept at once.
     waiting: Vec<u8>,
     /// How many of them have been written since.
     written: usize,

@@ -29,7 +29,7 @@ pub(crate) struct AdvertisedNames {
     shared: Arc<LookupShared>,
 }
 
-/// What the look-ups have in common.
+/// The state that all look-ups share.
 #[derive(Debug)]
 struct LookupShared {
     /// Addresses that are never called, whatever name leads there.
@@ -43,7 +43,7 @@ struct LookupShared {
 pub(crate) struct AdvertisedName {
     pub(crate) server: HostPort,
     state: Mutex<NameState>,
-    /// A look-up may be due earlier than was thought.
+    /// Wakes the task of the look-ups: one may be due earlier.
     rescheduled: Arc<Notify>,
 }
 
@@ -122,9 +122,9 @@ impl AdvertisedName {
     }
 }
 
-/// Where to try: at the addresses of the name, beginning with one that was reached before. The
-/// listed address is the last if the name does not lead there: what the Distributor has found may
-/// be right where we find nothing. A name must not lead to this machine, unless the list does.
+/// The addresses to try: those of the name, beginning with one that was reached before. The listed
+/// address is the last if it is not among them, because the Distributor may have found an address
+/// that we do not. A name must not lead to this machine, unless the list does.
 fn in_order(named: &[SocketAddr], listed: SocketAddr, reached: Option<SocketAddr>) -> Vec<SocketAddr> {
     let may_try = |address: &SocketAddr| listed.ip().is_loopback() || !address.ip().is_loopback();
     let mut order: Vec<_> = named.iter().copied().filter(may_try).collect();
@@ -132,7 +132,7 @@ fn in_order(named: &[SocketAddr], listed: SocketAddr, reached: Option<SocketAddr
         order.push(listed);
     }
     let is_named = named.contains(&listed);
-    // One that the name has left may be another server's by now.
+    // An address that the name no longer has may belong to another server by now.
     let reached = reached.filter(|reached| named.contains(reached));
     order.sort_by_key(|address| (Some(*address) != reached, is_named && *address != listed));
     order

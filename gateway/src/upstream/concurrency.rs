@@ -242,7 +242,7 @@ impl ServerPermits {
         }
         state.next_sweep = Some(now + SWEEP);
         let wanted = match self.kind {
-            // More than are needed now, so that others need not wait.
+            // More than are needed now, so that later requests need not wait.
             PermitKind::Requests => (self.limit / 4).saturating_sub(state.queue.free()).max(1),
             PermitKind::Tunnels => state.queue.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
         };

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::io::stream::limit_unsent;
 use crate::upstream::advertised::AdvertisedName;
 
-/// Within a network, a connect is answered in well under this time, or not at all.
+/// How long connecting may take. Within a network it takes far less, or fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an idle connection is surely open if its server does not say: servers in Node.js close
 /// theirs after five seconds, and a request on its way would be lost.
@@ -109,7 +109,7 @@ pub(crate) struct ServerConnection {
     endpoint: Arc<Endpoint>,
     /// Whether it has been used before, so that the server may be closing it.
     pub(crate) is_used: bool,
-    /// The first after one that failed.
+    /// It is the first connection after one that failed.
     pub(crate) has_recovered: bool,
 }
 
@@ -214,7 +214,7 @@ impl Endpoint {
             return;
         }
         let mut state = self.lock();
-        // The connection that has been idle for longest is of use to few requests.
+        // The connection that has been idle for longest can serve few requests.
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
         }

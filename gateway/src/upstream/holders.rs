@@ -42,12 +42,12 @@ pub(crate) struct Holder {
     bytes: AtomicU64,
     /// Whether the holder waits for the client, and not for the server.
     is_waiting: AtomicBool,
-    /// It is to end for others, when it is notified.
+    /// It is evicted, and ends when it is notified.
     is_evicted: AtomicBool,
-    /// It is to end now.
+    /// It has been notified: it ends now.
     is_notified: AtomicBool,
     waker: AtomicWaker,
-    /// Where it stands in the list; [`GONE`] when it has been removed.
+    /// Its index in the list; [`GONE`] when it has been removed.
     index: AtomicUsize,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Holders {
     watched: Vec<WatchedHolder>,
     /// Holders that are evicted and still there.
     evicting: usize,
-    /// Those of them that are not notified yet, and some that ended by themselves meanwhile.
+    /// Evicted holders that are not notified yet, and some that have ended by themselves meanwhile.
     unnotified: VecDeque<Arc<Holder>>,
 }
 

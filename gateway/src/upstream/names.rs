@@ -39,7 +39,7 @@ pub(crate) struct ServerNames {
     known: Mutex<BTreeMap<HostPort, NamedServer>>,
     /// Sent to after each change of the addresses.
     changed: watch::Sender<()>,
-    /// A look-up may be due earlier than was thought.
+    /// Wakes the task of the look-ups: one may be due earlier.
     rescheduled: Notify,
     log_throttle: Mutex<LogThrottle>,
 }
@@ -185,7 +185,7 @@ impl ServerNames {
 }
 
 impl NamedServer {
-    /// Takes in what a look-up has found. Returns whether the addresses have changed.
+    /// Stores what a look-up has found. Returns whether the addresses have changed.
     pub(super) fn record(&mut self, found: Result<Vec<SocketAddr>, String>, now: Instant) -> bool {
         (self.looked_up, self.is_suspect) = (Some(now), false);
         let mut addresses = match found {
@@ -196,7 +196,7 @@ impl NamedServer {
             }
         };
         self.failure = None;
-        // Name servers give them in another order each time.
+        // They are sorted, because name servers give them in another order each time.
         addresses.sort_unstable();
         let changed = addresses != self.addresses;
         self.addresses = addresses;

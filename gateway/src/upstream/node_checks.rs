@@ -38,7 +38,7 @@ struct FailedNode {
     times: BTreeMap<Arc<str>, u32>,
 }
 
-/// Calls nodes as `config` says, without end, and marks those that do not answer well as unhealthy.
+/// Calls nodes as `config` says, without end. Marks those that fail as unhealthy.
 pub(crate) async fn check_nodes(peers: Peers, mut config: watch::Receiver<Arc<Config>>) {
     let checks = NodeChecks { peers, failed: Mutex::default(), log_throttle: Mutex::default() };
     loop {

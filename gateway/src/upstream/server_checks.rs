@@ -41,8 +41,8 @@ impl Default for ServerChecks {
     }
 }
 
-/// Two routes may check the same server in different ways, and two servers be at one address, as
-/// far as the Distributor knows.
+/// The key of a check. Two routes may check the same server in different ways, and the Distributor
+/// may list two servers at one address.
 type CheckKey = (SocketAddr, Option<HostPort>, config::Check, Duration);
 
 /// One server, which is checked until this is dropped.

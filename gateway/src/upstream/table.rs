@@ -101,7 +101,7 @@ impl UpstreamTable {
                 }
                 Ok(()) = config.changed() => {
                     let new = Arc::clone(&config.borrow_and_update());
-                    // Until its names are known, the configuration before holds.
+                    // The earlier configuration stays in use until the new one's names are known.
                     self.names.prepare(&new).await;
                     let snapshot = ConfigSnapshot::new(new, &shared.secret);
                     *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
@@ -117,7 +117,7 @@ impl UpstreamTable {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner), &snapshot, now);
     }
 
-    /// Begins anew with the addresses that are known now.
+    /// Starts again, with the addresses that are known now.
     pub(crate) fn refresh(&self, shared: &WorkerShared) {
         self.change(|state, snapshot, now| state.apply_config(snapshot, shared, now));
     }

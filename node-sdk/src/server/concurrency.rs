@@ -1,4 +1,4 @@
-//! How many calls of one route may run at a time, and what becomes of the others.
+//! Limits how many calls of one route run at a time. The others wait, or are refused.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ pub(crate) struct WaitingCall {
 impl ConcurrencyLimit {
     pub(crate) fn new(calls: usize) -> Self {
         let running = Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS)));
-        // Where none may run, none will have its turn.
+        // If no call may run at all, none may wait.
         let waiting = Arc::new(Semaphore::new(if calls == 0 { 0 } else { MAX_WAITING }));
         Self { running, waiting }
     }

@@ -44,7 +44,7 @@ const ROOM_PERIOD: Duration = Duration::from_millis(50);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may read none of its responses.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the list is asked what a version 1 caller can read.
+/// How often the list is searched for what a version 1 caller can read.
 const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 /// Packets that are begun before other connections run; fewer if they take longer than a
 /// [`TimeSlice`].
@@ -75,7 +75,7 @@ struct CallerConnection<'a> {
     handles: RunningCalls,
     responses: ResponseQueue,
     bad_frames: BadFrames,
-    /// It looks for another instance than this one.
+    /// The caller wants another instance than this one.
     is_misdirected: bool,
     /// When the read window of a version 1 caller was looked up.
     window_checked: Option<Instant>,

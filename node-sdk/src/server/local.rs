@@ -76,7 +76,7 @@ impl LocalService {
 }
 
 pin_project_lite::pin_project! {
-    /// A call of the node to itself. One allocation for all of it, but for its handler.
+    /// A call of the node to itself. All of it but its handler is one allocation.
     struct LocalRun {
         started: Option<StartedCall>,
         #[pin]

@@ -70,7 +70,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
             () = stop.cancelled(), if finish_at.is_none() => {}
             () = sleep_until_opt(finish_at), if !finish.is_cancelled() => finish.cancel(),
             () = sleep_until_opt(quiet_at) => {
-                // Those that came since the last look may carry calls too.
+                // Connections that have been accepted since the last check may carry calls, too.
                 let late = acceptor.take().map(|acceptor| acceptor.close(false)).unwrap_or_default();
                 if late.is_empty() {
                     return 0;

@@ -14,14 +14,14 @@ use crate::handler::response_sink::WriteProgress;
 use crate::server::dispatch::StartedCall;
 use crate::tasks::NodeTasks;
 
-/// How long such a call may go on: longer than callers wait, which is 5 s for nodes and 10 s for
-/// gateways unless they are told otherwise. A handler that hangs must not stay for ever.
+/// How long such a call may go on, so that a handler that hangs does not stay for ever. Callers
+/// wait for less: nodes for 5 s and gateways for 10 s, unless they are told otherwise.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
-/// Most of them at a time: as many as one caller may have at work.
+/// Most such calls at a time: as many as one caller may have running.
 const MAX_RELEASED: usize = 1024;
 
-/// Most events, and other calls without a response, of the node to itself that are at work: as many
-/// as may wait for another node.
+/// Most running events, and other calls without a response, of the node to itself: as many as may
+/// wait for another node.
 const MAX_LOCAL: usize = 10_000;
 
 /// The calls of one node that go on without a caller.

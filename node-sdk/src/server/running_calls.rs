@@ -63,7 +63,7 @@ struct CallControl {
     task: AtomicWaker,
 }
 
-/// What the poll of a running call gives.
+/// The result of polling a running call.
 pub(super) enum Polled {
     /// A piece of its response, or the whole.
     Response(RunningCall, PolledResponse),
@@ -77,7 +77,7 @@ impl RunningCall {
         Self { key, bytes, started: Some(started), control: Arc::default() }
     }
 
-    /// What its caller reaches it by.
+    /// The handle by which its caller reaches it.
     pub(super) fn handle(&self) -> CallHandle {
         let call_stream = self.started.as_ref().and_then(|started| started.to.call_stream.clone());
         CallHandle { control: Arc::clone(&self.control), call_stream, bytes: self.bytes }
@@ -96,7 +96,8 @@ impl Future for RunningCall {
     type Output = Polled;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Polled> {
-        // Before the look: a caller that leaves after it wakes the task.
+        // The waker is set before the check, so that a caller that leaves after the check wakes the
+        // task.
         self.control.task.register(task.waker());
         if self.control.is_left.load(Ordering::Acquire) {
             return Poll::Ready(Polled::Left(self.started.take()));

@@ -137,7 +137,7 @@ impl Connection {
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
         match self.lock().phase {
             ConnectionPhase::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
-            // Not the only try of several calls.
+            // It has answered nothing yet, so it carries one call, and others are not lost with it.
             ConnectionPhase::Up if self.is_unproven() && self.load.in_flight() > 0 => Readiness::Connecting,
             ConnectionPhase::Up => Readiness::Ready,
             ConnectionPhase::Connecting if !self.is_healthy() => Readiness::Ejected,

@@ -253,7 +253,8 @@ impl Http1Connection<'_> {
         self.input.buffer = BytesMut::new();
         self.output = BytesMut::new();
         let client = self.stream.take().expect("a connection ends with its tunnel");
-        // A task of its own: otherwise each byte would wake the whole task of the connection.
+        // The tunnel has a task of its own, because otherwise each byte would wake the whole task
+        // of the connection.
         let carries = async move { tunnel::run(client, server, permit.holder(), idle).await };
         match AbortOnDropHandle::new(tokio::spawn(carries)).await {
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Ended("the tunnel was idle")),

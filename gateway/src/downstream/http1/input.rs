@@ -20,7 +20,7 @@ use crate::proxy::forward::ClientGone;
 
 /// Room for one read: all of most requests, and a part of the others.
 pub(super) const READ_BYTES: usize = 4 * 1024;
-/// With less free room than this, more is made.
+/// The buffer grows when it has less free room than this.
 pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
 
 /// A client that has closed its sending side is tested at once by a byte of the status line, again
@@ -123,9 +123,9 @@ impl Http1Input {
         }
     }
 
-    /// Reads ahead, and completes when the client goes, or may have gone; with `None` when it has
-    /// sent so much that nothing more is read, so that its going cannot be seen. Cancel safe; to be
-    /// asked again.
+    /// Reads ahead, and completes when the client has gone, or may have gone. Returns `None` when
+    /// the client has sent so much that nothing more is read, so that its end cannot be noticed.
+    /// Cancel safe; to be called again.
     ///
     /// A client that is gone looks the same as one that has only closed its sending side (RFC 9112,
     /// 9.6), until something is written to it. So the client is to be written to, at once and now

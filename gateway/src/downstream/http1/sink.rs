@@ -34,13 +34,13 @@ pub(super) struct Http1Sink<'a> {
     pub(super) zeros: u32,
 }
 
-/// Digits that a chunk's size may begin with: with its own they are fewer than the 16 that clients
-/// read (RFC 9112, 7.1 has no limit).
+/// Zeros that may precede a chunk's size. Together with its own digits they are fewer than the 16
+/// that clients read (RFC 9112, 7.1 has no limit).
 const MAX_ZEROS: u32 = 8;
 
 impl Sink for Http1Sink<'_> {
     fn interim(&mut self, response: &ResponseHead) {
-        // HTTP/1.0 knows none (RFC 9110, 15.2).
+        // HTTP/1.0 has no interim responses (RFC 9110, 15.2).
         if self.head.is_1_1 {
             buffers::make_ready(self.output);
             self.line.finish(self.output, response.status);

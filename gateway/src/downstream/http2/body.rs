@@ -42,8 +42,9 @@ impl Http2Body {
         self.next_of_client(deadline).await
     }
 
-    /// Waits for the first piece that has something in it, and keeps it. Gives whether there is
-    /// none, nor trailers: the body is empty. Until `deadline`, or for nothing if that is `None`.
+    /// Waits for the first piece that is not empty, and keeps it. Waits until `deadline`, or not at
+    /// all if that is `None`. Returns whether the body is empty: it has neither such a piece nor
+    /// trailers.
     pub(super) async fn is_empty(&mut self, deadline: Option<Instant>) -> Result<bool, BodyError> {
         loop {
             let piece = match deadline {
@@ -79,7 +80,7 @@ impl Http2Body {
         match self.body.data().await {
             Some(data) => {
                 let data = data.map_err(reset)?;
-                // The client may send as many bytes again: we never hold more than this.
+                // The client may send as many bytes again. We never hold more than its window.
                 self.body.flow_control().release_capacity(data.len()).map_err(reset)?;
                 Ok(Piece::Data(data))
             }

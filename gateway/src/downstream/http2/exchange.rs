@@ -79,9 +79,9 @@ impl Http2Exchange {
         (stream, head)
     }
 
-    /// Finds out whether there is a body after all: the end of a stream may come in a frame of its
-    /// own, which is empty. A request of a kind that seldom has a body waits for its first piece,
-    /// another one is taken as far as it is there.
+    /// Finds out whether there is a body after all, because the end of a stream may come in an
+    /// empty frame of its own. A request whose method seldom has a body waits for its first piece;
+    /// for other methods, only bytes that have arrived count.
     ///
     /// # Errors
     /// What is wrong with the body, or that it does not come.
@@ -101,7 +101,8 @@ impl Http2Exchange {
         Ok(())
     }
 
-    /// Sends the answer to the request. How its handling `ended` decides how the stream ends.
+    /// Sends the complete response, if there is one, and ends the stream: in order, or by a reset
+    /// if the handling of the request `ended` with an error or sending fails.
     pub(super) async fn finish(mut self, ended: Result<(), Ended>) {
         let sent = match (ended, self.full.take()) {
             (Ok(()), Some(full)) => self.send_full(full).await,
@@ -164,7 +165,7 @@ impl Http2Exchange {
         if std::mem::take(&mut self.needs_continue) {
             let mut leave = Response::new(());
             *leave.status_mut() = StatusCode::CONTINUE;
-            // A client that has gone is noticed elsewhere.
+            // That a client has gone is noticed elsewhere.
             let _ = self.sender().respond.send_informational(leave);
         }
     }

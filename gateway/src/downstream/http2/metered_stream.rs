@@ -103,7 +103,7 @@ impl AsyncRead for MeteredStream<'_> {
             return Poll::Pending;
         }
         if this.activity.round_bytes.load(Ordering::Relaxed) >= ROUND_BYTES {
-            // `accept` has the task polled again.
+            // `accept` wakes the task again.
             return Poll::Pending;
         }
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);

@@ -42,7 +42,7 @@ impl<'a> Http2Sink<'a> {
 
 impl Sink for Http2Sink<'_> {
     fn interim(&mut self, response: &ResponseHead) {
-        // A client that is gone is found out otherwise.
+        // That a client is gone is noticed elsewhere.
         let _ = lock(self.outgoing).respond.send_informational(response_head(response, None));
     }
 
@@ -130,7 +130,7 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
     let with_length = response.states_length() && !response.status.is_informational();
     for (name, value) in response.fields.iter() {
         if with_length && name.eq_ignore_ascii_case(b"content-length") {
-            // A server may say it twice.
+            // A server may have sent the field twice.
             if let Ok(length) = HeaderValue::from_bytes(tokens(value).next().unwrap_or_default()) {
                 fields.insert(CONTENT_LENGTH, length);
             }

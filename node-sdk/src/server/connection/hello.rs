@@ -1,4 +1,4 @@
-//! The first packet of a caller: who calls, and whom.
+//! The first packet of a caller. It names the caller, and the instance that it wants.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::CallerConnection;
 const MAX_TEXT_BYTES: usize = 128;
 
 impl CallerConnection<'_> {
-    /// Who calls, and whom. A caller that names the instance that it looks for is told which one
+    /// Handles the first packet. A caller that names the instance that it wants is told which one
     /// this is.
     pub(super) fn handle_hello(&mut self, frame: &[u8]) {
         let Ok(packet) = Packet::parse(frame) else { return };
