@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use protocol::{
     CallMeta, FrameDecoder, Key, ListUpdate, Packet, Registration, RegistrationLimits, Replica, Request,
-    ResponsePayload, Version, check_depth, seal, write_list, write_request, write_response,
+    ResponsePayload, UnpackedBlocks, Version, check_depth, seal, write_list, write_request, write_response,
 };
 
 /// Rounds, whose median is printed.
@@ -68,7 +68,8 @@ fn main() {
     });
     let list = Packet::parse(&out[..out.len() - 2]).expect("it is a packet");
     measure("take in a list of 500", 1, entry.len() * 500, || {
-        let update = ListUpdate::parse(&list).expect("it is a list");
+        let mut unpacked = UnpackedBlocks::default();
+        let update = ListUpdate::parse(&list, &mut unpacked).expect("it is a list");
         black_box(Replica::default().apply(Instant::now(), &update));
     });
 }

@@ -12,6 +12,7 @@ const net = require('node:net');
 const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
+const { deflateSync } = require('node:zlib');
 const { farEnd, foreignServer } = require('./hosts');
 const { offerHttp } = require('./http');
 const Server = require('./mesh');
@@ -586,7 +587,7 @@ test('a node of version 2 follows its Distributor', async (t) => {
   const link = await next();
   const { params, ...registration } = await link.next();
   const { secret } = registration.$;
-  assert.deepEqual(registration, { uri: '/distributes', method: 'POST', key: 0, $: { secret } });
+  assert.deepEqual(registration, { uri: '/distributes', method: 'POST', key: 0, $: { secret, packed: true } });
   const { id } = params.$;
   const own = service.context.port;
   assert.deepEqual(params, { port: own, name: 'goods', urls: ['GET/goods'], $: { v: 2, id } });
@@ -615,12 +616,12 @@ test('a node of version 2 follows its Distributor', async (t) => {
   // Turned away, it comes again; cut off, it goes on from what it knows.
   const busy = { s: 429, r: 'busy', m: 'later', ra: 60 };
   link.send(encode({ uri: '/distributes', method: 'GET', key: 0, params: [], $: busy }));
-  assert.deepEqual((await link.next()).$, { secret, have: known });
+  assert.deepEqual((await link.next()).$, { secret, packed: true, have: known });
   link.socket.destroy();
   await eventually('it is lost', () => !service.isConnectedDistributor);
   const again = await next();
   const back = await again.next();
-  assert.deepEqual([back.params.$.id, back.$], [params.$.id, { secret, have: known }]);
+  assert.deepEqual([back.params.$.id, back.$], [params.$.id, { secret, packed: true, have: known }]);
   assert.equal(lists.length, 2, 'nothing was forgotten meanwhile');
   again.send(`{"uri":"$ping","$":${JSON.stringify({ ...known, digest: 1 })}}¶`);
   assert.equal((await again.next()).uri, '$pong');
@@ -655,6 +656,26 @@ test('an instance proves its id by a secret that only the Distributor is told', 
   await eventually('it says so', () => service.logged.some((text) => text.includes('belongs to another process')));
   assert.ok(service.logged.filter((text) => text.includes('belongs to another process')).length === 1);
   assert.ok(service.logged.every((text) => [...seen].every((one) => one.startsWith('~') || !text.includes(one))));
+});
+
+test('packed entries are read like others, and what is no block is none', () => {
+  const pack = (text) => deflateSync(text).toString('base64');
+  const entry = (port) => `{"port":${port},"name":"n","host":"::1"}`;
+  const block = (...ids) => pack(`{"ids":[${ids}],"entries":[${ids.map(entry)}]}`);
+  const check = (packed, outcome, ports) => {
+    const told = new Told();
+    told.at(0, `{"method":"GET","params":[],"$":{"epoch":1,"rev":1,"ids":[],"packed":${JSON.stringify(packed)}}}`, outcome, ports);
+    return told;
+  };
+  const told = check([block(1, 2), block(300)], 'changed', [1, 2, 300]);
+  assert.equal(told.replica.entries.get(300).text, entry(300), 'copies are of what came');
+  const left = '"left":[{"id":1,"reason":"closed"}]';
+  told.at(0, `{"method":"PATCH","params":{"joined":[],${left}},"$":{"epoch":1,"rev":2,"base":1,"ids":[],"packed":["${block(7)}"]}}`,
+    'changed', [2, 300, 7]);
+  for (const bad of [7, null, 'x', [7], ['x'], [''], [block(1).slice(0, -8)], [pack('7')], [pack('{}')],
+    [pack('{"ids":[1],"entries":[]}')], [pack('{"ids":[1],"entries":["¶"]}')], [pack('0'.repeat(16 * 1024 * 1024 + 1))]]) {
+    check(bad, 'bad', []);
+  }
 });
 
 test('a host of the loopback is the Distributor\'s where that is on another machine', () => {

@@ -3,6 +3,7 @@
 // A node's side of the registry: what it knows, and its connection to the Distributor.
 
 const { createHash, randomBytes } = require('node:crypto');
+const { inflateSync } = require('node:zlib');
 const { farEnd, inVain, isOwn, resolved, foreignServer } = require('./hosts');
 const { crc32, explain, isObject, parts, shown } = require('./packets');
 
@@ -82,7 +83,7 @@ class Registry {
     if (version === 2) {
       packet.params.$ = { ...context.$, v: 2, id };
       if (this.advertise !== undefined) packet.params.$.advertise = this.advertise;
-      packet.$ = { secret: this.#secret };
+      packet.$ = { secret: this.#secret, packed: true };
       if (replica.state) packet.$.have = { ...replica.state, digest: replica.digest };
       if (this.isLoopback()) packet.$.loopback = true;
     }
@@ -284,13 +285,15 @@ class Replica {
   take({ method, params, $ }, text, now) {
     const stamp = isObject($) && [$.epoch, $.rev].every(Number.isSafeInteger) ? $ : null;
     const raw = new Map(parts(text)).get('params') ?? '';
+    const packed = unpacked(stamp?.packed);
+    if (packed === null) return 'bad';
     if (method === 'PATCH') {
       if (!stamp || !Array.isArray(params?.joined) || !Array.isArray(params.left)) return 'bad';
-      const joined = numbered(stamp.ids, params.joined, parts(new Map(parts(raw)).get('joined')), this.far);
+      const joined = numbered(stamp.ids, params.joined, parts(new Map(parts(raw)).get('joined')), packed, this.far);
       return joined ? this.change(stamp, joined, params.left.map((one) => one?.id)) : 'bad';
     }
     if (!Array.isArray(params)) return 'bad';
-    const next = numbered(stamp ? stamp.ids : [...params.keys()], params, parts(raw), this.far);
+    const next = numbered(stamp ? stamp.ids : [...params.keys()], params, parts(raw), packed, this.far);
     return next ? this.replace(stamp, next, now) : 'bad';
   }
 
@@ -376,9 +379,33 @@ class Replica {
   }
 }
 
-// Entries by id; null when there is not one id for each.
-function numbered(ids, entries, texts, far) {
-  if (!Array.isArray(ids) || ids.length !== texts.length || !ids.every(Number.isSafeInteger)) return null;
+// Entries that came packed, with their ids and texts; null when a block is none, or more than a
+// list may have.
+function unpacked(blocks = []) {
+  const all = { ids: [], entries: [], texts: [] };
+  let room = LIST_LIMIT;
+  try {
+    for (const block of blocks) {
+      const bytes = inflateSync(Buffer.from(block, 'base64'), { maxOutputLength: room });
+      const text = bytes.toString();
+      if (text.includes('¶')) return null; // in a copy it would end the packet
+      const { ids, entries } = JSON.parse(text);
+      room -= bytes.length;
+      all.ids = all.ids.concat(ids);
+      all.entries = all.entries.concat(entries);
+      all.texts = all.texts.concat(parts(new Map(parts(text)).get('entries')));
+    }
+  } catch {
+    return null;
+  }
+  return all;
+}
+
+// Entries by id, with those that came packed; null when there is not one id for each.
+function numbered(first, known, raw, packed, far) {
+  if (!Array.isArray(first)) return null;
+  const [ids, entries, texts] = [first.concat(packed.ids), known.concat(packed.entries), raw.concat(packed.texts)];
+  if (ids.length !== texts.length || !ids.every(Number.isSafeInteger)) return null;
   return new Map(ids.map((id, n) => {
     const [entry, text, bytes] = [resolved(entries[n], far), texts[n], Buffer.from(`${id}:${texts[n]}`)];
     return [id, { entry, text, bytes: bytes.length, sum: crc32(bytes) }];

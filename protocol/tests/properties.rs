@@ -5,8 +5,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
     CallMeta, FrameDecoder, FrameTooLarge, Key, ListUpdate, Packet, Ping, RegisterOptions, Registration,
-    RegistrationLimits, Replica, Request, Response, ResponsePayload, Route, Version, check_depth, read_copy,
-    read_report, seal, write_request, write_response,
+    RegistrationLimits, Replica, Request, Response, ResponsePayload, Route, UnpackedBlocks, Version, check_depth,
+    read_copy, read_report, seal, write_request, write_response,
 };
 
 const LIMIT: usize = 200;
@@ -152,7 +152,7 @@ proptest! {
             let _ = RegisterOptions::parse(packet.meta, &RegistrationLimits::default());
             #[expect(clippy::disallowed_methods, reason = "any instant will do")]
             let now = std::time::Instant::now();
-            let _ = ListUpdate::parse(&packet).map(|update| Replica::default().apply(now, &update));
+            let _ = ListUpdate::parse(&packet, &mut UnpackedBlocks::default()).map(|update| Replica::default().apply(now, &update));
             let _ = (read_copy(&packet), protocol::Pong::from_packet(&packet), read_report(packet.params), Ping::from_packet(&packet));
             let _ = Request::from_packet(packet);
         }

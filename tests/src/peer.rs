@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::{ListUpdate, PING_URI, Packet, Replica, Revision, UpdateOutcome};
+use protocol::{ListUpdate, PING_URI, Packet, Replica, Revision, UnpackedBlocks, UpdateOutcome};
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -136,7 +136,8 @@ impl Peer {
             return true;
         }
         assert_eq!(packet.uri(), "/distributes");
-        let update = ListUpdate::parse(&packet).unwrap();
+        let mut unpacked = UnpackedBlocks::default();
+        let update = ListUpdate::parse(&packet, &mut unpacked).unwrap();
         let outcome = self.replica.apply(tokio::time::Instant::now().into_std(), &update);
         assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}: {packet:?}");
         false

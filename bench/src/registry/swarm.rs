@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use memchr::memmem;
 use protocol::{
-    ListUpdate, Packet, Pong, Replica, Revision, UpdateOutcome, write_copy, write_list_request, write_pong,
+    ListUpdate, Packet, Pong, Replica, Revision, UnpackedBlocks, UpdateOutcome, write_copy, write_list_request,
+    write_pong,
 };
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -262,15 +263,17 @@ impl SwarmNode {
         let have = self
             .revision
             .get()
-            .map_or_else(String::new, |Revision { epoch, rev }| format!(r#""have":{{"epoch":{epoch},"rev":{rev}}}"#));
+            .map_or_else(String::new, |Revision { epoch, rev }| format!(r#","have":{{"epoch":{epoch},"rev":{rev}}}"#));
         let urls = r#"["POST/goods","GET/goods"]"#;
+        // As random as ids of real nodes: what repeats packs better.
+        let instance = fastrand::Rng::with_seed(number as u64).u128(..);
         if self.old {
             return format!(
                 r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls}}}}}¶"#
             );
         }
         format!(
-            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls},"$":{{"v":2,"id":"{number:032x}"}}}},"$":{{{have}}}}}¶"#
+            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls},"$":{{"v":2,"id":"{instance:032x}"}}}},"$":{{"packed":true{have}}}}}¶"#
         )
     }
 
@@ -303,11 +306,17 @@ impl SwarmNode {
         let is_change = frame.starts_with(br#"{"uri":"/distributes","method":"PATCH""#);
         let known = self.entries.get();
         let (joined, left) = packet.counts();
-        let entries = if is_change { known + joined - left } else { joined };
+        let entries = match is_change {
+            // Not unpacked. One that is thorough and in the same state says how many there are.
+            _ if packet.is_packed() => known,
+            true => known + joined - left,
+            false => joined,
+        };
         self.entries.set(entries);
         if let Some(replica) = &mut *self.replica.borrow_mut() {
+            let mut unpacked = UnpackedBlocks::default();
             let packet = Packet::parse(frame).unwrap();
-            match replica.apply(Instant::now(), &ListUpdate::parse(&packet).unwrap()) {
+            match replica.apply(Instant::now(), &ListUpdate::parse(&packet, &mut unpacked).unwrap()) {
                 UpdateOutcome::Changed | UpdateOutcome::Same => {
                     let digest = replica.revision().map(|_| u64::from(replica.digest().0));
                     let said = number_after(frame, br#""digest":"#);
@@ -322,7 +331,9 @@ impl SwarmNode {
             // While the Distributor warms up, nodes that are kept from before count as well.
             self.entries.set(if is_change && !replica.is_warming() { replica.len() } else { replica.nodes().len() });
         }
-        self.fewest.set(self.fewest.get().min(self.entries.get()));
+        if !packet.is_packed() {
+            self.fewest.set(self.fewest.get().min(self.entries.get()));
+        }
         self.digest.set(number_after(frame, br#""digest":"#));
         let (epoch, rev) = (number_after(frame, br#""epoch":"#), number_after(frame, br#""rev":"#));
         self.revision.set(epoch.zip(rev).map(|(epoch, rev)| Revision { epoch, rev }));

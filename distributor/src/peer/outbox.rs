@@ -111,6 +111,11 @@ impl Outbox {
         self.follows = true;
     }
 
+    /// Says whether the peer reads packed entries.
+    pub(crate) fn take_packed(&mut self, takes_packed: bool) {
+        self.known.takes_packed = takes_packed;
+    }
+
     /// Records that the peer says it already knows this state.
     pub(crate) fn resume_from(&mut self, have: ResumePoint) {
         if self.known.revision.is_none() && self.known.view.interests.is_none() {

@@ -284,6 +284,7 @@ impl Shared {
         let effects = state.registry.register_session(now, asks, registration, &host, options)?;
         let RegisterEffects { admission, interests, resume, shared } = effects;
         outbox.follow(version, interests);
+        outbox.take_packed(options.packed);
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }

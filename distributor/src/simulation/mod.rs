@@ -22,8 +22,8 @@ use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
     Advert, Digest, FrameDecoder, KnownNode, LEGACY_READ_BYTES, LeaveReason, ListUpdate, PING_URI, Packet,
-    RegisterOptions, Registration, Replica, ResumePoint, Revision, UpdateOutcome, Version, is_copy_request, read_copy,
-    write_copy, write_leave, write_list_request, write_pong, write_registration,
+    RegisterOptions, Registration, Replica, ResumePoint, Revision, UnpackedBlocks, UpdateOutcome, Version,
+    is_copy_request, read_copy, write_copy, write_leave, write_list_request, write_pong, write_registration,
 };
 
 use crate::config::Config;

@@ -197,6 +197,7 @@ impl World {
             Command::Register(registration, options) => {
                 let version = connection.commands.version();
                 connection.outbox.follow(version, None);
+                connection.outbox.take_packed(options.packed);
                 if let Some(have) = options.resume.filter(|have| registry.can_resume_from(*have)) {
                     connection.outbox.resume_from(have);
                 }

@@ -97,7 +97,8 @@ impl SimNode {
             }
             return out.to_vec();
         }
-        let update = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
+        let mut unpacked = UnpackedBlocks::default();
+        let update = ListUpdate::parse(&packet, &mut unpacked).expect("S3: nothing unreadable is sent");
         // A replaced entry may have another address, because another process may have taken over
         // the instance.
         let replaced: BTreeSet<u64> = match &update {

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use protocol::{Key, REGISTRY_URI, Revision, UpdateHeader, write_delta, write_list, write_snapshot};
+use protocol::{
+    Key, REGISTRY_URI, Revision, UpdateHeader, write_delta, write_list, write_packed_delta, write_packed_snapshot,
+    write_snapshot,
+};
 
 use crate::config::{Config, OversizedList};
 use crate::entries::{Difference, EntryTable, Record};
 use crate::updates::budget::OutPacket;
+use crate::updates::packing::Packing;
 
 /// Bytes of the whole list for version 1, without encoding it.
 pub(crate) fn legacy_bytes(entries: &EntryTable) -> usize {
@@ -75,6 +79,28 @@ pub(super) fn encode_change(difference: &Difference, header: &UpdateHeader, base
         left.iter().copied(),
         (suspect.iter().copied(), trusted.iter().copied()),
     );
+    out.freeze()
+}
+
+/// The list of entries that are packed.
+pub(super) fn encode_packed_list(packing: &Packing, header: &UpdateHeader) -> Bytes {
+    let mut out = BytesMut::new();
+    let suspect = packing.records().iter().filter(|record| record.suspect).map(|record| record.id);
+    write_packed_snapshot(&mut out, &UNASKED, header, packing.blocks(), suspect);
+    out.freeze()
+}
+
+/// A change whose joined entries are packed.
+pub(super) fn encode_packed_change<'a>(
+    difference: &Difference,
+    header: &UpdateHeader,
+    base: Revision,
+    joined: impl Iterator<Item = &'a [u8]>,
+) -> Bytes {
+    let Difference { left, suspect, trusted, .. } = difference;
+    let mut out = BytesMut::new();
+    let marks = (suspect.iter().copied(), trusted.iter().copied());
+    write_packed_delta(&mut out, header, base, joined, left.iter().copied(), marks);
     out.freeze()
 }
 

@@ -11,6 +11,9 @@ use crate::entries::view::View;
 use crate::entries::{Difference, EntryTable};
 use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::{encode_change, encode_legacy, encode_list, under_key};
+use crate::updates::packed_list::PackedList;
+use crate::updates::packing::{MIN_PACKED_BYTES, PackedBlocks};
+use crate::updates::shared_delta::SharedDelta;
 
 /// The packets of the newest revision that at least one peer has needed.
 #[derive(Debug)]
@@ -19,6 +22,9 @@ pub(crate) struct ListCache {
     memory: UpdateBudget,
     legacy: Option<(Revision, OutPacket)>,
     snapshot: Option<(UpdateHeader, OutPacket)>,
+    packed_list: PackedList,
+    /// Blocks of the packed list, and of packed deltas.
+    blocks: PackedBlocks,
     /// The state to which the packets below lead.
     published: PublishedState,
     changes: HashMap<PeerState, OutPacket>,
@@ -41,16 +47,6 @@ pub(crate) struct PublishedState {
     pub(crate) header: UpdateHeader,
     /// The node of every entry has registered here, so every peer may see the whole list.
     pub(crate) is_whole: bool,
-}
-
-/// The packet that leads all peers from one published state to the next.
-#[derive(Debug)]
-struct SharedDelta {
-    from: Revision,
-    to: Revision,
-    packet: OutPacket,
-    /// Peers that see all entries must be sent this packet.
-    has_changes: bool,
 }
 
 /// A peer that has missed at most this many changes gets them merged into a packet of its own, of
@@ -81,6 +77,8 @@ pub(crate) struct PeerState {
     /// No change up to this one concerns it.
     pub(crate) irrelevant_until: Option<Revision>,
     pub(crate) view: View,
+    /// It reads packed entries.
+    pub(crate) takes_packed: bool,
 }
 
 /// What a peer knows after a packet.
@@ -129,9 +127,11 @@ impl ListCache {
     /// A cache whose packets are counted in `memory`.
     pub(crate) fn new(memory: UpdateBudget) -> Self {
         Self {
-            memory,
             legacy: None,
             snapshot: None,
+            packed_list: PackedList::default(),
+            blocks: PackedBlocks::new(memory.clone()),
+            memory,
             published: PublishedState::default(),
             changes: HashMap::new(),
             differences: HashMap::new(),
@@ -176,11 +176,8 @@ impl ListCache {
             && Some(step.from) == known.revision
             && step.to == newest
         {
-            let told = StateAfter { revision: newest, confirmed_only: false };
-            return match step.has_changes {
-                true => NextUpdate::Packet(step.packet.clone(), told),
-                false => NextUpdate::Nothing(newest),
-            };
+            let at = self.shared_deltas.len() - 1;
+            return if step.has_changes { self.step(now, at, known) } else { NextUpdate::Nothing(newest) };
         }
         self.set_published(published);
         if let Some(update) = self.own_delta(entries, published, known) {
@@ -190,19 +187,34 @@ impl ListCache {
             && let Some(known_revision) = known.revision
             && let Ok(at) = self.shared_deltas.binary_search_by_key(&known_revision, |step| step.from)
         {
-            let SharedDelta { to, packet, .. } = &self.shared_deltas[at];
-            return NextUpdate::Packet(packet.clone(), StateAfter { revision: *to, confirmed_only: false });
+            return self.step(now, at, known);
         }
         let view = View { interests: known.view.interests.clone(), confirmed_only: !published.is_whole };
         if view.is_all() {
-            let (packet, revision) = self.snapshot(entries, published.header);
-            return NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false });
+            let is_packed = known.takes_packed && entries.list_bytes() >= MIN_PACKED_BYTES;
+            let list = match is_packed {
+                true => self.packed_list.packet(entries, published.header, &mut self.blocks, &self.memory),
+                false => Some(self.snapshot(entries, published.header)),
+            };
+            return match list {
+                Some((packet, revision)) => NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false }),
+                None => NextUpdate::Later(Wait::Pace(now)),
+            };
         }
         match self.subset(now, entries, published.header, &view) {
             Ok(packet) => {
                 NextUpdate::Packet(packet, StateAfter { revision: newest, confirmed_only: view.confirmed_only })
             }
             Err(wait) => NextUpdate::Later(wait),
+        }
+    }
+
+    /// The shared delta at this position.
+    fn step(&mut self, now: Instant, at: usize, known: &PeerState) -> NextUpdate {
+        let step = &mut self.shared_deltas[at];
+        match step.packet(known.takes_packed, &mut self.blocks, &self.memory) {
+            Some(packet) => NextUpdate::Packet(packet, StateAfter { revision: step.to, confirmed_only: false }),
+            None => NextUpdate::Later(Wait::Pace(now)),
         }
     }
 
@@ -300,19 +312,13 @@ impl ListCache {
         let base = base.filter(|_| in_order && from.epoch == header.revision.epoch);
         let Some(base) = base else { return self.shared_deltas.clear() };
         let difference = entries.difference(base, header.revision.rev, &View::default());
-        let packet = OutPacket::reserved(encode_change(&difference, &header, from), &self.memory);
-        self.shared_deltas.push_back(SharedDelta {
-            from,
-            to: header.revision,
-            packet,
-            has_changes: difference.has_changes,
-        });
-        let mut bytes: usize = self.shared_deltas.iter().map(|step| step.packet.len()).sum();
+        self.shared_deltas.push_back(SharedDelta::new(from, header, difference, &self.memory));
+        let mut bytes: usize = self.shared_deltas.iter().map(SharedDelta::len).sum();
         while bytes > entries.list_bytes().max(MAX_OWN_BYTES)
             && self.shared_deltas.len() > 1
             && let Some(oldest) = self.shared_deltas.pop_front()
         {
-            bytes -= oldest.packet.len();
+            bytes -= oldest.len();
         }
     }
 
@@ -330,16 +336,8 @@ impl ListCache {
     /// thousands of peers connect at once, encoding a list for each would take longer than sending
     /// it.
     fn snapshot(&mut self, entries: &EntryTable, header: UpdateHeader) -> (OutPacket, Revision) {
-        const ENTRIES_PER_CHANGE: u64 = 8;
-        let is_new_enough = |of: &UpdateHeader| {
-            let is_ours = of.revision.epoch == header.revision.epoch
-                && entries.base(of.revision.into()).is_some()
-                && of.revision <= header.revision;
-            let behind = header.revision.rev.saturating_sub(of.revision.rev);
-            is_ours && behind * ENTRIES_PER_CHANGE <= entries.len() as u64 && (of.warming || !header.warming)
-        };
         if let Some((of, packet)) = &self.snapshot
-            && is_new_enough(of)
+            && is_recent(entries, of, &header)
         {
             return (packet.clone(), of.revision);
         }
@@ -416,10 +414,26 @@ impl ListCache {
     }
 }
 
+/// Whether so little has changed since a list of this state that a delta from there to `header` is
+/// short.
+pub(super) fn is_recent(entries: &EntryTable, of: &UpdateHeader, header: &UpdateHeader) -> bool {
+    const ENTRIES_PER_CHANGE: u64 = 8;
+    let behind = header.revision.rev.saturating_sub(of.revision.rev);
+    leads_to(entries, of, header) && behind * ENTRIES_PER_CHANGE <= entries.len() as u64
+}
+
+/// Whether there is a delta from a list of this state to that of `header`.
+pub(super) fn leads_to(entries: &EntryTable, of: &UpdateHeader, header: &UpdateHeader) -> bool {
+    of.revision.epoch == header.revision.epoch
+        && entries.base(of.revision.into()).is_some()
+        && of.revision <= header.revision
+        && (of.warming || !header.warming)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UpdateOutcome};
+    use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UnpackedBlocks, UpdateOutcome};
 
     use super::*;
     use crate::config::OversizedList;
@@ -541,11 +555,11 @@ mod tests {
         let interests = interests.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
         let digest = interests.is_none().then(|| replica.digest());
         let view = View { interests, confirmed_only: false };
-        let mut known = PeerState { revision: replica.revision(), digest, irrelevant_until: None, view };
+        let mut known = PeerState { revision: replica.revision(), digest, view, ..PeerState::default() };
         let mut sent = Vec::new();
         let mut apply = |packet: &Bytes| {
             let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-            let outcome = replica.apply(now(), &ListUpdate::parse(&packet).unwrap());
+            let outcome = replica.apply(now(), &ListUpdate::parse(&packet, &mut UnpackedBlocks::default()).unwrap());
             assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}");
         };
         let mut at = now();
@@ -568,6 +582,78 @@ mod tests {
         assert_eq!(sent, expected);
         if known.view.is_all() {
             assert_eq!((replica.revision(), replica.digest()), (Some(entries.revision()), entries.digest()));
+        }
+    }
+
+    /// Sends a node that takes packed entries, or does not, all it is owed. Returns the bytes, and
+    /// how often it had to ask again while entries were packed.
+    fn catch_up(
+        lists: &mut ListCache,
+        entries: &EntryTable,
+        replica: &mut Replica,
+        takes_packed: bool,
+    ) -> (usize, usize) {
+        let mut known = PeerState {
+            revision: replica.revision(),
+            digest: replica.revision().map(|_| replica.digest()),
+            takes_packed,
+            ..PeerState::default()
+        };
+        let (mut bytes, mut waits) = (0, 0);
+        loop {
+            match lists.update_for(now(), entries, published(entries), &known) {
+                NextUpdate::Nothing(_) => return (bytes, waits),
+                NextUpdate::Later(_) => waits += 1,
+                NextUpdate::Packet(packet, told) => {
+                    let packet = packet.bytes();
+                    bytes += packet.len();
+                    assert!(takes_packed || !String::from_utf8_lossy(&packet).contains("packed"));
+                    let (packet, mut unpacked) =
+                        (Packet::parse(&packet[..packet.len() - 2]).unwrap(), UnpackedBlocks::default());
+                    let outcome = replica.apply(now(), &ListUpdate::parse(&packet, &mut unpacked).unwrap());
+                    assert_eq!(outcome, UpdateOutcome::Changed);
+                    (known.revision, known.digest) = (Some(told.revision), None);
+                }
+            }
+            assert!(waits < 100, "it never ends");
+        }
+    }
+
+    #[test]
+    fn nodes_that_take_packed_entries_are_sent_a_fraction_of_the_bytes() {
+        let (mut entries, mut lists) = (entries(2000), lists());
+        let mut nodes = [Replica::default(), Replica::default()];
+        let mut tell_both = |lists: &mut ListCache, entries: &EntryTable| {
+            let sent = [0, 1].map(|node| catch_up(lists, entries, &mut nodes[node], node == 1));
+            let known = nodes.each_ref().map(|node| (node.revision(), node.digest()));
+            assert_eq!(known, [(Some(entries.revision()), entries.digest()); 2]);
+            sent
+        };
+        let [(plain, 0), (packed, waits)] = tell_both(&mut lists, &entries) else { panic!("a plain list is there") };
+        assert!(packed * 5 < plain && waits > 2, "{packed} of {plain} bytes, {waits}");
+        // What all nodes are told: much of it is packed, little is not.
+        for (joined, is_packed) in [(2000..2020, false), (2020..3000, true), (3000..3001, false)] {
+            let from = entries.revision();
+            joined.for_each(|session| register(&mut entries, session));
+            entries.remove_session(SessionId(7), LeaveReason::Closed);
+            lists.shared_delta(&entries, from, header(&entries));
+            let [(plain, 0), (packed, _)] = tell_both(&mut lists, &entries) else { panic!("a plain delta is there") };
+            assert_eq!(packed * 5 < plain, is_packed, "{packed} of {plain} bytes");
+            assert!(packed <= plain);
+        }
+        // Of a newcomer's list, only the blocks that have changed are packed anew.
+        let (_, waits) = catch_up(&mut lists, &entries, &mut Replica::default(), true);
+        assert!(waits <= 3, "{waits}");
+    }
+
+    #[test]
+    fn small_lists_are_not_packed() {
+        for (nodes, is_packed) in [(1, false), (60, false), (90, true)] {
+            let (entries, mut lists) = (entries(nodes), lists());
+            assert_eq!(entries.list_bytes() >= MIN_PACKED_BYTES, is_packed, "{}", entries.list_bytes());
+            let [plain, packed] =
+                [false, true].map(|packed| catch_up(&mut lists, &entries, &mut Replica::default(), packed).0);
+            assert_eq!(packed < plain, is_packed);
         }
     }
 

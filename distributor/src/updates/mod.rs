@@ -7,3 +7,6 @@
 pub(crate) mod budget;
 pub(crate) mod encode;
 pub(crate) mod lists;
+mod packed_list;
+pub(crate) mod packing;
+mod shared_delta;

@@ -340,6 +340,7 @@ impl RegistryClient {
             visibility: visible,
             secret: self.secret.clone(),
             loopback,
+            packed: true,
         };
         let advert = self.adverts.borrow_and_update().clone();
         write_registration(&mut session.unsent, name, *port, routes, &advert, &options);

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::{
-    Advert, Digest, Key, LEGACY_READ_BYTES, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal,
+    Advert, Digest, Key, LEGACY_READ_BYTES, Packet, Registration, RegistrationLimits, Revision, Route, UnpackError,
+    UnpackedBlocks, Version, seal,
 };
 
 /// The uri of most packets between a node and the Distributor.
@@ -176,17 +177,21 @@ pub enum ListUpdateError {
     /// `$` does not fit `params`.
     #[error("$ does not fit the list")]
     Header,
+    /// The packed entries cannot be read.
+    #[error("its packed entries cannot be read")]
+    Packed(#[source] UnpackError),
 }
 
 impl<'a> ListUpdate<'a> {
     /// Reads a packet of the Distributor. An entry that is not a node does not affect the others.
+    /// Packed entries are unpacked into `unpacked`, which is empty before.
     ///
     /// # Errors
     /// [`ListUpdateError`] when the packet is neither a list nor a delta.
-    pub fn parse(packet: &Packet<'a>) -> Result<Self, ListUpdateError> {
+    pub fn parse(packet: &Packet<'a>, unpacked: &'a mut UnpackedBlocks) -> Result<Self, ListUpdateError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct RawListUpdate {
+        struct RawListUpdate<'a> {
             epoch: Option<u64>,
             rev: u64,
             base: u64,
@@ -197,11 +202,19 @@ impl<'a> ListUpdate<'a> {
             ack: bool,
             suspect: Vec<u64>,
             trusted: Vec<u64>,
+            #[serde(borrow)]
+            packed: Option<&'a RawValue>,
         }
         let params = packet.params.map(RawValue::get).ok_or(ListUpdateError::Params(None))?;
         let read = |error| ListUpdateError::Params(Some(error));
-        let raw: RawListUpdate = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        let RawListUpdate { epoch, rev, base, was, ids, digest, warming, ack, suspect, trusted } = raw;
+        let raw: RawListUpdate<'a> =
+            packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
+        let RawListUpdate { epoch, rev, base, was, mut ids, digest, warming, ack, suspect, trusted, packed } = raw;
+        let (packed_ids, packed_entries) = match packed {
+            Some(packed) => unpacked.unpack(packed).map_err(ListUpdateError::Packed)?,
+            None => (Vec::new(), Vec::new()),
+        };
+        ids.extend(packed_ids);
         let header = epoch.map(|epoch| UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack });
         if packet.method() == "PATCH" {
             #[derive(Deserialize)]
@@ -216,7 +229,8 @@ impl<'a> ListUpdate<'a> {
                 #[serde(default)]
                 reason: String,
             }
-            let RawDelta { joined, left } = serde_json::from_str(params).map_err(read)?;
+            let RawDelta { mut joined, left } = serde_json::from_str(params).map_err(read)?;
+            joined.extend(packed_entries);
             let header = header.filter(|_| ids.len() == joined.len()).ok_or(ListUpdateError::Header)?;
             return Ok(Self::Delta(Delta {
                 base: Revision { epoch: was.unwrap_or(header.revision.epoch), rev: base },
@@ -227,7 +241,8 @@ impl<'a> ListUpdate<'a> {
                 trusted,
             }));
         }
-        let entries: Vec<&RawValue> = serde_json::from_str(params).map_err(read)?;
+        let mut entries: Vec<&RawValue> = serde_json::from_str(params).map_err(read)?;
+        entries.extend(packed_entries);
         if header.is_some() && (ids.len() != entries.len() || !ids.is_sorted_by(|a, b| a < b)) {
             return Err(ListUpdateError::Header);
         }
@@ -252,6 +267,29 @@ pub fn write_snapshot<'a>(
     entries: impl Iterator<Item = (u64, &'a str)> + Clone,
     suspect: impl Iterator<Item = u64>,
 ) {
+    write_list_of(out, key, header, entries, suspect, |_| {});
+}
+
+/// Writes a list for a node that takes packed entries, ready to send. `blocks` are results of
+/// [`pack`](crate::pack); the ids in them ascend.
+pub fn write_packed_snapshot<'a>(
+    out: &mut BytesMut,
+    key: &Key,
+    header: &UpdateHeader,
+    blocks: impl Iterator<Item = &'a [u8]>,
+    suspect: impl Iterator<Item = u64>,
+) {
+    write_list_of(out, key, header, std::iter::empty(), suspect, |out| write_blocks(out, blocks));
+}
+
+fn write_list_of<'a>(
+    out: &mut BytesMut,
+    key: &Key,
+    header: &UpdateHeader,
+    entries: impl Iterator<Item = (u64, &'a str)> + Clone,
+    suspect: impl Iterator<Item = u64>,
+    write_packed: impl FnOnce(&mut BytesMut),
+) {
     let start = out.len();
     let head = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":["#);
     write_entries(out, &head, entries.clone().map(|(_, entry)| entry));
@@ -259,6 +297,7 @@ pub fn write_snapshot<'a>(
     write_header(out, header);
     write_ids(out, "ids", entries.map(|(id, _)| id), true);
     write_ids(out, "suspect", suspect, false);
+    write_packed(out);
     out.put_slice(b"}}");
     seal(out, start);
 }
@@ -270,7 +309,32 @@ pub fn write_delta<'a>(
     base: Revision,
     joined: impl Iterator<Item = (u64, &'a str)> + Clone,
     left: impl Iterator<Item = (u64, LeaveReason)>,
+    marks: (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+) {
+    write_delta_of(out, header, base, joined, left, marks, |_| {});
+}
+
+/// Writes a delta for a node that takes packed entries, ready to send. `blocks` are results of
+/// [`pack`](crate::pack).
+pub fn write_packed_delta<'a>(
+    out: &mut BytesMut,
+    header: &UpdateHeader,
+    base: Revision,
+    blocks: impl Iterator<Item = &'a [u8]>,
+    left: impl Iterator<Item = (u64, LeaveReason)>,
+    marks: (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+) {
+    write_delta_of(out, header, base, std::iter::empty(), left, marks, |out| write_blocks(out, blocks));
+}
+
+fn write_delta_of<'a>(
+    out: &mut BytesMut,
+    header: &UpdateHeader,
+    base: Revision,
+    joined: impl Iterator<Item = (u64, &'a str)> + Clone,
+    left: impl Iterator<Item = (u64, LeaveReason)>,
     (suspect, trusted): (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+    write_packed: impl FnOnce(&mut BytesMut),
 ) {
     let start = out.len();
     let head = format!(r#"{{"uri":"{REGISTRY_URI}","method":"PATCH","key":0,"params":{{"joined":["#);
@@ -289,6 +353,7 @@ pub fn write_delta<'a>(
     write_ids(out, "ids", joined.map(|(id, _)| id), true);
     write_ids(out, "suspect", suspect, false);
     write_ids(out, "trusted", trusted, false);
+    write_packed(out);
     out.put_slice(b"}}");
     seal(out, start);
 }
@@ -349,6 +414,16 @@ fn write_header(out: &mut BytesMut, header: &UpdateHeader) {
             out.put_slice(format!(r#","{member}":true"#).as_bytes());
         }
     }
+}
+
+fn write_blocks<'a>(out: &mut BytesMut, blocks: impl Iterator<Item = &'a [u8]>) {
+    out.put_slice(b",\"packed\":[");
+    for (position, block) in blocks.enumerate() {
+        out.put_slice(if position > 0 { b",\"" } else { b"\"" });
+        out.put_slice(block);
+        out.put_u8(b'"');
+    }
+    out.put_u8(b']');
 }
 
 /// Writes an array of ids. An empty one is written only if `required`.
@@ -419,7 +494,7 @@ mod tests {
 
     fn update(out: &BytesMut) -> String {
         let packet = Packet::parse(&out[..out.len() - 2]).unwrap();
-        format!("{:?}", ListUpdate::parse(&packet).unwrap())
+        format!("{:?}", ListUpdate::parse(&packet, &mut UnpackedBlocks::default()).unwrap())
     }
 
     #[test]
@@ -452,6 +527,30 @@ mod tests {
         }
     }
 
+    fn block(entries: &[(u64, &str)]) -> String {
+        let mut text = String::new();
+        crate::write_block(&mut text, entries.iter().copied());
+        crate::pack(&text)
+    }
+
+    #[test]
+    fn packed_entries_are_read_like_others() {
+        let blocks = [block(&[(3, r#"{"a":1}"#)]), block(&[(7, r#"{"b":"\u00b6"}"#), (9, "{}")])];
+        let entries = || [(3, r#"{"a":1}"#), (7, r#"{"b":"\u00b6"}"#), (9, "{}")].into_iter();
+        let blocks = || blocks.iter().map(String::as_bytes);
+        let (mut plain, mut packed) = (BytesMut::new(), BytesMut::new());
+        write_snapshot(&mut plain, &Key::Number(0), &STAMP, entries(), [7].into_iter());
+        write_packed_snapshot(&mut packed, &Key::Number(0), &STAMP, blocks(), [7].into_iter());
+        assert_eq!(update(&packed), update(&plain));
+        let head = r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"epoch":9,"rev":5,"digest":77,"ids":[],"suspect":[7],"packed":["#;
+        assert!(packed.starts_with(head.as_bytes()));
+        let (mut plain, mut packed) = (BytesMut::new(), BytesMut::new());
+        let (base, left, none) = (Revision { epoch: 9, rev: 4 }, (2, LeaveReason::Reset), || std::iter::empty());
+        write_delta(&mut plain, &STAMP, base, entries(), [left].into_iter(), (none(), none()));
+        write_packed_delta(&mut packed, &STAMP, base, blocks(), [left].into_iter(), (none(), none()));
+        assert_eq!(update(&packed), update(&plain));
+    }
+
     #[test]
     fn packets_that_do_not_fit_are_not_updates() {
         for (frame, good) in [
@@ -461,6 +560,11 @@ mod tests {
             (r#"{"uri":"/distributes","method":"GET"}"#, false),
             (r#"{"uri":"/distributes","method":"GET","params":[{}],"$":{"epoch":1,"rev":1,"ids":[]}}"#, false),
             (r#"{"uri":"/distributes","method":"GET","params":[{},{}],"$":{"epoch":1,"rev":1,"ids":[2,2]}}"#, false),
+            (r#"{"uri":"/distributes","method":"GET","params":[],"$":{"epoch":1,"rev":1,"ids":[],"packed":[]}}"#, true),
+            (
+                r#"{"uri":"/distributes","method":"GET","params":[],"$":{"epoch":1,"rev":1,"ids":[],"packed":["x"]}}"#,
+                false,
+            ),
             (r#"{"uri":"/distributes","method":"PATCH","params":{"joined":[],"left":[]}}"#, false),
             (
                 r#"{"uri":"/distributes","method":"PATCH","params":{"joined":[],"left":[]},"$":{"epoch":1,"rev":1}}"#,
@@ -472,7 +576,8 @@ mod tests {
             ),
             (r#"{"uri":"/distributes","method":"PATCH","params":[],"$":{"epoch":1,"rev":1}}"#, false),
         ] {
-            assert_eq!(ListUpdate::parse(&Packet::parse(frame.as_bytes()).unwrap()).is_ok(), good, "{frame}");
+            let packet = Packet::parse(frame.as_bytes()).unwrap();
+            assert_eq!(ListUpdate::parse(&packet, &mut UnpackedBlocks::default()).is_ok(), good, "{frame}");
         }
     }
 }

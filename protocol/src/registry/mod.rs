@@ -9,6 +9,7 @@ mod control;
 mod ignored;
 mod list;
 mod options;
+mod packed;
 mod registration;
 mod replica;
 mod revision;
@@ -23,9 +24,10 @@ pub use control::{
 pub use ignored::IgnoredParts;
 pub use list::{
     Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, RegistryEntry, Snapshot, UpdateHeader,
-    host_text, write_delta, write_list, write_refusal, write_snapshot,
+    host_text, write_delta, write_list, write_packed_delta, write_packed_snapshot, write_refusal, write_snapshot,
 };
 pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};
+pub use packed::{MAX_BLOCKS, MAX_UNPACKED_BYTES, UnpackError, UnpackedBlocks, pack, write_block};
 pub use registration::{ListedHost, Registration, RegistrationError, RegistrationLimits, write_registration};
 pub use replica::{KnownNode, RETENTION, Replica, UpdateOutcome};
 pub use revision::{Digest, Revision};

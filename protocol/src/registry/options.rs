@@ -20,6 +20,8 @@ pub struct RegisterOptions {
     /// The node listens only on the loopback of its machine. Nodes on other machines cannot call
     /// it.
     pub loopback: bool,
+    /// The node reads packed entries: see [`UnpackedBlocks`](crate::UnpackedBlocks).
+    pub packed: bool,
 }
 
 /// The list that a node knows when it registers.
@@ -68,6 +70,8 @@ impl RegisterOptions {
             secret: Option<&'a RawValue>,
             #[serde(borrow, default)]
             loopback: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            packed: Option<&'a RawValue>,
         }
         let raw: RawOptions<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
         let interests: Option<Vec<String>> = read_member(raw.needs);
@@ -84,11 +88,12 @@ impl RegisterOptions {
                 .filter(|target: &VisibilityTarget| (1..=100).contains(&target.percent)),
             secret: read_member(raw.secret),
             loopback: read_member(raw.loopback).unwrap_or(false),
+            packed: read_member(raw.packed).unwrap_or(false),
         })
     }
 
     pub(crate) fn to_json(&self) -> String {
-        let Self { resume, interests, visibility, secret, loopback } = self;
+        let Self { resume, interests, visibility, secret, loopback, packed } = self;
         let mut members = Vec::new();
         if let Some(ResumePoint { revision: Revision { epoch, rev }, digest }) = resume {
             let digest = digest.map_or_else(String::new, |Digest(digest)| format!(r#","digest":{digest}"#));
@@ -105,6 +110,9 @@ impl RegisterOptions {
         }
         if *loopback {
             members.push(r#""loopback":true"#.to_owned());
+        }
+        if *packed {
+            members.push(r#""packed":true"#.to_owned());
         }
         format!("{{{}}}", members.join(","))
     }
@@ -150,6 +158,8 @@ mod tests {
         check(r#"{"secret":""}"#, &Ok(nothing()));
         check(r#"{"secret":7,"loopback":"no"}"#, &Ok(nothing()));
         check(r#"{"loopback":true}"#, &Ok(RegisterOptions { loopback: true, ..nothing() }));
+        check(r#"{"packed":true}"#, &Ok(RegisterOptions { packed: true, ..nothing() }));
+        check(r#"{"packed":"zlib"}"#, &Ok(nothing()));
     }
 
     #[test]
@@ -160,6 +170,7 @@ mod tests {
             visibility: Some(VisibilityTarget { percent: 50, within: 100 }),
             secret: Secret::new("\"¶\""),
             loopback: true,
+            packed: true,
         };
         check(&all.to_json(), &Ok(all.clone()));
     }

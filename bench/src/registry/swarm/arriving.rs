@@ -13,6 +13,8 @@ pub(super) struct Arriving {
     /// The revision has begun to arrive. All bytes from there on are kept.
     has_revision: bool,
     is_counted: bool,
+    /// Its entries are packed. What is kept of it ends here.
+    packed_at: Option<usize>,
 }
 
 /// The entries of larger packets are counted as they arrive.
@@ -21,6 +23,8 @@ const COUNTED_BYTES: usize = 64 * 1024;
 const HEAD_BYTES: usize = 48;
 /// The bytes at the end that are searched again, because a text may have arrived only in part.
 const OVERLAP_BYTES: usize = 24;
+/// What packed entries follow.
+const PACKED: &[u8] = br#","packed":["#;
 
 impl Arriving {
     /// Where in `rest` the packet ends, with its delimiter.
@@ -33,7 +37,22 @@ impl Arriving {
 
     /// Adds bytes. With `may_count`, a large packet is only counted.
     pub(super) fn add(&mut self, bytes: &[u8], may_count: bool) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(at) = self.packed_at {
+            // Only the last byte is needed, which may be half a delimiter.
+            self.bytes.truncate(at);
+            self.bytes.extend(bytes.last());
+            return;
+        }
         self.bytes.extend_from_slice(bytes);
+        if may_count && let Some(at) = memmem::find(&self.bytes, PACKED) {
+            self.packed_at = Some(at + PACKED.len());
+            self.bytes.truncate(at + PACKED.len());
+            self.bytes.extend(bytes.last());
+            return;
+        }
         if !may_count || self.has_revision || (self.bytes.len() < COUNTED_BYTES && !self.is_counted) {
             return;
         }
@@ -49,6 +68,11 @@ impl Arriving {
         self.has_revision = revision_at.is_some();
         self.is_counted = true;
         self.bytes.drain(HEAD_BYTES..upto);
+    }
+
+    /// Whether its entries are packed, so that they are not counted.
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed_at.is_some()
     }
 
     /// The number of entries that it adds, and of those that it removes.

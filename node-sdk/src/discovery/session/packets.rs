@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use net::{debug, info};
 use protocol::{
-    ListUpdate, PING_URI, Packet, Ping, REGISTRY_URI, Response, UpdateOutcome, VISIBLE_URI, Version, Visibility,
-    is_copy_request, write_copy, write_pong,
+    ListUpdate, PING_URI, Packet, Ping, REGISTRY_URI, Response, UnpackedBlocks, UpdateOutcome, VISIBLE_URI, Version,
+    Visibility, is_copy_request, write_copy, write_pong,
 };
 use tokio::time::Instant;
 
@@ -51,7 +51,8 @@ impl RegistryClient {
                 if packet.version() == Version::V2 && answer.reason.is_some() {
                     return self.handle_rejection(session, &answer);
                 }
-                let update = match ListUpdate::parse(&packet) {
+                let mut unpacked = UnpackedBlocks::default();
+                let update = match ListUpdate::parse(&packet, &mut unpacked) {
                     Ok(update) => update,
                     Err(error) => return session.complain(&error.to_string()),
                 };

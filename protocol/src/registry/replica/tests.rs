@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::{Key, LeaveReason, Packet, write_delta, write_list, write_snapshot};
+use crate::{Key, LeaveReason, Packet, UnpackedBlocks, write_delta, write_list, write_snapshot};
 
 /// A replica and the Distributor's side of its connection. Every node is known by its port.
 struct Observer {
@@ -42,7 +42,8 @@ impl Observer {
     #[track_caller]
     fn take(&mut self, second: u64, packet: &BytesMut, outcome: UpdateOutcome, expected: &[u16]) {
         let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-        let seen = self.replica.apply(self.at(second), &ListUpdate::parse(&packet).unwrap());
+        let mut unpacked = UnpackedBlocks::default();
+        let seen = self.replica.apply(self.at(second), &ListUpdate::parse(&packet, &mut unpacked).unwrap());
         assert_eq!((seen, self.ports()), (outcome, expected.to_vec()));
         if seen == Changed {
             self.follow();
@@ -282,7 +283,8 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
                 replica.connected();
                 replica.set_registry_host(far);
                 let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-                replica.apply(Observer::new().start, &ListUpdate::parse(&packet).unwrap());
+                let mut unpacked = UnpackedBlocks::default();
+                replica.apply(Observer::new().start, &ListUpdate::parse(&packet, &mut unpacked).unwrap());
             }
             let seen = hosts(&replica);
             assert!(seen.contains(&expected.to_owned()), "{host}, {far:?}: {seen:?}");
