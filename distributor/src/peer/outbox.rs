@@ -10,18 +10,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull};
 
+use crate::entries::SessionId;
 use crate::entries::interests::Interests;
 use crate::entries::view::View;
 use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
 use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
+use crate::updates::turns::MIN_TURN_BYTES;
 
 /// A peer whose digest stays wrong is sent the list once in this time, not at every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
 
+/// Newcomers that wait for the publisher. Of a crowd it would come to the last after many rounds of
+/// all that is ready, so those beyond are sent the list by their own tasks, which begin at once.
+pub(crate) const MAX_NEWCOMERS: usize = 64;
+
 /// What one peer is still to be sent.
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    session: SessionId,
     version: Version,
     /// Unregistered peers get the list once, at this time.
     greet_at: Instant,
@@ -34,6 +41,10 @@ pub(crate) struct Outbox {
     remainder: OutPacket,
     /// Since when the rest of a packet has been on its way.
     remainder_since: Option<Instant>,
+    /// A large packet is on its way, and the registry waits to hear that it is written.
+    has_turn: bool,
+    /// What the peer is owed has to wait, and it has had a ping in its place.
+    is_waiting: bool,
     window: ReadWindow,
     stalled_since: Option<Instant>,
     corrected_at: Option<Instant>,
@@ -83,8 +94,14 @@ impl From<NextUpdate> for Unsolicited {
 impl Outbox {
     /// The outbox of a peer that has just connected and is owed the list at `greet_at`, unless it
     /// registers before. `legacy_read_time` is `None` when the peer's socket can be observed.
-    pub(crate) fn new(greet_at: Instant, legacy_list_bytes: usize, legacy_read_time: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        session: SessionId,
+        greet_at: Instant,
+        legacy_list_bytes: usize,
+        legacy_read_time: Option<Duration>,
+    ) -> Self {
         Self {
+            session,
             version: Version::V1,
             greet_at,
             follows: false,
@@ -94,6 +111,8 @@ impl Outbox {
             ping: false,
             remainder: OutPacket::default(),
             remainder_since: None,
+            has_turn: false,
+            is_waiting: false,
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
             corrected_at: None,
@@ -208,6 +227,9 @@ impl Outbox {
         if !self.remainder.is_empty() {
             return WriteStep::Write(self.remainder.next());
         }
+        if std::mem::take(&mut self.has_turn) {
+            registry.record_sent(self.session);
+        }
         let mut told = None;
         let packet = match &self.reply {
             Some(Reply::Packet(packet)) => packet.clone(),
@@ -216,7 +238,7 @@ impl Outbox {
                     told = Some(then);
                     packet
                 }
-                NextUpdate::Later(wait) => return WriteStep::Later(wait),
+                NextUpdate::Later(wait) => return self.wait(now, registry, wait),
                 NextUpdate::Nothing(_) => return WriteStep::Done,
             },
             None => match self.unasked(now, registry, with_lists) {
@@ -224,7 +246,7 @@ impl Outbox {
                     told = then;
                     packet
                 }
-                Unsolicited::Later(wait) => return WriteStep::Later(wait),
+                Unsolicited::Later(wait) => return self.wait(now, registry, wait),
                 Unsolicited::Nothing => return WriteStep::Done,
             },
         };
@@ -235,6 +257,11 @@ impl Outbox {
         {
             return WriteStep::WaitFor(unread);
         }
+        let needs_turn = self.version == Version::V2 && packet.len() >= MIN_TURN_BYTES;
+        if needs_turn && let Err(at) = registry.try_begin(now, self.session) {
+            return self.wait(now, registry, Wait::Pace(at));
+        }
+        self.is_waiting = false;
         if self.reply.take().is_none() && told.is_none() {
             // It was the notice, or the ping.
             if self.notice.take().is_none() {
@@ -245,6 +272,25 @@ impl Outbox {
             (self.known.revision, self.known.digest, self.known.irrelevant_until) = (Some(revision), None, None);
             self.known.view.confirmed_only = confirmed_only;
         }
+        self.has_turn = needs_turn;
+        if told.is_some() && !needs_turn {
+            registry.record_sent(self.session);
+        }
+        self.begin(now, packet)
+    }
+
+    /// What the peer is owed has to wait. It is pinged at once: nodes give up a Distributor that
+    /// says nothing for long.
+    fn wait(&mut self, now: Instant, registry: &Registry, wait: Wait) -> WriteStep {
+        let is_new = !std::mem::replace(&mut self.is_waiting, true);
+        if is_new && self.follows && self.version == Version::V2 {
+            return self.begin(now, registry.ping().into());
+        }
+        WriteStep::Later(wait)
+    }
+
+    /// Begins to send a packet.
+    fn begin(&mut self, now: Instant, packet: OutPacket) -> WriteStep {
         self.remainder = packet;
         self.remainder_since = Some(now);
         WriteStep::Write(self.remainder.next())

@@ -8,6 +8,10 @@ use crate::token_bucket::TokenBucket;
 /// told, and a peer that has not registered for five seconds is cut.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
+/// The shortest wait while admitted nodes wait for their lists: the time in which some hundreds get
+/// them.
+const CROWDED_WAIT: Duration = Duration::from_millis(250);
+
 /// A rate limit that tells each refused node another time to come back. If it told all of them when
 /// the next one may register, all would come back at that moment, and refusing thousands again and
 /// again costs more than registering them.
@@ -26,9 +30,11 @@ impl AdmissionRate {
         Self { bucket: TokenBucket::new(per_second, burst), interval, last: None }
     }
 
-    /// Lets a node register, or says after how long it should try again.
-    pub(super) fn try_admit(&mut self, now: Instant) -> Result<(), Duration> {
+    /// Lets a node register, or says after how long it should try again. While it `is_crowded`, no
+    /// node may.
+    pub(super) fn try_admit(&mut self, now: Instant, is_crowded: bool) -> Result<(), Duration> {
         let earliest = match self.bucket.try_spend(now) {
+            _ if is_crowded => CROWDED_WAIT,
             Ok(()) => return Ok(()),
             Err(wait) => wait,
         };
@@ -55,7 +61,7 @@ mod tests {
         let (mut due, mut refused, mut last) = (BTreeMap::from([(Duration::ZERO, nodes)]), 0, Duration::ZERO);
         while let Some((at, nodes)) = due.pop_first() {
             for _ in 0..nodes {
-                match rate.try_admit(start + at) {
+                match rate.try_admit(start + at, false) {
                     Ok(()) => last = at,
                     Err(wait) => {
                         refused += 1;
@@ -87,7 +93,17 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let now = Instant::now();
         let mut rate = AdmissionRate::new(1, 1);
-        let waits: Vec<_> = (0..10).map(|_| rate.try_admit(now).err().unwrap_or_default().as_secs()).collect();
+        let waits: Vec<_> = (0..10).map(|_| rate.try_admit(now, false).err().unwrap_or_default().as_secs()).collect();
         assert_eq!(waits, [0, 1, 2, 1, 2, 1, 2, 1, 2, 1]);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn while_it_is_crowded_no_node_registers() {
+        let mut rate = AdmissionRate::new(10, 100);
+        let now = Instant::now();
+        let waits: Vec<_> = (0..4).map(|_| rate.try_admit(now, true).err().unwrap_or_default().as_millis()).collect();
+        assert_eq!(waits, [250, 350, 450, 550], "each has a moment of its own");
+        assert_eq!(rate.try_admit(now, false), Ok(()));
     }
 }

@@ -51,6 +51,7 @@ use crate::token_bucket::TokenBucket;
 use crate::updates::budget::UpdateBudget;
 use crate::updates::encode::{left_out, legacy_bytes};
 use crate::updates::lists::ListCache;
+use crate::updates::turns::Turns;
 
 /// The time between two rounds that remove nodes which did not come back, and the least number that
 /// one round removes.
@@ -73,6 +74,8 @@ pub(crate) struct Registry {
     visibility: VisibilityWaits,
     pub(crate) liveness: Liveness,
     admission_rate: AdmissionRate,
+    /// The large packets that are under way, and the nodes that wait for theirs.
+    turns: Turns,
     /// The bytes of the interests of all nodes.
     interest_budget: InterestBudget,
     tenures: HashMap<SessionId, Tenure>,
@@ -143,6 +146,7 @@ impl Registry {
             visibility: VisibilityWaits::default(),
             liveness: Liveness::new(config.pings_per_second),
             admission_rate: AdmissionRate::new(config.registrations_per_second, config.registration_burst),
+            turns: Turns::default(),
             interest_budget: InterestBudget::new(config.max_list_bytes),
             tenures: HashMap::new(),
             deferred: DeferredRegistrations::default(),
@@ -265,6 +269,7 @@ impl Registry {
     pub(crate) fn remove_session(&mut self, now: Instant, session: SessionId, reason: LeaveReason) -> Option<Removal> {
         self.warmup.record_leave(now, session);
         self.interest_budget.remove(session);
+        self.record_sent(session);
         self.visibility.remove_session(session);
         self.liveness.remove_session(session);
         let tenure = self.tenures.remove(&session);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use protocol::{Key, Revision, UpdateHeader, Version};
 
+use crate::entries::SessionId;
 use crate::entries::view::View;
 use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
@@ -58,6 +59,17 @@ impl Registry {
         self.count_unconfirmed(|registry| {
             registry.lists.list_for(now, &registry.entries, &registry.config, header, (version, key), view)
         })
+    }
+
+    /// Whether a large packet may begin to go out to a peer, or when to ask again. Once it is
+    /// written, call [`record_sent`](Self::record_sent).
+    pub(crate) fn try_begin(&mut self, now: Instant, session: SessionId) -> Result<(), Instant> {
+        self.turns.try_begin(now, session)
+    }
+
+    /// A list or change has been written to a peer, or is so short that its socket takes it.
+    pub(crate) fn record_sent(&mut self, session: SessionId) {
+        self.turns.end(session);
     }
 
     /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use net::Socket;
 use protocol::{CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Report, Revision, Version, WindowFull};
@@ -13,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::entries::SessionId;
 use crate::peer::outbox::{Outbox, WriteStep};
-use crate::registry::liveness::Verdict;
+use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::registry::{Admission, RegisterError, ReportOutcome};
 use crate::shell::shared::{Shared, index};
 use crate::shell::update_queue::AddressQueue;
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) address_queue: AddressQueue,
     /// The active time at its last sign of life, in nanoseconds.
     pub(super) last_heard: AtomicU64,
+    /// It is owed bytes that could not be written yet. A ping would wait behind them.
+    pub(super) is_owed_bytes: AtomicBool,
 }
 
 /// The task that writes to a session's stream.
@@ -209,6 +212,15 @@ impl Session {
         self.unfinished.notify_one();
     }
 
+    /// When the peer counts as heard, in active time. While it is owed bytes, it is not judged by
+    /// pings: if its socket takes none of these bytes for long, it is cut for that.
+    pub(super) fn heard(&self) -> ActiveTime {
+        if self.is_owed_bytes.load(Ordering::Relaxed) {
+            return ActiveTime::MAX;
+        }
+        Duration::from_nanos(self.last_heard.load(Ordering::Relaxed))
+    }
+
     /// Writes what the peer is owed, as far as its socket takes it, and returns the number of
     /// bytes. Never waits.
     ///
@@ -255,6 +267,7 @@ impl Session {
             self.last_heard.store(shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         outbox.is_behind = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
+        self.is_owed_bytes.store(outbox.is_behind, Ordering::Relaxed);
         (flow, written)
     }
 }

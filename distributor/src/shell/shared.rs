@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::config::Config;
 use crate::entries::{MAX_CHANGE_BYTES, SessionId};
-use crate::peer::outbox::Outbox;
+use crate::peer::outbox::{MAX_NEWCOMERS, Outbox};
 use crate::registry::history;
 use crate::registry::{Admission, RegisterEffects, RegisterError, Registry, Removal};
 use crate::shell::incoming_budget::IncomingBudget;
@@ -178,7 +178,7 @@ impl Shared {
         state.next_session += 1;
         let read_time = (!PeerBacklog::can_see(&stream)).then_some(self.config.legacy_read_time);
         let greet_at = (now + self.config.greet_after).into_std();
-        let outbox = Outbox::new(greet_at, self.config.legacy_list_bytes, read_time);
+        let outbox = Outbox::new(id, greet_at, self.config.legacy_list_bytes, read_time);
         let session = Arc::new(Session {
             id,
             peer,
@@ -191,6 +191,7 @@ impl Shared {
             opened_at: now,
             address_queue: state.by_address_group.entry(group).or_default().queue.clone(),
             last_heard: AtomicU64::new(self.active_time.load(Ordering::Relaxed)),
+            is_owed_bytes: AtomicBool::new(false),
         });
         state.open_sessions += 1;
         state.by_address_group.entry(group).or_default().open += 1;
@@ -288,11 +289,13 @@ impl Shared {
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }
-        drop(outbox);
         let followers = &mut state.followers[index(version)];
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
+            // Then its own task goes on at once, and the publisher leaves it out.
+            outbox.is_behind |= version == Version::V2 && followers.new.len() >= MAX_NEWCOMERS;
             followers.new.push(Arc::clone(session));
         }
+        drop(outbox);
         state.uncount_unregistered(session.id);
         self.cut_superseded(&mut state);
         let warns_of_loopback = options.loopback && !session.peer.ip().to_canonical().is_loopback();

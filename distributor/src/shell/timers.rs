@@ -1,7 +1,6 @@
 //! Does what is due.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use protocol::{LeaveReason, Version, Visibility, write_copy_request, write_visibility};
@@ -10,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::entries::SessionId;
 use crate::registry::DueActions;
-use crate::registry::liveness::Verdict;
+use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::shell::logs::shown_name;
 use crate::shell::session::{FlushOutcome, Writer};
 use crate::shell::shared::{Shared, SharedState, index};
@@ -34,11 +33,8 @@ impl Shared {
                 let before = state.registry.published();
                 let due = state.registry.run_due(now);
                 let SharedState { registry, followers, .. } = &mut *state;
-                let heard = |session| {
-                    let followers = &followers[index(Version::V2)].all;
-                    let heard = followers.get(&session).map_or(0, |session| session.last_heard.load(Ordering::Relaxed));
-                    Duration::from_nanos(heard)
-                };
+                let followers = &followers[index(Version::V2)].all;
+                let heard = |session| followers.get(&session).map_or(ActiveTime::ZERO, |session| session.heard());
                 let verdicts = registry.liveness.tick(now, heard);
                 let active_time = u64::try_from(registry.liveness.active_time().as_nanos()).unwrap_or(u64::MAX);
                 self.active_time.store(active_time, Ordering::Relaxed);

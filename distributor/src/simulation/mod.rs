@@ -10,6 +10,7 @@
 //! histories. It must not import `shell`.
 
 mod check;
+mod crowd;
 mod network;
 mod node;
 mod world;

@@ -50,7 +50,7 @@ impl World {
                 down: SimPipe::default(),
                 up: SimPipe::default(),
                 black_hole: None,
-                outbox: Outbox::new(greet_at, LEGACY_READ_BYTES, Some(Duration::ZERO)),
+                outbox: Outbox::new(SessionId(id), greet_at, LEGACY_READ_BYTES, Some(Duration::ZERO)),
                 commands: CommandReader::new(),
                 heard: self.distributor.as_ref().map_or(ActiveTime::ZERO, |it| it.registry.liveness.active_time()),
                 frames: FrameDecoder::new(1 << 20),

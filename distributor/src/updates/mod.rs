@@ -10,3 +10,4 @@ pub(crate) mod lists;
 mod packed_list;
 pub(crate) mod packing;
 mod shared_delta;
+pub(crate) mod turns;

@@ -2,8 +2,9 @@ use protocol::{RegisterOptions, Registration};
 
 use super::*;
 use crate::config::Config;
-use crate::entries::SessionId;
 use crate::updates::budget::UpdateBudget;
+
+const PEER: SessionId = SessionId(1_000_000);
 
 struct Peer {
     outbox: Outbox,
@@ -16,7 +17,7 @@ impl Peer {
     fn new(legacy_list_bytes: usize) -> Self {
         let start = Instant::now();
         let outbox =
-            Outbox::new(start + Duration::from_millis(100), legacy_list_bytes, Some(Duration::from_millis(100)));
+            Outbox::new(PEER, start + Duration::from_millis(100), legacy_list_bytes, Some(Duration::from_millis(100)));
         let config = Config { legacy_list_bytes, ..Config::default() };
         Self { outbox, registry: Registry::new(config, UpdateBudget::new(usize::MAX), start, 1), start }
     }

@@ -113,9 +113,16 @@ impl ConnectionTask<'_> {
         self.read_before_greeting().await?;
         let session = &self.guard.session;
         let (flow, _) = session.flush(self.guard.shared(), Writer::Connection);
+        // Judged right after an attempt: on a busy machine this task comes late to a socket that
+        // has taken bytes again.
+        if let FlushOutcome::Stalled(since) = flow
+            && Instant::now() >= Instant::from_std(since) + self.guard.shared().config.write_timeout
+        {
+            return Err(ConnectionEnd::Stalled);
+        }
         self.handle_frames().await?;
         let owes_reply = session.outbox().owes_reply();
-        if owes_reply && flow == FlushOutcome::Done {
+        if (owes_reply || session.outbox().is_behind) && flow == FlushOutcome::Done {
             return Ok(());
         }
         let awaited = self.awaited(flow, owes_reply)?;
@@ -323,7 +330,8 @@ impl ConnectionTask<'_> {
     fn handle_due(&mut self, awaited: &Awaited) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if is_due(awaited.write_deadline) {
+        // A socket that takes nothing is tried once more first.
+        if is_due(awaited.write_deadline) && !awaited.writes {
             return Err(ConnectionEnd::Stalled);
         }
         if is_due(awaited.frame_deadline) && !self.reader.give_up_pieces() {

@@ -1,0 +1,135 @@
+//! Whose turn it is to be sent a large packet, and who waits for a first list.
+//!
+//! Thousands of nodes that start at once are each owed a list. If all lists went out together, none
+//! would be there for a long time, the sockets of all would be full, and what changes meanwhile
+//! would be owed to all of them besides. So a bounded number is under way at a time. A peer whose
+//! turn comes late is sent the list as it is then.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::entries::SessionId;
+
+/// Packets of fewer bytes need no turn: a socket takes them at once.
+pub(crate) const MIN_TURN_BYTES: usize = 64 * 1024;
+/// Large packets that are under way at a time. Together they fill a fast network, and with what the
+/// system holds for each (128 KiB) they take 32 MiB.
+const MAX_TURNS: usize = 256;
+/// A turn ends when the packet is written. While others wait, it ends after this time at the
+/// latest: peers that read slowly must not keep others waiting. A packet that has begun goes on
+/// without a turn.
+const MAX_TURN_TIME: Duration = Duration::from_millis(250);
+/// It lasts until others have asked in vain this often. On a busy machine all that is ready has its
+/// turn between two such questions, and then it is this process that is slow, and no peer.
+const MIN_REFUSALS: u64 = 16;
+/// When there is no turn, the peer that is first in the queue asks again after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
+/// While so many nodes have registered and wait for their first list, further nodes are told to
+/// come back: each new one makes the list longer that these are to be sent. As many as may register
+/// at once.
+const MAX_WAITING: usize = 2000;
+
+/// The turns that have begun, and the nodes that wait for their first list.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// The oldest first.
+    begun: VecDeque<Turn>,
+    /// How often a peer has asked in vain.
+    refusals: u64,
+    waiting: HashSet<SessionId>,
+}
+
+#[derive(Debug)]
+struct Turn {
+    session: SessionId,
+    since: Instant,
+    /// The refusals before it.
+    refusals: u64,
+}
+
+impl Turns {
+    /// A node has registered that knows nothing.
+    pub(crate) fn wait_for_list(&mut self, session: SessionId) {
+        self.waiting.insert(session);
+    }
+
+    /// Whether so many wait that further nodes should come back later.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.waiting.len() >= MAX_WAITING
+    }
+
+    /// Begins the turn of a peer, or says when to ask again.
+    pub(crate) fn try_begin(&mut self, now: Instant, session: SessionId) -> Result<(), Instant> {
+        while let Some(turn) = self.begun.front()
+            && now.saturating_duration_since(turn.since) >= MAX_TURN_TIME
+            && self.refusals - turn.refusals >= MIN_REFUSALS
+        {
+            self.waiting.remove(&turn.session);
+            self.begun.pop_front();
+        }
+        if self.begun.len() >= MAX_TURNS {
+            self.refusals += 1;
+            return Err(now + ASK_AGAIN);
+        }
+        self.begun.push_back(Turn { session, since: now, refusals: self.refusals });
+        Ok(())
+    }
+
+    /// A peer has been sent a list or change, or has gone.
+    pub(crate) fn end(&mut self, session: SessionId) {
+        self.waiting.remove(&session);
+        if let Some(at) = self.begun.iter().position(|turn| turn.session == session) {
+            self.begun.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn a_bounded_number_of_turns_is_under_way() {
+        let (mut turns, start) = (Turns::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        (0..256).for_each(|session| assert_eq!(turns.try_begin(start, SessionId(session)), Ok(())));
+        assert_eq!(turns.try_begin(at(1), SessionId(256)), Err(at(2)));
+        for ended in [7, 7, 1000] {
+            turns.end(SessionId(ended));
+        }
+        assert_eq!(turns.try_begin(at(2), SessionId(256)), Ok(()));
+        // Neither time alone ends a turn, nor questions alone.
+        assert_eq!(turns.try_begin(at(10_000), SessionId(257)), Err(at(10_001)));
+        let mut turns = Turns::default();
+        (0..256).for_each(|session| assert_eq!(turns.try_begin(start, SessionId(session)), Ok(())));
+        for _ in 0..100 {
+            assert_eq!(turns.try_begin(at(249), SessionId(256)), Err(at(250)));
+        }
+        // Peers that read slowly keep no other waiting for longer.
+        (256..512).for_each(|session| assert_eq!(turns.try_begin(at(250), SessionId(session)), Ok(())));
+        assert_eq!(turns.try_begin(at(250), SessionId(512)), Err(at(251)));
+        turns.end(SessionId(3));
+        assert_eq!(turns.try_begin(at(250), SessionId(512)), Err(at(251)), "that turn was over");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn a_crowd_is_served_before_others_come() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        (0..2000).for_each(|session| {
+            assert!(!turns.is_crowded());
+            turns.wait_for_list(SessionId(session));
+        });
+        assert!(turns.is_crowded());
+        turns.end(SessionId(5));
+        assert!(!turns.is_crowded());
+        // Nodes that do not read what they are sent count no longer than their turns.
+        turns.wait_for_list(SessionId(5));
+        (0..256).for_each(|session| assert_eq!(turns.try_begin(now, SessionId(session)), Ok(())));
+        (0..16).for_each(|_| assert!(turns.try_begin(now, SessionId(256)).is_err()));
+        assert!(turns.is_crowded());
+        assert_eq!(turns.try_begin(now + MAX_TURN_TIME, SessionId(256)), Ok(()));
+        assert!(!turns.is_crowded());
+    }
+}
