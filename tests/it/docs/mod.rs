@@ -164,7 +164,7 @@ fn the_hosted_workflow_runs_each_step_once() {
     let mut hosted: Vec<_> = lines.flat_map(|line| line.split(' ')).chain(["tools"]).collect();
     assert!(
         workflow.contains("run: sudo env")
-            && workflow.contains(" CI=true ADVISORIES=required .ci/run tools ${{ matrix.steps }}")
+            && workflow.contains(" CI=true ADVISORIES=required MACOS=required .ci/run tools ${{ matrix.steps }}")
     );
     steps.sort_unstable();
     hosted.sort_unstable();
