@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use protocol::{LeaveReason, ResumePoint, Revision};
 
-use crate::entries::difference::Difference;
+use crate::entries::difference::{Touched, TouchedEntry};
 use crate::entries::record::Record;
-use crate::entries::view::View;
 
 /// Changes that are kept. A node that is further behind gets the list.
 pub(crate) const MAX_CHANGES: usize = 8192;
@@ -93,16 +92,17 @@ impl Changelog {
         undone
     }
 
-    /// What has changed from `base` to `target`, both results of [`base`](Self::base), for a
-    /// receiver with this view. `listed` finds the entries of the newest state.
-    pub(super) fn difference<'a>(
+    /// What has been touched from `base` to `target`, both results of [`base`](Self::base).
+    /// `listed` finds the entries of the newest state. Entries whose nodes have registered are
+    /// `with_returned`, for receivers that see confirmed entries only.
+    pub(super) fn touched<'a>(
         &'a self,
         base: u64,
         target: u64,
-        view: &View,
+        with_returned: bool,
         listed: impl Fn(u64) -> Option<&'a Arc<Record>>,
-    ) -> Difference {
-        let mut difference = Difference::default();
+    ) -> Touched {
+        let mut all = Touched::default();
         let undone = self.reverted_since(target);
         // The first change recorded the entry as it was at the base.
         let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, LeaveReason)> = BTreeMap::new();
@@ -111,14 +111,14 @@ impl Changelog {
         for change in self.after(base).take(changes) {
             match change {
                 Change::Entry(EntryChange { id, before, reason }) => {
-                    difference.has_changes = true;
+                    all.has_changes = true;
                     touched.entry(*id).or_insert((before.as_ref(), *reason)).1 = *reason;
                 }
                 Change::Header => {
-                    difference.has_changes = true;
-                    difference.header_changed = true;
+                    all.has_changes = true;
+                    all.header_changed = true;
                 }
-                Change::Confirmed(records) if view.confirmed_only => {
+                Change::Confirmed(records) if with_returned => {
                     for record in records {
                         returned.insert(record.id);
                         touched.entry(record.id).or_insert((None, LeaveReason::Changed));
@@ -127,42 +127,15 @@ impl Changelog {
                 Change::Confirmed(_known_already) => {}
             }
         }
-        for (id, (before, reason)) in touched {
-            let before = before.filter(|record| view.includes(record));
-            let after = match undone.get(&id) {
-                Some(after) => *after,
-                None => listed(id),
-            };
-            let after = after.filter(|record| view.includes(record));
-            let has_returned = returned.contains(&id);
-            // Before this was logged, a list may have shown it to a peer that sees confirmed
-            // entries only. Sending it twice does no harm.
-            let before = before.filter(|_| !(has_returned && after.is_some()));
-            match (before, after) {
-                (None, None) if has_returned => difference.left.push((id, reason)),
-                (None, None) => {}
-                (Some(_), None) => {
-                    let is_listed = undone.get(&id).map_or_else(|| listed(id).is_some(), Option::is_some);
-                    difference.left.push((id, if is_listed { LeaveReason::Changed } else { reason }));
-                }
-                (before, Some(after)) => {
-                    let was_suspect = match before {
-                        Some(before) if before.entry == after.entry => before.suspect,
-                        // A new entry is not suspect.
-                        _ => {
-                            difference.joined.push(Arc::clone(after));
-                            false
-                        }
-                    };
-                    match (was_suspect, after.suspect) {
-                        (false, true) => difference.suspect.push(id),
-                        (true, false) => difference.trusted.push(id),
-                        (false, false) | (true, true) => {}
-                    }
-                }
-            }
-        }
-        difference
+        all.entries = touched
+            .into_iter()
+            .map(|(id, (before, reason))| {
+                let after = undone.get(&id).copied().unwrap_or_else(|| listed(id));
+                let has_returned = returned.contains(&id);
+                TouchedEntry { id, before: before.cloned(), after: after.cloned(), reason, has_returned }
+            })
+            .collect();
+        all
     }
 
     /// Logs a change, which makes a new revision.

@@ -4,7 +4,46 @@ use std::sync::Arc;
 
 use protocol::LeaveReason;
 
+use crate::entries::EntryTable;
 use crate::entries::record::Record;
+use crate::entries::view::View;
+
+/// What has been touched between two revisions, whomever it concerns.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) entries: Vec<TouchedEntry>,
+    /// Something has changed, even if nothing of it is left to tell.
+    pub(crate) has_changes: bool,
+    /// The header of lists has changed.
+    pub(crate) header_changed: bool,
+}
+
+/// An entry as it was at the one revision and at the other.
+#[derive(Debug)]
+pub(crate) struct TouchedEntry {
+    pub(crate) id: u64,
+    pub(crate) before: Option<Arc<Record>>,
+    pub(crate) after: Option<Arc<Record>>,
+    /// Why it has left, if it has.
+    pub(crate) reason: LeaveReason,
+    /// Its node has registered, and receivers that see confirmed entries only do not know it.
+    pub(crate) has_returned: bool,
+}
+
+impl Touched {
+    /// What a receiver with this view has to be told of these entries, which are among those that
+    /// were touched.
+    pub(crate) fn difference<'a>(
+        &self,
+        view: &View,
+        entries: impl IntoIterator<Item = &'a TouchedEntry>,
+    ) -> Difference {
+        let Self { has_changes, header_changed, .. } = *self;
+        let mut difference = Difference { has_changes, header_changed, ..Difference::default() };
+        entries.into_iter().for_each(|touched| difference.add(view, touched));
+        difference
+    }
+}
 
 /// What has changed between two revisions, as far as it concerns one receiver.
 #[derive(Debug, Default)]
@@ -19,11 +58,55 @@ pub(crate) struct Difference {
     pub(crate) header_changed: bool,
 }
 
+impl EntryTable {
+    /// What has changed from `base` to `target`, both results of [`base`](Self::base), for a
+    /// receiver with this view.
+    pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
+        let touched = self.touched(base, target, view.confirmed_only);
+        touched.difference(view, &touched.entries)
+    }
+
+    /// What has been touched from `base` to `target`: see [`Touched`].
+    pub(crate) fn touched(&self, base: u64, target: u64, with_returned: bool) -> Touched {
+        self.changelog.touched(base, target, with_returned, |id| self.record(id))
+    }
+}
+
 impl Difference {
     /// A difference that tells the receiver nothing but the new revision.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { joined, left, suspect, trusted, header_changed, .. } = self;
         joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !header_changed
+    }
+
+    fn add(&mut self, view: &View, touched: &TouchedEntry) {
+        let TouchedEntry { id, before, after, reason, has_returned } = touched;
+        let before = before.as_ref().filter(|record| view.includes(record));
+        let is_listed = after.is_some();
+        let after = after.as_ref().filter(|record| view.includes(record));
+        // Before this was logged, a list may have shown it to a peer that sees confirmed entries
+        // only. Sending it twice does no harm.
+        let before = before.filter(|_| !(*has_returned && after.is_some()));
+        match (before, after) {
+            (None, None) if *has_returned => self.left.push((*id, *reason)),
+            (None, None) => {}
+            (Some(_), None) => self.left.push((*id, if is_listed { LeaveReason::Changed } else { *reason })),
+            (before, Some(after)) => {
+                let was_suspect = match before {
+                    Some(before) if before.entry == after.entry => before.suspect,
+                    // A new entry is not suspect.
+                    _ => {
+                        self.joined.push(Arc::clone(after));
+                        false
+                    }
+                };
+                match (was_suspect, after.suspect) {
+                    (false, true) => self.suspect.push(*id),
+                    (true, false) => self.trusted.push(*id),
+                    (false, false) | (true, true) => {}
+                }
+            }
+        }
     }
 
     /// About how many bytes its delta has.

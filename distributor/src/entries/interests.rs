@@ -18,6 +18,11 @@ impl Interests {
         self.0.iter().map(|need| need.len() + 2 * size_of::<String>()).sum()
     }
 
+    /// The names and urls.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|need| &**need)
+    }
+
     /// Whether a node matches these interests.
     pub(crate) fn include(&self, record: &Record) -> bool {
         self.0.contains(&*record.name) || record.urls.iter().any(|url| self.0.contains(&**url))

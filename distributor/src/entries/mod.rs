@@ -26,12 +26,11 @@ use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 use crate::entries::address_shares::AddressShares;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 use crate::entries::changelog::{Change, Changelog, EntryChange};
-pub(crate) use crate::entries::difference::Difference;
+pub(crate) use crate::entries::difference::{Difference, Touched};
 use crate::entries::expected::ExpectedEntries;
 use crate::entries::offers::Offers;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
 pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
-use crate::entries::view::View;
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]
@@ -317,12 +316,6 @@ impl EntryTable {
     /// needs the list.
     pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
         self.changelog.base(have)
-    }
-
-    /// What has changed from `base` to `target`, both results of [`base`](Self::base), for a
-    /// receiver with this view.
-    pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
-        self.changelog.difference(base, target, view, |id| self.record(id))
     }
 
     /// Bytes of the changes that are kept.

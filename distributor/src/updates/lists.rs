@@ -13,6 +13,7 @@ use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::{encode_change, encode_legacy, encode_list, under_key};
 use crate::updates::packed_list::PackedList;
 use crate::updates::packing::{MIN_PACKED_BYTES, PackedBlocks};
+use crate::updates::published_index::PublishedIndex;
 use crate::updates::shared_delta::SharedDelta;
 
 /// The packets of the newest revision that at least one peer has needed.
@@ -35,6 +36,8 @@ pub(crate) struct ListCache {
     /// no more bytes than a list.
     shared_deltas: VecDeque<SharedDelta>,
     subsets: HashMap<View, OutPacket>,
+    /// The published state, and the step to it, by what entries offer.
+    index: PublishedIndex,
     /// The last partial list that a peer asked for, with its state.
     answered: Option<(PublishedState, View, OutPacket)>,
     /// When the next list for a single peer may be encoded.
@@ -63,6 +66,8 @@ const MAX_CACHED_BYTES: usize = 16 << 20;
 /// interests leave time for other work. Each entry that is examined counts as this many bytes.
 const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
 const BYTES_OF_A_LOOK: usize = 64;
+/// How much of the pace may be made up for.
+const UNUSED_PACE: Duration = Duration::from_millis(5);
 /// For a list for which there is no memory, the entries are only read: a fraction of the work of
 /// encoding it.
 const BYTES_IN_VAIN: usize = 4;
@@ -137,6 +142,7 @@ impl ListCache {
             differences: HashMap::new(),
             shared_deltas: VecDeque::new(),
             subsets: HashMap::new(),
+            index: PublishedIndex::default(),
             answered: None,
             subset_at: None,
         }
@@ -260,7 +266,9 @@ impl ListCache {
         if let Some(known) = self.differences.get(&(base, view.clone())) {
             return Arc::clone(known);
         }
-        let difference = Arc::new(entries.difference(base, newest.rev, view));
+        // Thousands of nodes have interests of their own.
+        let indexed = self.index.difference(entries, base, newest, view);
+        let difference = Arc::new(indexed.unwrap_or_else(|| entries.difference(base, newest.rev, view)));
         if self.differences.len() < MAX_CACHED {
             self.differences.insert((base, view.clone()), Arc::clone(&difference));
         }
@@ -325,6 +333,7 @@ impl ListCache {
     /// Sets the published state, and drops the packets of an earlier one.
     fn set_published(&mut self, published: PublishedState) {
         if self.published != published {
+            self.index = PublishedIndex::new(self.published.header.revision, published.header.revision);
             self.published = published;
             self.changes.clear();
             self.differences.clear();
@@ -354,21 +363,23 @@ impl ListCache {
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
         }
-        self.reserve(now, entries, entries.list_bytes())?;
+        self.reserve(now, entries.len(), entries.list_bytes())?;
         self.snapshot = None;
         Ok(self.snapshot(entries, header).0)
     }
 
-    /// Reserves time and memory to encode a list of this many bytes for one peer, or says when to
-    /// try again.
-    fn reserve(&mut self, now: Instant, entries: &EntryTable, bytes: usize) -> Result<(), Wait> {
+    /// Reserves time and memory to encode a list of this many bytes for one peer, for which this
+    /// many entries were looked at, or says when to try again.
+    fn reserve(&mut self, now: Instant, looks: usize, bytes: usize) -> Result<(), Wait> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(Wait::Pace(at));
         }
         let has_room = self.memory.has_room(bytes);
         let worked = if has_room { bytes } else { bytes / BYTES_IN_VAIN };
-        let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * entries.len()) as f64 / SUBSET_BYTES_PER_SECOND);
-        self.subset_at = Some(now + pace);
+        let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
+        // Timers are coarse: what was not used of the last milliseconds may be used now.
+        let from = self.subset_at.map_or(now, |at| at.max(now.checked_sub(UNUSED_PACE).unwrap_or(now)));
+        self.subset_at = Some(from + pace);
         if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
     }
 
@@ -401,16 +412,16 @@ impl ListCache {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(Wait::Pace(at));
         }
-        let records = entries.records_at(header.revision.rev).into_iter().filter(|record| view.includes(record));
+        let (records, looks) = self.index.records(entries, header.revision, view);
         let mut digest = Digest::default();
         let mut bytes = 0;
-        for record in records.clone() {
+        for record in &records {
             digest.add(record.id, &record.entry);
             bytes += record.entry.len();
         }
-        self.reserve(now, entries, bytes)?;
+        self.reserve(now, looks, bytes)?;
         let header = UpdateHeader { digest: Some(digest), warming: header.warming || view.confirmed_only, ..header };
-        Ok(OutPacket::reserved(encode_list(records, &header), &self.memory))
+        Ok(OutPacket::reserved(encode_list(records.iter(), &header), &self.memory))
     }
 }
 
@@ -741,6 +752,52 @@ mod tests {
         assert!((start..start + Duration::from_millis(1)).contains(&later), "{:?}", later - start);
         assert_eq!(update("n0001", 0), None, "the peer already has it");
         assert_eq!(update("n0002", 1000), None);
+    }
+
+    #[test]
+    fn a_node_with_few_interests_costs_what_it_is_told_and_not_what_there_is() {
+        let (mut entries, mut lists, start) = (entries(5000), lists(), now());
+        let view = |need: u64| View {
+            interests: Some(Arc::new(Interests::new(vec![format!("n{need:04}"), "none".into()]))),
+            confirmed_only: false,
+        };
+        let (mut at, mut known) = (start, Vec::new());
+        for need in 0..1000 {
+            let peer = PeerState { view: view(need), ..PeerState::default() };
+            loop {
+                match lists.update_for(at, &entries, published(&entries), &peer) {
+                    NextUpdate::Packet(packet, told) => {
+                        assert_eq!(count(&packet.bytes()), 1);
+                        known.push(PeerState { revision: Some(told.revision), ..peer });
+                        break;
+                    }
+                    NextUpdate::Later(wait) => at = wait.until(),
+                    NextUpdate::Nothing(_) => panic!("the peer knows nothing"),
+                }
+            }
+        }
+        assert!(at - start < Duration::from_millis(10), "{:?}", at - start);
+        // A change concerns one of them.
+        for (session, reason) in [(7, LeaveReason::Closed), (2000, LeaveReason::Reset)] {
+            let before = published(&entries);
+            entries.remove_session(SessionId(session), reason);
+            register(&mut entries, 5000 + session);
+            let told =
+                known.iter_mut().filter_map(|peer| match lists.update_for(at, &entries, published(&entries), peer) {
+                    NextUpdate::Packet(packet, told) => {
+                        peer.revision = Some(told.revision);
+                        Some(packet.bytes())
+                    }
+                    NextUpdate::Nothing(until) => {
+                        peer.irrelevant_until = Some(until);
+                        None
+                    }
+                    NextUpdate::Later(_) => panic!("a change needs no pace"),
+                });
+            let told: Vec<_> = told.collect();
+            assert_eq!(told.len(), usize::from(session == 7), "{before:?}");
+            assert!(told.iter().all(|packet| String::from_utf8_lossy(packet).contains(r#""left":[{"id":8,"#)));
+        }
     }
 
     #[test]

@@ -9,5 +9,6 @@ pub(crate) mod encode;
 pub(crate) mod lists;
 mod packed_list;
 pub(crate) mod packing;
+mod published_index;
 mod shared_delta;
 pub(crate) mod turns;
