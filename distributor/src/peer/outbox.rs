@@ -121,13 +121,16 @@ impl Outbox {
     }
 
     /// From now on the peer is told of every change that concerns it, in the form of its version.
-    pub(crate) fn follow(&mut self, version: Version, interests: Option<Arc<Interests>>) {
+    /// Returns whether it has to be told all of that first.
+    pub(crate) fn follow(&mut self, version: Version, interests: Option<Arc<Interests>>) -> bool {
         // A greeting in the form of version 1 carries no state that changes could start from.
         let before = std::mem::replace(&mut self.version, version);
-        if self.known.view.interests != interests || before != version {
+        let is_other = self.known.view.interests != interests || before != version;
+        if is_other {
             self.known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
         }
         self.follows = true;
+        is_other
     }
 
     /// Says whether the peer reads packed entries.

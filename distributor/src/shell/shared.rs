@@ -284,16 +284,18 @@ impl Shared {
         let asks = (session.id, session.cut_reason.get().is_some());
         let effects = state.registry.register_session(now, asks, registration, &host, options)?;
         let RegisterEffects { admission, interests, resume, shared } = effects;
-        outbox.follow(version, interests);
+        let is_to_be_told = outbox.follow(version, interests);
         outbox.take_packed(options.packed);
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }
         let followers = &mut state.followers[index(version)];
+        // A session that is behind is told by its own task at once, and skipped by the publisher.
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
-            // Then its own task goes on at once, and the publisher leaves it out.
             outbox.is_behind |= version == Version::V2 && followers.new.len() >= MAX_NEWCOMERS;
             followers.new.push(Arc::clone(session));
+        } else {
+            outbox.is_behind |= version == Version::V2 && is_to_be_told;
         }
         drop(outbox);
         state.uncount_unregistered(session.id);

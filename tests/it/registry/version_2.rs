@@ -72,6 +72,29 @@ async fn a_node_is_told_only_of_its_interests() {
 }
 
 #[tokio::test]
+async fn a_node_that_needs_more_is_told_of_it_at_once() {
+    let cluster = Cluster::start();
+    let mut peers = Vec::new();
+    for name in ["goods", "members", "gate"] {
+        peers.push(joined(&cluster, name).await);
+    }
+    let mut caller = cluster.peer().await;
+    let params = json!({ "port": 9, "name": "caller", "urls": [], "$": { "v": 2, "id": "caller" } });
+    // The last ones take something back, and name what no node offers yet.
+    for (needs, told) in [
+        (vec!["goods"], vec!["goods"]),
+        (vec!["goods", "members"], vec!["goods", "members"]),
+        (vec!["members"], vec!["members"]),
+        (vec!["GET/none"], vec![]),
+    ] {
+        let registration =
+            json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": { "needs": needs } });
+        caller.send_packet(&registration).await;
+        assert_eq!(caller.next_list().await, told);
+    }
+}
+
+#[tokio::test]
 async fn draining_nodes_stay_listed_and_are_not_called_and_weights_are_kept() {
     let cluster = Cluster::start();
     let service =
