@@ -53,7 +53,11 @@ impl std::str::FromStr for LogLevel {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // The filter reads an unknown word as the name of a module, and then logs nothing from any
         // other module.
-        let plain = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+        // It reads filters by span too, and nothing is logged in a span.
+        let plain = |part: &str| match part.contains('=') {
+            true => !part.contains('['),
+            false => part.parse::<LevelFilter>().is_ok(),
+        };
         match text.parse::<Targets>() {
             Ok(targets) if !text.is_empty() && text.split(',').map(str::trim).all(plain) => {
                 Ok(Self { text: text.to_owned(), targets })
@@ -273,6 +277,8 @@ mod tests {
             ("info, net=off", true),
             ("info,net=loud", false),
             ("info,[span{field=1}]=debug", false),
+            ("info,net[span]=debug", false),
+            ("[{field}]=debug", false),
             ("warning", false),
             ("debug,x", false),
         ] {
