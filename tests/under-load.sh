@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 runs=${RUNS:-20}
 busy=${BUSY:-8}
-logs=${CARGO_TARGET_DIR:-target}/under-load
+logs=$(realpath -m "${CARGO_TARGET_DIR:-target}")/under-load
 
 packages=(-p tests --test it)
 if [[ ${1:-} == --workspace ]]; then
