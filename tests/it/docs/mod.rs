@@ -86,7 +86,7 @@ fn prose_wraps_at_100_columns() {
 }
 
 /// Folders that hold no text of ours.
-const FOREIGN_FOLDERS: [&str; 4] = [".git", "target", "node_modules", "seeds"];
+const FOREIGN_FOLDERS: [&str; 6] = [".git", "target", "node_modules", "seeds", "corpus", "artifacts"];
 
 /// Whether a line of a file is nothing but a comment.
 fn is_comment(path: &Path, line: &str) -> bool {
