@@ -35,7 +35,7 @@ pub(super) struct PackedBlocks {
     bytes: usize,
     /// Counts uses, so that the block that was used longest ago can be dropped.
     uses: u64,
-    /// Nobody can know it, and so make a text with the hash of another one.
+    /// Its key is random, so that a peer cannot make a text that has the hash of another one.
     hasher: RandomState,
 }
 

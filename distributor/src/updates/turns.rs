@@ -24,9 +24,9 @@ const MAX_TURN_TIME: Duration = Duration::from_millis(250);
 const MIN_REFUSALS: u64 = 16;
 /// When there is no turn, the peer that is first in the queue asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
-/// While so many nodes have registered and wait for their first list, further nodes are told to
-/// come back: each new one makes the list longer that these are to be sent. As many as may register
-/// at once.
+/// Most nodes that have registered and wait for their first list. Further nodes are told to come
+/// back, because each new node makes the list longer for which the others wait. It is as many as
+/// may register at once.
 const MAX_WAITING: usize = 2000;
 
 /// The turns that have begun, and the nodes that wait for their first list.
@@ -53,7 +53,7 @@ impl Turns {
         self.waiting.insert(session);
     }
 
-    /// Whether so many wait that further nodes should come back later.
+    /// Whether as many nodes wait as may wait: further nodes should come back later.
     pub(crate) fn is_crowded(&self) -> bool {
         self.waiting.len() >= MAX_WAITING
     }
