@@ -1,4 +1,5 @@
-//! The code is as ARCHITECTURE says: its folders, which of them are pure, and which import which.
+//! The code is as ARCHITECTURE and ARROWS say: its folders, which of them are pure, and which
+//! import which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,6 +8,7 @@ use std::path::Path;
 use super::{CRATES, code_of, read, root, rust_files, test_files};
 
 const MAP: &str = "docs/ARCHITECTURE.md";
+const ARROWS: &str = "docs/ARROWS.md";
 
 /// What a pure module may not use, outside its tests.
 const IMPURE: [&str; 20] = [
@@ -56,11 +58,10 @@ fn mapped() -> Vec<(String, bool)> {
     folders
 }
 
-/// The arrows that the map lists: those between crates, under "crates", and those of each crate.
-fn mapped_arrows() -> BTreeMap<String, Arrows> {
-    let text = read(MAP);
-    let (_, section) = text.split_once("### Arrows").expect("the arrows");
-    let block = section.split("```").nth(1).unwrap();
+/// The arrows that the page lists: those between crates, under "crates", and those of each crate.
+fn listed_arrows() -> BTreeMap<String, Arrows> {
+    let text = read(ARROWS);
+    let block = text.split("```").nth(1).expect("the arrows");
     let (mut all, mut of) = (BTreeMap::<_, Arrows>::new(), String::new());
     for line in block.lines().skip(1) {
         match line.split_once('→') {
@@ -171,15 +172,15 @@ fn dependencies(krate: &str) -> BTreeSet<String> {
 }
 
 #[track_caller]
-fn check_arrows(what: &str, found: &Arrows, mapped: Option<&Arrows>) {
+fn check_arrows(what: &str, found: &Arrows, listed: Option<&Arrows>) {
     let lines = |arrows: &Arrows| -> Vec<String> {
         arrows
             .iter()
             .map(|(name, to)| format!("{name} → {}", to.iter().cloned().collect::<Vec<_>>().join(", ")))
             .collect()
     };
-    let mapped = mapped.map(lines).unwrap_or_default();
-    assert_eq!(lines(found), mapped, "the arrows of {what}, as they are and as {MAP} has them");
+    let listed = listed.map(lines).unwrap_or_default();
+    assert_eq!(lines(found), listed, "the arrows of {what}, as they are and as {ARROWS} has them");
 }
 
 #[test]
@@ -214,16 +215,16 @@ fn what_the_code_map_calls_pure_uses_no_system() {
 }
 
 #[test]
-fn folders_and_crates_import_what_the_map_says_and_no_circle_is_among_them() {
-    let mapped = mapped_arrows();
+fn folders_and_crates_import_what_the_page_says_and_no_circle_is_among_them() {
+    let listed = listed_arrows();
     let crates: Arrows = CRATES.iter().map(|krate| ((*krate).to_owned(), dependencies(krate))).collect();
     assert_eq!(circle(&crates), None);
     let crates = crates.into_iter().filter(|(_, needed)| !needed.is_empty()).collect();
-    check_arrows("crates", &crates, mapped.get("crates"));
+    check_arrows("crates", &crates, listed.get("crates"));
     for krate in CRATES {
         let arrows = arrows_of(krate);
         assert_eq!(circle(&arrows), None, "in {krate}");
-        check_arrows(krate, &without_leaves(krate, arrows), mapped.get(krate));
+        check_arrows(krate, &without_leaves(krate, arrows), listed.get(krate));
     }
 }
 
