@@ -123,7 +123,7 @@ pub enum BodyEnd {
     Close,
 }
 
-/// What was read of a body.
+/// The part of a body that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
     /// Its data.

@@ -36,9 +36,9 @@
 //!
 //! A request goes down through the folders: `downstream` is the side of clients, `proxy` decides
 //! what answers, and `upstream` is the side of servers. `route` and `config` have the rules for a
-//! path. `message` is what both versions of HTTP share, and `http1` is the codec of one of them:
-//! both are pure. `io` and `observe` import no other folder. `process` starts everything, and no
-//! other folder imports it.
+//! path. `message` has the types that both versions of HTTP share, and `http1` is the codec of one
+//! version: both are pure. `io` and `observe` import no other folder. `process` starts everything,
+//! and no other folder imports it.
 
 // The fuzz targets say `gateway`, and are compiled as modules of the tests too.
 #[cfg(test)]

@@ -8,8 +8,8 @@ use super::file::TlsKeys;
 use super::route_keys::RouteKeys;
 use super::settings::top_level;
 
-/// `gateway --print-defaults`: a file that changes nothing. What has no default stands behind `#`
-/// without a space, as an example.
+/// `gateway --print-defaults`: a file that changes nothing. A setting without a default is an
+/// example behind `#`, without a space.
 pub(crate) fn print_defaults() -> String {
     let mut out = String::new();
     for setting in top_level() {
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(parsed(&text).map(|settings| settings.config.routes.len()), Ok(1), "{text}");
     }
 
-    /// If this fails, put what it prints in the place of what is there.
+    /// If this fails, replace the table by the text that it prints.
     #[track_caller]
     fn check_table<'a>(settings: impl Iterator<Item = &'a Setting>, name: impl Fn(&Setting) -> String) {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/GATEWAY.md")).unwrap();

@@ -20,7 +20,7 @@ use crate::config::CertificateFiles;
 const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The port of https unless a url names another.
 const HTTPS: u16 = 443;
-/// What the file has besides keys.
+/// The names of the file's tables.
 const TABLES: [&str; 2] = ["tls", "route"];
 
 net::settings! {

@@ -65,7 +65,7 @@ impl<'t> FileReader<'t> {
         let span = value.span();
         let is_inside = |error: &SyntaxError| (span.start..=span.end).contains(&error.at);
         let last = self.syntax_errors.iter().rev().find(|error| is_inside(error))?;
-        // More follows what looks like a list or a number, as in [::1]:80 and 1,000.
+        // A value that begins like a list or a number goes on, as in [::1]:80 and 1,000.
         let is_cut = last.at == span.end && last.kind == SyntaxErrorKind::Structure;
         let line_end = self.text.get(span.end..)?.find(['\n', '#']).map_or(self.text.len(), |more| span.end + more);
         let word = self.text.get(span.start..if is_cut { line_end } else { span.end })?.trim();
@@ -85,8 +85,8 @@ impl<'t> FileReader<'t> {
         self.syntax_errors.iter().any(|error| (span.start..=span.end).contains(&error.at) && is_kind(error))
     }
 
-    /// Sets what is a setting of `S` among the entries of a table, and gives the others: tables,
-    /// and what is unknown. `scope` is put before names in [`offsets`](Self::offsets).
+    /// Applies the entries of a table that are settings of `S`, and returns the others: tables, and
+    /// unknown keys. `scope` is put before names in [`offsets`](Self::offsets).
     pub(super) fn apply<'a, S: Settings>(
         &mut self,
         scope: &str,
@@ -179,7 +179,8 @@ impl<'t> FileReader<'t> {
         None
     }
 
-    /// What a file says of a setting, for people: the value from its first byte on.
+    /// A setting and its value as the file has them, for people. The value begins at the byte
+    /// `from`.
     fn raw(&self, setting: &Setting, from: usize, to: usize) -> String {
         let name = setting.name;
         let value = self.text.get(from..to).and_then(|text| text.lines().next()).unwrap_or_default();
@@ -283,7 +284,7 @@ impl<'t> FileReader<'t> {
     pub(super) fn finish(mut self) -> (Vec<String>, Vec<String>) {
         let mut lines = Vec::new();
         for SyntaxError { at, message, .. } in std::mem::take(&mut self.syntax_errors) {
-            // One slip may break what follows on its line, which helps no reader.
+            // One slip may break the rest of its line. Further errors of that line help no reader.
             let line = self.line(at);
             if !lines.contains(&line) {
                 lines.push(line);

@@ -141,7 +141,7 @@ pub struct RouteConfig {
     /// [`Balance::PowerOfTwo`] of nodes. Over HTTP, connections that are upgraded to another
     /// protocol go to the server with the fewest, if others go in turn.
     pub balance: Option<Balance>,
-    /// What keeps a client with one of them.
+    /// How a client is kept with one of them.
     pub sticky: Option<Sticky>,
     /// How long a request may take; as `request_timeout` unless given.
     pub timeout: Option<Duration>,
@@ -181,7 +181,7 @@ pub struct FixedServer {
     pub weight: u16,
 }
 
-/// What keeps a client with one of several servers.
+/// How a client is kept with one of several servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sticky {
     /// Its address: all requests from one address go to one server, while it exists and is not

@@ -111,7 +111,7 @@ pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeVal
     routes
 }
 
-/// What no two routes may have, each with its line.
+/// Prefixes and cookies, which no two routes may share, each with its line.
 #[derive(Debug, Default)]
 struct Seen {
     /// In normal form.

@@ -27,7 +27,7 @@ pub(super) enum BalanceName {
 net::word_setting!(BalanceName, "round_robin|least_connections|least_cost|client|cookie");
 
 impl BalanceName {
-    /// What is picked, or what keeps a client with one.
+    /// How one is picked, or how a client is kept with one.
     pub(super) fn rule(self) -> (Option<Balance>, Option<Sticky>) {
         match self {
             Self::RoundRobin => (Some(Balance::RoundRobin), None),
@@ -39,7 +39,7 @@ impl BalanceName {
     }
 }
 
-/// What a check calls, and how.
+/// The target of a check: servers or nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CheckTarget {
     Servers(Check),
@@ -138,7 +138,7 @@ table_setting! {
     CertificateFiles, "CERTIFICATE", "{ chain = \"cert.pem\", key = \"key.pem\" }";
 }
 
-/// Whether a secret is hard enough to guess.
+/// Whether a secret is so long that it cannot be guessed.
 pub(super) fn long_enough(secret: &str) -> Result<(), String> {
     match secret.len() < MIN_SECRET_BYTES {
         true => Err(format!("write at least {MIN_SECRET_BYTES} characters: openssl rand -hex 32")),

@@ -66,7 +66,7 @@ pub(crate) struct ClientGuard {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What happens to a new client.
+/// The decision about a new client.
 #[derive(Debug)]
 pub(crate) enum ClientAdmission {
     /// It is served, and counts until this permit is dropped.

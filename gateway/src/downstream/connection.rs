@@ -44,7 +44,7 @@ pub(crate) struct DownstreamConnection<'a> {
     pub(crate) tls: Option<&'a Tls>,
 }
 
-/// What the first bytes of a client show.
+/// What is known from the first bytes of a client.
 enum Peeked<T> {
     Known(T),
     /// More bytes are needed.
@@ -149,7 +149,7 @@ impl DownstreamConnection<'_> {
         why
     }
 
-    /// Clients that fail at TLS are of many kinds, and most are no fault of ours.
+    /// Clients fail at TLS for many reasons, and most of these are no fault of ours.
     fn log_failed_tls(&self, client: SocketAddr, error: &dyn std::fmt::Display) {
         let throttles = &self.worker.shared.log_throttles;
         if let Some(suppressed) = throttles.allow("no_tls", Instant::now().into_std()) {

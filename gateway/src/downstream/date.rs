@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 /// How long a date may be used again. It shows seconds, so it is half a second late at most.
 const USED_FOR: Duration = Duration::from_millis(500);
 
-/// Gives `with` the time of day, which each thread writes twice a second at most.
+/// Calls `with` with the time of day as text, which each thread writes twice a second at most.
 pub(crate) fn with_date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };

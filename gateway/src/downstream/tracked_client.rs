@@ -1,4 +1,4 @@
-//! One client, and what it is doing, as the search for clients to evict sees it.
+//! One client and its activity, as the search for clients to evict sees them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ pub(crate) struct TrackedClient {
     pub(crate) pace: Arc<ClientPace>,
 }
 
-/// What a client is doing. Times are in milliseconds after the start of the tracker, from 1.
+/// The activity of a client. Times are in milliseconds after the start of the tracker, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientActivity {
     /// It has a request under way.

@@ -28,7 +28,7 @@ pub(crate) struct HeadReader {
     line: usize,
     /// Whether an empty line has been skipped.
     has_skipped: bool,
-    /// A line begins with a space: it goes on with the field before it.
+    /// A line begins with a space: it continues the field before it.
     is_folded: bool,
     line_ends: LineEnds,
 }
@@ -176,7 +176,7 @@ fn parse(bytes: Box<[u8]>) -> Result<RequestHead, Problem> {
     RequestHead::new(Fields::new(bytes, spans), parts)
 }
 
-/// What the fields say about the message itself.
+/// The fields' statements about the message itself.
 #[derive(Default)]
 struct FieldSummary<'a> {
     hosts: usize,

@@ -1,6 +1,6 @@
-//! What ends a line: requests are read strictly, responses liberally. Pure.
+//! The ends of lines: requests are read strictly, responses liberally. Pure.
 
-/// What ends a line of a message.
+/// The bytes that end a line of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LineEnds {
     /// CR and LF, as in requests: with LF alone, two gateways in a row may see two requests where

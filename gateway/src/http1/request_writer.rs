@@ -24,7 +24,7 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) origin: &'a ForwardedInfo,
     /// By how many gateways it has been passed on.
     pub(crate) hops: u8,
-    /// What has been taken off the path.
+    /// The prefix that has been removed from the path.
     pub(crate) stripped: &'a str,
     /// Fields with `_` in their names are passed on.
     pub(crate) underscores: bool,
@@ -34,9 +34,9 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) make_id: fn() -> u128,
 }
 
-/// The head of a request as a server is to see it. Names keep their case; what a client says of
-/// where it comes from is replaced, as it could be a lie. Names with `_`, which some servers take
-/// for others, are left out unless the server wants them; gives how many.
+/// The head of a request as a server is to see it. Names keep their case. A client's statements
+/// about its own origin are replaced, because they may be false. Names with `_`, which some servers
+/// take for others, are left out unless the server wants them; gives how many.
 pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) -> u64 {
     let UpstreamRequest { target, server, origin, hops, stripped, underscores, expects_continue, make_id } = request;
     out.put_slice(head.method().as_bytes());

@@ -42,7 +42,7 @@ pub(crate) fn put_full<'a>(
     }
 }
 
-/// What happens to the connection after a response.
+/// Whether the connection stays open after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeepAlive {
     /// It stays open, which is the default of HTTP/1.1.
@@ -81,7 +81,7 @@ impl StatusLine {
         }
     }
 
-    /// Appends what is left of the line; the next one is another.
+    /// Appends the rest of the line. The next line is another one.
     pub(crate) fn finish(&mut self, out: &mut BytesMut, status: StatusCode) {
         out.put_slice(&Self::START[std::mem::take(&mut self.written)..]);
         out.put_slice(status.as_str().as_bytes());

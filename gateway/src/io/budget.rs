@@ -14,8 +14,8 @@ use tokio::time::{Duration, Instant};
 use crate::io::fair_queue::FairQueue;
 use crate::io::recent_table::RecentTable;
 
-/// What each connection may hold without a reservation: nearly all responses are smaller. Ten
-/// thousand connections have 160 MiB of these.
+/// The bytes that each connection may hold without a reservation: nearly all responses are smaller.
+/// Ten thousand connections have 160 MiB of these.
 pub(crate) const OWN_BYTES: usize = 16 * 1024;
 /// Beyond that, bytes are taken from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
@@ -57,7 +57,7 @@ struct BudgetState {
     held: HashMap<IpAddr, usize>,
     /// Clients that have left a response unread.
     unread: RecentTable,
-    /// What the last large response of a node took, by what it was asked for.
+    /// The sizes of nodes' last large responses, by method and path.
     sizes: RecentTable,
     /// Calls that were made while room was short, and nothing was known of their responses.
     unsized_calls: FairQueue<std::convert::Infallible>,

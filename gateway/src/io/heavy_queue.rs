@@ -13,14 +13,14 @@ pub(crate) const TURN: Duration = Duration::from_micros(200);
 /// long as half of a small request takes, also on a slow or busy machine, and less than several
 /// large reads and writes in a row do.
 pub(crate) const LIGHT: Duration = Duration::from_micros(50);
-/// By how much it may exceed that in all: what a TLS handshake takes, or a response of a megabyte.
+/// By how much it may exceed that in all: enough for a TLS handshake, or a response of a megabyte.
 const FREE: Duration = Duration::from_micros(500);
-/// Of an excess no more than this is counted at a time, so that a stall of the machine is forgotten
+/// At most this much of an excess is counted at a time, so that a stall of the machine is forgotten
 /// after a few dozen polls.
 const MAX_EXCESS: Duration = Duration::from_millis(1);
-/// Of the polls of a light connection one in this many is measured, because reading the clock twice
-/// for each costs as much as a twentieth of a small request. It is odd, so that a connection whose
-/// long polls alternate with short ones is seen in both.
+/// One poll in this many of a light connection is measured, because reading the clock twice for
+/// each costs as much as a twentieth of a small request. It is odd, so that a connection whose long
+/// polls alternate with short ones is seen in both.
 const SAMPLED_DIVISOR: u8 = 5;
 /// Most heavy connections in a turn, if each works for an instant.
 const MAX_AT_ONCE: usize = 32;
@@ -82,7 +82,7 @@ impl<W> HeavyQueue<W> {
         self.waiting.waiting() == 0 && self.worked < TURN
     }
 
-    /// Has a connection of `client` wait; `None` when too many wait.
+    /// Enqueues a connection of `client`; `None` when too many wait.
     pub(crate) fn enqueue(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
         self.waiting.enqueue(client, waiter)
     }

@@ -76,7 +76,7 @@ impl<'a> PollSlice<'a> {
     }
 }
 
-/// Has a task polled again after others have run and events of the system have been read.
+/// Wakes the task after others have run and events of the system have been read.
 pub(crate) fn wake_later(task: &mut Context<'_>) {
     let polled: Poll<()> = pin!(yield_now()).poll(task);
     debug_assert!(polled.is_pending());

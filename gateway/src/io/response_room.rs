@@ -17,7 +17,7 @@ pub(crate) struct ResponseRoom<'a> {
     ahead: ReservedAhead,
 }
 
-/// What is reserved before the response is there.
+/// The reservation before the response has arrived.
 #[derive(Debug)]
 enum ReservedAhead {
     /// Room is not short.
@@ -68,7 +68,7 @@ impl<'a> ResponseRoom<'a> {
         Ok(())
     }
 
-    /// The response is there, and is held until its client has read it.
+    /// The response has arrived, and is held until its client has read it.
     ///
     /// # Errors
     /// [`OverBudget`] when there is no room for it.

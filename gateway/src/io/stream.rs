@@ -75,7 +75,7 @@ impl ClientStream {
         }
     }
 
-    /// Reads what is there; 0 is the end.
+    /// Reads the available bytes; 0 is the end.
     pub(crate) fn poll_recv(&mut self, task: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => socket.poll_recv(task, room),
@@ -115,7 +115,7 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     /// The socket, if its bytes are not inside TLS.
     fn plain(&self) -> Option<&QueuedSocket>;
 
-    /// The socket once more, for what cannot wait for this one.
+    /// A duplicate of the socket, for a task that cannot wait for this one.
     fn duplicate(&self) -> io::Result<TcpStream>;
 
     /// Reads available bytes into the free room of `buffer`; 0 at the end, `None` for nothing yet.
@@ -142,8 +142,8 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     }
 }
 
-/// Completes when the connection is reset: its client is gone in both directions. The end of what
-/// it sends is no reset. Cancel safe.
+/// Completes when the connection is reset: its client is gone in both directions. That it has
+/// closed its sending side is no reset. Cancel safe.
 pub(crate) async fn reset(stream: &(impl Readable + Sync)) {
     let waited = match stream.plain() {
         Some(socket) => socket.ready(Interest::ERROR).await,

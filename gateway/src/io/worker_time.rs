@@ -31,7 +31,7 @@ struct HeavyWait {
     waker: AtomicWaker,
 }
 
-/// What one connection uses of it.
+/// The share of one connection.
 #[derive(Debug)]
 struct TimeShare<'a> {
     time: &'a WorkerTime,
@@ -60,8 +60,8 @@ impl WorkerTime {
         }
     }
 
-    /// Has a connection of `client` work when it may. `on_wait` is called when it has to wait. As
-    /// cancel safe as `work`.
+    /// Polls `work`, which belongs to a connection of `client`, whenever that connection may work.
+    /// `on_wait` is called each time it has to wait. As cancel safe as `work`.
     pub(crate) async fn share<F: Future>(
         &self,
         client: IpAddr,

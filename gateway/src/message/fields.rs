@@ -45,8 +45,8 @@ impl Fields {
         self.spans.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
     }
 
-    /// Moves what stands at `span` one byte to the left and puts `last` behind it. Gives where both
-    /// are: the text without `last`, and `last`.
+    /// Moves the bytes of `span` one byte to the left and puts `last` behind them. Returns the
+    /// spans of both: of the text without `last`, and of `last`.
     pub(super) fn shift_left(&mut self, span: Span, last: u8) -> Option<(Span, Span)> {
         let Span { start, end } = Span { start: span.start.checked_sub(1)?, end: span.end.checked_sub(1)? };
         self.bytes.copy_within(span.range(), start as usize);

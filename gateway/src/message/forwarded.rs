@@ -1,4 +1,4 @@
-//! The origin of a request: what the request says about it, and what servers are told. Pure.
+//! The origin of a request, as the request states it and as servers are told. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,13 +15,14 @@ pub(crate) const HOPS: &str = "x-gateway-hops";
 pub(crate) struct ForwardedInfo {
     /// `X-Forwarded-For` and `-Proto`.
     pub(crate) fields: String,
-    /// What a trusted proxy in front of us has said in `Forwarded`.
+    /// The statements of a trusted proxy in front of us in `Forwarded`.
     pub(crate) before: String,
     /// RFC 7239's `for` and `proto`.
     pub(crate) forwarded: [String; 2],
     /// The host that the client requested, if a proxy in front of us says so.
     pub(crate) host: Option<String>,
-    /// What a proxy before us has taken off the path, if it says: no slash at its end.
+    /// The prefix that a proxy in front of us has removed from the path, if it says so: without a
+    /// slash at its end.
     pub(crate) prefix: String,
     /// How the client speaks to us, or to a proxy that is believed.
     pub(crate) scheme: Scheme,
@@ -49,10 +50,10 @@ impl ForwardedInfo {
         }
     }
 
-    /// Of a request that came through a trusted proxy at `peer`: its client, and what servers are
-    /// told. Without any of `X-Forwarded-For`, `-Proto` and `-Host`, `Forwarded` counts. The client
-    /// is the last address that is not believed itself; of scheme and host counts what is said
-    /// where the client stands.
+    /// The client of a request that came through a trusted proxy at `peer`, and the origin that
+    /// servers are told. Without any of `X-Forwarded-For`, `-Proto` and `-Host`, `Forwarded`
+    /// counts. The client is the last address that is not a trusted proxy. Its scheme and host are
+    /// those of the same entry.
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
             let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));

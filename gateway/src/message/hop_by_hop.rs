@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::message::fields::{Fields, tokens};
 use crate::message::forwarded::is_rebuilt;
 
-/// What a message says about its own connection.
+/// The fields of a message that are about its own connection.
 pub(crate) struct HopByHop<'a> {
     /// The values of `Connection`: further fields that belong to the connection.
     named: Vec<&'a [u8]>,
@@ -43,7 +43,7 @@ pub(crate) fn imitates(name: &[u8]) -> bool {
     belongs_to_connection(name) || is_rebuilt(name) || own.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
 }
 
-/// A name as servers read it that take `_` for a hyphen.
+/// A name as servers read it that treat `_` as a hyphen.
 fn with_hyphens(name: &[u8]) -> Cow<'_, [u8]> {
     if name.contains(&b'_') {
         name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect()

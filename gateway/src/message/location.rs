@@ -10,7 +10,7 @@ use crate::message::head::{Scheme, same_authority};
 pub(crate) struct LocationRewrite<'a> {
     /// In normal form, without a slash at its end.
     pub(crate) prefix: &'a str,
-    /// What clients call the gateway.
+    /// The host by which clients call the gateway.
     pub(crate) host: Option<&'a str>,
     pub(crate) server: SocketAddr,
     /// Redirects are rewritten.
@@ -60,8 +60,8 @@ impl LocationRewrite<'_> {
         Some(format!("{}{below}{}", &cookie[..path.start], &cookie[path.end..]))
     }
 
-    /// The url below the prefix; `None` for one that stays as it is: it is there already, is
-    /// relative, or on another host.
+    /// The url below the prefix; `None` for one that stays unchanged: it is below the prefix
+    /// already, is relative, or is on another host.
     fn rewrite_url(&self, url: &str) -> Option<String> {
         if url.starts_with('/') && !url.starts_with("//") {
             return self.below(url);
@@ -83,7 +83,7 @@ impl LocationRewrite<'_> {
         (authority.parse() == Ok(self.server)).then(|| below.unwrap_or(path))
     }
 
-    /// A path below the prefix, unless it is there.
+    /// The path below the prefix, unless it is below it already.
     fn below(&self, path: &str) -> Option<String> {
         let is_there =
             path.strip_prefix(self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));

@@ -16,7 +16,7 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     /// The methods that the path has, if it lacks that of the request.
     pub(crate) allow: Option<String>,
-    /// When it is worth trying again, if what was asked says so.
+    /// When to try again, if the node or the limit says so.
     pub(crate) retry_after: Option<Duration>,
 }
 

@@ -39,7 +39,7 @@ impl ResponseHead {
     }
 }
 
-/// What a response is given on its way to the client.
+/// Changes to a response on its way to the client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ResponseEdits<'a> {
     /// A cookie that the client is given with it.

@@ -21,7 +21,7 @@ pub(crate) struct Metrics {
     unanswered: AtomicU64,
     /// Connected clients.
     connections: AtomicU64,
-    /// Bytes that they may take at most, beside what is counted.
+    /// The most bytes that they may take beside the counted ones.
     uncounted: AtomicU64,
     /// Requests by the lowest bound above their time; the last counts all others.
     times: [AtomicU64; BOUNDS_US.len() + 1],
@@ -61,17 +61,17 @@ impl Metrics {
         self.time_us.fetch_add(us, Ordering::Relaxed);
     }
 
-    /// A server has sent what is no whole response.
+    /// Records that a server has sent a malformed response, or a part of one.
     pub(crate) fn record_malformed_response(&self) {
         self.malformed_responses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A server was not given this many fields of a request.
+    /// Records that this many fields of a request were left out for its server.
     pub(crate) fn record_fields_left_out(&self, count: u64) {
         self.fields_left_out.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// A heavy connection waits for its turn.
+    /// Records that a heavy connection has to wait for its turn.
     pub(crate) fn record_turn_wait(&self) {
         self.turn_waits.fetch_add(1, Ordering::Relaxed);
     }
@@ -94,7 +94,7 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct ConnectionCount(Arc<Metrics>);
 
-/// What a client may take beside what is counted.
+/// The most bytes that a client may take beside the counted ones.
 #[derive(Debug)]
 pub(crate) struct UncountedBytes<'a>(&'a Metrics, usize);
 
@@ -117,7 +117,7 @@ pub(crate) struct ProcessTotals {
     pub(crate) nodes: usize,
     /// Answers of nodes that could not be understood.
     pub(crate) malformed_from_nodes: u64,
-    /// What was logged of servers, nodes and clients, or suppressed, by kind.
+    /// Log lines about servers, nodes and clients, logged or suppressed, by kind.
     pub(crate) warnings: BTreeMap<&'static str, Tally>,
     /// For how long no Distributor has been connected.
     pub(crate) stale: Option<Duration>,

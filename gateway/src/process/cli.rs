@@ -25,7 +25,7 @@ use crate::downstream::tls::Tls;
 use crate::process::lifecycle;
 use crate::process::upgrade::{OUTLIVES_TERMINAL, VARIABLE as TAKES_OVER};
 
-/// What the names of all variables begin with.
+/// The prefix of all variables' names.
 const PREFIX: &str = "GATEWAY_";
 /// How long a gateway on this machine may take to list its routes.
 const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);

@@ -186,8 +186,9 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
     all.map(|(purpose, listener)| Ok((purpose, listener.as_fd().try_clone_to_owned()?))).collect()
 }
 
-/// Whether the gateway goes on at a SIGHUP, and reads its file again if it has one: unless its
-/// terminal has been closed. At a terminal, a gateway without a file takes any SIGHUP for that.
+/// Whether the gateway survives a SIGHUP, and then reads its file again if it has one. It does not
+/// if its terminal has been closed. A gateway at a terminal and without a file treats any SIGHUP as
+/// that.
 fn is_survived(hang_up: HangUp, has_file: bool) -> bool {
     match hang_up {
         HangUp::TerminalClosed => false,
@@ -196,8 +197,8 @@ fn is_survived(hang_up: HangUp, has_file: bool) -> bool {
     }
 }
 
-/// Reads the file again whenever a SIGHUP says so. A disk that does not answer must not keep the
-/// gateway from stopping, so the file is read by a thread that is not waited for.
+/// Reads the file again at each SIGHUP. A disk that does not answer must not keep the gateway from
+/// stopping, so the file is read by a thread that is not waited for.
 async fn reload_at_hang_ups(
     hung_up: Arc<Notify>,
     read: Option<Arc<impl Fn() -> Result<Settings, SettingsError> + Send + Sync + 'static>>,
@@ -228,7 +229,7 @@ async fn reload_at_hang_ups(
     }
 }
 
-/// After this time without an end of its reading, the log says so, again and again.
+/// While the file is being read, the log says so each time that this time has passed.
 const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// SIGHUP: applies the file as it is now, unless it has mistakes.

@@ -1,5 +1,5 @@
-//! The life of the process: command line, listeners, signals, replacement by a new process, and
-//! what operators ask.
+//! The life of the process: command line, listeners, signals, replacement by a new process, and the
+//! address for operators.
 //!
 //! It must not see the requests of clients. Other folders must not import it.
 

@@ -37,7 +37,7 @@ pub(super) fn open_worker(
     let changing = config.clone();
     let config = Arc::clone(&config.borrow());
     let mut own = own;
-    // What others take for this gateway is this gateway.
+    // A server or node at the advertised address is this gateway, and must not be called.
     own.extend(config.advertise.as_ref().and_then(HostPort::socket_address));
     let blocked = BlockedAddresses::new(own.clone());
     let advert = Advert { advertise: config.advertise.clone(), ..Advert::default() };

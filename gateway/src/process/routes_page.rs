@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
-/// What the name of an event begins with among the routes of a node.
+/// The prefix of an event's name among the routes of a node.
 const EVENT: &str = "EVENT/";
 
-/// What is offered by nodes that are called with packets, by route.
+/// The offers of nodes that are called with packets, by route.
 type Offers = BTreeMap<String, Offer>;
 
 #[derive(Default)]
@@ -64,7 +64,7 @@ fn offers(peers: &Peers) -> Offers {
     offers
 }
 
-/// What keeps a node from being called.
+/// Why a node gets no calls, or fewer; empty if it gets its share.
 fn state(peers: &Peers, at: SocketAddr, node: &Node) -> String {
     let unreachable = peers.unreachable_reason(at).map(Unreachable::describe);
     match (&node.advert, unreachable) {

@@ -2,10 +2,10 @@
 //! and none is lost.
 //!
 //! The old process starts the new one with a socket as its standard input, and sends its listeners
-//! over that socket, each with a byte that says what it is for. The new process answers when it is
-//! ready. The old one then tells it to continue alone, and drains. If one of them ends before that,
-//! the other one notices the end of the socket: the new one ends too, the old one continues.
-//! Whenever the old one gives up, it kills the new one.
+//! over that socket, each with a byte that says its kind. The new process answers when it is ready.
+//! The old one then tells it to continue alone, and drains. If one of them ends before that, the
+//! other one notices the end of the socket: the new one ends too, the old one continues. Whenever
+//! the old one gives up, it kills the new one.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -27,8 +27,8 @@ use tracing::error;
 
 /// The variable that tells a process that its standard input is such a socket.
 pub(crate) const VARIABLE: &str = "GATEWAY_TAKES_OVER";
-/// Its value from processes that tell the new one at the end to continue alone. Older processes,
-/// with the value 1, say nothing.
+/// The value that a process sets if it will tell the new one to continue alone. Processes of older
+/// versions set 1, and do not tell it.
 const SAYS_SO: &str = "2";
 /// The variable that tells a process that SIGHUP was ignored when the first one of them was
 /// started. A program does not inherit that from one that handles SIGHUP.
@@ -44,7 +44,7 @@ const END: u8 = b'.';
 /// More listeners than any gateway has: two for each thread, and one.
 const MAX_LISTENERS: usize = 4096;
 
-/// What a listener is for.
+/// The purpose of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerKind {
     Http,
@@ -72,7 +72,7 @@ pub(crate) struct NewProcess {
 impl ListenerKind {
     const ALL: [(Self, u8); 3] = [(Self::Http, b'h'), (Self::Https, b's'), (Self::Admin, b'a')];
 
-    /// What sets its address.
+    /// The setting of its address.
     pub(crate) fn setting(self) -> &'static str {
         match self {
             Self::Http => "--listen",

@@ -97,8 +97,8 @@ impl Proxy<'_> {
                     } else {
                         endpoint.load.record_response(now.into_std(), answered);
                     }
-                    // A server that was not given all of a request would take the next one for the
-                    // rest of it.
+                    // A server that has not been sent all of a request would read the next request
+                    // as the rest of it.
                     if let Some(keep) = keep_server.filter(|_| is_whole) {
                         server.return_to_pool(keep, asked + answered, now);
                     }
@@ -206,7 +206,7 @@ impl Proxy<'_> {
         bytes
     }
 
-    /// Records what a failed attempt says of its server.
+    /// Records a failed attempt against its server, if the server is at fault.
     fn record_failure(&self, endpoint: &Endpoint, failed: &ForwardError, is_race: bool, now: Instant) {
         match failed {
             ForwardError::Unanswered if is_race => {}
@@ -221,8 +221,8 @@ impl Proxy<'_> {
         }
     }
 
-    /// A server is not given a field with `_` in its name. Neither it nor its client learns of
-    /// that.
+    /// Logs that a field with `_` in its name was left out, because neither the server nor the
+    /// client learns of it.
     fn warn_of_fields(&self, head: &RequestHead, now: Instant) {
         let Some((name, _)) = head.fields().iter().find(|(name, _)| name.contains(&b'_')) else { return };
         if let Some(suppressed) = self.shared.log_throttles.allow_for("fields_left_out", name, now.into_std()) {
@@ -231,7 +231,8 @@ impl Proxy<'_> {
         }
     }
 
-    /// A server has sent what is no whole response. Its operator has to know.
+    /// Records and logs that a server's response was malformed or cut, because its operator has to
+    /// know.
     fn record_malformed(&self, endpoint: &Endpoint, why: &str, now: Instant) {
         let why = escaped(why, MAX_ESCAPED_BYTES).to_string();
         self.metrics.record_malformed_response();
@@ -252,7 +253,7 @@ struct Attempts {
     found_full: bool,
     /// A server was sent the request before.
     is_retry: bool,
-    /// What became of the request at that server, unless the server was closing the connection.
+    /// How the request failed at that server, unless the server was closing the connection.
     lost: Option<ForwardError>,
     /// The request may be carried out twice.
     may_repeat: bool,
@@ -332,8 +333,8 @@ async fn acquire_permit(
     }
 }
 
-/// What changes in the places that a response names, if the path that the server sees is another
-/// one than the client's.
+/// How `Location` and the paths of cookies are rewritten, if the server sees another path than the
+/// client.
 fn location_rewrite<'a>(
     context: &RequestContext<'a>,
     endpoint: &Endpoint,

@@ -40,12 +40,12 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 impl Proxy<'_> {
     /// Nodes that offer the very route come first, then servers of the longest prefix, then nodes
-    /// that offered the route once. No nodes where the configuration says so.
+    /// that offered the route once. A route with `nodes = false` has servers only.
     pub(super) fn destination<'a>(&self, route: &RouteConfig, method: &'a str, path: &'a str) -> Destination<'a> {
         if !route.nodes {
             return self.upstreams.find(path).map_or(Destination::None(MissingRoute::Unknown), Destination::Upstream);
         }
-        // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
+        // A path that takes GET takes HEAD too (RFC 9110, 9.3.2).
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
         for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
@@ -68,8 +68,8 @@ impl Proxy<'_> {
 }
 
 impl MissingRoute {
-    /// The response to a request for the route. `empty_404`: as old gateways answer, which told no
-    /// method from another.
+    /// The response to a request for the route. With `empty_404` it is as old gateways answered,
+    /// which did not distinguish methods.
     ///
     /// # Errors
     /// The problem to answer with.
@@ -97,7 +97,7 @@ fn allow(is_offered: impl Fn(&str) -> bool) -> Option<String> {
     if methods.is_empty() {
         return None;
     }
-    // What has GET has HEAD, and each path is told of.
+    // A path that takes GET takes HEAD, and every path takes OPTIONS.
     if methods.first() == Some(&"GET") {
         methods.insert(1, "HEAD");
     }

@@ -115,8 +115,8 @@ pub(crate) trait Exchange: Send {
     /// The status of the response, if there was one.
     fn status(&self) -> Option<StatusCode>;
 
-    /// Called before a request is passed on. Flushes what is queued for the client. Sends `100
-    /// Continue`, unless `awaits_continue`: then the server's is passed on.
+    /// Called before a request is passed on. Flushes the bytes that are queued for the client.
+    /// Sends `100 Continue`, unless `awaits_continue`: then the server's is passed on.
     fn begin_forward(&mut self, awaits_continue: bool) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Called before a response in parts that does not come from a server.

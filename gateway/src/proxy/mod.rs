@@ -76,7 +76,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) budget: ConnectionBudget,
 }
 
-/// What is known about a request before it is answered.
+/// A request that is about to be answered, with all that its path and its client determine.
 struct RequestContext<'a> {
     head: &'a RequestHead,
     snapshot: &'a ConfigSnapshot,
@@ -156,7 +156,7 @@ impl Proxy<'_> {
         }
     }
 
-    /// Tells the client what is wrong, later if a worker lags. Returns when that was done.
+    /// Answers with a problem, delayed if the worker lags. Returns when that was done.
     async fn respond_with_problem(
         &self,
         head: &RequestHead,
@@ -238,7 +238,7 @@ impl Proxy<'_> {
                 Box::pin(self.forward_with_retries(&context(&path), &upstream, exchange)).await
             }
             Destination::Node(node_method, path) => self.call_node(&context(&path), node_method, exchange).await,
-            // Said before the client sends a body in vain.
+            // The client is told before it sends a body that nothing would read.
             Destination::None(missing) => {
                 let response = missing.response(method, &path, snapshot.config.empty_404);
                 Ok(exchange.respond(response.map_err(BodyError::Problem)?))
@@ -247,7 +247,7 @@ impl Proxy<'_> {
     }
 }
 
-/// What is known of a request by its path.
+/// The path of a request, and the rules for it.
 struct RoutedPath<'a> {
     /// In the form that it is routed by.
     path: Cow<'a, str>,
@@ -256,7 +256,7 @@ struct RoutedPath<'a> {
     route: &'a RouteConfig,
 }
 
-/// What holds for a path as it was sent.
+/// Finds the rules for a path as it was sent.
 fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedPath<'a>, BodyError> {
     let refused = |bad: BadPath| BodyError::Problem(bad.into());
     match path::normalize(sent) {

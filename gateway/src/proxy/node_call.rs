@@ -88,7 +88,7 @@ impl Proxy<'_> {
         Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
     }
 
-    /// A node's response was of no use. Its operator has to know.
+    /// Records a node's malformed response, because its operator has to know.
     fn record_if_malformed(&self, response: &RawResponse, read: &Result<(StatusCode, Bytes), Problem>) {
         if let (Err(problem), Some(node)) = (read, response.node())
             && is_malformed(problem)
@@ -97,7 +97,7 @@ impl Proxy<'_> {
         }
     }
 
-    /// A node's stream was not sent to its end. Its operator has to know.
+    /// Logs that a node's stream was cut or malformed, because its operator has to know.
     fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
         let Some(node) = node else { return };
         let error = match fault {
@@ -110,7 +110,8 @@ impl Proxy<'_> {
         }
     }
 
-    /// The arguments of a call: those in the body, or else in the query, or what the route says.
+    /// The arguments of a call: those of the route's template if it has one, and otherwise those in
+    /// the body or in the query.
     fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
         let query = || form_params(context.query.as_bytes());
         let Some(template) = &context.route.params else { return body.unwrap_or_else(query) };
@@ -125,7 +126,7 @@ impl Proxy<'_> {
     }
 }
 
-/// Why a node's stream does not come to its end.
+/// Why a node's stream is not sent to its end.
 #[derive(Clone, Copy, Debug)]
 enum StreamFault<'e> {
     /// A part is not JSON.

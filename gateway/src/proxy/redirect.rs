@@ -8,7 +8,8 @@ use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::exchange::FullResponse;
 
-/// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
+/// The prefix that has to be reachable without TLS, so that certificates can be issued: RFC 8555,
+/// 8.3.
 pub(super) const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// The default port of `https`.
 const DEFAULT_PORT: u16 = 443;
@@ -31,7 +32,7 @@ pub(super) fn to_tls(
 }
 
 fn location(host: &str, port: Option<u16>, path: &str, query: &str) -> Result<String, Problem> {
-    // Without the port that it was asked at, if any; an address of IPv6 has colons of its own.
+    // The host without its port, if it has one. An IPv6 address has colons too.
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

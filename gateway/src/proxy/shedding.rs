@@ -2,9 +2,9 @@
 //! and nothing piles up.
 //!
 //! The lag of a worker is the time that a task which is ready to run waits for the tasks before it.
-//! That time grows with what clients ask for, and rejections shorten it. How late a timer fires
-//! would count the pauses, too, in which the system ran other processes: these are no longer for
-//! more requests, and no shorter for fewer.
+//! That time grows with the number of requests, and rejections shorten it. The lateness of a timer
+//! is another measure: it includes the pauses in which the system ran other processes, which
+//! rejections do not shorten.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -116,7 +116,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("writing to memory cannot fail");
 }
 
-/// What a body is said to be.
+/// The media type by which a body is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MediaType<'a> {
     /// By the request's `Content-Type`, if there is one.
@@ -128,14 +128,15 @@ pub(crate) enum MediaType<'a> {
 /// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
 ///
 /// # Errors
-/// 400 for what is no JSON object, 415 for a media type that is neither.
+/// 400 for a body that is not a JSON object, 415 for a media type that is neither JSON nor a form.
 pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<String, Problem> {
     if body.is_empty() {
         return Ok("{}".to_owned());
     }
     let content_type = match media_type {
         MediaType::Named(content_type) => content_type,
-        // What begins like an object and is none is refused, in words.
+        // A body that begins like an object is read as one, so that an error says what is wrong
+        // with it.
         MediaType::Any if body.trim_ascii_start().starts_with(b"{") => Some(JSON),
         MediaType::Any => return Ok(form_params(body)),
     };
@@ -228,7 +229,7 @@ pub(crate) fn is_malformed(problem: &Problem) -> bool {
         || is(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN)
 }
 
-/// Whether a node says by it that its response is a stream.
+/// Whether this is the problem by which a node says that its response is a stream.
 pub(crate) fn is_stream(problem: &Problem) -> bool {
     problem.status == StatusCode::NOT_ACCEPTABLE && problem.kind == ProblemKind::STREAM
 }

@@ -86,7 +86,7 @@ struct TunnelDirection {
 enum DirectionState {
     #[default]
     Reads,
-    /// Whether the last written bytes may still be in a TLS session.
+    /// The last written bytes may still be in a TLS session.
     Unflushed,
     /// No more bytes follow; the other side has not been told yet.
     Ends,

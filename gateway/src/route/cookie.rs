@@ -18,8 +18,8 @@ const MAX_TRIED: usize = 8;
 /// Servers whose names are remembered. The names of further servers are made again each time.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// What a cookie is called: a word, and for all prefixes but `/` a number that is made of the
-/// prefix. So the cookies of two prefixes are two cookies, whatever paths a proxy in front shows.
+/// The name of a cookie: a word, and for all prefixes but `/` a number that is made of the prefix.
+/// So the cookies of two prefixes are two cookies, whatever paths a proxy in front shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CookieName<'a> {
     word: &'a str,

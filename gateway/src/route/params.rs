@@ -5,19 +5,19 @@ use std::net::IpAddr;
 
 use crate::message::fields::Fields;
 
-/// The members of `params`, in order. What a request says can only stand in the member that is for
-/// it.
+/// The members of `params`, in order. A value of a request can only become the value of its own
+/// member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParamsTemplate {
-    /// Names, and what stands there.
+    /// The names of members, each with the source of its value.
     pub members: Vec<(String, ParamSource)>,
 }
 
 /// A part of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParamSource {
-    /// What the call has for `params` without a template: the body of `POST`, `PUT` and `PATCH`,
-    /// and the query of others.
+    /// The arguments that a call has without a template: the body of `POST`, `PUT` and `PATCH`, and
+    /// the query of others.
     Arguments,
     /// The body; `{}` when there is none.
     Body,

@@ -35,7 +35,7 @@ pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
                 normal.truncate(end);
             }
             "." | "" => {}
-            // Some servers take it for `..` with a parameter.
+            // Some servers read it as `..` with a parameter.
             segment if segment.starts_with("..;") => return Err(BadPath("a path has no segment that begins with ..;")),
             segment => {
                 ends.push(normal.len());
@@ -73,7 +73,7 @@ pub(crate) fn raw_route(path: &str) -> Result<String, BadPath> {
     Ok(routed)
 }
 
-/// Whether a path can be passed on as it was sent.
+/// Checks that a path can be passed on as it was sent.
 ///
 /// # Errors
 /// [`BadPath`] when any server may read a `..` in it, which would lead to the paths of others, or
@@ -87,7 +87,7 @@ pub(crate) fn check_raw(path: &str) -> Result<(), BadPath> {
     }
     let read = undo_escapes(path);
     let mut segments = read.split(|byte| matches!(byte, b'/' | b'\\'));
-    // What follows a semicolon is a parameter to some.
+    // Some servers read the text after a semicolon as a parameter.
     let climbs = |segment: &[u8]| segment.split(|byte| *byte == b';').next() == Some(b"..");
     match segments.any(climbs) {
         true => Err(BadPath("a path that is passed on as it was sent has no ..")),
@@ -95,8 +95,8 @@ pub(crate) fn check_raw(path: &str) -> Result<(), BadPath> {
     }
 }
 
-/// What follows the first segments of a path as it was sent, as many as `prefix` has, which is in
-/// normal form.
+/// The rest of a path as it was sent, after as many segments as `prefix` has, which is in normal
+/// form.
 pub(crate) fn after_prefix<'a>(path: &'a str, prefix: &str) -> &'a str {
     let mut left = prefix.matches('/').count();
     let mut rest = path;
@@ -110,13 +110,13 @@ pub(crate) fn after_prefix<'a>(path: &'a str, prefix: &str) -> &'a str {
     rest
 }
 
-/// A segment that a normal form has not.
+/// Whether a normal form leaves this segment out.
 fn is_blank(segment: &str) -> bool {
     matches!(segment, "" | "." | "%2e" | "%2E")
 }
 
-/// One segment, with the escapes undone that need not be, and those made that are missing; what is
-/// no escape stays.
+/// Appends one segment: unnecessary escapes are undone, missing ones are made, and a `%` that
+/// begins no escape stays.
 fn push_raw(routed: &mut String, segment: &str) {
     let mut rest = segment.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -186,8 +186,8 @@ fn unescape(path: &str) -> Result<String, BadPath> {
         };
         match byte {
             b'/' | b'\\' if escaped => return Err(BadPath("a path must not contain an escaped slash or backslash")),
-            // A fragment is only for the client (RFC 9110, 4.2.5); some servers take a backslash
-            // for a slash.
+            // A fragment is only for the client (RFC 9110, 4.2.5); some servers read a backslash as
+            // a slash.
             b'\\' => return Err(BadPath("a path has no backslash")),
             b'#' if !escaped => return Err(BadPath("a path has no #")),
             0..b' ' | 0x7f => return Err(BadPath("a path must not contain control characters")),

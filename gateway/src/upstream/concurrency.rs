@@ -363,7 +363,8 @@ struct QueuedRequest<'a> {
 }
 
 impl<'a> QueuedRequest<'a> {
-    /// Enqueues a request; `None` when it would wait in vain, or the queue is full.
+    /// Enqueues a request; `None` when its deadline would be over before its turn, or when the
+    /// queue is full.
     fn enqueue(
         permits: &'a ServerPermits,
         client: IpAddr,

@@ -25,7 +25,7 @@ const ENDING_AT_ONCE: usize = 4;
 /// A tunnel that has carried bytes within this time is not evicted.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 
-/// What a permit is for.
+/// The purpose of a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PermitKind {
     /// Requests, of which slow ones are evicted.
@@ -130,7 +130,7 @@ impl Holders {
         }
     }
 
-    /// Notifies the next evicted holder that is still there. Gives whether there was one.
+    /// Notifies the next evicted holder that is still there. Returns whether there was one.
     fn notify_next(&mut self) -> bool {
         while let Some(next) = self.unnotified.pop_front() {
             if next.index.load(Ordering::Relaxed) != GONE {

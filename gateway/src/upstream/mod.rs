@@ -32,7 +32,7 @@ use crate::upstream::server_checks::ServerChecks;
 pub(crate) struct WorkerShared {
     permits: PermitTable,
     checks: ServerChecks,
-    /// Whose turn it is among the servers of each prefix.
+    /// The turns among the servers of each prefix.
     turns: SharedTurns,
     pub(crate) names: Arc<ServerNames>,
     advertised: AdvertisedNames,

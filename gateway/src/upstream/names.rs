@@ -44,7 +44,7 @@ pub(crate) struct ServerNames {
     log_throttle: Mutex<LogThrottle>,
 }
 
-/// What is known of one name.
+/// The state of one name.
 #[derive(Debug, Default)]
 pub(super) struct NamedServer {
     /// In order.
@@ -185,7 +185,7 @@ impl ServerNames {
 }
 
 impl NamedServer {
-    /// Stores what a look-up has found. Returns whether the addresses have changed.
+    /// Stores the result of a look-up. Returns whether the addresses have changed.
     pub(super) fn record(&mut self, found: Result<Vec<SocketAddr>, String>, now: Instant) -> bool {
         (self.looked_up, self.is_suspect) = (Some(now), false);
         let mut addresses = match found {

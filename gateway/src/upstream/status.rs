@@ -25,7 +25,7 @@ pub(crate) struct EndpointStatus {
 }
 
 impl EndpointStatus {
-    /// Adds what another worker has seen.
+    /// Adds the malformed responses that another worker has seen.
     pub(super) fn add_malformed(&mut self, seen: Option<MalformedResponses>, now: Instant) {
         let Some(seen) = seen else { return };
         let before = self.malformed.take().map(|(before, _)| before);

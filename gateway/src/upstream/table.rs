@@ -379,7 +379,7 @@ fn node_address(node: &Node) -> SocketAddr {
     SocketAddr::new(node.host, node.port)
 }
 
-/// Of an advertised address, the list shows both host and port.
+/// For an advertised address, the list has both host and port.
 fn endpoint_key(node: &Node) -> EndpointKey {
     let advertised = node.advert.as_ref().and_then(|advert| advert.advertise.as_ref());
     (node_address(node), advertised.filter(|advertised| advertised.socket_address().is_none()).cloned())

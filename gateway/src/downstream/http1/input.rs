@@ -44,7 +44,7 @@ pub(super) struct Http1Input {
     pub(super) needs_continue: bool,
     /// The client sends no more.
     pub(super) has_ended: bool,
-    /// How often it was asked since then, during the request at hand, whether it is there.
+    /// How many test bytes it has been sent since then, during the present request.
     pub(super) test_bytes: u32,
 }
 

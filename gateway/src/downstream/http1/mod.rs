@@ -43,8 +43,8 @@ const MAX_AHEAD_BYTES: usize = 16 * 1024;
 /// Bytes of a head that are not counted: nearly all heads are smaller. Larger ones come from the
 /// budget of all clients until they are answered.
 const FREE_HEAD_BYTES: usize = 16 * 1024;
-/// What a connection may take beside what is counted: what it holds without a reservation, a head,
-/// what is read ahead, and room for a read.
+/// The most uncounted memory of a connection: the bytes that it may hold without a reservation, a
+/// head, bytes that are read ahead, and room for a read.
 pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES + FREE_HEAD_BYTES + MAX_AHEAD_BYTES + input::READ_BYTES;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
@@ -62,9 +62,10 @@ struct Http1Connection<'a> {
     stream: Option<ClientStream>,
     input: Http1Input,
     output: BytesMut,
-    /// What has been written of the next status line.
+    /// The part of the next status line that has been written.
     line: StatusLine,
-    /// On account of what it holds, if that is large: responses, and the head of the request.
+    /// The reservations for what it holds, if that is large: responses, and the head of the
+    /// request.
     reservations: Vec<Reservation>,
     head_reservation: Option<Reservation>,
     keep_alive: KeepAlive,
@@ -290,7 +291,7 @@ impl Http1Connection<'_> {
         self.flush().await
     }
 
-    /// What the response says about the connection. It closes after a request with a large unread
+    /// The response's statement about the connection. It closes after a request with a large unread
     /// body, and when the gateway stops.
     fn keep_alive_after(&mut self) -> KeepAlive {
         let unread = match self.input.body {

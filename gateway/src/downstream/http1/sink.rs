@@ -27,7 +27,7 @@ pub(super) struct Http1Sink<'a> {
     pub(super) client: &'a ClientPace,
     /// The body is sent in chunks, so that its end differs from that of the connection.
     pub(super) chunks: &'a mut bool,
-    /// What has been written of the status line, and whether it is whole.
+    /// The part of the status line that has been written, and whether it is whole.
     pub(super) line: &'a mut StatusLine,
     pub(super) has_head: bool,
     /// Digits that the size of the next chunk begins with.
@@ -85,7 +85,8 @@ impl Sink for Http1Sink<'_> {
             out.put_slice(b"\r\n");
         }
         if response.status == StatusCode::UPGRADE_REQUIRED && response.names_websocket() {
-            // Without the field the client does not know what is wanted (RFC 9110, 15.5.22).
+            // Without the field the client does not know which protocol is required (RFC 9110,
+            // 15.5.22).
             out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
         }
         self.keep_alive.write(out);

@@ -79,9 +79,9 @@ impl Http2Exchange {
         (stream, head)
     }
 
-    /// Finds out whether there is a body after all, because the end of a stream may come in an
-    /// empty frame of its own. A request whose method seldom has a body waits for its first piece;
-    /// for other methods, only bytes that have arrived count.
+    /// Finds out whether there is a body, because the end of a stream may come in a separate empty
+    /// frame. A request whose method seldom has a body waits for its first piece; for other
+    /// methods, only bytes that have arrived count.
     ///
     /// # Errors
     /// What is wrong with the body, or that it does not come.
@@ -116,8 +116,8 @@ impl Http2Exchange {
         }
     }
 
-    /// Reads the rest of a client's request, within limits, so that the client learns what is wrong
-    /// with it, and a small rest does not cause a reset.
+    /// Reads the rest of a client's request, within limits. Otherwise a reset could keep the client
+    /// from reading its response.
     async fn discard_body(&mut self) {
         let until = Instant::now() + LINGER;
         let mut left = MAX_DISCARDED_BYTES;

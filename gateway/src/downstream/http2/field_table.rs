@@ -1,4 +1,4 @@
-//! What the table of header fields of a connection keeps in memory (RFC 7541, 2.3.2). Pure.
+//! The memory of a connection's table of header fields (RFC 7541, 2.3.2). Pure.
 //!
 //! The h2 crate makes an entry of the bytes that it was read from, or decompressed to, and keeps
 //! the whole of these two buffers with it: a hundred entries of one byte can keep a hundred buffers
@@ -13,7 +13,7 @@ use super::frames::{FrameHead, stream_id};
 /// The size of the table, as RFC 7541 counts it, unless a SETTINGS frame says otherwise. A client
 /// may make it smaller, but not larger.
 const TABLE_SIZE: usize = 4096;
-/// What an entry counts beside its name and value (RFC 7541, 4.1).
+/// The bytes that an entry counts beside its name and value (RFC 7541, 4.1).
 const ENTRY_OVERHEAD: usize = 32;
 /// The buffer that frames are read to holds at most this many bytes of earlier frames, and so does
 /// the buffer of decompressed bytes.
@@ -31,8 +31,8 @@ const PRIORITY_BYTES: usize = 5;
 /// Follows the header blocks of one client.
 #[derive(Debug, Default)]
 pub(super) struct FieldTable {
-    /// Bytes of the priority before the fields of the present frame that have not come, and what
-    /// has come of the stream id in it.
+    /// Bytes of the present frame's priority, which stands before its fields, that have not
+    /// arrived; and the part of its stream id that has.
     before: usize,
     dependency: u32,
     is_padded: bool,
@@ -57,12 +57,12 @@ pub(super) struct FieldTable {
     is_last_present: bool,
 }
 
-/// What the next byte of a header block is (RFC 7541, 5 and 6).
+/// The meaning of the next byte of a header block (RFC 7541, 5 and 6).
 #[derive(Clone, Copy, Debug, Default)]
 enum Position {
     #[default]
     Field,
-    /// Of a number: what it is for, and the value and the count of the bits read so far.
+    /// A byte of a number: its purpose, and the value and the number of the bits read so far.
     Number(NumberOf, usize, u32),
     StringLength(StringOf),
     /// In a string, of which this many bytes are left.
@@ -147,7 +147,7 @@ impl FieldTable {
         self.block_bytes
     }
 
-    /// Reads one byte of fields, or what there is of a string, and gives how many bytes that were.
+    /// Reads one byte of fields, or as much of a string as there is. Returns the number of bytes.
     fn read_fields(&mut self, bytes: &[u8]) -> usize {
         let byte = bytes[0];
         self.position = match self.position {

@@ -28,7 +28,7 @@ pub(crate) struct FrameHead {
     pub(crate) stream: u32,
 }
 
-/// What is found in the bytes.
+/// A part of the stream of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameEvent<'a> {
     Head(FrameHead),

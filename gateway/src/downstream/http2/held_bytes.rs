@@ -6,7 +6,7 @@ use super::{FIELD_COPIES, FREE_FIELD_BYTES, FREE_STREAMS, FREE_TABLE_BYTES, STRE
 use crate::io::budget::Reservation;
 use crate::proxy::exchange::RequestHandler;
 
-/// What one connection holds.
+/// The bytes that one connection holds.
 pub(super) struct HeldBytes<'a, H> {
     handler: &'a H,
     activity: &'a ConnectionActivity,
@@ -28,17 +28,17 @@ impl<'a, H: RequestHandler> HeldBytes<'a, H> {
         has_room
     }
 
-    /// Releases what an answered request was charged.
+    /// Releases the charge of an answered request.
     pub(super) fn release(&mut self, cost: usize) {
         self.requests -= cost;
     }
 
-    /// Gives back the reservation: no request is open.
+    /// Releases the reservation: no request is open.
     pub(super) fn clear(&mut self) {
         self.reservation = None;
     }
 
-    /// Whether the table of header fields has grown beyond what there is room for.
+    /// Whether the table of header fields has outgrown the room for it.
     pub(super) fn is_table_too_large(&mut self) -> bool {
         let table = self.table_cost();
         table > FREE_TABLE_BYTES && !self.try_hold(self.requests + table)
@@ -51,13 +51,13 @@ impl<'a, H: RequestHandler> HeldBytes<'a, H> {
         self.reservation.as_mut().is_none_or(|held| held.grow_shared_to(bytes).is_ok())
     }
 
-    /// What the client's table of header fields counts.
+    /// The counted bytes of the client's table of header fields.
     fn table_cost(&self) -> usize {
         self.activity.table_bytes().saturating_sub(FREE_TABLE_BYTES)
     }
 }
 
-/// What a request is charged while `open` others are not answered yet.
+/// The charge of a request while `open` others are not answered yet.
 pub(super) fn cost_of<B>(request: &http::Request<B>, open: usize) -> usize {
     let bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let fields = FIELD_COPIES * bytes;

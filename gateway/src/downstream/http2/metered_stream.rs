@@ -39,14 +39,14 @@ pub(super) struct MeteredStream<'a> {
     pub(super) lingers: Option<Timer>,
 }
 
-/// What the connection's task observes of its bytes.
+/// The connection's bytes as its task observes them.
 pub(super) struct ConnectionActivity {
     /// The client has used up its budget, and is not read from any more.
     pub(super) flood: AtomicBool,
     pub(super) since: Instant,
     /// In milliseconds after `since`.
     pub(super) wrote: AtomicU64,
-    /// What the table of header fields keeps in memory.
+    /// The memory of the table of header fields.
     table_bytes: AtomicUsize,
     /// Bytes that were read since all requests before them were accepted.
     round_bytes: AtomicUsize,

@@ -63,16 +63,18 @@ const MAX_RESET: usize = 50;
 const FREE_STREAMS: usize = 2;
 /// The memory of such a stream's fields that is not counted either: 2 KiB of fields.
 const FREE_FIELD_BYTES: usize = FIELD_COPIES * 2 * 1024;
-/// What the table of a client's header fields may keep in memory before it is counted. Without room
-/// for as much again, the client's requests are refused; beyond that its connection ends.
+/// The memory of a client's table of header fields that is not counted. Without room for as much
+/// again, the client's requests are refused; beyond that its connection ends.
 const FREE_TABLE_BYTES: usize = 32 * 1024;
 /// How often a byte of a field is in memory: in the block that the h2 crate has read, in its table
-/// of fields, in the head that is made of these, and in what is spare in each.
+/// of fields, in the head that is made of these, and in the spare room of each.
 const FIELD_COPIES: usize = 4;
-/// What the h2 crate holds of a frame that is not whole, and of fields whose end has not come.
+/// The most that the h2 crate holds of an incomplete frame, and of fields whose end has not
+/// arrived.
 const FRAME_BYTES: usize = 16 * 1024 + MAX_HEADERS_BYTES as usize;
-/// What a connection may take beside what is counted: what it holds without a reservation, a body
-/// that waits to be read, half a frame, a response that waits to be written, and its free streams.
+/// The most uncounted memory of a connection: the bytes that it may hold without a reservation, a
+/// body that waits to be read, half a frame, a response that waits to be written, and its free
+/// streams.
 pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES
     + CONNECTION_WINDOW as usize
     + FRAME_BYTES

@@ -31,7 +31,7 @@ pub(super) const FIRST_READ_BYTES: usize = 4 * 1024;
 pub(super) const READ_BYTES: usize = 8 * 1024;
 pub(super) const LARGE_READ_BYTES: usize = 32 * 1024;
 pub(super) const LARGE_FROM_BYTES: u64 = 1 << 20;
-/// The system takes this many bytes for a client that does not read. From then on, more is read
+/// The system buffers this many bytes for a client that does not read. After that, more is read
 /// from the server only when the system would take more.
 pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
 /// Most bytes of parts that leave together.
@@ -50,7 +50,7 @@ pub(super) struct ResponsePump<'a, S> {
     pub(super) sink: &'a mut S,
     pub(super) deadline: &'a MovingDeadline,
     pub(super) idle_timeout: Duration,
-    /// How long the server may say nothing until the client sends its body all the same.
+    /// How long the server may stay silent before the client is told to send its body anyway.
     pub(super) continue_wait: Duration,
     pub(super) state: &'a ForwardState,
     pub(super) asked: Instant,
@@ -171,7 +171,7 @@ impl<S: Sink> ResponsePump<'_, S> {
         }
     }
 
-    /// Passes on a head before that of the response. Leave to send the body is given once.
+    /// Passes on an interim head, such as 103. `100 Continue` is passed on once.
     fn pass_on_interim(&mut self, head: &ResponseHead) -> bool {
         if head.status == StatusCode::CONTINUE {
             let was_given = self.head.expects_continue && !self.state.awaits_continue();
@@ -236,9 +236,9 @@ impl<S: Sink> ResponsePump<'_, S> {
     }
 }
 
-/// Answers with a body that comes in parts, each of which leaves when it is there, and not before
-/// the client takes it; until the last, or until the client goes. A part that is an error cuts the
-/// response, so that it is not taken for whole.
+/// Answers with a body in parts, until the last part, or until the client goes. Each part leaves as
+/// soon as it is available and the client reads. A part that is an error cuts the response, so that
+/// it does not look complete.
 pub(crate) async fn respond_with_stream(
     head: &RequestHead,
     response: &ResponseHead,

@@ -91,13 +91,13 @@ pub(crate) trait Source: Send {
     fn is_client_gone(ended: Ended) -> bool;
 }
 
-/// What is seen of a client that goes.
+/// How sure it is that a client has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientGone {
     /// It is gone in both directions.
     Surely(Ended),
-    /// It sends no more. It may read on, or not be there any more: what is
-    /// [written](Sink::write_test_byte) to it tells.
+    /// It sends no more. It may still read, or be gone: a [byte that is
+    /// written](Sink::write_test_byte) to it shows which.
     Perhaps,
 }
 

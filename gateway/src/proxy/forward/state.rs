@@ -1,11 +1,11 @@
-//! What the two directions of a request tell each other.
+//! The state that the two directions of a request share.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
-/// How far a request and its response are. Both directions belong to one task, and each is polled
-/// after the other: no waker is needed to tell a change.
+/// How far a request and its response are. Both directions belong to one task, which polls each
+/// after the other, so a change needs no waker.
 #[derive(Debug)]
 pub(super) struct ForwardState {
     /// The client is being given the response.

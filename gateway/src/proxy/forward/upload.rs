@@ -44,7 +44,7 @@ pub(super) struct UploadClock<'a> {
 
 impl UploadClock<'_> {
     pub(super) fn set(&self, deadline: Instant) {
-        // What is left of a request changes nothing when the response has begun.
+        // Once the response has begun, the rest of the request no longer moves the deadline.
         if !self.state.is_response_begun() {
             self.deadline.set(deadline);
         }
@@ -102,8 +102,8 @@ pub(super) async fn send_body<S: Source>(
     if clock.state.awaits_continue() && !source.has_more() {
         to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
         out.clear();
-        // Until the server gives its leave, the time is the server's. Some clients send all the
-        // same.
+        // Until the server sends `100 Continue`, its time counts. Some clients send the body
+        // without waiting for it.
         let latest = Instant::now() + clock.timeout + BODY_GRACE;
         first = tokio::select! {
             biased;
