@@ -1,4 +1,4 @@
-//! Address groups: what counts as one address where peers are limited by address.
+//! Address groups: addresses that count as one where peers are limited by address.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -34,7 +34,7 @@ impl FrameReader {
         Self { decoder: FrameDecoder::new(max_frame_bytes), read_bytes: MIN_READ_BYTES, unfinished_since: None }
     }
 
-    /// Reads what the socket has, without waiting. Returns `false` when the peer has closed its
+    /// Reads the available bytes, without waiting. Returns `false` when the peer has closed its
     /// side.
     ///
     /// # Errors
@@ -102,8 +102,8 @@ impl FrameReader {
         self.decoder.pieces()
     }
 
-    /// Waits no longer for the rest of a packet that was cut, and gives the first piece of it; what
-    /// has come behind that has its whole time again. `None` when there is no piece.
+    /// Stops waiting for the rest of a packet that was cut, and returns its first piece. The time
+    /// of the bytes behind that piece begins again. `None` when there is no piece.
     pub fn give_up_pieces(&mut self) -> Option<Bytes> {
         let piece = self.decoder.give_up_pieces();
         if piece.is_some() {

@@ -247,7 +247,7 @@ impl Socket {
         self.ready(Interest::WRITABLE).await.map(drop)
     }
 
-    /// Closes a socket of the system for writing, and reads to the end of what the peer sends, for
+    /// Closes a socket of the system for writing, and reads until the peer closes its side, for
     /// `within` at most. A socket that is closed with unread bytes is reset, and then the peer may
     /// lose what it has not read yet. Cancel safe.
     pub async fn close_in_order(&self, within: Duration) {
@@ -297,7 +297,7 @@ impl Socket {
 
 /// A socket that can be read without waiting.
 pub trait ReadNow {
-    /// Reads what is there, in one system call: see [`recv_now`].
+    /// Reads the available bytes, in one system call: see [`recv_now`].
     ///
     /// # Errors
     /// As for that function.

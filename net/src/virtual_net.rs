@@ -46,7 +46,7 @@ struct NetState {
     connections: HashMap<u64, VirtualConnection>,
 }
 
-/// What a host does at each read and write.
+/// A host's behaviour at each read and write.
 #[derive(Clone)]
 struct Work(Arc<dyn Fn() + Send + Sync>);
 

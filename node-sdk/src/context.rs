@@ -29,7 +29,7 @@ pub(crate) struct Context {
     pub(crate) trace: Option<Trace>,
     /// How many calls in a row led to this one.
     pub(crate) hops: u8,
-    /// The caller takes a stream, so that what is opened for it may outlast the opening.
+    /// The caller takes a stream, so streams that are opened for it may outlast the opening.
     pub(crate) may_stream: bool,
 }
 
@@ -59,7 +59,7 @@ impl Context {
         CURRENT.get()
     }
 
-    /// Replaces what holds for the rest of the call that is being handled.
+    /// Replaces the context for the rest of the call that is being handled.
     pub(crate) fn set_current(self) {
         CURRENT.set(self);
     }
@@ -81,7 +81,7 @@ impl Context {
         Some(deadline.checked_sub(margin).unwrap_or(deadline))
     }
 
-    /// Runs `act` in this context, and keeps what `act` changes of it.
+    /// Runs `act` in this context, and keeps the changes that `act` makes.
     pub(crate) fn enter<T>(&mut self, act: impl FnOnce() -> T) -> T {
         /// Restores the previous context, even when `act` panics.
         struct LeaveOnDrop<'a> {

@@ -104,7 +104,7 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
-    /// What was called has not the form of a url, so no node can offer it. Nothing was sent.
+    /// The text is not a url, so no node can offer it. Nothing was sent.
     #[error("no node offers {url}: {reason}")]
     BadUrl {
         /// What was called.
@@ -153,8 +153,8 @@ pub enum CallError {
     Deadline {
         /// What was called.
         url: String,
-        /// How long was waited: the time of the call, or what the call that it was made for had
-        /// left of its own, less a margin.
+        /// How long was waited: the timeout of the call; or, if it was made while another call was
+        /// handled, the time that this one had left, less a margin.
         within: Duration,
     },
     /// The node was lost before it answered. The call may have been carried out.
@@ -222,7 +222,7 @@ fn doubled_text(route: &str, other: &str) -> String {
     }
 }
 
-/// What a handler answers when it has no result: an HTTP status code, a stable word, and a text for
+/// The answer of a handler that has no result: an HTTP status code, a stable word, and a text for
 /// people. With `From`, errors of your own become one, and handlers can return them:
 ///
 /// ```
@@ -344,7 +344,7 @@ impl From<CallError> for ServiceError {
     }
 }
 
-/// What the system says is a fault of this service: 500, with the details in the log. The caller
+/// An error of the system is a fault of this service: 500, with the details in the log. The caller
 /// does not get them, because they may name files and addresses.
 impl From<io::Error> for ServiceError {
     fn from(error: io::Error) -> Self {

@@ -40,7 +40,7 @@ pub use crate::transport::target::unreachable_because;
 /// In place of the address of a Distributor: there is none, and no node is known.
 pub const NO_DISTRIBUTOR: &str = "off";
 
-/// What gateways do with [`Peers`].
+/// Functions of [`Peers`] that only gateways need.
 pub trait GatewayPeers: Sized {
     /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered
     /// and informed until `stop` is cancelled. Returns at once. Before the first list, the known
@@ -114,7 +114,7 @@ pub trait GatewayPeers: Sized {
     /// is counted and logged, as responses are that are no packets.
     fn record_malformed(&self, address: SocketAddr, why: &str);
 
-    /// What was wrong with the responses of the node at this address, over all threads.
+    /// The malformed responses of the node at this address, over all threads.
     fn malformed_responses(&self, address: SocketAddr) -> Option<MalformedResponse>;
 
     /// How many responses of nodes were malformed.

@@ -60,7 +60,7 @@
 //!
 //! # What a call hands down
 //!
-//! Work that is done for a call takes over what the call has, whether it comes from another node, a
+//! Work that is done for a call inherits from the call, whether that comes from another node, a
 //! gateway, or the node itself:
 //!
 //! - **Trace.** All work for a call is of one [`Trace`], which the gateway begins, or else the

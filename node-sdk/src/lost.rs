@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
 use tokio::time::Instant;
 
-/// Counts and logs what one node has lost, on its way to others and on its way to a handler.
+/// Counts and logs the messages that one node has lost, on their way to other nodes or to a
+/// handler.
 #[derive(Debug, Default)]
 pub(crate) struct LostCalls {
     count: AtomicU64,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// forgotten.
 const MAX_NODES: usize = 1024;
 
-/// What was wrong with the responses of nodes, as one process has seen them.
+/// The malformed responses of nodes that one process has received.
 #[derive(Debug, Default)]
 pub(crate) struct MalformedResponses(Mutex<MalformedState>);
 
@@ -59,7 +59,7 @@ impl MalformedResponses {
         self.lock().total
     }
 
-    /// What was wrong with the responses of this node.
+    /// The malformed responses of this node.
     pub(crate) fn of(&self, node: SocketAddr) -> Option<MalformedResponse> {
         let state = self.lock();
         let (last, known) = state.nodes.get(&node)?;

@@ -223,7 +223,7 @@ impl Peers {
     }
 
     /// Completes when nothing is missing any more among the known nodes. If that takes long, the
-    /// log says once what is.
+    /// log says once what is missing.
     pub(crate) async fn wait_noticed(&self, missing: impl Fn(&[Arc<Node>]) -> Vec<String>) {
         let missing = || missing(&self.nodes());
         unknown_route::noticed(&self.mesh, self.wait(|| missing().is_empty()), missing).await;
@@ -262,7 +262,7 @@ impl Peers {
         self.mesh.local_node().buffer_budget.usage()
     }
 
-    /// Changes what this node says of itself.
+    /// Changes this node's advert.
     pub(crate) fn advertise(&self, change: impl FnOnce(&mut Advert)) {
         self.registration.advertise(change);
     }

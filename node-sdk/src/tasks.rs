@@ -36,7 +36,7 @@ impl NodeTasks {
         self.tracker.spawn(self.scope(future))
     }
 
-    /// Work of this node: what it spawns are tasks of the node.
+    /// Runs work of this node: the tasks that it spawns belong to the node.
     pub(crate) fn scope<F>(&self, future: F) -> ScopedFuture<F> {
         ScopedFuture { tasks: Some(self.clone()), future }
     }

@@ -58,9 +58,8 @@ impl FrameDecoder {
         self.last_pieces
     }
 
-    /// Waits no longer for the rest of a packet that was cut, and gives the first piece of it. What
-    /// has come behind that is the next frame, as far as it is whole. `None` when there is no
-    /// piece.
+    /// Waits no longer for the rest of a packet that was cut, and gives the first piece of it. The
+    /// bytes behind that are the next frame, if it is whole. `None` when there is no piece.
     pub fn give_up_pieces(&mut self) -> Option<Bytes> {
         let pieces = self.pieces.as_mut().filter(|pieces| pieces.count > 0)?;
         let end = std::mem::take(pieces).first_end;

@@ -9,7 +9,7 @@ pub const LEGACY_READ_BYTES: usize = 65_536;
 
 /// Counts the bytes that an old peer may not have read yet, and says when more may be written.
 ///
-/// An old peer does not say what it has read, and neither does TCP, whose acknowledgements come
+/// An old peer does not say how much it has read, and neither does TCP, whose acknowledgements come
 /// from the kernel. If the peer's socket can be observed, [`confirm_read`](Self::confirm_read)
 /// keeps the count exact. For other peers the window assumes that everything is read once some time
 /// has passed without a write. A peer that stands still for longer can then find more than one read
@@ -90,7 +90,7 @@ impl ReadWindow {
     }
 }
 
-/// What to wait for before the next write to an old peer.
+/// The condition for the next write to an old peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowFull {
     /// Until this time, when everything counts as read.

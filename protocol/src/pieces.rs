@@ -10,7 +10,7 @@ pub const MAX_PIECES: usize = 16;
 /// Bytes of the pieces together: what version 1 readers take.
 pub const MAX_JOINED_BYTES: usize = crate::LEGACY_READ_BYTES;
 
-/// What a frame is, for a reader that joins pieces.
+/// The kind of a frame, for a reader that joins pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PieceVerdict {
     /// A frame by itself, sound or not.

@@ -22,7 +22,7 @@ pub use tracing;
 pub use writer::LineWriter;
 
 /// Runs a log call that may panic, as the subscribers of many programs do when their standard error
-/// has been closed. The line is lost then, and the task goes on. Without this, a node that still
+/// has been closed. The line is lost then, and the task continues. Without this, a node that still
 /// serves could lose its registration, because the task that keeps it logs. The arguments of `line`
 /// are only read, so nothing is left half done.
 #[inline]

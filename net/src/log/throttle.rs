@@ -57,8 +57,8 @@ impl Default for LogThrottle {
     }
 }
 
-/// Allows one event per key and period, for events that concern one of many things: what is logged
-/// of one node must not hide what there is to say of another.
+/// Allows one event per key and period, for events that concern one of many things: the lines about
+/// one node must not suppress those about another.
 #[derive(Debug)]
 pub struct KeyedThrottle {
     all: LogThrottle,

@@ -27,7 +27,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged: a level, or levels per module as in `info,distributor=debug`.
+/// The level of the log, or levels per module as in `info,distributor=debug`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogLevel {
     text: String,
@@ -176,7 +176,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
         return text.trim().parse().map_err(|error| format!("{error}; {how}"));
     }
     let addresses: Vec<_> = text.trim().to_socket_addrs().map_err(|error| format!("{error}; {how}"))?.collect();
-    // Old nodes connect to 127.0.0.1; `localhost` may stand for ::1 first.
+    // Old nodes connect to 127.0.0.1; the first address of `localhost` may be ::1.
     let preferred = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first());
     preferred.copied().ok_or_else(|| format!("no address is known for this name; {how}"))
 }
@@ -196,7 +196,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Logs what ended the process, with causes and advice, and gives its exit code: 3 when a port is
+/// Logs why the process ends, with causes and advice, and returns its exit code: 3 when a port is
 /// taken, 4 when an address cannot be listened on for another reason, 1 for the rest. (clap exits
 /// with 2 for a bad command line.)
 pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {

@@ -1,5 +1,4 @@
-//! What concerns the process as a whole: command line, signals, limits, ids, and how long a task
-//! may work.
+//! The process as a whole: command line, signals, limits, ids, and how long a task may work.
 //!
 //! It must not read or write connections, nor decide when a program stops: it says that it was
 //! asked to.

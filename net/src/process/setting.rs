@@ -15,13 +15,13 @@ const MIN_SIMILARITY: f64 = 0.8;
 /// Variables of the environment that a process warns of at its start: more say nothing more.
 const MAX_UNKNOWN_VARIABLES: usize = 8;
 
-/// What one setting is called, and what it is for.
+/// The name and the purpose of one setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// As a key in a file. The flag has `-` for `_`; the variable is in capital letters, behind the
     /// prefix of the program.
     pub name: &'static str,
-    /// What its value stands for, as in `--idle-timeout <TIME>`.
+    /// The word for its value in help texts, as in `--idle-timeout <TIME>`.
     pub unit: &'static str,
     /// How a file writes the value.
     pub kind: ValueKind,
@@ -59,7 +59,7 @@ pub enum GivenValue<'a> {
 
 /// A struct each of whose fields is a setting; see [`settings!`](crate::settings).
 pub trait Settings {
-    /// What there is to set, in the order of the struct.
+    /// All settings, in the order of the struct.
     const SETTINGS: &'static [Setting];
 
     /// Sets one of [`SETTINGS`](Self::SETTINGS) by its name.
@@ -70,7 +70,7 @@ pub trait Settings {
 }
 
 impl Setting {
-    /// What it does, as one paragraph without a full stop at its end.
+    /// Its effect, as one paragraph without a full stop at its end.
     pub fn help(&self) -> String {
         let lines = self.comment.lines().map(str::trim).take_while(|line| !line.is_empty());
         let text = lines.collect::<Vec<_>>().join(" ");
@@ -127,7 +127,7 @@ pub fn settings_table<'a>(
     table
 }
 
-/// Sets what flags and variables say. Gives what is wrong with them, all of it.
+/// Applies flags and variables. Returns all mistakes in them.
 pub fn apply_arguments<S: Settings>(settings: &mut S, matches: &ArgMatches, prefix: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for setting in S::SETTINGS.iter().filter(|setting| setting.place != SettingPlace::File) {

@@ -54,11 +54,11 @@ pub struct ValueError {
 pub trait SettingValue: Sized {
     /// How a file writes it.
     const KIND: ValueKind;
-    /// What a value stands for, in capital letters, or the words that there are with `|` between.
+    /// The word for a value in capital letters, or all its possible words with `|` between them.
     const UNIT: &'static str;
     /// A value as a text.
     const EXAMPLE: &'static str;
-    /// What can be said of the values that one setting may have.
+    /// A restriction on the values of one setting.
     type Rule;
 
     /// Reads a text.
@@ -96,7 +96,7 @@ pub trait SettingValue: Sized {
         }
     }
 
-    /// Reads what was given.
+    /// Reads a value.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -107,7 +107,7 @@ pub trait SettingValue: Sized {
         }
     }
 
-    /// As a text that can be read again. `None` for what is not set.
+    /// As a text that can be read again. `None` for a value that is not set.
     fn show(&self) -> Option<String>;
 }
 
@@ -249,7 +249,7 @@ impl SettingValue for PathBuf {
     }
 }
 
-/// Says of a text what to write instead, if it is none for a setting.
+/// Says what to write instead of a text that is no value of a setting.
 pub type TextRule = fn(&str) -> Result<(), String>;
 
 /// Any text, or one that its rule takes.

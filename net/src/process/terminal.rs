@@ -1,4 +1,4 @@
-//! The terminal that a program was started from, and what a SIGHUP means.
+//! The terminal that a program was started from, and the meaning of a SIGHUP.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// No SIGHUP has come yet.
 const NEVER: u64 = u64::MAX;
 
-/// What a SIGHUP means.
+/// The meaning of a SIGHUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HangUp {
     /// The terminal that the program was started from has just been closed.
@@ -67,7 +67,7 @@ impl Terminal {
         terminal
     }
 
-    /// What the SIGHUP means that has just come.
+    /// The meaning of the SIGHUP that has just arrived.
     pub(super) fn hang_up(&self) -> HangUp {
         let Some(file) = &self.file else { return HangUp::NoTerminal };
         let now = Instant::now();

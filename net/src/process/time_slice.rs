@@ -29,7 +29,7 @@ pub struct TimeSlice {
 pub struct SliceQueue(Arc<Semaphore>);
 
 impl SliceQueue {
-    /// After this time a task goes on without being scheduled, because a scheduled task may block
+    /// After this time a task continues without being scheduled, because a scheduled task may block
     /// its thread, which the runtime can replace.
     const MAX_WAIT: Duration = Duration::from_millis(250);
 

@@ -1,5 +1,5 @@
-//! What one socket has still to be sent, without I/O: the order of what is queued, what is written
-//! beside it, and what the system has not taken.
+//! The bytes that one socket has still to send, without I/O: in order, those that are queued, those
+//! that are written directly, and those that the system has not taken.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::task::Poll;
@@ -12,7 +12,7 @@ use crate::buffers;
 /// nothing from waiting, and its copy costs time.
 pub const MAX_QUEUED_BYTES: usize = 4 * 1024;
 
-/// What was accepted of a socket's writers and has not been given to the system.
+/// Bytes that were accepted from a socket's writers and have not been given to the system.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     stage: Stage,
@@ -35,7 +35,7 @@ enum Stage {
     Ended,
 }
 
-/// What has become of the bytes that a socket was given.
+/// Where the accepted bytes of a socket are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BytesState {
     /// None wait: the system has them, or no more are sent.
@@ -49,7 +49,7 @@ pub(super) enum BytesState {
 }
 
 impl Outgoing {
-    /// What has become of the bytes that have been accepted.
+    /// Where the accepted bytes are.
     pub(super) fn state(&self) -> BytesState {
         match self.stage {
             Stage::Clear | Stage::Ended => BytesState::Nothing,
@@ -99,7 +99,7 @@ impl Outgoing {
         sent
     }
 
-    /// Sends what is queued. What the system does not take is held.
+    /// Sends the queued bytes. Those that the system does not take are held.
     pub(super) fn send_queued(&mut self, send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>) {
         if let Stage::Queued(queued) = &mut self.stage {
             let queued = std::mem::take(queued);
@@ -107,7 +107,7 @@ impl Outgoing {
         }
     }
 
-    /// Sends what is held, once the system takes more.
+    /// Sends the held bytes, once the system takes more.
     pub(super) fn send_held(&mut self, send: impl FnMut(&[IoSlice<'_>]) -> Result<usize>) {
         if let Stage::Held(held) = &mut self.stage {
             let held = std::mem::take(held);
@@ -162,7 +162,7 @@ impl Outgoing {
         }
     }
 
-    /// Gives up what is held once the socket has no owner. Returns whether bytes were lost.
+    /// Discards the held bytes once the socket has no owner. Returns whether bytes were lost.
     pub(super) fn abandon(&mut self) -> bool {
         let loses = matches!(self.stage, Stage::Held(_));
         if loses {

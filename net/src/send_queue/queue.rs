@@ -16,7 +16,7 @@ pub(super) const MAX_QUEUED: usize = 64;
 
 /// While it lives, the small messages that tasks of this runtime write to
 /// [`QueuedSocket`](crate::QueuedSocket)s are sent when the other tasks that can run have run. On a
-/// runtime of several threads it does nothing. Dropping it sends what is queued.
+/// runtime of several threads it does nothing. Dropping it sends the queued messages.
 #[derive(Debug)]
 pub struct SendQueue {
     queue: Arc<Queue>,
@@ -65,7 +65,7 @@ pub(super) fn is_served() -> bool {
     CURRENT.try_with(|current| current.borrow().is_some()).unwrap_or(false)
 }
 
-/// Has the message of this socket sent when other tasks have run.
+/// Queues this socket: its message is sent when other tasks have run.
 pub(super) fn push(socket: &Arc<SocketState>) {
     let is_queued = CURRENT.try_with(|current| current.borrow().as_ref().map(|queue| queue.push(socket)));
     if !matches!(is_queued, Ok(Some(()))) {
@@ -92,7 +92,7 @@ impl Queue {
         }
     }
 
-    /// Sends what is queued. It never ends.
+    /// Sends the queued messages. It never ends.
     fn poll_send(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<()> {
         let is_current =
             CURRENT.with(|current| current.borrow().as_ref().is_some_and(|current| Arc::ptr_eq(current, self)));

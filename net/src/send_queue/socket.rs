@@ -33,7 +33,7 @@ const MAX_COPIED_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct QueuedSocket(Arc<SocketState>);
 
-/// What a socket shares with the queue that it is in.
+/// The state that a socket shares with its queue.
 #[derive(Debug)]
 pub(super) struct SocketState {
     socket: Socket,
@@ -164,7 +164,7 @@ impl QueuedSocket {
         }
     }
 
-    /// Reads what is there; 0 is the end.
+    /// Reads the available bytes; 0 is the end.
     pub fn poll_recv(&self, context: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.poll_read_ready(context))?;
@@ -243,8 +243,8 @@ impl ReadNow for QueuedSocket {
 }
 
 impl Drop for QueuedSocket {
-    /// What is queued is still sent. What the system has not taken is lost, as a peer that does not
-    /// read would keep it for ever; a reset tells it so.
+    /// Queued bytes are still sent. Bytes that the system has not taken are lost, because a peer
+    /// that does not read would keep them for ever; the peer sees a reset.
     fn drop(&mut self) {
         let mut writes = self.0.lock();
         writes.is_abandoned = true;
@@ -261,7 +261,7 @@ impl SocketState {
         self.change(|outgoing| outgoing.send_queued(|pieces| self.socket.try_write_pieces(pieces)));
     }
 
-    /// Changes what is to be sent, and sees to it that it will be.
+    /// Changes the bytes to send, and queues or spawns their sending.
     fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut Outgoing) -> R) -> R {
         let mut writes = self.lock();
         let before = writes.outgoing.state();
@@ -284,7 +284,8 @@ impl SocketState {
         changed
     }
 
-    /// Has a task send what is held. It is hardly ever needed: the peer does not read.
+    /// Spawns a task that sends the held bytes. This is rare: it happens only when the peer does
+    /// not read.
     fn begin_to_send(self: &Arc<Self>) {
         match Handle::try_current() {
             Ok(runtime) => {

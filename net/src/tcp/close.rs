@@ -21,7 +21,7 @@ pub(crate) fn close(listener: TcpListener, is_shared: bool) -> Vec<(TcpStream, S
     if !is_shared {
         refuse_new(&listener);
     }
-    // What fails here died in the backlog.
+    // A connection that fails here ended in the backlog.
     for _ in 0..BACKLOG {
         match listener.accept() {
             Ok((stream, peer)) => {
@@ -35,8 +35,8 @@ pub(crate) fn close(listener: TcpListener, is_shared: bool) -> Vec<(TcpStream, S
     accepted
 }
 
-/// Has the system drop what asks for a connection, and nothing else: what it has begun to accept is
-/// accepted.
+/// Makes the system drop new requests for connections, and nothing else: those that it has begun to
+/// accept are accepted.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn refuse_new(listener: &std::net::TcpListener) {
     use socket2::{SockFilter, SockRef};

@@ -15,8 +15,8 @@ const MAX_ADDRESSES: usize = 16;
 /// (RFC 8305, 5).
 const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// The addresses of a host, which may be a name. Both families are there, in turn (RFC 8305, 4),
-/// and each address once; never none. Cancel safe.
+/// The addresses of a host, which may be a name. The two families alternate (RFC 8305, 4), and each
+/// address occurs once. There is at least one. Cancel safe.
 ///
 /// # Errors
 /// `NotFound`, with the name and the reason of the system.
@@ -76,13 +76,13 @@ fn loopback(host: &str, port: u16) -> impl Iterator<Item = SocketAddr> {
 }
 
 /// Whether an address can be connected to from this machine, as far as that is known before. Where
-/// IPv6 is turned off, as in many containers, `localhost` has an address of it all the same, and a
+/// IPv6 is turned off, as in many containers, `localhost` still has an IPv6 address, and a
 /// connection to that fails as if no port were left.
 fn is_usable(address: &SocketAddr) -> bool {
     address.ip() != Ipv6Addr::LOCALHOST || UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// Names what could not be looked up: the system does not.
+/// Adds the name that could not be looked up, which the error of the system lacks.
 fn unknown(host: &str, error: &io::Error) -> io::Error {
     let error = error.to_string();
     let why = error.strip_prefix("failed to lookup address information: ").unwrap_or(&error);
@@ -94,7 +94,7 @@ fn in_turn(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<Socket
     let mut families: [Vec<SocketAddr>; 2] = Default::default();
     let mut first_is_v6 = None;
     for address in addresses.filter(is_usable) {
-        // A mapped address is what it maps.
+        // An IPv4 address that is mapped into IPv6 counts as that IPv4 address.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let is_v6 = matches!(address.ip(), IpAddr::V6(_));
         let family = &mut families[usize::from(is_v6 != *first_is_v6.get_or_insert(is_v6))];
@@ -165,7 +165,7 @@ mod tests {
     #[tokio::test]
     async fn a11_an_address_that_does_not_answer_does_not_keep_the_next_waiting() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        // The backlog is full: the system drops what else comes.
+        // The backlog is full: the system drops further connections.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.listen(0).unwrap();

@@ -16,7 +16,8 @@ pub(super) const BACKLOG: i32 = 4096;
 pub struct BindError {
     /// The address that failed.
     pub address: SocketAddr,
-    /// What sets it, for advice: `--listen` unless [`set_by`](Self::set_by) says something else.
+    /// The setting of the address, for advice: `--listen` unless [`set_by`](Self::set_by) says
+    /// something else.
     pub setting: &'static str,
     /// The error of the system.
     #[source]

@@ -19,7 +19,7 @@ const FLAGS: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const FLAGS: SendFlags = SendFlags::empty();
 
-/// Reads what is there, without waiting. 0 is the end of the stream.
+/// Reads the available bytes, without waiting. 0 is the end of the stream.
 ///
 /// # Errors
 /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there is nothing to read.

@@ -13,7 +13,8 @@ const PERIODS: usize = 4;
 /// How long a period lasts at least: four are longer than the system usually lets a process wait.
 /// When a member answers less often, each answer is a period.
 const PERIOD_MS: u64 = 10;
-/// What is known of a slow member halves in this time without a call, so that it is tried again.
+/// The quickest latency of a slow member halves in this time without a call, so that it is tried
+/// again.
 const HALF_LIFE_MS: u64 = 1024;
 /// The weight of an answer in the average: one part in this many.
 const EWMA_DIVISOR: u64 = 8;
@@ -44,7 +45,7 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// Adds an answer. Of two at the same moment, one may not count.
+    /// Adds an answer. If two are added at the same moment, one of them may be lost.
     pub(crate) fn record(&self, now_ms: u64, took: Duration) {
         // 0 stands for no answer.
         let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);

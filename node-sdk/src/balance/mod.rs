@@ -54,7 +54,7 @@ pub trait Member {
     /// Its calls in flight, latency and failures.
     fn load(&self) -> &Load;
 
-    /// Whether it can be called now; what comes first is better.
+    /// Whether it can be called now.
     fn readiness(&self, now: Instant) -> Readiness;
 
     /// The readiness that counts for a call with a sticky key.
@@ -81,7 +81,7 @@ pub trait Member {
     }
 }
 
-/// Whether a provider can be called; what comes first is better.
+/// Whether a member can be called. The best value comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
     /// It has a live connection, or will certainly have one.

@@ -1,5 +1,5 @@
-//! Whose turn it is, for all threads of a process together. When calls are few, threads that took
-//! turns each for itself would often call the same member, one after the other.
+//! The turns of the members of a pool, shared by all threads of a process. If each thread counted
+//! for itself and calls were few, several threads would often call the same member in a row.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -7,11 +7,11 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Pools that are gone are forgotten when there are twice as many as there were, and at least this
-/// many.
+/// Turns of pools that no longer exist are removed when the number of pools has doubled, and is at
+/// least this.
 const MIN_SWEPT: usize = 64;
 
-/// Whose turn it is in a pool. Clones are the same turns.
+/// The position of a pool in its schedule. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Turns(Arc<AtomicUsize>);
 
@@ -24,9 +24,9 @@ pub struct SharedTurns {
 
 #[derive(Debug, Default)]
 struct SharedState {
-    /// By a hash of what the pool is for.
+    /// By a hash of the key of the pool, such as its route.
     turns: HashMap<u64, Weak<AtomicUsize>>,
-    /// When there are this many, those of pools that are gone are forgotten.
+    /// At this size, the turns of pools that no longer exist are removed.
     sweep_at: usize,
 }
 
@@ -50,7 +50,7 @@ impl Turns {
 }
 
 impl SharedTurns {
-    /// The turns of the pools for `what`, such as a route, in all threads.
+    /// The turns of the pools with this key, such as a route, in all threads.
     pub fn of(&self, what: impl Hash) -> Turns {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.turns.len() >= state.sweep_at.max(MIN_SWEPT) {

@@ -135,7 +135,7 @@ impl RawCall<'_> {
         *self.progress.deadline.insert(deadline)
     }
 
-    /// What the call takes over from the one that is being handled.
+    /// The context that the call inherits from the one that is being handled.
     pub(super) fn context(&self) -> Context {
         let current = Context::current();
         Context { trace: self.trace.or(current.trace), ..current }
@@ -151,7 +151,7 @@ impl RawCall<'_> {
         self.mesh.local().filter(|service| service.offers(self.method, self.path))
     }
 
-    /// Has this node answer itself.
+    /// Lets this node itself answer the call.
     fn call_local(
         &mut self,
         service: &Arc<dyn LocalCall>,
@@ -225,7 +225,7 @@ impl RawCall<'_> {
             }
             let write =
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
-            // What is opened for a stream may last as long as that does.
+            // A stream that is opened while another stream is handled may last as long as that one.
             let lasting = context.inner_deadline(now).filter(|_| !context.may_stream).map(Instant::into_std);
             let stream = self.window.map(|window| StreamOptions { deadline: lasting, window });
             let pending = connection.submit(now, CallDeadlines { response: deadline.into_std(), stream }, write);
@@ -234,7 +234,7 @@ impl RawCall<'_> {
         })
     }
 
-    /// Decides after an attempt: the response, or `None` for another attempt.
+    /// Decides what follows from an attempt: the response, or `None` for another attempt.
     fn resolve(
         &mut self,
         pending: PendingCall,
@@ -290,7 +290,8 @@ impl RawCall<'_> {
             Err(CallFailure::Deadline { .. }) => {
                 let now = now();
                 connection.load.record_failure(now, false);
-                // One that has answered another call meanwhile is alive: this one took too long.
+                // A node that has answered another call meanwhile is alive: only this call took too
+                // long.
                 if connection.load.silent_for(now) >= self.progress.within {
                     self.mesh.record_failed(connection.address);
                 }
@@ -310,7 +311,7 @@ impl RawCall<'_> {
         }
     }
 
-    /// What the caller is told when no node is left to try.
+    /// The result when no node is left to try.
     fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
         let url = self.url();
         let CallProgress { lost, declined, full, too_large, .. } = &mut self.progress;

@@ -17,7 +17,7 @@ use crate::transport::in_flight::CallFailure;
 
 /// A connection over which nothing has been answered, not even the hello of version 2, may lead to
 /// a process that is gone: the master of a cluster accepts for its workers. After this time without
-/// an answer, calls go over a new one, and what may be carried out twice is called again.
+/// an answer, calls go over a new connection, and idempotent calls are made again.
 const UNPROVEN_AFTER: Duration = Duration::from_secs(1);
 
 impl RawCall<'_> {
@@ -41,8 +41,8 @@ impl RawCall<'_> {
         self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none()
     }
 
-    /// Calls a second provider when it is time, and polls that call. When it ends, it takes the
-    /// place of the first.
+    /// Calls a second provider when it is time, and polls that call. When the second call ends
+    /// first, the two are swapped.
     pub(super) fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
         if matches!(self.progress.hedge, HedgeState::Idle) {
             let unproven = self.waits_unproven().then_some(UNPROVEN_AFTER);
@@ -52,7 +52,7 @@ impl RawCall<'_> {
         if let HedgeState::At(at) = &mut self.progress.hedge {
             ready!(at.as_mut().poll(task));
             while self.hedge.is_none() && self.is_connecting() {
-                // What is not there yet cannot have answered.
+                // A connection that does not exist yet cannot have answered.
                 let mut later = Box::pin(sleep(UNPROVEN_AFTER));
                 let waits = later.as_mut().poll(task);
                 self.progress.hedge = HedgeState::At(later);

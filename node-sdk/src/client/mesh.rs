@@ -27,9 +27,9 @@ pub(crate) struct Mesh {
     local_node: Arc<LocalNode>,
     retries: RetryBudget,
     balance: Balance,
-    /// What this node is told of; `None` for everything.
+    /// The interests of this node; `None` means all.
     interests: Option<Arc<[String]>>,
-    /// What this node offers, if it offers anything.
+    /// The service of this node, if it offers routes.
     local: OnceLock<Weak<dyn LocalCall>>,
 }
 
@@ -90,8 +90,8 @@ impl Mesh {
         });
     }
 
-    /// Connects to nodes that are new and offer what this thread calls, as long as the mesh is
-    /// there, in the present runtime. Otherwise their first turns would go to others.
+    /// Connects to new nodes that offer routes which this thread calls, so that they are connected
+    /// before their first turn. Runs until the mesh is dropped, in the present runtime.
     pub(crate) async fn connect_newcomers(mesh: Weak<Self>) {
         let Some(mut changed) = mesh.upgrade().map(|mesh| mesh.table.subscribe()) else { return };
         while changed.changed().await.is_ok() {
@@ -129,7 +129,7 @@ impl Mesh {
         self.balance
     }
 
-    /// What this node is told of: see [`NodeBuilder::interests`](crate::NodeBuilder::interests).
+    /// The interests of this node: see [`NodeBuilder::interests`](crate::NodeBuilder::interests).
     pub(crate) fn interests(&self) -> Option<&[String]> {
         self.interests.as_deref()
     }

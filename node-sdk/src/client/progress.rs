@@ -20,7 +20,7 @@ pub(super) struct CallProgress {
     /// How long the call may take, from its first attempt to its deadline.
     pub(super) within: Duration,
     pub(super) state: CallState,
-    /// It has waited for the first list.
+    /// The call has waited for the first list.
     pub(super) is_unlisted: bool,
     /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
@@ -29,7 +29,7 @@ pub(super) struct CallProgress {
     /// A response which says that the call was not carried out. It is returned if no other node
     /// succeeds.
     pub(super) declined: Option<Bytes>,
-    /// This node itself has said so.
+    /// The response in `declined`, or an earlier one, came from this node itself.
     pub(super) declined_here: bool,
     pub(super) full: bool,
     pub(super) too_large: bool,

@@ -1,4 +1,4 @@
-//! A call whose response is not read: its settings.
+//! The settings of a call whose response stays unparsed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::context::Trace;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
-/// A call whose response is not read: see
+/// A call whose response stays unparsed: see
 /// [`GatewayPeers::call_raw`](crate::gateway::GatewayPeers::call_raw).
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl<'a> RawCall<'a> {
     }
 
     /// If no node is known that offers the url, waits for the first list, as long as the call may
-    /// take. Errors say what is wrong with the url.
+    /// take. Errors then say whether the url is malformed.
     pub(crate) fn awaiting_list(mut self) -> Self {
         self.awaits_list = true;
         self

@@ -1,5 +1,5 @@
-//! What a caller is told of a url that no known node offers: it may be written in a wrong form, the
-//! list may not be there yet, or this node may not be told of the nodes that offer it.
+//! The error of a call whose url no known node offers: the url may be malformed, the list may not
+//! have arrived yet, or this node may not be told of the nodes that offer it.
 
 use std::future::Future;
 
@@ -14,7 +14,7 @@ use crate::error::CallError;
 /// After this time without a provider, the log says what is waited for: a url may have a mistake.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
 
-/// What a node is told of a url, by its interests.
+/// Which providers of a url a node is told of, by its interests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coverage {
     /// It is told of all nodes that offer it.
@@ -40,7 +40,7 @@ fn bad_form(url: &str) -> Option<&'static str> {
     (!is_url).then_some("it is a method in capital letters and a path, as in GET/hello")
 }
 
-/// Whether a node with these interests is told of what offers this url.
+/// Which providers of this url a node with these interests is told of.
 pub(super) fn coverage(interests: Option<&[String]>, method: &str, path: &str) -> Coverage {
     let Some(interests) = interests else { return Coverage::All };
     let is_url = |interest: &String| Route::parse(interest).is_ok_and(|route| matches(&route, method, path));

@@ -1,4 +1,4 @@
-//! What answers at the address of a Distributor and is none.
+//! A server that listens at the address of a Distributor and speaks another protocol.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use protocol::{Packet, REGISTRY_URI};
 const FIRST_PAUSE: Duration = Duration::from_secs(3);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// What other protocols begin their answers with.
+/// The first bytes of other protocols' answers.
 const SIGNS: [(&[u8], &str); 9] = [
     (b"HTTP/", "it speaks HTTP"),
     (b"<", "it speaks HTTP"),
@@ -22,7 +22,7 @@ const SIGNS: [(&[u8], &str); 9] = [
     (b"\0\0", "it speaks HTTP/2 or another binary protocol"),
 ];
 
-/// What the first bytes of an answer show; `None` while they may be a Distributor's.
+/// The protocol that the first bytes of an answer show; `None` while they may be a Distributor's.
 pub(super) fn by_first_bytes(bytes: &[u8]) -> Option<&'static str> {
     let bytes = bytes.trim_ascii_start();
     // A packet begins with a brace; an empty one is only the delimiter.
@@ -37,7 +37,8 @@ pub(super) fn by_first_bytes(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What the first packet shows: a service answers a registration as a call that it does not know.
+/// The kind of server that the first packet shows: a service answers a registration as a call that
+/// it does not know.
 pub(super) fn by_first_packet(packet: &Packet<'_>) -> Option<&'static str> {
     let is_registry = packet.uri() == REGISTRY_URI || packet.uri().starts_with('$');
     (!is_registry && packet.key.is_some()).then_some("it answers like a service")

@@ -71,7 +71,7 @@ pub(super) struct RegistryClient {
 enum SessionEnd {
     /// The connection was lost, for this reason.
     Lost(&'static str),
-    /// What listens there is no Distributor.
+    /// The server at that address is no Distributor.
     ForeignServer(&'static str),
 }
 
@@ -92,7 +92,7 @@ struct RegistrySession<'a> {
     bad: KeyedThrottle,
     /// A packet has arrived. A process that accepts connections need not be a working Distributor.
     has_heard_distributor: bool,
-    /// What answers is no Distributor, but this.
+    /// The answering server is not a Distributor, but of this kind.
     foreign_server: Option<&'static str>,
     /// This end of the connection, until it is known where this node is listed.
     here: Option<IpAddr>,
@@ -194,7 +194,7 @@ impl RegistryClient {
             stream,
             unsent: BytesMut::new(),
             is_v2: false,
-            // What accepts a connection and says nothing may be anything.
+            // Any kind of server may accept a connection and stay silent.
             silent_at: Some(now + SILENCE),
             silence: SILENCE,
             list_requested_at: None,

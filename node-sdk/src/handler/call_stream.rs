@@ -70,7 +70,7 @@ impl CallStream {
         Arc::new(Self { state: Mutex::new(state), task: AtomicWaker::new(), held })
     }
 
-    /// Takes a part from the caller.
+    /// Accepts a part from the caller.
     pub(crate) fn push_part(&self, part: Part, frame: Bytes) -> Result<(), FlowViolation> {
         let mut state = self.lock();
         if !state.takes_items {
@@ -84,7 +84,7 @@ impl CallStream {
         Ok(())
     }
 
-    /// Takes more credit from the caller.
+    /// Adds credit that the caller has granted.
     pub(crate) fn grant(&self, bytes: u32) {
         let waker = self.lock().send.grant(bytes);
         waker.into_iter().for_each(std::task::Waker::wake);
@@ -100,7 +100,7 @@ impl CallStream {
         self.task.register(task.waker());
     }
 
-    /// Marks the stream as open, if items are wanted or there are `parts`. Returns whether the
+    /// Marks the stream as open, if the handler reads items or returns `parts`. Returns whether the
     /// packet that opens it is to be sent now.
     pub(crate) fn set_open(&self, parts: bool) -> bool {
         let mut state = self.lock();
@@ -111,7 +111,7 @@ impl CallStream {
         self.lock().is_open
     }
 
-    /// Credit for the caller, once it is worth a packet.
+    /// Credit to grant to the caller, once there is enough for a packet.
     pub(crate) fn next_credit(&self) -> Option<u32> {
         self.lock().receive.next_credit()
     }

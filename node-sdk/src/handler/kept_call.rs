@@ -1,4 +1,5 @@
-//! A call whose handler begins later: behind a guard, inside a layer, or when it is its turn.
+//! A call whose handler begins later: behind a guard, inside a layer, or after waiting for a
+//! permit.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::handler::call_stream::CallStream;
 use crate::handler::invocation::{AnyHandler, RunningHandler};
 use crate::handler::{Caller, IncomingCall, NodeContext};
 
-/// What an [`IncomingCall`] borrows, kept.
+/// An owned copy of the data that an [`IncomingCall`] borrows.
 #[derive(Debug)]
 pub(crate) struct KeptCall {
     version: Version,
@@ -24,7 +25,7 @@ pub(crate) struct KeptCall {
 }
 
 impl KeptCall {
-    /// Keeps a call whose arguments are known to be JSON.
+    /// Copies a call whose arguments are known to be JSON.
     pub(super) fn new(call: &IncomingCall<'_>) -> Self {
         Self {
             version: call.version,

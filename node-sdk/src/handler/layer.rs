@@ -1,5 +1,5 @@
-//! Guards, which check a call before its handler, and layers, which wrap it. What is inside begins
-//! when they let it.
+//! Guards, which check a call before its handler, and layers, which wrap the handler. A handler
+//! begins only when its guards and layers let it.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -43,7 +43,7 @@ pub struct IncomingCall<'a> {
     pub(crate) verified: Cell<bool>,
     pub(crate) route: &'a Route,
     pub(crate) captured: &'a [&'a str],
-    /// What its work is done in; an argument may begin its trace.
+    /// The context of the handler's work; an argument may begin its trace.
     pub(crate) context: &'a Cell<Context>,
     pub(crate) caller: &'a Caller,
     /// The state of the stream, if the caller takes one.
@@ -53,7 +53,7 @@ pub struct IncomingCall<'a> {
     pub(crate) node: &'a Arc<NodeContext>,
 }
 
-/// What all calls of a node have in common.
+/// The state that all calls of a node share.
 #[derive(Debug)]
 pub(crate) struct NodeContext {
     pub(crate) states: StateMap,
@@ -124,7 +124,7 @@ pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
 }
 
 impl IncomingCall<'_> {
-    /// Keeps what is needed to begin the handler later.
+    /// Copies the call, so that its handler can begin later.
     ///
     /// # Errors
     /// The arguments turn out to be no JSON: the packet has to be parsed before anything is done.

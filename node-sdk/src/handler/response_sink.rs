@@ -23,7 +23,7 @@ const PARTS_BYTES: usize = 64 * 1024;
 pub(crate) enum WriteProgress {
     /// The response is complete.
     Done,
-    /// A part of it can be sent; then the work continues.
+    /// A part of it can be sent. After that the handler is polled again.
     More,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct ReturnPath {
     pub(crate) legacy_bytes: usize,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<Arc<CallStream>>,
-    /// What is told if the call fails, although it is not answered.
+    /// The record of failures for a call without a response.
     pub(crate) one_way: Option<Box<OneWayCall>>,
 }
 
@@ -144,8 +144,8 @@ impl<'a> ResponseSink<'a> {
         }
     }
 
-    /// Around each poll of the handler: opens the stream and grants credit where that is due.
-    /// Returns whether it has opened the stream.
+    /// Opens the stream and grants credit, if that is due. Called before and after each poll of the
+    /// handler. Returns whether it has opened the stream.
     pub(crate) fn write_stream_control(&mut self, task: &Context<'_>) -> bool {
         let Some((call_stream, key)) = self.stream() else { return false };
         call_stream.register_waker(task);
@@ -168,7 +168,7 @@ impl<'a> ResponseSink<'a> {
         self.out.len() > self.start
     }
 
-    /// Removes what was written.
+    /// Removes the bytes that were written.
     pub(crate) fn clear(&mut self) {
         self.out.truncate(self.start);
     }

@@ -260,8 +260,8 @@ impl NodeBuilder {
     /// of running calls, and parts and responses that were not read. 256 MiB unless set. Each
     /// caller has 16 KiB in any case. Beyond that it has at most 64 MiB, and at most half of the
     /// free bytes; a caller that holds more is not read from until it holds less. A response
-    /// without room becomes 503 `no_room`. Of a caller's streams that are not read, the one with
-    /// the most bytes ends with that error.
+    /// without room becomes 503 `no_room`. The caller's stream with the most unread bytes ends with
+    /// that error.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
         self.max_buffer_bytes = bytes;
         self

@@ -79,11 +79,11 @@ impl Node {
         self.budget.usage()
     }
 
-    /// How many events, and other calls without a response, this node has lost. Of those that it
-    /// was sent: too many waited for a route with a limit (see [`NodeBuilder::max_concurrency`]),
-    /// or the handler failed. Of those that it sent: a group had no node that could take them, or
-    /// the connection ended before they were written. Each is a warning in the log, one for a route
-    /// in ten seconds.
+    /// How many events, and other calls without a response, this node has lost. Received ones are
+    /// lost if too many wait for a route with a limit (see [`NodeBuilder::max_concurrency`]), or if
+    /// the handler fails. Sent ones are lost if no node of a group can take them, or if the
+    /// connection ends before they are written. Each is a warning in the log, one for a route in
+    /// ten seconds.
     pub fn lost_events(&self) -> u64 {
         self.lost.count()
     }

@@ -4,8 +4,8 @@ use protocol::{Route, RouteError};
 
 use crate::error::StartError;
 
-/// The route of a handler. What looks like a pattern of another framework would be taken as it
-/// stands, and never match: it is refused.
+/// The route of a handler. A pattern of another framework is refused. Otherwise it would be
+/// registered as a literal path, which no call matches.
 pub(super) fn own_route(text: &str) -> Result<Route, StartError> {
     let route = Route::parse(text)?;
     match route.foreign_pattern() {

@@ -1,4 +1,4 @@
-//! The start of a node: what was described is checked, then it listens, registers and serves.
+//! The start of a node: its description is checked, then it listens, registers and serves.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -83,7 +83,7 @@ impl NodeBuilder {
         node.end().await
     }
 
-    /// What concerns the whole process: signals, and lines on standard error.
+    /// Effects on the whole process: signal handlers, and lines on standard error.
     fn hear_signals(&self) -> Result<CancellationToken, StartError> {
         if !self.silent {
             net::print_without_subscriber();

@@ -133,7 +133,7 @@ impl TestNode {
     }
 
     /// Freezes the connections of the node, as SIGSTOP does: it neither reads nor writes. Its work
-    /// goes on. `false` thaws them.
+    /// continues. `false` thaws them.
     pub fn freeze(&self, is_frozen: bool) {
         self.host.freeze(is_frozen);
     }

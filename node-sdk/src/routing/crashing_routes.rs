@@ -28,7 +28,7 @@ struct Loss {
     crashing_until: Option<Instant>,
 }
 
-/// What the loss of a node says of the route that it was called by.
+/// The verdict on a route after a node was lost with a call of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LossVerdict {
     /// The call may be tried again.

@@ -21,7 +21,7 @@ pub(crate) struct LocalNode {
     pub(crate) connector: Connector,
     /// Bytes that are held for the nodes that are called.
     pub(crate) buffer_budget: Arc<Budget>,
-    /// Whose turn it is among the providers of each route, in all threads.
+    /// The turns among the providers of each route, in all threads.
     pub(crate) turns: SharedTurns,
 }
 

@@ -215,8 +215,8 @@ impl RegistryView {
         self.lock_crashing_routes().record_response(route);
     }
 
-    /// Calls to the node of this connection go over a new one from now on. This one ends with the
-    /// calls that it has.
+    /// From now on, calls to the node of this connection go over a new connection. The old one ends
+    /// with its last call.
     pub(crate) fn renew(&self, table: &SharedTable, connection: &Arc<Connection>) {
         let _in_order = self.lock();
         table.table.write().unwrap_or_else(PoisonError::into_inner).renew(connection, Instant::now());
@@ -281,7 +281,7 @@ impl RegistryView {
         if change(&mut state.replica) {
             let changes: Vec<NodeChange> = state.replica.last_changes().collect();
             for (address, known) in &changes {
-                // Another node, or none: what was found out was about the one before.
+                // The failure was that of an earlier node at this address.
                 if known.as_ref().is_none_or(|known| known.ids != self.main.read().entries_at(*address)) {
                     state.reachability.forget(*address);
                 }

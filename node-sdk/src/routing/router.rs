@@ -79,7 +79,7 @@ pub(crate) enum RouterError {
 pub(crate) struct RouteMatch<'r, 'p, T> {
     /// The value of the route.
     pub(crate) value: &'r T,
-    /// The segments that parameters took, in order, as they stand in the path.
+    /// The segments that parameters captured, in order, still escaped.
     pub(crate) captured: Vec<&'p str>,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct RoutingTable {
     blocked: BTreeMap<SocketAddr, &'static str>,
     /// The nodes some of whose routes were refused.
     refused: BTreeSet<SocketAddr>,
-    /// New nodes that offer what is called here, and are not connected yet; at most
+    /// New nodes that offer routes which this thread calls, and are not connected yet; at most
     /// [`MAX_SUBSET`]. Further ones are connected when it is their turn.
     newcomers: Vec<Arc<Connection>>,
     /// `None` for the tables of other threads, so that each warning is logged once.
@@ -102,8 +102,9 @@ impl RoutingTable {
         self.nodes.values().map(|known| &known.node)
     }
 
-    /// How many unread bytes a caller of version 1 from this host may have: what every version 1
-    /// peer there says of itself, as nothing tells which of them calls. `None` if none is listed.
+    /// How many unread bytes a caller of version 1 from this host may have: the least that any
+    /// version 1 peer of that host states, as nothing shows which of them calls. `None` if none is
+    /// listed.
     pub(crate) fn read_window_of(&self, host: IpAddr) -> Option<usize> {
         let old = self.nodes().filter(|node| node.host == host && node.version() == Version::V1);
         old.map(|node| node.read_window).min()
@@ -130,8 +131,8 @@ impl RoutingTable {
         self.refused.contains(&address) && !self.router.has(route)
     }
 
-    /// The new nodes that should be connected before it is their turn, which comes once in a while
-    /// only where calls are few.
+    /// The new nodes that should be connected before their first turn. Where calls are few, a turn
+    /// is rare, and would be lost on a node without a connection.
     pub(crate) fn take_newcomers(&mut self) -> Vec<Arc<Connection>> {
         std::mem::take(&mut self.newcomers)
     }
@@ -354,7 +355,7 @@ impl Drop for RoutingTable {
     }
 }
 
-/// What a connection to the node leads to, without its score.
+/// The target of connections to the node, without its score.
 fn target_of(known: &KnownNode) -> Target {
     let KnownNode { address, node, is_shared, .. } = known;
     let advert = node.advert.as_ref();

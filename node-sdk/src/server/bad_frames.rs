@@ -1,4 +1,4 @@
-//! What a caller sends that is no packet, or was not one until it was joined.
+//! Frames of a caller that are not packets, or that became packets when their pieces were joined.
 
 use std::net::SocketAddr;
 
@@ -38,7 +38,7 @@ impl BadFrames {
             warn!(peer = %self.peer, suppressed, "a frame of this caller is no packet, and is ignored");
         }
         // A version 1 gateway passes on what its clients send. It must not lose its connection, and
-        // with that all routes of this node, for what one of them says.
+        // with that all routes of this node, because of one client's bytes.
         if self.is_legacy {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What a caller's socket takes, and what shows how much of it the caller has read.
+//! Writes to a caller's socket, and observes how much of that the caller has read.
 
 use net::{BacklogPoller, Socket, warn};
 use protocol::WindowFull;
@@ -12,7 +12,7 @@ use crate::server::response_queue::{LEGACY_READ_TIME, ResponseQueue, WriteStep};
 pub(crate) enum CallerEnd {
     /// The caller has gone, or this node stops.
     Gone(&'static str),
-    /// This node has cut the caller, for what it did.
+    /// This node has cut the caller, for this reason.
     Cut(&'static str),
 }
 

@@ -44,12 +44,12 @@ impl ConcurrencyLimit {
         Self { running, waiting }
     }
 
-    /// A permit to run now; `None` when as many run as may.
+    /// A permit to run now; `None` at the limit.
     pub(crate) fn try_run(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.running).try_acquire_owned().ok()
     }
 
-    /// A permit to wait for a permit to run; `None` when as many wait as may.
+    /// A permit to wait for a permit to run; `None` when [`MAX_WAITING`] wait.
     pub(crate) fn try_wait(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.waiting).try_acquire_owned().ok()
     }

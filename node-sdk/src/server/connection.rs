@@ -44,7 +44,7 @@ const ROOM_PERIOD: Duration = Duration::from_millis(50);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may read none of its responses.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the list is searched for what a version 1 caller can read.
+/// How often the list is searched for the read window of a version 1 caller.
 const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 /// Packets that are begun before other connections run; fewer if they take longer than a
 /// [`TimeSlice`].
@@ -335,8 +335,8 @@ impl CallerConnection<'_> {
         Ok(())
     }
 
-    /// Finds out how much a caller of version 1 can read. Any node that registers from its address
-    /// may say so, and may come later than its first call.
+    /// Looks up how much a caller of version 1 can read. Any node that registers from its address
+    /// may state that, and may register after its first call.
     fn update_read_window(&mut self, now: Instant) {
         if self.window_checked.is_some_and(|at| now < at + WINDOW_PERIOD) {
             return;
@@ -409,7 +409,7 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// The caller of a call no longer waits: what has to be finished goes on without it.
+    /// Drops a call whose caller no longer waits, or finishes it if it must be finished.
     fn release(&self, call: StartedCall) {
         if call.has_to_finish() {
             self.service.released.finish(call);

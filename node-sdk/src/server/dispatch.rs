@@ -35,14 +35,14 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// a circle would go on until the deadline. No correct service comes near this number.
 const MAX_HOPS: u8 = 32;
 
-/// The routes of a node, and what all its callers share.
+/// The routes of a node, and the state that all its callers share.
 pub(crate) struct LocalService {
     /// The name of the node, and the id of this instance.
     pub(crate) name: Arc<str>,
     pub(crate) instance: Arc<str>,
     pub(crate) router: Router<LocalRoute>,
     pub(crate) node: Arc<NodeContext>,
-    /// Observes what version 1 callers on this machine have read.
+    /// Observes how much version 1 callers on this machine have read.
     pub(crate) peer_backlog: PeerBacklog,
     /// The time slices of callers that send without a pause.
     pub(crate) busy: SliceQueue,
@@ -53,7 +53,7 @@ pub(crate) struct LocalService {
     pub(crate) released: ReleasedCalls,
     /// Events, and other calls without a response, that were lost because too many waited.
     pub(crate) lost: Arc<LostCalls>,
-    /// Limits the log about callers, by their address and what is said of them.
+    /// Limits the log about callers, by their address and the kind of line.
     pub(crate) caller_log: Mutex<KeyedThrottle>,
     /// How many unread bytes a caller of version 1 may have, unless it registers that it may have
     /// more.
@@ -126,7 +126,7 @@ impl LocalService {
         &self.node.peers.mesh.local_node().instance
     }
 
-    /// Refuses a call that is meant for another instance, without a look at what it asks for.
+    /// Refuses a call that is meant for another instance, whatever it asks for.
     pub(crate) fn misdirected(&self, mut request: Request<'_>) -> StartedCall {
         let legacy_bytes = self.legacy_bytes;
         let one_way = self.one_way(&request);
@@ -213,7 +213,7 @@ impl LocalService {
         ReturnPath { version: request.version, key, legacy_bytes: caller.read_window, call_stream, one_way }
     }
 
-    /// What is reported of a call that is not answered, if it fails.
+    /// The record of a call without a response, for the log if it fails.
     fn one_way(&self, request: &Request<'_>) -> Option<Box<OneWayCall>> {
         let route = format!("{}{}", request.method, request.uri);
         Some(Box::new(OneWayCall { route, lost: Arc::clone(&self.lost) }))
@@ -274,7 +274,7 @@ impl StartedCall {
         Self { to, context, running: Err(error), finishes: false, _permit: None }
     }
 
-    /// Whether the work goes on when its caller goes. A stream that is open ends with its caller.
+    /// Whether the work is finished even if its caller goes. An open stream ends with its caller.
     pub(crate) fn has_to_finish(&self) -> bool {
         self.finishes && self.running.is_ok() && self.to.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
     }
@@ -296,8 +296,8 @@ impl StartedCall {
         self.to = to;
     }
 
-    /// Polls the work. The ready part of the response is then in `sink`. A panic costs only this
-    /// call.
+    /// Polls the handler, which writes the ready part of the response to `sink`. A panic costs only
+    /// this call.
     pub(crate) fn poll_response(
         &mut self,
         task: &mut TaskContext<'_>,
@@ -333,7 +333,7 @@ impl StartedCall {
     }
 }
 
-/// Returns what a call that was not done at once has written.
+/// The bytes that a call has written which was not done at once.
 #[derive(Debug)]
 pub(crate) struct PolledResponse {
     pub(crate) version: Version,

@@ -1,5 +1,5 @@
-//! Calls whose caller no longer waits, and which are finished all the same: what is not idempotent
-//! must not stop halfway because a client has gone.
+//! Calls that are finished although their caller no longer waits. A call that is not idempotent
+//! must not stop halfway because its client has gone.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,7 +12,7 @@ use crate::handler::response_sink::{ResponseSink, ReturnPath};
 /// An estimate: a version 1 caller on another machine that sends calls also reads within this time.
 pub(super) const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
-/// A buffer that has become larger is not reused.
+/// A larger buffer is not reused.
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
 /// Responses to one caller. Those of version 2 leave in one write; those of version 1 one by one,
@@ -40,8 +40,8 @@ pub(crate) enum WriteStep {
 }
 
 impl ResponseQueue {
-    /// `can_see`: what the caller has read can be seen. `legacy_bytes`: what a caller of version 1
-    /// may have unread.
+    /// `can_see`: this process can observe how much the caller has read. `legacy_bytes`: how many
+    /// unread bytes a caller of version 1 may have.
     pub(crate) fn new(can_see: bool, legacy_bytes: usize) -> Self {
         let read_time = (!can_see).then_some(LEGACY_READ_TIME);
         Self {
@@ -96,7 +96,7 @@ impl ResponseQueue {
         self.answer(to, |sink| sink.failure(error));
     }
 
-    /// Gives `answer` a sink for one response.
+    /// Calls `answer` with a sink for one response.
     pub(crate) fn answer<R>(&mut self, to: &ReturnPath, answer: impl FnOnce(&mut ResponseSink<'_>) -> R) -> R {
         match to.version {
             Version::V2 => answer(&mut ResponseSink::new(&mut self.batch, to)),

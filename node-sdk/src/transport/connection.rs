@@ -148,8 +148,8 @@ impl Connection {
         }
     }
 
-    /// The node has answered nothing over this connection. What accepted it may not be what
-    /// answers.
+    /// The node has answered nothing over this connection. The process that accepted it may not be
+    /// the one that answers.
     pub(crate) fn is_unproven(&self) -> bool {
         !self.has_answered.load(Ordering::Relaxed)
     }

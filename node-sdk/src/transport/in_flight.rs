@@ -369,7 +369,7 @@ impl InFlight {
 
     /// Whether to yield once before writing, so that tasks about to wake can join this write: a
     /// write costs as much as many calls. It yields only once for each write, and only with many
-    /// calls in flight: few tasks rarely have a call to add, and each call would wait in vain.
+    /// calls in flight: few tasks rarely have a call to add, and each call would only be delayed.
     pub(crate) fn yields_for_others(&mut self) -> bool {
         let gathers = self.write_queue.can_gather();
         self.has_yielded = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_yielded;

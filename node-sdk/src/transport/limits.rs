@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Most bytes of one packet, in either direction: what is larger belongs into a stream.
+/// Most bytes of one packet, in either direction: larger data belongs into a stream.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 
 /// How long a call may take, unless it sets a timeout: half of what the gateway gives a request.

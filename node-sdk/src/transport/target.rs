@@ -15,7 +15,7 @@ use crate::lost::LostCalls;
 use crate::malformed::MalformedResponses;
 use crate::transport::blocked::BlockedAddresses;
 
-/// Most bytes of what comes before a node has said who it is: a hello has far fewer.
+/// Most bytes that a node may send before it has said who it is: a hello has far fewer.
 const MAX_HELLO_BYTES: usize = 1024;
 
 /// The node that a connection leads to.
@@ -38,7 +38,7 @@ pub(crate) struct Target {
     pub(crate) rendezvous_score: u64,
 }
 
-/// How connections are made: what all of one process have in common.
+/// How connections are made: the settings that all connections of one process share.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
     pub(crate) network: Network,
@@ -111,7 +111,7 @@ impl Connector {
         };
         match self.network.connect(advertised, skips).await {
             Ok(stream) => Ok(stream),
-            // What the Distributor has found may be right where we find nothing.
+            // The address that the Distributor has found may be right where our look-up finds none.
             Err(error) => self.network.connect_to(target.address).await.map_err(|_| unreachable_because(&error)),
         }
     }
@@ -152,7 +152,7 @@ impl Connector {
     }
 }
 
-/// What an error of a connect says about the address.
+/// Why an address is unreachable, by the error of a connect.
 pub fn unreachable_because(error: &io::Error) -> Unreachable {
     use io::ErrorKind as Kind;
     match error.kind() {

@@ -22,7 +22,7 @@ pub const WRONG_INSTANCE_STATUS: u16 = 421;
 /// In place of the instance that a caller looks for: any may answer, and says which it is.
 pub const ANY_INSTANCE: &str = "*";
 
-/// What the two ends of a connection say of themselves.
+/// The hellos by which the two ends of a connection identify themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello<'a> {
     /// `f`: the instance that says it.

@@ -1,4 +1,4 @@
-//! What an answer of version 1 holds. Services differ in where they put it.
+//! The content of an answer of version 1. Services differ in where they put it.
 
 use std::borrow::Cow;
 

@@ -18,7 +18,7 @@ use crate::json::{digits, plain_text, put_number, put_text, read_member};
 /// as absent. `write` converts the field to a value of the form; `None` leaves the member out.
 macro_rules! call_meta {
     ($($(#[$doc:meta])* $field:ident: $type:ty = $name:tt: $form:ty, $read:expr, $write:expr;)*) => {
-        /// What a version 2 caller says of a call, in `$`.
+        /// Metadata of a call from a version 2 caller, in `$`.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct CallMeta<'a> {
             $($(#[$doc])* pub $field: $type,)*

@@ -28,7 +28,7 @@ pub struct Request<'a> {
     pub verified: bool,
     /// The form of response that the caller understands.
     pub version: Version,
-    /// What a version 2 caller says of the call.
+    /// The metadata of the call, if its caller is of version 2.
     pub meta: CallMeta<'a>,
 }
 

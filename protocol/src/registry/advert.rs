@@ -1,11 +1,12 @@
-//! What a version 2 node tells all nodes of itself: the member `$` of its registration.
+//! The statements of a version 2 node about itself, for all nodes: the member `$` of its
+//! registration.
 
 use serde_json::value::RawValue;
 
 use crate::json::{is_object, read_member, to_json};
 use crate::{HostPort, HostPortError, RegistrationLimits};
 
-/// What a version 2 node tells all nodes of itself, in `params.$`.
+/// The statements of a version 2 node about itself, for all nodes: `params.$`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advert {
     /// Instance id, which differs at each start of the process.
@@ -21,8 +22,8 @@ pub struct Advert {
     pub zone: Option<String>,
     /// The version of the service.
     pub version: Option<String>,
-    /// Where other nodes can call this one, if that is another place than where its connection
-    /// comes from and the port that it listens on: behind a NAT, in a container.
+    /// The address at which other nodes can call this one, if it differs from the address of its
+    /// connection and the port that it listens on: behind a NAT, or in a container.
     pub advertise: Option<HostPort>,
     /// JSON text of anything else that the node's operators want to show.
     pub meta: Option<String>,

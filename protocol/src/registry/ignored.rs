@@ -1,4 +1,4 @@
-//! What a registration says that no peer takes notice of. It is accepted all the same, as ever; the
+//! Parts of a registration that no peer uses. The registration is accepted, as by all versions; the
 //! node and its operators are told.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! What a registration says to the Distributor only: the member `$` of its packet.
+//! Options of a registration for the Distributor only: the member `$` of its packet.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::json::{read_member, to_json};
 use crate::{Digest, RegistrationError, RegistrationLimits, Revision, Secret};
 
-/// What a version 2 node asks of the Distributor when it registers.
+/// Options that a version 2 node sets when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegisterOptions {
     /// The list that the node knows. The changes since then are enough.

@@ -111,8 +111,8 @@ impl UnpackedBlocks {
     }
 }
 
-/// The blocks as they stand in the packet. A packet of the largest size could have millions of
-/// empty ones.
+/// The blocks in the order of the packet. A packet of the largest size could have millions of empty
+/// ones.
 struct Blocks<'a>(Vec<Text<'a>>);
 
 impl<'de> Deserialize<'de> for Blocks<'de> {
@@ -150,7 +150,7 @@ mod tests {
         pack(&text)
     }
 
-    /// The entries of a member `packed`, or the beginning of what is said of it.
+    /// The entries of a member `packed`, or the beginning of an error about it.
     #[track_caller]
     fn check(packed: &str, expected: Result<&[(u64, &str)], &str>) {
         let mut unpacked = UnpackedBlocks::default();

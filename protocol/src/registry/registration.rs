@@ -1,4 +1,4 @@
-//! What a node tells the Distributor of itself.
+//! A registration: a node's statements about itself to the Distributor.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -345,7 +345,7 @@ fn parse_port(text: &str) -> Result<u16, RegistrationError> {
     }
 }
 
-/// What is less than any peer of version 1 takes, or no number, says nothing.
+/// A value below what any peer of version 1 takes, or one that is no number, is ignored.
 fn parse_read_window(value: &RawValue) -> Option<usize> {
     let bytes: u64 = serde_json::from_str(value.get()).ok()?;
     usize::try_from(bytes).ok().filter(|bytes| *bytes >= LEGACY_READ_BYTES)

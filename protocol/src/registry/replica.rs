@@ -1,5 +1,5 @@
-//! What one node knows of the registry. Updates are applied in order and without gaps, and a node
-//! that is missing only because the Distributor has restarted stays known.
+//! One node's copy of the registry. Updates are applied in order and without gaps, and a node that
+//! is missing only because the Distributor has restarted stays known.
 
 mod one_address;
 

@@ -13,7 +13,7 @@ pub enum Unreachable {
     UnknownName,
     /// Another instance listens there.
     WrongInstance,
-    /// What listens there is no node that says who it is.
+    /// The process that listens there does not identify itself as a node.
     NoNode,
     /// The address is one that the caller never calls.
     Forbidden,

@@ -1,5 +1,5 @@
-//! What the log says of this node's place in the registry: where others are told that it is, and
-//! what the Distributor refuses.
+//! Log lines about this node in the registry: the address that others are told, and what the
+//! Distributor refuses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

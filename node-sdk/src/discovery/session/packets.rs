@@ -1,4 +1,4 @@
-//! What the Distributor says, and what follows.
+//! The packets of the Distributor, and what each of them changes.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{RegistryClient, RegistrySession, SILENCE};
 use crate::discovery::foreign_server::by_first_packet;
 
 impl RegistryClient {
-    /// Handles one packet. A bad one is logged, and what is known stays.
+    /// Handles one packet. A malformed packet is logged and changes nothing.
     pub(super) fn handle_packet(&mut self, session: &mut RegistrySession<'_>, frame: &[u8]) {
         let packet = match Packet::parse(frame) {
             Ok(packet) => packet,
@@ -26,7 +26,7 @@ impl RegistryClient {
             }
             session.has_heard_distributor = true;
             if std::mem::take(&mut self.loss_logged) {
-                // A rejection says itself what is wrong.
+                // A rejection states its own reason.
                 let is_rejected = packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some();
                 let at = &self.address;
                 if is_rejected {

@@ -1,4 +1,4 @@
-//! How much may be held for one caller, and what happens when there is more.
+//! How much may be held for one caller, and what is discarded beyond that.
 
 use std::sync::atomic::Ordering;
 

@@ -54,7 +54,8 @@ enum DriverPause {
 }
 
 impl Connection {
-    /// Connects and serves the connection until it ends. `is_up` is called once it is there.
+    /// Connects and serves the connection until it ends. `is_up` is called once the connection is
+    /// established.
     ///
     /// # Errors
     /// There was no connection to the node.
@@ -209,7 +210,7 @@ impl Connection {
         (due, expired)
     }
 
-    /// The earliest deadline hardly ever changes, so the timer is moved only when it has to fire
+    /// The earliest deadline rarely changes, so the timer is moved only when it has to fire
     /// earlier.
     fn sleep_until(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<()> {
         if timer.is_elapsed() || timer.deadline() > due {

@@ -1,4 +1,5 @@
-//! What a node sends over a connection: each frame goes to the call or stream that waits for it.
+//! The frames that a node sends over a connection: each goes to the call or stream that waits for
+//! it.
 
 use std::sync::atomic::Ordering;
 
@@ -16,7 +17,7 @@ use crate::transport::unexpected::cost_of;
 /// same time.
 const RESPONSES_PER_YIELD: usize = 32;
 
-/// What was read at once.
+/// The frames of one read.
 struct Received {
     /// Frames that a call or stream waited for.
     useful: u64,

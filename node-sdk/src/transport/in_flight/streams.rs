@@ -83,7 +83,7 @@ impl InFlight {
     /// Takes credit that the node grants for a stream. Returns the task to wake.
     ///
     /// # Errors
-    /// [`UselessCredit`]; it may have been added all the same.
+    /// [`UselessCredit`]; it may have been added nevertheless.
     pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, UselessCredit> {
         let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(UselessCredit)?;
         let is_needed = open.send.credit() < i64::from(STREAM_WINDOW);
