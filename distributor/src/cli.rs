@@ -20,7 +20,7 @@ use crate::{Config, serve_with_admin};
 const OTHER_DESCRIPTORS: u64 = 32;
 /// How long stopping may take: many times the usual 0.2 s.
 const MAX_STOP_TIME: Duration = Duration::from_secs(5);
-/// What the names of all variables begin with.
+/// The prefix of all variables' names.
 const PREFIX: &str = "DISTRIBUTOR_";
 
 /// Keeps the list of live nodes and tells every node of each join and leave.
@@ -142,8 +142,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// `distributor --print-defaults`: what systemd reads as an `EnvironmentFile`, and shells with
-/// `set -a`. It changes nothing.
+/// `distributor --print-defaults`: a file that systemd reads as an `EnvironmentFile`, and shells
+/// with `set -a`. It changes nothing.
 fn defaults() -> String {
     let mut out = String::new();
     for setting in ProcessSettings::SETTINGS.iter().chain(Config::SETTINGS) {

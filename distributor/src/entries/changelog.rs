@@ -92,8 +92,8 @@ impl Changelog {
         undone
     }
 
-    /// What has been touched from `base` to `target`, both results of [`base`](Self::base).
-    /// `listed` finds the entries of the newest state. Entries whose nodes have registered are
+    /// The entries touched from `base` to `target`, both results of [`base`](Self::base). `listed`
+    /// finds the entries of the newest state. Entries whose nodes have registered are
     /// `with_returned`, for receivers that see confirmed entries only.
     pub(super) fn touched<'a>(
         &'a self,

@@ -1,4 +1,4 @@
-//! What has changed between two states of the table.
+//! The difference between two states of the table.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::entries::EntryTable;
 use crate::entries::record::Record;
 use crate::entries::view::View;
 
-/// What has been touched between two revisions, whomever it concerns.
+/// The entries touched between two revisions, for all receivers.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     pub(crate) entries: Vec<TouchedEntry>,
@@ -31,8 +31,8 @@ pub(crate) struct TouchedEntry {
 }
 
 impl Touched {
-    /// What a receiver with this view has to be told of these entries, which are among those that
-    /// were touched.
+    /// The difference for a receiver with this view, from these entries, which are among the
+    /// touched ones.
     pub(crate) fn difference<'a>(
         &self,
         view: &View,
@@ -45,7 +45,7 @@ impl Touched {
     }
 }
 
-/// What has changed between two revisions, as far as it concerns one receiver.
+/// The difference between two revisions, as far as it concerns one receiver.
 #[derive(Debug, Default)]
 pub(crate) struct Difference {
     pub(crate) joined: Vec<Arc<Record>>,
@@ -59,14 +59,14 @@ pub(crate) struct Difference {
 }
 
 impl EntryTable {
-    /// What has changed from `base` to `target`, both results of [`base`](Self::base), for a
-    /// receiver with this view.
+    /// The difference from `base` to `target`, both results of [`base`](Self::base), for a receiver
+    /// with this view.
     pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
         let touched = self.touched(base, target, view.confirmed_only);
         touched.difference(view, &touched.entries)
     }
 
-    /// What has been touched from `base` to `target`: see [`Touched`].
+    /// The entries touched from `base` to `target`: see [`Touched`].
     pub(crate) fn touched(&self, base: u64, target: u64, with_returned: bool) -> Touched {
         self.changelog.touched(base, target, with_returned, |id| self.record(id))
     }

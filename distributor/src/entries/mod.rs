@@ -131,7 +131,7 @@ impl EntryTable {
         self.instances.len()
     }
 
-    /// What a session has registered.
+    /// The record of a session's registration.
     pub(crate) fn record_of(&self, session: SessionId) -> Option<&Arc<Record>> {
         self.sessions.get(&session).and_then(|id| self.entries.get(id)).map(|entry| &entry.record)
     }
@@ -248,7 +248,7 @@ impl EntryTable {
         Registered { outcome, superseded, retained }
     }
 
-    /// Removes what a session registered. A session that never registered, or was removed, changes
+    /// Removes a session's registration. A session that never registered, or was removed, changes
     /// nothing.
     pub(crate) fn remove_session(&mut self, session: SessionId, reason: LeaveReason) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;

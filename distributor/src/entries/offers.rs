@@ -1,5 +1,5 @@
-//! Finds urls that services of several names offer, and what only one node offers, without a search
-//! through all entries.
+//! Finds urls that services of several names offer, and offers that only one node has, without a
+//! search through all entries.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -78,8 +78,8 @@ impl Offers {
         urls(record).filter(is_new).collect()
     }
 
-    /// What an entry offers if it takes calls, as hashes: routes, events of its group, and prefixes
-    /// of HTTP.
+    /// The offers of an entry that takes calls, as hashes: routes, events of its group, and
+    /// prefixes of HTTP.
     fn of(&self, record: &Record) -> Vec<u64> {
         if !record.takes_calls {
             return Vec::new();
@@ -102,7 +102,7 @@ impl Offers {
 }
 
 impl EntryTable {
-    /// What a node offers, for [`lacks`](Self::lacks).
+    /// The offers of a node, for [`lacks`](Self::lacks).
     pub(crate) fn offers_of(&self, record: &Record) -> Box<[u64]> {
         self.offers.of(record).into()
     }

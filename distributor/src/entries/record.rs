@@ -1,4 +1,4 @@
-//! One node: what lists show of it, and what else is known of it.
+//! One node: its part in lists, and all else that is known of it.
 
 use protocol::{Registration, Version};
 
@@ -6,7 +6,7 @@ use protocol::{Registration, Version};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
-/// What lists show of a node, and what else is known of it.
+/// A node's part in lists, and all else that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// Its number in the order of registration. Changes name it by this number.
@@ -32,7 +32,7 @@ pub(crate) struct Record {
     pub(crate) is_confirmed: bool,
 }
 
-/// What makes two registrations of version 1 the same node.
+/// The identity by which two registrations of version 1 are one node.
 pub(crate) type NodeIdentity = (Box<str>, u16, Box<str>);
 
 impl Record {

@@ -1,8 +1,8 @@
-//! What a registration changes in the table.
+//! The change that a registration makes in the table.
 
 use crate::entries::SessionId;
 
-/// What a registration did.
+/// The kind of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegisterOutcome {
     /// A node that was not listed is listed.
@@ -13,7 +13,7 @@ pub(crate) enum RegisterOutcome {
     Unchanged,
 }
 
-/// What a registration changed.
+/// The change that a registration made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
     pub(crate) outcome: RegisterOutcome,

@@ -1,4 +1,4 @@
-//! Restores the table after a restart, from what one node still knows of it.
+//! Restores the table after a restart, from the copy of one node.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,10 +9,10 @@ use crate::entries::changelog::Changelog;
 use crate::entries::{Entry, EntryTable, Owner, Record};
 
 impl EntryTable {
-    /// Restores what a node knew of the Distributor before. Each of its nodes is expected back by
-    /// `until`, and nodes that have registered already stay. Peers that know that state can be sent
-    /// the changes since; other peers are told of an entry when its own node has registered.
-    /// Returns the nodes that are back already.
+    /// Restores a node's copy of the table of an earlier Distributor. Each of its nodes is expected
+    /// back by `until`, and nodes that have registered already stay. Peers that know that state can
+    /// be sent the changes since; other peers are told of an entry when its own node has
+    /// registered. Returns the nodes that are back already.
     pub(crate) fn restore(
         &mut self,
         copied: ResumePoint,

@@ -1,4 +1,4 @@
-//! What a frame from a peer means, without I/O.
+//! The meaning of a frame from a peer, without I/O.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) struct FrameCounts {
     pub(crate) strikes: u32,
 }
 
-/// What a frame asks for.
+/// The request in a frame.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Nothing to do.
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// A packet of a version 1 peer is skipped. The peer may not be told, so it is logged.
     Skip(Rejection),
     /// A version 1 peer's registration is rejected. The peer may not be told, so this is logged. It
-    /// is told of changes all the same, because version 1 tells every peer that registers.
+    /// is still told of changes, because version 1 tells every peer that registers.
     FollowOnly(Rejection),
     /// Register, or replace the registration.
     Register(Box<Registration>, RegisterOptions),
@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Leave,
     /// The peer knows this state, and is alive.
     Acknowledge(Pong),
-    /// What the peer reports of other nodes.
+    /// The peer's report about other nodes.
     Report(Report),
     /// A part of the peer's copy, which [`protocol::read_copy`] reads.
     CopyPart,

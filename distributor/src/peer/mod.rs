@@ -1,5 +1,5 @@
-//! One peer: what its frames ask for, and what it is still to be sent. Without I/O: no socket,
-//! task, clock or log.
+//! One peer: the requests in its frames, and the packets that it is still to be sent. Without I/O:
+//! no socket, task, clock or log.
 //!
 //! It must not decide which nodes are listed: the registry does. It must not import `shell`.
 

@@ -1,4 +1,4 @@
-//! What one peer is still to be sent, without I/O.
+//! The packets that one peer is still to be sent, without I/O.
 //!
 //! There is no queue. A peer is owed the update to the newest state or nothing, at most one reply
 //! and one notice, and the rest of at most one packet that its socket took in part. So a peer that
@@ -21,11 +21,11 @@ use crate::updates::turns::MIN_TURN_BYTES;
 /// A peer whose digest stays wrong is sent the list once in this time, not at every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
 
-/// Newcomers that wait for the publisher. Of a crowd it would come to the last after many rounds of
-/// all that is ready, so those beyond are sent the list by their own tasks, which begin at once.
+/// Newcomers that wait for the publisher. With a crowd, it would come to the last one only after
+/// many rounds. So further nodes are sent the list by their own tasks, which begin at once.
 pub(crate) const MAX_NEWCOMERS: usize = 64;
 
-/// What one peer is still to be sent.
+/// The packets that one peer is still to be sent.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     session: SessionId,
@@ -43,7 +43,7 @@ pub(crate) struct Outbox {
     remainder_since: Option<Instant>,
     /// A large packet is on its way, and the registry waits to hear that it is written.
     has_turn: bool,
-    /// What the peer is owed has to wait, and it has had a ping in its place.
+    /// Its packets have to wait, and it has had a ping instead.
     is_waiting: bool,
     window: ReadWindow,
     stalled_since: Option<Instant>,
@@ -61,7 +61,7 @@ pub(crate) enum Reply {
     Packet(OutPacket),
 }
 
-/// What a peer's socket should do now.
+/// The next step for a peer's socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WriteStep {
     /// Write these bytes and record how many were taken.
@@ -74,7 +74,7 @@ pub(crate) enum WriteStep {
     Done,
 }
 
-/// What a peer is sent unasked.
+/// Whether a peer is sent packets unasked.
 enum Unsolicited {
     Nothing,
     Packet(OutPacket, Option<StateAfter>),
@@ -282,8 +282,8 @@ impl Outbox {
         self.begin(now, packet)
     }
 
-    /// What the peer is owed has to wait. It is pinged at once: nodes give up a Distributor that
-    /// says nothing for long.
+    /// The peer's packets have to wait. It is pinged at once: nodes give up a Distributor that says
+    /// nothing for long.
     fn wait(&mut self, now: Instant, registry: &Registry, wait: Wait) -> WriteStep {
         let is_new = !std::mem::replace(&mut self.is_waiting, true);
         if is_new && self.follows && self.version == Version::V2 {

@@ -20,7 +20,7 @@ pub(crate) struct ReadProbe {
     is_suspect: bool,
 }
 
-/// What was seen of the node.
+/// The result of the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeResult {
     /// Nothing new: it has to be observed again.

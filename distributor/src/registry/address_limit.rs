@@ -10,7 +10,7 @@ use net::address_group;
 /// has 16 KiB for each node in half of the default list.
 const MAX_TIMES_FREE: usize = 1;
 
-/// What one address may hold while `free` bytes are left for all.
+/// The bytes that one address may hold while `free` bytes are left for all.
 pub(super) fn share_of(free: usize) -> usize {
     free.saturating_mul(MAX_TIMES_FREE)
 }

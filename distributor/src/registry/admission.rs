@@ -18,7 +18,7 @@ use crate::token_bucket::TokenBucket;
 /// After how long peers that register while the Distributor stops should come back.
 pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 
-/// What became of a registration.
+/// The outcome of a registration that is taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// It is listed. A session that it superseded has lost its entry.
@@ -44,7 +44,7 @@ pub(crate) enum RegisterError {
     Superseded,
 }
 
-/// What a registration that is taken changes for its session.
+/// The changes for the session of a registration that is taken.
 #[derive(Debug)]
 pub(crate) struct RegisterEffects {
     pub(crate) admission: Admission,
@@ -73,7 +73,7 @@ impl Admission {
         matches!(self, Self::Listed(Registered { outcome: RegisterOutcome::Unchanged, .. }))
     }
 
-    /// What the peer is told, if the registration is not listed at once.
+    /// The notice to the peer, if the registration is not listed at once.
     pub(crate) fn notice(&self) -> Option<Rejection> {
         let message = "the node comes and goes, or changes, too often; it will be listed as it is now";
         match self {
@@ -84,7 +84,8 @@ impl Admission {
 }
 
 impl RegisterError {
-    /// What the peer is told; nothing when the session is about to be cut with a reason of its own.
+    /// The packet for the peer; `None` when the session is about to be cut with a reason of its
+    /// own.
     pub(crate) fn rejection(&self) -> Option<Rejection> {
         let (status, reason, message, retry_after) = match self {
             Self::Busy(wait) => {
@@ -267,7 +268,7 @@ impl Registry {
         let registered = self.entries.register(session, registration, host);
         let since = match (registered.outcome, registered.superseded) {
             (RegisterOutcome::Joined, _) => Some(now),
-            // The instance goes on, over another connection.
+            // The instance continues over another connection.
             (_, Some(superseded)) => self.tenures.get(&superseded).map_or(Some(now), |tenure| tenure.since),
             // The entry was kept for it.
             (RegisterOutcome::Updated | RegisterOutcome::Unchanged, None) => None,

@@ -2,8 +2,8 @@
 //!
 //! It works as in routers (RFC 2439): a short stay costs a penalty, which halves with time. Beyond
 //! the cut-off, the next join waits until the penalty has fallen to the reuse threshold. A node
-//! that stays for long, or joins for the first time, never waits. A sole provider hardly waits:
-//! without it, calls of its routes fail, which is worse than telling all nodes of it.
+//! that stays for long, or joins for the first time, never waits. A sole provider waits only
+//! briefly: without it, calls of its routes fail, which is worse than telling all nodes of it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -16,7 +16,7 @@ use crate::token_bucket::TokenBucket;
 const LONG_STAY: Duration = Duration::from_secs(16);
 /// A penalty halves in this time.
 const HALF_LIFE: Duration = Duration::from_secs(8);
-/// The cut-off: after this many short stays, less what has faded, the next join waits.
+/// The cut-off: after this many short stays, less those that have faded, the next join waits.
 const CUT_OFF: f64 = 2.5;
 /// The reuse threshold: the penalty at which a join waits no longer.
 const REUSE: f64 = 1.0;
@@ -85,8 +85,7 @@ impl Damping {
         (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
     }
 
-    /// The same for a sole provider. What is decided here holds for the next join of this identity,
-    /// too.
+    /// The same for a sole provider. The decision holds for the next join of this identity, too.
     pub(crate) fn sole_delay(&mut self, now: Instant, identity: &NodeIdentity) -> Option<Duration> {
         let usual = self.delay(now, identity)?;
         let penalty = self.penalties.get_mut(&self.hasher.hash_one(identity))?;

@@ -36,14 +36,14 @@ pub(super) struct Deferred {
     pub(super) host: String,
     /// Bytes of the entry that it would have.
     pub(super) bytes: usize,
-    /// What it would offer: see [`EntryTable::lacks`](crate::entries::EntryTable::lacks).
+    /// Its offers: see [`EntryTable::lacks`](crate::entries::EntryTable::lacks).
     pub(super) offers: Box<[u64]>,
     pub(super) since: Instant,
     pub(super) until: Instant,
 }
 
 impl Deferred {
-    /// What makes it the same node when it comes again without an instance.
+    /// The identity by which it is recognised when it comes again without an instance.
     pub(super) fn identity(&self) -> NodeIdentity {
         (self.host.as_str().into(), self.registration.port, self.registration.name.as_str().into())
     }
@@ -170,8 +170,8 @@ impl Registry {
         }
     }
 
-    /// Drops what an instance that registers has deferred on another session: it is older, and must
-    /// not take over later.
+    /// Drops the deferred registration that this instance has on another session: it is older, and
+    /// must not be listed later.
     pub(super) fn supersede_deferred(&mut self, session: SessionId, instance: &str) {
         if let Some(other) = self.deferred.session_of(instance)
             && other != session

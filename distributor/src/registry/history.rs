@@ -1,4 +1,4 @@
-//! What happened to nodes, for operators who ask why.
+//! The history of nodes, for operators who ask why.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
@@ -44,7 +44,7 @@ struct StoredEvent {
 }
 
 impl History {
-    /// Records what happened to a node.
+    /// Records an event of a node.
     pub(crate) fn record(
         &mut self,
         at: Instant,
@@ -167,14 +167,14 @@ impl Registry {
         }
     }
 
-    /// Records that a part of what a node registers is ignored by all peers.
+    /// Records that all peers ignore a part of a node's registration.
     pub(crate) fn record_ignored(&mut self, now: Instant, session: SessionId, why: String) {
         if let Some(record) = self.entries.record_of(session) {
             self.history.record(now, self.entries.revision().rev, record, "ignored", why);
         }
     }
 
-    /// What happened to a node. Each listed node is known, whatever is remembered of it.
+    /// One event of a node. Each listed node is known, whatever is remembered of it.
     pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let mut events = self.history.events_of(now, node);
         let listed = self.entries.records().map(|record| &**record);

@@ -16,7 +16,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// than a hundredth of a core.
 const LARGE_MESH: usize = 1000;
 /// How long the answer to a ping may take before the peer is suspect, and other nodes prefer
-/// others: longer than a collector of garbage usually pauses a node.
+/// others: longer than garbage collection usually pauses a node.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung. With the longest
 /// interval of 1000 nodes, a hung node is off the list within ten seconds.
@@ -59,7 +59,7 @@ struct WatchedSession {
     due: ActiveTime,
 }
 
-/// What is to be done about a peer.
+/// The next step for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Ask for a sign of life.
@@ -147,8 +147,8 @@ impl Liveness {
         }
     }
 
-    /// What is to be done now. `heard` gives the active time at which something was last received
-    /// from a peer.
+    /// The steps that are due now. `heard` returns the active time at which something was last
+    /// received from a peer.
     pub(crate) fn tick(
         &mut self,
         now: Instant,

@@ -99,8 +99,8 @@ pub(crate) struct Registry {
 struct Tenure {
     /// `None` when it began before this Distributor, or before the node was lost among many.
     since: Option<Instant>,
-    /// The state that first showed what it has registered now. Nodes with interests are not told of
-    /// later ones that do not concern them.
+    /// The first state that contained its present registration. Nodes with interests are not told
+    /// of later ones that do not concern them.
     listed: Revision,
     /// Made with the first update.
     updates: Option<Box<TokenBucket>>,
@@ -114,7 +114,7 @@ pub(crate) struct Removal {
     pub(crate) is_retained: bool,
 }
 
-/// What is due.
+/// The actions that are due.
 #[derive(Debug, Default)]
 pub(crate) struct DueActions {
     /// The node to ask for its copy.
@@ -333,7 +333,7 @@ impl Registry {
         known == self.entries.revision() && digest.is_some_and(|digest| digest != self.entries.digest())
     }
 
-    /// Does what is due at `now`.
+    /// Carries out everything that is due at `now`.
     pub(crate) fn run_due(&mut self, now: Instant) -> DueActions {
         let was_restoring = self.warmup.is_restoring();
         let mut due = DueActions { copy_from: self.warmup.next_copy_source(now), ..DueActions::default() };

@@ -1,4 +1,4 @@
-//! The states that peers are being told, and what each peer is to be sent of them.
+//! The states that peers are being told, and the update that each peer is to be sent.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::updates::lists::{NextUpdate, PeerState, PublishedState};
 pub(super) struct PublishedStates {
     /// The list that version 1 peers are being sent.
     legacy: Option<(OutPacket, Revision)>,
-    /// What version 2 peers are being told.
+    /// The state that version 2 peers are being told.
     latest: PublishedState,
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// What is wrong, or why a registration is not listed now; for the peer and for the log.
+/// Why a packet is turned down, or why a registration is not listed now; for the peer and for the
+/// log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// A status as in HTTP.

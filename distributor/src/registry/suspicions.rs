@@ -63,7 +63,7 @@ struct Suspicion {
     forgiven_at: Instant,
 }
 
-/// What a report means for a version 1 node.
+/// The consequence of a report for a version 1 node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspected {
     /// Too few peers have reported it.
@@ -74,7 +74,7 @@ enum Suspected {
     Hung,
 }
 
-/// What is to be done after a report.
+/// The next step after a report.
 #[derive(Debug, Default)]
 pub(crate) struct ReportOutcome {
     /// Followers have to be told.
@@ -119,8 +119,8 @@ impl Suspicions {
         self.report_pairs.len()
     }
 
-    /// What a version 1 node is, now that this peer has reported it, as the only one that can
-    /// report if `is_sole`.
+    /// The consequence for a version 1 node that this peer has reported. `is_sole`: no other peer
+    /// can report.
     fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> Suspected {
         let id = record.id;
         let is_full = self.reported.len() >= MAX_SUSPICIONS;
@@ -235,7 +235,7 @@ impl Registry {
         outcome
     }
 
-    /// Records that a version 1 node was seen to read what it is sent.
+    /// Records that a version 1 node was seen to read its list.
     pub(crate) fn record_reading(&mut self, now: Instant, session: SessionId) {
         if let Some(record) = self.entries.record_of(session) {
             self.suspicions.record_alive(now, record.id);

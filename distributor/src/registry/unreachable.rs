@@ -1,4 +1,5 @@
-//! What peers report of nodes that they cannot connect to: it is told to those who can mend it.
+//! Peers' reports of nodes that they cannot connect to. The node and its operators are told,
+//! because they can mend it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -16,11 +16,12 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest that a session may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// What is compared in one check, in names and urls: waits beyond that are checked in the next one.
+/// Most names and urls that are compared in one check. Further waits are checked in the next one.
 /// It takes a few milliseconds.
 const MAX_COMPARISONS: usize = 20_000;
 
-/// The waits, at most one for each session, and what version 2 sessions have acknowledged.
+/// The waits, at most one for each session, and the states that version 2 sessions have
+/// acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct VisibilityWaits {
     open: BTreeMap<SessionId, VisibilityWait>,
@@ -36,7 +37,7 @@ pub(crate) struct VisibilityWaits {
 #[derive(Debug, Default)]
 struct Watcher {
     acknowledged: Revision,
-    /// What it is told of; `None` for all.
+    /// Its interests; `None` means all.
     interests: Option<Arc<Interests>>,
 }
 
@@ -126,7 +127,7 @@ impl VisibilityWaits {
     }
 
     /// Waits that have ended: enough of the nodes that are told of it know, or the time is over.
-    /// `record_of` gives what a session has registered.
+    /// `record_of` returns the record of a session.
     pub(crate) fn poll_resolved<'r>(
         &mut self,
         now: Instant,

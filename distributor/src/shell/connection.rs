@@ -1,4 +1,4 @@
-//! One connection: reads packets, writes what its session is still to be sent, and ends when either
+//! One connection: reads packets, writes the packets of its session's outbox, and ends when either
 //! fails.
 
 mod task;
@@ -27,7 +27,7 @@ pub(super) enum ConnectionEnd {
     Gone(LeaveReason),
     /// We are stopping.
     Stopping,
-    /// The peer is told what is wrong, and is then cut.
+    /// The peer is told the reason, and is then cut.
     Rejected(Rejection),
     /// The registry has removed the session; the peer is told why.
     CutByRegistry(LeaveReason),

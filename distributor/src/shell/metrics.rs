@@ -1,4 +1,4 @@
-//! Figures of what the Distributor has done and what it holds, for Prometheus.
+//! The Distributor's counters and gauges, for Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

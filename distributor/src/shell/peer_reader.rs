@@ -109,7 +109,7 @@ impl PeerReader {
         !matches!(self.memory, PacketMemory::Pending(_))
     }
 
-    /// Reads what the socket has, as far as there is room; `false` when the peer has closed its
+    /// Reads the available bytes, as far as there is room; `false` when the peer has closed its
     /// side.
     pub(super) fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
         let limit =

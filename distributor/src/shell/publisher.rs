@@ -15,7 +15,7 @@ use crate::shell::shared::{Shared, index};
 const WRITES_PER_SLICE: usize = 64;
 const BYTES_PER_SLICE: usize = 1 << 20;
 
-/// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into
+/// Bytes of lists a second that a publisher aims at: a fraction of the rate at which one core fills
 /// loopback sockets.
 const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
 /// A publisher pauses this many times as long as it has worked, so that it takes a third of a core

@@ -164,7 +164,7 @@ impl SessionGuard {
         self.shared.lock().registry.history(Instant::now().into_std(), node)
     }
 
-    /// Records what was observed of a version 1 node: it reads, or has not for a while.
+    /// Records an observation of a version 1 node: it reads, or has not read for a while.
     pub(crate) fn apply_verdict(&self, verdict: Verdict) {
         let now = Instant::now().into_std();
         let mut state = self.shared.lock();
@@ -179,8 +179,8 @@ impl SessionGuard {
         }
     }
 
-    /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is
-    /// about to come.
+    /// Whether a peer that has just connected is greeted later, because the list of an earlier
+    /// Distributor is about to be restored.
     pub(crate) fn defers_greetings(&self) -> bool {
         self.shared.lock().registry.defers_updates(Version::V1)
     }
@@ -221,13 +221,12 @@ impl Session {
         Duration::from_nanos(self.last_heard.load(Ordering::Relaxed))
     }
 
-    /// Writes what the peer is owed, as far as its socket takes it, and returns the number of
-    /// bytes. Never waits.
+    /// Writes the outbox, as far as the peer's socket takes it, and returns the number of bytes.
+    /// Never waits.
     ///
-    /// The publisher sends changes, so that they merge. The connection's task finishes what the
-    /// publisher cannot; until that is done, the publisher skips the session. No change is lost
-    /// between them: both ask for the newest state while they hold the outbox, so the last of them
-    /// has sent it.
+    /// The publisher sends changes, so that they merge. The connection's task writes the rest;
+    /// until that is done, the publisher skips the session. No change is lost between them: both
+    /// ask for the newest state while they hold the outbox, so the last of them has sent it.
     pub(crate) fn flush(&self, shared: &Shared, writer: Writer) -> (FlushOutcome, usize) {
         let mut outbox = self.outbox();
         if writer == Writer::Publisher && (outbox.is_behind || outbox.owes_reply()) {

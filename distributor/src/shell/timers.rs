@@ -1,4 +1,4 @@
-//! Does what is due.
+//! Runs the timers.
 
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ use crate::shell::session::{FlushOutcome, Writer};
 use crate::shell::shared::{Shared, SharedState, index};
 
 impl Shared {
-    /// Does what is due, and pings peers that are silent. Runs until cancelled.
+    /// Carries out everything that is due, and pings peers that are silent. Runs until cancelled.
     pub(crate) async fn run_timers(&self) {
         loop {
             let next = {

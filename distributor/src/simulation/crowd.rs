@@ -1,6 +1,6 @@
 //! A crowd that starts at once, with a Distributor and nodes of bounded speed: each packet and byte
-//! takes time, so what is done in vain makes all that follows later. A loop that feeds itself never
-//! ends here: nodes that are served too late give up, come back, and cost more.
+//! takes time, so useless work delays everything after it. A loop that feeds itself never ends
+//! here: nodes that are served too late give up, come back, and cost more.
 
 mod nodes;
 
@@ -18,8 +18,8 @@ use crate::updates::lists::Wait;
 const NODES: usize = 3000;
 /// Bytes of a list, packed, for each of them: with random ids about 40.
 const LIST_BYTES_EACH: usize = 50;
-/// What a packet costs the Distributor, written or read, whatever its length, and what a new
-/// connection does.
+/// The cost of a packet to the Distributor, written or read, whatever its length, and the cost of a
+/// new connection.
 const PACKET_TIME: Duration = Duration::from_micros(20);
 const CONNECTION_TIME: Duration = Duration::from_micros(100);
 /// How long the Distributor takes to encode, or write, a byte: 20 MB/s, as on a machine that does
@@ -31,8 +31,8 @@ const READ_BYTES: usize = 2000;
 const SOCKET_BYTES: usize = 16 * 1024;
 /// When a node gives up a Distributor that says nothing, if it was not pinged.
 const SILENCE: Duration = Duration::from_secs(15);
-/// What a node keeps of a packet: all of one that is not packed, and of others the state, which
-/// stands first.
+/// The part of a packet that a node keeps: all of one that is not packed, and of others the state,
+/// which stands first.
 const KEPT_BYTES: usize = 20_000;
 /// Sockets that the publisher writes to before others have a turn.
 const WRITES_PER_SLICE: usize = 64;
@@ -44,7 +44,7 @@ struct Crowd {
     registry: Registry,
     nodes: Vec<CrowdNode>,
     links: BTreeMap<u64, CrowdLink>,
-    /// What the Distributor has to do, in turn.
+    /// The work of the Distributor, in turn.
     ready: VecDeque<Task>,
     /// Links that wait for a packet that is made for one peer at a time, or for their turn.
     queue: VecDeque<u64>,
@@ -101,7 +101,7 @@ struct CrowdNode {
     known: Option<Revision>,
 }
 
-/// A connection, and what the shell keeps of it.
+/// A connection, and its state in the shell.
 struct CrowdLink {
     node: usize,
     up: VecDeque<Bytes>,
@@ -217,8 +217,8 @@ impl Crowd {
         }
     }
 
-    /// What is due: greetings, the head of the queue, the publisher's pause, pings and verdicts.
-    /// All of it waits for its turn behind what is ready.
+    /// The next event that is due: a greeting, the head of the queue, the end of the publisher's
+    /// pause, a ping or a verdict. It waits behind the work that is ready.
     fn step_timers(&mut self) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
         let greeted = self.links.iter().filter(|(_, link)| !link.is_ready && is_due(link.outbox.greet_at()));
@@ -309,7 +309,7 @@ impl Crowd {
         }
     }
 
-    /// As `shell/session` does: writes what the peer is owed and its socket takes.
+    /// Writes the outbox as far as the socket takes it, as `shell/session` does.
     fn flush(&mut self, id: u64, publishes: bool) -> (Flow, usize) {
         let Some(link) = self.links.get_mut(&id) else { return (Flow::Done, 0) };
         let outbox = &mut link.outbox;

@@ -61,7 +61,7 @@ impl World {
         }
     }
 
-    /// Does what the Distributor's timer task does: pings, verdicts, and what is due.
+    /// Acts as the Distributor's timer task: pings, verdicts, and actions that are due.
     pub(super) fn run_timers(&mut self) {
         let Some(distributor) = &mut self.distributor else { return };
         let turn = distributor.registry.run_due(self.now);
@@ -115,8 +115,8 @@ impl World {
         }
     }
 
-    /// Writes what the outbox has into the connection, as the shell does with a socket that has
-    /// this much room. `publishes` says that a publisher writes, and not the connection's own task.
+    /// Writes the outbox into the connection, as the shell does with a socket that has this much
+    /// room. `publishes` says that a publisher writes, and not the connection's own task.
     pub(super) fn flush(&mut self, id: u64, publishes: bool) {
         let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
             return;
@@ -145,7 +145,7 @@ impl World {
         };
     }
 
-    /// Does what the two publishers do.
+    /// Acts as the two publishers.
     pub(super) fn publish(&mut self) {
         for version in [Version::V1, Version::V2] {
             let Some(distributor) = &mut self.distributor else { return };

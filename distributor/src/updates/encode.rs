@@ -50,8 +50,8 @@ pub(crate) fn left_out(entries: &EntryTable, config: &Config) -> BTreeSet<u64> {
     left_out
 }
 
-/// Bytes of entries that fit into a list for version 1; `None` if all of them fit, or are sent all
-/// the same.
+/// Bytes of entries that fit into a list for version 1; `None` if all of them fit, or are sent
+/// anyway.
 fn legacy_room(entries: &EntryTable, config: &Config) -> Option<usize> {
     let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
     match config.oversized_list {

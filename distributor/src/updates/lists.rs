@@ -29,8 +29,8 @@ pub(crate) struct ListCache {
     /// The state to which the packets below lead.
     published: PublishedState,
     changes: HashMap<PeerState, OutPacket>,
-    /// What has changed since a revision, for one view. Peers that the last changes did not concern
-    /// share one difference, even if they were last sent different states.
+    /// The delta since a revision, for one view. Peers that the last changes did not concern share
+    /// one difference, even if they were last sent different states.
     differences: HashMap<(u64, View), Arc<Difference>>,
     /// The last deltas between two states that were published, the newest last. Together they have
     /// no more bytes than a list.
@@ -72,7 +72,7 @@ const UNUSED_PACE: Duration = Duration::from_millis(5);
 /// encoding it.
 const BYTES_IN_VAIN: usize = 4;
 
-/// What a version 2 peer knows.
+/// The state that a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PeerState {
     /// The state that it was last sent, or that it says it holds.
@@ -86,7 +86,7 @@ pub(crate) struct PeerState {
     pub(crate) takes_packed: bool,
 }
 
-/// What a peer knows after a packet.
+/// The state that a peer knows after a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateAfter {
     pub(crate) revision: Revision,
@@ -95,7 +95,7 @@ pub(crate) struct StateAfter {
     pub(crate) confirmed_only: bool,
 }
 
-/// What a version 2 peer should be sent.
+/// The next update of a version 2 peer.
 #[derive(Debug)]
 pub(crate) enum NextUpdate {
     /// Nothing: up to this state, it already knows all that concerns it.
@@ -106,7 +106,7 @@ pub(crate) enum NextUpdate {
     Later(Wait),
 }
 
-/// What a packet for one peer waits for, and when to try again.
+/// Why a packet for one peer waits, and when to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// Such packets are encoded at a pace.
@@ -224,8 +224,8 @@ impl ListCache {
         }
     }
 
-    /// All that has changed since what a peer knows, in one packet; `None` if that is not known any
-    /// more, or too much.
+    /// All changes since the state that a peer knows, in one packet; `None` if they are not kept
+    /// any more, or are too many.
     fn own_delta(&mut self, entries: &EntryTable, published: PublishedState, known: &PeerState) -> Option<NextUpdate> {
         let (newest, known_revision) = (published.header.revision, known.revision?);
         let base = entries.base(match known.irrelevant_until {
@@ -377,7 +377,7 @@ impl ListCache {
         let has_room = self.memory.has_room(bytes);
         let worked = if has_room { bytes } else { bytes / BYTES_IN_VAIN };
         let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
-        // Timers are coarse: what was not used of the last milliseconds may be used now.
+        // Timers are coarse: the unused part of the last milliseconds may be used now.
         let from = self.subset_at.map_or(now, |at| at.max(now.checked_sub(UNUSED_PACE).unwrap_or(now)));
         self.subset_at = Some(from + pace);
         if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
@@ -652,7 +652,7 @@ mod tests {
             assert_eq!(packed * 5 < plain, is_packed, "{packed} of {plain} bytes");
             assert!(packed <= plain);
         }
-        // Of a newcomer's list, only the blocks that have changed are packed anew.
+        // Only the changed blocks of a newcomer's list are packed anew.
         let (_, waits) = catch_up(&mut lists, &entries, &mut Replica::default(), true);
         assert!(waits <= 3, "{waits}");
     }

@@ -194,7 +194,7 @@ mod tests {
     fn kept_blocks_are_counted_and_bounded() {
         let memory = UpdateBudget::new(usize::MAX);
         let mut kept = PackedBlocks::new(memory.clone());
-        // What repeats nowhere is hardly packed.
+        // Text without repetitions is hardly compressed.
         let mut rng = fastrand::Rng::with_seed(1);
         let entry: String = (0..48_000).map(|_| rng.alphanumeric()).collect();
         let (_, is_new) = kept.packed(&[record(0, 10)]);

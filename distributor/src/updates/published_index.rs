@@ -1,5 +1,5 @@
-//! What concerns a node with interests, without a look at everything: thousands of nodes with
-//! interests of their own may register at once, and all of them are told of changes.
+//! Finds the entries that concern a node with interests, without a search through all of them:
+//! thousands of such nodes may register at once, and all of them are told of changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -35,7 +35,7 @@ struct IndexedState {
     offers: OfferIndex,
 }
 
-/// What was touched between two states.
+/// The entries touched between two states.
 #[derive(Debug)]
 struct IndexedStep {
     touched: Touched,
@@ -80,8 +80,8 @@ impl PublishedIndex {
         (records.filter(|record| view.includes(record)).cloned().collect(), looks)
     }
 
-    /// What concerns a view from `base` to `target`; `None` if that is not the step that led to the
-    /// published state, or the view has to be told of more than that has touched.
+    /// The touched entries that concern a view, from `base` to `target`; `None` if that is not the
+    /// step that led to the published state, or if further entries concern the view.
     pub(super) fn difference(
         &mut self,
         entries: &EntryTable,

@@ -1,4 +1,4 @@
-//! What has changed between two states that are published to all peers.
+//! The delta between two states that are published to all peers.
 
 use protocol::{Revision, UpdateHeader};
 

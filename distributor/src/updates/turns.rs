@@ -1,4 +1,4 @@
-//! Whose turn it is to be sent a large packet, and who waits for a first list.
+//! The turns of peers that wait for a large packet, and the nodes that wait for a first list.
 //!
 //! Thousands of nodes that start at once are each owed a list. If all lists went out together, none
 //! would be there for a long time, the sockets of all would be full, and what changes meanwhile
@@ -16,11 +16,12 @@ pub(crate) const MIN_TURN_BYTES: usize = 64 * 1024;
 /// system holds for each (128 KiB) they take 32 MiB.
 const MAX_TURNS: usize = 256;
 /// A turn ends when the packet is written. While others wait, it ends after this time at the
-/// latest: peers that read slowly must not keep others waiting. A packet that has begun goes on
+/// latest: peers that read slowly must not keep others waiting. A packet that has begun continues
 /// without a turn.
 const MAX_TURN_TIME: Duration = Duration::from_millis(250);
-/// It lasts until others have asked in vain this often. On a busy machine all that is ready has its
-/// turn between two such questions, and then it is this process that is slow, and no peer.
+/// It lasts until others have asked this often and were told to wait. On a busy machine all that is
+/// ready has its turn between two such questions, and then it is this process that is slow, and no
+/// peer.
 const MIN_REFUSALS: u64 = 16;
 /// When there is no turn, the peer that is first in the queue asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
@@ -34,7 +35,7 @@ const MAX_WAITING: usize = 2000;
 pub(crate) struct Turns {
     /// The oldest first.
     begun: VecDeque<Turn>,
-    /// How often a peer has asked in vain.
+    /// How often a peer has asked and was told to wait.
     refusals: u64,
     waiting: HashSet<SessionId>,
 }

@@ -1,4 +1,4 @@
-//! What a Distributor knows that takes over from another one.
+//! A Distributor that takes over from another one, and how it learns the list.
 
 use protocol::Key;
 

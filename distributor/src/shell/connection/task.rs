@@ -1,5 +1,5 @@
-//! The task of a connection: in rounds it writes what is due, handles what has arrived, and waits
-//! for more.
+//! The task of a connection: in each round it writes the packets that are due, handles those that
+//! have arrived, and waits for more.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -70,7 +70,7 @@ enum QueueState {
     First { _head: QueueHead },
 }
 
-/// What a connection's task has waited for.
+/// The event that has ended the wait of a connection's task.
 enum Wake {
     Stopping,
     /// The socket is readable, writable, or broken.
@@ -89,7 +89,7 @@ enum Wake {
     Due,
 }
 
-/// What a round waits for at its end.
+/// The events that a round waits for at its end.
 struct Awaited {
     /// The socket should be read.
     listens: bool,
@@ -133,7 +133,7 @@ impl ConnectionTask<'_> {
         self.handle_wake(woken, &awaited)
     }
 
-    /// Does what others have asked of the session.
+    /// Carries out requests of other tasks to the session.
     fn check_session(&mut self) -> Result<(), ConnectionEnd> {
         let session = &self.guard.session;
         if let Some(reason) = session.cut_reason.get() {
@@ -178,7 +178,7 @@ impl ConnectionTask<'_> {
         Ok(())
     }
 
-    /// Decides what to wait for, after the peer was written to with this outcome.
+    /// Decides which events to wait for, after the peer was written to with this outcome.
     ///
     /// # Errors
     /// The connection is broken, or its peer holds memory that is short.
@@ -290,7 +290,7 @@ impl ConnectionTask<'_> {
         Ok(())
     }
 
-    /// Reads what a socket has that is ready.
+    /// Reads the available bytes of a socket that is ready.
     fn read(&mut self, ready: std::io::Result<Ready>) -> Result<(), ConnectionEnd> {
         let broken = |error: std::io::Error| ConnectionEnd::Gone(reason(&error));
         if !ready.map_err(broken)?.is_readable() {
@@ -397,7 +397,7 @@ fn begin_probe(session: &Session) -> Option<ReadProbe> {
     Some(probe)
 }
 
-/// What a socket error says about the peer.
+/// The reason for a peer's leave, by a socket error.
 fn reason(error: &std::io::Error) -> LeaveReason {
     use std::io::ErrorKind as Kind;
     match error.kind() {

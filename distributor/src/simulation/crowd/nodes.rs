@@ -1,4 +1,4 @@
-//! The nodes of the crowd. They do what a node of the SDK does: they come back when they are told
+//! The nodes of the crowd. They behave like a node of the SDK: they come back when they are told
 //! to, and give up a Distributor that says nothing.
 
 use protocol::{Ping, Response};
@@ -6,7 +6,7 @@ use protocol::{Ping, Response};
 use super::*;
 
 impl Crowd {
-    /// What all nodes do in some milliseconds.
+    /// The events of all nodes in some milliseconds.
     pub(super) fn step_nodes(&mut self, milliseconds: usize) {
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
@@ -69,7 +69,7 @@ impl Crowd {
         self.wake(id);
     }
 
-    /// A node reads, and does what follows.
+    /// A node reads, and reacts.
     fn read(&mut self, number: usize, id: u64, most: usize) {
         let mut room = most;
         while let Some(link) = self.links.get_mut(&id)
