@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::Once;
 
+use procfs::net::TcpNetEntry;
 use procfs::process::{FDTarget, Process};
 
 /// Ports that programs of the mesh, and what stands beside them, use unless told otherwise.
@@ -56,10 +57,10 @@ pub(crate) fn watch() {
             let listener = TcpListener::bind(("127.0.0.1", port));
             let listener = listener.unwrap_or_else(|error| panic!("cannot watch port {port}: {error}"));
             std::thread::spawn(move || {
-                while let Ok((stream, peer)) = listener.accept() {
-                    let found = (0..MAX_LOOKUPS).find_map(|_| owner(peer));
+                while let Ok((_stream, peer)) = listener.accept() {
+                    let watched = SocketAddr::from(([127, 0, 0, 1], port));
+                    let found = (0..MAX_LOOKUPS).find_map(|_| owner(peer, watched));
                     let Some(program) = found.filter(is_ours) else { continue };
-                    let port = stream.local_addr().map_or(0, |address| address.port());
                     let words = program.cmdline().unwrap_or_default().join(" ");
                     let text = format!("a test connects to the watched port {port}: {words}\n");
                     // Straight, as what tests print is kept back.
@@ -78,10 +79,12 @@ fn numbers(ports: &str) -> Vec<u16> {
         .collect()
 }
 
-/// The process that has this address, as far as the system tells.
-fn owner(address: SocketAddr) -> Option<Process> {
+/// The process that connects from one address to the other, as far as the system tells. A socket
+/// that is closed and waits may have the same local address: it belongs to no process.
+fn owner(from: SocketAddr, to: SocketAddr) -> Option<Process> {
     let sockets = procfs::net::tcp().ok()?;
-    let inode = sockets.iter().find(|socket| socket.local_address == address)?.inode;
+    let is_it = |socket: &&TcpNetEntry| socket.local_address == from && socket.remote_address == to;
+    let inode = sockets.iter().find(is_it)?.inode;
     let owns = |process: &Process| {
         let mut descriptors = process.fd().into_iter().flatten().flatten();
         descriptors.any(|one| matches!(one.target, FDTarget::Socket(socket) if socket == inode))
