@@ -122,7 +122,7 @@ impl Worker {
         // Our own time-outs close a client that pauses; in a tunnel, those of its two ends do.
         set_tcp_options_with_timeout(&stream, self.upstreams.snapshot().config.write_timeout.max(MIN_TCP_TIMEOUT));
         limit_unsent(&stream);
-        let _connected = self.metrics.connection();
+        let _connected = self.metrics.count_connection();
         let client = self.clients.track(address.ip(), self.stop.child_token(), permit);
         let tls = self.tls.as_deref().filter(|_| is_tls);
         let reason = tokio::select! {

@@ -19,7 +19,7 @@ use crate::downstream::proxy_protocol::{self, ProxyHeader};
 use crate::downstream::tls::Tls;
 use crate::downstream::worker::Worker;
 use crate::io::budget::{ConnectionBudget, Reservation};
-use crate::io::stream::ClientStream;
+use crate::io::stream::MaybeTlsStream;
 use crate::message::forwarded::ForwardedInfo;
 use crate::message::head::{RequestHead, Scheme};
 use crate::message::problem::Problem;
@@ -82,14 +82,14 @@ impl DownstreamConnection<'_> {
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
                     Ok(Some(true)) => {
-                        return Box::pin(self.http2(ClientStream::from(stream), &config, address, scheme)).await;
+                        return Box::pin(self.http2(MaybeTlsStream::from(stream), &config, address, scheme)).await;
                     }
                     Ok(Some(false)) => {}
                     Ok(None) => return "closed by the client",
                     Err(_elapsed) => return "idle",
                 }
             }
-            return self.http1(ClientStream::from(stream), &config, address, scheme).await;
+            return self.http1(MaybeTlsStream::from(stream), &config, address, scheme).await;
         };
         // Boxed, so that clients without TLS hold no memory for it.
         Box::pin(self.tls(stream, tls, &config, address, deadline)).await
@@ -112,17 +112,17 @@ impl DownstreamConnection<'_> {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
                 let handler = PlainOnTlsHandler { proxy: &self.proxy(address, Scheme::Http) };
-                return http1::run(ClientStream::from(stream), config, self.client, &handler).await;
+                return http1::run(MaybeTlsStream::from(stream), config, self.client, &handler).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",
         }
         let is_crowded = self.client.is_crowded();
-        let _session_bytes = self.worker.metrics.uncounted(Tls::session_bytes(is_crowded));
+        let _session_bytes = self.worker.metrics.count_uncounted(Tls::session_bytes(is_crowded));
         match timeout(config.handshake_timeout, tls.accept(stream, is_crowded)).await {
             Ok(Ok(stream)) => {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let stream = ClientStream::from(stream);
+                let stream = MaybeTlsStream::from(stream);
                 if is_2 {
                     self.http2(stream, config, address, Scheme::Https).await
                 } else {
@@ -160,26 +160,26 @@ impl DownstreamConnection<'_> {
 
     async fn http1(
         &self,
-        stream: ClientStream,
+        stream: MaybeTlsStream,
         config: &Arc<Config>,
         address: SocketAddr,
         scheme: Scheme,
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
-        let _bytes = self.worker.metrics.uncounted(http1::UNCOUNTED_BYTES);
+        let _bytes = self.worker.metrics.count_uncounted(http1::UNCOUNTED_BYTES);
         let serving = pin!(http1::run(stream, config, self.client, &proxy));
         self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
     }
 
     async fn http2(
         &self,
-        stream: ClientStream,
+        stream: MaybeTlsStream,
         config: &Arc<Config>,
         address: SocketAddr,
         scheme: Scheme,
     ) -> &'static str {
         let proxy = self.proxy(address, scheme);
-        let _bytes = self.worker.metrics.uncounted(http2::UNCOUNTED_BYTES);
+        let _bytes = self.worker.metrics.count_uncounted(http2::UNCOUNTED_BYTES);
         let serving = pin!(http2::run(stream, config, self.client, &proxy));
         self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
     }

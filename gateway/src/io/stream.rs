@@ -1,4 +1,4 @@
-//! A client's bytes: over plain TCP, or inside TLS.
+//! The bytes of a connection: over plain TCP, or inside TLS.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -17,9 +17,9 @@ use tracing::debug;
 
 use crate::io::client_pace::ClientPace;
 
-/// A connection to a client.
+/// A connection, with TLS or without.
 #[derive(Debug)]
-pub(crate) enum ClientStream {
+pub(crate) enum MaybeTlsStream {
     Plain(QueuedSocket),
     /// The lock is for its two halves, which one task holds, so it is never contended.
     Tls(Box<Mutex<TlsStream<QueuedSocket>>>),
@@ -54,19 +54,19 @@ pub(crate) enum WriteError {
     Broken,
 }
 
-impl From<TlsStream<QueuedSocket>> for ClientStream {
+impl From<TlsStream<QueuedSocket>> for MaybeTlsStream {
     fn from(stream: TlsStream<QueuedSocket>) -> Self {
         Self::Tls(Box::new(Mutex::new(stream)))
     }
 }
 
-impl From<TcpStream> for ClientStream {
+impl From<TcpStream> for MaybeTlsStream {
     fn from(stream: TcpStream) -> Self {
         Self::Plain(stream.into())
     }
 }
 
-impl ClientStream {
+impl MaybeTlsStream {
     /// Both directions, to be used at the same time by one task.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         match self {
@@ -156,7 +156,7 @@ pub(crate) async fn reset(stream: &(impl Readable + Sync)) {
     drop(waited);
 }
 
-impl Readable for ClientStream {
+impl Readable for MaybeTlsStream {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // Cheaper than tokio's `readable`, which supports any number of waiting tasks.
@@ -279,7 +279,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl AsyncRead for ClientStream {
+impl AsyncRead for MaybeTlsStream {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
@@ -310,7 +310,7 @@ fn poll_read_tls(
     }
 }
 
-impl ClientStream {
+impl MaybeTlsStream {
     /// Completes when the system has taken all that was written. To be awaited before a close that
     /// waits for nothing. Cancel safe.
     ///
@@ -382,7 +382,7 @@ macro_rules! forward_writes {
     };
 }
 
-forward_writes!(ClientStream, session => own(session));
+forward_writes!(MaybeTlsStream, session => own(session));
 forward_writes!(WriteHalf<'_>, session => lock(session));
 
 #[cfg(test)]
@@ -405,7 +405,7 @@ mod tests {
         let mut client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
         let inner = listener.accept().await.unwrap().0;
         limit_unsent(&inner);
-        let mut stream = ClientStream::from(inner);
+        let mut stream = MaybeTlsStream::from(inner);
         let (_, mut to_client) = stream.split();
         let pace = ClientPace::new(tokio::time::Instant::now());
         let mut taken = 0;
@@ -433,7 +433,7 @@ mod tests {
         tokio::task::yield_now().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut stream = ClientStream::from(listener.accept().await.unwrap().0);
+        let mut stream = MaybeTlsStream::from(listener.accept().await.unwrap().0);
         let (mut taken, mut other) = (4, stream.duplicate().unwrap().into_std().unwrap());
         while let Ok(bytes) = other.write(&[b'x'; 8192]) {
             taken += bytes;

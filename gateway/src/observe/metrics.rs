@@ -52,7 +52,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts a request that was answered, or given up if there is no status.
-    pub(crate) fn request(&self, status: Option<u16>, took: Duration) {
+    pub(crate) fn record_request(&self, status: Option<u16>, took: Duration) {
         let counter = status.and_then(|status| self.responses.get(usize::from(status).checked_sub(100)?));
         counter.unwrap_or(&self.unanswered).fetch_add(1, Ordering::Relaxed);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -77,14 +77,14 @@ impl Metrics {
     }
 
     /// Counts a connected client until the returned value is dropped.
-    pub(crate) fn connection(self: &Arc<Self>) -> ConnectionCount {
+    pub(crate) fn count_connection(self: &Arc<Self>) -> ConnectionCount {
         self.connections.fetch_add(1, Ordering::Relaxed);
         ConnectionCount(Arc::clone(self))
     }
 
     /// Counts bytes that a client may take beside the counted ones, until the returned value is
     /// dropped.
-    pub(crate) fn uncounted(&self, bytes: usize) -> UncountedBytes<'_> {
+    pub(crate) fn count_uncounted(&self, bytes: usize) -> UncountedBytes<'_> {
         self.uncounted.fetch_add(bytes as u64, Ordering::Relaxed);
         UncountedBytes(self, bytes)
     }
@@ -236,18 +236,18 @@ mod tests {
     #[test]
     fn workers_are_added_up() {
         let workers: [Arc<Metrics>; 2] = Default::default();
-        workers[0].request(Some(200), Duration::from_micros(300));
-        workers[1].request(Some(200), Duration::from_millis(3));
-        workers[1].request(Some(599), Duration::from_secs(100));
-        workers[1].request(None, Duration::ZERO);
-        workers[1].request(Some(999), Duration::ZERO);
+        workers[0].record_request(Some(200), Duration::from_micros(300));
+        workers[1].record_request(Some(200), Duration::from_millis(3));
+        workers[1].record_request(Some(599), Duration::from_secs(100));
+        workers[1].record_request(None, Duration::ZERO);
+        workers[1].record_request(Some(999), Duration::ZERO);
         workers[0].record_malformed_response();
         workers.iter().for_each(|worker| worker.record_fields_left_out(2));
         workers.iter().for_each(|worker| worker.record_turn_wait());
-        let _one = workers[0].connection();
-        drop(workers[1].connection());
-        let _bytes = workers[0].uncounted(1000);
-        drop(workers[1].uncounted(10));
+        let _one = workers[0].count_connection();
+        drop(workers[1].count_connection());
+        let _bytes = workers[0].count_uncounted(1000);
+        drop(workers[1].count_uncounted(10));
         let text = text(
             &workers,
             &ProcessTotals {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::downstream::http1;
 use crate::downstream::tracked_client::TrackedClient;
-use crate::io::stream::ClientStream;
+use crate::io::stream::MaybeTlsStream;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
@@ -70,7 +70,7 @@ impl Admin {
                     order.push_back(clients.spawn(async move {
                         let config = Arc::clone(&admin.config.borrow());
                         let client = TrackedClient::untracked(CancellationToken::new());
-                        http1::run(ClientStream::from(stream), &config, &client, &admin).await
+                        http1::run(MaybeTlsStream::from(stream), &config, &client, &admin).await
                     }));
                 }
                 Some(_) = clients.join_next() => {}

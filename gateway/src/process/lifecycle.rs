@@ -56,12 +56,12 @@ async fn run_inner(
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
     let running = Arc::new((settings, wanted_connections));
     let bounds = config.clone();
-    let longest = move || bounds.borrow().drain_timeout + MAX_END_TIME;
+    let max_stop_time = move || bounds.borrow().drain_timeout + MAX_END_TIME;
     let (hung_up, outlives_terminal, has_file) =
         (Arc::new(Notify::new()), upgrade::outlives_terminal(), read.is_some());
     let reloads = AbortOnDropHandle::new(tokio::spawn({
         let (hung_up, sender) = (Arc::clone(&hung_up), sender.clone());
-        reload_at_hang_ups(hung_up, read.map(Arc::new), Arc::clone(&running), sender)
+        reload_on_hang_ups(hung_up, read.map(Arc::new), Arc::clone(&running), sender)
     }));
     let survives = move |hang_up| {
         let survives = outlives_terminal || is_survived(hang_up, has_file);
@@ -72,12 +72,12 @@ async fn run_inner(
     };
     // Signals are handled before the ports open: a program that can connect can also stop this one
     // in order.
-    let stop = Stop { drain: net::stop_on_signals_unless(longest, survives)?, ..Stop::default() };
-    let listeners = open(&running.0, inherited)?;
-    let handed = duplicate(&listeners)?;
-    let replaces = AbortOnDropHandle::new(tokio::spawn({
+    let stop = Stop { drain: net::stop_on_signals_unless(max_stop_time, survives)?, ..Stop::default() };
+    let listeners = open_listeners(&running.0, inherited)?;
+    let copies = duplicate(&listeners)?;
+    let hand_over = AbortOnDropHandle::new(tokio::spawn({
         let stop = stop.clone();
-        async move { hand_over_to(&mut upgrades, handed, outlives_terminal, &stop).await }
+        async move { hand_over_on_signals(&mut upgrades, copies, outlives_terminal, &stop).await }
     }));
     let ready = predecessor.map(|predecessor| {
         let (ready, is_ready) = oneshot::channel();
@@ -103,7 +103,7 @@ async fn run_inner(
         notify_systemd("READY=1");
     }
     serve_all(Listeners { ready, ..listeners }, config, stop).await?;
-    drop((reloads, replaces, sender));
+    drop((reloads, hand_over, sender));
     if let Some(path) = &running.0.process.pid_file {
         pid_file::remove(path, std::process::id());
     }
@@ -134,18 +134,18 @@ fn clients_within(descriptors: u64) -> usize {
 }
 
 /// Listens on the addresses of the settings, with the inherited listeners of the same addresses.
-fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError> {
+fn open_listeners(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError> {
     let mut inherited = inherited;
-    let mut take = |purpose: ListenerKind, address: SocketAddr| -> io::Result<Vec<TcpListener>> {
+    let mut take = |kind: ListenerKind, address: SocketAddr| -> io::Result<Vec<TcpListener>> {
         let is_it = |(other, listener): &mut (ListenerKind, std::net::TcpListener)| {
-            *other == purpose && listener.local_addr().is_ok_and(|local| address.port() == 0 || local == address)
+            *other == kind && listener.local_addr().is_ok_and(|local| address.port() == 0 || local == address)
         };
         inherited.extract_if(.., is_it).map(|(_, listener)| TcpListener::from_std(listener)).collect()
     };
-    let mut shared = |purpose, address| match take(purpose, address)? {
+    let mut shared = |kind, address| match take(kind, address)? {
         none if none.is_empty() => {
             let opened = bind_shared(address, settings.process.worker_count());
-            opened.map_err(|error| BoxError::from(error.set_by(purpose.setting())))
+            opened.map_err(|error| BoxError::from(error.set_by(kind.setting())))
         }
         some => Ok(some),
     };
@@ -183,7 +183,7 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
     let all =
         http.iter().map(|one| (ListenerKind::Http, one)).chain(https.iter().map(|one| (ListenerKind::Https, one)));
     let all = all.chain(admin.iter().map(|one| (ListenerKind::Admin, one)));
-    all.map(|(purpose, listener)| Ok((purpose, listener.as_fd().try_clone_to_owned()?))).collect()
+    all.map(|(kind, listener)| Ok((kind, listener.as_fd().try_clone_to_owned()?))).collect()
 }
 
 /// Whether the gateway survives a SIGHUP, and then reads its file again if it has one. It does not
@@ -199,7 +199,7 @@ fn is_survived(hang_up: HangUp, has_file: bool) -> bool {
 
 /// Reads the file again at each SIGHUP. A disk that does not answer must not keep the gateway from
 /// stopping, so the file is read by a thread that is not waited for.
-async fn reload_at_hang_ups(
+async fn reload_on_hang_ups(
     hung_up: Arc<Notify>,
     read: Option<Arc<impl Fn() -> Result<Settings, SettingsError> + Send + Sync + 'static>>,
     running: Arc<(Settings, usize)>,
@@ -211,8 +211,8 @@ async fn reload_at_hang_ups(
             info!("SIGHUP: this gateway was started without a file, so there is nothing to read again");
             continue;
         };
-        let mut has_to_repeat = true;
-        while std::mem::take(&mut has_to_repeat) {
+        let mut is_asked_again = true;
+        while std::mem::take(&mut is_asked_again) {
             let (read, running, sender) = (Arc::clone(&read), Arc::clone(&running), sender.clone());
             let mut reading = tokio::task::spawn_blocking(move || reload(read(), &running, &sender));
             loop {
@@ -222,7 +222,7 @@ async fn reload_at_hang_ups(
                     () = sleep(SLOW_READ) => {
                         error!("the file has not been read for {SLOW_READ:?}: a disk, or the other end of a pipe, does not answer; the earlier configuration stays in use");
                     }
-                    () = hung_up.notified() => has_to_repeat = true,
+                    () = hung_up.notified() => is_asked_again = true,
                 }
             }
         }
@@ -284,7 +284,7 @@ fn reload(
 }
 
 /// SIGUSR2: a new process serves, and this one drains.
-async fn hand_over_to(
+async fn hand_over_on_signals(
     signals: &mut Signal,
     listeners: Vec<(ListenerKind, OwnedFd)>,
     outlives_terminal: bool,

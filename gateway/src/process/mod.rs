@@ -6,8 +6,8 @@
 pub(crate) mod admin;
 pub(crate) mod cli;
 pub(crate) mod lifecycle;
-mod open;
 mod pid_file;
 mod routes_page;
 pub(crate) mod serve;
+mod start;
 pub(crate) mod upgrade;

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::downstream::tls::Tls;
 use crate::observe::metrics::Metrics;
 use crate::process::admin::Admin;
-use crate::process::open::open_worker;
+use crate::process::start::start_worker;
 use crate::upstream::table::UpstreamTable;
 
 /// How long a successor waits for the Distributor before it serves with the nodes that it knows.
@@ -54,7 +54,7 @@ pub struct Stop {
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
     let (_sender, config) = watch::channel(Arc::new(config));
     let address = listener.local_addr()?;
-    let worker = open_worker(address, vec![address], &config, None, stop);
+    let worker = start_worker(address, vec![address], &config, None, stop);
     let prepared = Arc::clone(&config.borrow());
     worker.shared.names.prepare(&prepared).await;
     worker.upstreams.refresh(&worker.shared);
@@ -79,7 +79,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
     // A node that registers one of these addresses is never called.
     let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-    let worker = open_worker(address, own, &config, tls.clone(), stop.drain.clone());
+    let worker = start_worker(address, own, &config, tls.clone(), stop.drain.clone());
     let prepared = Arc::clone(&config.borrow());
     worker.shared.names.prepare(&prepared).await;
     if let Some(address) = https.first().and_then(|listener| listener.local_addr().ok()) {

@@ -29,7 +29,7 @@ use tracing::error;
 pub(crate) const VARIABLE: &str = "GATEWAY_TAKES_OVER";
 /// The value that a process sets if it will tell the new one to continue alone. Processes of older
 /// versions set 1, and do not tell it.
-const SAYS_SO: &str = "2";
+const VERSION: &str = "2";
 /// The variable that tells a process that SIGHUP was ignored when the first one of them was
 /// started. A program does not inherit that from one that handles SIGHUP.
 pub(crate) const OUTLIVES_TERMINAL: &str = "GATEWAY_OUTLIVES_TERMINAL";
@@ -38,13 +38,13 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The byte of a new process that is ready.
 const READY: u8 = b'r';
 /// The byte that tells a new process to continue alone.
-const GO_ON: u8 = b'g';
+const CONTINUE: u8 = b'g';
 /// The byte after the last listener.
 const END: u8 = b'.';
 /// More listeners than any gateway has: two for each thread, and one.
 const MAX_LISTENERS: usize = 4096;
 
-/// The purpose of a listener.
+/// The kind of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerKind {
     Http,
@@ -82,7 +82,7 @@ impl ListenerKind {
     }
 
     fn byte(self) -> u8 {
-        Self::ALL.iter().find(|(purpose, _)| *purpose == self).map_or(END, |(_, byte)| *byte)
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or(END, |(_, byte)| *byte)
     }
 }
 
@@ -99,16 +99,16 @@ pub(crate) fn outlives_terminal() -> bool {
 /// # Errors
 /// When the old process sends something unexpected.
 pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
-    let Some(says_so) = std::env::var_os(VARIABLE) else { return Ok(None) };
+    let Some(version) = std::env::var_os(VARIABLE) else { return Ok(None) };
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_read_timeout(Some(READY_TIMEOUT))?;
     let listeners = receive(&socket)?;
     socket.set_read_timeout(None)?;
-    if says_so == SAYS_SO {
+    if version == VERSION {
         let mut watched = socket.try_clone()?;
         let watch = move || {
             let mut said = [0];
-            if watched.read_exact(&mut said).is_err() || said[0] != GO_ON {
+            if watched.read_exact(&mut said).is_err() || said[0] != CONTINUE {
                 error!("the old process ended before this one could take over; this one ends too");
                 net::exit_now(1);
             }
@@ -129,9 +129,9 @@ fn receive(socket: &UnixStream) -> io::Result<Inherited> {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let purpose = ListenerKind::ALL.iter().find(|(_, other)| *other == byte[0]).map(|(purpose, _)| *purpose);
-        match (received.bytes, purpose, descriptor) {
-            (1, Some(purpose), Some(descriptor)) => listeners.push((purpose, TcpListener::from(descriptor))),
+        let kind = ListenerKind::ALL.iter().find(|(_, other)| *other == byte[0]).map(|(kind, _)| *kind);
+        match (received.bytes, kind, descriptor) {
+            (1, Some(kind), Some(descriptor)) => listeners.push((kind, TcpListener::from(descriptor))),
             (1, None, None) if byte[0] == END => return Ok(listeners),
             _ => return Err(io::Error::other("the old process sent something unexpected")),
         }
@@ -151,10 +151,10 @@ impl NewProcess {
     /// In an old process: starts the program again, with the same arguments.
     ///
     /// # Errors
-    /// When it cannot be started, or must not be: see [`why_not`].
+    /// When it cannot be started, or must not be: see [`obstacle`].
     pub(crate) fn start(outlives_terminal: bool) -> io::Result<Self> {
-        if let Some(why_not) = why_not() {
-            return Err(io::Error::other(why_not));
+        if let Some(obstacle) = obstacle() {
+            return Err(io::Error::other(obstacle));
         }
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -162,7 +162,7 @@ impl NewProcess {
         // By the name with which it was started: a new version of the program has the same name.
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
         let mut command = Command::new(program);
-        command.args(arguments).env(VARIABLE, SAYS_SO).stdin(Stdio::from(OwnedFd::from(theirs)));
+        command.args(arguments).env(VARIABLE, VERSION).stdin(Stdio::from(OwnedFd::from(theirs)));
         if outlives_terminal {
             command.env(OUTLIVES_TERMINAL, "1");
         }
@@ -181,7 +181,7 @@ impl NewProcess {
     }
 
     async fn hand_over(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
-        let all = listeners.iter().map(|(purpose, one)| (purpose.byte(), Some(one.as_fd())));
+        let all = listeners.iter().map(|(kind, one)| (kind.byte(), Some(one.as_fd())));
         for (byte, descriptor) in all.chain([(END, None)]) {
             let sent = self.socket.async_io(Interest::WRITABLE, || send(&self.socket, byte, descriptor)).await;
             if sent.is_err() {
@@ -209,7 +209,7 @@ impl NewProcess {
     /// # Errors
     /// When the new process has ended meanwhile.
     pub(crate) fn release(mut self) -> io::Result<u32> {
-        self.socket.try_write(&[GO_ON])?;
+        self.socket.try_write(&[CONTINUE])?;
         let child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
         notify_systemd(&format!("MAINPID={}", child.id()));
         Ok(child.id())
@@ -230,7 +230,7 @@ impl Drop for NewProcess {
 const INITS: [&str; 6] = ["tini", "docker-init", "dumb-init", "catatonit", "podman-init", "s6-svscan"];
 
 /// Why this process must not end before the service does, if so.
-fn why_not() -> Option<&'static str> {
+fn obstacle() -> Option<&'static str> {
     let is_set = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
     let number = std::process::id();
     if number == 1 {
@@ -271,14 +271,14 @@ mod tests {
     fn listeners_arrive_as_what_they_are() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let purposes = [ListenerKind::Http, ListenerKind::Https, ListenerKind::Admin];
-        for (purpose, listener) in purposes.into_iter().zip(&listeners) {
-            send(&ours, purpose.byte(), Some(listener.as_fd())).unwrap();
+        let kinds = [ListenerKind::Http, ListenerKind::Https, ListenerKind::Admin];
+        for (kind, listener) in kinds.into_iter().zip(&listeners) {
+            send(&ours, kind.byte(), Some(listener.as_fd())).unwrap();
         }
         send(&ours, END, None).unwrap();
         let received = receive(&theirs).unwrap();
-        for ((purpose, listener), (expected, original)) in received.iter().zip(purposes.into_iter().zip(&listeners)) {
-            assert_eq!((*purpose, listener.local_addr().unwrap()), (expected, original.local_addr().unwrap()));
+        for ((kind, listener), (expected, original)) in received.iter().zip(kinds.into_iter().zip(&listeners)) {
+            assert_eq!((*kind, listener.local_addr().unwrap()), (expected, original.local_addr().unwrap()));
         }
         assert_eq!(received.len(), 3);
         ours.shutdown(std::net::Shutdown::Both).unwrap();

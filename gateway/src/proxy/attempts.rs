@@ -19,7 +19,7 @@ use crate::message::head::RequestHead;
 use crate::message::location::LocationRewrite;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseEdits;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded, forward};
 use crate::route::path::after_prefix;
@@ -44,7 +44,7 @@ impl Proxy<'_> {
         context: &RequestContext<'_>,
         upstream: &UpstreamMatch,
         exchange: &mut impl Exchange,
-    ) -> Result<Instant, BodyError> {
+    ) -> Result<Instant, RequestError> {
         let RequestContext { head, snapshot, route, path, client, .. } = *context;
         let mut attempts = Attempts::new(context);
         let mut held = self.budget.reserve(client, 0)?;
@@ -81,33 +81,33 @@ impl Proxy<'_> {
                 awaits_continue,
                 permit: &permit,
             };
-            let asked = attempts.now;
+            let sent_at = attempts.now;
             exchange.begin_forward(awaits_continue).await?;
             let outcome = {
-                let (mut source, mut sink, timer) = exchange.split(head, true, asked);
+                let (mut source, mut sink, timer) = exchange.split(head, true, sent_at);
                 forward(request, &mut source, &mut sink, server.stream(), timer).await
             };
             let is_whole = exchange.end_forward(&outcome);
             let now = Instant::now();
             attempts.now = now;
             let failed = match outcome.result {
-                Ok(Forwarded::Done { keep_server, answered }) => {
+                Ok(Forwarded::Done { keep_server, response_time }) => {
                     if exchange.status().is_some_and(counts_as_failure) {
                         endpoint.load.record_failure(now.into_std(), true);
                     } else {
-                        endpoint.load.record_response(now.into_std(), answered);
+                        endpoint.load.record_response(now.into_std(), response_time);
                     }
                     // A server that has not been sent all of a request would read the next request
                     // as the rest of it.
                     if let Some(keep) = keep_server.filter(|_| is_whole) {
-                        server.return_to_pool(keep, asked + answered, now);
+                        server.return_to_pool(keep, sent_at + response_time, now);
                     }
                     return Ok(now);
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
                     endpoint.load.reset();
                     let (server, idle) = (server.detach(), route.tunnel_idle_timeout);
-                    return Err(BodyError::Ended(exchange.tunnel(server, to_client, permit, idle).await));
+                    return Err(RequestError::Ended(exchange.tunnel(server, to_client, permit, idle).await));
                 }
                 Err(failed) => failed,
             };
@@ -137,7 +137,7 @@ impl Proxy<'_> {
         attempts: &mut Attempts,
         acquired_at: Instant,
         exchange: &mut impl Exchange,
-    ) -> Result<Option<ServerConnection>, BodyError> {
+    ) -> Result<Option<ServerConnection>, RequestError> {
         let reuse = attempts.reuse();
         let connected = match endpoint.reuse(reuse, acquired_at) {
             Some(server) => Ok(server),
@@ -294,7 +294,7 @@ impl Attempts {
     }
 
     /// The error when no further server can be tried.
-    fn none_left(&mut self, prefix: &str) -> BodyError {
+    fn none_left(&mut self, prefix: &str) -> RequestError {
         if let Some(lost) = self.lost.take() {
             return error_of(lost);
         }
@@ -313,7 +313,7 @@ async fn acquire_permit(
     picked: &PickedEndpoint,
     attempts: &mut Attempts,
     exchange: &mut impl Exchange,
-) -> Result<Option<Permit>, BodyError> {
+) -> Result<Option<Permit>, RequestError> {
     let RequestContext { head, route, client, .. } = *context;
     let kind = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
     let now = attempts.now;
@@ -352,7 +352,7 @@ fn location_rewrite<'a>(
 }
 
 /// The error when the last attempt has failed.
-fn error_of(failed: ForwardError) -> BodyError {
+fn error_of(failed: ForwardError) -> RequestError {
     match failed {
         ForwardError::Unanswered => {
             let detail = "the server that handled the request was lost before it answered";
@@ -361,21 +361,21 @@ fn error_of(failed: ForwardError) -> BodyError {
         ForwardError::Malformed(_) => {
             problem(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, "the server's response is malformed")
         }
-        ForwardError::Cut(_) => BodyError::Ended(Ended("the server's response did not end as it should")),
+        ForwardError::Cut(_) => RequestError::Ended(Ended("the server's response did not end as it should")),
         ForwardError::Deadline => {
             problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "the server did not answer in time")
         }
-        ForwardError::Client(problem) => BodyError::Problem(problem),
-        ForwardError::Ended(ended) => BodyError::Ended(ended),
+        ForwardError::Client(problem) => RequestError::Problem(problem),
+        ForwardError::Ended(ended) => RequestError::Ended(ended),
     }
 }
 
-fn all_full() -> BodyError {
+fn all_full() -> RequestError {
     let detail = "all servers are at their connection limit";
     problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail)
 }
 
-fn too_late() -> BodyError {
+fn too_late() -> RequestError {
     problem(StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE, "no server could be reached in time")
 }
 

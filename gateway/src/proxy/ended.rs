@@ -33,11 +33,12 @@ impl From<WriteError> for Ended {
     }
 }
 
-/// Why a body cannot be read.
+/// Why a request gets no response from its destination.
 #[derive(Debug)]
-pub(crate) enum BodyError {
-    /// The client is told this problem.
+pub(crate) enum RequestError {
+    /// The client is answered with this problem.
     Problem(Problem),
+    /// The client gets no response.
     Ended(Ended),
 }
 
@@ -48,13 +49,13 @@ impl From<OverBudget> for Problem {
     }
 }
 
-impl From<OverBudget> for BodyError {
+impl From<OverBudget> for RequestError {
     fn from(over: OverBudget) -> Self {
         Self::Problem(over.into())
     }
 }
 
-impl From<Ended> for BodyError {
+impl From<Ended> for RequestError {
     fn from(ended: Ended) -> Self {
         Self::Ended(ended)
     }

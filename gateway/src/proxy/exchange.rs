@@ -12,7 +12,7 @@ use crate::io::budget::Reservation;
 use crate::io::timer::Timer;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ForwardOutcome, Sink, Source};
 use crate::upstream::concurrency::Permit;
 
@@ -86,7 +86,7 @@ pub(crate) trait Exchange: Send {
         limit: usize,
         deadline: Instant,
         held: &mut Reservation,
-    ) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
+    ) -> impl Future<Output = Result<Bytes, RequestError>> + Send;
 
     /// Waits until `bytes` of the body have arrived, or all of it, and keeps them for the next
     /// reader of the body. Sends `100 Continue` if the client waits for it.
@@ -94,7 +94,7 @@ pub(crate) trait Exchange: Send {
         &mut self,
         bytes: usize,
         held: &mut Reservation,
-    ) -> impl Future<Output = Result<(), BodyError>> + Send;
+    ) -> impl Future<Output = Result<(), RequestError>> + Send;
 
     /// Completes with the result of `work`, unless the client closes before that.
     fn until_client_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send

@@ -36,7 +36,7 @@ use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::proxy::shedding::Shedding;
 use crate::proxy::translate::JSON;
@@ -109,8 +109,10 @@ impl RequestHandler for Proxy<'_> {
         let dispatched = self.dispatch(&head, exchange, &snapshot, (client, origin), begin).await;
         let ended = match dispatched {
             Ok(ended) => Ok(ended),
-            Err(BodyError::Ended(ended)) => Err(ended),
-            Err(BodyError::Problem(problem)) => self.respond_with_problem(&head, &problem, &snapshot, exchange).await,
+            Err(RequestError::Ended(ended)) => Err(ended),
+            Err(RequestError::Problem(problem)) => {
+                self.respond_with_problem(&head, &problem, &snapshot, exchange).await
+            }
         };
         unanswered.0 = None;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
@@ -148,7 +150,7 @@ impl Proxy<'_> {
         took: Duration,
     ) {
         let status = status.map(|status| status.as_u16());
-        self.metrics.request(status, took);
+        self.metrics.record_request(status, took);
         if let Some(log) = self.access_log {
             let (method, target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
             let (scheme, host) = (origin.scheme.name(), origin.host.as_deref().or_else(|| head?.host()));
@@ -196,7 +198,7 @@ impl Proxy<'_> {
         snapshot: &ConfigSnapshot,
         (client, origin): (IpAddr, &ForwardedInfo),
         begin: Instant,
-    ) -> Result<Instant, BodyError> {
+    ) -> Result<Instant, RequestError> {
         if self.shedding.should_reject(fastrand::f64) {
             let detail = "the gateway is overloaded";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED, detail));
@@ -213,7 +215,7 @@ impl Proxy<'_> {
             && !path.starts_with(CHALLENGES)
         {
             let response = redirect::to_tls(head, origin, port, raw_path.unwrap_or(&path), query);
-            return Ok(exchange.respond(response.map_err(BodyError::Problem)?));
+            return Ok(exchange.respond(response.map_err(RequestError::Problem)?));
         }
         let hops = hops_before(head)?;
         let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
@@ -241,7 +243,7 @@ impl Proxy<'_> {
             // The client is told before it sends a body that nothing would read.
             Destination::None(missing) => {
                 let response = missing.response(method, &path, snapshot.config.empty_404);
-                Ok(exchange.respond(response.map_err(BodyError::Problem)?))
+                Ok(exchange.respond(response.map_err(RequestError::Problem)?))
             }
         }
     }
@@ -257,8 +259,8 @@ struct RoutedPath<'a> {
 }
 
 /// Finds the rules for a path as it was sent.
-fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedPath<'a>, BodyError> {
-    let refused = |bad: BadPath| BodyError::Problem(bad.into());
+fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedPath<'a>, RequestError> {
+    let refused = |bad: BadPath| RequestError::Problem(bad.into());
     match path::normalize(sent) {
         Ok(path) => {
             let route = snapshot.route(&path);
@@ -277,7 +279,7 @@ fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedP
 }
 
 /// How many gateways have passed the request on.
-fn hops_before(head: &RequestHead) -> Result<u8, BodyError> {
+fn hops_before(head: &RequestHead) -> Result<u8, RequestError> {
     let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
     if hops >= MAX_HOPS {
         let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");
@@ -286,14 +288,14 @@ fn hops_before(head: &RequestHead) -> Result<u8, BodyError> {
     Ok(hops)
 }
 
-fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> BodyError {
+fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> RequestError {
     match exceeded {
         LimitExceeded::Rate { wait } => {
             let rate = route.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} requests per {:?}", rate.requests, rate.every));
             let detail = format!("rate limit exceeded: {rate}");
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, ProblemKind::TOO_MANY_REQUESTS, detail);
-            BodyError::Problem(Problem { retry_after: Some(wait), ..problem })
+            RequestError::Problem(Problem { retry_after: Some(wait), ..problem })
         }
         LimitExceeded::Concurrency => {
             let detail = "concurrency limit reached";
@@ -302,6 +304,6 @@ fn limit_problem(exceeded: LimitExceeded, route: &RouteConfig) -> BodyError {
     }
 }
 
-fn problem(status: StatusCode, kind: ProblemKind, detail: impl Into<String>) -> BodyError {
-    BodyError::Problem(Problem::new(status, kind, detail))
+fn problem(status: StatusCode, kind: ProblemKind, detail: impl Into<String>) -> RequestError {
+    RequestError::Problem(Problem::new(status, kind, detail))
 }

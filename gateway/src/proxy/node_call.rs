@@ -19,12 +19,12 @@ use crate::message::body::Framing;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::response_head::ResponseHead;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::respond_with_stream;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{
-    JSON, MediaType, body_params, form_params, has_body, is_malformed, is_one_json, is_stream, to_http,
+    JSON, MediaType, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
 };
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
@@ -39,7 +39,7 @@ impl Proxy<'_> {
         context: &RequestContext<'_>,
         method: &str,
         exchange: &mut impl Exchange,
-    ) -> Result<Instant, BodyError> {
+    ) -> Result<Instant, RequestError> {
         // Copies of the other members would be kept as long as the call takes.
         let head = context.head;
         let mut held = self.budget.reserve(context.client, 0)?;
@@ -53,10 +53,10 @@ impl Proxy<'_> {
         let traceparent = head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok());
         let time_left = context.deadline.saturating_duration_since(now);
         let call = call.started_at(now).timeout(time_left).in_trace(traceparent);
-        let form = StreamFormat::accepted(head.fields());
-        let response = match form {
+        let format = StreamFormat::accepted(head.fields());
+        let response = match format {
             // A stream is not begun for its head.
-            Some(form) if head.method() != "HEAD" => {
+            Some(format) if head.method() != "HEAD" => {
                 let opening = Box::pin(call.open(STREAM_WINDOW));
                 match exchange.until_client_gone(opening).await?.map_err(call_problem)? {
                     RawReply::Response(response) => response,
@@ -65,7 +65,7 @@ impl Proxy<'_> {
                         let hold = |bytes| self.budget.reserve(context.client, bytes);
                         let node = parts.node();
                         let record = |fault: StreamFault<'_>| self.record_stream_fault(node, fault);
-                        return Box::pin(respond_with_parts(parts, form, head, exchange, hold, record)).await;
+                        return Box::pin(respond_with_parts(parts, format, head, exchange, hold, record)).await;
                     }
                 }
             }
@@ -73,14 +73,14 @@ impl Proxy<'_> {
         };
         let read = to_http(&response);
         self.record_if_malformed(&response, &read);
-        let (status, body) = match (read, form) {
+        let (status, body) = match (read, format) {
             // As a GET would be answered.
-            (Err(problem), Some(form)) if head.method() == "HEAD" && is_stream(&problem) => {
-                let head_only = ResponseHead { framing: Framing::Empty, ..form.head() };
+            (Err(problem), Some(format)) if head.method() == "HEAD" && is_stream(&problem) => {
+                let head_only = ResponseHead { framing: Framing::Empty, ..format.head() };
                 respond_with_stream(head, &head_only, futures::stream::empty(), exchange).await?;
                 return Ok(Instant::now());
             }
-            (read, _) => read.map_err(BodyError::Problem)?,
+            (read, _) => read.map_err(RequestError::Problem)?,
         };
         drop(held);
         // A client that does not read its responses must not get more and more of them.
@@ -138,17 +138,17 @@ enum StreamFault<'e> {
 /// Sends a client the parts of a node's stream as they arrive, until either of them closes.
 async fn respond_with_parts(
     parts: Duplex<Box<RawValue>>,
-    form: StreamFormat,
+    format: StreamFormat,
     head: &RequestHead,
     exchange: &mut impl Exchange,
     hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
     record: impl Fn(StreamFault<'_>) + Send + Sync,
-) -> Result<Instant, BodyError> {
+) -> Result<Instant, RequestError> {
     // Its arguments have been sent: a node that reads further parts finds their end.
     parts.sender().finish();
     let mut held = None;
     let parts = parts.map(|part| match part {
-        Ok(part) if !is_one_json(part.get().as_bytes()) => {
+        Ok(part) if !is_json_text(part.get().as_bytes()) => {
             record(StreamFault::NotJson);
             Err(Ended("a part of a node's stream is not JSON"))
         }
@@ -157,20 +157,20 @@ async fn respond_with_parts(
             held = None;
             let _until_the_next =
                 held.insert(hold(part.get().len()).map_err(|_over| Ended("the client holds more bytes than it may"))?);
-            Ok(form.write(part.get()))
+            Ok(format.write(part.get()))
         }
         Err(error) => {
             record(StreamFault::Cut(&error));
             Err(Ended("a node's stream was cut before its last part"))
         }
     });
-    respond_with_stream(head, &form.head(), parts, exchange).await?;
+    respond_with_stream(head, &format.head(), parts, exchange).await?;
     Ok(Instant::now())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-fn call_problem(error: CallError) -> BodyError {
-    BodyError::Problem(Problem::from_call(&error))
+fn call_problem(error: CallError) -> RequestError {
+    RequestError::Problem(Problem::from_call(&error))
 }
 
 /// The arguments in the body, if the method has one.
@@ -178,7 +178,7 @@ async fn read_body(
     context: &RequestContext<'_>,
     exchange: &mut impl Exchange,
     held: &mut Reservation,
-) -> Result<Option<String>, BodyError> {
+) -> Result<Option<String>, RequestError> {
     let head = context.head;
     if !has_body(head.method()) {
         return Ok(None);
@@ -187,7 +187,7 @@ async fn read_body(
     let body = exchange.whole_body(max_bytes, context.deadline, held).await?;
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
     let media_type = if context.route.any_body { MediaType::Any } else { MediaType::Named(content_type) };
-    body_params(media_type, &body).map(Some).map_err(BodyError::Problem)
+    body_params(media_type, &body).map(Some).map_err(RequestError::Problem)
 }
 
 /// The sticky key of a client's calls, if the same node is to answer them.

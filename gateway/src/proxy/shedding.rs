@@ -30,7 +30,7 @@ const EWMA_DIVISOR: u64 = 4;
 /// The lag of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Shedding {
-    late_us: AtomicU64,
+    lag_us: AtomicU64,
 }
 
 impl Shedding {
@@ -47,15 +47,15 @@ impl Shedding {
         }
     }
 
-    fn record_lag(&self, late: Duration) {
-        let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-        let mean = self.late_us.load(Ordering::Relaxed);
-        self.late_us.store(mean - mean / EWMA_DIVISOR + late / EWMA_DIVISOR, Ordering::Relaxed);
+    fn record_lag(&self, lag: Duration) {
+        let lag = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
+        let mean = self.lag_us.load(Ordering::Relaxed);
+        self.lag_us.store(mean - mean / EWMA_DIVISOR + lag / EWMA_DIVISOR, Ordering::Relaxed);
     }
 
     /// Whether rejections are delayed, which they are not while the worker keeps up.
     pub(crate) fn is_delaying(&self) -> bool {
-        self.late() > REJECT_FROM
+        self.lag() > REJECT_FROM
     }
 
     /// Waits as long as a rejection is to be delayed. Cancel safe.
@@ -68,18 +68,18 @@ impl Shedding {
         }
     }
 
-    fn late(&self) -> Duration {
-        Duration::from_micros(self.late_us.load(Ordering::Relaxed))
+    fn lag(&self) -> Duration {
+        Duration::from_micros(self.lag_us.load(Ordering::Relaxed))
     }
 
     /// Whether to reject a request; `sample` returns a number from 0 to 1, and is called only if it
     /// matters.
     pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
-        let late = self.late();
-        if late <= REJECT_FROM {
+        let lag = self.lag();
+        if lag <= REJECT_FROM {
             return false;
         }
-        let part = (late - REJECT_FROM).as_secs_f64() / (REJECT_MOST_FROM - REJECT_FROM).as_secs_f64();
+        let part = (lag - REJECT_FROM).as_secs_f64() / (REJECT_MOST_FROM - REJECT_FROM).as_secs_f64();
         sample() < part.min(1.0) * MAX_REJECTED
     }
 }
@@ -126,7 +126,7 @@ mod tests {
             });
         }
         sleep(Duration::from_secs(60)).await;
-        shedding.late()
+        shedding.lag()
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,6 +143,6 @@ mod tests {
             advance(Duration::from_secs(1)).await;
             sleep(Duration::from_millis(1)).await;
         }
-        assert_eq!(shedding.late(), Duration::ZERO);
+        assert_eq!(shedding.lag(), Duration::ZERO);
     }
 }

@@ -172,7 +172,7 @@ fn is_json(media_type: &str) -> bool {
 
 /// Whether `text` is one JSON value in UTF-8: a response that is labelled as JSON must be JSON. It
 /// takes one pass and stores nothing.
-pub(crate) fn is_one_json(text: &[u8]) -> bool {
+pub(crate) fn is_json_text(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
@@ -184,7 +184,7 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Pro
     let packet = response.packet();
     // The usual response is split without parsing, and checked once.
     if let Some((_, body)) = success_parts(packet)
-        && is_one_json(body)
+        && is_json_text(body)
     {
         return Ok((StatusCode::OK, packet.slice_ref(body)));
     }
@@ -272,11 +272,11 @@ mod tests {
             (b"\"\n\"", false),
             (b"", false),
         ] {
-            assert_eq!(is_one_json(text), expected, "{}", String::from_utf8_lossy(text));
+            assert_eq!(is_json_text(text), expected, "{}", String::from_utf8_lossy(text));
         }
         // Also at any depth.
         let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(100_000));
-        assert!(!is_one_json(open.as_bytes()) && is_one_json(format!("{open}{close}").as_bytes()));
+        assert!(!is_json_text(open.as_bytes()) && is_json_text(format!("{open}{close}").as_bytes()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::{Duration, Instant};
 
 use crate::io::poll_slice::wake_later;
-use crate::io::stream::ClientStream;
+use crate::io::stream::MaybeTlsStream;
 use crate::io::timer::Timer;
 use crate::upstream::holders::Holder;
 
@@ -31,12 +31,12 @@ const CHECKS_PER_TIMEOUT: u32 = 8;
 /// Those of either connection, [`io::ErrorKind::TimedOut`] for an idle tunnel, and
 /// [`io::ErrorKind::QuotaExceeded`] for an evicted one. Bytes that were on their way are lost.
 pub(crate) async fn run(
-    mut client: ClientStream,
+    mut client: MaybeTlsStream,
     server: QueuedSocket,
     holder: &Holder,
     idle: Duration,
 ) -> io::Result<()> {
-    let mut server = ClientStream::Plain(server);
+    let mut server = MaybeTlsStream::Plain(server);
     let (mut up, mut down) = (TunnelDirection::default(), TunnelDirection::default());
     let mut down_first = false;
     let check_interval = (idle / CHECKS_PER_TIMEOUT).max(Duration::from_millis(1));
@@ -44,7 +44,7 @@ pub(crate) async fn run(
     poll_fn(|task| {
         // Each direction may use up the work that a task may do in one poll, so they alternate.
         down_first = !down_first;
-        let (mut up, mut down) = (up.poll_once(holder), down.poll_once(holder));
+        let (mut up, mut down) = (up.begin_poll(holder), down.begin_poll(holder));
         let (up, down) = if down_first {
             let down = down.poll(task, &mut server, &mut client)?;
             (up.poll(task, &mut client, &mut server)?, down)
@@ -95,29 +95,35 @@ enum DirectionState {
 
 /// One direction in one poll.
 struct DirectionPoll<'a> {
-    way: &'a mut TunnelDirection,
+    direction: &'a mut TunnelDirection,
     reads: u32,
     holder: &'a Holder,
 }
 
 impl TunnelDirection {
-    fn poll_once<'a>(&'a mut self, holder: &'a Holder) -> DirectionPoll<'a> {
-        DirectionPoll { way: self, reads: 0, holder }
+    fn begin_poll<'a>(&'a mut self, holder: &'a Holder) -> DirectionPoll<'a> {
+        DirectionPoll { direction: self, reads: 0, holder }
     }
 }
 
 impl DirectionPoll<'_> {
     /// Passes on as many bytes as possible. Ready when no more follow, and the other side has been
     /// told.
-    fn poll(&mut self, task: &mut Context<'_>, from: &mut ClientStream, to: &mut ClientStream) -> Poll<io::Result<()>> {
+    fn poll(
+        &mut self,
+        task: &mut Context<'_>,
+        from: &mut MaybeTlsStream,
+        to: &mut MaybeTlsStream,
+    ) -> Poll<io::Result<()>> {
         loop {
-            while self.way.written < self.way.waiting.len() {
-                self.way.written += ready!(poll_write(task, to, &self.way.waiting[self.way.written..]))?;
+            while self.direction.written < self.direction.waiting.len() {
+                self.direction.written +=
+                    ready!(poll_write(task, to, &self.direction.waiting[self.direction.written..]))?;
             }
-            if self.way.written > 0 {
-                (self.way.waiting, self.way.written) = (Vec::new(), 0);
+            if self.direction.written > 0 {
+                (self.direction.waiting, self.direction.written) = (Vec::new(), 0);
             }
-            self.way.state = match self.way.state {
+            self.direction.state = match self.direction.state {
                 DirectionState::Reads => ready!(self.poll_pass_on(task, from, to))?,
                 DirectionState::Unflushed => {
                     ready!(Pin::new(&mut *to).poll_flush(task))?;
@@ -137,8 +143,8 @@ impl DirectionPoll<'_> {
     fn poll_pass_on(
         &mut self,
         task: &mut Context<'_>,
-        from: &mut ClientStream,
-        to: &mut ClientStream,
+        from: &mut MaybeTlsStream,
+        to: &mut MaybeTlsStream,
     ) -> Poll<io::Result<DirectionState>> {
         if self.reads == MAX_READS {
             wake_later(task);
@@ -155,14 +161,14 @@ impl DirectionPoll<'_> {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
-            self.way.waiting.extend_from_slice(&scratch[written..read]);
+            self.direction.waiting.extend_from_slice(&scratch[written..read]);
             Poll::Ready(Ok(DirectionState::Unflushed))
         })
     }
 }
 
 /// At least one byte.
-fn poll_write(task: &mut Context<'_>, to: &mut ClientStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+fn poll_write(task: &mut Context<'_>, to: &mut MaybeTlsStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(to).poll_write(task, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(Ok(written)),
@@ -197,7 +203,7 @@ mod tests {
             let (client, inner) = secure(client, inner).await;
             (client, inner)
         } else {
-            (Box::new(client), ClientStream::from(inner))
+            (Box::new(client), MaybeTlsStream::from(inner))
         };
         let task = async move {
             let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
@@ -216,7 +222,7 @@ mod tests {
         (stream, listener.accept().await.unwrap().0)
     }
 
-    async fn secure(client: TcpStream, server: TcpStream) -> (Box<dyn Side>, ClientStream) {
+    async fn secure(client: TcpStream, server: TcpStream) -> (Box<dyn Side>, MaybeTlsStream) {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -230,7 +236,7 @@ mod tests {
         let name = ServerName::try_from("localhost").unwrap();
         let (connector, acceptor) = (TlsConnector::from(Arc::new(knows)), TlsAcceptor::from(Arc::new(shows)));
         let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server.into()));
-        (Box::new(client.unwrap()), ClientStream::from(server.unwrap()))
+        (Box::new(client.unwrap()), MaybeTlsStream::from(server.unwrap()))
     }
 
     async fn say(side: &mut (impl AsyncWrite + Unpin), what: &str) {

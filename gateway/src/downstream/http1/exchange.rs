@@ -25,7 +25,7 @@ use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ClientGone, ForwardOutcome, Sink, Source};
 use crate::proxy::tunnel;
@@ -37,10 +37,10 @@ impl Exchange for Http1Connection<'_> {
         limit: usize,
         deadline: Instant,
         held: &mut Reservation,
-    ) -> Result<Bytes, BodyError> {
+    ) -> Result<Bytes, RequestError> {
         let too_large = || {
             let detail = format!("the body is larger than {limit} bytes");
-            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
+            RequestError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
         };
         // Refused before the client is asked to continue with a body that cannot be accepted.
         if let BodyReader::Length(bytes) = self.input.body
@@ -68,7 +68,7 @@ impl Exchange for Http1Connection<'_> {
         Ok(whole.freeze())
     }
 
-    async fn buffer_body(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
+    async fn buffer_body(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), RequestError> {
         let (begin, mut received) = (Instant::now(), 0);
         let mut ahead = VecDeque::new();
         while received < bytes {

@@ -15,7 +15,7 @@ use crate::message::body::{Framing, Piece};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::ClientGone;
 
 /// Room for one read: all of most requests, and a part of the others.
@@ -100,7 +100,7 @@ impl Http1Input {
         &mut self,
         stream: &mut (impl Readable + Send),
         deadline: Instant,
-    ) -> Result<Piece, BodyError> {
+    ) -> Result<Piece, RequestError> {
         if let Some(piece) = self.read_ahead.pop_front() {
             return Ok(piece);
         }
@@ -112,12 +112,16 @@ impl Http1Input {
                     Err(_elapsed) => {
                         let detail = "the body of the request took too long to arrive";
                         let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_BODY, detail);
-                        return Err(BodyError::Problem(slow));
+                        return Err(RequestError::Problem(slow));
                     }
                 },
                 Ok(piece) => return Ok(piece),
                 Err(MalformedBody(why)) => {
-                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, ProblemKind::BAD_BODY, why)));
+                    return Err(RequestError::Problem(Problem::new(
+                        StatusCode::BAD_REQUEST,
+                        ProblemKind::BAD_BODY,
+                        why,
+                    )));
                 }
             }
         }

@@ -28,13 +28,13 @@ use crate::http1::line_ends::LineEnds;
 use crate::http1::response_writer::{KeepAlive, StatusLine};
 use crate::io::budget::{OWN_BYTES, OverBudget, Reservation};
 use crate::io::poll_slice::{PollCounter, PollSlice};
-use crate::io::stream::{ClientStream, Readable, Written, shrink, write_all};
+use crate::io::stream::{MaybeTlsStream, Readable, Written, shrink, write_all};
 use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 /// Bytes of requests that are read ahead while one is being answered: ten thousand clients may do
@@ -59,7 +59,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Http1Connection<'a> {
     /// `None` once a tunnel has it.
-    stream: Option<ClientStream>,
+    stream: Option<MaybeTlsStream>,
     input: Http1Input,
     output: BytesMut,
     /// The part of the next status line that has been written.
@@ -98,7 +98,7 @@ struct Http1Timeouts {
 /// Serves one client until it closes, is idle for too long, or has to be closed and its requests
 /// are answered.
 pub(crate) async fn run(
-    stream: ClientStream,
+    stream: MaybeTlsStream,
     config: &Config,
     client: &TrackedClient,
     handler: &impl RequestHandler,
@@ -255,7 +255,7 @@ impl Http1Connection<'_> {
     }
 
     /// The next piece of the body; `None` after the last.
-    async fn next_piece(&mut self, deadline: Instant) -> Result<Option<Bytes>, BodyError> {
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Option<Bytes>, RequestError> {
         match self.piece(deadline).await? {
             Piece::Data(data) => Ok(Some(data)),
             Piece::End(_) | Piece::More => Ok(None),
@@ -263,7 +263,7 @@ impl Http1Connection<'_> {
     }
 
     /// The next piece of the body: never [`Piece::More`].
-    async fn piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+    async fn piece(&mut self, deadline: Instant) -> Result<Piece, RequestError> {
         let ahead = self.input.read_ahead.pop_front();
         match ahead.map_or_else(|| self.input.body.next(&mut self.input.buffer), Ok) {
             Ok(Piece::More) => self.send_continue().await?,
@@ -275,7 +275,7 @@ impl Http1Connection<'_> {
         self.client.mark_started(Instant::now());
         let piece = self.input.next_piece(open(&mut self.stream), deadline).await;
         self.client.mark_busy();
-        if matches!(piece, Err(BodyError::Problem(_))) {
+        if matches!(piece, Err(RequestError::Problem(_))) {
             self.keep_alive = KeepAlive::Closes;
         }
         piece
@@ -318,8 +318,8 @@ impl Http1Connection<'_> {
             match self.next_piece(deadline).await {
                 Ok(Some(data)) if discarded + data.len() <= MAX_DISCARDED_BYTES => discarded += data.len(),
                 Ok(None) => {}
-                Ok(Some(_)) | Err(BodyError::Problem(_)) => self.keep_alive = KeepAlive::Closes,
-                Err(BodyError::Ended(ended)) => return Err(ended),
+                Ok(Some(_)) | Err(RequestError::Problem(_)) => self.keep_alive = KeepAlive::Closes,
+                Err(RequestError::Ended(ended)) => return Err(ended),
             }
         }
         if self.keep_alive == KeepAlive::Closes {
@@ -369,6 +369,6 @@ impl Http1Connection<'_> {
 }
 
 /// The client's stream. When a tunnel takes it, the connection ends, so nothing uses it afterwards.
-fn open(stream: &mut Option<ClientStream>) -> &mut ClientStream {
+fn open(stream: &mut Option<MaybeTlsStream>) -> &mut MaybeTlsStream {
     stream.as_mut().expect("a connection ends with its tunnel")
 }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::input::Http1Input;
 use crate::io::stream::ReadHalf;
 use crate::message::body::Piece;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ClientGone, Source};
 
 /// The body of the request, and the bytes that follow it.
@@ -21,7 +21,7 @@ impl Source for Http1Source<'_> {
         !self.input.buffer.is_empty() || !self.input.read_ahead.is_empty()
     }
 
-    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, RequestError> {
         self.input.next_piece(&mut self.from_client, deadline).await
     }
 

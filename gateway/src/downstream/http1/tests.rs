@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::downstream::http1;
 use crate::downstream::tracked_client::TrackedClient;
-use crate::io::stream::ClientStream;
+use crate::io::stream::MaybeTlsStream;
 use crate::message::head::RequestHead;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
@@ -121,8 +121,8 @@ async fn ov11_others_are_served_while_a_client_asks_without_a_pause() {
     reads.abort();
 }
 
-async fn pair() -> (TcpStream, ClientStream) {
+async fn pair() -> (TcpStream, MaybeTlsStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, ClientStream::from(listener.accept().await.unwrap().0))
+    (client, MaybeTlsStream::from(listener.accept().await.unwrap().0))
 }

@@ -16,7 +16,7 @@ use crate::io::client_pace::ClientPace;
 use crate::message::body::Piece;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 
 /// The request's body.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Http2Sender {
 }
 
 impl Http2Body {
-    pub(super) async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+    pub(super) async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, RequestError> {
         if let Some(piece) = self.read_ahead.pop_front() {
             return Ok(piece);
         }
@@ -45,7 +45,7 @@ impl Http2Body {
     /// Waits for the first piece that is not empty, and keeps it. Waits until `deadline`, or not at
     /// all if that is `None`. Returns whether the body is empty: it has neither such a piece nor
     /// trailers.
-    pub(super) async fn is_empty(&mut self, deadline: Option<Instant>) -> Result<bool, BodyError> {
+    pub(super) async fn is_empty(&mut self, deadline: Option<Instant>) -> Result<bool, RequestError> {
         loop {
             let piece = match deadline {
                 Some(deadline) => self.next_of_client(deadline).await?,
@@ -65,12 +65,12 @@ impl Http2Body {
         }
     }
 
-    pub(super) async fn next_of_client(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+    pub(super) async fn next_of_client(&mut self, deadline: Instant) -> Result<Piece, RequestError> {
         match timeout_at(deadline, self.read()).await {
             Ok(piece) => Ok(piece?),
             Err(_elapsed) => {
                 let detail = "the body of the request took too long to arrive";
-                Err(BodyError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_BODY, detail)))
+                Err(RequestError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, ProblemKind::SLOW_BODY, detail)))
             }
         }
     }

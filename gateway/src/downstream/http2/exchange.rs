@@ -24,7 +24,7 @@ use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
 use crate::proxy::translate::has_body;
@@ -65,7 +65,7 @@ impl Http2Exchange {
         let head = read_head(&parts, body.is_end_stream());
         let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
         let needs_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
-        let stream = Self {
+        let exchange = Self {
             incoming: Http2Body { body, read_ahead: VecDeque::new() },
             outgoing: Mutex::new(Http2Sender { respond, send: None, client }),
             timer: None,
@@ -76,7 +76,7 @@ impl Http2Exchange {
             is_head: parts.method == http::Method::HEAD,
             limit,
         };
-        (stream, head)
+        (exchange, head)
     }
 
     /// Finds out whether there is a body, because the end of a stream may come in a separate empty
@@ -85,7 +85,7 @@ impl Http2Exchange {
     ///
     /// # Errors
     /// What is wrong with the body, or that it does not come.
-    pub(super) async fn settle_framing(&mut self, head: &mut RequestHead) -> Result<(), BodyError> {
+    pub(super) async fn settle_framing(&mut self, head: &mut RequestHead) -> Result<(), RequestError> {
         if head.framing != Framing::Chunked || head.expects_continue {
             return Ok(());
         }
@@ -177,10 +177,10 @@ impl Exchange for Http2Exchange {
         limit: usize,
         deadline: Instant,
         held: &mut Reservation,
-    ) -> Result<Bytes, BodyError> {
+    ) -> Result<Bytes, RequestError> {
         let too_large = || {
             let detail = format!("the body is larger than {limit} bytes");
-            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
+            RequestError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
         };
         match self.length {
             Framing::Empty => return Ok(Bytes::new()),
@@ -200,7 +200,7 @@ impl Exchange for Http2Exchange {
         }
     }
 
-    async fn buffer_body(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
+    async fn buffer_body(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), RequestError> {
         self.send_continue();
         let (begin, mut received) = (Instant::now(), 0);
         while received < bytes {

@@ -11,6 +11,7 @@ const BURST: f64 = 1000.0;
 const PER_SECOND: f64 = 100.0;
 /// Bytes of responses that earn a point: a client that reads much has to send many WINDOW_UPDATEs.
 const BYTES_PER_POINT: f64 = 2048.0;
+
 /// Follows the frames of one client.
 #[derive(Debug)]
 pub(crate) struct Meter {

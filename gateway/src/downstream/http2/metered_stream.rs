@@ -20,7 +20,7 @@ use super::field_table::FieldTable;
 use super::frames::{FrameEvent, Frames};
 use super::meter::Meter;
 use crate::io::poll_slice::{PollSlice, wake_later};
-use crate::io::stream::ClientStream;
+use crate::io::stream::MaybeTlsStream;
 use crate::io::timer::Timer;
 
 /// Bytes of a client that are read before its requests among them are accepted, and before other
@@ -29,7 +29,7 @@ const ROUND_BYTES: usize = 16 * 1024;
 
 /// A client's bytes on their way to `h2`, which are metered.
 pub(super) struct MeteredStream<'a> {
-    pub(super) stream: ClientStream,
+    pub(super) stream: MaybeTlsStream,
     pub(super) frames: Frames,
     pub(super) meter: Meter,
     pub(super) table: FieldTable,

@@ -37,11 +37,11 @@ use crate::config::Config;
 use crate::downstream::tracked_client::TrackedClient;
 use crate::io::budget::OWN_BYTES;
 use crate::io::poll_slice::{PollCounter, PollSlice};
-use crate::io::stream::ClientStream;
+use crate::io::stream::MaybeTlsStream;
 use crate::io::timer::Timer;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 /// Requests of one client at a time: the least that RFC 9113 (6.5.2) recommends.
@@ -94,7 +94,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Serves one client until it closes, is idle for too long, costs too much, or has to be closed and
 /// its requests are answered.
 pub(crate) async fn run(
-    stream: ClientStream,
+    stream: MaybeTlsStream,
     config: &Config,
     client: &TrackedClient,
     handler: &impl RequestHandler,
@@ -104,7 +104,7 @@ pub(crate) async fn run(
 }
 
 async fn serve(
-    stream: ClientStream,
+    stream: MaybeTlsStream,
     config: &Config,
     client: &TrackedClient,
     handler: &impl RequestHandler,
@@ -213,15 +213,15 @@ async fn answer(
 ) -> Result<(), Ended> {
     let head = match head {
         Ok(mut head) => exchange.settle_framing(&mut head).await.map(|()| head),
-        Err(problem) => Err(BodyError::Problem(problem)),
+        Err(problem) => Err(RequestError::Problem(problem)),
     };
     match head {
         Ok(head) => handler.handle(head, exchange).await.map(drop),
-        Err(BodyError::Problem(problem)) => {
+        Err(RequestError::Problem(problem)) => {
             handler.record_rejection(problem.status);
             exchange.respond(FullResponse::from(&problem));
             Ok(())
         }
-        Err(BodyError::Ended(ended)) => Err(ended),
+        Err(RequestError::Ended(ended)) => Err(ended),
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::body::{Http2Body, Http2Sender, lock};
 use crate::message::body::Piece;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ClientGone, Source};
 
 /// The request's body, on its way to a server.
@@ -26,7 +26,7 @@ impl Source for Http2Source<'_> {
         !self.incoming.read_ahead.is_empty()
     }
 
-    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, RequestError> {
         self.incoming.next_piece(deadline).await
     }
 

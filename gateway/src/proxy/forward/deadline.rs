@@ -31,7 +31,7 @@ impl MovingDeadline {
     }
 
     /// The task that moves the deadline must poll this, so that the new deadline is noticed.
-    pub(super) fn poll_over(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_expired(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
         timer.set(self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed)));
         timer.poll_expired(task)
     }

@@ -53,7 +53,7 @@ pub(super) struct ResponsePump<'a, S> {
     /// How long the server may stay silent before the client is told to send its body anyway.
     pub(super) continue_wait: Duration,
     pub(super) state: &'a ForwardState,
-    pub(super) asked: Instant,
+    pub(super) sent_at: Instant,
     pub(super) edits: &'a ResponseEdits<'a>,
     /// Bytes of the body that have been passed on.
     pub(super) passed: u64,
@@ -75,7 +75,7 @@ impl<S: Sink> ResponsePump<'_, S> {
         if switches && !self.head.upgrades {
             return Err(ForwardError::Malformed("it changes to a protocol that was not asked for".to_owned()));
         }
-        let answered = self.asked.elapsed();
+        let response_time = self.sent_at.elapsed();
         self.sink.head(&response, !self.state.is_request_sent(), self.edits);
         if switches {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
@@ -83,7 +83,7 @@ impl<S: Sink> ResponsePump<'_, S> {
         let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
         // The head is not needed while the body is passed on.
         drop(fields);
-        self.state.response_begins();
+        self.state.set_response_begun();
         let mut body = BodyReader::new(framing, LineEnds::Liberal);
         loop {
             match body.next(input) {
@@ -128,7 +128,7 @@ impl<S: Sink> ResponsePump<'_, S> {
         self.deadline.disarm();
         while_waiting_for_client(self.permit, self.sink.flush()).await?;
         let keep_server = (keep_alive && input.is_empty()).then(|| IdleLimits::from_header(keep_for));
-        Ok(Forwarded::Done { keep_server, answered })
+        Ok(Forwarded::Done { keep_server, response_time })
     }
 
     /// The head of the response; those before it are passed on.
@@ -175,7 +175,7 @@ impl<S: Sink> ResponsePump<'_, S> {
     fn pass_on_interim(&mut self, head: &ResponseHead) -> bool {
         if head.status == StatusCode::CONTINUE {
             let was_given = self.head.expects_continue && !self.state.awaits_continue();
-            self.state.client_may_continue();
+            self.state.set_continued();
             if was_given {
                 return false;
             }

@@ -26,7 +26,7 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
@@ -38,7 +38,7 @@ pub(crate) use self::upload::body_deadline;
 pub(crate) enum Forwarded {
     /// The response has been passed on. With how long the server's connection can be used again, if
     /// at all, and when the response began.
-    Done { keep_server: Option<IdleLimits>, answered: Duration },
+    Done { keep_server: Option<IdleLimits>, response_time: Duration },
     /// The server has switched to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
 }
@@ -66,11 +66,11 @@ impl From<Ended> for ForwardError {
     }
 }
 
-impl From<BodyError> for ForwardError {
-    fn from(error: BodyError) -> Self {
+impl From<RequestError> for ForwardError {
+    fn from(error: RequestError) -> Self {
         match error {
-            BodyError::Problem(problem) => Self::Client(problem),
-            BodyError::Ended(ended) => Self::Ended(ended),
+            RequestError::Problem(problem) => Self::Client(problem),
+            RequestError::Ended(ended) => Self::Ended(ended),
         }
     }
 }
@@ -81,9 +81,9 @@ pub(crate) trait Source: Send {
     fn has_more(&mut self) -> bool;
 
     /// The next piece: never [`Piece::More`].
-    fn next_piece(&mut self, deadline: Instant) -> impl Future<Output = Result<Piece, BodyError>> + Send;
+    fn next_piece(&mut self, deadline: Instant) -> impl Future<Output = Result<Piece, RequestError>> + Send;
 
-    /// Completes when the client goes, or may have gone. Cancel safe; to be asked again.
+    /// Completes when the client goes, or may have gone. Cancel safe; to be called again.
     fn client_gone(&mut self) -> impl Future<Output = ClientGone> + Send;
 
     /// Whether the client cannot read the response any more; otherwise it has only closed its
@@ -167,8 +167,8 @@ pub(crate) async fn forward(
     server: &QueuedSocket,
     timer: &mut Timer,
 ) -> ForwardOutcome {
-    let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, edits, awaits_continue, permit } = request;
-    let (deadline, state) = (MovingDeadline::after(timeout, asked), ForwardState::new(awaits_continue));
+    let ForwardRequest { head, bytes, now: sent_at, timeout, idle_timeout, edits, awaits_continue, permit } = request;
+    let (deadline, state) = (MovingDeadline::after(timeout, sent_at), ForwardState::new(awaits_continue));
     let polls = PollCounter::default();
     let mut download = ResponsePump {
         head,
@@ -179,7 +179,7 @@ pub(crate) async fn forward(
         // With time left for the answer.
         continue_wait: CONTINUE_WAIT.min(timeout / 4),
         state: &state,
-        asked,
+        sent_at,
         edits: &edits,
         passed: 0,
         permit,
@@ -204,7 +204,7 @@ pub(crate) async fn forward(
                     // The server may have said why it reads no more.
                     UploadEnd::Refused | UploadEnd::Failed(_) => uploads = false,
                 },
-                () = poll_fn(|task| deadline.poll_over(timer, task)) => {
+                () = poll_fn(|task| deadline.poll_expired(timer, task)) => {
                     break Err(if has_begun() { ForwardError::Cut("it sent nothing for too long in mid response") } else { ForwardError::Deadline });
                 }
                 () = poll_fn(|task| permit.poll_evicted(task)) => {

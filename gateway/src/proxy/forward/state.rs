@@ -29,7 +29,7 @@ impl ForwardState {
         self.is_response_begun.load(Ordering::Relaxed)
     }
 
-    pub(super) fn response_begins(&self) {
+    pub(super) fn set_response_begun(&self) {
         self.is_response_begun.store(true, Ordering::Relaxed);
     }
 
@@ -37,7 +37,7 @@ impl ForwardState {
         self.is_request_sent.load(Ordering::Relaxed)
     }
 
-    pub(super) fn request_was_sent(&self) {
+    pub(super) fn set_request_sent(&self) {
         self.is_request_sent.store(true, Ordering::Relaxed);
     }
 
@@ -45,7 +45,7 @@ impl ForwardState {
         self.awaits_continue.load(Ordering::Relaxed)
     }
 
-    pub(super) fn client_may_continue(&self) {
+    pub(super) fn set_continued(&self) {
         self.awaits_continue.store(false, Ordering::Relaxed);
     }
 

@@ -13,7 +13,7 @@ use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::WriteHalf;
 use crate::message::body::Framing;
 use crate::message::body::Piece;
-use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::ended::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 
 /// The least bytes a second of a body, after a grace time. A slower one comes from an attacker, or
@@ -67,7 +67,7 @@ pub(super) async fn upload<S: Source>(
     if to_server.write_all(&request).await.is_err() {
         return UploadEnd::Refused;
     }
-    clock.state.request_was_sent();
+    clock.state.set_request_sent();
     buffers::release(request);
     loop {
         match source.client_gone().await {
@@ -127,8 +127,8 @@ pub(super) async fn send_body<S: Source>(
         let now = Instant::now();
         clock.set(now + clock.timeout);
         let piece = piece.map_err(|error| match error {
-            BodyError::Problem(problem) => UploadEnd::Failed(ForwardError::Client(problem)),
-            BodyError::Ended(why) => ended::<S>(why),
+            RequestError::Problem(problem) => UploadEnd::Failed(ForwardError::Client(problem)),
+            RequestError::Ended(why) => ended::<S>(why),
         });
         match piece? {
             Piece::Data(data) => {

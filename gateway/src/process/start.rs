@@ -27,7 +27,7 @@ const NAME: &str = "gate";
 
 /// Registers this gateway, and keeps it registered. Returns the worker of which those of all
 /// threads are made.
-pub(super) fn open_worker(
+pub(super) fn start_worker(
     address: SocketAddr,
     own: Vec<SocketAddr>,
     config: &watch::Receiver<Arc<Config>>,
