@@ -4,25 +4,21 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use http::StatusCode;
-use net::{MAX_ESCAPED_BYTES, buffers, escaped};
+use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::{GatewayPeers, PickOptions, is_idempotent};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::{Proxy, RequestContext, problem};
 use crate::config::{Balance, Sticky};
-use crate::http1::request_writer::{UpstreamRequest, put_request};
 use crate::message::body::Framing;
-use crate::message::head::RequestHead;
-use crate::message::location::LocationRewrite;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseEdits;
 use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded, forward};
-use crate::route::path::after_prefix;
+use crate::proxy::server_request::location_rewrite;
 use crate::upstream::concurrency::{Permit, QueueError};
 use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse, ServerConnection};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
@@ -170,42 +166,6 @@ impl Proxy<'_> {
         }
     }
 
-    /// The head of the request as a server is sent it.
-    fn write_head(
-        &self,
-        context: &RequestContext<'_>,
-        endpoint: &Endpoint,
-        stripped: &str,
-        expects_continue: bool,
-        now: Instant,
-    ) -> BytesMut {
-        let RequestContext { head, route, path, raw_path, query, origin, hops, .. } = *context;
-        let mut bytes = buffers::acquire();
-        bytes.reserve(1024);
-        let seen = match raw_path {
-            Some(raw) => after_prefix(raw, stripped),
-            None => &path[stripped.len()..],
-        };
-        let slash = if seen.starts_with('/') { "" } else { "/" };
-        let mark = if head.target().contains('?') { "?" } else { "" };
-        let request = UpstreamRequest {
-            target: [slash, seen, mark, query],
-            server: endpoint.address,
-            origin,
-            hops,
-            stripped,
-            underscores: route.underscores,
-            expects_continue,
-            make_id: net::unique_id,
-        };
-        let left_out = put_request(&mut bytes, head, request);
-        if left_out > 0 {
-            self.metrics.record_fields_left_out(left_out);
-            self.warn_of_fields(head, now);
-        }
-        bytes
-    }
-
     /// Records a failed attempt against its server, if the server is at fault.
     fn record_failure(&self, endpoint: &Endpoint, failed: &ForwardError, is_race: bool, now: Instant) {
         match failed {
@@ -218,16 +178,6 @@ impl Proxy<'_> {
             ForwardError::Deadline => endpoint.load.record_failure(now.into_std(), false),
             ForwardError::Cut(why) => self.record_malformed(endpoint, why, now),
             ForwardError::Client(_) | ForwardError::Ended(_) => {}
-        }
-    }
-
-    /// Logs that a field with `_` in its name was left out, because neither the server nor the
-    /// client learns of it.
-    fn warn_of_fields(&self, head: &RequestHead, now: Instant) {
-        let Some((name, _)) = head.fields().iter().find(|(name, _)| name.contains(&b'_')) else { return };
-        if let Some(suppressed) = self.shared.log_throttles.allow_for("fields_left_out", name, now.into_std()) {
-            let field = escaped(String::from_utf8_lossy(name), MAX_ESCAPED_BYTES);
-            warn!(%field, suppressed, "a field of a request is left out, as servers may read its _ as a -; underscores = true on its route passes on what imitates no other field");
         }
     }
 
@@ -331,24 +281,6 @@ async fn acquire_permit(
         }
         Err(QueueError::TimedOut) => Err(all_full()),
     }
-}
-
-/// How `Location` and the paths of cookies are rewritten, if the server sees another path than the
-/// client.
-fn location_rewrite<'a>(
-    context: &RequestContext<'a>,
-    endpoint: &Endpoint,
-    stripped: &'a str,
-) -> Option<LocationRewrite<'a>> {
-    let RequestContext { head, route, origin, .. } = *context;
-    let rewrites = (route.rewrite_location || route.rewrite_cookies) && !stripped.is_empty();
-    rewrites.then(|| LocationRewrite {
-        prefix: stripped,
-        host: origin.host.as_deref().or_else(|| head.host()),
-        server: endpoint.address,
-        redirects: route.rewrite_location,
-        cookies: route.rewrite_cookies,
-    })
 }
 
 /// The error when the last attempt has failed.

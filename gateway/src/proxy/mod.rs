@@ -10,6 +10,7 @@ pub(crate) mod exchange;
 pub(crate) mod forward;
 mod node_call;
 mod redirect;
+mod server_request;
 pub(crate) mod shedding;
 pub(crate) mod stream_body;
 pub(crate) mod translate;
