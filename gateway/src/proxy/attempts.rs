@@ -41,7 +41,7 @@ impl Proxy<'_> {
         upstream: &UpstreamMatch,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, RequestError> {
-        let RequestContext { head, snapshot, route, path, client, .. } = *context;
+        let RequestContext { head, path, client, .. } = *context;
         let mut attempts = Attempts::new(context);
         let mut held = self.budget.reserve(client, 0)?;
         self.retries.deposit();
@@ -58,71 +58,102 @@ impl Proxy<'_> {
             }
             let Some(permit) = acquire_permit(context, &picked, &mut attempts, exchange).await? else { continue };
             let connected = self.connect(endpoint, &mut attempts, permit.acquired_at, exchange).await?;
-            let Some(mut server) = connected else { continue };
-            let left = attempts.deadline.saturating_duration_since(attempts.now);
-            if left.is_zero() {
-                // The client would not see the response.
-                return Err(too_late());
-            }
+            let Some(server) = connected else { continue };
             let stripped = if picked.strip { &path[..upstream.prefix_bytes] } else { "" };
-            let awaits_continue = head.expects_continue && !attempts.has_buffered;
-            let is_first = attempts.may_repeat && !attempts.is_retry;
-            let request = ForwardRequest {
-                head,
-                bytes: self.write_head(context, endpoint, stripped, awaits_continue, attempts.now),
-                now: attempts.now,
-                timeout: route.try_timeout.filter(|_| is_first).map_or(left, |most| most.min(left)),
-                idle_timeout: snapshot.config.response_idle_timeout,
-                edits: ResponseEdits { set_cookie, location: location_rewrite(context, endpoint, stripped) },
-                awaits_continue,
-                permit: &permit,
-            };
-            let sent_at = attempts.now;
-            exchange.begin_forward(awaits_continue).await?;
-            let outcome = {
-                let (mut source, mut sink, timer) = exchange.split(head, true, sent_at);
-                forward(request, &mut source, &mut sink, server.stream(), timer).await
-            };
-            let is_whole = exchange.end_forward(&outcome);
-            let now = Instant::now();
-            attempts.now = now;
-            let failed = match outcome.result {
-                Ok(Forwarded::Done { keep_server, response_time }) => {
-                    if exchange.status().is_some_and(counts_as_failure) {
-                        endpoint.load.record_failure(now.into_std(), true);
-                    } else {
-                        endpoint.load.record_response(now.into_std(), response_time);
-                    }
-                    // A server that has not been sent all of a request would read the next request
-                    // as the rest of it.
-                    if let Some(keep) = keep_server.filter(|_| is_whole) {
-                        server.return_to_pool(keep, sent_at + response_time, now);
-                    }
-                    return Ok(now);
-                }
-                Ok(Forwarded::Tunnel { to_client }) => {
-                    endpoint.load.reset();
-                    let (server, idle) = (server.detach(), route.tunnel_idle_timeout);
-                    return Err(RequestError::Ended(exchange.tunnel(server, to_client, permit, idle).await));
-                }
-                Err(failed) => failed,
-            };
-            // A server closes connections that have been idle for a while, and may have done so
-            // while the request was on its way.
-            let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
-            self.record_failure(endpoint, &failed, is_race, now);
-            if !attempts.may_try_again(&failed) || !self.retries.try_withdraw(now.into_std()) {
-                return Err(error_of(failed));
-            }
-            attempts.is_retry = true;
-            if is_race {
-                // The other connections have been open for longer.
-                endpoint.close_idle();
-            } else {
-                attempts.tried.push(endpoint.address);
-                attempts.lost = Some(failed);
+            let attempt = Attempt { endpoint, server, permit, stripped, set_cookie };
+            if let Some(done) = self.attempt(context, attempt, &mut attempts, exchange).await? {
+                return Ok(done);
             }
         }
+    }
+
+    /// Sends the request to one server, and passes the response on. Returns when that was done;
+    /// `None` when another attempt is to follow.
+    async fn attempt(
+        &self,
+        context: &RequestContext<'_>,
+        attempt: Attempt<'_>,
+        attempts: &mut Attempts,
+        exchange: &mut impl Exchange,
+    ) -> Result<Option<Instant>, RequestError> {
+        let RequestContext { head, snapshot, route, .. } = *context;
+        let Attempt { endpoint, mut server, permit, stripped, set_cookie } = attempt;
+        let left = attempts.deadline.saturating_duration_since(attempts.now);
+        if left.is_zero() {
+            // The client would not see the response.
+            return Err(too_late());
+        }
+        let awaits_continue = head.expects_continue && !attempts.has_buffered;
+        let is_first = attempts.may_repeat && !attempts.is_retry;
+        let sent_at = attempts.now;
+        let request = ForwardRequest {
+            head,
+            bytes: self.write_head(context, endpoint, stripped, awaits_continue, sent_at),
+            now: sent_at,
+            timeout: route.try_timeout.filter(|_| is_first).map_or(left, |most| most.min(left)),
+            idle_timeout: snapshot.config.response_idle_timeout,
+            edits: ResponseEdits { set_cookie, location: location_rewrite(context, endpoint, stripped) },
+            awaits_continue,
+            permit: &permit,
+        };
+        exchange.begin_forward(awaits_continue).await?;
+        let outcome = {
+            let (mut source, mut sink, timer) = exchange.split(head, true, sent_at);
+            forward(request, &mut source, &mut sink, server.stream(), timer).await
+        };
+        let is_whole = exchange.end_forward(&outcome);
+        attempts.now = Instant::now();
+        match outcome.result {
+            Ok(Forwarded::Done { keep_server, response_time }) => {
+                let now = attempts.now;
+                if exchange.status().is_some_and(counts_as_failure) {
+                    endpoint.load.record_failure(now.into_std(), true);
+                } else {
+                    endpoint.load.record_response(now.into_std(), response_time);
+                }
+                // A server that has not been sent all of a request would read the next request as
+                // the rest of it.
+                if let Some(keep) = keep_server.filter(|_| is_whole) {
+                    server.return_to_pool(keep, sent_at + response_time, now);
+                }
+                Ok(Some(now))
+            }
+            Ok(Forwarded::Tunnel { to_client }) => {
+                endpoint.load.reset();
+                let (server, idle) = (server.detach(), route.tunnel_idle_timeout);
+                Err(RequestError::Ended(exchange.tunnel(server, to_client, permit, idle).await))
+            }
+            Err(failed) => self.prepare_retry(endpoint, failed, server.is_used, attempts).map(|()| None),
+        }
+    }
+
+    /// Records a failed attempt, and prepares another one.
+    ///
+    /// # Errors
+    /// The error for the client, if no other attempt may follow.
+    fn prepare_retry(
+        &self,
+        endpoint: &Endpoint,
+        failed: ForwardError,
+        is_used: bool,
+        attempts: &mut Attempts,
+    ) -> Result<(), RequestError> {
+        // A server closes connections that have been idle for a while, and may have done so while
+        // the request was on its way.
+        let is_race = is_used && matches!(failed, ForwardError::Unanswered);
+        self.record_failure(endpoint, &failed, is_race, attempts.now);
+        if !attempts.may_try_again(&failed) || !self.retries.try_withdraw(attempts.now.into_std()) {
+            return Err(error_of(failed));
+        }
+        attempts.is_retry = true;
+        if is_race {
+            // The other connections have been open for longer.
+            endpoint.close_idle();
+        } else {
+            attempts.tried.push(endpoint.address);
+            attempts.lost = Some(failed);
+        }
+        Ok(())
     }
 
     /// Takes an open connection to a server, or a new one; `None` when the server cannot be
@@ -193,6 +224,17 @@ impl Proxy<'_> {
         }
         endpoint.record_malformed(why, now);
     }
+}
+
+/// An attempt that is about to be made.
+struct Attempt<'a> {
+    endpoint: &'a Arc<Endpoint>,
+    server: ServerConnection,
+    permit: Permit,
+    /// The part of the path that the server does not see.
+    stripped: &'a str,
+    /// The cookie that keeps the client with this server, if it has none.
+    set_cookie: Option<String>,
 }
 
 /// The attempts of one request so far.
