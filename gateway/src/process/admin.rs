@@ -2,7 +2,6 @@
 //! ready, its metrics, and its routes.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -23,7 +22,8 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::{self, Metrics};
+use crate::observe::metrics::Metrics;
+use crate::observe::metrics_page::{ProcessTotals, metrics_page};
 use crate::process::routes_page::routes_page;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
@@ -93,26 +93,19 @@ impl Admin {
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
             "/metrics" => {
                 let budget = self.shared.budget.usage();
-                let totals = metrics::ProcessTotals {
+                let totals = ProcessTotals {
                     nodes: self.peers.nodes().len(),
                     malformed_from_nodes: self.peers.malformed_total(),
                     warnings: self.shared.log_throttles.tallies(),
                     stale: self.peers.stale_for(),
-                    lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
+                    access_log_lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
+                    log_lines_lost: net::log_lines_lost(),
                     evicted: self.shared.evicted(),
                     held: budget.held,
                     over_budget: budget.refused,
                     left_unread: budget.unread,
                 };
-                let mut text = metrics::text(&self.workers, &totals);
-                let _ = writeln!(
-                    text,
-                    "# HELP gateway_log_lines_lost_total Log lines that could not be written as fast as they came.\n\
-                     # TYPE gateway_log_lines_lost_total counter\n\
-                     gateway_log_lines_lost_total {}",
-                    net::log_lines_lost()
-                );
-                Some((StatusCode::OK, text))
+                Some((StatusCode::OK, metrics_page(&self.workers, &totals)))
             }
             "/routes" => Some((StatusCode::OK, routes_page(&self.peers, &self.upstreams, &self.shared))),
             _ => None,
