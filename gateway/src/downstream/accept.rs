@@ -46,14 +46,7 @@ impl Worker {
         let stop = self.stop.child_token();
         let mut acceptors: Vec<_> =
             listeners.into_iter().map(|(listener, is_tls)| (Acceptor::new(listener), is_tls)).collect();
-        let updates =
-            Arc::clone(&self.upstreams).run_updates(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
-        let follows = AbortOnDropHandle::new(tokio::spawn(updates));
-        let connects = AbortOnDropHandle::new(tokio::spawn(self.peers.connect_newcomers()));
-        let shedding = Arc::clone(&self.shedding);
-        let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.run().await }));
-        let time = Arc::clone(&self.time);
-        let shares = AbortOnDropHandle::new(tokio::spawn(async move { time.run().await }));
+        let tasks = self.start_tasks(&config);
         let mut connections = JoinSet::new();
         let mut full = LogThrottle::default();
         let mut accept_until = None;
@@ -107,7 +100,22 @@ impl Worker {
                 }
             }
         }
-        drop((follows, connects, watches, sends, shares));
+        drop((tasks, sends));
+    }
+
+    /// Starts the tasks that run as long as the worker serves: they follow nodes and configuration,
+    /// connect to new nodes, measure the lag, and give heavy connections their turns.
+    fn start_tasks(&self, config: &watch::Receiver<Arc<Config>>) -> [AbortOnDropHandle<()>; 4] {
+        let updates =
+            Arc::clone(&self.upstreams).run_updates(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
+        let (shedding, time) = (Arc::clone(&self.shedding), Arc::clone(&self.time));
+        [
+            tokio::spawn(updates),
+            tokio::spawn(self.peers.connect_newcomers()),
+            tokio::spawn(async move { shedding.run().await }),
+            tokio::spawn(async move { time.run().await }),
+        ]
+        .map(AbortOnDropHandle::new)
     }
 
     /// Another client is being evicted, which takes a moment.

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::downstream::tls::Tls;
+use crate::downstream::worker::Worker;
 use crate::observe::metrics::Metrics;
 use crate::process::admin::Admin;
 use crate::process::start::start_worker;
@@ -59,11 +60,7 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     worker.shared.names.prepare(&prepared).await;
     worker.upstreams.refresh(&worker.shared);
     worker.serve(vec![(listener, false)], config, &CancellationToken::new()).await;
-    worker.peers.left().await;
-    if let Some(log) = &worker.access_log {
-        log.flush();
-    }
-    info!("stopped");
+    finish(&worker).await;
     Ok(())
 }
 
@@ -92,8 +89,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &worker.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
     let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
-    let successor = stop.admin.clone();
-    let asked = admin.map(|listener| {
+    let operators = admin.map(|listener| {
         let admin = Admin {
             peers: worker.peers.clone(),
             upstreams: Arc::clone(&upstreams),
@@ -103,10 +99,11 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
             access_log: worker.access_log.clone(),
             shared: Arc::clone(&worker.shared),
         };
+        let successor = stop.admin.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
                 () = admin.serve(listener) => {}
-                () = stop.admin.cancelled() => {}
+                () = successor.cancelled() => {}
             }
         }))
     });
@@ -115,46 +112,67 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         let known = worker.peers.wait_until(|nodes| !nodes.is_empty());
         let _ = timeout(MAX_REGISTRY_WAIT, known).await;
     }
-    let mut acceptors: Vec<Vec<(TcpListener, bool)>> = (0..count).map(|_| Vec::new()).collect();
-    for (listeners, is_tls) in [(http, false), (https, true)] {
-        for (at, listener) in listeners.into_iter().enumerate() {
-            acceptors[at].push((listener, is_tls));
-        }
-    }
-    let mut workers = Vec::new();
-    for (number, acceptors) in acceptors.into_iter().enumerate() {
-        let acceptors = acceptors.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
-        let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
-        let upstreams = Arc::clone(&upstreams[number]);
-        let metrics = Arc::clone(&metrics[number]);
-        let worker = worker.for_thread(upstreams, metrics);
-        let (config, successor) = (config.clone(), successor.clone());
-        let (ends, ended) = oneshot::channel();
-        let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
-        let work = move || {
-            let served = runtime.block_on(async {
-                let acceptors = acceptors.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
-                worker.serve(acceptors.collect::<io::Result<_>>()?, config, &successor).await;
-                Ok(())
-            });
-            let _ = ends.send(served);
-        };
-        std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
-        workers.push(ended);
+    let mut threads = Vec::new();
+    for (number, listeners) in listeners_of_workers(http, https).into_iter().enumerate() {
+        let worker = worker.for_thread(Arc::clone(&upstreams[number]), Arc::clone(&metrics[number]));
+        threads.push(start_thread(number, worker, listeners, config.clone(), stop.admin.clone())?);
     }
     if let Some(ready) = ready {
         let _ = ready.send(());
     }
-    for worker in workers {
-        worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
+    for thread in threads {
+        thread.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
-    drop((asked, renewed));
+    drop((operators, renewed));
+    finish(&worker).await;
+    Ok(())
+}
+
+/// The listeners of each worker, one of a kind at most, and whether its clients have to speak TLS.
+fn listeners_of_workers(http: Vec<TcpListener>, https: Vec<TcpListener>) -> Vec<Vec<(TcpListener, bool)>> {
+    let count = http.len().max(https.len());
+    let mut workers: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+    for (listeners, is_tls) in [(http, false), (https, true)] {
+        for (worker, listener) in workers.iter_mut().zip(listeners) {
+            worker.push((listener, is_tls));
+        }
+    }
+    workers
+}
+
+/// Starts the thread of a worker, with a runtime of its own. The receiver gets the result when the
+/// worker has ended.
+fn start_thread(
+    number: usize,
+    worker: Worker,
+    listeners: Vec<(TcpListener, bool)>,
+    config: watch::Receiver<Arc<Config>>,
+    successor: CancellationToken,
+) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    // A listener belongs to the runtime that it was made in.
+    let listeners = listeners.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
+    let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+    let (ends, ended) = oneshot::channel();
+    let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
+    let work = move || {
+        let served = runtime.block_on(async {
+            let listeners = listeners.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
+            worker.serve(listeners.collect::<io::Result<_>>()?, config, &successor).await;
+            Ok(())
+        });
+        let _ = ends.send(served);
+    };
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
+    Ok(ended)
+}
+
+/// Waits until the registry has been left and the access log is written.
+async fn finish(worker: &Worker) {
     worker.peers.left().await;
     if let Some(log) = &worker.access_log {
         log.flush();
     }
     info!("stopped");
-    Ok(())
 }
 
 /// Reads certificates again whenever the configuration changes.
