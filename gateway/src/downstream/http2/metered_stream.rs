@@ -29,14 +29,14 @@ const ROUND_BYTES: usize = 16 * 1024;
 
 /// A client's bytes on their way to `h2`, which are metered.
 pub(super) struct MeteredStream<'a> {
-    pub(super) stream: MaybeTlsStream,
-    pub(super) frames: Frames,
-    pub(super) meter: Meter,
-    pub(super) table: FieldTable,
-    pub(super) activity: Arc<ConnectionActivity>,
-    pub(super) slice: PollSlice<'a>,
+    stream: MaybeTlsStream,
+    frames: Frames,
+    meter: Meter,
+    table: FieldTable,
+    activity: Arc<ConnectionActivity>,
+    slice: PollSlice<'a>,
     /// Everything has been written; the client may read it until this time.
-    pub(super) lingers: Option<Timer>,
+    lingers: Option<Timer>,
 }
 
 /// The connection's bytes as its task observes them.
@@ -50,6 +50,25 @@ pub(super) struct ConnectionActivity {
     table_bytes: AtomicUsize,
     /// Bytes that were read since all requests before them were accepted.
     round_bytes: AtomicUsize,
+}
+
+impl<'a> MeteredStream<'a> {
+    pub(super) fn new(
+        stream: MaybeTlsStream,
+        activity: &Arc<ConnectionActivity>,
+        slice: PollSlice<'a>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stream,
+            frames: Frames::new(),
+            meter: Meter::new(now),
+            table: FieldTable::default(),
+            activity: Arc::clone(activity),
+            slice,
+            lingers: None,
+        }
+    }
 }
 
 impl ConnectionActivity {

@@ -28,10 +28,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Duration, Instant, timeout};
 
 use self::exchange::Http2Exchange;
-use self::field_table::FieldTable;
-use self::frames::Frames;
 use self::held_bytes::{HeldBytes, cost_of};
-use self::meter::Meter;
 use self::metered_stream::{ConnectionActivity, MeteredStream};
 use crate::config::Config;
 use crate::downstream::tracked_client::TrackedClient;
@@ -112,11 +109,8 @@ async fn serve(
 ) -> &'static str {
     let now = Instant::now();
     let activity = Arc::new(ConnectionActivity::new(now));
-    let (frames, meter, mut slice) = (Frames::new(), Meter::new(now), PollSlice::new(polls));
-    let activity_of = Arc::clone(&activity);
-    let (table, lingers) = (FieldTable::default(), None);
-    let mut metered =
-        MeteredStream { stream, frames, meter, table, activity: activity_of, slice: PollSlice::new(polls), lingers };
+    let mut slice = PollSlice::new(polls);
+    let mut metered = MeteredStream::new(stream, &activity, PollSlice::new(polls), now);
     let handshake = settings(client.is_crowded()).handshake::<_, Bytes>(&mut metered);
     let Some(mut connection) = timeout(config.header_timeout, handshake).await.ok().and_then(Result::ok) else {
         // An orderly end: bytes that the client has sent beyond that are read.
@@ -145,12 +139,8 @@ async fn serve(
                         continue;
                     }
                     client.mark_busy();
-                    let (mut exchange, head) = Http2Exchange::open(request, respond, config.write_timeout, Arc::clone(&client.pace));
-                    streams.push(async move {
-                        let ended = answer(head, &mut exchange, handler).await;
-                        exchange.finish(ended).await;
-                        cost
-                    });
+                    let (exchange, head) = Http2Exchange::open(request, respond, config.write_timeout, Arc::clone(&client.pace));
+                    streams.push(answer_and_finish(head, exchange, handler, cost));
                 }
                 Some(Err(_)) => return "broken",
                 None => return "closed",
@@ -188,6 +178,18 @@ async fn serve(
     let closed = async { while let Some(Ok(_)) = activity.accept(&mut connection).await {} };
     let _ = timeout(LINGER, closed).await;
     why
+}
+
+/// Answers one request, and ends its stream. Returns `cost`, which is then released.
+async fn answer_and_finish(
+    head: Result<RequestHead, Problem>,
+    mut exchange: Http2Exchange,
+    handler: &impl RequestHandler,
+    cost: usize,
+) -> usize {
+    let ended = answer(head, &mut exchange, handler).await;
+    exchange.finish(ended).await;
+    cost
 }
 
 /// The limits of a connection, as far as the h2 crate keeps them.
