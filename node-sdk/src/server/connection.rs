@@ -89,7 +89,7 @@ struct CallerConnection<'a> {
     in_streams: Arc<AtomicUsize>,
     full: LogThrottle,
     /// The node stops. Its streams have been told to end when they have nothing to send.
-    leaving: bool,
+    is_stopping: bool,
 }
 
 /// Serves one caller until it closes, or until `finish` is cancelled and its calls are done.
@@ -129,7 +129,7 @@ pub(crate) async fn run(
         running_bytes: 0,
         in_streams,
         full: LogThrottle::default(),
-        leaving: false,
+        is_stopping: false,
     };
     // Until it shows version 2, whose writers escape `¶`.
     connection.reader.join_pieces(true);
@@ -165,22 +165,12 @@ impl CallerConnection<'_> {
                 at_caller.reset();
             }
             self.charge();
-            // Even a caller that never pauses yields the thread, whatever its packets cost.
-            if self.slice.is_over() {
-                self.slice.yield_now().await;
-            } else if self.large.is_some() {
-                self.slice.acquire().await;
-            } else if more && !blocked && paced.is_none() && self.has_few() {
+            if self.yield_after_round(more, !blocked && paced.is_none()).await {
                 continue;
-            } else if more {
-                tokio::task::yield_now().await;
             }
-            let idle = self.running.is_empty() && self.responses.len() == 0 && !more;
-            if idle && closed {
-                return CallerEnd::Gone("closed by the caller");
-            }
-            if idle && finish.is_cancelled() {
-                return CallerEnd::Gone("leaving");
+            let is_idle = self.running.is_empty() && self.responses.len() == 0 && !more;
+            if is_idle && (closed || finish.is_cancelled()) {
+                return CallerEnd::Gone(if closed { "closed by the caller" } else { "leaving" });
             }
             let written = self.responses.written();
             let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
@@ -188,15 +178,15 @@ impl CallerConnection<'_> {
             let (listening, reads) = (!closed && self.has_room(), self.is_reading());
             // A packet that has begun must be completed; only running calls may delay it.
             let is_timed = listening && (!is_full || self.reader.buffered().len() > held / 2);
-            let leaving = self.leaving;
+            let is_stopping = self.is_stopping;
             let CallerConnection { reader, running, responses, received, slice, .. } = &mut *self;
             tokio::select! {
                 biased;
                 writable = stream.writable(), if blocked => if writable.is_err() { return CallerEnd::Gone("broken") },
                 () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return CallerEnd::Cut("the caller does not read its responses"),
-                () = finish.cancelled(), if !leaving => {
-                    self.leaving = true;
-                    self.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
+                () = finish.cancelled(), if !is_stopping => {
+                    self.is_stopping = true;
+                    self.handles.stop_streams();
                 }
                 (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
                 () = std::future::ready(()), if more => {}
@@ -223,6 +213,21 @@ impl CallerConnection<'_> {
                 self.reader.defer_deadline();
             }
         }
+    }
+
+    /// Lets other tasks run after a round: even a caller that never pauses yields the thread,
+    /// whatever its packets cost. Returns whether the next round is to begin without a wait.
+    async fn yield_after_round(&mut self, more: bool, has_written_all: bool) -> bool {
+        if self.slice.is_over() {
+            self.slice.yield_now().await;
+        } else if self.large.is_some() {
+            self.slice.acquire().await;
+        } else if more && has_written_all && self.has_few() {
+            return true;
+        } else if more {
+            tokio::task::yield_now().await;
+        }
+        false
     }
 
     /// Takes the responses of running calls that are ready, until the time slice is over.
@@ -352,7 +357,7 @@ impl CallerConnection<'_> {
     fn run_call(&mut self, call: RunningCall) {
         self.running_bytes += call.bytes;
         let handle = call.handle();
-        if self.leaving
+        if self.is_stopping
             && let Some(call_stream) = &handle.call_stream
         {
             call_stream.stop();

@@ -43,6 +43,11 @@ impl RunningCalls {
         Some(taken)
     }
 
+    /// Tells all streams that the node stops: they end when they have nothing to send.
+    pub(super) fn stop_streams(&self) {
+        self.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
+    }
+
     pub(super) fn call_stream(&self, key: u64) -> Option<&CallStream> {
         self.by_key.get(&key)?.call_stream.as_deref()
     }
