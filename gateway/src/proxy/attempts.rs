@@ -107,7 +107,7 @@ impl Proxy<'_> {
             Ok(Forwarded::Done { keep_server, response_time }) => {
                 let now = attempts.now;
                 if exchange.status().is_some_and(counts_as_failure) {
-                    endpoint.load.record_failure(now.into_std(), true);
+                    endpoint.load.record_failure(now.into_std());
                 } else {
                     endpoint.load.record_response(now.into_std(), response_time);
                 }
@@ -201,12 +201,12 @@ impl Proxy<'_> {
     fn record_failure(&self, endpoint: &Endpoint, failed: &ForwardError, is_race: bool, now: Instant) {
         match failed {
             ForwardError::Unanswered if is_race => {}
-            ForwardError::Unanswered => endpoint.load.record_failure(now.into_std(), true),
+            ForwardError::Unanswered => endpoint.load.record_failure(now.into_std()),
             ForwardError::Malformed(why) => {
-                endpoint.load.record_failure(now.into_std(), true);
+                endpoint.load.record_failure(now.into_std());
                 self.record_malformed(endpoint, why, now);
             }
-            ForwardError::Deadline => endpoint.load.record_failure(now.into_std(), false),
+            ForwardError::Deadline => endpoint.load.record_timeout(now.into_std()),
             ForwardError::Cut(why) => self.record_malformed(endpoint, why, now),
             ForwardError::Client(_) | ForwardError::Ended(_) => {}
         }

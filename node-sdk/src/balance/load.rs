@@ -75,19 +75,29 @@ impl Load {
         }
     }
 
-    /// Records a call that was lost or timed out. One call that timed out (not `in_time`) is enough
-    /// to eject the member for a moment.
-    pub fn record_failure(&self, now: Instant, in_time: bool) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures >= FAILURES {
-            let longest = millis(MAX_EJECTION);
-            let time =
-                self.ejection.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some((time * 2).min(longest)));
-            self.failures.store(0, Ordering::Relaxed);
-            self.eject(now, time.unwrap_or(longest));
-        } else if !in_time {
+    /// Records a call that was lost. Several in a row eject the member.
+    pub fn record_failure(&self, now: Instant) {
+        self.count_failure(now);
+    }
+
+    /// Records a call that timed out. One is enough to eject the member for a moment.
+    pub fn record_timeout(&self, now: Instant) {
+        if !self.count_failure(now) {
             self.eject(now, millis(FIRST_EJECTION));
         }
+    }
+
+    /// Counts a failed call, and returns whether the member was ejected for it.
+    fn count_failure(&self, now: Instant) -> bool {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 < FAILURES {
+            return false;
+        }
+        let longest = millis(MAX_EJECTION);
+        let time =
+            self.ejection.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some((time * 2).min(longest)));
+        self.failures.store(0, Ordering::Relaxed);
+        self.eject(now, time.unwrap_or(longest));
+        true
     }
 
     /// Records a new connection: slow start begins.
@@ -204,7 +214,7 @@ mod tests {
     #[test]
     fn a_node_that_lets_a_call_time_out_is_ejected_for_a_second() {
         let (load, at) = load();
-        load.record_failure(at(1000), false);
+        load.record_timeout(at(1000));
         assert!(load.is_ejected(at(1999)) && !load.is_ejected(at(2001)));
         load.begin(at(2001));
         assert!(load.is_ejected(at(2500)), "one call tests it");
@@ -217,14 +227,14 @@ mod tests {
         let (load, at) = load();
         let mut now = 0;
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            (0..4).for_each(|_| load.record_failure(at(now), true));
+            (0..4).for_each(|_| load.record_failure(at(now)));
             assert!(!load.is_ejected(at(now)), "four are not enough");
-            load.record_failure(at(now), true);
+            load.record_failure(at(now));
             assert!(load.is_ejected(at(now + seconds * 1000 - 1)) && !load.is_ejected(at(now + seconds * 1000 + 1)));
             now += seconds * 1000 + 1;
         }
         load.record_response(at(now), Duration::from_millis(1));
-        (0..5).for_each(|_| load.record_failure(at(now), true));
+        (0..5).for_each(|_| load.record_failure(at(now)));
         assert!(!load.is_ejected(at(now + 1001)), "a response resets the count");
     }
 }

@@ -277,7 +277,7 @@ impl RawCall<'_> {
                 Ok(None)
             }
             Err(CallFailure::Lost { written: true }) => {
-                connection.load.record_failure(now(), true);
+                connection.load.record_failure(now());
                 self.mesh.record_failed(connection.address);
                 let may_retry = self.mesh.record_loss(now(), &self.route_name(), connection.address);
                 if may_retry && self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
@@ -289,7 +289,7 @@ impl RawCall<'_> {
             }
             Err(CallFailure::Deadline { .. }) => {
                 let now = now();
-                connection.load.record_failure(now, false);
+                connection.load.record_timeout(now);
                 // A node that has answered another call meanwhile is alive: only this call took too
                 // long.
                 if connection.load.silent_for(now) >= self.progress.within {
