@@ -122,7 +122,7 @@ impl Peers {
     ) -> Vec<(SocketAddr, Result<T, CallError>)> {
         let (method, path) = split_url(url);
         if self.providers(url).is_empty() {
-            let _ = timeout(DEFAULT_DEADLINE, self.mesh.view().listed()).await;
+            let _ = timeout(DEFAULT_DEADLINE, self.mesh.view().wait_for_list()).await;
         }
         let calls = self.providers(url).into_iter().map(|address| async move {
             let call =

@@ -38,7 +38,7 @@ impl RawCall<'_> {
         let context = self.context();
         let deadline = self.progress.deadline.unwrap_or_else(|| self.begin(now, &context));
         if deadline <= now {
-            if self.progress.is_unlisted && !self.mesh.view().is_listed() {
+            if self.progress.has_waited_for_list && !self.mesh.view().has_list() {
                 return Err(CallError::NoList { url: self.url() });
             }
             return Err(self.deadline_error());
@@ -113,9 +113,9 @@ impl RawCall<'_> {
         }
         match unknown_route::error(self.mesh, self.method, self.path) {
             CallError::NoList { .. } => {
-                self.progress.is_unlisted = true;
-                let listed = self.mesh.view().listed();
-                self.progress.state = CallState::Unlisted(Box::pin(async move {
+                self.progress.has_waited_for_list = true;
+                let listed = self.mesh.view().wait_for_list();
+                self.progress.state = CallState::AwaitingList(Box::pin(async move {
                     let _ = timeout_at(deadline, listed).await;
                 }));
                 Ok(())
@@ -344,7 +344,7 @@ impl Future for RawCall<'_> {
                     Poll::Ready(None) => return Poll::Ready(Err(this.deadline_error())),
                     Poll::Pending => return Poll::Pending,
                 },
-                CallState::Unlisted(listed) => match listed.as_mut().poll(task) {
+                CallState::AwaitingList(listed) => match listed.as_mut().poll(task) {
                     Poll::Ready(()) => {
                         this.progress.state = CallState::Due;
                         continue;

@@ -29,8 +29,8 @@ impl<'a, T> Call<'a, T> {
 
     /// How long the whole call may take, with all its attempts. 5 s unless set. It ends a margin
     /// before the call that is being handled: a tenth of the time left, and 100 ms at most.
-    pub fn timeout(mut self, deadline: Duration) -> Self {
-        self.raw = self.raw.timeout(deadline);
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.raw = self.raw.timeout(timeout);
         self
     }
 

@@ -82,7 +82,7 @@ impl<'a> Emission<'a> {
         let url = || format!("{METHOD}{}", self.path);
         if reached > 0 || !groups.is_empty() {
             Ok(reached)
-        } else if !self.mesh.view().is_listed() {
+        } else if !self.mesh.view().has_list() {
             Err(CallError::NoList { url: url() })
         } else if coverage(self.mesh.interests(), METHOD, &self.path) == Coverage::None {
             Err(CallError::OutsideInterests { url: url() })

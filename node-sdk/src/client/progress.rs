@@ -21,7 +21,7 @@ pub(super) struct CallProgress {
     pub(super) within: Duration,
     pub(super) state: CallState,
     /// The call has waited for the first list.
-    pub(super) is_unlisted: bool,
+    pub(super) has_waited_for_list: bool,
     /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
     /// The lost node that may have carried out the call.
@@ -49,7 +49,7 @@ pub(super) enum CallState {
     /// This node itself answers.
     Own(LocalResponse),
     /// The first list is to come.
-    Unlisted(Pin<Box<dyn Future<Output = ()> + Send>>),
+    AwaitingList(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 /// Asking a second provider.
@@ -72,7 +72,7 @@ impl fmt::Debug for CallState {
             Self::Due => "due",
             Self::Waiting(_) => "waiting",
             Self::Own(_) => "running on this node",
-            Self::Unlisted(_) => "waiting for the first list",
+            Self::AwaitingList(_) => "waiting for the first list",
         })
     }
 }

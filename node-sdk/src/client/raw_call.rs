@@ -66,8 +66,8 @@ impl<'a> RawCall<'a> {
     }
 
     /// As [`Call::timeout`](crate::Call::timeout).
-    pub fn timeout(mut self, deadline: Duration) -> Self {
-        self.timeout = deadline;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 

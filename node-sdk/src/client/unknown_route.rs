@@ -66,7 +66,7 @@ pub(super) fn error(mesh: &Mesh, method: &str, path: &str) -> CallError {
     if let Some(reason) = bad_form(&url) {
         return CallError::BadUrl { url, reason };
     }
-    if !mesh.view().is_listed() {
+    if !mesh.view().has_list() {
         return CallError::NoList { url };
     }
     match coverage(mesh.interests(), method, path) {

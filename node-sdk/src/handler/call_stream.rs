@@ -35,9 +35,9 @@ struct CallStreamState {
     takes_items: bool,
     is_open: bool,
     /// The node stops: a stream that has nothing to send ends.
-    leaving: bool,
+    is_stopping: bool,
     /// The stream ended before its last part.
-    cut: bool,
+    is_cut: bool,
     /// Its parts were discarded for lack of memory.
     out_of_memory: bool,
 }
@@ -63,8 +63,8 @@ impl CallStream {
             send: SendWindow::new(credit),
             takes_items: false,
             is_open: false,
-            leaving: false,
-            cut: false,
+            is_stopping: false,
+            is_cut: false,
             out_of_memory: false,
         };
         Arc::new(Self { state: Mutex::new(state), task: AtomicWaker::new(), held })
@@ -92,7 +92,7 @@ impl CallStream {
 
     /// The node stops.
     pub(crate) fn stop(&self) {
-        self.lock().leaving = true;
+        self.lock().is_stopping = true;
         self.task.wake();
     }
 
@@ -130,8 +130,8 @@ impl CallStream {
 
     /// The error that ends a stream with nothing to send, if the node stops.
     pub(crate) fn stop_error(&self) -> Option<ServiceError> {
-        let leaves = self.lock().leaving;
-        leaves.then(|| ServiceError::new(503, "leaving", "this node is stopping").retry_after(REOPEN_AFTER))
+        let is_stopping = self.lock().is_stopping;
+        is_stopping.then(|| ServiceError::new(503, "leaving", "this node is stopping").retry_after(REOPEN_AFTER))
     }
 
     /// Bytes of parts that the handler has not read.
@@ -140,7 +140,7 @@ impl CallStream {
     }
 
     /// Discards the parts that wait. The handler gets an error when it reads on.
-    pub(crate) fn crowd_out(&self) {
+    pub(crate) fn discard_parts(&self) {
         let mut state = self.lock();
         self.held.fetch_sub(state.receive.waiting_bytes(), Ordering::Relaxed);
         state.receive.clear();
@@ -154,7 +154,7 @@ impl CallStream {
     /// Records that the call is over.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
-        state.cut = !state.receive.is_over();
+        state.is_cut = !state.receive.is_over();
         let waker = state.receive.end();
         drop(state);
         waker.into_iter().for_each(std::task::Waker::wake);
@@ -173,7 +173,8 @@ impl CallStream {
         let mut state = self.lock();
         let taken = ready!(state.receive.poll_part(task));
         self.held.fetch_sub(taken.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-        let (has_credit_due, cut, out_of_memory) = (state.receive.has_credit_due(), state.cut, state.out_of_memory);
+        let (has_credit_due, is_cut, out_of_memory) =
+            (state.receive.has_credit_due(), state.is_cut, state.out_of_memory);
         drop(state);
         if has_credit_due {
             self.task.wake();
@@ -181,7 +182,7 @@ impl CallStream {
         Poll::Ready(match taken {
             Some(frame) => Some(Ok(frame)),
             None if out_of_memory => Some(Err(no_room("the parts of this stream, which are not read"))),
-            None if cut => Some(Err(ServiceError::new(499, "cut", "the caller has gone before the last part"))),
+            None if is_cut => Some(Err(ServiceError::new(499, "cut", "the caller has gone before the last part"))),
             None => None,
         })
     }

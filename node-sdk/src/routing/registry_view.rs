@@ -32,7 +32,7 @@ pub(crate) struct RegistryView {
     main: Arc<SharedTable>,
     crashing_routes: Mutex<CrashingRoutes>,
     /// Whether a Distributor has sent a list.
-    listed: watch::Sender<bool>,
+    has_list: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl RegistryView {
             state: Mutex::new(state),
             main: SharedTable::new(RoutingTable::new(local_node)),
             crashing_routes: Mutex::default(),
-            listed: watch::Sender::default(),
+            has_list: watch::Sender::default(),
         })
     }
 
@@ -113,22 +113,22 @@ impl RegistryView {
             state.stale_since = None;
             state.unsaved = true;
             drop(state);
-            self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
+            self.has_list.send_if_modified(|has_list| !std::mem::replace(has_list, true));
         }
         outcome
     }
 
     /// Whether a Distributor has sent a list.
-    pub(crate) fn is_listed(&self) -> bool {
-        *self.listed.borrow()
+    pub(crate) fn has_list(&self) -> bool {
+        *self.has_list.borrow()
     }
 
     /// Completes when a Distributor has sent a list. Cancel safe.
-    pub(crate) fn listed(&self) -> impl Future<Output = ()> + use<> {
-        let mut listed = self.listed.subscribe();
+    pub(crate) fn wait_for_list(&self) -> impl Future<Output = ()> + use<> {
+        let mut has_list = self.has_list.subscribe();
         async move {
             // The view lives as long as the process calls.
-            let _ = listed.wait_for(|listed| *listed).await;
+            let _ = has_list.wait_for(|has_list| *has_list).await;
         }
     }
 

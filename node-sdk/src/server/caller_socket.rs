@@ -35,7 +35,7 @@ pub(super) async fn read_enough(
             let (written, unread) = poller.unread(&service.peer_backlog, stream, written).await;
             if unread.is_none()
                 && let Some((_, peer)) = stream.ends()
-                && let Some(suppressed) = service.may_log_of(peer, "hidden")
+                && let Some(suppressed) = service.allow_log_of(peer, "hidden")
             {
                 warn!(%peer, suppressed, "the system does not show what this version 1 caller has read; it is given {LEGACY_READ_TIME:?} for each answer");
             }

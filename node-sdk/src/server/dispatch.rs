@@ -116,7 +116,7 @@ impl LocalService {
 
     /// Whether something may be logged of this caller now: how many lines about callers were
     /// suppressed since the last one.
-    pub(super) fn may_log_of(&self, peer: IpAddr, what: &'static str) -> Option<u64> {
+    pub(super) fn allow_log_of(&self, peer: IpAddr, what: &'static str) -> Option<u64> {
         let mut log = self.caller_log.lock().unwrap_or_else(PoisonError::into_inner);
         log.allow((peer, what), Instant::now().into_std())
     }

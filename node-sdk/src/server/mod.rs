@@ -106,7 +106,7 @@ async fn run(stream: Socket, peer: SocketAddr, service: Arc<LocalService>, finis
     match end {
         CallerEnd::Gone(reason) => debug!(%peer, reason, "caller's connection ended"),
         CallerEnd::Cut(reason) => {
-            if let Some(suppressed) = service.may_log_of(peer.ip(), "cut") {
+            if let Some(suppressed) = service.allow_log_of(peer.ip(), "cut") {
                 warn!(%peer, suppressed, "cut: {reason}");
             }
         }

@@ -296,7 +296,7 @@ impl ConnectionState {
             self.charge(unfinished).filter(|may_have| self.calls.parts_bytes() + unfinished > *may_have)
         {
             self.share.count_refusal();
-            let crowded = self.calls.crowd_out();
+            let crowded = self.calls.discard_parts();
             let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };
             if let Some(suppressed) = self.cut.allow(now) {
                 warn!(node = %address, may_have, suppressed, "no room for {what}");

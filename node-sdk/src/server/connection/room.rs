@@ -35,13 +35,13 @@ impl CallerConnection<'_> {
         let held = self.held_bytes();
         self.allowed_bytes = self.share.charge(held);
         if held >= self.allowed_bytes {
-            self.crowd_out();
+            self.discard_parts();
         }
     }
 
     /// Parts that handlers do not read must not keep the caller from being read. While they are
     /// most of the bytes that may be held for the caller, the stream with the most parts ends.
-    fn crowd_out(&mut self) {
+    fn discard_parts(&mut self) {
         while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
             let waiting =
                 |call: &CallHandle| call.call_stream.as_ref().map_or(0, |call_stream| call_stream.waiting_bytes());
@@ -51,7 +51,7 @@ impl CallerConnection<'_> {
             else {
                 break;
             };
-            call_stream.crowd_out();
+            call_stream.discard_parts();
             self.log_full("the parts of a stream");
         }
     }

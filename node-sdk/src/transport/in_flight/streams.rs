@@ -121,7 +121,7 @@ impl InFlight {
 
     /// Ends the stream with the most bytes of parts, and tells the node. Returns the task to wake;
     /// `None` if no stream has any parts.
-    pub(crate) fn crowd_out(&mut self) -> Option<Option<Waker>> {
+    pub(crate) fn discard_parts(&mut self) -> Option<Option<Waker>> {
         let waiting = |state: &SlotState| match state {
             SlotState::Open(open) => open.receive.waiting_bytes(),
             SlotState::Free | SlotState::Waiting(_) | SlotState::Done(_) => 0,
