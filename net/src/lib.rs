@@ -6,7 +6,7 @@
 //! | to | start with |
 //! |---|---|
 //! | listen and accept | [`bind`] and [`Acceptor`] |
-//! | connect | [`Network`] |
+//! | connect | [`Network`], or [`ServerAddress`] for TCP and Unix sockets |
 //! | read packets | [`FrameReader`] |
 //! | send many small messages | [`SendQueue`] |
 //! | log without blocking, and not too often | `init_log` (feature `cli`) and [`LogThrottle`] |
@@ -50,8 +50,10 @@ mod log;
 mod peer_backlog;
 mod process;
 mod send_queue;
+mod server_address;
 mod socket;
 mod tcp;
+mod unix_path;
 #[cfg(feature = "virtual-net")]
 mod virtual_net;
 
@@ -74,10 +76,12 @@ pub use process::{
     sleep_until_opt, stop_on_signals, stop_on_signals_unless, time_of_day, unique_id,
 };
 pub use send_queue::{MAX_QUEUED_BYTES, QueuedSocket, SendQueue};
+pub use server_address::ServerAddress;
 pub use socket::{Listener, Network, ReadNow, Socket, set_options};
 pub use tcp::{
-    BindError, bind, bind_all, bind_shared, connect_any, look_up, look_up_blocking, recv_now, send_now,
-    set_tcp_options, set_tcp_options_with_timeout,
+    BindError, bind, bind_all, bind_shared, connect_any, look_up, look_up_blocking, set_tcp_options,
+    set_tcp_options_with_timeout,
 };
+pub use unix_path::{MAX_UNIX_PATH_BYTES, UnixPath, UnixPathError};
 #[cfg(feature = "virtual-net")]
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

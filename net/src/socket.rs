@@ -9,7 +9,7 @@ use bytes::BufMut;
 use protocol::{HostName, HostPort};
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::tcp::{
@@ -40,6 +40,8 @@ pub enum Network {
 pub enum Socket {
     /// A TCP socket of the system.
     Tcp(TcpStream),
+    /// A Unix socket of the system.
+    Unix(UnixStream),
     /// One inside this process.
     #[cfg(feature = "virtual-net")]
     Pipe(Pipe),
@@ -141,25 +143,27 @@ impl From<TcpListener> for Listener {
 }
 
 impl Socket {
-    /// The socket of the system; `None` for one inside this process.
+    /// The TCP socket, if it is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
             #[cfg(feature = "virtual-net")]
             Self::Pipe(_) => None,
         }
     }
 
-    /// Turns into the socket of the system; `None` for one inside this process.
+    /// Turns into the TCP socket, if it is one.
     pub fn into_tcp(self) -> Option<TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
             #[cfg(feature = "virtual-net")]
             Self::Pipe(_) => None,
         }
     }
 
-    /// The addresses of both ends, if it is a socket of the system. A mapped IPv4 address is given
+    /// The addresses of both ends, if it is a TCP socket. A mapped IPv4 address is given
     /// as IPv4.
     pub fn ends(&self) -> Option<(IpAddr, IpAddr)> {
         let stream = self.tcp()?;
@@ -174,6 +178,7 @@ impl Socket {
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Unix(stream) => stream.try_read(buffer),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_read(buffer),
         }
@@ -183,6 +188,7 @@ impl Socket {
     pub(crate) fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => recv_buf_now(stream, buffer),
+            Self::Unix(stream) => recv_buf_now(stream, buffer),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => {
                 let mut read = vec![0; buffer.chunk_mut().len()];
@@ -200,6 +206,7 @@ impl Socket {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => send_now(stream, bytes),
+            Self::Unix(stream) => send_now(stream, bytes),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_write(bytes),
         }
@@ -209,6 +216,7 @@ impl Socket {
     pub(crate) fn try_write_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => send_pieces_now(stream, pieces),
+            Self::Unix(stream) => send_pieces_now(stream, pieces),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pieces.first().map_or(Ok(0), |piece| pipe.try_write(piece)),
         }
@@ -216,7 +224,12 @@ impl Socket {
 
     /// Closes a socket of the system in some direction.
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.tcp().map_or(Ok(()), |stream| SockRef::from(stream).shutdown(how))
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).shutdown(how),
+            Self::Unix(stream) => SockRef::from(stream).shutdown(how),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(_) => Ok(()),
+        }
     }
 
     /// As [`TcpStream::ready`]. Cancel safe.
@@ -226,6 +239,7 @@ impl Socket {
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {
             Self::Tcp(stream) => stream.ready(interest).await,
+            Self::Unix(stream) => stream.ready(interest).await,
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => Ok(std::future::poll_fn(|context| pipe.poll_ready(interest, context)).await),
         }
@@ -247,7 +261,7 @@ impl Socket {
         self.ready(Interest::WRITABLE).await.map(drop)
     }
 
-    /// Closes a socket of the system for writing, and reads until the peer closes its side, for
+    /// Closes a TCP socket for writing, and reads until the peer closes its side, for
     /// `within` at most. A socket that is closed with unread bytes is reset, and then the peer may
     /// lose what it has not read yet. Cancel safe.
     pub async fn close_in_order(&self, within: Duration) {
@@ -271,6 +285,7 @@ impl Socket {
     pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(context),
+            Self::Unix(stream) => stream.poll_read_ready(context),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.poll_ready(Interest::READABLE, context).map(|_| Ok(())),
         }
@@ -280,6 +295,7 @@ impl Socket {
     pub fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(context),
+            Self::Unix(stream) => stream.poll_write_ready(context),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.poll_ready(Interest::WRITABLE, context).map(|_| Ok(())),
         }
@@ -289,6 +305,7 @@ impl Socket {
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => poll_writable(stream, context),
+            Self::Unix(stream) => poll_writable(stream, context),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(_) => self.poll_write_ready(context),
         }
@@ -297,10 +314,10 @@ impl Socket {
 
 /// A socket that can be read without waiting.
 pub trait ReadNow {
-    /// Reads the available bytes, in one system call: see [`recv_now`].
+    /// Reads the available bytes, without waiting, in one system call. 0 is the end of the stream.
     ///
     /// # Errors
-    /// As for that function.
+    /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there are no bytes.
     fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
@@ -308,13 +325,14 @@ impl ReadNow for Socket {
     fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => recv_now(stream, buffer),
+            Self::Unix(stream) => recv_now(stream, buffer),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_read(buffer),
         }
     }
 }
 
-/// Sets the options of a socket of the system: see [`set_tcp_options`].
+/// Sets the options of a TCP socket: see [`set_tcp_options`].
 pub fn set_options(socket: &Socket) {
     if let Some(stream) = socket.tcp() {
         set_tcp_options(stream);

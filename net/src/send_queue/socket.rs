@@ -28,8 +28,9 @@ const MAX_COPIED_BYTES: usize = 8 * 1024;
 /// order in which it was accepted.
 ///
 /// A message that was accepted is sent even if the socket is dropped then, unless the system does
-/// not take it. An error in sending it is that of the next write, and of the next read that would
-/// find the end. One task may read and one may write.
+/// not take it: then the connection is reset, and a Unix socket, which cannot be reset, ends. An
+/// error in sending it is that of the next write, and of the next read that would find the end. One
+/// task may read and one may write.
 #[derive(Debug)]
 pub struct QueuedSocket(Arc<SocketState>);
 
@@ -212,10 +213,10 @@ impl QueuedSocket {
         self.0.socket.ready(interest).await
     }
 
-    /// Another descriptor of the socket of the system, to learn of its state.
+    /// Another descriptor of the TCP socket, to learn of its state.
     ///
     /// # Errors
-    /// The system has none, or the socket is not one of the system.
+    /// The system has none, or the socket is not one of TCP.
     pub fn duplicate(&self) -> io::Result<TcpStream> {
         use std::os::fd::AsFd;
 
@@ -224,7 +225,7 @@ impl QueuedSocket {
     }
 
     /// From now on, dropping the socket resets the connection, so that the peer sees a cut and not
-    /// an end.
+    /// an end. A Unix socket cannot be reset: its peer sees an end.
     pub fn reset_on_drop(&self) {
         self.0.reset_on_drop();
     }
@@ -244,7 +245,8 @@ impl ReadNow for QueuedSocket {
 
 impl Drop for QueuedSocket {
     /// Queued bytes are still sent. Bytes that the system has not taken are lost, because a peer
-    /// that does not read would keep them for ever; the peer sees a reset.
+    /// that does not read would keep them for ever; the peer sees a reset, and the end if the
+    /// socket is a Unix socket.
     fn drop(&mut self) {
         let mut writes = self.0.lock();
         writes.is_abandoned = true;
@@ -345,6 +347,7 @@ impl SocketState {
     }
 
     fn reset_on_drop(&self) {
+        // The system ignores this for a Unix socket.
         if let Some(socket) = self.socket.tcp() {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }

@@ -1,8 +1,9 @@
-//! Reads and writes of a TCP socket by system calls, without the C library. The library checks
+//! Reads and writes of a stream's socket by system calls, without the C library. The library checks
 //! before and after each call whether the thread is to be cancelled. That is a tenth of the time
 //! that a small message spends outside the kernel.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
@@ -10,7 +11,41 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+
+/// A stream of the system, as the runtime knows it. The methods are those of [`TcpStream`].
+pub(crate) trait SystemStream: AsFd {
+    fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
+
+    fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize>;
+
+    fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+macro_rules! system_stream {
+    ($($Stream:ty),*) => { $(
+        impl SystemStream for $Stream {
+            fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+                self.try_io(interest, io)
+            }
+
+            fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+                self.try_read_buf(buffer)
+            }
+
+            fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+                self.try_write_vectored(pieces)
+            }
+
+            fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_write_ready(context)
+            }
+        }
+    )* };
+}
+system_stream!(TcpStream, UnixStream);
 
 /// A closed connection gives an error, and no signal. Where this flag does not exist, Rust ignores
 /// the signal.
@@ -23,7 +58,7 @@ const FLAGS: SendFlags = SendFlags::empty();
 ///
 /// # Errors
 /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there is nothing to read.
-pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn recv_now(stream: &impl SystemStream, buffer: &mut [u8]) -> io::Result<usize> {
     let room = buffer.len();
     read_once(stream, room, || {
         Ok(retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty())).map(|(bytes, _)| bytes)?)
@@ -32,13 +67,14 @@ pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// As [`recv_now`], into the free room of `buffer`. It must have room: a read without room looks
 /// like the end.
-pub(crate) fn recv_buf_now(stream: &TcpStream, buffer: &mut impl BufMut) -> io::Result<usize> {
+pub(crate) fn recv_buf_now(stream: &impl SystemStream, buffer: &mut impl BufMut) -> io::Result<usize> {
     read_once(stream, buffer.chunk_mut().len(), || stream.try_read_buf(buffer))
 }
 
 /// A read that does not fill the `room` has taken everything. Another read would cost as much and
-/// find nothing. The reactor remembers a close that came with these bytes.
-fn read_once(stream: &TcpStream, room: usize, read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+/// find nothing. The reactor remembers a close that came with these bytes. A Unix socket may have
+/// more where its peer has sent descriptors beside the bytes. No peer of HTTP or packets does that.
+fn read_once(stream: &impl SystemStream, room: usize, read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
     let mut taken = Err(io::ErrorKind::WouldBlock.into());
     let _ = stream.try_io(Interest::READABLE, || {
         taken = read();
@@ -55,12 +91,12 @@ fn read_once(stream: &TcpStream, room: usize, read: impl FnOnce() -> io::Result<
 ///
 /// # Errors
 /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when it takes nothing now.
-pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send_now(stream: &impl SystemStream, bytes: &[u8]) -> io::Result<usize> {
     stream.try_io(Interest::WRITABLE, || Ok(retry_on_intr(|| send(stream, bytes, FLAGS))?))
 }
 
 /// As [`send_now`], of several pieces.
-pub(crate) fn send_pieces_now(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(crate) fn send_pieces_now(stream: &impl SystemStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     match pieces {
         [piece] => send_now(stream, piece),
         pieces => stream.try_write_vectored(pieces),
@@ -69,7 +105,7 @@ pub(crate) fn send_pieces_now(stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io:
 
 /// Ready when the system would take more bytes. The runtime takes a socket as writable until a
 /// write fails, and the bytes then have to be held. So the system is asked.
-pub(crate) fn poll_writable(stream: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+pub(crate) fn poll_writable(stream: &impl SystemStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
     let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&Timespec::default())))? {
         0 => Err(io::ErrorKind::WouldBlock.into()),
         _ => Ok(()),
