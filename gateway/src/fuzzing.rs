@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
+use net::ServerAddress;
 
 use crate::config::file::check_text;
 use crate::downstream::proxy_protocol::{BadHeader, ProxyHeader, parse};
@@ -25,7 +26,7 @@ use crate::route::path;
 /// A trusted proxy, from which all requests seem to come.
 const PROXY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 /// The server that requests are written for.
-const SERVER: SocketAddr = SocketAddr::new(PROXY, 7);
+static SERVER: ServerAddress = ServerAddress::Tcp(SocketAddr::new(PROXY, 7));
 
 /// The head of a request or of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ fn request(head: &RequestHead) -> Head {
     let mut out = BytesMut::new();
     let request = UpstreamRequest {
         target: [head.target(), "", "", ""],
-        server: SERVER,
+        server: &SERVER,
         origin: &origin,
         hops: 0,
         stripped: "",

@@ -1,9 +1,9 @@
 //! Writes requests for servers, and the fields of their responses for clients.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
+use net::ServerAddress;
 
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, tokens};
@@ -20,7 +20,7 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 pub(crate) struct UpstreamRequest<'a> {
     /// The path and query, in parts.
     pub(crate) target: [&'a str; 4],
-    pub(crate) server: SocketAddr,
+    pub(crate) server: &'a ServerAddress,
     pub(crate) origin: &'a ForwardedInfo,
     /// By how many gateways it has been passed on.
     pub(crate) hops: u8,
@@ -66,7 +66,7 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
     }
     match head.host() {
         // HTTP/1.0 need not name a host; HTTP/1.1 must.
-        None => drop(write!(out, "host: {server}\r\n")),
+        None => drop(write!(out, "host: {}\r\n", server.host())),
         Some(host) if head.names_host_in_target => put(out, b"host", host.as_bytes()),
         Some(_) => {}
     }
@@ -172,19 +172,19 @@ fn plain_id(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
     use super::*;
     use crate::http1::head_reader::HeadReader;
     use crate::http1::response_reader::ResponseReader;
     use crate::message::head::Scheme;
 
-    const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
+    static SERVER: ServerAddress = ServerAddress::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7));
 
     fn upstream_request<'a>(target: [&'a str; 4], origin: &'a ForwardedInfo) -> UpstreamRequest<'a> {
         UpstreamRequest {
             target,
-            server: SERVER,
+            server: &SERVER,
             origin,
             hops: 0,
             stripped: "",

@@ -1,7 +1,7 @@
 //! Where a server redirects to, and for which paths it sets cookies, as clients see it when the
 //! server does not know its prefix. Pure.
 
-use std::net::SocketAddr;
+use net::ServerAddress;
 
 use crate::message::head::{Scheme, same_authority};
 
@@ -12,7 +12,7 @@ pub(crate) struct LocationRewrite<'a> {
     pub(crate) prefix: &'a str,
     /// The host by which clients call the gateway.
     pub(crate) host: Option<&'a str>,
-    pub(crate) server: SocketAddr,
+    pub(crate) server: &'a ServerAddress,
     /// Redirects are rewritten.
     pub(crate) redirects: bool,
     /// The paths of cookies are rewritten.
@@ -80,7 +80,12 @@ impl LocationRewrite<'_> {
             return below.map(|below| format!("{}{below}", &url[..before]));
         }
         // No client can go there: the server is meant as clients reach it.
-        (authority.parse() == Ok(self.server)).then(|| below.unwrap_or(path))
+        let is_server = match self.server {
+            ServerAddress::Tcp(address) => authority.parse() == Ok(*address),
+            // The name that it is asked by where the client has named none.
+            ServerAddress::Unix(_) => authority.eq_ignore_ascii_case("localhost"),
+        };
+        is_server.then(|| below.unwrap_or(path))
     }
 
     /// The path below the prefix, unless it is below it already.
@@ -97,7 +102,7 @@ mod tests {
 
     #[test]
     fn a16_a_redirection_stays_below_the_prefix() {
-        let server = SocketAddr::from(([10, 0, 0, 7], 8080));
+        let server = &ServerAddress::Tcp("10.0.0.7:8080".parse().unwrap());
         let rewrite =
             LocationRewrite { prefix: "/api", host: Some("shop.test"), server, redirects: true, cookies: false };
         assert_eq!(rewrite.rewrite(b"Set-Cookie", b"a=b; Path=/"), None, "only on request");
@@ -129,7 +134,7 @@ mod tests {
 
     #[test]
     fn a16_the_path_of_a_cookie_is_below_the_prefix() {
-        let server = SocketAddr::from(([10, 0, 0, 7], 8080));
+        let server = &ServerAddress::Tcp("10.0.0.7:8080".parse().unwrap());
         let rewrite = LocationRewrite { prefix: "/api", host: None, server, redirects: false, cookies: true };
         assert_eq!(rewrite.rewrite(b"Location", b"/dir/"), None, "only on request");
         let check = |cookie: &str, expected: Option<&str>| {

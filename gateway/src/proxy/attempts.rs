@@ -1,11 +1,10 @@
 //! The attempts of a request at servers: another one is tried when the first has not carried it
 //! out.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use net::{MAX_ESCAPED_BYTES, escaped};
+use net::{MAX_ESCAPED_BYTES, ServerAddress, escaped};
 use node_sdk::gateway::{GatewayPeers, PickOptions, is_idempotent};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
@@ -150,7 +149,7 @@ impl Proxy<'_> {
             // The other connections have been open for longer.
             endpoint.close_idle();
         } else {
-            attempts.tried.push(endpoint.address);
+            attempts.tried.push(endpoint.address.clone());
             attempts.lost = Some(failed);
         }
         Ok(())
@@ -176,8 +175,10 @@ impl Proxy<'_> {
         };
         match connected {
             Ok(server) => {
-                if server.has_recovered {
-                    self.peers.record_reach(endpoint.address, Ok(()));
+                if server.has_recovered
+                    && let Some(address) = endpoint.address.tcp()
+                {
+                    self.peers.record_reach(address, Ok(()));
                 }
                 // An open connection has taken no time.
                 attempts.now = if server.is_used { acquired_at } else { Instant::now() };
@@ -185,9 +186,11 @@ impl Proxy<'_> {
             }
             Err(ConnectError::Unreachable(why)) => {
                 attempts.now = Instant::now();
-                self.upstreams.record_unreachable(endpoint.address);
-                self.peers.record_reach(endpoint.address, Err(why));
-                attempts.tried.push(endpoint.address);
+                self.upstreams.record_unreachable(&endpoint.address);
+                if let Some(address) = endpoint.address.tcp() {
+                    self.peers.record_reach(address, Err(why));
+                }
+                attempts.tried.push(endpoint.address.clone());
                 Ok(None)
             }
             Err(ConnectError::Exhausted) => {
@@ -218,7 +221,7 @@ impl Proxy<'_> {
         let why = escaped(why, MAX_ESCAPED_BYTES).to_string();
         self.metrics.record_malformed_response();
         if let Some(suppressed) =
-            self.shared.log_throttles.allow_for("malformed_responses", endpoint.address, now.into_std())
+            self.shared.log_throttles.allow_for("malformed_responses", &endpoint.address, now.into_std())
         {
             warn!(server = %endpoint.address, why, suppressed, "a server's response is malformed, or was cut");
         }
@@ -240,7 +243,7 @@ struct Attempt<'a> {
 /// The attempts of one request so far.
 struct Attempts {
     /// The servers that are not tried again.
-    tried: Vec<SocketAddr>,
+    tried: Vec<ServerAddress>,
     /// One of them had no free permit.
     found_full: bool,
     /// A server was sent the request before.
@@ -318,7 +321,7 @@ async fn acquire_permit(
         Ok(permit) => Ok(Some(permit)),
         Err(QueueError::Full) => {
             attempts.found_full = true;
-            attempts.tried.push(picked.endpoint.address);
+            attempts.tried.push(picked.endpoint.address.clone());
             Ok(None)
         }
         Err(QueueError::TimedOut) => Err(all_full()),
@@ -379,7 +382,7 @@ fn pick_endpoint(
                 return Some((picked, None));
             }
             let picked = by(Balance::LeastInFlight)?;
-            let cookie = snapshot.cookies.set_cookie(name, picked.endpoint.address, origin.is_tls());
+            let cookie = snapshot.cookies.set_cookie(name, &picked.endpoint.address, origin.is_tls());
             return Some((picked, Some(cookie)));
         }
         (Some(Sticky::Client), _) => {

@@ -34,7 +34,7 @@ impl Proxy<'_> {
         let mark = if head.target().contains('?') { "?" } else { "" };
         let request = UpstreamRequest {
             target: [slash, seen, mark, query],
-            server: endpoint.address,
+            server: &endpoint.address,
             origin,
             hops,
             stripped,
@@ -65,7 +65,7 @@ impl Proxy<'_> {
 /// client.
 pub(super) fn location_rewrite<'a>(
     context: &RequestContext<'a>,
-    endpoint: &Endpoint,
+    endpoint: &'a Endpoint,
     stripped: &'a str,
 ) -> Option<LocationRewrite<'a>> {
     let RequestContext { head, route, origin, .. } = *context;
@@ -73,7 +73,7 @@ pub(super) fn location_rewrite<'a>(
     rewrites.then(|| LocationRewrite {
         prefix: stripped,
         host: origin.host.as_deref().or_else(|| head.host()),
-        server: endpoint.address,
+        server: &endpoint.address,
         redirects: route.rewrite_location,
         cookies: route.rewrite_cookies,
     })

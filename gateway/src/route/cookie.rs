@@ -2,10 +2,10 @@
 //! and cannot be forged.
 
 use std::fmt::{self, Write};
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use foldhash::HashMap;
+use net::ServerAddress;
 use ring::hmac;
 
 /// Bytes of a cookie's name.
@@ -64,7 +64,7 @@ impl fmt::Display for CookieName<'_> {
 pub(crate) struct CookieSigner {
     key: hmac::Key,
     /// The names of servers. Each worker has its own, so it is never contended.
-    ids: Mutex<HashMap<SocketAddr, u64>>,
+    ids: Mutex<HashMap<ServerAddress, u64>>,
 }
 
 impl CookieSigner {
@@ -74,15 +74,18 @@ impl CookieSigner {
     }
 
     /// The name of a server in cookies. It does not reveal the address without the secret.
-    pub(crate) fn id(&self, address: SocketAddr) -> u64 {
+    pub(crate) fn id(&self, address: &ServerAddress) -> u64 {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = ids.get(address) {
+            return *id;
+        }
         if ids.len() >= MAX_REMEMBERED {
             ids.clear();
         }
-        *ids.entry(address).or_insert_with(|| {
-            let name = hmac::sign(&self.key, format!("server {address}").as_bytes());
-            name.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
-        })
+        let name = hmac::sign(&self.key, format!("server {address}").as_bytes());
+        let id = name.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte));
+        ids.insert(address.clone(), id);
+        id
     }
 
     /// The servers that a `Cookie` field names, in those of our cookies of this name that have not
@@ -104,7 +107,7 @@ impl CookieSigner {
     }
 
     /// The value of `Set-Cookie` for a server. `is_tls`: the client must send it over TLS only.
-    pub(crate) fn set_cookie(&self, name: CookieName<'_>, server: SocketAddr, is_tls: bool) -> String {
+    pub(crate) fn set_cookie(&self, name: CookieName<'_>, server: &ServerAddress, is_tls: bool) -> String {
         let (id, secure) = (self.id(server), if is_tls { "; Secure" } else { "" });
         format!("{name}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))
     }
@@ -126,7 +129,8 @@ mod tests {
     #[test]
     fn only_our_own_cookies_are_accepted() {
         let cookies = CookieSigner::new("secret");
-        let server: SocketAddr = "192.0.2.1:7001".parse().unwrap();
+        let server = ServerAddress::Tcp("192.0.2.1:7001".parse().unwrap());
+        let server = &server;
         let id = cookies.id(server);
         let name = CookieName::new(CookieName::DEFAULT, "");
         let set = cookies.set_cookie(name, server, true);
@@ -161,21 +165,21 @@ mod tests {
 
     #[test]
     fn a5_each_prefix_has_a_cookie_of_its_own() {
-        let (cookies, at) = (CookieSigner::new("secret"), |port| SocketAddr::from(([192, 0, 2, 1], port)));
+        let (cookies, at) = (CookieSigner::new("secret"), |port| ServerAddress::Tcp(([192, 0, 2, 1], port).into()));
         let names =
             [("", 1), ("/api", 2), ("/api/v2", 3)].map(|(prefix, port)| (CookieName::new("s", prefix), at(port)));
-        let pair = |(name, server): (CookieName<'_>, SocketAddr)| {
+        let pair = |(name, server): (CookieName<'_>, &ServerAddress)| {
             cookies.set_cookie(name, server, false).split(';').next().unwrap().to_owned()
         };
-        let all = names.map(pair).join("; ");
-        for (name, server) in names {
-            let seen: Vec<_> = cookies.read(name, all.as_bytes()).collect();
+        let all = names.each_ref().map(|(name, server)| pair((*name, server))).join("; ");
+        for (name, server) in &names {
+            let seen: Vec<_> = cookies.read(*name, all.as_bytes()).collect();
             assert_eq!(seen, [cookies.id(server)], "{name} in {all}");
         }
         // Of several of one name, each is looked at.
-        let [(name, one), (_, two), _] = names;
-        let both = format!("{}; {}", pair((name, one)), pair((name, two)));
-        assert_eq!(cookies.read(name, both.as_bytes()).collect::<Vec<_>>(), [cookies.id(one), cookies.id(two)]);
+        let [(name, one), (_, two), _] = &names;
+        let both = format!("{}; {}", pair((*name, one)), pair((*name, two)));
+        assert_eq!(cookies.read(*name, both.as_bytes()).collect::<Vec<_>>(), [cookies.id(one), cookies.id(two)]);
         let other = CookieName::new("other", "");
         assert_eq!(cookies.read(other, all.as_bytes()).count(), 0);
         assert_eq!(CookieName::new("s", "/api").to_string(), "s_0b81c40a");

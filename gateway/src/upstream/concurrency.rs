@@ -5,12 +5,12 @@
 //! make a server wait are evicted ([`Holders`]). Tunnels have permits of their own.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use net::{LogThrottle, address_group};
+use net::{LogThrottle, ServerAddress, address_group};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
@@ -71,9 +71,9 @@ struct DrainRate {
 }
 
 /// The key of a server's permits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PermitKey {
-    server: SocketAddr,
+    server: ServerAddress,
     limit: usize,
     client_share: u8,
     is_for_tunnels: bool,
@@ -117,7 +117,7 @@ impl PermitTable {
     /// The permits of a server. A different limit or share has permits of its own.
     pub(crate) fn permits_for(
         &self,
-        server: SocketAddr,
+        server: ServerAddress,
         kind: PermitKind,
         limit: usize,
         client_share: u8,

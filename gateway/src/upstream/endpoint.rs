@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use net::QueuedSocket;
+use net::{QueuedSocket, ServerAddress, Socket};
 use node_sdk::gateway::{Load, unreachable_because};
 use protocol::Unreachable;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::io::stream::limit_unsent;
@@ -42,7 +40,7 @@ pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     /// The address that lists, or the configuration, give it.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: ServerAddress,
     /// The name that it advertises, if it does.
     pub(super) name: Option<Arc<AdvertisedName>>,
     pub(crate) load: Load,
@@ -123,7 +121,7 @@ pub(crate) enum ConnectError {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, name: Option<Arc<AdvertisedName>>, now: Instant) -> Self {
+    pub(crate) fn new(address: ServerAddress, name: Option<Arc<AdvertisedName>>, now: Instant) -> Self {
         Self {
             address,
             name,
@@ -147,18 +145,20 @@ impl Endpoint {
         if let Some(connected) = self.reuse(reuse, now) {
             return Ok(connected);
         }
-        let connected = timeout(CONNECT_TIMEOUT, connect(self.address, self.name.as_deref())).await;
+        let connected = timeout(CONNECT_TIMEOUT, connect(&self.address, self.name.as_deref())).await;
         let error = match connected {
-            Ok(Ok(stream)) => {
-                let _ = stream.set_nodelay(true);
-                limit_unsent(&stream);
+            Ok(Ok(socket)) => {
+                if let Some(stream) = socket.tcp() {
+                    let _ = stream.set_nodelay(true);
+                    limit_unsent(stream);
+                }
                 let has_recovered = self.cooling_down_until.swap(0, Ordering::Relaxed) > 0;
                 if has_recovered {
                     self.lock().cool_down = Duration::ZERO;
                     self.load.connected(Instant::now().into_std());
                 }
-                let endpoint = Arc::clone(self);
-                return Ok(ServerConnection { stream: Some(stream.into()), endpoint, is_used: false, has_recovered });
+                let (stream, endpoint) = (Some(QueuedSocket::new(socket)), Arc::clone(self));
+                return Ok(ServerConnection { stream, endpoint, is_used: false, has_recovered });
             }
             Ok(Err(error)) => Some(error),
             Err(_elapsed) => None,
@@ -276,10 +276,10 @@ impl EndpointState {
 ///
 /// # Errors
 /// Those of the system.
-pub(super) async fn connect(address: SocketAddr, name: Option<&AdvertisedName>) -> io::Result<TcpStream> {
-    match name {
-        Some(name) => name.connect(address).await,
-        None => TcpStream::connect(address).await,
+pub(super) async fn connect(address: &ServerAddress, name: Option<&AdvertisedName>) -> io::Result<Socket> {
+    match (address, name) {
+        (ServerAddress::Tcp(listed), Some(name)) => name.connect(*listed).await.map(Socket::Tcp),
+        (ServerAddress::Tcp(_) | ServerAddress::Unix(_), _) => address.connect().await,
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn connections_are_reused_but_not_for_ever() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), None, Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap().into(), None, Instant::now()));
         let idle = || endpoint.lock().idle.len();
         let connect = async |reuse, at| endpoint.connect(reuse, at).await.unwrap();
         let now = Instant::now();
@@ -369,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn the_latest_connections_are_kept_and_sure_from_when_their_response_began() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), None, Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap().into(), None, Instant::now()));
         let (unsaid, now) = (IdleLimits::from_header(None), Instant::now());
         for _ in 0..=MAX_IDLE {
             endpoint.connect(Reuse::Never, now).await.unwrap().return_to_pool(unsaid, now, now);
@@ -392,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn connections_that_the_server_has_closed_are_not_kept() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), None, Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap().into(), None, Instant::now()));
         let now = Instant::now();
         let connected = endpoint.connect(Reuse::Any, now).await.unwrap();
         drop(listener.accept().await.unwrap());

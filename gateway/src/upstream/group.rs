@@ -1,8 +1,10 @@
 //! All servers of one prefix, and how one of them is picked.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
+use net::ServerAddress;
 use node_sdk::gateway::{Load, Member, PickOptions, Pool, Readiness};
 use protocol::Node;
 use tokio::time::Instant;
@@ -64,7 +66,7 @@ pub(crate) struct PickedEndpoint {
 
 impl UpstreamGroup {
     /// Picks the next endpoint; `None` when all were tried.
-    pub(crate) fn pick(&self, options: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
+    pub(crate) fn pick(&self, options: &PickOptions<'_, ServerAddress>, now: Instant) -> Option<PickedEndpoint> {
         self.pool.pick(options, now, |_| {}).map(GroupMember::picked)
     }
 
@@ -73,12 +75,12 @@ impl UpstreamGroup {
         &self,
         cookies: &CookieSigner,
         id: u64,
-        tried: &[SocketAddr],
+        tried: &[ServerAddress],
         now: Instant,
     ) -> Option<PickedEndpoint> {
         let is_it = |member: &&GroupMember| {
-            let address = member.endpoint.address;
-            cookies.id(address) == id && !tried.contains(&address)
+            let address = &member.endpoint.address;
+            cookies.id(address) == id && !tried.contains(address)
         };
         let member = self.pool.list().iter().find(is_it)?;
         // A busy server is waited for: it has the client's session.
@@ -99,8 +101,17 @@ impl GroupMember {
 }
 
 impl Member for GroupMember {
-    fn address(&self) -> SocketAddr {
-        self.endpoint.address
+    type Address = ServerAddress;
+
+    fn address(&self) -> &ServerAddress {
+        &self.endpoint.address
+    }
+
+    fn candidate_address(&self) -> (SocketAddr, Option<&Path>) {
+        match &self.endpoint.address {
+            ServerAddress::Tcp(address) => (*address, None),
+            ServerAddress::Unix(path) => (SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), Some(path.as_path())),
+        }
     }
 
     fn load(&self) -> &Load {

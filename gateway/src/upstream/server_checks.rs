@@ -1,12 +1,11 @@
 //! Checks whether servers are alive, between the requests of clients.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::BytesMut;
-use net::LogThrottle;
+use net::{LogThrottle, QueuedSocket, ServerAddress};
 use protocol::HostPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, sleep, timeout};
@@ -43,12 +42,12 @@ impl Default for ServerChecks {
 
 /// The key of a check. Two routes may check the same server in different ways, and the Distributor
 /// may list two servers at one address.
-type CheckKey = (SocketAddr, Option<HostPort>, config::Check, Duration);
+type CheckKey = (ServerAddress, Option<HostPort>, config::Check, Duration);
 
 /// One server, which is checked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerCheck {
-    address: SocketAddr,
+    address: ServerAddress,
     name: Option<Arc<AdvertisedName>>,
     how: config::Check,
     every: Duration,
@@ -59,10 +58,10 @@ impl ServerChecks {
     /// The check of a server. A new check begins at once, in the runtime of the first caller, and
     /// counts the server as alive until a check fails.
     pub(crate) fn get(&self, endpoint: &Endpoint, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
-        let (address, name) = (endpoint.address, endpoint.name.clone());
+        let (address, name) = (endpoint.address.clone(), endpoint.name.clone());
         let every = every.max(RouteConfig::MIN_CHECK_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (address, name.as_ref().map(|name| name.server.clone()), how.clone(), every);
+        let key = (address.clone(), name.as_ref().map(|name| name.server.clone()), how.clone(), every);
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
             return check;
         }
@@ -87,7 +86,7 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
         let ServerCheck { address, name, how, every, alive } = &*held;
-        let sign = timeout(TIMEOUT, probe(*address, name.as_deref(), how)).await.unwrap_or(Err("no answer in time"));
+        let sign = timeout(TIMEOUT, probe(address, name.as_deref(), how)).await.unwrap_or(Err("no answer in time"));
         failed = if sign.is_ok() { 0 } else { failed + 1 };
         let is_alive = failed < MAX_FAILURES;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
@@ -107,11 +106,16 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     }
 }
 
-async fn probe(address: SocketAddr, name: Option<&AdvertisedName>, how: &config::Check) -> Result<(), &'static str> {
-    let mut stream = connect(address, name).await.map_err(|_| "it cannot be reached")?;
+async fn probe(
+    address: &ServerAddress,
+    name: Option<&AdvertisedName>,
+    how: &config::Check,
+) -> Result<(), &'static str> {
+    let socket = connect(address, name).await.map_err(|_| "it cannot be reached")?;
     let config::Check::Http(path) = how else { return Ok(()) };
+    let (mut stream, host) = (QueuedSocket::direct(socket), address.host());
     let request =
-        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: gateway-check\r\nconnection: close\r\n\r\n");
+        format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: gateway-check\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|_| "it does not read the request")?;
     let (mut input, mut reader) = (BytesMut::new(), ResponseReader::default());
     loop {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
-use net::{MAX_ESCAPED_BYTES, escaped};
+use net::{MAX_ESCAPED_BYTES, ServerAddress, escaped};
 use node_sdk::Peers;
 use node_sdk::gateway::{GatewayPeers, Member, Pool};
 use protocol::{HostPort, HttpAdvert, Node};
@@ -57,13 +57,13 @@ struct TableState {
     /// The nodes that are servers.
     nodes: HashMap<SocketAddr, Arc<Node>>,
     /// Fixed servers, which do not register.
-    fixed: HashSet<SocketAddr>,
+    fixed: HashSet<ServerAddress>,
     endpoints: HashMap<EndpointKey, Arc<Endpoint>>,
 }
 
 /// The address of a server, and the name that it advertises. A server of the configuration is asked
 /// at its address, whatever another one advertises there.
-type EndpointKey = (SocketAddr, Option<HostPort>);
+type EndpointKey = (ServerAddress, Option<HostPort>);
 
 impl UpstreamTable {
     pub(crate) fn new(config: Arc<Config>, shared: &WorkerShared) -> Self {
@@ -123,8 +123,10 @@ impl UpstreamTable {
     }
 
     /// A server could not be connected to.
-    pub(crate) fn record_unreachable(&self, address: SocketAddr) {
-        self.names.record_unreachable(address);
+    pub(crate) fn record_unreachable(&self, address: &ServerAddress) {
+        if let Some(address) = address.tcp() {
+            self.names.record_unreachable(address);
+        }
     }
 
     /// The present configuration.
@@ -138,14 +140,14 @@ impl UpstreamTable {
     }
 
     /// Adds all prefixes with their servers to `all`, as this worker sees them, for operators.
-    pub(crate) fn status(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, EndpointStatus>>, now: Instant) {
+    pub(crate) fn status(&self, all: &mut BTreeMap<String, BTreeMap<ServerAddress, EndpointStatus>>, now: Instant) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         for (prefix, group) in &state.prefixes {
             let prefix = if prefix.is_empty() { "/" } else { prefix };
             let servers = all.entry(prefix.to_owned()).or_default();
             for member in group.pool.list() {
                 let (readiness, in_flight) = (member.readiness(now), member.endpoint.load.in_flight());
-                let described = servers.entry(member.endpoint.address).or_insert_with(|| EndpointStatus {
+                let described = servers.entry(member.endpoint.address.clone()).or_insert_with(|| EndpointStatus {
                     name: member.node.as_ref().map(|node| node.name.clone()),
                     advertised: member.endpoint.name.as_ref().map(|name| (name.server.clone(), name.failure())),
                     weight: member.weight,
@@ -179,7 +181,8 @@ impl TableState {
                 for fixed in &route.servers {
                     self.group_or_new(&prefix, shared).is_fixed = true;
                     for address in shared.names.addresses(&fixed.address) {
-                        let member = self.member((address, None), fixed.weight, route, shared, now);
+                        let address = ServerAddress::Tcp(address);
+                        let member = self.member((address.clone(), None), fixed.weight, route, shared, now);
                         let pool = &mut self.group_or_new(&prefix, shared).pool;
                         // Two names may lead to one server.
                         if !pool.list().iter().any(|known| known.endpoint.address == address) {
@@ -223,8 +226,9 @@ impl TableState {
             group.registered -= 1;
             // One pass over a list removes all nodes that have changed.
             if group.pool.is_scheduled() {
-                let has_moved =
-                    |member: &GroupMember| member.node.is_some() && moved.contains(&member.endpoint.address);
+                let has_moved = |member: &GroupMember| {
+                    member.node.is_some() && member.endpoint.address.tcp().is_some_and(|at| moved.contains(&at))
+                };
                 let gone = group.pool.list().iter().filter(|member| has_moved(member));
                 checks.extend(gone.filter_map(|member| member.check.clone()));
                 group.pool.retain(|member| !has_moved(member));
@@ -280,7 +284,7 @@ impl TableState {
                 let member = self.member(endpoint_key(node), advert.weight, snapshot.route(prefix), shared, now);
                 let pool = &mut self.group_or_new(prefix, shared).pool;
                 // Two of its prefixes may have the same normal form.
-                let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address == address;
+                let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address.tcp() == Some(address);
                 if !pool.list().last().is_some_and(is_there) {
                     pool.push(GroupMember { strip: http.strip, node: Some(Arc::clone(node)), ..member });
                 }
@@ -361,14 +365,14 @@ impl TableState {
         shared: &WorkerShared,
         now: Instant,
     ) -> GroupMember {
-        let address = key.0;
+        let address = key.0.clone();
         let endpoint = self.endpoints.entry(key).or_insert_with_key(|(address, advertised)| {
             let name = advertised.as_ref().and_then(|server| shared.advertised.get(server));
-            Arc::new(Endpoint::new(*address, name, now))
+            Arc::new(Endpoint::new(address.clone(), name, now))
         });
         endpoint.mark_listed();
         let check = route.check.as_ref().map(|check| shared.checks.get(endpoint, check, route.check_every));
-        let permits = |kind, limit| shared.permits.permits_for(address, kind, limit, route.client_share);
+        let permits = |kind, limit| shared.permits.permits_for(address.clone(), kind, limit, route.client_share);
         let tunnels = permits(PermitKind::Tunnels, route.max_tunnels);
         let requests = permits(PermitKind::Requests, route.max_connections);
         GroupMember { endpoint: Arc::clone(endpoint), weight, strip: false, node: None, requests, tunnels, check }
@@ -382,13 +386,14 @@ fn node_address(node: &Node) -> SocketAddr {
 /// For an advertised address, the list has both host and port.
 fn endpoint_key(node: &Node) -> EndpointKey {
     let advertised = node.advert.as_ref().and_then(|advert| advert.advertise.as_ref());
-    (node_address(node), advertised.filter(|advertised| advertised.socket_address().is_none()).cloned())
+    (node_address(node).into(), advertised.filter(|advertised| advertised.socket_address().is_none()).cloned())
 }
 
-fn is_used(key: &EndpointKey, nodes: &HashMap<SocketAddr, Arc<Node>>, fixed: &HashSet<SocketAddr>) -> bool {
+fn is_used(key: &EndpointKey, nodes: &HashMap<SocketAddr, Arc<Node>>, fixed: &HashSet<ServerAddress>) -> bool {
     let (address, name) = key;
     let is_fixed = name.is_none() && fixed.contains(address);
-    is_fixed || nodes.get(address).is_some_and(|node| endpoint_key(node) == *key)
+    let node = address.tcp().and_then(|address| nodes.get(&address));
+    is_fixed || node.is_some_and(|node| endpoint_key(node) == *key)
 }
 
 fn http_advert(node: &Node) -> Option<&HttpAdvert> {
@@ -422,6 +427,7 @@ mod tests {
     use crate::config::{self, FixedServer};
     use crate::upstream::concurrency::MAX_WAITING;
     use crate::upstream::endpoint::Endpoint;
+    use crate::upstream::group::PickedEndpoint;
     use crate::upstream::holders::PermitKind;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -466,9 +472,13 @@ mod tests {
         }
     }
 
-    fn pick(group: &UpstreamGroup, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
+    fn port(picked: &PickedEndpoint) -> u16 {
+        picked.endpoint.address.tcp().unwrap().port()
+    }
+
+    fn pick(group: &UpstreamGroup, balance: Balance, tried: &[ServerAddress]) -> Option<u16> {
         let picked = group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, Instant::now());
-        picked.map(|picked| picked.endpoint.address.port())
+        picked.map(|picked| port(&picked))
     }
 
     #[tokio::test]
@@ -613,10 +623,10 @@ mod tests {
     async fn servers_that_cool_down_or_were_tried_are_skipped() {
         let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
         let group = both.find("/").unwrap().group;
-        let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let [one, two] = [1, 2].map(|port| ServerAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port))));
         let picks = || -> Vec<_> { (0..4).filter_map(|_| pick(&group, Balance::RoundRobin, &[])).collect() };
-        assert_eq!(pick(&group, Balance::RoundRobin, &[one]), Some(2));
-        assert_eq!(pick(&group, Balance::RoundRobin, &[one, two]), None);
+        assert_eq!(pick(&group, Balance::RoundRobin, std::slice::from_ref(&one)), Some(2));
+        assert_eq!(pick(&group, Balance::RoundRobin, &[one.clone(), two.clone()]), None);
         let rest = |address| {
             let endpoint: &Endpoint = &both.0.endpoints[&(address, None)];
             endpoint.cool_down_until(Instant::now() + Duration::from_secs(1));
@@ -635,7 +645,7 @@ mod tests {
         for _ in 0..6 {
             let options = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
             let picked = group.pick(&options, Instant::now()).unwrap();
-            seen.push(picked.endpoint.address.port());
+            seen.push(port(&picked));
             held.push(picked.acquire(PermitKind::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
         }
         assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");

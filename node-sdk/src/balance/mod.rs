@@ -12,7 +12,9 @@ mod retry_budget;
 mod simulation;
 mod turns;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
@@ -48,8 +50,14 @@ pub struct Pool<M> {
 
 /// Something that can be picked: a provider, or a server.
 pub trait Member {
+    /// The identity of a member. Sticky keys are hashed with its text.
+    type Address: Clone + Ord + Display;
+
     /// Its address, which no other member of a pool has.
-    fn address(&self) -> SocketAddr;
+    fn address(&self) -> &Self::Address;
+
+    /// Its address for a [`Balancer`], in the form of [`Candidate`].
+    fn candidate_address(&self) -> (SocketAddr, Option<&Path>);
 
     /// Its calls in flight, latency and failures.
     fn load(&self) -> &Load;
@@ -166,7 +174,7 @@ impl<M: Member> Pool<M> {
             members.truncate(self.max_members);
         }
         // The same order for all that share the turns, however members came and went.
-        members.sort_unstable_by_key(|at| self.list[*at].address());
+        members.sort_unstable_by(|one, other| self.list[*one].address().cmp(self.list[*other].address()));
         let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].same_zone()).collect();
         let usual = if near.is_empty() { &members } else { &near };
         let weights: Vec<u32> = usual.iter().map(|at| self.list[*at].weight().into()).collect();
@@ -219,8 +227,14 @@ mod tests {
     }
 
     impl Member for TestMember {
-        fn address(&self) -> SocketAddr {
-            self.address
+        type Address = SocketAddr;
+
+        fn address(&self) -> &SocketAddr {
+            &self.address
+        }
+
+        fn candidate_address(&self) -> (SocketAddr, Option<&Path>) {
+            (self.address, None)
         }
 
         fn load(&self) -> &Load {
@@ -260,9 +274,9 @@ mod tests {
     fn all_callers_agree_on_the_member_of_a_key() {
         let address = |port: u16| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
         // A change of these values makes callers of different versions disagree.
-        assert_eq!(affinity::score("member 7", address(1)), 18_238_533_787_092_928_065);
+        assert_eq!(affinity::score("member 7", &address(1)), 18_238_533_787_092_928_065);
         let owners: Vec<u16> = (0..1000)
-            .map(|key| (1..=4).max_by_key(|port| affinity::score(&key.to_string(), address(*port))).unwrap())
+            .map(|key| (1..=4).max_by_key(|port| affinity::score(&key.to_string(), &address(*port))).unwrap())
             .collect();
         for port in 1..=4 {
             let share = owners.iter().filter(|owner| **owner == port).count();
@@ -270,7 +284,7 @@ mod tests {
         }
         // When a member leaves, only its own keys move.
         for (key, owner) in owners.iter().enumerate() {
-            let among_three = (1..=3).max_by_key(|port| affinity::score(&key.to_string(), address(*port))).unwrap();
+            let among_three = (1..=3).max_by_key(|port| affinity::score(&key.to_string(), &address(*port))).unwrap();
             assert!(*owner == 4 || *owner == among_three);
         }
     }
@@ -281,7 +295,8 @@ mod tests {
             let mut providers = Pool::new(MAX_SUBSET, Turns::default());
             for port in 1..=300 {
                 let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-                let (load, rendezvous_score) = (Load::new(Instant::now().into_std()), affinity::score(caller, address));
+                let (load, rendezvous_score) =
+                    (Load::new(Instant::now().into_std()), affinity::score(caller, &address));
                 providers.push(TestMember { address, load, rendezvous_score });
             }
             providers.rebuild_schedule();

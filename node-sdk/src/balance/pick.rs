@@ -2,6 +2,7 @@
 //! another balance is asked for.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -59,8 +60,10 @@ pub trait Balancer: std::fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Candidate<'a> {
-    /// Its address.
+    /// Its address. A server at a Unix socket has none: it is 0.0.0.0 and port 0 then.
     pub address: SocketAddr,
+    /// The path of its Unix socket, if it is a server of a gateway that is asked there.
+    pub unix_path: Option<&'a Path>,
     /// The id of its instance; nodes of version 1 have none.
     pub instance: Option<&'a str>,
     /// Its share of the calls, in hundredths of the usual one.
@@ -74,8 +77,8 @@ pub struct Candidate<'a> {
 }
 
 /// How to pick a member for one call.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PickOptions<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct PickOptions<'a, A = SocketAddr> {
     /// How a member is picked.
     pub balance: Balance,
     /// Calls with the same key go to the same provider, as long as it is a member.
@@ -83,22 +86,32 @@ pub struct PickOptions<'a> {
     /// Only this instance.
     pub instance: Option<&'a str>,
     /// Addresses that were tried before, and are not picked again.
-    pub tried: &'a [SocketAddr],
+    pub tried: &'a [A],
     /// An address that is not picked, and whose turns the others share.
-    pub excluded: Option<SocketAddr>,
+    pub excluded: Option<A>,
 }
 
-impl PickOptions<'_> {
+impl<A> Default for PickOptions<'_, A> {
+    fn default() -> Self {
+        Self { balance: Balance::default(), sticky: None, instance: None, tried: &[], excluded: None }
+    }
+}
+
+impl<A: PartialEq> PickOptions<'_, A> {
     /// Whether the member at this address may be picked.
-    fn allows(&self, address: SocketAddr) -> bool {
-        !self.tried.contains(&address) && self.excluded != Some(address)
+    fn allows(&self, address: &A) -> bool {
+        !self.tried.contains(address) && !self.excludes(address)
+    }
+
+    fn excludes(&self, address: &A) -> bool {
+        self.excluded.as_ref() == Some(address)
     }
 }
 
 impl<M: Member> Pool<M> {
     /// The member to call. A member without a live connection is picked only when no other has one.
     /// `connect` is called for members that should be connected, so that they are ready next time.
-    pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+    pub fn pick(&self, options: &PickOptions<'_, M::Address>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
         if !self.is_used() {
             // Written once: all threads read it.
             self.is_used.store(true, Ordering::Relaxed);
@@ -136,7 +149,7 @@ impl<M: Member> Pool<M> {
         if options.excluded.is_some() {
             // Turns of the one that is left out are skipped: the next one would have them all.
             for _ in 0..self.schedule.len() {
-                if options.excluded != Some(next.address()) {
+                if !options.excludes(next.address()) {
                     break;
                 }
                 cursor = if step > 0 { self.turns.take(step) } else { cursor.wrapping_add(1) };
@@ -164,7 +177,13 @@ impl<M: Member> Pool<M> {
 
     /// Power of two choices: the next member of the schedule, which is ready, unless another random
     /// one is clearly cheaper.
-    fn pick_of_two<'a>(&'a self, cursor: usize, next: &'a M, options: &PickOptions<'_>, now: Instant) -> &'a M {
+    fn pick_of_two<'a>(
+        &'a self,
+        cursor: usize,
+        next: &'a M,
+        options: &PickOptions<'_, M::Address>,
+        now: Instant,
+    ) -> &'a M {
         let count = self.schedule.len();
         let overflows_zone = next.same_zone() && next.load().in_flight() >= ZONE_OVERFLOW;
         let starting = next.load().is_starting(now.into_std());
@@ -193,7 +212,7 @@ impl<M: Member> Pool<M> {
     fn pick_best(
         &self,
         cursor: usize,
-        options: &PickOptions<'_>,
+        options: &PickOptions<'_, M::Address>,
         now: Instant,
         mut connect: impl FnMut(&M),
     ) -> Option<&M> {
@@ -223,8 +242,8 @@ impl<M: Member> Pool<M> {
 
     /// The member with the fewest calls in flight for its weight, among those with a live
     /// connection; members of our zone first, until they overflow.
-    fn pick_least_in_flight(&self, cursor: usize, options: &PickOptions<'_>, now: Instant) -> Option<&M> {
-        let least = |positions: &[usize], not: Option<SocketAddr>| {
+    fn pick_least_in_flight(&self, cursor: usize, options: &PickOptions<'_, M::Address>, now: Instant) -> Option<&M> {
+        let least = |positions: &[usize], not: Option<&M::Address>| {
             // The comparison starts at the next of the schedule, so that equal members are all
             // called.
             let (before, after) = positions.split_at(cursor % positions.len().max(1));
@@ -252,7 +271,7 @@ impl<M: Member> Pool<M> {
     fn pick_sticky(
         &self,
         key: &str,
-        options: &PickOptions<'_>,
+        options: &PickOptions<'_, M::Address>,
         now: Instant,
         mut connect: impl FnMut(&M),
     ) -> Option<&M> {
@@ -281,7 +300,7 @@ impl<M: Member> Pool<M> {
     fn pick_custom(
         &self,
         balancer: &dyn Balancer,
-        options: &PickOptions<'_>,
+        options: &PickOptions<'_, M::Address>,
         now: Instant,
         connect: &mut impl FnMut(&M),
     ) -> Option<&M> {
@@ -307,7 +326,7 @@ impl<M: Member> Pool<M> {
 }
 
 /// Whether a member has a live connection, and was not tried before.
-fn is_ready<M: Member>(member: &M, options: &PickOptions<'_>, now: Instant) -> bool {
+fn is_ready<M: Member>(member: &M, options: &PickOptions<'_, M::Address>, now: Instant) -> bool {
     options.allows(member.address()) && member.readiness(now) == Readiness::Ready
 }
 
@@ -330,8 +349,10 @@ fn is_cheaper<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> 
 
 fn candidate(member: &impl Member) -> Candidate<'_> {
     let load = member.load();
+    let (address, unix_path) = member.candidate_address();
     Candidate {
-        address: member.address(),
+        address,
+        unix_path,
         instance: member.instance(),
         weight: member.weight(),
         in_flight: load.in_flight(),

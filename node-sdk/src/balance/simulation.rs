@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -26,8 +27,14 @@ struct SimulatedMember {
 }
 
 impl Member for SimulatedMember {
-    fn address(&self) -> SocketAddr {
-        self.address
+    type Address = SocketAddr;
+
+    fn address(&self) -> &SocketAddr {
+        &self.address
+    }
+
+    fn candidate_address(&self) -> (SocketAddr, Option<&Path>) {
+        (self.address, None)
     }
 
     fn load(&self) -> &Load {

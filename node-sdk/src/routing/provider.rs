@@ -1,6 +1,7 @@
 //! A node as a provider of one route, as balancing sees it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use protocol::Route;
@@ -27,8 +28,14 @@ pub(crate) struct Provider {
 }
 
 impl Member for Provider {
-    fn address(&self) -> SocketAddr {
-        self.connection.address
+    type Address = SocketAddr;
+
+    fn address(&self) -> &SocketAddr {
+        &self.connection.address
+    }
+
+    fn candidate_address(&self) -> (SocketAddr, Option<&Path>) {
+        (self.connection.address, None)
     }
 
     fn load(&self) -> &Load {

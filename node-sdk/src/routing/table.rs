@@ -241,7 +241,7 @@ impl RoutingTable {
                     return;
                 }
                 let LocalNode { instance, connector, buffer_budget, .. } = &*self.local_node;
-                let target = Target { rendezvous_score: affinity::score(instance, *address), ..target };
+                let target = Target { rendezvous_score: affinity::score(instance, address), ..target };
                 (Connection::new(target, connector.clone(), buffer_budget), true)
             }
         };
