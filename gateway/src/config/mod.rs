@@ -7,6 +7,7 @@ mod conflicts;
 pub(crate) mod defaults;
 pub(crate) mod file;
 mod file_reader;
+mod fixed_server;
 pub(crate) mod mistakes;
 mod route_keys;
 pub(crate) mod settings;
@@ -26,6 +27,7 @@ use crate::observe::access_log::AccessLogFormat;
 use crate::route::limits::RouteLimits;
 use crate::route::params::ParamsTemplate;
 
+pub use self::fixed_server::{FixedAddress, FixedServer};
 pub use node_sdk::Balance;
 
 net::settings! {
@@ -170,15 +172,6 @@ pub struct RouteConfig {
     pub check_every: Duration,
     /// The limits of requests.
     pub limits: RouteLimits,
-}
-
-/// A server that does not register, or all servers of one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FixedServer {
-    /// Its address. Each address of a name is a server.
-    pub address: HostPort,
-    /// Its share, in hundredths of the usual one.
-    pub weight: u16,
 }
 
 /// How a client is kept with one of several servers.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{Advert, HostPort, foreign_prefix};
+use protocol::{Advert, foreign_prefix};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -10,7 +10,7 @@ use super::file_reader::{Entry, FileReader, entries};
 use super::mistakes::shown;
 use super::values::{BalanceName, CheckTarget, cookie_name};
 use super::{MAX_TIME, MIN_TIME};
-use crate::config::{FixedServer, RouteConfig};
+use crate::config::{FixedAddress, FixedServer, RouteConfig};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;
@@ -21,8 +21,8 @@ net::settings! {
     pub(crate) struct RouteKeys {
         /// A path or a list of paths, with all paths below.
         @File prefix: Vec<String> = Vec::new(), "PATH", like "/api";
-        /// A list of `"host:port"` or `{ address = "host:port", weight = 50 }`; those that register
-        /// unless given.
+        /// A list of `"host:port"`, `"unix:/path"` or `{ address = "host:port", weight = 50 }`;
+        /// those that register unless given.
         @File servers: Vec<FixedServer> = Vec::new();
         /// Requests are sent to servers without the prefix; they see it in `X-Forwarded-Prefix`.
         @File strip: bool = false;
@@ -76,7 +76,7 @@ net::settings! {
     #[derive(Debug)]
     struct ServerKeys {
         /// Its address.
-        @File address: Option<HostPort> = None;
+        @File address: Option<FixedAddress> = None;
         /// Its share, in hundredths of the usual one.
         @File weight: u16 = Advert::DEFAULT_WEIGHT, where 1..=Advert::MAX_WEIGHT;
     }

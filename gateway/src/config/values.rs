@@ -3,9 +3,8 @@
 use clap::ValueEnum;
 use http::HeaderName;
 use net::{SettingValue, ValueKind};
-use protocol::{Advert, HostPort};
 
-use crate::config::{Balance, CertificateFiles, Check, FixedServer, Sticky};
+use crate::config::{Balance, CertificateFiles, Check, Sticky};
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::cookie::{MAX_NAME_BYTES, MIN_SECRET_BYTES};
 use crate::route::limits::{Rate, RateBy};
@@ -94,22 +93,6 @@ impl SettingValue for RateBy {
             Self::Address => Some("address".to_owned()),
             Self::Header(name) => Some(format!("header:{name}")),
         }
-    }
-}
-
-/// A server with the usual weight; tables are read elsewhere.
-impl SettingValue for FixedServer {
-    const KIND: ValueKind = ValueKind::Table;
-    const UNIT: &'static str = "SERVER";
-    const EXAMPLE: &'static str = "10.0.0.1:8080";
-    type Rule = ();
-
-    fn read(text: &str, _rule: Option<&()>) -> Result<Self, String> {
-        Ok(Self { address: HostPort::read(text, None)?, weight: Advert::DEFAULT_WEIGHT })
-    }
-
-    fn show(&self) -> Option<String> {
-        Some(self.address.to_string())
     }
 }
 

@@ -122,6 +122,7 @@ mod tests {
         check("http://shop.test?x", Some("http://shop.test/api/?x"));
         check("http://10.0.0.7:8080/dir/", Some("/api/dir/"));
         check("http://10.0.0.7:8080/api/dir/", Some("/api/dir/"));
+        check("http://localhost/dir/", None);
         for stays in ["/api", "/api/dir/", "/api?x", "http://shop.test/api/x", "dir/", "../dir", "?x", "#x", ""] {
             check(stays, None);
         }
@@ -130,6 +131,19 @@ mod tests {
         {
             check(other, None);
         }
+    }
+
+    #[test]
+    fn a_server_at_a_unix_socket_is_meant_by_localhost() {
+        let server = &ServerAddress::Unix("unix:/run/app.sock".parse().unwrap());
+        let rewrite = LocationRewrite { prefix: "/api", host: None, server, redirects: true, cookies: false };
+        let check = |url: &str, expected: Option<&str>| {
+            assert_eq!(rewrite.rewrite(b"Location", url.as_bytes()).as_deref(), expected, "{url}");
+        };
+        check("http://localhost/dir/", Some("/api/dir/"));
+        check("http://LOCALHOST/api/dir/", Some("/api/dir/"));
+        check("http://localhost:8080/dir/", None);
+        check("http://shop.test/dir/", None);
     }
 
     #[test]

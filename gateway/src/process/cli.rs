@@ -12,18 +12,19 @@ use net::{
     SettingPlace, SettingValue, Settings as _, apply_arguments, exit_code, init_log, look_up_blocking,
     unknown_variables,
 };
-use protocol::HostName;
+use protocol::{HostName, HostPort};
 use tokio::runtime;
 use tracing::{error, warn};
 
-use crate::config::Config;
 use crate::config::defaults::print_defaults;
 use crate::config::file::{read_settings, try_settings};
 use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, ProcessSettings, Settings};
+use crate::config::{Config, FixedAddress};
 use crate::downstream::tls::Tls;
 use crate::process::lifecycle;
 use crate::process::upgrade::{OUTLIVES_TERMINAL, VARIABLE as TAKES_OVER};
+use crate::upstream::unix_fault::SocketFile;
 
 /// The prefix of all variables' names.
 const PREFIX: &str = "GATEWAY_";
@@ -159,10 +160,15 @@ fn check(file: &Path) -> ExitCode {
         return ExitCode::from(2);
     }
     for server in settings.config.routes.iter().flat_map(|route| &route.servers) {
-        if let HostName::Name(name) = &server.address.host
-            && let Err(error) = look_up_blocking(name, server.address.port)
-        {
-            eprintln!("warning: {error}; until that changes, {} gets no requests", server.address);
+        let fault = match &server.address {
+            FixedAddress::Host(HostPort { host: HostName::Name(name), port }) => {
+                look_up_blocking(name, *port).err().map(|error| error.to_string())
+            }
+            FixedAddress::Host(HostPort { host: HostName::Ip(_), .. }) => None,
+            FixedAddress::Unix(path) => SocketFile::at(path).err().map(|fault| format!("{path}: {fault}")),
+        };
+        if let Some(fault) = fault {
+            eprintln!("warning: {fault}; until that changes, {} gets no requests", server.address);
         }
     }
     let servers: usize = settings.config.routes.iter().map(|route| route.servers.len()).sum();

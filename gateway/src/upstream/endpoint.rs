@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use net::{QueuedSocket, ServerAddress, Socket};
+use net::{QueuedSocket, ServerAddress};
 use node_sdk::gateway::{Load, unreachable_because};
 use protocol::Unreachable;
 use tokio::time::{Instant, timeout};
 
 use crate::io::stream::limit_unsent;
-use crate::upstream::advertised::AdvertisedName;
+use crate::upstream::connector::Connector;
+use crate::upstream::unix_fault::{SocketFile, UnixFault};
+use crate::upstream::unix_socket::UnixSocket;
 
 /// How long connecting may take. Within a network it takes far less, or fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,8 +43,7 @@ pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Endpoint {
     /// The address that lists, or the configuration, give it.
     pub(crate) address: ServerAddress,
-    /// The name that it advertises, if it does.
-    pub(super) name: Option<Arc<AdvertisedName>>,
+    pub(super) connector: Connector,
     pub(crate) load: Load,
     since: Instant,
     /// In milliseconds after `since`; 0 when it does not cool down.
@@ -56,6 +57,10 @@ pub(crate) struct Endpoint {
 struct EndpointState {
     /// The connection that was used last is at the end.
     idle: VecDeque<IdleConnection>,
+    /// The file that was last seen at the path of its Unix socket.
+    file: Option<SocketFile>,
+    /// How often that file has changed. A connection of an earlier one is not used again.
+    file_changes: u64,
     cool_down: Duration,
     malformed: Option<MalformedResponses>,
 }
@@ -105,6 +110,8 @@ pub(crate) struct ServerConnection {
     /// `None` only after it has been returned to the pool or taken.
     stream: Option<QueuedSocket>,
     endpoint: Arc<Endpoint>,
+    /// The changes of the file when it was made or taken.
+    file_changes: u64,
     /// Whether it has been used before, so that the server may be closing it.
     pub(crate) is_used: bool,
     /// It is the first connection after one that failed.
@@ -121,10 +128,10 @@ pub(crate) enum ConnectError {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: ServerAddress, name: Option<Arc<AdvertisedName>>, now: Instant) -> Self {
+    pub(crate) fn new(connector: Connector, now: Instant) -> Self {
         Self {
-            address,
-            name,
+            address: connector.address(),
+            connector,
             load: Load::new(now.into_std()),
             since: now,
             cooling_down_until: AtomicU64::new(0),
@@ -145,7 +152,10 @@ impl Endpoint {
         if let Some(connected) = self.reuse(reuse, now) {
             return Ok(connected);
         }
-        let connected = timeout(CONNECT_TIMEOUT, connect(&self.address, self.name.as_deref())).await;
+        // First the file, and then the connection: if it is replaced in between, the connection
+        // counts as one of the file before, and is not kept.
+        let file_changes = self.follow_file();
+        let connected = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
         let error = match connected {
             Ok(Ok(socket)) => {
                 if let Some(stream) = socket.tcp() {
@@ -158,7 +168,7 @@ impl Endpoint {
                     self.load.connected(Instant::now().into_std());
                 }
                 let (stream, endpoint) = (Some(QueuedSocket::new(socket)), Arc::clone(self));
-                return Ok(ServerConnection { stream, endpoint, is_used: false, has_recovered });
+                return Ok(ServerConnection { stream, endpoint, file_changes, is_used: false, has_recovered });
             }
             Ok(Err(error)) => Some(error),
             Err(_elapsed) => None,
@@ -166,8 +176,12 @@ impl Endpoint {
         if error.as_ref().is_some_and(is_exhausted) {
             return Err(ConnectError::Exhausted);
         }
-        if let Some(name) = &self.name {
-            name.mark_suspect();
+        match &self.connector {
+            Connector::Address(_) => {}
+            Connector::Name(_, name) => name.mark_suspect(),
+            // Only a full backlog takes that long.
+            Connector::Unix(socket) if error.is_none() => socket.record(Some(UnixFault::Full)),
+            Connector::Unix(_) => {}
         }
         let why = error.as_ref().map_or(Unreachable::Timeout, unreachable_because);
         let mut state = self.lock();
@@ -178,17 +192,41 @@ impl Endpoint {
 
     /// An idle connection.
     pub(crate) fn reuse(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Option<ServerConnection> {
+        if reuse == Reuse::Sure {
+            // A server that has been replaced will close its connections.
+            self.follow_file();
+        }
         loop {
-            let stream = self.idle(reuse, now)?;
+            let (stream, file_changes) = self.idle(reuse, now)?;
             if is_silent(&stream) {
-                let endpoint = Arc::clone(self);
-                return Some(ServerConnection { stream: Some(stream), endpoint, is_used: true, has_recovered: false });
+                let (stream, endpoint) = (Some(stream), Arc::clone(self));
+                return Some(ServerConnection { stream, endpoint, file_changes, is_used: true, has_recovered: false });
             }
         }
     }
 
+    /// Closes the idle connections of a server whose Unix socket has been replaced by that of
+    /// another one, which is worth an attempt at once. Gives how often that was so. A file that is
+    /// missing changes nothing: the server may still serve its connections.
+    fn follow_file(&self) -> u64 {
+        let Some(socket) = self.connector.unix() else { return 0 };
+        let seen = socket.look();
+        let mut state = self.lock();
+        if seen.is_some() && state.file != seen {
+            state.file = seen;
+            state.file_changes += 1;
+            state.idle.clear();
+            state.cool_down = Duration::ZERO;
+            if self.cooling_down_until.load(Ordering::Relaxed) > 0 {
+                // In the past, so that the next connection is known to be the first one.
+                self.cooling_down_until.store(1, Ordering::Relaxed);
+            }
+        }
+        state.file_changes
+    }
+
     /// The idle connection that was used last.
-    fn idle(&self, reuse: Reuse, now: Instant) -> Option<QueuedSocket> {
+    fn idle(&self, reuse: Reuse, now: Instant) -> Option<(QueuedSocket, u64)> {
         let mut state = self.lock();
         let last = state.idle.back()?;
         let fits = match reuse {
@@ -196,7 +234,7 @@ impl Endpoint {
             Reuse::Sure => last.sure > now,
             Reuse::Never => false,
         };
-        if fits { state.idle.pop_back().map(|idle| idle.stream) } else { None }
+        if fits { state.idle.pop_back().map(|idle| (idle.stream, state.file_changes)) } else { None }
     }
 
     /// Closes idle connections.
@@ -204,16 +242,27 @@ impl Endpoint {
         self.lock().idle.clear();
     }
 
-    /// Closes connections that have been idle for a while, or that the server has closed.
+    /// Closes connections that have been idle for a while, that the server has closed, or whose
+    /// server has been replaced.
     pub(crate) fn sweep(&self, now: Instant) {
+        self.follow_file();
         self.lock().sweep(now);
     }
 
-    fn return_to_pool(&self, stream: QueuedSocket, limits: IdleLimits, response_began: Instant, now: Instant) {
+    fn return_to_pool(
+        &self,
+        (stream, file_changes): (QueuedSocket, u64),
+        limits: IdleLimits,
+        response_began: Instant,
+        now: Instant,
+    ) {
         if limits.most.is_zero() {
             return;
         }
         let mut state = self.lock();
+        if file_changes != state.file_changes {
+            return;
+        }
         // The connection that has been idle for longest can serve few requests.
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
@@ -231,9 +280,15 @@ impl Endpoint {
         self.lock().malformed.clone()
     }
 
-    pub(crate) fn is_cooling_down(&self, now: Instant) -> bool {
+    fn is_cooling_down(&self, now: Instant) -> bool {
         let until = self.cooling_down_until.load(Ordering::Relaxed);
         until > 0 && until > self.millis_at(now)
+    }
+
+    /// Whether connecting is worth an attempt only if no other server is left: the last one has
+    /// failed, or the file of a Unix socket shows that it would.
+    pub(crate) fn is_unreachable(&self, now: Instant) -> bool {
+        self.is_cooling_down(now) || self.connector.unix().is_some_and(UnixSocket::is_unusable)
     }
 
     /// Records that the server is listed.
@@ -272,17 +327,6 @@ impl EndpointState {
     }
 }
 
-/// Connects to a server at its address, or at those of the name that it advertises. Cancel safe.
-///
-/// # Errors
-/// Those of the system.
-pub(super) async fn connect(address: &ServerAddress, name: Option<&AdvertisedName>) -> io::Result<Socket> {
-    match (address, name) {
-        (ServerAddress::Tcp(listed), Some(name)) => name.connect(*listed).await.map(Socket::Tcp),
-        (ServerAddress::Tcp(_) | ServerAddress::Unix(_), _) => address.connect().await,
-    }
-}
-
 /// Whether a server has sent nothing unasked, including its end. Afterwards a connection would be
 /// useless.
 fn is_silent(stream: &QueuedSocket) -> bool {
@@ -312,7 +356,7 @@ impl ServerConnection {
     /// may count as its end.
     pub(crate) fn return_to_pool(mut self, limits: IdleLimits, response_began: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.endpoint.return_to_pool(stream, limits, response_began, now);
+            self.endpoint.return_to_pool((stream, self.file_changes), limits, response_began, now);
         }
     }
 }
@@ -328,11 +372,12 @@ impl IdleLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::unix_socket::UnixSockets;
 
     #[tokio::test]
     async fn connections_are_reused_but_not_for_ever() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap().into(), None, Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(Connector::Address(listener.local_addr().unwrap()), Instant::now()));
         let idle = || endpoint.lock().idle.len();
         let connect = async |reuse, at| endpoint.connect(reuse, at).await.unwrap();
         let now = Instant::now();
@@ -369,7 +414,7 @@ mod tests {
     #[tokio::test]
     async fn the_latest_connections_are_kept_and_sure_from_when_their_response_began() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap().into(), None, Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(Connector::Address(listener.local_addr().unwrap()), Instant::now()));
         let (unsaid, now) = (IdleLimits::from_header(None), Instant::now());
         for _ in 0..=MAX_IDLE {
             endpoint.connect(Reuse::Never, now).await.unwrap().return_to_pool(unsaid, now, now);
@@ -392,7 +437,7 @@ mod tests {
     #[tokio::test]
     async fn connections_that_the_server_has_closed_are_not_kept() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap().into(), None, Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(Connector::Address(listener.local_addr().unwrap()), Instant::now()));
         let now = Instant::now();
         let connected = endpoint.connect(Reuse::Any, now).await.unwrap();
         drop(listener.accept().await.unwrap());
@@ -406,6 +451,48 @@ mod tests {
         })
         .await
         .expect("its end is seen");
+    }
+
+    #[tokio::test]
+    async fn gu24_a_server_that_has_been_replaced_is_not_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, beside) = (folder.path().join("a.sock"), folder.path().join("b.sock"));
+        let bind = |path: &std::path::Path| tokio::net::UnixListener::bind(path).unwrap();
+        let socket = UnixSockets::default().get(&format!("unix:{}", path.display()).parse().unwrap());
+        let endpoint = Arc::new(Endpoint::new(Connector::Unix(socket), Instant::now()));
+        let (unsaid, now) = (IdleLimits::from_header(None), Instant::now());
+        let idle = || endpoint.lock().idle.len();
+        assert_eq!(
+            endpoint.connect(Reuse::Any, now).await.err(),
+            Some(ConnectError::Unreachable(Unreachable::UnknownName))
+        );
+        assert!(endpoint.is_unreachable(now), "the file is missing");
+        let _first = bind(&path);
+        endpoint.sweep(now);
+        assert!(!endpoint.is_unreachable(now), "it is there, so the server is asked at once");
+        let connect = async || endpoint.connect(Reuse::Never, now).await.unwrap();
+        let (kept, in_use) = (connect().await, connect().await);
+        assert!(kept.has_recovered && !in_use.has_recovered);
+        kept.return_to_pool(unsaid, now, now);
+        // A file that is missing for a moment changes nothing.
+        std::fs::rename(&path, folder.path().join("away")).unwrap();
+        endpoint.sweep(now);
+        assert_eq!(idle(), 1);
+        assert!(endpoint.reuse(Reuse::Sure, now).is_some_and(|connected| connected.is_used));
+        std::fs::rename(folder.path().join("away"), &path).unwrap();
+        connect().await.return_to_pool(unsaid, now, now);
+        assert_eq!(idle(), 1);
+        let _second = bind(&beside);
+        std::fs::rename(&beside, &path).unwrap();
+        assert!(endpoint.reuse(Reuse::Sure, now).is_none(), "another server is there");
+        in_use.return_to_pool(unsaid, now, now);
+        assert_eq!(idle(), 0, "it is one of the server before");
+        connect().await.return_to_pool(unsaid, now, now);
+        assert_eq!(idle(), 1);
+        let _third = bind(&beside);
+        std::fs::rename(&beside, &path).unwrap();
+        endpoint.sweep(now);
+        assert_eq!(idle(), 0, "it is noticed without a request, too");
     }
 
     #[test]

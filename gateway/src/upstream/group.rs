@@ -119,7 +119,7 @@ impl Member for GroupMember {
     }
 
     fn readiness(&self, now: Instant) -> Readiness {
-        if self.endpoint.is_cooling_down(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
+        if self.endpoint.is_unreachable(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
             Readiness::CoolingDown
         } else if self.is_suspect() || self.endpoint.load.is_ejected(now.into_std()) {
             Readiness::Ejected

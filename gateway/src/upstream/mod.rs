@@ -6,6 +6,7 @@
 
 pub(crate) mod advertised;
 pub(crate) mod concurrency;
+mod connector;
 pub(crate) mod endpoint;
 pub(crate) mod group;
 pub(crate) mod holders;
@@ -14,6 +15,8 @@ pub(crate) mod node_checks;
 pub(crate) mod server_checks;
 pub(crate) mod status;
 pub(crate) mod table;
+pub(crate) mod unix_fault;
+mod unix_socket;
 
 use std::sync::Arc;
 
@@ -25,6 +28,7 @@ use crate::upstream::advertised::AdvertisedNames;
 use crate::upstream::concurrency::PermitTable;
 use crate::upstream::names::ServerNames;
 use crate::upstream::server_checks::ServerChecks;
+use crate::upstream::unix_socket::UnixSockets;
 
 /// The state that all workers share: the limits of servers, their health, and the secret that signs
 /// cookies.
@@ -36,6 +40,7 @@ pub(crate) struct WorkerShared {
     turns: SharedTurns,
     pub(crate) names: Arc<ServerNames>,
     advertised: AdvertisedNames,
+    unix: UnixSockets,
     secret: String,
     /// Throttles of the log: all workers see the same servers.
     pub(crate) log_throttles: LogThrottles,
@@ -54,6 +59,7 @@ impl WorkerShared {
             turns: SharedTurns::default(),
             names: Arc::default(),
             advertised: AdvertisedNames::new(blocked),
+            unix: UnixSockets::default(),
             secret,
             log_throttles: LogThrottles::default(),
             budget,

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::iter;
-use net::{LogThrottle, look_up, sleep_until_opt};
+use net::{LogThrottle, ServerAddress, look_up, sleep_until_opt};
 use protocol::{HostName, HostPort};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, FixedAddress};
 
 /// How often a name is looked up whose servers work. The system does not tell for how long its
 /// answer holds; other proxies ask as often.
@@ -69,11 +69,16 @@ impl Default for ServerNames {
 
 impl ServerNames {
     /// The addresses of a server, as far as they are known.
-    pub(crate) fn addresses(&self, server: &HostPort) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self, server: &FixedAddress) -> Vec<ServerAddress> {
+        let server = match server {
+            FixedAddress::Unix(path) => return vec![ServerAddress::Unix(path.clone())],
+            FixedAddress::Host(server) => server,
+        };
         if let Some(address) = server.socket_address() {
-            return vec![address];
+            return vec![address.into()];
         }
-        self.lock().get(server).map_or_else(Vec::new, |known| known.addresses.clone())
+        let known = self.lock();
+        known.get(server).map_or_else(Vec::new, |known| known.addresses.iter().copied().map(Into::into).collect())
     }
 
     /// Names that have no address now, and why.
@@ -216,7 +221,7 @@ impl NamedServer {
 
 /// The servers of a configuration that are named.
 fn wanted(config: &Config) -> impl Iterator<Item = &HostPort> {
-    let servers = config.routes.iter().flat_map(|route| &route.servers).map(|server| &server.address);
+    let servers = config.routes.iter().flat_map(|route| &route.servers).filter_map(|server| server.address.host());
     servers.filter(|server| server.socket_address().is_none())
 }
 
@@ -256,7 +261,9 @@ mod tests {
         let names = ServerNames::default();
         let changed = names.subscribe();
         names.prepare(&config).await;
-        let at = |text: &str| names.addresses(&text.parse().unwrap());
+        let at = |text: &str| -> Vec<SocketAddr> {
+            names.addresses(&text.parse().unwrap()).iter().filter_map(ServerAddress::tcp).collect()
+        };
         assert!(at("localhost:80").iter().any(|address| address.ip().is_loopback()), "{:?}", at("localhost:80"));
         assert_eq!(at("10.0.0.1:80"), addresses(&["10.0.0.1:80"]));
         assert!(at("no-such-host.invalid:80").is_empty() && changed.has_changed().unwrap());

@@ -13,8 +13,8 @@ use tracing::{info, warn};
 
 use crate::config::{self, RouteConfig};
 use crate::http1::response_reader::ResponseReader;
-use crate::upstream::advertised::AdvertisedName;
-use crate::upstream::endpoint::{Endpoint, connect};
+use crate::upstream::connector::Connector;
+use crate::upstream::endpoint::Endpoint;
 
 /// How long a server may take to answer a check.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,8 +47,7 @@ type CheckKey = (ServerAddress, Option<HostPort>, config::Check, Duration);
 /// One server, which is checked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerCheck {
-    address: ServerAddress,
-    name: Option<Arc<AdvertisedName>>,
+    connector: Connector,
     how: config::Check,
     every: Duration,
     alive: AtomicBool,
@@ -58,10 +57,10 @@ impl ServerChecks {
     /// The check of a server. A new check begins at once, in the runtime of the first caller, and
     /// counts the server as alive until a check fails.
     pub(crate) fn get(&self, endpoint: &Endpoint, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
-        let (address, name) = (endpoint.address.clone(), endpoint.name.clone());
         let every = every.max(RouteConfig::MIN_CHECK_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (address.clone(), name.as_ref().map(|name| name.server.clone()), how.clone(), every);
+        let (address, name) = endpoint.connector.key();
+        let key = (address, name, how.clone(), every);
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
             return check;
         }
@@ -69,7 +68,12 @@ impl ServerChecks {
             // The map would grow: a good time to drop unused checks.
             known.retain(|_, check| check.strong_count() > 0);
         }
-        let check = Arc::new(ServerCheck { address, name, how: how.clone(), every, alive: AtomicBool::new(true) });
+        let check = Arc::new(ServerCheck {
+            connector: endpoint.connector.clone(),
+            how: how.clone(),
+            every,
+            alive: AtomicBool::new(true),
+        });
         known.insert(key, Arc::downgrade(&check));
         tokio::spawn(run(Arc::downgrade(&check), Arc::clone(&self.log_throttle)));
         check
@@ -85,17 +89,19 @@ impl ServerCheck {
 async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
-        let ServerCheck { address, name, how, every, alive } = &*held;
-        let sign = timeout(TIMEOUT, probe(address, name.as_deref(), how)).await.unwrap_or(Err("no answer in time"));
+        let ServerCheck { connector, how, every, alive } = &*held;
+        let sign = timeout(TIMEOUT, probe(connector, how)).await.unwrap_or(Err("no answer in time"));
         failed = if sign.is_ok() { 0 } else { failed + 1 };
         let is_alive = failed < MAX_FAILURES;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
             let now = Instant::now().into_std();
             let passed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match (sign, passed) {
-                (Ok(()), Some(suppressed)) => info!(server = %address, suppressed, "the server is healthy again"),
+                (Ok(()), Some(suppressed)) => {
+                    info!(server = %connector.address(), suppressed, "the server is healthy again")
+                }
                 (Err(why), Some(suppressed)) => {
-                    warn!(server = %address, why, suppressed, "its health check failed, so it gets no requests");
+                    warn!(server = %connector.address(), why, suppressed, "its health check failed, so it gets no requests");
                 }
                 (_, None) => {}
             }
@@ -106,14 +112,11 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     }
 }
 
-async fn probe(
-    address: &ServerAddress,
-    name: Option<&AdvertisedName>,
-    how: &config::Check,
-) -> Result<(), &'static str> {
-    let socket = connect(address, name).await.map_err(|_| "it cannot be reached")?;
+async fn probe(connector: &Connector, how: &config::Check) -> Result<(), &'static str> {
+    let socket = connector.connect().await.map_err(|_| "it cannot be reached")?;
     let config::Check::Http(path) = how else { return Ok(()) };
-    let (mut stream, host) = (QueuedSocket::direct(socket), address.host());
+    let (mut stream, address) = (QueuedSocket::direct(socket), connector.address());
+    let host = address.host();
     let request =
         format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: gateway-check\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|_| "it does not read the request")?;

@@ -8,6 +8,7 @@ use protocol::HostPort;
 use tokio::time::{Duration, Instant};
 
 use crate::upstream::endpoint::MalformedResponses;
+use crate::upstream::unix_fault::UnixFault;
 
 /// A server as the worker with the worst opinion of it sees it.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct EndpointStatus {
     pub(super) strip: bool,
     pub(super) suspect: bool,
     pub(super) readiness: Readiness,
+    /// The fault of its Unix socket.
+    pub(super) fault: Option<UnixFault>,
     pub(super) in_flight: u32,
     /// Since the process began, and for how long there was none.
     pub(super) malformed: Option<(MalformedResponses, Duration)>,
@@ -56,7 +59,11 @@ impl fmt::Display for EndpointStatus {
             Some((at, None)) => write!(f, ", at {at}")?,
             None => {}
         }
-        write!(f, ": {state}, {} in flight", self.in_flight)?;
+        write!(f, ": {state}")?;
+        if let Some(why) = &self.fault {
+            write!(f, " ({why})")?;
+        }
+        write!(f, ", {} in flight", self.in_flight)?;
         match &self.malformed {
             Some((MalformedResponses { count, why, .. }, ago)) => {
                 write!(f, ", {count} malformed or cut responses, the last {} s ago: {why}", ago.as_secs())

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::WorkerShared;
+use super::connector::Connector;
 use super::group::{GroupGone, GroupMember, UpstreamGroup, UpstreamMatch};
 use super::status::EndpointStatus;
 use crate::config::snapshot::ConfigSnapshot;
@@ -23,6 +24,7 @@ use crate::route::path::{longest_prefix, normal_prefix};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
 use crate::upstream::names::ServerNames;
+use crate::upstream::unix_socket::UnixSocket;
 
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long:
 /// a service that is deployed again, or has failed, is back by then.
@@ -149,11 +151,12 @@ impl UpstreamTable {
                 let (readiness, in_flight) = (member.readiness(now), member.endpoint.load.in_flight());
                 let described = servers.entry(member.endpoint.address.clone()).or_insert_with(|| EndpointStatus {
                     name: member.node.as_ref().map(|node| node.name.clone()),
-                    advertised: member.endpoint.name.as_ref().map(|name| (name.server.clone(), name.failure())),
+                    advertised: member.endpoint.connector.name().map(|name| (name.server.clone(), name.failure())),
                     weight: member.weight,
                     strip: member.strip,
                     suspect: member.is_suspect(),
                     readiness,
+                    fault: member.endpoint.connector.unix().and_then(UnixSocket::fault),
                     in_flight: 0,
                     malformed: None,
                 });
@@ -181,7 +184,6 @@ impl TableState {
                 for fixed in &route.servers {
                     self.group_or_new(&prefix, shared).is_fixed = true;
                     for address in shared.names.addresses(&fixed.address) {
-                        let address = ServerAddress::Tcp(address);
                         let member = self.member((address.clone(), None), fixed.weight, route, shared, now);
                         let pool = &mut self.group_or_new(&prefix, shared).pool;
                         // Two names may lead to one server.
@@ -368,7 +370,12 @@ impl TableState {
         let address = key.0.clone();
         let endpoint = self.endpoints.entry(key).or_insert_with_key(|(address, advertised)| {
             let name = advertised.as_ref().and_then(|server| shared.advertised.get(server));
-            Arc::new(Endpoint::new(address.clone(), name, now))
+            let connector = match (address, name) {
+                (ServerAddress::Tcp(address), Some(name)) => Connector::Name(*address, name),
+                (ServerAddress::Tcp(address), None) => Connector::Address(*address),
+                (ServerAddress::Unix(path), _) => Connector::Unix(shared.unix.get(path)),
+            };
+            Arc::new(Endpoint::new(connector, now))
         });
         endpoint.mark_listed();
         let check = route.check.as_ref().map(|check| shared.checks.get(endpoint, check, route.check_every));

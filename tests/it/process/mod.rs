@@ -12,5 +12,6 @@ mod resources;
 mod restart;
 mod settings;
 mod shares;
+mod unix_sockets;
 mod upgrade;
 mod whereabouts;

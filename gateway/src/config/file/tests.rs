@@ -373,3 +373,44 @@ fn e3_what_makes_no_sense_for_nodes_is_a_mistake() {
     }
     assert_eq!(parsed("distributor = \"off\"").unwrap().config.distributor, "off");
 }
+
+#[test]
+fn gu22_the_path_of_a_unix_socket_is_absolute_and_short_enough() {
+    let route = |servers: &str| format!("[[route]]\nprefix = \"/\"\nservers = {servers}\n");
+    let settings = parsed(&route(
+        r#"["unix:/run/앱.sock", "10.0.0.1:80", { address = "unix:/run/b.sock", weight = 50 }, "unix:/run/b.sock"]"#,
+    ));
+    let servers = settings.unwrap().config.routes.remove(0).servers;
+    let shown: Vec<_> = servers.iter().map(|server| (server.address.to_string(), server.weight)).collect();
+    let expected =
+        [("unix:/run/앱.sock", 100), ("10.0.0.1:80", 100), ("unix:/run/b.sock", 50), ("unix:/run/b.sock", 100)];
+    assert_eq!(shown, expected.map(|(address, weight)| (address.to_owned(), weight)));
+    // All mistakes are told at once.
+    let long = "x".repeat(net::MAX_UNIX_PATH_BYTES);
+    let all = format!(
+        "[\n\"unix:run/a.sock\",\n\"unix:@a\",\n\"unix:\",\n\"/run/a.sock\",\n\"unix:///run/a.sock\",\n\
+         \"unix:/run/a.sock?x\",\n\"unix:/run/a.sock:/x\",\n\"unix:/run/\",\n\"unix:/run/\\u0000\",\n\
+         \"unix:/{long}\",\n{{ address = \"unix:a\" }},\n\"http://unix:/run/a.sock\",\n\"Unix:/run/a.sock\",\n]"
+    );
+    let lines = [
+        "4:1: server `unix:run/a.sock`: the path must be absolute, as in unix:/run/app.sock",
+        "5:1: server `unix:@a`: abstract names are not supported",
+        "6:1: server `unix:`: the path of the socket is missing",
+        "7:1: server `/run/a.sock`: write the path of a Unix socket as unix:/run/app.sock",
+        "8:1: server `unix:///run/a.sock`: write one slash after unix:",
+        "9:1: server `unix:/run/a.sock?x`: write the path of the socket alone",
+        "10:1: server `unix:/run/a.sock:/x`: write the path of the socket alone",
+        "11:1: server `unix:/run/`: this is the path of a folder",
+        "12:1: server `unix:/run/\\u{0}`: the path has a control character",
+        "13:1: server `unix:/",
+        "14:13: address = \"unix:a\": the path must be absolute",
+        "15:1: server `http://unix:/run/a.sock`: write the host and the port alone",
+        "16:1: server `Unix:/run/a.sock`: write the path of a Unix socket as unix:/run/app.sock",
+    ];
+    check(&route(&all), &lines);
+    let too_long = parsed(&route(&all)).unwrap_err().remove(9);
+    assert!(
+        too_long.ends_with("the path has 108 bytes, and the system takes 107 at most (sun_path in unix(7))"),
+        "{too_long}"
+    );
+}
