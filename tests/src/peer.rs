@@ -8,9 +8,12 @@ use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{PATIENCE, pick_port};
+
+/// Between two questions for the list, when it is waited for.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(5);
 
 /// One end of a connection that carries packets.
 #[derive(Debug)]
@@ -208,6 +211,23 @@ impl Peer {
                 return packet["params"].as_array().unwrap().clone();
             }
         }
+    }
+
+    /// Asks for the list until its names are right, and panics with `what` and the last names after
+    /// [`PATIENCE`].
+    pub async fn ask_until(&mut self, what: &str, is_right: impl Fn(&[String]) -> bool) {
+        let mut names = Vec::new();
+        let asks = async {
+            loop {
+                let entries = self.ask(1).await;
+                names = entries.iter().map(|entry| entry["name"].as_str().unwrap_or_default().to_owned()).collect();
+                if is_right(&names) {
+                    return;
+                }
+                sleep(BETWEEN_QUESTIONS).await;
+            }
+        };
+        assert!(timeout(PATIENCE, asks).await.is_ok(), "in vain: {what}; there are {}: {names:?}", names.len());
     }
 
     /// Reads to the end of the stream and gives the last packet, such as the reason for being cut.

@@ -20,6 +20,19 @@ pub struct Process {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
+/// How much of a program's output is shown when a test fails: the end of it, where the cause is.
+const SHOWN_LINES: usize = 100;
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.lines.lock().unwrap();
+            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("the last of {} lines of process {:?}:\n{}", lines.len(), self.child.id(), shown.join("\n"));
+        }
+    }
+}
+
 impl Process {
     /// Starts a program.
     pub fn start(program: impl AsRef<Path>, arguments: &[&str]) -> Self {

@@ -138,10 +138,11 @@ async fn a14_each_node_that_cannot_be_called_has_a_line() {
     let v2 = |port: u16, name: &str| json!({ "port": port, "name": name, "urls": [], "$": { "v": 2, "id": name } });
     let mut all = Vec::new();
     for (port, name) in [(1, "one"), (2, "two"), (3, "gate")] {
-        all.push(distributor.register(v2(port, name)).await);
+        let mut node = distributor.register(v2(port, name)).await;
+        node.list_with(name).await;
+        all.push(node);
     }
     let ids: Vec<u64> = {
-        all[2].list_with("two").await;
         let known = all[2].replica().entries();
         known.filter(|(_, entry)| !entry.contains("gate")).map(|(id, _)| id).collect()
     };

@@ -142,7 +142,7 @@ async fn rs4_a_kill_and_restart_of_the_distributor_costs_no_request() {
         let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
         distributor.line("listening").await;
         let mut observer = Peer::connect(address.parse().unwrap()).await;
-        eventually("all are back", async || observer.ask(1).await.len() == 3).await;
+        observer.ask_until("all are back", |names| names.len() == 3).await;
         load.go_on(100).await;
         distributor
     };
@@ -169,7 +169,7 @@ async fn c3_why_knows_all_nodes_after_a_restart() {
     let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
     distributor.line("listening").await;
     let mut observer = Peer::connect(address.parse().unwrap()).await;
-    eventually("all are back", async || observer.ask(1).await.len() == 3).await;
+    observer.ask_until("all are back", |names| names.len() == 3).await;
     distributor.line("restored the list").await;
     distributor.line("came back").await;
     for name in ["alpha", "beta", "gamma"] {
@@ -199,13 +199,13 @@ async fn rs6_gu1_a_kill_of_one_of_two_instances_costs_no_request() {
     let address = cluster.address.to_string();
     let (first, second) = (Process::start(NODE, &[&address]), Process::start(NODE, &[&address]));
     let mut observer = cluster.registered("observer").await;
-    eventually("both are listed", async || observer.ask(1).await.len() == 3).await;
+    observer.ask_until("both are listed", |names| names.len() == 3).await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/who").await;
     let load = Load::start(gateway, "/who");
     load.go_on(200).await;
     first.kill().await;
-    eventually("it is listed no more", async || observer.ask(1).await.len() == 3).await;
+    observer.ask_until("it is listed no more", |names| names.len() == 3).await;
     load.go_on(200).await;
     assert_eq!(load.failures().await, [""; 0]);
     let (mut survivor, pid) = (HttpClient::connect(gateway).await, second.pid().as_raw_nonzero().to_string());

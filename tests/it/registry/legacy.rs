@@ -263,7 +263,7 @@ async fn old_nodes_survive_crowds_and_churn() {
         );
         let mut observer = cluster.registered("observer").await;
         observer.list_with("goods").await;
-        eventually("the gateway is there", async || observer.ask(1).await.len() == 3).await;
+        observer.ask_until("the gateway is there", |names| names.len() == 3).await;
         // A thousand nodes join: far more than the 64 KiB that old nodes can read.
         let mut crowd = Vec::new();
         for number in 0..1000 {
@@ -274,12 +274,12 @@ async fn old_nodes_survive_crowds_and_churn() {
             .await;
             crowd.push(peer);
         }
-        eventually("all are there", async || observer.ask(1).await.len() > 500).await;
+        observer.ask_until("more than half are there", |names| names.len() > 500).await;
         // Half of them leave, one by one or at once.
         for (number, peer) in crowd.into_iter().enumerate() {
             if number % 2 == 0 { peer.close() } else { peer.reset() }
         }
-        eventually("all are gone", async || observer.ask(1).await.len() == 3).await;
+        observer.ask_until("only the first three are left", |names| names.len() == 3).await;
         service.line("list 3").await;
         assert!(gate.is_running(), "{}", gate.output());
         assert!(service.is_running(), "{}", service.output());

@@ -243,7 +243,7 @@ async fn rs9_a_panic_in_the_task_of_a_connection_costs_that_node_only() {
     let mut bomb = cluster.peer().await;
     bomb.register("bomb", 2).await;
     while bomb.next().await.is_some() {}
-    eventually("its node has left", async || other.ask(1).await.len() == 1).await;
+    other.ask_until("its node has left", |names| names.len() == 1).await;
     eventually("the log says so", async || lines.lock().unwrap().contains("the task of a connection panicked")).await;
     let _third = cluster.registered("third").await;
     assert_eq!(other.list_with("third").await, ["other", "third"]);
