@@ -15,7 +15,7 @@
 //! | streams | [`parse_part`] and [`PartWriter`] |
 //! | what a node says to the Distributor | [`Registration`] and [`RegisterOptions`] |
 //! | what the Distributor says to nodes | [`ListUpdate`], which a [`Replica`] applies |
-//! | routes and urls | [`Route`] |
+//! | routes and urls | [`Route`], which a [`Router`] finds by a path |
 //! | version 1 peers, which read little at a time | [`ReadWindow`] |
 //!
 //! ```
@@ -46,6 +46,7 @@ mod packet;
 mod pieces;
 mod registry;
 mod route;
+mod router;
 mod secret;
 
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
@@ -72,4 +73,5 @@ pub use registry::{
     write_ping, write_pong, write_refusal, write_registration, write_report, write_snapshot, write_visibility,
 };
 pub use route::{Route, RouteError, Segment, foreign_prefix, is_idempotent};
+pub use router::{RouteMatch, Router, RouterError};
 pub use secret::Secret;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
-use protocol::{HostPort, Route, Visibility};
+use protocol::{HostPort, Route, Router, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::registration::Identity;
@@ -16,7 +16,6 @@ use crate::node::builder::RouteDefinition;
 use crate::node::own_route::own_route;
 use crate::node::{Node, NodeBuilder};
 use crate::peers::Peers;
-use crate::routing::router::Router;
 use crate::routing::subscriptions::{PREFIX, event_route};
 use crate::server;
 use crate::server::concurrency::ConcurrencyLimit;

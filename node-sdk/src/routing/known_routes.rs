@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::Route;
+use protocol::{Route, Router};
 use tokio::time::Instant;
-
-use crate::routing::router::Router;
 
 /// Routes whose last provider has gone. Each is kept for some time, up to a limit on all. Beyond
 /// the limit, the node that left the most routes behind loses its oldest one, so a node that

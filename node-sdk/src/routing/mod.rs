@@ -9,6 +9,5 @@ pub(crate) mod path_params;
 pub(crate) mod provider;
 mod reachability;
 pub(crate) mod registry_view;
-pub(crate) mod router;
 pub(crate) mod subscriptions;
 pub(crate) mod table;

@@ -5,14 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
-use protocol::{Advert, KnownNode, Node, Route, Version};
+use protocol::{Advert, KnownNode, Node, Route, Router, RouterError, Version};
 use tokio::time::Instant;
 
 use crate::balance::{MAX_SUBSET, affinity};
 use crate::routing::known_routes::KnownRoutes;
 use crate::routing::local_node::LocalNode;
 use crate::routing::provider::{Provider, Providers};
-use crate::routing::router::{Router, RouterError};
 use crate::routing::subscriptions::{METHOD, SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
 use crate::transport::limits::MAX_FRAME_BYTES;

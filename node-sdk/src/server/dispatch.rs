@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
-use protocol::{Packet, PacketError, Request, Route, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, is_idempotent};
+use protocol::{
+    Packet, PacketError, Request, Route, Router, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, is_idempotent,
+};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -22,7 +24,6 @@ use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
 use crate::lost::{LostCalls, OneWayCall};
-use crate::routing::router::Router;
 use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
 use crate::server::released::ReleasedCalls;
 use crate::tasks::NodeTasks;

@@ -1,11 +1,13 @@
-//! Finds the route that a method and path belong to, without I/O.
+//! Finds the route that a method and path belong to. The Distributor answers questions with it, and
+//! nodes find providers and handlers: so all agree on what is offered.
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
-use protocol::{Route, RouteError, Segment};
 use smol_str::SmolStr;
+
+use crate::{Route, RouteError, Segment};
 
 /// Most shapes of the routes with parameters that have the same method, number of segments, and
 /// first segment. A shape says which segments are parameters. A look-up tries each shape once, so
@@ -20,7 +22,7 @@ const MAX_SEGMENTS: usize = 64;
 /// A look-up tries each shape once, 33 at most, and never goes back. A tree would have to try two
 /// branches at each segment.
 #[derive(Clone, Debug)]
-pub(crate) struct Router<T> {
+pub struct Router<T> {
     methods: HashMap<Box<str>, MethodRoutes<T>>,
 }
 
@@ -67,7 +69,7 @@ struct PassThroughHasher(u64);
 
 /// Why a route is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouterError {
+pub enum RouterError {
     /// It has parameters, and more than 64 segments.
     TooLong,
     /// Too many shapes of similar routes are registered.
@@ -76,16 +78,16 @@ pub(crate) enum RouterError {
 
 /// A route that was found.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct RouteMatch<'r, 'p, T> {
+pub struct RouteMatch<'r, 'p, T> {
     /// The value of the route.
-    pub(crate) value: &'r T,
+    pub value: &'r T,
     /// The segments that parameters captured, in order, still escaped.
-    pub(crate) captured: Vec<&'p str>,
+    pub captured: Vec<&'p str>,
 }
 
 impl RouterError {
     /// The reason, for the author of the service.
-    pub(crate) const fn reason(self) -> &'static str {
+    pub const fn reason(self) -> &'static str {
         match self {
             Self::TooLong => "a route with parameters has at most 64 segments",
             Self::TooManyShapes => {
@@ -95,7 +97,7 @@ impl RouterError {
     }
 
     /// Converts it into an error about a route.
-    pub(crate) fn into_error(self, route: &Route) -> RouteError {
+    pub fn into_error(self, route: &Route) -> RouteError {
         RouteError { text: route.as_str().chars().take(60).collect(), reason: self.reason() }
     }
 }
@@ -106,7 +108,7 @@ impl<T> Router<T> {
     ///
     /// # Errors
     /// When the route is new and would make look-ups too slow.
-    pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, RouterError> {
+    pub fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, RouterError> {
         if !route.is_pattern() {
             // There are few methods: the text is allocated once for each.
             if !self.methods.contains_key(route.method()) {
@@ -128,20 +130,20 @@ impl<T> Router<T> {
     }
 
     /// The value of a route.
-    pub(crate) fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
+    pub fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
         let method = self.methods.get_mut(route.method())?;
         if route.is_pattern() { method.patterns.get_mut(route) } else { method.exact.get_mut(route.path()) }
     }
 
     /// Whether a route has a value.
-    pub(crate) fn has(&self, route: &Route) -> bool {
+    pub fn has(&self, route: &Route) -> bool {
         let Some(method) = self.methods.get(route.method()) else { return false };
         if route.is_pattern() { method.patterns.has(route) } else { method.exact.contains_key(route.path()) }
     }
 
     /// Removes a route, and leaves nothing behind: names come and go for years. Returns whether
     /// routes that were [refused](RouterError) may be accepted now.
-    pub(crate) fn remove(&mut self, route: &Route) -> bool {
+    pub fn remove(&mut self, route: &Route) -> bool {
         let Some(method) = self.methods.get_mut(route.method()) else { return false };
         let makes_room = if route.is_pattern() {
             method.patterns.remove(route)
@@ -156,7 +158,7 @@ impl<T> Router<T> {
     }
 
     /// The route that a method and path belong to.
-    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Option<RouteMatch<'_, 'p, T>> {
+    pub fn find<'p>(&self, method: &str, path: &'p str) -> Option<RouteMatch<'_, 'p, T>> {
         let method = self.methods.get(method)?;
         if let Some(value) = method.exact.get(path) {
             return Some(RouteMatch { value, captured: Vec::new() });
