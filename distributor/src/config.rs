@@ -64,6 +64,11 @@ net::settings! {
         pub max_frame_bytes: usize = 64 * 1024, "BYTES", where 1..=usize::MAX;
         /// How deep a packet may be nested.
         pub max_json_depth: usize = 32, where 1..=usize::MAX;
+        /// Nodes up to which each is told of all others. Beyond them, a node that can ask is told
+        /// of what it uses.
+        ///
+        /// It is decided when a node registers, and stays so while it is connected.
+        pub tell_all_up_to: usize = 1000;
         /// Urls of one node.
         pub max_urls: usize = RegistrationLimits::default().max_urls;
         /// Bytes of one url.

@@ -135,10 +135,15 @@ impl<T> Router<T> {
         if route.is_pattern() { method.patterns.get_mut(route) } else { method.exact.get_mut(route.path()) }
     }
 
+    /// The value of a route.
+    pub fn get(&self, route: &Route) -> Option<&T> {
+        let method = self.methods.get(route.method())?;
+        if route.is_pattern() { method.patterns.get(route) } else { method.exact.get(route.path()) }
+    }
+
     /// Whether a route has a value.
     pub fn has(&self, route: &Route) -> bool {
-        let Some(method) = self.methods.get(route.method()) else { return false };
-        if route.is_pattern() { method.patterns.has(route) } else { method.exact.contains_key(route.path()) }
+        self.get(route).is_some()
     }
 
     /// Removes a route, and leaves nothing behind: names come and go for years. Returns whether
@@ -206,9 +211,9 @@ impl<T> Patterns<T> {
         same.iter_mut().find(|pattern| is_same(&pattern.route, route)).map(|pattern| &mut pattern.value)
     }
 
-    fn has(&self, route: &Route) -> bool {
-        let same = self.routes.get(&self.key(route));
-        same.is_some_and(|same| same.iter().any(|pattern| is_same(&pattern.route, route)))
+    fn get(&self, route: &Route) -> Option<&T> {
+        let same = self.routes.get(&self.key(route))?;
+        same.iter().find(|pattern| is_same(&pattern.route, route)).map(|pattern| &pattern.value)
     }
 
     /// Returns whether there is room for another shape.

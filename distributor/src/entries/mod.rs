@@ -8,15 +8,18 @@ pub(crate) mod address_shares;
 mod changelog;
 mod difference;
 mod expected;
+mod fitting;
 pub(crate) mod interests;
+pub(crate) mod offer_index;
 mod offers;
 mod record;
 mod registered;
 mod restore;
+mod route_index;
 pub(crate) mod view;
 
 use std::collections::hash_map;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,9 +31,11 @@ pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 use crate::entries::changelog::{Change, Changelog, EntryChange};
 pub(crate) use crate::entries::difference::{Difference, Touched};
 use crate::entries::expected::ExpectedEntries;
+use crate::entries::offer_index::OfferIndex;
 use crate::entries::offers::Offers;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
 pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
+use crate::entries::route_index::RouteIndex;
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]
@@ -43,6 +48,9 @@ pub(crate) struct EntryTable {
     /// The entries of version 1 nodes that are expected back.
     expected: ExpectedEntries,
     offers: Offers,
+    /// The ids of entries by what they offer.
+    index: OfferIndex,
+    routes: RouteIndex,
     /// How many entries each identity has, by its hash.
     identity_counts: HashMap<u64, u32>,
     hasher: RandomState,
@@ -98,6 +106,8 @@ impl EntryTable {
             instances: HashMap::new(),
             expected: ExpectedEntries::default(),
             offers: Offers::default(),
+            index: OfferIndex::default(),
+            routes: RouteIndex::default(),
             identity_counts: HashMap::new(),
             hasher: RandomState::new(),
             next_id: 1,
@@ -338,28 +348,6 @@ impl EntryTable {
         self.entries.values().map(|entry| &entry.record)
     }
 
-    /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of
-    /// registration. The first node of each name comes before the second of any, so that every
-    /// service stays known for as long as possible.
-    pub(crate) fn records_within(&self, max_bytes: usize) -> Vec<&Arc<Record>> {
-        let mut left = max_bytes;
-        let mut fits = |record: &Record| {
-            let fits = record.is_confirmed && record.entry.len() < left;
-            if fits {
-                left -= record.entry.len() + 1;
-            }
-            fits
-        };
-        let mut names = HashSet::new();
-        let first_of_name: Vec<_> = self.records().map(|record| names.insert(&record.name)).collect();
-        let mut taken: Vec<_> =
-            self.records().zip(&first_of_name).map(|(record, &first)| first && fits(record)).collect();
-        for (record, taken) in self.records().zip(&mut taken) {
-            *taken = *taken || fits(record);
-        }
-        self.records().zip(taken).filter_map(|(record, taken)| taken.then_some(record)).collect()
-    }
-
     /// Takes an entry from the session that owns it.
     fn evict(&mut self, id: u64) -> Option<SessionId> {
         let session = self.holder(id)?;
@@ -379,6 +367,8 @@ impl EntryTable {
         }
         *self.identity_counts.entry(self.hasher.hash_one(record.identity())).or_default() += 1;
         self.offers.add(&record);
+        self.index.add(id, &record);
+        self.routes.add(&record);
         if let Some(instance) = &record.instance {
             self.instances.insert(instance.clone(), id);
         }
@@ -413,6 +403,8 @@ impl EntryTable {
             self.unconfirmed -= 1;
         }
         self.offers.remove(&record);
+        self.index.remove(id, &record);
+        self.routes.remove(&record);
         if let hash_map::Entry::Occupied(mut count) =
             self.identity_counts.entry(self.hasher.hash_one(record.identity()))
         {

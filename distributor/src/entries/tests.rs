@@ -86,7 +86,7 @@ fn a_partial_list_covers_every_name_first() {
 /// `joined`, `left` with reasons, `suspect` and `trusted` by name or id.
 #[track_caller]
 fn check(registry: &EntryTable, base: u64, interests: Option<&str>, expected: &str) {
-    let interests = interests.map(|interest| Arc::new(Interests::new(vec![interest.to_owned()])));
+    let interests = interests.map(|interest| Arc::new(Interests::named(vec![interest.to_owned()])));
     let view = View { interests, confirmed_only: false };
     let Difference { joined, left, suspect, trusted, .. } = registry.difference(base, registry.revision().rev, &view);
     let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();

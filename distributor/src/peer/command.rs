@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use protocol::{
-    HISTORY_URI, Key, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, RegisterOptions, Registration,
-    RegistrationError, Report, Request, Version, check_depth, is_blank, read_history_request, read_report,
+    HISTORY_URI, Key, NEED_URI, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, RegisterOptions, Registration,
+    RegistrationError, Report, Request, Version, check_depth, is_blank, read_history_request, read_need, read_report,
 };
 
 use crate::config::Config;
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     CopyPart,
     /// Send the history of a node under this key.
     GetHistory(Key, String),
+    /// Say under this key who offers these routes, and tell the peer of the nodes that do.
+    Need(Key, Vec<String>),
     /// Tell the peer what is wrong and go on: it has shown `$`.
     Reject(Option<Key>, Rejection),
     /// Tell the peer what is wrong and close.
@@ -121,6 +123,10 @@ impl CommandReader {
                 let node = read_history_request(packet.params).unwrap_or_default();
                 Command::GetHistory(packet.key.unwrap_or(Key::Number(0)), node)
             }
+            (NEED_URI, _) if packet.version() == Version::V2 => match (packet.key, read_need(packet.params)) {
+                (Some(key), Some(routes)) => Command::Need(key, routes),
+                (key, _) => self.reject(key, Rejection::new(400, "bad_need", "the packet asks for no routes")),
+            },
             (uri, method) => {
                 let message = format!("{method}{uri} is unknown to a Distributor");
                 self.reject(packet.key, Rejection::new(501, "unsupported", message))
@@ -231,6 +237,7 @@ mod tests {
                 Command::Report(report) => format!("report {:?}", report.failed),
                 Command::CopyPart => "copy".to_owned(),
                 Command::GetHistory(key, node) => format!("get history {key} {node}"),
+                Command::Need(key, routes) => format!("need {key} {}", routes.join(" ")),
                 Command::Reject(key, rejection) => {
                     format!("reject {} {}", key.map_or_else(String::new, |key| key.to_string()), rejection.reason)
                 }
@@ -284,6 +291,15 @@ mod tests {
             &[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"}}"#],
             &["skip unsupported"],
         );
+        check(
+            &[
+                r#"{"uri":"$need","key":3,"params":{"routes":["GET/a","EVENT/b"]},"$":{}}"#,
+                r#"{"uri":"$need","key":4,"params":{"routes":[]},"$":{}}"#,
+                r#"{"uri":"$need","params":{"routes":["GET/a"]},"$":{}}"#,
+            ],
+            &["need 3 GET/a EVENT/b", "reject 4 bad_need", "reject  bad_need"],
+        );
+        check(&[r#"{"uri":"$need","key":3,"params":{"routes":["GET/a"]}}"#], &["skip unsupported"]);
         let many = vec![r#""n""#; 257].join(",");
         let packet = format!(
             r#"{{"uri":"/distributes","method":"POST","params":{{"port":1,"name":"a","$":{{}}}},"$":{{"needs":[{many}]}}}}"#

@@ -7,14 +7,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull};
+use bytes::{Bytes, BytesMut};
+use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull, write_needed};
 
 use crate::entries::SessionId;
 use crate::entries::interests::Interests;
 use crate::entries::view::View;
-use crate::registry::Registry;
+use crate::registry::needs::Learned;
+use crate::registry::{Registry, Rejection};
 use crate::updates::budget::OutPacket;
+use crate::updates::learned::LearnedUpdate;
 use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
 use crate::updates::turns::MIN_TURN_BYTES;
 
@@ -35,6 +37,9 @@ pub(crate) struct Outbox {
     /// Registered peers are told of changes.
     follows: bool,
     known: PeerState,
+    /// The last state that it was told before it was to be told everything anew. It may be later
+    /// than what is published, and no earlier one may follow.
+    floor: Option<Revision>,
     reply: Option<Reply>,
     notice: Option<Bytes>,
     ping: bool,
@@ -106,6 +111,7 @@ impl Outbox {
             greet_at,
             follows: false,
             known: PeerState::default(),
+            floor: None,
             reply: None,
             notice: None,
             ping: false,
@@ -127,6 +133,7 @@ impl Outbox {
         let before = std::mem::replace(&mut self.version, version);
         let is_other = self.known.view.interests != interests || before != version;
         if is_other {
+            self.floor = self.floor.max(self.known.revision.filter(|_| before == Version::V2));
             self.known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
         }
         self.follows = true;
@@ -170,6 +177,49 @@ impl Outbox {
     pub(crate) fn reply(&mut self, reply: Reply, version: Version) {
         self.version = version;
         self.reply = Some(reply);
+    }
+
+    /// The peer asks who offers these routes, and is owed the answer. What it does not know of
+    /// these nodes stands before it, in the same reply.
+    ///
+    /// # Errors
+    /// What it is told instead.
+    pub(crate) fn answer_need(
+        &mut self,
+        now: Instant,
+        registry: &mut Registry,
+        host: &str,
+        (key, routes): (&Key, &[String]),
+    ) -> Result<(), Rejection> {
+        if !self.follows || self.version != Version::V2 {
+            return Err(Rejection::new(400, "bad_need", "a node registers before it asks"));
+        }
+        let Learned { needs, interests, update } = registry.learn(now, (self.session, host), &self.known, routes)?;
+        if interests.is_some() {
+            self.known.view.interests = interests;
+        }
+        let mut reply = BytesMut::new();
+        match update {
+            LearnedUpdate::Nothing => {}
+            LearnedUpdate::Change(change, told) => {
+                reply.extend_from_slice(&change);
+                self.record_told(told);
+            }
+            LearnedUpdate::List => {
+                self.floor = self.floor.max(self.known.revision);
+                (self.known.revision, self.known.digest, self.known.irrelevant_until) = (None, None, None);
+                self.is_behind = true;
+                return Err(Learned::after_list());
+            }
+        }
+        write_needed(&mut reply, key, &needs);
+        self.reply = Some(Reply::Packet(registry.reserved(reply.freeze())));
+        Ok(())
+    }
+
+    fn record_told(&mut self, StateAfter { revision, confirmed_only }: StateAfter) {
+        (self.known.revision, self.known.digest, self.known.irrelevant_until) = (Some(revision), None, None);
+        self.known.view.confirmed_only = confirmed_only;
     }
 
     /// Whether a reply waits to be written.
@@ -271,9 +321,8 @@ impl Outbox {
                 self.ping = false;
             }
         }
-        if let Some(StateAfter { revision, confirmed_only }) = told {
-            (self.known.revision, self.known.digest, self.known.irrelevant_until) = (Some(revision), None, None);
-            self.known.view.confirmed_only = confirmed_only;
+        if let Some(told) = told {
+            self.record_told(told);
         }
         self.has_turn = needs_turn;
         if told.is_some() && !needs_turn {
@@ -324,6 +373,7 @@ impl Outbox {
                 _ => Unsolicited::Nothing,
             },
             Version::V2 => {
+                registry.publish_since(self.floor);
                 let update = registry.update_for(now, &self.known);
                 if let NextUpdate::Nothing(revision) = update {
                     self.known.irrelevant_until = Some(revision);

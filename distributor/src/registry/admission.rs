@@ -118,7 +118,7 @@ impl Registry {
         host: &str,
         options: &RegisterOptions,
     ) -> Result<RegisterEffects, RegisterError> {
-        let interests = options.interests.clone().map(Interests::new);
+        let interests = self.interests_of(session, options);
         let interest_bytes = interests.as_ref().map_or(0, Interests::bytes);
         self.interest_budget.check(session, host, interest_bytes)?;
         if is_cut {

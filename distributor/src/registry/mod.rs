@@ -13,6 +13,7 @@ pub(crate) mod history;
 mod interest_budget;
 pub(crate) mod liveness;
 mod mass_loss;
+pub(crate) mod needs;
 mod publishing;
 mod rejection;
 mod restore;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use protocol::{Key, Revision, UpdateHeader, Version};
 
 use crate::entries::SessionId;
@@ -32,6 +33,15 @@ impl Registry {
             }
         }
         self.revision()
+    }
+
+    /// Publishes the present state to peers of version 2 if what is published is earlier than this
+    /// state, which one of them has been told.
+    pub(crate) fn publish_since(&mut self, told: Option<Revision>) {
+        let published = self.published.latest.header.revision;
+        if told.is_some_and(|told| told.epoch == published.epoch && told > published) {
+            self.publish(Version::V2);
+        }
     }
 
     /// The list that version 1 peers are being sent.
@@ -67,6 +77,11 @@ impl Registry {
         self.turns.try_begin(now, session)
     }
 
+    /// A packet for one peer, whose bytes count until it has read them.
+    pub(crate) fn reserved(&self, packet: Bytes) -> OutPacket {
+        self.lists.reserved(packet)
+    }
+
     /// A list or change has been written to a peer, or is so short that its socket takes it.
     pub(crate) fn record_sent(&mut self, session: SessionId) {
         self.turns.end(session);
@@ -88,6 +103,7 @@ impl Registry {
             digest: Some(self.entries.digest()),
             warming: self.warmup.is_warming(),
             ack: self.visibility.is_open(),
+            part: false,
         }
     }
 }

@@ -83,6 +83,11 @@ impl VisibilityWaits {
         self.forget_interests(before);
     }
 
+    /// What a session is told of, if it is counted; `None` within for all.
+    pub(crate) fn interests_of(&self, session: SessionId) -> Option<Option<&Arc<Interests>>> {
+        self.watchers.get(&session).map(|watcher| watcher.interests.as_ref())
+    }
+
     fn forget_interests(&mut self, interests: Option<Arc<Interests>>) {
         let Some(interests) = interests else { return };
         if let hash_map::Entry::Occupied(mut count) = self.interests.entry(interests) {
@@ -245,7 +250,7 @@ mod tests {
             Record::new(1, &registration, "::ffff:127.0.0.1")
         };
         let interests_in =
-            |names: &[&str]| Some(Arc::new(Interests::new(names.iter().copied().map(str::to_owned).collect())));
+            |names: &[&str]| Some(Arc::new(Interests::named(names.iter().copied().map(str::to_owned).collect())));
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
         // The new node, one that wants all, and one with interests.
@@ -276,7 +281,7 @@ mod tests {
         let start = Instant::now();
         for id in 0..1000 {
             waits.add_session(SessionId(id));
-            waits.set_interests(SessionId(id), Some(&Arc::new(Interests::new(vec![format!("n{id}")]))));
+            waits.set_interests(SessionId(id), Some(&Arc::new(Interests::named(vec![format!("n{id}")]))));
             waits.open(start, SessionId(id), NEW, VisibilityTarget { percent: 100, within: 0 });
         }
         let (mut now, mut checks, mut ended) = (start, 0, HashSet::new());

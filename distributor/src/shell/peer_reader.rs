@@ -193,6 +193,11 @@ impl PeerReader {
                     self.reject(guard, Some(&key), &rejection.retry_after(TIMEOUT_WHEN_SHORT));
                 }
             }
+            Command::Need(key, routes) => {
+                if let Err(rejection) = guard.answer_need(&key, &routes) {
+                    self.reject(guard, Some(&key), &rejection);
+                }
+            }
             Command::Reject(key, rejection) => self.reject(guard, key.as_ref(), &rejection),
             Command::Cut(rejection) => return Err(ConnectionEnd::Rejected(rejection)),
         }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use net::Socket;
-use protocol::{CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Report, Revision, Version, WindowFull};
+use protocol::{
+    CopyPart, Digest, Key, LeaveReason, RegisterOptions, Registration, Report, Revision, Version, WindowFull, host_text,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -15,7 +17,7 @@ use tracing::{info, warn};
 use crate::entries::SessionId;
 use crate::peer::outbox::{Outbox, WriteStep};
 use crate::registry::liveness::{ActiveTime, Verdict};
-use crate::registry::{Admission, RegisterError, ReportOutcome};
+use crate::registry::{Admission, RegisterError, Rejection, ReportOutcome};
 use crate::shell::shared::{Shared, index};
 use crate::shell::update_queue::AddressQueue;
 use crate::updates::lists::Wait;
@@ -112,6 +114,17 @@ impl SessionGuard {
         if drifted && self.session.outbox().may_resend(now) {
             warn!(peer = %self.session.peer, revision = %known, "its copy of the list differs from what it was sent; sending the list again");
         }
+    }
+
+    /// The peer asks who offers these routes, and is owed the answer.
+    ///
+    /// # Errors
+    /// What it is told instead.
+    pub(crate) fn answer_need(&self, key: &Key, routes: &[String]) -> Result<(), Rejection> {
+        let now = Instant::now().into_std();
+        let host = host_text(self.session.peer.ip());
+        let mut outbox = self.session.outbox();
+        outbox.answer_need(now, &mut self.shared.lock().registry, &host, (key, routes))
     }
 
     pub(crate) fn report(&self, report: &Report) {

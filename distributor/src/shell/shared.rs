@@ -305,7 +305,7 @@ impl Shared {
             state.registry.record_loopback(now, session.id);
         }
         // A node that registers the same again has been told.
-        let ignored = ignored.filter(|_| !admission.is_unchanged());
+        let ignored = ignored.or_else(|| state.registry.refused_urls(session.id)).filter(|_| !admission.is_unchanged());
         if let Some(ignored) = &ignored {
             state.registry.record_ignored(now, session.id, described(ignored));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::{Digest, Key, ResumePoint, Revision, UpdateHeader, Version};
 
@@ -13,6 +13,7 @@ use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::{encode_change, encode_legacy, encode_list, under_key};
 use crate::updates::packed_list::PackedList;
 use crate::updates::packing::{MIN_PACKED_BYTES, PackedBlocks};
+use crate::updates::partial_lists::PartialLists;
 use crate::updates::published_index::PublishedIndex;
 use crate::updates::shared_delta::SharedDelta;
 
@@ -20,7 +21,7 @@ use crate::updates::shared_delta::SharedDelta;
 #[derive(Debug)]
 pub(crate) struct ListCache {
     /// Counts the bytes of these packets until the last peer has read them.
-    memory: UpdateBudget,
+    pub(super) memory: UpdateBudget,
     legacy: Option<(Revision, OutPacket)>,
     snapshot: Option<(UpdateHeader, OutPacket)>,
     packed_list: PackedList,
@@ -35,13 +36,9 @@ pub(crate) struct ListCache {
     /// The last deltas between two states that were published, the newest last. Together they have
     /// no more bytes than a list.
     shared_deltas: VecDeque<SharedDelta>,
-    subsets: HashMap<View, OutPacket>,
-    /// The published state, and the step to it, by what entries offer.
+    pub(super) partial: PartialLists,
+    /// The step to the published state, by what entries offer.
     index: PublishedIndex,
-    /// The last partial list that a peer asked for, with its state.
-    answered: Option<(PublishedState, View, OutPacket)>,
-    /// When the next list for a single peer may be encoded.
-    subset_at: Option<Instant>,
 }
 
 /// A state that is published to all peers.
@@ -59,18 +56,7 @@ const MAX_OWN_CHANGES: u64 = 1024;
 const MAX_OWN_BYTES: usize = 16 * 1024;
 /// Packets of each kind that are kept for the next peer with the same state and the same interests.
 /// A mesh has about as many kinds as services.
-const MAX_CACHED: usize = 256;
-/// Bytes of partial lists that are kept in this way.
-const MAX_CACHED_BYTES: usize = 16 << 20;
-/// Partial lists are encoded at this pace, in bytes a second, so that peers with different
-/// interests leave time for other work. Each entry that is examined counts as this many bytes.
-const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
-const BYTES_OF_A_LOOK: usize = 64;
-/// How much of the pace may be made up for.
-const UNUSED_PACE: Duration = Duration::from_millis(5);
-/// For a list for which there is no memory, the entries are only read: a fraction of the work of
-/// encoding it.
-const BYTES_IN_VAIN: usize = 4;
+pub(super) const MAX_CACHED: usize = 256;
 
 /// The state that a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -125,9 +111,6 @@ impl Wait {
     }
 }
 
-/// When a peer may try again after there was no memory for its packet.
-const MEMORY_AGAIN: Duration = Duration::from_millis(100);
-
 impl ListCache {
     /// A cache whose packets are counted in `memory`.
     pub(crate) fn new(memory: UpdateBudget) -> Self {
@@ -136,15 +119,13 @@ impl ListCache {
             snapshot: None,
             packed_list: PackedList::default(),
             blocks: PackedBlocks::new(memory.clone()),
+            partial: PartialLists::new(memory.clone()),
             memory,
             published: PublishedState::default(),
             changes: HashMap::new(),
             differences: HashMap::new(),
             shared_deltas: VecDeque::new(),
-            subsets: HashMap::new(),
             index: PublishedIndex::default(),
-            answered: None,
-            subset_at: None,
         }
     }
 
@@ -207,7 +188,7 @@ impl ListCache {
                 None => NextUpdate::Later(Wait::Pace(now)),
             };
         }
-        match self.subset(now, entries, published.header, &view) {
+        match self.partial.published(now, entries, published.header, &view) {
             Ok(packet) => {
                 NextUpdate::Packet(packet, StateAfter { revision: newest, confirmed_only: view.confirmed_only })
             }
@@ -290,14 +271,11 @@ impl ListCache {
             Version::V1 => Ok(self.legacy(entries, config).0),
             Version::V2 if view.is_all() => self.newest(now, entries, header),
             Version::V2 => {
-                let published = PublishedState { header, is_whole: entries.is_whole() };
+                let newest = PublishedState { header, is_whole: entries.is_whole() };
                 // The published state may be an earlier one. Its packets are kept for other peers.
-                match &self.answered {
-                    Some((of, to, list)) if (of, to) == (&published, &view) => Ok(list.clone()),
-                    _ if published == self.published => self.subset(now, entries, header, &view),
-                    _ => self.encode_subset(now, entries, header, &view).inspect(|list| {
-                        self.answered = Some((published, view.clone(), list.clone()));
-                    }),
+                match newest == self.published {
+                    true => self.partial.published(now, entries, header, &view),
+                    false => self.partial.newest(now, entries, newest, &view),
                 }
             }
         };
@@ -337,7 +315,7 @@ impl ListCache {
             self.published = published;
             self.changes.clear();
             self.differences.clear();
-            self.subsets.clear();
+            self.partial.clear();
         }
     }
 
@@ -363,65 +341,9 @@ impl ListCache {
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
         }
-        self.reserve(now, entries.len(), entries.list_bytes())?;
+        self.partial.reserve(now, entries.len(), entries.list_bytes())?;
         self.snapshot = None;
         Ok(self.snapshot(entries, header).0)
-    }
-
-    /// Reserves time and memory to encode a list of this many bytes for one peer, for which this
-    /// many entries were looked at, or says when to try again.
-    fn reserve(&mut self, now: Instant, looks: usize, bytes: usize) -> Result<(), Wait> {
-        if let Some(at) = self.subset_at.filter(|at| now < *at) {
-            return Err(Wait::Pace(at));
-        }
-        let has_room = self.memory.has_room(bytes);
-        let worked = if has_room { bytes } else { bytes / BYTES_IN_VAIN };
-        let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
-        // Timers are coarse: the unused part of the last milliseconds may be used now.
-        let from = self.subset_at.map_or(now, |at| at.max(now.checked_sub(UNUSED_PACE).unwrap_or(now)));
-        self.subset_at = Some(from + pace);
-        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
-    }
-
-    /// The partial list of a view, or when it can be had.
-    fn subset(
-        &mut self,
-        now: Instant,
-        entries: &EntryTable,
-        header: UpdateHeader,
-        view: &View,
-    ) -> Result<OutPacket, Wait> {
-        if let Some(known) = self.subsets.get(view) {
-            return Ok(known.clone());
-        }
-        let packet = self.encode_subset(now, entries, header, view)?;
-        let cached: usize = self.subsets.values().map(OutPacket::len).sum();
-        if self.subsets.len() < MAX_CACHED && cached + packet.len() <= MAX_CACHED_BYTES {
-            self.subsets.insert(view.clone(), packet.clone());
-        }
-        Ok(packet)
-    }
-
-    fn encode_subset(
-        &mut self,
-        now: Instant,
-        entries: &EntryTable,
-        header: UpdateHeader,
-        view: &View,
-    ) -> Result<OutPacket, Wait> {
-        if let Some(at) = self.subset_at.filter(|at| now < *at) {
-            return Err(Wait::Pace(at));
-        }
-        let (records, looks) = self.index.records(entries, header.revision, view);
-        let mut digest = Digest::default();
-        let mut bytes = 0;
-        for record in &records {
-            digest.add(record.id, &record.entry);
-            bytes += record.entry.len();
-        }
-        self.reserve(now, looks, bytes)?;
-        let header = UpdateHeader { digest: Some(digest), warming: header.warming || view.confirmed_only, ..header };
-        Ok(OutPacket::reserved(encode_list(records.iter(), &header), &self.memory))
     }
 }
 
@@ -443,6 +365,8 @@ pub(super) fn leads_to(entries: &EntryTable, of: &UpdateHeader, header: &UpdateH
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UnpackedBlocks, UpdateOutcome};
 
@@ -563,7 +487,7 @@ mod tests {
         interests: Option<&str>,
         expected: &[usize],
     ) {
-        let interests = interests.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
+        let interests = interests.map(|need| Arc::new(Interests::named(vec![need.to_owned()])));
         let digest = interests.is_none().then(|| replica.digest());
         let view = View { interests, confirmed_only: false };
         let mut known = PeerState { revision: replica.revision(), digest, view, ..PeerState::default() };
@@ -739,7 +663,7 @@ mod tests {
     fn lists_that_only_one_peer_is_sent_are_encoded_at_a_pace() {
         let (entries, mut lists, start) = (entries(1000), lists(), now());
         let mut update = |need: &str, micros: u64| {
-            let interests = Some(Arc::new(Interests::new(vec![need.to_owned()])));
+            let interests = Some(Arc::new(Interests::named(vec![need.to_owned()])));
             let known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
             match lists.update_for(start + Duration::from_micros(micros), &entries, published(&entries), &known) {
                 NextUpdate::Packet(..) => None,
@@ -758,7 +682,7 @@ mod tests {
     fn a_node_with_few_interests_costs_what_it_is_told_and_not_what_there_is() {
         let (mut entries, mut lists, start) = (entries(5000), lists(), now());
         let view = |need: u64| View {
-            interests: Some(Arc::new(Interests::new(vec![format!("n{need:04}"), "none".into()]))),
+            interests: Some(Arc::new(Interests::named(vec![format!("n{need:04}"), "none".into()]))),
             confirmed_only: false,
         };
         let (mut at, mut known) = (start, Vec::new());
@@ -805,7 +729,7 @@ mod tests {
         let (entries, memory) = (entries(1000), UpdateBudget::new(100_000));
         let mut lists = ListCache::new(memory.clone());
         let interests = |name: &str| View {
-            interests: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),
+            interests: Some(Arc::new(Interests::named(vec![name.into(), "GET/¶".into()]))),
             confirmed_only: false,
         };
         let mut update = |name: &str, seconds: u64| {

@@ -6,9 +6,11 @@
 
 pub(crate) mod budget;
 pub(crate) mod encode;
+pub(crate) mod learned;
 pub(crate) mod lists;
 mod packed_list;
 pub(crate) mod packing;
+mod partial_lists;
 mod published_index;
 mod shared_delta;
 pub(crate) mod turns;

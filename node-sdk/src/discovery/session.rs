@@ -337,6 +337,8 @@ impl RegistryClient {
         let options = RegisterOptions {
             resume: have,
             interests: interests.clone(),
+            uses: None,
+            part: false,
             visibility: visible,
             secret: self.secret.clone(),
             loopback,

@@ -127,6 +127,8 @@ pub struct UpdateHeader {
     pub warming: bool,
     /// The receiver should answer with a pong: see [`write_pong`](crate::write_pong).
     pub ack: bool,
+    /// Of a list: the receiver is told of a part of the nodes.
+    pub part: bool,
 }
 
 /// A whole list.
@@ -200,6 +202,7 @@ impl<'a> ListUpdate<'a> {
             digest: Option<Digest>,
             warming: bool,
             ack: bool,
+            part: bool,
             suspect: Vec<u64>,
             trusted: Vec<u64>,
             #[serde(borrow)]
@@ -209,13 +212,14 @@ impl<'a> ListUpdate<'a> {
         let read = |error| ListUpdateError::Params(Some(error));
         let raw: RawListUpdate<'a> =
             packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        let RawListUpdate { epoch, rev, base, was, mut ids, digest, warming, ack, suspect, trusted, packed } = raw;
+        let RawListUpdate { epoch, rev, base, was, mut ids, digest, warming, ack, part, suspect, trusted, packed } =
+            raw;
         let (packed_ids, packed_entries) = match packed {
             Some(packed) => unpacked.unpack(packed).map_err(ListUpdateError::Packed)?,
             None => (Vec::new(), Vec::new()),
         };
         ids.extend(packed_ids);
-        let header = epoch.map(|epoch| UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack });
+        let header = epoch.map(|epoch| UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack, part });
         if packet.method() == "PATCH" {
             #[derive(Deserialize)]
             struct RawDelta<'a> {
@@ -404,12 +408,12 @@ fn write_entries<'a>(out: &mut BytesMut, head: &str, entries: impl Iterator<Item
 }
 
 fn write_header(out: &mut BytesMut, header: &UpdateHeader) {
-    let UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack } = header;
+    let UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack, part } = header;
     out.put_slice(format!(r#""epoch":{epoch},"rev":{rev}"#).as_bytes());
     if let Some(Digest(digest)) = digest {
         out.put_slice(format!(r#","digest":{digest}"#).as_bytes());
     }
-    for (member, set) in [("warming", *warming), ("ack", *ack)] {
+    for (member, set) in [("warming", *warming), ("ack", *ack), ("part", *part)] {
         if set {
             out.put_slice(format!(r#","{member}":true"#).as_bytes());
         }
@@ -489,8 +493,13 @@ mod tests {
         }
     }
 
-    const STAMP: UpdateHeader =
-        UpdateHeader { revision: Revision { epoch: 9, rev: 5 }, digest: Some(Digest(77)), warming: false, ack: false };
+    const STAMP: UpdateHeader = UpdateHeader {
+        revision: Revision { epoch: 9, rev: 5 },
+        digest: Some(Digest(77)),
+        warming: false,
+        ack: false,
+        part: false,
+    };
 
     fn update(out: &BytesMut) -> String {
         let packet = Packet::parse(&out[..out.len() - 2]).unwrap();
@@ -514,8 +523,8 @@ mod tests {
             (Revision { epoch: 9, rev: 4 }, STAMP, r#""epoch":9,"rev":5,"digest":77,"base":4,"ids":[8]"#),
             (
                 Revision { epoch: 8, rev: 44 },
-                UpdateHeader { warming: true, ack: true, digest: None, ..STAMP },
-                r#""epoch":9,"rev":5,"warming":true,"ack":true,"base":44,"was":8,"ids":[8]"#,
+                UpdateHeader { warming: true, ack: true, part: true, digest: None, ..STAMP },
+                r#""epoch":9,"rev":5,"warming":true,"ack":true,"part":true,"base":44,"was":8,"ids":[8]"#,
             ),
         ] {
             let mut out = BytesMut::new();

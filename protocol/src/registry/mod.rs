@@ -8,6 +8,7 @@ mod advert;
 mod control;
 mod ignored;
 mod list;
+mod need;
 mod options;
 mod packed;
 mod registration;
@@ -25,6 +26,9 @@ pub use ignored::IgnoredParts;
 pub use list::{
     Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, RegistryEntry, Snapshot, UpdateHeader,
     host_text, write_delta, write_list, write_packed_delta, write_packed_snapshot, write_refusal, write_snapshot,
+};
+pub use need::{
+    MAX_NEED_BYTES, MAX_NEED_ROUTES, NEED_URI, NEEDED_URI, read_need, read_needed, write_need, write_needed,
 };
 pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};
 pub use packed::{MAX_BLOCKS, MAX_UNPACKED_BYTES, UnpackError, UnpackedBlocks, pack, write_block};

@@ -13,6 +13,11 @@ pub struct RegisterOptions {
     pub resume: Option<ResumePoint>,
     /// Service names and registered urls that the node wants to be told of; `None` means all.
     pub interests: Option<Vec<String>>,
+    /// The node can ask who offers a route: see [`write_need`](crate::write_need). These are the
+    /// registered urls, and events, that it has used so far; `None` from a node that cannot ask.
+    pub uses: Option<Vec<String>>,
+    /// The node can ask, and was told of a part of the nodes before.
+    pub part: bool,
     /// Asks to be told when enough nodes know of the registration.
     pub visibility: Option<VisibilityTarget>,
     /// Proves that the instance id belongs to this node, when the id is made of a secret.
@@ -56,7 +61,8 @@ impl RegisterOptions {
     /// Reads the `$` of a registration's packet. A member of a wrong type counts as absent.
     ///
     /// # Errors
-    /// [`RegistrationError::TooManyInterests`] when the interests exceed the limits for urls.
+    /// [`RegistrationError::TooManyInterests`] when the interests, or the urls that are used,
+    /// exceed the limits for urls.
     pub fn parse(meta: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
         #[derive(Default, Deserialize)]
         struct RawOptions<'a> {
@@ -64,6 +70,10 @@ impl RegisterOptions {
             have: Option<&'a RawValue>,
             #[serde(borrow, default)]
             needs: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            uses: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            part: Option<&'a RawValue>,
             #[serde(borrow, default)]
             visible: Option<&'a RawValue>,
             #[serde(borrow, default)]
@@ -74,16 +84,18 @@ impl RegisterOptions {
             packed: Option<&'a RawValue>,
         }
         let raw: RawOptions<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        let interests: Option<Vec<String>> = read_member(raw.needs);
-        if let Some(interests) = &interests
-            && (interests.len() > limits.max_urls
-                || interests.iter().any(|interest| interest.len() > limits.max_url_bytes))
-        {
+        let (interests, uses): (Option<Vec<String>>, Option<Vec<String>>) =
+            (read_member(raw.needs), read_member(raw.uses));
+        let is_long = |url: &String| url.len() > limits.max_url_bytes;
+        let is_too_much = |urls: &Vec<String>| urls.len() > limits.max_urls || urls.iter().any(is_long);
+        if [&interests, &uses].into_iter().flatten().any(is_too_much) {
             return Err(RegistrationError::TooManyInterests);
         }
         Ok(Self {
             resume: read_member(raw.have).filter(|resume: &ResumePoint| resume.revision.is_sound()),
             interests,
+            uses,
+            part: read_member(raw.part).unwrap_or(false),
             visibility: read_member(raw.visible)
                 .filter(|target: &VisibilityTarget| (1..=100).contains(&target.percent)),
             secret: read_member(raw.secret),
@@ -93,7 +105,7 @@ impl RegisterOptions {
     }
 
     pub(crate) fn to_json(&self) -> String {
-        let Self { resume, interests, visibility, secret, loopback, packed } = self;
+        let Self { resume, interests, uses, part, visibility, secret, loopback, packed } = self;
         let mut members = Vec::new();
         if let Some(ResumePoint { revision: Revision { epoch, rev }, digest }) = resume {
             let digest = digest.map_or_else(String::new, |Digest(digest)| format!(r#","digest":{digest}"#));
@@ -101,6 +113,12 @@ impl RegisterOptions {
         }
         if let Some(interests) = interests {
             members.push(format!(r#""needs":{}"#, to_json(interests)));
+        }
+        if let Some(uses) = uses {
+            members.push(format!(r#""uses":{}"#, to_json(uses)));
+        }
+        if *part {
+            members.push(r#""part":true"#.to_owned());
         }
         if let Some(VisibilityTarget { percent, within }) = visibility {
             members.push(format!(r#""visible":{{"percent":{percent},"within":{within}}}"#));
@@ -146,7 +164,13 @@ mod tests {
             r#"{"needs":["a","GET/b"]}"#,
             &Ok(RegisterOptions { interests: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }),
         );
+        for (text, part) in [(r#"{"uses":["b"]}"#, false), (r#"{"uses":["b"],"part":true}"#, true)] {
+            check(text, &Ok(RegisterOptions { uses: Some(vec!["b".into()]), part, ..nothing() }));
+        }
+        check(r#"{"uses":"b","part":1}"#, &Ok(nothing()));
         check(r#"{"needs":["a","b","c"]}"#, &Err("too_many_needs"));
+        check(r#"{"uses":["a","b","c"]}"#, &Err("too_many_needs"));
+        check(r#"{"uses":["GET/bc"]}"#, &Err("too_many_needs"));
         check(r#"{"needs":["GET/bc"]}"#, &Err("too_many_needs"));
         check(
             r#"{"visible":{"percent":100,"within":5000}}"#,
@@ -167,6 +191,8 @@ mod tests {
         let all = RegisterOptions {
             resume: Some(ResumePoint { revision: Revision { epoch: 1, rev: 2 }, digest: Some(Digest(3)) }),
             interests: Some(vec!["a".into()]),
+            uses: Some(vec!["b".into()]),
+            part: true,
             visibility: Some(VisibilityTarget { percent: 50, within: 100 }),
             secret: Secret::new("\"¶\""),
             loopback: true,

@@ -98,7 +98,8 @@ pub enum RegistrationError {
         /// The limit.
         max: usize,
     },
-    /// There are more interests than a registration may have urls, or one is longer.
+    /// There are more interests, or urls that are used, than a registration may have urls, or one
+    /// is longer.
     #[error("too many interests, or one is too long; the limits are those of urls")]
     TooManyInterests,
     /// There are more `http.prefixes` than a registration may have urls, or one is longer.

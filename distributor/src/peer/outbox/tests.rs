@@ -1,3 +1,5 @@
+mod needs;
+
 use protocol::{RegisterOptions, Registration};
 
 use super::*;
@@ -182,7 +184,7 @@ fn a_peer_that_has_drifted_gets_the_list_but_not_at_every_pong() {
         assert_eq!(peer.outbox.may_resend(peer.at(ms)), corrected, "{ms}");
         peer.check(ms, 0, Ok(corrected.then_some(2)));
     }
-    let interests = Interests::new(vec!["n".into()]);
+    let interests = Interests::named(vec!["n".into()]);
     peer.outbox.follow(Version::V2, Some(Arc::new(interests)));
     assert!(!peer.outbox.may_resend(peer.at(100_000)), "its digest is of a part");
 }

@@ -1,0 +1,117 @@
+//! What nodes are told of that ask: all nodes while these are few, and otherwise what they use.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::{IgnoredParts, RegisterOptions, Route, RouterError};
+
+use crate::entries::SessionId;
+use crate::entries::interests::{InterestKind, Interests};
+use crate::registry::Registry;
+use crate::registry::rejection::Rejection;
+use crate::updates::learned::LearnedUpdate;
+use crate::updates::lists::{PeerState, Wait};
+
+/// The prefix of events among urls. An event can be needed before any node has subscribed to it.
+const EVENT: &str = "EVENT/";
+
+/// After how long a node asks again that is about to be sent the list of what it needs.
+const AFTER_LIST: Duration = Duration::from_millis(10);
+
+/// The answer to a question.
+#[derive(Debug)]
+pub(crate) struct Learned {
+    /// Of each route the registered url that it belongs to, if a node offers it.
+    pub(crate) needs: Vec<Option<String>>,
+    /// What the node is told of from now on, if that is more.
+    pub(crate) interests: Option<Arc<Interests>>,
+    /// What it is told before the answer.
+    pub(crate) update: LearnedUpdate,
+}
+
+impl Registry {
+    /// What a node is told of that registers; `None` for all. A node that can ask is told of all
+    /// others while these are few. What it was told of when its session began stays so.
+    pub(super) fn interests_of(&self, session: SessionId, options: &RegisterOptions) -> Option<Interests> {
+        if let Some(named) = &options.interests {
+            return Some(Interests::named(named.clone()));
+        }
+        let uses = options.uses.as_ref()?;
+        let is_part = match self.visibility.interests_of(session) {
+            Some(interests) => interests.is_some(),
+            None => options.part || self.entries.len() >= self.config.tell_all_up_to,
+        };
+        is_part.then(|| Interests::used(uses.iter().map(String::as_str)))
+    }
+
+    /// Answers the question of a node that knows this: who offers these routes? From now on the
+    /// node is told of the nodes that do.
+    ///
+    /// # Errors
+    /// The node may not ask, cannot be told now, or needs more than it may. Nothing has changed.
+    pub(crate) fn learn(
+        &mut self,
+        now: Instant,
+        (session, host): (SessionId, &str),
+        known: &PeerState,
+        routes: &[String],
+    ) -> Result<Learned, Rejection> {
+        let needs: Vec<_> = routes.iter().map(|route| self.needed_url(route)).collect();
+        let Some(before) = &known.view.interests else {
+            return Ok(Learned { needs, interests: None, update: LearnedUpdate::Nothing });
+        };
+        if before.kind() == InterestKind::Named {
+            let message = "a node with needs is told of these, and of no others";
+            return Err(Rejection::new(400, "bad_need", message));
+        }
+        let mut added: Vec<&str> = needs.iter().flatten().map(String::as_str).filter(|url| !before.has(url)).collect();
+        added.sort_unstable();
+        added.dedup();
+        if added.is_empty() {
+            let update = if known.revision.is_some() { LearnedUpdate::Nothing } else { LearnedUpdate::List };
+            return Ok(Learned { needs, interests: None, update });
+        }
+        if before.len() + added.len() > self.config.max_urls {
+            let message = format!("a node uses at most {} urls at a time (--max-urls)", self.config.max_urls);
+            return Err(Rejection::new(400, "too_many_needs", message));
+        }
+        let interests = Arc::new(before.with(added.iter().copied()));
+        let checked = self.interest_budget.check(session, host, interests.bytes());
+        checked.map_err(|error| error.rejection().unwrap_or_else(|| Rejection::new(503, "busy", "it is cut")))?;
+        let header = self.header();
+        let added = Interests::used(added);
+        let update = self.lists.learned(now, &self.entries, header, known, (&interests, added)).map_err(|wait| {
+            let (Wait::Pace(at) | Wait::Memory(at)) = wait;
+            Rejection::new(503, "busy", "many nodes are told what they need").retry_after(at - now)
+        })?;
+        if matches!(&update, LearnedUpdate::Change(_, told) if told.confirmed_only) {
+            self.entries.publish_partly();
+        }
+        self.interest_budget.set(session, host, interests.bytes());
+        self.visibility.set_interests(session, Some(&interests));
+        Ok(Learned { needs, interests: Some(interests), update })
+    }
+
+    /// The urls of a session that no node calls, as searches among them would take too long.
+    pub(crate) fn refused_urls(&self, session: SessionId) -> Option<IgnoredParts> {
+        let mut urls = self.entries.refused_urls(self.entries.record_of(session)?);
+        let shown: String = urls.next()?.chars().take(60).collect();
+        let why = RouterError::TooManyShapes.reason();
+        Some(IgnoredParts { first: format!("'{shown}' is not called: {why}"), count: 1 + urls.count() })
+    }
+
+    /// The registered url that a route belongs to.
+    fn needed_url(&self, route: &str) -> Option<String> {
+        if route.starts_with(EVENT) {
+            return Route::parse(route).ok().filter(|event| !event.is_pattern()).map(|event| event.as_str().to_owned());
+        }
+        self.entries.url_of(route).map(str::to_owned)
+    }
+}
+
+impl Learned {
+    /// What the node is told in place of an answer while it is to be sent a list.
+    pub(crate) fn after_list() -> Rejection {
+        Rejection::new(503, "busy", "the list of what the node needs comes first").retry_after(AFTER_LIST)
+    }
+}

@@ -1,0 +1,126 @@
+//! Lists for peers that are told of a part of the nodes, and the pace at which packets for single
+//! peers are encoded.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use protocol::{Digest, UpdateHeader};
+
+use crate::entries::EntryTable;
+use crate::entries::view::View;
+use crate::updates::budget::{OutPacket, UpdateBudget};
+use crate::updates::encode::encode_list;
+use crate::updates::lists::{MAX_CACHED, PublishedState, Wait};
+
+/// Bytes of partial lists of one state that are kept for the next peer with the same interests.
+const MAX_CACHED_BYTES: usize = 16 << 20;
+/// Packets for single peers are encoded at this pace, in bytes a second, so that peers with
+/// different interests leave time for other work. Each entry that is examined counts as this many
+/// bytes.
+const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
+const BYTES_OF_A_LOOK: usize = 64;
+/// How much of the pace may be made up for.
+const UNUSED_PACE: Duration = Duration::from_millis(5);
+/// For a list for which there is no memory, the entries are only read: a fraction of the work of
+/// encoding it.
+const BYTES_IN_VAIN: usize = 4;
+/// When a peer may try again after there was no memory for its packet.
+const MEMORY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Lists for peers that are told of a part of the nodes.
+#[derive(Debug)]
+pub(super) struct PartialLists {
+    memory: UpdateBudget,
+    /// Those of the published state.
+    published: HashMap<View, OutPacket>,
+    /// The last one that a peer asked for, with its state.
+    answered: Option<(PublishedState, View, OutPacket)>,
+    /// When the next packet for a single peer may be encoded.
+    next_at: Option<Instant>,
+}
+
+impl PartialLists {
+    pub(super) fn new(memory: UpdateBudget) -> Self {
+        Self { memory, published: HashMap::new(), answered: None, next_at: None }
+    }
+
+    /// Another state is published from now on.
+    pub(super) fn clear(&mut self) {
+        self.published.clear();
+    }
+
+    /// The list of the published state, or when it can be had.
+    pub(super) fn published(
+        &mut self,
+        now: Instant,
+        entries: &EntryTable,
+        header: UpdateHeader,
+        view: &View,
+    ) -> Result<OutPacket, Wait> {
+        if let Some(known) = self.published.get(view) {
+            return Ok(known.clone());
+        }
+        let packet = self.encode(now, entries, header, view)?;
+        let cached: usize = self.published.values().map(OutPacket::len).sum();
+        if self.published.len() < MAX_CACHED && cached + packet.len() <= MAX_CACHED_BYTES {
+            self.published.insert(view.clone(), packet.clone());
+        }
+        Ok(packet)
+    }
+
+    /// The list of the newest state, which is not published yet, or when it can be had.
+    pub(super) fn newest(
+        &mut self,
+        now: Instant,
+        entries: &EntryTable,
+        newest: PublishedState,
+        view: &View,
+    ) -> Result<OutPacket, Wait> {
+        if let Some((of, to, list)) = &self.answered
+            && (of, to) == (&newest, view)
+        {
+            return Ok(list.clone());
+        }
+        let list = self.encode(now, entries, newest.header, view)?;
+        self.answered = Some((newest, view.clone(), list.clone()));
+        Ok(list)
+    }
+
+    /// Reserves time and memory to encode a packet of this many bytes for one peer, for which this
+    /// many entries were looked at, or says when to try again.
+    pub(super) fn reserve(&mut self, now: Instant, looks: usize, bytes: usize) -> Result<(), Wait> {
+        if let Some(at) = self.next_at.filter(|at| now < *at) {
+            return Err(Wait::Pace(at));
+        }
+        let has_room = self.memory.has_room(bytes);
+        let worked = if has_room { bytes } else { bytes / BYTES_IN_VAIN };
+        let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
+        // Timers are coarse: the unused part of the last milliseconds may be used now.
+        let from = self.next_at.map_or(now, |at| at.max(now.checked_sub(UNUSED_PACE).unwrap_or(now)));
+        self.next_at = Some(from + pace);
+        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
+    }
+
+    fn encode(
+        &mut self,
+        now: Instant,
+        entries: &EntryTable,
+        header: UpdateHeader,
+        view: &View,
+    ) -> Result<OutPacket, Wait> {
+        if let Some(at) = self.next_at.filter(|at| now < *at) {
+            return Err(Wait::Pace(at));
+        }
+        let (records, looks) = entries.records_for(header.revision.rev, view);
+        let mut digest = Digest::default();
+        let mut bytes = 0;
+        for record in &records {
+            digest.add(record.id, &record.entry);
+            bytes += record.entry.len();
+        }
+        self.reserve(now, looks, bytes)?;
+        let (digest, part) = (Some(digest), view.interests.is_some());
+        let header = UpdateHeader { digest, part, warming: header.warming || view.confirmed_only, ..header };
+        Ok(OutPacket::reserved(encode_list(records.iter(), &header), &self.memory))
+    }
+}
