@@ -121,6 +121,15 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
+    /// No known node offers this, this node is told of a [part](crate::Peers::nodes) of the nodes,
+    /// and the Distributor could not be asked who does. Nothing was sent; try again later.
+    #[error("it is not known who offers {url}: {reason}")]
+    NotAsked {
+        /// What was called.
+        url: String,
+        /// Why it could not be asked.
+        reason: &'static str,
+    },
     /// No Distributor has sent a list since this node started, so that its nodes are not known.
     /// Nothing was sent; try again later.
     #[error("it is not known who offers {url}: no Distributor has sent a list")]
@@ -328,6 +337,7 @@ impl From<CallError> for ServiceError {
             CallError::NoRoute { .. }
             | CallError::NoProvider { .. }
             | CallError::OutsideInterests { .. }
+            | CallError::NotAsked { .. }
             | CallError::NoList { .. } => Self::new(503, "no_provider", message),
             CallError::Overloaded { .. } => Self::new(503, "overloaded", message),
             CallError::TooLarge { .. } => Self::new(413, "too_large", message),

@@ -63,7 +63,9 @@ impl Peers {
     /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
     /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it.
     /// A provider that cannot be reached is skipped. A call made before the first list of nodes has
-    /// come waits for it, as long as the call may take. A call that was lost on the way is tried
+    /// come waits for it, as long as the call may take. So does the first call of a url in a node
+    /// that is told of a [part](Self::nodes) of the mesh, for the Distributor's answer who offers
+    /// it. A call that was lost on the way is tried
     /// once more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2), or if
     /// [`Call::idempotent`] says so. A call made while another one is handled ends a margin before
     /// that one.
@@ -124,6 +126,7 @@ impl Peers {
         if self.providers(url).is_empty() {
             let _ = timeout(DEFAULT_DEADLINE, self.mesh.view().wait_for_list()).await;
         }
+        self.mesh.learn(url).await;
         let calls = self.providers(url).into_iter().map(|address| async move {
             let call =
                 Call::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).with_address(address));
@@ -150,7 +153,11 @@ impl Peers {
     /// or that is lost while the event is on its way, does not get it later. The node of a group is
     /// picked as for calls; this node is one of its own group. Returns at once. A node whose
     /// builder has [`interests`](crate::NodeBuilder::interests) must name the event among them, as
-    /// `EVENT/orders.created`, to know its subscribers.
+    /// `EVENT/orders.created`, to know its subscribers. A node that is told of a
+    /// [part](Self::nodes) of the mesh asks at the first event of a name who subscribes to it; that
+    /// one, and those that follow until the answer comes, are sent then, in order, and 0 is
+    /// returned. If there is no answer within 5 s, they go to the subscribers that are known; where
+    /// there are none, the log says that they are lost.
     ///
     /// ```no_run
     /// # fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -161,8 +168,9 @@ impl Peers {
     /// # Errors
     /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it
     /// is larger than nodes accept. If it was sent to no node: [`CallError::NoList`] before the
-    /// first list of nodes has come, and [`CallError::OutsideInterests`] when this node is told of
-    /// no subscriber.
+    /// first list of nodes has come, [`CallError::OutsideInterests`] when this node is told of no
+    /// subscriber, and [`CallError::NotAsked`] when the Distributor cannot be asked who subscribes.
+    /// [`CallError::Overloaded`] when 1024 events wait for its answer.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::emit(&self.mesh, event, payload)
     }
@@ -175,8 +183,12 @@ impl Peers {
         events::broadcast(&self.mesh, event, payload)
     }
 
-    /// The nodes that are known now, by address. They include this node once the Distributor has
-    /// listed it.
+    /// The nodes that are known now, by address. In a mesh of up to 1000 nodes, these are all of
+    /// them (the Distributor's `--tell-all-up-to` says how many), and include this node once the
+    /// Distributor has listed it. In a larger one, they are those that offer what this node has
+    /// called, [waited for](Self::wait_for) or emitted, and what may be preferred to it; and this
+    /// node only if it is one of them. It was decided when this node connected to the Distributor.
+    /// A node whose builder has [`interests`](crate::NodeBuilder::interests) knows these.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.mesh.table().read().nodes().cloned().collect()
     }
@@ -187,12 +199,13 @@ impl Peers {
         self.mesh.table().read().nodes().find(is_it).map(|node| node.name.clone())
     }
 
-    /// Whether a known node offers this now.
+    /// Whether a known node offers this now: see [`nodes`](Self::nodes).
     pub fn offers(&self, method: &str, path: &str) -> bool {
         self.mesh.table().read().offers(method, path)
     }
 
-    /// The addresses of the known nodes that offer `url`, such as `GET/members`, in order.
+    /// The addresses of the known nodes that offer `url`, such as `GET/members`, in order: see
+    /// [`nodes`](Self::nodes).
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
         match self.mesh.lookup(method, path) {
@@ -205,7 +218,8 @@ impl Peers {
         }
     }
 
-    /// Completes when every url has a provider. After 5 s, a line of the log says which have none.
+    /// Completes when every url has a provider. A node that is told of a [part](Self::nodes) of the
+    /// mesh asks for them, once a second. After 5 s, a line of the log says which have none.
     /// Cancel safe.
     ///
     /// ```no_run
@@ -219,7 +233,10 @@ impl Peers {
             self.offers(method, path)
         };
         let missing = || urls.iter().filter(|url| !is_offered(url)).map(|url| (*url).to_owned()).collect();
-        self.wait_noticed(|_| missing()).await;
+        tokio::select! {
+            () = self.wait_noticed(|_| missing()) => {}
+            () = self.mesh.keep_asking(urls) => {}
+        }
     }
 
     /// Completes when nothing is missing any more among the known nodes. If that takes long, the
@@ -229,7 +246,7 @@ impl Peers {
         unknown_route::noticed(&self.mesh, self.wait(|| missing().is_empty()), missing).await;
     }
 
-    /// Completes when the known nodes fulfil `condition`. Cancel safe.
+    /// Completes when the [known nodes](Self::nodes) fulfil `condition`. Cancel safe.
     pub async fn wait_until(&self, mut condition: impl FnMut(&[Arc<Node>]) -> bool) {
         self.wait(|| condition(&self.nodes())).await;
     }

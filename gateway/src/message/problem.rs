@@ -42,9 +42,10 @@ impl Problem {
     pub(crate) fn from_call(error: &CallError) -> Self {
         let (status, kind) = match error {
             CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, ProblemKind::NO_ROUTE),
-            CallError::NoProvider { .. } | CallError::OutsideInterests { .. } | CallError::NoList { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_PROVIDER)
-            }
+            CallError::NoProvider { .. }
+            | CallError::OutsideInterests { .. }
+            | CallError::NotAsked { .. }
+            | CallError::NoList { .. } => (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::NO_PROVIDER),
             CallError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::OVERLOADED),
             CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::TOO_LARGE_FOR_NODE),
             CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, ProblemKind::DEADLINE),

@@ -41,6 +41,9 @@ impl RawCall<'_> {
             if self.progress.has_waited_for_list && !self.mesh.view().has_list() {
                 return Err(CallError::NoList { url: self.url() });
             }
+            if let Some(error) = self.not_asked_error() {
+                return Err(error);
+            }
             return Err(self.deadline_error());
         }
         let local = self.local();
@@ -51,7 +54,11 @@ impl RawCall<'_> {
         {
             return self.call_local(service, deadline, context);
         }
-        let (providers, captured) = match (self.mesh.lookup(self.method, self.path), &local) {
+        let found = self.mesh.lookup(self.method, self.path);
+        if self.mesh.view().needs().is_part() && self.asks_first(&found, now, deadline) {
+            return Ok(None);
+        }
+        let (providers, captured) = match (found, &local) {
             (Lookup::Available(providers, captured), _) => (providers, captured),
             (_, Some(service)) => return self.call_local(service, deadline, context),
             (Lookup::Unknown, None) if self.progress.declined.is_none() => {
@@ -108,6 +115,9 @@ impl RawCall<'_> {
 
     /// No node is known that offers the url. Waits for the first list if that is to come.
     fn unknown_route(&mut self, deadline: Instant) -> Result<(), CallError> {
+        if let Some(error) = self.not_asked_error() {
+            return Err(error);
+        }
         if !self.awaits_list {
             return Err(CallError::NoRoute { url: self.url() });
         }
@@ -342,6 +352,13 @@ impl Future for RawCall<'_> {
                     }
                     Poll::Ready(Some(frame)) => Some(frame),
                     Poll::Ready(None) => return Poll::Ready(Err(this.deadline_error())),
+                    Poll::Pending => return Poll::Pending,
+                },
+                CallState::Asking(answer) => match answer.as_mut().poll(task) {
+                    Poll::Ready(answer) => {
+                        (this.progress.asked, this.progress.state) = (Some(answer), CallState::Due);
+                        continue;
+                    }
                     Poll::Pending => return Poll::Pending,
                 },
                 CallState::AwaitingList(listed) => match listed.as_mut().poll(task) {

@@ -10,6 +10,7 @@ use serde::ser::Error as _;
 use tokio::time::Instant;
 
 use crate::balance::{Member, PickOptions, Readiness};
+use crate::client::deferred_events;
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
 use crate::client::unknown_route::{Coverage, coverage};
@@ -23,47 +24,36 @@ use crate::transport::limits::MAX_FRAME_BYTES;
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).
-pub(crate) fn emit(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    Emission::new(mesh, event, payload).and_then(|emission| {
-        let groups = emission.groups();
-        let reached = groups.iter().filter(|(name, group)| emission.reaches(name, emission.send_to_one_of(group)));
-        let reached = reached.count();
-        // This node may have subscribed and not be listed yet.
-        let alone = emission.local.as_ref().filter(|service| !groups.contains_key(service.name()));
-        let alone = alone.is_some_and(|service| emission.reaches_local(service));
-        emission.outcome(reached + usize::from(alone), &groups)
-    })
+pub(crate) fn emit(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
+    deferred_events::emit(mesh, Event::new(event, payload, Audience::OneOfEachGroup)?)
 }
 
 /// See [`Peers::broadcast`](crate::Peers::broadcast).
-pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    Emission::new(mesh, event, payload).and_then(|emission| {
-        let groups = emission.groups();
-        let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
-        let reached =
-            others.filter(|provider| emission.reaches(&provider.connection.target.name, emission.send(provider)));
-        let reached = reached.count();
-        let local = emission.local.as_ref().is_some_and(|service| emission.reaches_local(service));
-        emission.outcome(reached + usize::from(local), &groups)
-    })
+pub(crate) fn broadcast(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
+    deferred_events::emit(mesh, Event::new(event, payload, Audience::All)?)
 }
 
-/// An event that is being emitted.
-struct Emission<'a> {
-    mesh: &'a Mesh,
-    path: String,
+/// An event that is about to be emitted.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) path: String,
     /// Method and path.
-    route: Arc<str>,
-    text: String,
+    pub(super) route: Arc<str>,
+    pub(super) text: String,
+    audience: Audience,
     /// Of the work that emits it. An event may be handled when that is over.
     context: Context,
-    /// The service of this node, if it has subscribed.
-    local: Option<Arc<dyn LocalCall>>,
 }
 
-impl<'a> Emission<'a> {
-    fn new(mesh: &'a Mesh, event: &str, payload: &impl Serialize) -> Result<Self, CallError> {
-        let path = format!("/{event}");
+/// To whom an event goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    OneOfEachGroup,
+    All,
+}
+
+impl Event {
+    fn new(event: &str, payload: &impl Serialize, audience: Audience) -> Result<Self, CallError> {
         let url = || format!("{PREFIX}{event}");
         let text = with_scratch(|scratch| {
             serde_json::to_writer(&mut *scratch, payload)?;
@@ -73,33 +63,68 @@ impl<'a> Emission<'a> {
         if text.len() > MAX_PAYLOAD_BYTES {
             return Err(CallError::TooLarge { url: url() });
         }
-        let local = mesh.local().filter(|service| service.offers(METHOD, &path));
-        Ok(Self { mesh, path, route: url().into(), text, context: Context::current().outlasting(), local })
+        let context = Context::current().outlasting();
+        Ok(Self { path: format!("/{event}"), route: url().into(), text, audience, context })
+    }
+
+    /// Sends it to the subscribers that are known. Returns their number.
+    pub(super) fn send(&self, mesh: &Mesh) -> Result<usize, CallError> {
+        let local = mesh.local().filter(|service| service.offers(METHOD, &self.path));
+        let emission = Emission { mesh, event: self, local };
+        let groups = mesh.subscribers(&self.path).unwrap_or_default();
+        let reached = match self.audience {
+            Audience::OneOfEachGroup => emission.send_to_groups(&groups),
+            Audience::All => emission.send_to_all(&groups),
+        };
+        emission.outcome(reached, &groups)
+    }
+}
+
+/// An event on its way.
+struct Emission<'a> {
+    mesh: &'a Mesh,
+    event: &'a Event,
+    /// The service of this node, if it has subscribed.
+    local: Option<Arc<dyn LocalCall>>,
+}
+
+impl Emission<'_> {
+    fn send_to_groups(&self, groups: &SubscriberGroups) -> usize {
+        let reached = groups.iter().filter(|(name, group)| self.reaches(name, self.send_to_one_of(group)));
+        let reached = reached.count();
+        // This node may have subscribed and not be listed yet.
+        let alone = self.local.as_ref().filter(|service| !groups.contains_key(service.name()));
+        let alone = alone.is_some_and(|service| self.reaches_local(service));
+        reached + usize::from(alone)
+    }
+
+    fn send_to_all(&self, groups: &SubscriberGroups) -> usize {
+        let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
+        let reached = others.filter(|provider| self.reaches(&provider.connection.target.name, self.send(provider)));
+        let reached = reached.count();
+        let local = self.local.as_ref().is_some_and(|service| self.reaches_local(service));
+        reached + usize::from(local)
     }
 
     /// The number of nodes that the event was sent to, unless subscribers may not be known.
     fn outcome(&self, reached: usize, groups: &SubscriberGroups) -> Result<usize, CallError> {
-        let url = || format!("{METHOD}{}", self.path);
+        let url = || self.event.route.to_string();
         if reached > 0 || !groups.is_empty() {
             Ok(reached)
         } else if !self.mesh.view().has_list() {
             Err(CallError::NoList { url: url() })
-        } else if coverage(self.mesh.interests(), METHOD, &self.path) == Coverage::None {
+        } else if coverage(self.mesh.interests(), METHOD, &self.event.path) == Coverage::None {
             Err(CallError::OutsideInterests { url: url() })
         } else {
             Ok(0)
         }
     }
 
-    fn groups(&self) -> Arc<SubscriberGroups> {
-        self.mesh.subscribers(&self.path).unwrap_or_default()
-    }
-
     /// Passes on whether a node of this name takes the event. Otherwise it is lost.
     fn reaches(&self, name: &str, is_taken: bool) -> bool {
         if !is_taken {
             let why = format_args!("no node {name} takes it now: each has too much to do, or cannot be reached");
-            self.mesh.local_node().connector.lost.record(&self.route, why);
+            self.mesh.local_node().connector.lost.record(&self.event.route, why);
         }
         is_taken
     }
@@ -132,17 +157,19 @@ impl<'a> Emission<'a> {
 
     fn send(&self, provider: &Provider) -> bool {
         self.mesh.connect(&provider.connection);
-        let trace = self.context.trace.map(Trace::child);
+        let Event { path, route, text, context, .. } = self.event;
+        let trace = context.trace.map(Trace::child);
         let trace = trace.as_ref().map(|trace| trace.traceparent().into());
-        let meta = CallMeta { trace, hops: self.context.hops, ..CallMeta::default() };
+        let meta = CallMeta { trace, hops: context.hops, ..CallMeta::default() };
         let write = |out: &mut BytesMut| {
-            write_request(out, provider.connection.version, (METHOD, &self.path), None, &self.text, &meta);
+            write_request(out, provider.connection.version, (METHOD, path), None, text, &meta);
         };
-        provider.connection.send(&self.route, write).is_ok()
+        provider.connection.send(route, write).is_ok()
     }
 
     fn notify_local(&self, service: &Arc<dyn LocalCall>) -> bool {
-        service.notify((METHOD, &self.path), &self.text, self.context)
+        let Event { path, text, context, .. } = self.event;
+        service.notify((METHOD, path), text, *context)
     }
 }
 

@@ -9,6 +9,7 @@ use protocol::Unreachable;
 use tokio::time::{Instant, sleep};
 
 use crate::balance::{Balance, RetryBudget};
+use crate::client::deferred_events::DeferredEvents;
 use crate::client::local_call::LocalCall;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::{RegistryView, SharedTable};
@@ -27,7 +28,9 @@ pub(crate) struct Mesh {
     local_node: Arc<LocalNode>,
     retries: RetryBudget,
     balance: Balance,
-    /// The interests of this node; `None` means all.
+    /// Events that wait for the Distributor's answer.
+    deferred_events: Arc<DeferredEvents>,
+    /// The interests that the author has named; `None` if none are.
     interests: Option<Arc<[String]>>,
     /// The service of this node, if it offers routes.
     local: OnceLock<Weak<dyn LocalCall>>,
@@ -43,7 +46,8 @@ impl Mesh {
     ) -> Self {
         let (table, retries) = (Arc::clone(view.main()), RetryBudget::new(Instant::now().into_std()));
         let interests = interests.map(Arc::from);
-        Self { table, view, local_node, retries, balance, interests, local: OnceLock::new() }
+        let deferred_events = Arc::default();
+        Self { table, view, local_node, retries, balance, deferred_events, interests, local: OnceLock::new() }
     }
 
     /// The mesh of another thread, with connections and a retry budget of its own.
@@ -54,6 +58,7 @@ impl Mesh {
             local_node: Arc::clone(&self.local_node),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.balance,
+            deferred_events: Arc::clone(&self.deferred_events),
             interests: self.interests.clone(),
             local: self.local.clone(),
         }
@@ -127,6 +132,10 @@ impl Mesh {
 
     pub(crate) fn balance(&self) -> Balance {
         self.balance
+    }
+
+    pub(super) fn deferred_events(&self) -> &DeferredEvents {
+        &self.deferred_events
     }
 
     /// The interests of this node: see [`NodeBuilder::interests`](crate::NodeBuilder::interests).

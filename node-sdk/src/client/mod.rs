@@ -4,8 +4,10 @@
 //! callers, or import `server` or `handler`.
 
 mod arguments;
+mod asking;
 mod attempt;
 pub(crate) mod call;
+mod deferred_events;
 pub(crate) mod events;
 mod hedge;
 pub(crate) mod local_call;

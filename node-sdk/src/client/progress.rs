@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::client::local_call::LocalResponse;
+use crate::routing::questions::Answer;
 use crate::transport::connection::PendingCall;
 
 /// The progress of a call.
@@ -20,6 +21,8 @@ pub(super) struct CallProgress {
     /// How long the call may take, from its first attempt to its deadline.
     pub(super) within: Duration,
     pub(super) state: CallState,
+    /// The answer of the Distributor, if it was asked who offers the route.
+    pub(super) asked: Option<Answer>,
     /// The call has waited for the first list.
     pub(super) has_waited_for_list: bool,
     /// The nodes that were tried without success.
@@ -48,6 +51,8 @@ pub(super) enum CallState {
     Waiting(PendingCall),
     /// This node itself answers.
     Own(LocalResponse),
+    /// The Distributor is asked who offers the route.
+    Asking(Pin<Box<dyn Future<Output = Answer> + Send>>),
     /// The first list is to come.
     AwaitingList(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
@@ -72,6 +77,7 @@ impl fmt::Debug for CallState {
             Self::Due => "due",
             Self::Waiting(_) => "waiting",
             Self::Own(_) => "running on this node",
+            Self::Asking(_) => "asking who offers the route",
             Self::AwaitingList(_) => "waiting for the first list",
         })
     }

@@ -26,7 +26,7 @@ pub(super) enum Coverage {
 }
 
 /// Why calls of `url` fail although it is offered nowhere: `None` if it has the form of a url.
-fn bad_form(url: &str) -> Option<&'static str> {
+pub(super) fn bad_form(url: &str) -> Option<&'static str> {
     if url.contains('?') {
         return Some("arguments are the parameters of the call, and do not stand behind a ?");
     }

@@ -25,19 +25,36 @@ struct CacheHeader {
     /// The address of the Distributor that sent the entries, if it is on another machine: loopback
     /// addresses mean that machine.
     far: Option<IpAddr>,
+    /// The urls that the node has used.
+    #[serde(default)]
+    uses: Vec<String>,
 }
 
+/// What the file holds.
+#[derive(Debug)]
+pub(crate) struct CachedMesh {
+    pub(crate) replica: Replica,
+    /// Since when.
+    pub(crate) age: Duration,
+    /// The urls that the node has used.
+    pub(crate) uses: Vec<String>,
+    /// The node was told of a part of the nodes.
+    pub(crate) is_part: bool,
+}
+
+/// The format of a file with all nodes, and of one with a part of them.
 const FORMAT: u32 = 2;
+const FORMAT_OF_PART: u32 = 3;
 /// Names that are tried for the new file; one of 128 random bits is hardly ever taken.
 const MAX_NAMES: u32 = 4;
 /// A file that is larger than any list is not ours.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
-/// Reads the file, and its age. `None` when there is no file.
+/// Reads the file. `None` when there is none.
 ///
 /// # Errors
 /// When the file cannot be read or is damaged. Nothing of it is then used.
-pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
+pub(crate) fn load(path: &Path) -> io::Result<Option<CachedMesh>> {
     let text = match fs::metadata(path) {
         Ok(file) if file.len() > MAX_FILE_BYTES => return Err(invalid("it is larger than any list")),
         Ok(_) => fs::read_to_string(path)?,
@@ -45,8 +62,8 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
         Err(error) => return Err(error),
     };
     let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
-    let CacheHeader { v, revision, digest, saved, far } = serde_json::from_str(head)?;
-    if v != FORMAT {
+    let CacheHeader { v, revision, digest, saved, far, uses } = serde_json::from_str(head)?;
+    if v != FORMAT && v != FORMAT_OF_PART {
         return Err(invalid("its format is of another version"));
     }
     let entries: Option<Vec<(u64, &str)>> = entries
@@ -61,18 +78,21 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
     if replica.digest() != digest || !revision.is_sound() {
         return Err(invalid("its checksum is wrong"));
     }
-    Ok(Some((replica, Duration::from_secs(seconds_since_1970().saturating_sub(saved)))))
+    let age = Duration::from_secs(seconds_since_1970().saturating_sub(saved));
+    Ok(Some(CachedMesh { replica, age, uses, is_part: v == FORMAT_OF_PART }))
 }
 
-/// The text of the file; `None` when the replica has no revision to resume from.
-pub(crate) fn text(replica: &Replica) -> Option<String> {
+/// The text of the file of a node that has used these urls and is told of a part of the nodes or of
+/// all; `None` when the replica has no revision to resume from.
+pub(crate) fn text(replica: &Replica, uses: Vec<String>, is_part: bool) -> Option<String> {
     let revision = replica.revision()?;
     let head = CacheHeader {
-        v: FORMAT,
+        v: if is_part { FORMAT_OF_PART } else { FORMAT },
         revision,
         digest: replica.digest(),
         saved: seconds_since_1970(),
         far: replica.registry_host(),
+        uses,
     };
     let mut text = serde_json::to_string(&head).ok()?;
     text.push('\n');
@@ -148,19 +168,24 @@ mod tests {
         let (_folder, path) = file();
         assert!(load(&path).unwrap().is_none());
         for _ in 0..2 {
-            store(&path, &text(&replica()).unwrap()).unwrap();
-            let (loaded, age) = load(&path).unwrap().unwrap();
-            assert_eq!((loaded.revision(), loaded.digest()), (replica().revision(), replica().digest()));
-            assert!(age < Duration::from_secs(60));
+            for is_part in [false, true] {
+                let uses = vec!["GET/a".to_owned(), "EVENT/¶".to_owned()];
+                store(&path, &text(&replica(), uses.clone(), is_part).unwrap()).unwrap();
+                let loaded = load(&path).unwrap().unwrap();
+                let known = &loaded.replica;
+                assert_eq!((known.revision(), known.digest()), (replica().revision(), replica().digest()));
+                assert!(loaded.age < Duration::from_secs(60));
+                assert_eq!((loaded.uses, loaded.is_part), (uses, is_part));
+            }
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
-        assert_eq!(text(&Replica::default()), None);
+        assert_eq!(text(&Replica::default(), Vec::new(), false), None);
     }
 
     #[test]
     fn rs14_half_a_file_or_a_flipped_bit_is_no_file() {
         let (_folder, path) = file();
-        let whole = text(&replica()).unwrap();
+        let whole = text(&replica(), Vec::new(), false).unwrap();
         for bytes in 0..whole.len() - 1 {
             fs::write(&path, &whole.as_bytes()[..bytes]).unwrap();
             assert!(load(&path).is_err(), "{bytes} bytes");
@@ -193,10 +218,11 @@ mod tests {
             digest: Digest(0),
             saved: seconds_since_1970() - month,
             far: None,
+            uses: Vec::new(),
         };
         store(&path, &format!("{}\n", serde_json::to_string(&head).unwrap())).unwrap();
-        let (_, age) = load(&path).unwrap().unwrap();
-        assert!(age >= Duration::from_secs(month));
+        let loaded = load(&path).unwrap().unwrap();
+        assert!(loaded.age >= Duration::from_secs(month));
     }
 
     #[test]
@@ -230,8 +256,8 @@ mod tests {
         let (_folder, path) = file();
         for far in [None, Some("10.0.0.9".parse().unwrap()), Some("fd00::9".parse().unwrap())] {
             let known = Replica::seeded_from(far, Revision { epoch: 5, rev: 7 }, [(3, ENTRY)].into_iter());
-            store(&path, &text(&known).unwrap()).unwrap();
-            let (loaded, _) = load(&path).unwrap().unwrap();
+            store(&path, &text(&known, Vec::new(), false).unwrap()).unwrap();
+            let loaded = load(&path).unwrap().unwrap().replica;
             assert_eq!((loaded.registry_host(), loaded.nodes()), (far, known.nodes()));
         }
     }
@@ -245,7 +271,7 @@ mod tests {
         let entries: Vec<_> = (0..2000).map(|id| (id, ENTRY)).collect();
         for rev in 0.. {
             let replica = Replica::seeded(Revision { epoch: 1, rev }, entries.iter().copied());
-            store(Path::new(&path), &text(&replica).unwrap()).unwrap();
+            store(Path::new(&path), &text(&replica, Vec::new(), false).unwrap()).unwrap();
         }
     }
 
@@ -269,7 +295,7 @@ mod tests {
             (0..fastrand::u32(..3000)).for_each(|_| drop(fs::metadata(&path)));
             writer.kill().unwrap();
             writer.wait().unwrap();
-            let (replica, _) = load(&path).unwrap().expect("a file");
+            let replica = load(&path).unwrap().expect("a file").replica;
             assert_eq!(replica.entries().count(), 2000, "round {round}");
         }
     }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::cache::CachedMesh;
 use self::registration::{Identity, MAX_VISIBILITY_REQUESTS, RegistrationHandle, new_secret};
 use self::session::RegistryClient;
 use crate::routing::local_node::LocalNode;
@@ -47,7 +48,8 @@ pub(crate) fn start(
     let blocked = BlockedAddresses::new(identity.own.clone());
     let local_node =
         LocalNode::new(id.clone(), &identity.name, identity.advert.zone.clone(), identity.network.clone(), blocked);
-    let view = RegistryView::new(Arc::clone(&local_node));
+    let can_ask = identity.asks && identity.interests.is_none();
+    let view = RegistryView::new(Arc::clone(&local_node), can_ask);
     let left = CancellationToken::new();
     let handle = RegistrationHandle { advert, requests, left: left.clone() };
     let Some(address) = address else {
@@ -56,10 +58,11 @@ pub(crate) fn start(
     };
     if let Some(path) = &identity.cache {
         match cache::load(path) {
-            Ok(Some((replica, age))) => {
+            Ok(Some(CachedMesh { replica, age, uses, is_part })) => {
                 let nodes = replica.entries().count();
                 info!(nodes, age_s = age.as_secs(), path = %path.display(), "using nodes from the cache file until the Distributor sends a list");
                 view.seed(replica);
+                view.needs().seed(&uses, is_part, Instant::now());
             }
             Ok(None) => {}
             Err(error) => warn!(%error, path = %path.display(), "the cache file is not used"),

@@ -40,6 +40,9 @@ pub struct Identity {
     pub advert: Advert,
     /// Its interests: services, by name, and urls, as registered; `None` for all.
     pub interests: Option<Vec<String>>,
+    /// It asks who offers what it is about to use, and may be told of a part of the nodes. Means
+    /// nothing if it has interests.
+    pub asks: bool,
     /// The cache file.
     pub cache: Option<PathBuf>,
     /// How one of several providers is picked.
@@ -59,6 +62,7 @@ impl Identity {
             routes,
             advert: Advert::default(),
             interests: None,
+            asks: false,
             cache: None,
             balance: Balance::default(),
             network: Network::default(),

@@ -2,6 +2,7 @@
 
 mod notices;
 mod packets;
+mod questions;
 
 use std::future::{poll_fn, ready};
 use std::io;
@@ -119,6 +120,8 @@ impl RegistryClient {
                     if stop.is_cancelled() {
                         return;
                     }
+                    // This process may be gone before there is another session.
+                    self.store().await;
                     if has_heard_distributor {
                         backoff.reset();
                     }
@@ -230,6 +233,7 @@ impl RegistryClient {
             if let Some(what) = session.foreign_server {
                 return SessionEnd::ForeignServer(what);
             }
+            let question_at = self.send_question(session);
             if let Err(reason) = session.write() {
                 return SessionEnd::Lost(reason);
             }
@@ -269,7 +273,8 @@ impl RegistryClient {
                     self.waiting.push(request);
                     self.register(session);
                 }
-                () = sleep_until_opt(expiry) => {}
+                () = self.view.needs().asked() => {}
+                () = sleep_until_opt(expiry.into_iter().chain(question_at).min()) => {}
                 () = sleep_until_opt(session.register_at) => {
                     session.register_at = None;
                     self.register(session);
@@ -331,14 +336,17 @@ impl RegistryClient {
         let within = self.waiting.iter().map(|request| request.target.within).max();
         let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
         let Pong { revision, digest } = self.pong();
-        let have = revision.map(|revision| ResumePoint { revision, digest });
+        // A part is no base for the changes to all.
+        let have = revision.filter(|_| !self.view.needs().is_part());
+        let have = have.map(|revision| ResumePoint { revision, digest });
+        let (uses, part) = self.uses_to_register();
         let loopback =
             self.identity.advert.advertise.is_none() && self.identity.listen.is_some_and(|listen| listen.is_loopback());
         let options = RegisterOptions {
             resume: have,
             interests: interests.clone(),
-            uses: None,
-            part: false,
+            uses,
+            part,
             visibility: visible,
             secret: self.secret.clone(),
             loopback,
@@ -349,14 +357,15 @@ impl RegistryClient {
     }
 
     fn pong(&self) -> Pong {
-        let all = self.identity.interests.is_none();
+        let all = self.identity.interests.is_none() && !self.view.needs().is_part();
         self.view.with_replica(|replica| replica.pong(all))
     }
 
     /// Writes the cache file, if there is one.
     async fn store(&self) {
         let Some(path) = self.identity.cache.clone() else { return };
-        let Some(text) = self.view.cache_text(cache::text) else { return };
+        let (uses, is_part) = (self.view.used_urls(), self.view.needs().is_part());
+        let Some(text) = self.view.cache_text(|replica| cache::text(replica, uses, is_part)) else { return };
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
         if let Err(error) = stored.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {

@@ -144,8 +144,19 @@ impl NodeBuilder {
         let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
         let port = address.port();
         let own = Vec::new();
-        let identity =
-            Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
+        let identity = Identity {
+            name: name.clone(),
+            port,
+            listen,
+            own,
+            routes,
+            advert,
+            interests,
+            asks: true,
+            cache,
+            balance,
+            network,
+        };
         let peers = Peers::register(identity, Some(distributor), leaving.clone());
         let tasks = NodeTasks::default();
         let service = Arc::new(LocalService {

@@ -5,9 +5,12 @@
 pub(crate) mod crashing_routes;
 pub(crate) mod known_routes;
 pub(crate) mod local_node;
+pub(crate) mod needs;
 pub(crate) mod path_params;
 pub(crate) mod provider;
+pub(crate) mod questions;
 mod reachability;
 pub(crate) mod registry_view;
 pub(crate) mod subscriptions;
 pub(crate) mod table;
+mod used_urls;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::routing::crashing_routes::{CrashingRoutes, LossVerdict};
 use crate::routing::local_node::LocalNode;
+use crate::routing::needs::Needs;
 use crate::routing::reachability::Reachability;
 use crate::routing::table::{NodeChange, RoutingTable};
 use crate::transport::connection::Connection;
@@ -31,6 +32,8 @@ pub(crate) struct RegistryView {
     /// The table of the thread that registers.
     main: Arc<SharedTable>,
     crashing_routes: Mutex<CrashingRoutes>,
+    /// The urls that this node uses, and its questions.
+    needs: Needs,
     /// Whether a Distributor has sent a list.
     has_list: watch::Sender<bool>,
 }
@@ -61,7 +64,7 @@ pub(crate) struct SharedTable {
 }
 
 impl RegistryView {
-    pub(crate) fn new(local_node: Arc<LocalNode>) -> Arc<Self> {
+    pub(crate) fn new(local_node: Arc<LocalNode>, can_ask: bool) -> Arc<Self> {
         let state = ViewState {
             replica: Replica::default(),
             stale_since: Some(Instant::now()),
@@ -75,6 +78,7 @@ impl RegistryView {
             state: Mutex::new(state),
             main: SharedTable::new(RoutingTable::new(local_node)),
             crashing_routes: Mutex::default(),
+            needs: Needs::new(can_ask, Instant::now()),
             has_list: watch::Sender::default(),
         })
     }
@@ -82,6 +86,25 @@ impl RegistryView {
     /// The table of the thread that registers.
     pub(crate) fn main(&self) -> &Arc<SharedTable> {
         &self.main
+    }
+
+    /// The urls that this node uses, and its questions.
+    pub(crate) fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    /// What this node has used so far, as registered: what it has asked for, and what it has called
+    /// while it was told of all nodes.
+    pub(crate) fn used_urls(&self) -> Vec<String> {
+        if self.needs.can_ask() && !self.needs.is_part() {
+            let state = self.lock();
+            let now = Instant::now();
+            let others: Vec<_> = state.tables.iter().filter_map(Weak::upgrade).collect();
+            for table in others.iter().chain([&self.main]) {
+                table.read().called_urls(|url| self.needs.add(url, now));
+            }
+        }
+        self.needs.urls()
     }
 
     /// A table for another thread, with connections of its own.
@@ -113,6 +136,9 @@ impl RegistryView {
             state.stale_since = None;
             state.unsaved = true;
             drop(state);
+            if let ListUpdate::Snapshot(list) = update {
+                self.needs.listed(list.header.is_some_and(|header| header.part));
+            }
             self.has_list.send_if_modified(|has_list| !std::mem::replace(has_list, true));
         }
         outcome
@@ -140,6 +166,7 @@ impl RegistryView {
     }
 
     pub(crate) fn disconnected(&self) {
+        self.needs.disconnected();
         let mut state = self.lock();
         state.replica.disconnected();
         state.stale_since.get_or_insert_with(Instant::now);
@@ -169,6 +196,11 @@ impl RegistryView {
     /// Whether the cache file is out of date.
     pub(crate) fn is_unsaved(&self) -> bool {
         self.lock().unsaved
+    }
+
+    /// What is to be in the cache file has changed.
+    pub(crate) fn mark_unsaved(&self) {
+        self.lock().unsaved = true;
     }
 
     /// The text for the cache file, which `write` makes if the file is out of date. It then counts

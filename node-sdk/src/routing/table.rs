@@ -140,6 +140,20 @@ impl RoutingTable {
         !self.newcomers.is_empty()
     }
 
+    /// The routes that were called, and the events that were emitted, with providers now.
+    pub(crate) fn called_urls(&self, mut called: impl FnMut(&Route)) {
+        let nodes = self.nodes.values().filter_map(callable);
+        for (node, route) in nodes.flat_map(routes) {
+            let pool = match is_event(route) {
+                true => self.events.get(route).and_then(|groups| groups.get(&*node.name)),
+                false => self.router.get(route),
+            };
+            if pool.is_some_and(|pool| pool.is_used()) {
+                called(route);
+            }
+        }
+    }
+
     /// Whether the route has providers.
     pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
         self.router.find(method, path).is_some()

@@ -7,6 +7,7 @@ mod context;
 mod events;
 mod faults;
 mod layers;
+mod needs;
 mod notices;
 mod service_macro;
 mod sharing;

@@ -8,6 +8,7 @@ use net::{MAX_ESCAPED_BYTES, error, escaped, info, warn};
 use protocol::Response;
 use tokio::time::Instant;
 
+use super::questions::TOO_MANY_NEEDS;
 use super::{RegistryClient, RegistrySession};
 use crate::discovery::reach::{is_translated, unreachable};
 use crate::discovery::registration::Identity;
@@ -85,6 +86,10 @@ impl RegistryClient {
                 );
             }
             return;
+        }
+        if reason == TOO_MANY_NEEDS && self.view.needs().use_less() {
+            session.register_at = Some(Instant::now());
+            return self.warn_of_many(session);
         }
         if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use net::{debug, info};
 use protocol::{
-    ListUpdate, PING_URI, Packet, Ping, REGISTRY_URI, Response, UnpackedBlocks, UpdateOutcome, VISIBLE_URI, Version,
-    Visibility, is_copy_request, write_copy, write_pong,
+    ListUpdate, NEEDED_URI, PING_URI, Packet, Ping, REGISTRY_URI, Response, UnpackedBlocks, UpdateOutcome, VISIBLE_URI,
+    Version, Visibility, is_copy_request, write_copy, write_pong,
 };
 use tokio::time::Instant;
 
@@ -49,7 +49,10 @@ impl RegistryClient {
             (REGISTRY_URI, "GET" | "PATCH") => {
                 let answer = Response::from_packet(&packet);
                 if packet.version() == Version::V2 && answer.reason.is_some() {
-                    return self.handle_rejection(session, &answer);
+                    if !self.handle_refused_question(session, &packet, &answer) {
+                        self.handle_rejection(session, &answer);
+                    }
+                    return;
                 }
                 let mut unpacked = UnpackedBlocks::default();
                 let update = match ListUpdate::parse(&packet, &mut unpacked) {
@@ -86,10 +89,11 @@ impl RegistryClient {
                 let drifted = self.view.with_replica(|replica| {
                     ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
                 });
-                if drifted && self.identity.interests.is_none() {
+                if drifted && self.identity.interests.is_none() && !self.view.needs().is_part() {
                     session.request_list(now);
                 }
             }
+            (NEEDED_URI, _) => self.handle_answer(session, &packet),
             (VISIBLE_URI, _) => {
                 let params = packet.params.map_or("null", |params| params.get());
                 let visibility = match serde_json::from_str::<Visibility>(params) {

@@ -1,0 +1,88 @@
+//! Asking the Distributor who offers what is about to be used, in a node that is told of a part of
+//! the mesh.
+
+use tokio::time::{Instant, sleep};
+
+use crate::client::mesh::Mesh;
+use crate::client::progress::CallState;
+use crate::client::raw_call::RawCall;
+use crate::client::split_url;
+use crate::client::unknown_route::bad_form;
+use crate::error::CallError;
+use crate::routing::needs::ASK_AGAIN;
+use crate::routing::questions::Answer;
+use crate::routing::table::Lookup;
+use crate::transport::limits::DEFAULT_DEADLINE;
+
+impl RawCall<'_> {
+    /// Asks first, if this node is not told of all nodes that offer what was found, or nothing was
+    /// found. Returns whether the call waits for the answer.
+    pub(super) fn asks_first(&mut self, found: &Lookup<'_>, now: Instant, deadline: Instant) -> bool {
+        let is_at_all = self.awaits_list && self.address.is_none() && self.progress.asked.is_none();
+        if !is_at_all || !self.progress.tried.is_empty() || self.mesh.is_told_of(found, now) {
+            return false;
+        }
+        let url = self.url();
+        if bad_form(&url).is_some() {
+            return false;
+        }
+        match self.mesh.view().needs().ask(&url, now) {
+            Ok(answer) => {
+                self.progress.asked = Some(answer);
+                false
+            }
+            Err(asking) => {
+                self.progress.state = CallState::Asking(Box::pin(asking.answer(deadline)));
+                true
+            }
+        }
+    }
+
+    /// What the caller is told if no node is known that offers the url, as the Distributor could
+    /// not be asked.
+    pub(super) fn not_asked_error(&self) -> Option<CallError> {
+        match self.progress.asked {
+            Some(Answer::Failed(reason)) => Some(CallError::NotAsked { url: self.url(), reason }),
+            Some(Answer::Offered | Answer::Nobody) | None => None,
+        }
+    }
+}
+
+impl Mesh {
+    /// Whether this node is told of all nodes that offer what was found, which it is about to use.
+    /// Before the first list of a Distributor, what it knows is all that there is.
+    pub(super) fn is_told_of(&self, found: &Lookup<'_>, now: Instant) -> bool {
+        match found {
+            Lookup::Available(providers, _) => {
+                let route = providers.list().first().map(|provider| &provider.route);
+                !self.view().has_list() || route.is_some_and(|route| self.view().needs().use_url(route, now))
+            }
+            Lookup::Unavailable | Lookup::Unknown => !self.view().has_list(),
+        }
+    }
+
+    /// Asks who offers a url that is about to be used, unless this node is told of that. Waits for
+    /// the answer for as long as a call may take. Cancel safe.
+    pub(crate) async fn learn(&self, url: &str) {
+        let (method, path) = split_url(url);
+        let now = Instant::now();
+        let needs = self.view().needs();
+        if !needs.is_part() || self.is_told_of(&self.lookup(method, path), now) || bad_form(url).is_some() {
+            return;
+        }
+        if let Err(asking) = needs.ask(url, now) {
+            asking.answer(now + DEFAULT_DEADLINE).await;
+        }
+    }
+
+    /// Asks who offers these urls, again and again while nobody does. Never completes; cancel safe.
+    pub(crate) async fn keep_asking(&self, urls: &[&str]) {
+        loop {
+            self.view().wait_for_list().await;
+            for url in urls {
+                self.learn(url).await;
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a node that is told of a part of the mesh asks the Distributor.
+
+use std::time::Duration;
+
+use net::warn;
+use protocol::{Key, Packet, Response, read_needed, write_need};
+use tokio::time::Instant;
+
+use super::{RegistryClient, RegistrySession};
+use crate::routing::needs::NextQuestion;
+
+/// The reason of a rejection when this node uses more than the Distributor takes.
+pub(super) const TOO_MANY_NEEDS: &str = "too_many_needs";
+
+/// How long to wait before asking again when the Distributor is busy and does not say how long.
+const BUSY: Duration = Duration::from_millis(100);
+
+impl RegistryClient {
+    /// What this node registers of its use of others: the urls, and whether it is told of a part.
+    pub(super) fn uses_to_register(&self) -> (Option<Vec<String>>, bool) {
+        let needs = self.view.needs();
+        if !needs.can_ask() {
+            return (None, false);
+        }
+        let uses = self.view.used_urls();
+        needs.registers();
+        (Some(uses), needs.is_part())
+    }
+
+    /// Writes the next question, if it is time. Returns when to look for one again.
+    pub(super) fn send_question(&mut self, session: &mut RegistrySession<'_>) -> Option<Instant> {
+        if let Some(NextQuestion { key, routes, registers }) = self.view.needs().next_question(Instant::now()) {
+            if registers {
+                self.register(session);
+            }
+            write_need(&mut session.unsent, key, routes.iter().map(|route| &**route));
+        }
+        self.view.needs().next_question_at()
+    }
+
+    pub(super) fn handle_answer(&mut self, session: &mut RegistrySession<'_>, packet: &Packet<'_>) {
+        let (key, answer) = (question_key(packet), read_needed(packet.params));
+        let (Some(key), Some(answer)) = (key, answer) else {
+            return session.complain("an answer that cannot be read");
+        };
+        self.view.mark_unsaved();
+        if self.view.needs().answer(key, &answer, Instant::now()) {
+            self.register(session);
+        }
+    }
+
+    /// Returns whether it was a question that is refused.
+    pub(super) fn handle_refused_question(
+        &mut self,
+        session: &mut RegistrySession<'_>,
+        packet: &Packet<'_>,
+        answer: &Response<'_>,
+    ) -> bool {
+        let needs = self.view.needs();
+        let Some(key) = question_key(packet).filter(|key| needs.is_question(*key)) else { return false };
+        match answer.reason.as_deref().unwrap_or_default() {
+            "busy" => needs.postpone(key, Instant::now() + answer.retry_after.unwrap_or(BUSY)),
+            TOO_MANY_NEEDS if needs.use_less() => {
+                needs.postpone(key, Instant::now());
+                self.warn_of_many(session);
+                self.register(session);
+            }
+            TOO_MANY_NEEDS => needs.refuse(key, "the Distributor takes no more urls that nodes use (--max-urls)"),
+            "registry_full" | "address_full" => needs.refuse(key, "the Distributor has no room for what nodes use"),
+            _other => {
+                needs.refuse(key, "the Distributor refuses the question");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Warns that this node uses more urls than the Distributor takes.
+    pub(super) fn warn_of_many(&self, session: &mut RegistrySession<'_>) {
+        if let Some(suppressed) = session.bad.allow(TOO_MANY_NEEDS, Instant::now().into_std()) {
+            let name = &self.identity.name;
+            warn!(%name, suppressed, "this node uses more urls than the Distributor takes (--max-urls); those that it has not used for longest are asked for when they are used again");
+        }
+    }
+}
+
+fn question_key(packet: &Packet<'_>) -> Option<u64> {
+    packet.key.as_ref().and_then(Key::number)
+}

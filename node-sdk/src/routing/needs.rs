@@ -1,0 +1,202 @@
+//! What this node uses of a mesh of which it is told a part, and what it asks the Distributor.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use protocol::Route;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::routing::questions::{Answer, Asked, Questions};
+use crate::routing::subscriptions;
+use crate::routing::used_urls::{MAX_USED, UsedUrls};
+
+/// What a node that can ask is told of, and asks. All threads of a process share it.
+#[derive(Debug)]
+pub(crate) struct Needs {
+    /// The node asks for what it needs. Others are told of all nodes, or of what their author has
+    /// named.
+    can_ask: bool,
+    /// It is told of a part of the nodes.
+    is_part: AtomicBool,
+    used: RwLock<UsedUrls>,
+    questions: Mutex<Questions>,
+    /// There may be a question to send.
+    asked: Notify,
+}
+
+/// A question that the session is to send.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NextQuestion {
+    pub(crate) key: u64,
+    pub(crate) routes: Vec<Box<str>>,
+    /// The node uses too much, and has dropped some of it: it registers again first.
+    pub(crate) registers: bool,
+}
+
+/// The answer to come.
+#[derive(Debug)]
+pub(crate) struct Asking(watch::Receiver<Option<Answer>>);
+
+impl Needs {
+    pub(crate) fn new(can_ask: bool, now: Instant) -> Self {
+        Self {
+            can_ask,
+            is_part: AtomicBool::new(false),
+            used: RwLock::new(UsedUrls::new(now)),
+            questions: Mutex::new(Questions::new(now)),
+            asked: Notify::new(),
+        }
+    }
+
+    pub(crate) fn can_ask(&self) -> bool {
+        self.can_ask
+    }
+
+    /// Whether the node is told of a part of the nodes, and asks before it uses something new.
+    pub(crate) fn is_part(&self) -> bool {
+        self.is_part.load(Ordering::Relaxed)
+    }
+
+    /// Begins with what an earlier process of this node has used.
+    pub(crate) fn seed(&self, urls: &[String], is_part: bool, now: Instant) {
+        if self.can_ask {
+            self.is_part.store(is_part, Ordering::Relaxed);
+            urls.iter().filter_map(|url| Route::parse(url).ok()).for_each(|url| self.add(&url, now));
+        }
+    }
+
+    /// The Distributor has sent a list of all nodes, or of a part. As long as the session lasts, it
+    /// can be asked.
+    pub(crate) fn listed(&self, is_part: bool) {
+        if self.can_ask {
+            self.is_part.store(is_part, Ordering::Relaxed);
+            self.questions().open();
+        }
+    }
+
+    /// There is no Distributor that could be asked any more.
+    pub(crate) fn disconnected(&self) {
+        self.questions().close();
+    }
+
+    /// Whether the node is told of all nodes that offer this url, which it is about to use.
+    pub(crate) fn use_url(&self, url: &Route, now: Instant) -> bool {
+        self.read_used().use_url(url, now)
+    }
+
+    /// Whether it is told of all subscribers of this event, which it is about to emit.
+    pub(crate) fn use_event(&self, path: &str, now: Instant) -> bool {
+        self.read_used().use_path(subscriptions::METHOD, path, now)
+    }
+
+    /// Asks who offers a route, such as `GET/members/7`. Callers that ask for the same share one
+    /// question.
+    pub(crate) fn ask(&self, route: &str, now: Instant) -> Result<Answer, Asking> {
+        match self.questions().ask(route, now) {
+            Asked::Known(answer) => Ok(answer),
+            Asked::UnderWay(answer) => Err(Asking(answer)),
+            Asked::New(answer) => {
+                self.asked.notify_one();
+                Err(Asking(answer))
+            }
+        }
+    }
+
+    /// Completes when there may be a question to send. Cancel safe.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// The question to send now, if there is one.
+    pub(crate) fn next_question(&self, now: Instant) -> Option<NextQuestion> {
+        let (key, routes) = self.questions().next(now)?;
+        let mut used = self.write_used();
+        let registers = used.len() + routes.len() > MAX_USED;
+        while used.len() + routes.len() > MAX_USED {
+            used.drop_least_used();
+        }
+        Some(NextQuestion { key, routes, registers })
+    }
+
+    /// When to look for a question again, although none is asked.
+    pub(crate) fn next_question_at(&self) -> Option<Instant> {
+        self.questions().next_at()
+    }
+
+    /// The node registers, with what it uses.
+    pub(crate) fn registers(&self) -> Vec<String> {
+        self.questions().registers();
+        self.read_used().urls()
+    }
+
+    /// The Distributor has answered. Returns whether the node has to register again: it has done so
+    /// meanwhile, without what it has learned now.
+    pub(crate) fn answer(&self, key: u64, needs: &[Option<String>], now: Instant) -> bool {
+        // What is learned is known before those are woken who have asked.
+        let learned: Vec<Route> = needs.iter().flatten().filter_map(|url| Route::parse(url).ok()).collect();
+        learned.iter().for_each(|url| self.add(url, now));
+        let has_registered = self.questions().answer(key, needs, now);
+        has_registered && !learned.is_empty()
+    }
+
+    /// The Distributor has put off the answer: it is asked again after a time.
+    pub(crate) fn postpone(&self, key: u64, until: Instant) {
+        self.questions().postpone(key, until);
+    }
+
+    /// The Distributor does not answer.
+    pub(crate) fn refuse(&self, key: u64, why: &'static str) {
+        self.questions().refuse(key, why);
+    }
+
+    /// Whether this is the key of a question that is not answered.
+    pub(crate) fn is_question(&self, key: u64) -> bool {
+        self.questions().is_sent(key)
+    }
+
+    /// The Distributor takes fewer urls. Returns whether there were any to drop.
+    pub(crate) fn use_less(&self) -> bool {
+        let mut used = self.write_used();
+        let half = used.len() / 2;
+        while used.len() > half {
+            used.drop_least_used();
+        }
+        half > 0
+    }
+
+    /// What the node has used.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.read_used().urls()
+    }
+
+    /// The node has used this url, of which it was told unasked.
+    pub(crate) fn add(&self, url: &Route, now: Instant) {
+        self.write_used().add(url, now);
+    }
+
+    fn read_used(&self) -> RwLockReadGuard<'_, UsedUrls> {
+        self.used.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_used(&self) -> RwLockWriteGuard<'_, UsedUrls> {
+        self.used.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asking {
+    /// Waits for the answer until `deadline`. Cancel safe.
+    pub(crate) async fn answer(mut self, deadline: Instant) -> Answer {
+        const LATE: Answer = Answer::Failed("the Distributor has not answered in time");
+        let answered = timeout_at(deadline, self.0.wait_for(Option::is_some)).await;
+        answered.ok().and_then(Result::ok).and_then(|answer| *answer).unwrap_or(LATE)
+    }
+}
+
+/// After how long a node that waits for a provider asks again.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(1);

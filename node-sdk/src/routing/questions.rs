@@ -1,0 +1,373 @@
+//! The questions of a node that is told of a part of the mesh: one packet at a time, and one
+//! question for all that wait for the same. Without I/O.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use protocol::{MAX_NEED_BYTES, MAX_NEED_ROUTES};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Routes that are asked for at a time. It is more than a program calls for the first time at
+/// once, unless it invents routes.
+const MAX_ASKED: usize = 1024;
+/// Bytes of the routes of one packet, which is within the limit of a Distributor even if each byte
+/// has to be escaped.
+const MAX_PACKET_BYTES: usize = MAX_NEED_BYTES + 512;
+/// How long it is remembered that no node offers a route, so that calls of it do not flood the
+/// Distributor. A node that comes meanwhile is found after this time.
+const NOBODY_TIME: Duration = Duration::from_secs(1);
+/// Routes of which that is remembered.
+const MAX_NOBODY: usize = 1024;
+/// Packets a second, and at once: a node that invents routes leaves the Distributor time for
+/// others.
+const PER_SECOND: f64 = 100.0;
+const BURST: f64 = 64.0;
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nodes offer the route, and are known.
+    Offered,
+    /// No node offers it.
+    Nobody,
+    /// The Distributor could not be asked, for this reason.
+    Failed(&'static str),
+}
+
+/// What becomes of a question.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Known(Answer),
+    /// The same was asked before.
+    UnderWay(watch::Receiver<Option<Answer>>),
+    New(watch::Receiver<Option<Answer>>),
+}
+
+#[derive(Debug)]
+pub(super) struct Questions {
+    /// There is a session.
+    is_open: bool,
+    /// All routes that are asked for, with those who wait.
+    asked: HashMap<Box<str>, watch::Sender<Option<Answer>>>,
+    /// Those that are not sent yet.
+    waiting: VecDeque<Box<str>>,
+    sent: Option<SentQuestion>,
+    /// The Distributor has put off the answer until then.
+    not_before: Option<Instant>,
+    next_key: u64,
+    /// Packets that may be sent at once, at this time.
+    tokens: (f64, Instant),
+    nobody: HashSet<Box<str>>,
+    /// The oldest first.
+    nobody_by_age: VecDeque<(Instant, Box<str>)>,
+}
+
+#[derive(Debug)]
+struct SentQuestion {
+    key: u64,
+    routes: Vec<Box<str>>,
+    /// The node has registered after it.
+    has_registered: bool,
+}
+
+/// The key of the first question. Requests for lists have lower ones.
+const FIRST_KEY: u64 = 2;
+
+impl Questions {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            is_open: false,
+            asked: HashMap::new(),
+            waiting: VecDeque::new(),
+            sent: None,
+            not_before: None,
+            next_key: FIRST_KEY,
+            tokens: (BURST, now),
+            nobody: HashSet::new(),
+            nobody_by_age: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn open(&mut self) {
+        self.is_open = true;
+    }
+
+    /// There is no session any more: all that wait are told so.
+    pub(super) fn close(&mut self) {
+        self.is_open = false;
+        (self.sent, self.not_before) = (None, None);
+        self.waiting.clear();
+        for (_, waiting) in self.asked.drain() {
+            waiting.send_replace(Some(Answer::Failed(LOST)));
+        }
+    }
+
+    pub(super) fn ask(&mut self, route: &str, now: Instant) -> Asked {
+        if !self.is_open {
+            return Asked::Known(Answer::Failed("no Distributor is connected"));
+        }
+        self.forget_nobody(now);
+        if self.nobody.contains(route) {
+            return Asked::Known(Answer::Nobody);
+        }
+        if let Some(waiting) = self.asked.get(route) {
+            return Asked::UnderWay(waiting.subscribe());
+        }
+        if route.len() > MAX_NEED_BYTES {
+            return Asked::Known(Answer::Failed("the path is longer than a question may be"));
+        }
+        if self.asked.len() >= MAX_ASKED {
+            return Asked::Known(Answer::Failed("too many questions wait for the Distributor"));
+        }
+        let (sender, receiver) = watch::channel(None);
+        self.asked.insert(route.into(), sender);
+        self.waiting.push_back(route.into());
+        Asked::New(receiver)
+    }
+
+    /// The key and the routes of the packet to send now. The one before has to be answered first.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, Vec<Box<str>>)> {
+        if self.sent.is_some() || self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        // Those who have asked may have gone.
+        let Self { waiting, asked, .. } = self;
+        waiting.retain(|route| {
+            let is_wanted = asked.get(route).is_some_and(|sender| sender.receiver_count() > 0);
+            if !is_wanted {
+                asked.remove(route);
+            }
+            is_wanted
+        });
+        if self.waiting.is_empty() || !self.try_spend(now) {
+            return None;
+        }
+        let (mut routes, mut bytes) = (Vec::new(), 0);
+        while let Some(route) = self.waiting.front()
+            && routes.len() < MAX_NEED_ROUTES
+            && (routes.is_empty() || bytes + route.len() <= MAX_PACKET_BYTES)
+        {
+            bytes += route.len();
+            routes.extend(self.waiting.pop_front());
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        self.sent = Some(SentQuestion { key, routes: routes.clone(), has_registered: false });
+        Some((key, routes))
+    }
+
+    /// When to ask for the next packet again, although nothing is new.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        if self.sent.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        let (tokens, at) = self.tokens;
+        let paced = (tokens < 1.0).then(|| at + Duration::from_secs_f64((1.0 - tokens) / PER_SECOND));
+        self.not_before.max(paced)
+    }
+
+    pub(super) fn is_sent(&self, key: u64) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.key == key)
+    }
+
+    /// The node registers anew.
+    pub(super) fn registers(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.has_registered = true;
+        }
+    }
+
+    /// Returns whether the node has registered since it has asked.
+    pub(super) fn answer(&mut self, key: u64, needs: &[Option<String>], now: Instant) -> bool {
+        let Some(sent) = self.sent.take_if(|sent| sent.key == key) else { return false };
+        self.not_before = None;
+        let mut needs = needs.iter();
+        for route in sent.routes {
+            let answer = match needs.next() {
+                Some(Some(_url)) => Answer::Offered,
+                Some(None) => Answer::Nobody,
+                None => Answer::Failed("the Distributor's answer is cut"),
+            };
+            self.settle(&route, answer);
+            if answer == Answer::Nobody {
+                self.remember_nobody(route, now);
+            }
+        }
+        sent.has_registered
+    }
+
+    /// The same is asked again at this time.
+    pub(super) fn postpone(&mut self, key: u64, until: Instant) {
+        if let Some(sent) = self.sent.take_if(|sent| sent.key == key) {
+            sent.routes.into_iter().rev().for_each(|route| self.waiting.push_front(route));
+            self.not_before = Some(until);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, key: u64, why: &'static str) {
+        if let Some(sent) = self.sent.take_if(|sent| sent.key == key) {
+            sent.routes.iter().for_each(|route| self.settle(route, Answer::Failed(why)));
+        }
+    }
+
+    fn settle(&mut self, route: &str, answer: Answer) {
+        if let Some(waiting) = self.asked.remove(route) {
+            waiting.send_replace(Some(answer));
+        }
+    }
+
+    fn remember_nobody(&mut self, route: Box<str>, now: Instant) {
+        if self.nobody.insert(route.clone()) {
+            self.nobody_by_age.push_back((now, route));
+        }
+        if self.nobody_by_age.len() > MAX_NOBODY
+            && let Some((_, oldest)) = self.nobody_by_age.pop_front()
+        {
+            self.nobody.remove(&oldest);
+        }
+    }
+
+    fn forget_nobody(&mut self, now: Instant) {
+        while let Some((_, route)) = self.nobody_by_age.pop_front_if(|(since, _)| *since + NOBODY_TIME <= now) {
+            self.nobody.remove(&route);
+        }
+    }
+
+    fn try_spend(&mut self, now: Instant) -> bool {
+        let (tokens, at) = self.tokens;
+        let tokens = (tokens + now.saturating_duration_since(at).as_secs_f64() * PER_SECOND).min(BURST);
+        // A timer may come a moment before the whole token.
+        let has_one = tokens > 1.0 - 1e-6;
+        self.tokens = (if has_one { tokens - 1.0 } else { tokens }, now);
+        has_one
+    }
+}
+
+const LOST: &str = "the connection to the Distributor was lost";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn questions() -> (Questions, Instant) {
+        let now = Instant::now();
+        let mut questions = Questions::new(now);
+        questions.open();
+        (questions, now)
+    }
+
+    fn wait(questions: &mut Questions, route: &str, now: Instant) -> watch::Receiver<Option<Answer>> {
+        match questions.ask(route, now) {
+            Asked::UnderWay(receiver) | Asked::New(receiver) => receiver,
+            Asked::Known(answer) => panic!("{route}: {answer:?}"),
+        }
+    }
+
+    fn known(questions: &mut Questions, route: &str, now: Instant) -> Option<Answer> {
+        match questions.ask(route, now) {
+            Asked::Known(answer) => Some(answer),
+            Asked::UnderWay(_) | Asked::New(_) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_of_one_route_share_a_question_and_one_packet_is_under_way() {
+        let (mut questions, now) = questions();
+        let first = wait(&mut questions, "GET/a", now);
+        assert!(matches!(questions.ask("GET/a", now), Asked::UnderWay(_)));
+        let (key, routes) = questions.next(now).unwrap();
+        assert_eq!(routes, ["GET/a".into()]);
+        let (second, third) = (wait(&mut questions, "GET/b", now), wait(&mut questions, "GET/c", now));
+        assert!(questions.next(now).is_none() && questions.next_at().is_none());
+        questions.answer(key + 1, &[None], now);
+        assert!(questions.is_sent(key), "that is the answer to another one");
+        questions.answer(key, &[Some("GET/a".to_owned())], now);
+        assert_eq!(*first.borrow(), Some(Answer::Offered));
+        drop(third);
+        let (key, routes) = questions.next(now).unwrap();
+        assert_eq!(routes, ["GET/b".into()], "nobody waits for the other one");
+        questions.answer(key, &[], now);
+        assert!(matches!(*second.borrow(), Some(Answer::Failed(_))), "the answer is cut");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_nobody_offers_a_route_is_remembered_for_a_while() {
+        let (mut questions, now) = questions();
+        for number in 0..=MAX_NOBODY {
+            let _waiting = wait(&mut questions, &format!("GET/{number}"), now);
+            questions.tokens = (BURST, now);
+            let (key, routes) = questions.next(now).unwrap();
+            questions.answer(key, &vec![None; routes.len()], now);
+        }
+        assert_eq!((questions.nobody.len(), questions.nobody_by_age.len()), (MAX_NOBODY, MAX_NOBODY));
+        assert_eq!(known(&mut questions, "GET/0", now), None, "the oldest is forgotten");
+        assert_eq!(known(&mut questions, "GET/1", now), Some(Answer::Nobody));
+        let later = now + NOBODY_TIME;
+        assert_eq!(known(&mut questions, "GET/1", later), None);
+        assert!(questions.nobody.is_empty() && questions.nobody_by_age.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_are_bounded_in_number_size_and_pace() {
+        let (mut questions, start) = questions();
+        let long = "x".repeat(MAX_NEED_BYTES);
+        assert!(matches!(known(&mut questions, &format!("GET/{long}"), start), Some(Answer::Failed(_))));
+        let waiting: Vec<_> =
+            (0..MAX_ASKED).map(|number| wait(&mut questions, &format!("GET/{number}"), start)).collect();
+        assert!(matches!(known(&mut questions, "GET/more", start), Some(Answer::Failed(_))));
+        assert!(matches!(questions.ask("GET/0", start), Asked::UnderWay(_)), "it waits with another one");
+        let mut packets = 0;
+        while let Some((key, routes)) = questions.next(start) {
+            assert_eq!(routes.len(), MAX_NEED_ROUTES);
+            questions.answer(key, &vec![None; routes.len()], start);
+            packets += 1;
+        }
+        assert_eq!(packets, MAX_ASKED / MAX_NEED_ROUTES);
+        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::Nobody)));
+        let paths: Vec<String> =
+            (0..4).map(|number| format!("GET/{number}{}", "y".repeat(MAX_NEED_BYTES / 3))).collect();
+        let _waiting: Vec<_> = paths.iter().map(|path| wait(&mut questions, path, start)).collect();
+        assert_eq!(questions.next(start).unwrap().1.len(), 3, "more bytes do not fit into a packet");
+        // One after the other, as fast as the pace is.
+        questions.close();
+        questions.open();
+        questions.tokens = (0.0, start);
+        let mut now = start;
+        for number in 0..200 {
+            let _waiting = wait(&mut questions, &format!("POST/{number}"), now);
+            while questions.next(now).is_none() {
+                now = questions.next_at().unwrap().max(now + Duration::from_micros(1));
+            }
+            let key = questions.next_key - 1;
+            questions.answer(key, &[None], now);
+        }
+        let took = now - start;
+        assert!((Duration::from_millis(1990)..Duration::from_millis(2100)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_be_put_off_refused_or_never_come() {
+        let (mut questions, now) = questions();
+        let waiting = wait(&mut questions, "GET/a", now);
+        let (key, _) = questions.next(now).unwrap();
+        let later = now + Duration::from_millis(10);
+        questions.postpone(key, later);
+        assert_eq!((questions.next(now), questions.next_at()), (None, Some(later)));
+        let (key, routes) = questions.next(later).unwrap();
+        assert_eq!(routes, ["GET/a".into()]);
+        questions.registers();
+        questions.refuse(key, "no");
+        assert_eq!(*waiting.borrow(), Some(Answer::Failed("no")));
+        let waiting = wait(&mut questions, "GET/a", later);
+        questions.next(later).unwrap();
+        questions.close();
+        assert_eq!(*waiting.borrow(), Some(Answer::Failed(LOST)));
+        assert!(matches!(known(&mut questions, "GET/a", later), Some(Answer::Failed(_))), "there is no session");
+        questions.open();
+        let _waiting = wait(&mut questions, "GET/a", later);
+        let (key, _) = questions.next(later).unwrap();
+        questions.registers();
+        assert!(questions.answer(key, &[None], later), "it has registered meanwhile");
+    }
+}
