@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use gateway::{Config, FixedServer, RouteConfig};
@@ -18,6 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{LAGS, connect, route, server};
 
 const LARGE: usize = 1 << 20;
+/// So long the gateway remembers a client that went without reading.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 async fn large(calls: State<Arc<AtomicUsize>>) -> Result<String, ServiceError> {
     calls.fetch_add(1, Ordering::Relaxed);
@@ -108,17 +110,27 @@ async fn gh30_a_client_that_does_not_read_is_not_called_for_in_vain() {
 
 #[tokio::test]
 async fn gh30_a_client_that_comes_again_and_does_not_read_gets_less() {
-    let cluster = Cluster::start();
-    let (at, _node, _) = holding(&cluster, 40).await;
-    let (statuses, held) = ask_and_stop(2, at, 40).await;
-    assert_eq!(counted(&statuses), [(200, 20), (503, 20)].into(), "half of what there is");
-    drop(held);
-    // It has been seen to go when all that it had is there for others.
-    eventually("what was held is given back", async || ask_and_read(3, at, 20).await == [200; 20]).await;
-    let (statuses, _held) = ask_and_stop(2, at, 40).await;
-    assert_eq!(counted(&statuses), [(200, 4), (503, 36)].into(), "an eighth of what is free");
-    let (statuses, _held) = ask_and_stop(4, at, 40).await;
-    assert_eq!(counted(&statuses), [(200, 18), (503, 22)].into(), "others have half");
+    const ATTEMPTS: usize = 5;
+    for _ in 0..ATTEMPTS {
+        let cluster = Cluster::start();
+        let (at, _node, _) = holding(&cluster, 16).await;
+        let (statuses, held) = ask_and_stop(2, at, 16).await;
+        assert_eq!(counted(&statuses), [(200, 8), (503, 8)].into(), "half of what there is");
+        let left = Instant::now();
+        drop(held);
+        // It has been seen to go when all that it had is there for others.
+        eventually("what was held is given back", async || ask_and_read(3, at, 8).await == [200; 8]).await;
+        let (statuses, _held) = ask_and_stop(2, at, 16).await;
+        if left.elapsed() > REMEMBERED {
+            // On a machine as busy as that it may have been forgotten.
+            continue;
+        }
+        assert_eq!(counted(&statuses), [(200, 1), (503, 15)].into(), "an eighth of what is free");
+        let (statuses, _held) = ask_and_stop(4, at, 16).await;
+        assert_eq!(counted(&statuses), [(200, 7), (503, 9)].into(), "others have half");
+        return;
+    }
+    panic!("{ATTEMPTS} times the client came again too late");
 }
 
 #[tokio::test]
