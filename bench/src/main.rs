@@ -161,9 +161,9 @@ enum Scene {
     /// The node whose memory `hostile` measures.
     #[command(hide = true)]
     MemoryNode { distributor: String },
-    /// The HTTP server behind the gateway.
+    /// The HTTP server behind the gateway, at a Unix socket, too, if its path is given.
     #[command(hide = true)]
-    HttpServer,
+    HttpServer { socket: Option<std::path::PathBuf> },
     /// A floor for the gateway: passes bytes on between clients and that server.
     #[command(hide = true)]
     Relay { back_end: std::net::SocketAddr },
@@ -235,7 +235,7 @@ async fn play(scene: Scene) {
         Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
         Scene::MemoryNode { distributor } => attacks::totals::serve(distributor).await,
-        Scene::HttpServer => gateway::back_end::serve().await,
+        Scene::HttpServer { socket } => gateway::back_end::serve(socket.as_deref()).await,
         Scene::Relay { back_end } => gateway::relay::serve(back_end),
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,

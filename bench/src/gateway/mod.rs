@@ -41,8 +41,9 @@ const HALF_ROUND: Duration = Duration::from_millis(100);
 /// The same request as a packet of version 1.
 const PACKET: &str =
     r#"{"uri":"/echo","method":"GET","key":7,"params":{"id":"42","name":"widget","price":"9.5","tags":"a,b"}}¶"#;
-/// The ports of the gateway without an access log, and of the one with it.
-const PORTS: [u16; 2] = [19_110, 19_113];
+/// The ports of the gateway without an access log, of the one with it, and of the one whose server
+/// is at a Unix socket.
+const PORTS: [u16; 3] = [19_110, 19_113, 19_118];
 /// The names of the floors.
 const RELAY: &str = "a relay to the HTTP server";
 const PACKET_RELAY: &str = "a relay to the node";
@@ -61,25 +62,31 @@ pub(crate) async fn requests(only: Option<&str>) {
     distributor.move_to(1);
     let node = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
     node.move_to(1);
-    let http = Daemon::server(&["http-server"]).await;
-    http.move_to(1);
     let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("http.sock");
+    let http = Daemon::server(&["http-server", socket.to_str().unwrap()]).await;
+    http.move_to(1);
     let mut gateways = Vec::new();
     let program = std::env::current_exe().unwrap().with_file_name("gateway");
-    let start = async |port: u16, access_log: &str| {
+    let start = async |port: u16, more: &[&str]| {
         let (listen, distributor) = (format!("127.0.0.1:{port}"), distributor.address.to_string());
         let arguments = ["--listen", &listen, "--workers", "1", "--distributor", &distributor, "--log-level", "error"];
-        let arguments = [&arguments[..], &["--admin", "off", "--access-log", access_log]].concat();
+        let arguments = [&arguments[..], &["--admin", "off"], more].concat();
         Rc::new(Daemon::other(program.to_str().unwrap(), &arguments, port).await.expect("build it first"))
     };
-    let gateway = start(PORTS[0], "off").await;
+    let gateway = start(PORTS[0], &[]).await;
     // The gateway learns of the HTTP server from the registry.
     let _registered = register(distributor.address, http.address).await;
     let mut add = |name, process, path| gateways.push(GatewayUnderTest { name, process, path });
     add("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b");
     add("gateway, HTTP", gateway, "/http/echo");
-    add("gateway, HTTP, with access log", start(PORTS[1], "text").await, "/http/echo");
-    for proxy in proxies::all(http.address, folder.path()) {
+    add("gateway, HTTP, with access log", start(PORTS[1], &["--access-log", "text"]).await, "/http/echo");
+    let file = folder.path().join("gateway.toml");
+    let route = format!("[[route]]\nprefix = \"/http\"\nservers = [\"unix:{}\"]\n", socket.display());
+    std::fs::write(&file, route).unwrap();
+    let at_socket = start(PORTS[2], &["--config", file.to_str().unwrap()]).await;
+    add("gateway, HTTP, Unix socket", at_socket, "/http/echo");
+    for proxy in proxies::all(http.address, &socket, folder.path()) {
         match proxy.start().await {
             Some(daemon) => add(proxy.name, daemon.into(), "/http/echo"),
             None => row(proxy.name, "not installed"),

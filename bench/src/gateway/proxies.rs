@@ -9,6 +9,7 @@ use crate::daemon_process::Daemon;
 /// A proxy, and how to start it.
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
+    program: &'static str,
     /// The file for its settings. Some proxies tell the format by the file's name.
     file: PathBuf,
     settings: String,
@@ -22,22 +23,33 @@ impl Proxy {
     pub(crate) async fn start(&self) -> Option<Daemon> {
         std::fs::write(&self.file, &self.settings).unwrap();
         let arguments = [self.arguments, &[self.file.to_str().unwrap()]].concat();
-        Daemon::other(self.name, &arguments, self.port).await
+        Daemon::other(self.program, &arguments, self.port).await
     }
 }
 
-/// All proxies in front of this server, with their files in `folder`.
-pub(crate) fn all(server: SocketAddr, folder: &Path) -> [Proxy; 4] {
+/// All proxies in front of this server, with their files in `folder`; one of them in front of its
+/// Unix socket.
+pub(crate) fn all(server: SocketAddr, socket: &Path, folder: &Path) -> [Proxy; 5] {
     [
         Proxy {
             name: "nginx",
+            program: "nginx",
             file: folder.join("nginx.conf"),
-            settings: nginx(server, 19_111, folder),
+            settings: nginx(&server.to_string(), 19_111, folder),
             arguments: &["-c"],
             port: 19_111,
         },
         Proxy {
+            name: "nginx, Unix socket",
+            program: "nginx",
+            file: folder.join("nginx-unix.conf"),
+            settings: nginx(&format!("unix:{}", socket.display()), 19_117, folder),
+            arguments: &["-c"],
+            port: 19_117,
+        },
+        Proxy {
             name: "haproxy",
+            program: "haproxy",
             file: folder.join("haproxy.cfg"),
             settings: haproxy(server, 19_112),
             arguments: &["-f"],
@@ -45,6 +57,7 @@ pub(crate) fn all(server: SocketAddr, folder: &Path) -> [Proxy; 4] {
         },
         Proxy {
             name: "caddy",
+            program: "caddy",
             file: folder.join("Caddyfile"),
             settings: format!("{{\n admin off\n auto_https off\n}}\n:19114 {{\n reverse_proxy {server}\n}}\n"),
             arguments: &["run", "--adapter", "caddyfile", "--config"],
@@ -52,6 +65,7 @@ pub(crate) fn all(server: SocketAddr, folder: &Path) -> [Proxy; 4] {
         },
         Proxy {
             name: "envoy",
+            program: "envoy",
             file: folder.join("envoy.json"),
             settings: envoy(server, 19_115).to_string(),
             arguments: &["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "off", "-c"],
@@ -60,9 +74,9 @@ pub(crate) fn all(server: SocketAddr, folder: &Path) -> [Proxy; 4] {
     ]
 }
 
-fn nginx(server: SocketAddr, port: u16, folder: &Path) -> String {
+fn nginx(server: &str, port: u16, folder: &Path) -> String {
     format!(
-        "daemon off; master_process off; worker_processes 1; pid {}/nginx.pid; error_log stderr crit;
+        "daemon off; master_process off; worker_processes 1; pid {}/nginx-{port}.pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; keepalive_requests 100000000;
