@@ -7,6 +7,7 @@ use std::path::Path;
 
 use net::UnixPath;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 /// Why no connection can be made at a path.
@@ -62,7 +63,6 @@ impl SocketFile {
 impl UnixFault {
     /// The fault behind an error of a connection, or of the file.
     pub(crate) fn of_error(path: &Path, error: &io::Error) -> Self {
-        const EPROTOTYPE: i32 = rustix::io::Errno::PROTOTYPE.raw_os_error();
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
             io::ErrorKind::PermissionDenied => denied(path),
@@ -71,7 +71,7 @@ impl UnixFault {
                 Ok(file) if !file.file_type().is_socket() => Self::NoSocket,
                 Ok(_) | Err(_) => Self::NoListener,
             },
-            _ if error.raw_os_error() == Some(EPROTOTYPE) => Self::NoStream,
+            _ if error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()) => Self::NoStream,
             _ => Self::Other(error.to_string()),
         }
     }
@@ -99,8 +99,10 @@ fn denied(path: &Path) -> UnixFault {
     }
 }
 
+/// Whether the permissions allow it. Where the system does not say, as in containers that know
+/// fewer system calls, they count as if they did: the connection will show it.
 fn may(path: &Path, access: Access) -> bool {
-    accessat(CWD, path, access, AtFlags::EACCESS).is_ok()
+    accessat(CWD, path, access, AtFlags::EACCESS) != Err(Errno::ACCESS)
 }
 
 impl fmt::Display for UnixFault {
