@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::client::events::Event;
@@ -18,6 +19,8 @@ use crate::transport::limits::DEFAULT_DEADLINE;
 /// Most events that wait, and their bytes. They wait for one answer of the Distributor.
 const MAX_EVENTS: usize = 1024;
 const MAX_BYTES: usize = 16 << 20;
+/// Events that are sent before other tasks run.
+const SENT_AT_ONCE: usize = 64;
 
 /// The events that wait, by route, in order.
 #[derive(Debug, Default)]
@@ -62,7 +65,7 @@ pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
             let mesh = Arc::clone(mesh);
             runtime.spawn(async move {
                 let answer = asking.answer(Instant::now() + DEFAULT_DEADLINE).await;
-                mesh.deferred_events().send(&mesh, &route, answer);
+                mesh.deferred_events().send(&mesh, &route, answer).await;
             });
             Ok(0)
         }
@@ -98,8 +101,13 @@ impl DeferredEvents {
     }
 
     /// Sends the events that wait for this answer, in order, and those that come meanwhile.
-    fn send(&self, mesh: &Mesh, route: &Arc<str>, answer: Answer) {
+    async fn send(&self, mesh: &Mesh, route: &Arc<str>, answer: Answer) {
+        let mut sent = 0_usize;
         while let Some(event) = self.take(route) {
+            sent += 1;
+            if sent.is_multiple_of(SENT_AT_ONCE) {
+                yield_now().await;
+            }
             let reached = event.send(mesh);
             if let (Ok(0) | Err(_), Answer::Failed(reason)) = (reached, answer) {
                 mesh.local_node()

@@ -127,6 +127,14 @@ impl RegistryView {
     pub(crate) fn apply_update(&self, update: &ListUpdate<'_>) -> UpdateOutcome {
         let now = Instant::now().into_std();
         let mut outcome = UpdateOutcome::Same;
+        let is_part = match update {
+            ListUpdate::Snapshot(list) => Some(list.header.is_some_and(|header| header.part)),
+            ListUpdate::Delta(_) => None,
+        };
+        if is_part == Some(true) {
+            // Before nodes vanish from the tables, so that calls to them ask.
+            self.needs.listed(true);
+        }
         self.change(|replica| {
             outcome = replica.apply(now, update);
             outcome == UpdateOutcome::Changed
@@ -136,8 +144,8 @@ impl RegistryView {
             state.stale_since = None;
             state.unsaved = true;
             drop(state);
-            if let ListUpdate::Snapshot(list) = update {
-                self.needs.listed(list.header.is_some_and(|header| header.part));
+            if let Some(is_part) = is_part {
+                self.needs.listed(is_part);
             }
             self.has_list.send_if_modified(|has_list| !std::mem::replace(has_list, true));
         }
