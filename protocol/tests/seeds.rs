@@ -11,6 +11,8 @@ mod copy;
 mod frames;
 #[path = "../../fuzz/targets/legacy_request.rs"]
 mod legacy_request;
+#[path = "../../fuzz/targets/need.rs"]
+mod need;
 #[path = "../../fuzz/targets/packet.rs"]
 mod packet;
 #[path = "../../fuzz/targets/registration.rs"]
@@ -43,6 +45,7 @@ fn seeds_of_the_fuzz_targets_hold() {
     check("copy", copy::run);
     check("frames", frames::run);
     check("legacy_request", legacy_request::run);
+    check("need", need::run);
     check("packet", packet::run);
     check("registration", registration::run);
     check("request", request::run);
