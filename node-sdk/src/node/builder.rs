@@ -124,8 +124,11 @@ impl NodeBuilder {
     }
 
     /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that
-    /// this node calls. It is told of these only, which saves traffic in a large mesh; of all nodes
-    /// unless set. [`Node::ready`](crate::Node::ready) waits for them.
+    /// this node calls. It is told of these only. Unless set, it finds out itself what it uses in a
+    /// large mesh, and is told of all nodes of a small one: see [`Peers::nodes`].
+    /// [`Node::ready`](crate::Node::ready) waits for what is set.
+    ///
+    /// [`Peers::nodes`]: crate::Peers::nodes
     pub fn interests<T: Into<String>>(mut self, interests: impl IntoIterator<Item = T>) -> Self {
         self.interests = Some(interests.into_iter().map(Into::into).collect());
         self
