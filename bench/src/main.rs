@@ -22,6 +22,7 @@ mod calls;
 mod daemon_process;
 mod gateway;
 mod http;
+mod parts;
 mod registry;
 mod report;
 
@@ -67,7 +68,26 @@ enum Scene {
         /// The nodes speak version 1.
         #[arg(long)]
         old: bool,
+        /// Each node uses the urls of so many others, and is told of these.
+        #[arg(long, conflicts_with = "old")]
+        needs: Option<usize>,
     },
+    /// A node that is told what it uses, in a large mesh: its CPU and memory beside those of one
+    /// that is told of all, and its first call of a url.
+    Parts {
+        /// How many other nodes are registered.
+        #[arg(long, default_value_t = 10_000)]
+        nodes: usize,
+        /// How long 100 nodes a second come and go.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// A node that `parts` measures: it waits until it knows these urls, or this many nodes.
+    #[command(hide = true)]
+    PartsNode { distributor: String, known: usize, urls: Vec<String> },
+    /// The node that `parts` calls.
+    #[command(hide = true)]
+    PartsServer { distributor: String },
     /// The Distributor is killed (kill -9) and started again.
     Restart {
         /// Nodes that come back.
@@ -195,6 +215,8 @@ fn main() {
             Scene::PingFloor
             | Scene::FanOutFloor
             | Scene::CallServer { .. }
+            | Scene::PartsNode { .. }
+            | Scene::PartsServer { .. }
             | Scene::MemoryNode { .. }
             | Scene::EchoServer
             | Scene::JsonServer
@@ -222,7 +244,10 @@ async fn play(scene: Scene) {
     match scene {
         Scene::FanOut { nodes, rounds, alone } => registry::fan_out(nodes, rounds, alone).await,
         Scene::Storm { nodes, seconds } => registry::storm(nodes, seconds).await,
-        Scene::ColdStart { nodes, old } => registry::cold_start(nodes, old).await,
+        Scene::ColdStart { nodes, old, needs } => registry::cold_start(nodes, old, needs).await,
+        Scene::Parts { nodes, seconds } => parts::parts(nodes, seconds).await,
+        Scene::PartsNode { distributor, known, urls } => parts::follow(distributor, known, &urls).await,
+        Scene::PartsServer { distributor } => parts::serve(distributor).await,
         Scene::Restart { nodes } => registry::restart(nodes).await,
         Scene::Frozen { nodes, seconds } => registry::frozen(nodes, seconds).await,
         Scene::Idle { nodes, seconds } => registry::idle(nodes, seconds).await,
@@ -253,9 +278,11 @@ async fn play(scene: Scene) {
             registry::fan_out(1000, 100, false).await;
             registry::fan_out(10_000, 20, true).await;
             registry::storm(1000, 10).await;
-            registry::cold_start(1000, false).await;
-            registry::cold_start(1000, true).await;
-            registry::cold_start(10_000, false).await;
+            registry::cold_start(1000, false, None).await;
+            registry::cold_start(1000, true, None).await;
+            registry::cold_start(10_000, false, None).await;
+            registry::cold_start(10_000, false, Some(10)).await;
+            parts::parts(10_000, 30).await;
             registry::restart(1000).await;
             registry::restart(10_000).await;
             registry::frozen(1000, 60).await;

@@ -15,7 +15,7 @@ use rustix::process::{Signal, kill_process};
 use tokio::time::sleep;
 
 use crate::daemon_process::Daemon;
-use crate::registry::swarm::{Swarm, join};
+use crate::registry::swarm::{Needs, Swarm, join};
 use crate::report::{mb, ms, percentiles, row, title};
 
 /// The port of a Distributor that is started again at the same address.
@@ -108,24 +108,25 @@ pub(crate) async fn storm(nodes: usize, seconds: u64) {
 }
 
 /// Measures a start of all nodes at once.
-pub(crate) async fn cold_start(nodes: usize, old: bool) {
+pub(crate) async fn cold_start(nodes: usize, old: bool, needs: Option<usize>) {
     let version = if old { 1 } else { 2 };
-    title(&format!("{nodes} nodes of version {version} start at once: time until each knows all"));
+    let known = needs.map_or_else(|| "all".to_owned(), |needs| format!("the {needs} others that it uses"));
+    title(&format!("{nodes} nodes of version {version} start at once: time until each knows {known}"));
     let mut rounds = Vec::new();
     for _ in 0..if nodes > 5000 { 1 } else { 5 } {
         let daemon = Daemon::distributor(0, &[]).await;
         let mut swarm = Swarm::new(daemon.address);
         let begin = Instant::now();
-        swarm.start(nodes, old);
-        swarm.complete(nodes).await;
+        swarm.start_with(nodes, old, needs.map(|each| Needs { each, of: nodes }));
+        swarm.complete(needs.unwrap_or(nodes)).await;
         rounds.push((begin.elapsed(), daemon.cpu(), swarm.seen.bytes.get(), daemon.rss_bytes()));
     }
     rounds.sort_unstable();
     let (time, cpu, bytes, rss) = rounds[rounds.len() / 2];
     let record = if old { 105 } else { 160 };
-    let one_list_each = (nodes * nodes * record) as f64;
+    let one_list_each = (nodes * needs.unwrap_or(nodes) * record) as f64;
     row(
-        "all nodes know all",
+        &format!("all nodes know {}", needs.map_or("all", |_| "them")),
         &format!(
             "{:7.2} s   {:6.2} s CPU   {:8.1} MB sent, {:.2} × one list for each node   {:.0} MB memory",
             time.as_secs_f64(),

@@ -51,11 +51,22 @@ pub(crate) struct SwarmSample {
     changed: Notify,
 }
 
+/// What nodes use that are told of a part: each of them the urls of some others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// How many others.
+    pub(crate) each: usize,
+    /// How many nodes there are.
+    pub(crate) of: usize,
+}
+
 /// One node.
 #[derive(Debug, Default)]
 pub(crate) struct SwarmNode {
     number: usize,
     old: bool,
+    /// Of how many others it uses the url, and is told; `None` for all.
+    needs: Option<Needs>,
     /// How many entries it knows.
     pub(crate) entries: Cell<usize>,
     /// The fewest it has known since the last reset.
@@ -79,10 +90,16 @@ impl Swarm {
 
     /// Starts nodes. They connect at once.
     pub(crate) fn start(&mut self, count: usize, old: bool) {
+        self.start_with(count, old, None);
+    }
+
+    /// Starts nodes that are told of what they use. They connect at once.
+    pub(crate) fn start_with(&mut self, count: usize, old: bool, needs: Option<Needs>) {
         for _ in 0..count {
             let number = self.nodes.len();
-            let replica = (number < REPLICAS && !old).then(Replica::default);
-            let node = Rc::new(SwarmNode { number, old, replica: RefCell::new(replica), ..SwarmNode::default() });
+            let replica = (number < REPLICAS && !old && needs.is_none()).then(Replica::default);
+            let replica = RefCell::new(replica);
+            let node = Rc::new(SwarmNode { number, old, needs, replica, ..SwarmNode::default() });
             self.nodes.push(Rc::clone(&node));
             if node.replica.borrow().is_some() {
                 self.seen.with_replica.borrow_mut().push(Rc::clone(&node));
@@ -119,7 +136,7 @@ impl Swarm {
     /// Waits until every node knows this number of entries, and all are at the same revision.
     pub(crate) async fn complete(&self, entries: usize) {
         self.until("every node is complete", |swarm| swarm.is_complete(entries)).await;
-        if self.nodes.first().is_some_and(|node| !node.old) {
+        if self.nodes.first().is_some_and(|node| !node.old && node.needs.is_none()) {
             self.check().await;
         }
     }
@@ -131,6 +148,7 @@ impl Swarm {
         self.nodes.iter().filter(|node| !node.frozen.get()).all(|node| {
             if let Some((revision, entries)) = known
                 && !node.old
+                && node.needs.is_none()
                 && node.revision.get() == revision
             {
                 node.entries.set(entries);
@@ -264,7 +282,8 @@ impl SwarmNode {
             .revision
             .get()
             .map_or_else(String::new, |Revision { epoch, rev }| format!(r#","have":{{"epoch":{epoch},"rev":{rev}}}"#));
-        let urls = r#"["POST/goods","GET/goods"]"#;
+        let (own, uses) = self.urls();
+        let urls = own.as_deref().unwrap_or(r#"["POST/goods","GET/goods"]"#);
         // As random as ids of real nodes: what repeats packs better.
         let instance = fastrand::Rng::with_seed(number as u64).u128(..);
         if self.old {
@@ -273,8 +292,17 @@ impl SwarmNode {
             );
         }
         format!(
-            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls},"$":{{"v":2,"id":"{instance:032x}"}}}},"$":{{"packed":true{have}}}}}¶"#
+            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls},"$":{{"v":2,"id":"{instance:032x}"}}}},"$":{{"packed":true{have}{uses}}}}}¶"#
         )
+    }
+
+    /// The urls that it offers and uses, if it is told of a part.
+    fn urls(&self) -> (Option<String>, String) {
+        let Some(Needs { each, of }) = self.needs else { return (None, String::new()) };
+        let used: Vec<String> =
+            (1..=each).map(|at| format!(r#""GET/n{}""#, (self.number + at * of / (each + 1)) % of)).collect();
+        let uses = format!(r#","uses":[{}],"part":true"#, used.join(","));
+        (Some(format!(r#"["GET/n{}"]"#, self.number)), uses)
     }
 
     fn apply(&self, packet: &Arriving, seen: &SwarmSample) -> Option<BytesMut> {
