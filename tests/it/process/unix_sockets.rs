@@ -113,8 +113,7 @@ impl UnixServer {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 seen.accepted.fetch_add(1, Ordering::Relaxed);
-                seen.open.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(serve(stream, name, Arc::clone(&seen)));
+                connections.spawn(serve(stream, name, Open::new(&seen)));
             }
         });
         Self { counts, accepting }
@@ -143,7 +142,15 @@ impl UnixServer {
     }
 }
 
+/// A connection that counts as open until this is dropped.
 struct Open(Arc<Counts>);
+
+impl Open {
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -151,8 +158,8 @@ impl Drop for Open {
     }
 }
 
-async fn serve(stream: UnixStream, name: &str, counts: Arc<Counts>) {
-    let open = Open(counts);
+/// Answers the requests of one connection.
+async fn serve(stream: UnixStream, name: &str, open: Open) {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -313,6 +320,34 @@ async fn gu22_a_file_that_nobody_listens_at_is_told_of() {
     std::fs::remove_file(scene.path("a.sock")).unwrap();
     let _server = UnixServer::start(&scene.path("a.sock"), "two");
     eventually("it is asked", async || scene.get("/").await.status == 200).await;
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn gu22_a_server_that_does_not_accept_is_told_of_and_asked_when_it_does() {
+    let scene = Scene::new();
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(scene.path("a.sock")).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let mut held = Vec::new();
+    while let Ok(stream) = UnixStream::connect(scene.path("a.sock")).await {
+        held.push(stream);
+    }
+    let gateway = scene.gateway(&[scene.named("a.sock")], "").await;
+    assert_eq!(scene.get("/").await.problem(), "no_provider");
+    gateway.line("the server accepts too slowly, and its backlog is full").await;
+    // From now on it accepts.
+    socket.set_nonblocking(true).unwrap();
+    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).unwrap();
+    let accepting = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(serve(stream, "unix", Open::new(&Arc::default())));
+        }
+    });
+    assert_eq!(scene.get("/").await.status, 200);
+    gateway.line("the socket of a server is in order again").await;
+    accepting.abort();
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 
