@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use gateway::{Config, FixedServer, RouteConfig};
@@ -12,7 +12,7 @@ use node_sdk::{Node, Params, ServiceError, State};
 use tests::http2::{PREFACE, frame};
 use tests::{Cluster, HttpClient, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{LAGS, connect, route, server};
