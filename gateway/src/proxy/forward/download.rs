@@ -1,43 +1,40 @@
-//! A response on its way to the client: that of a server, or the stream of a node.
+//! A server's response on its way to the client.
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, Stream, StreamExt};
+use bytes::BytesMut;
+use futures::FutureExt;
 use http::StatusCode;
 use net::buffers;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::deadline::MovingDeadline;
 use super::state::ForwardState;
-use super::{ClientGone, ForwardError, Forwarded, Sink, Source, while_waiting_for_client};
+use super::{ForwardError, Forwarded, Sink, while_waiting_for_client};
 use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::line_ends::LineEnds;
 use crate::http1::response_reader::ResponseReader;
-use crate::io::poll_slice::{PollCounter, PollSlice};
+use crate::io::poll_slice::PollSlice;
 use crate::io::stream::{ReadHalf, Readable};
 use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
-use crate::proxy::exchange::Exchange;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
 /// Read sizes: of the first read of a response, of later reads, and of a response of which the
 /// client has read much. Bytes that were read when a client stops are held until it continues.
-pub(super) const FIRST_READ_BYTES: usize = 4 * 1024;
-pub(super) const READ_BYTES: usize = 8 * 1024;
-pub(super) const LARGE_READ_BYTES: usize = 32 * 1024;
-pub(super) const LARGE_FROM_BYTES: u64 = 1 << 20;
+const FIRST_READ_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+const LARGE_READ_BYTES: usize = 32 * 1024;
+const LARGE_FROM_BYTES: u64 = 1 << 20;
 /// The system buffers this many bytes for a client that does not read. After that, more is read
 /// from the server only when the system would take more.
-pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
-/// Most bytes of parts that leave together.
-pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
+pub(super) const UNPACED_BYTES: u64 = 8 * 1024;
 /// Most interim responses of a server, such as 103.
-pub(super) const MAX_INTERIM: u32 = 16;
+const MAX_INTERIM: u32 = 16;
 /// How long a client waits for a server that neither says `100 Continue` nor answers. Some servers
 /// never say it, and some clients would wait for ever. This is longer than a server takes to check
 /// who the client is.
@@ -104,7 +101,7 @@ impl<S: Sink> ResponsePump<'_, S> {
                         buffers::release(std::mem::take(input));
                     }
                     while_waiting_for_client(self.permit, self.sink.flush()).await?;
-                    if self.passed >= ASK_FROM_BYTES {
+                    if self.passed >= UNPACED_BYTES {
                         while_waiting_for_client(self.permit, self.sink.writable()).await?;
                     }
                     let now = Instant::now();
@@ -232,80 +229,6 @@ impl<S: Sink> ResponsePump<'_, S> {
             }
             self.sink.write_test_byte();
             self.sink.flush().await?;
-        }
-    }
-}
-
-/// Answers with a body in parts, until the last part, or until the client goes. Each part leaves as
-/// soon as it is available and the client reads. A part that is an error cuts the response, so that
-/// it does not look complete.
-pub(crate) async fn respond_with_stream(
-    head: &RequestHead,
-    response: &ResponseHead,
-    parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
-    exchange: &mut impl Exchange,
-) -> Result<(), Ended> {
-    exchange.begin_stream();
-    let ended = {
-        let (mut source, mut sink, _) = exchange.split(head, false, Instant::now());
-        sink.head(response, false, &ResponseEdits::default());
-        let polls = PollCounter::default();
-        polls.count_polls(relay_parts(parts, &mut source, &mut sink, PollSlice::new(&polls))).await
-    };
-    exchange.end_stream(ended.is_ok());
-    ended
-}
-
-pub(super) async fn relay_parts(
-    parts: impl Stream<Item = Result<Bytes, Ended>>,
-    source: &mut impl Source,
-    sink: &mut impl Sink,
-    mut slice: PollSlice<'_>,
-) -> Result<(), Ended> {
-    let mut parts = std::pin::pin!(parts);
-    let (mut batch, mut passed) = (BytesMut::new(), 0);
-    loop {
-        // Available parts leave together: an HTTP/2 frame for each of many small parts would look
-        // like an attack.
-        let ready = if batch.len() < MAX_BATCH_BYTES { parts.next().now_or_never() } else { None };
-        let part = match ready {
-            Some(part) => part,
-            None => {
-                passed += batch.len() as u64;
-                sink.data(batch.split().freeze());
-                sink.flush().await?;
-                // A client that waits for parts holds no buffer.
-                batch = BytesMut::new();
-                sink.release_buffers();
-                if passed >= ASK_FROM_BYTES {
-                    sink.writable().await?;
-                }
-                slice.yield_if_over(Instant::now()).await;
-                loop {
-                    tokio::select! {
-                        biased;
-                        part = parts.next() => break part,
-                        gone = source.client_gone() => match gone {
-                            ClientGone::Surely(ended) => return Err(ended),
-                            ClientGone::Perhaps => {
-                                sink.write_test_byte();
-                                sink.flush().await?;
-                            }
-                        },
-                    }
-                }
-            }
-        };
-        match part {
-            Some(Ok(part)) => batch.extend_from_slice(&part),
-            last => {
-                sink.data(batch.freeze());
-                if last.is_none() {
-                    sink.end(b"");
-                }
-                sink.flush().await?;
-                return last.map_or(Ok(()), |broken| broken.map(drop));
-            }
         }
     }
 }

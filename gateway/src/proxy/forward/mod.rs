@@ -4,6 +4,7 @@
 
 mod deadline;
 mod download;
+mod node_stream;
 mod state;
 mod upload;
 
@@ -30,7 +31,7 @@ use crate::proxy::ended::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
-pub(crate) use self::download::respond_with_stream;
+pub(crate) use self::node_stream::respond_with_stream;
 pub(crate) use self::upload::body_deadline;
 
 /// The outcome of a request.
