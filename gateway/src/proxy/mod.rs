@@ -77,6 +77,14 @@ pub(crate) struct Proxy<'a> {
     pub(crate) budget: ConnectionBudget,
 }
 
+/// The client of a request, and where the request comes from.
+#[derive(Clone, Copy)]
+struct Requester<'a> {
+    /// The client, as far as known.
+    client: IpAddr,
+    origin: &'a ForwardedInfo,
+}
+
 /// A request that is about to be answered, with all that its path and its client determine.
 struct RequestContext<'a> {
     head: &'a RequestHead,
@@ -104,10 +112,11 @@ impl RequestHandler for Proxy<'_> {
         let trusted = &snapshot.config.trusted;
         let believed = trusted.iter().any(|network| network.contains(&self.client));
         let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
-        let (client, origin) =
-            through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
-        let mut unanswered = LogOnDrop(Some((self, client, origin, &head, begin)));
-        let dispatched = self.dispatch(&head, exchange, &snapshot, (client, origin), begin).await;
+        let requester = through
+            .as_ref()
+            .map_or_else(|| self.direct_requester(), |(client, origin)| Requester { client: *client, origin });
+        let mut unanswered = LogOnDrop { proxy: self, requester, head: &head, begin, is_armed: true };
+        let dispatched = self.dispatch(&head, exchange, &snapshot, requester, begin).await;
         let ended = match dispatched {
             Ok(ended) => Ok(ended),
             Err(RequestError::Ended(ended)) => Err(ended),
@@ -115,14 +124,14 @@ impl RequestHandler for Proxy<'_> {
                 self.respond_with_problem(&head, &problem, &snapshot, exchange).await
             }
         };
-        unanswered.0 = None;
+        unanswered.is_armed = false;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
-        self.log((client, origin), Some(&head), exchange.status(), took);
+        self.log(requester, Some(&head), exchange.status(), took);
         ended
     }
 
     fn record_rejection(&self, status: StatusCode) {
-        self.log((self.client, &self.origin), None, Some(status), Duration::ZERO);
+        self.log(self.direct_requester(), None, Some(status), Duration::ZERO);
     }
 
     fn reservation(&self) -> Option<Reservation> {
@@ -131,21 +140,32 @@ impl RequestHandler for Proxy<'_> {
 }
 
 /// A request that is dropped midway is logged too: it may have been carried out.
-struct LogOnDrop<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a ForwardedInfo, &'a RequestHead, Instant)>);
+struct LogOnDrop<'a> {
+    proxy: &'a Proxy<'a>,
+    requester: Requester<'a>,
+    head: &'a RequestHead,
+    begin: Instant,
+    is_armed: bool,
+}
 
 impl Drop for LogOnDrop<'_> {
     fn drop(&mut self) {
-        if let Some((proxy, client, origin, head, begin)) = self.0 {
-            proxy.log((client, origin), Some(head), None, begin.elapsed());
+        if self.is_armed {
+            self.proxy.log(self.requester, Some(self.head), None, self.begin.elapsed());
         }
     }
 }
 
 impl Proxy<'_> {
+    /// The requester without a trusted proxy: the peer itself.
+    fn direct_requester(&self) -> Requester<'_> {
+        Requester { client: self.client, origin: &self.origin }
+    }
+
     /// `head`: that of a well-formed request.
     fn log(
         &self,
-        (client, origin): (IpAddr, &ForwardedInfo),
+        Requester { client, origin }: Requester<'_>,
         head: Option<&RequestHead>,
         status: Option<StatusCode>,
         took: Duration,
@@ -197,7 +217,7 @@ impl Proxy<'_> {
         head: &RequestHead,
         exchange: &mut impl Exchange,
         snapshot: &ConfigSnapshot,
-        (client, origin): (IpAddr, &ForwardedInfo),
+        Requester { client, origin }: Requester<'_>,
         begin: Instant,
     ) -> Result<Instant, RequestError> {
         if self.shedding.should_reject(fastrand::f64) {
