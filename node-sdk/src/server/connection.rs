@@ -406,7 +406,7 @@ impl CallerConnection<'_> {
         self.running_bytes -= call.bytes;
         let before = self.responses.len();
         self.responses.push(polled.version, polled.packet);
-        let kept = call.started.as_ref().is_none_or(|started| self.has_kept(before, &started.to));
+        let kept = call.started.as_ref().is_none_or(|started| self.has_kept(before, &started.return_path));
         if kept && polled.progress == WriteProgress::More {
             self.run_call(call);
         } else {

@@ -73,7 +73,7 @@ pub(crate) struct LocalRoute {
 
 /// A call that has been begun.
 pub(crate) struct StartedCall {
-    pub(crate) to: ReturnPath,
+    pub(crate) return_path: ReturnPath,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
     /// It is not idempotent, or has no response: it is finished even if its caller goes.
@@ -197,7 +197,7 @@ impl LocalService {
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
         let finishes = to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
-        StartedCall { to, context: context.get(), running, finishes, _permit: permit }
+        StartedCall { return_path: to, context: context.get(), running, finishes, _permit: permit }
     }
 
     /// The way back to the caller. Takes the key from the request.
@@ -272,18 +272,20 @@ fn overloaded(message: impl Into<String>) -> ServiceError {
 
 impl StartedCall {
     fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
-        Self { to, context, running: Err(error), finishes: false, _permit: None }
+        Self { return_path: to, context, running: Err(error), finishes: false, _permit: None }
     }
 
     /// Whether the work is finished even if its caller goes. An open stream ends with its caller.
     pub(crate) fn has_to_finish(&self) -> bool {
-        self.finishes && self.running.is_ok() && self.to.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
+        self.finishes
+            && self.running.is_ok()
+            && self.return_path.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
     }
 
     /// Lends the return path of the response, until
     /// [`attach_return_path`](Self::attach_return_path).
     pub(crate) fn detach_return_path(&mut self) -> ReturnPath {
-        let ReturnPath { version, key, legacy_bytes, call_stream, one_way } = &mut self.to;
+        let ReturnPath { version, key, legacy_bytes, call_stream, one_way } = &mut self.return_path;
         ReturnPath {
             version: *version,
             key: key.take(),
@@ -294,7 +296,7 @@ impl StartedCall {
     }
 
     pub(crate) fn attach_return_path(&mut self, to: ReturnPath) {
-        self.to = to;
+        self.return_path = to;
     }
 
     /// Polls the handler, which writes the ready part of the response to `sink`. A panic costs only
@@ -349,7 +351,7 @@ impl StartedCall {
         let mut packet = BytesMut::new();
         let polled = self.poll_response(task, &mut ResponseSink::new(&mut packet, &to));
         let version = to.version;
-        self.to = to;
+        self.return_path = to;
         polled.map(|progress| PolledResponse { version, packet, progress })
     }
 }

@@ -56,7 +56,7 @@ impl ReleasedCalls {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return warn_of_drop(&self.log_throttle, "too many others are going on already");
         };
-        call.to.key = None;
+        call.return_path.key = None;
         let log_throttle = Arc::clone(&self.log_throttle);
         self.tasks.spawn(async move {
             let _permit = permit;

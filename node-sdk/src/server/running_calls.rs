@@ -78,13 +78,13 @@ pub(super) enum Polled {
 
 impl RunningCall {
     pub(super) fn new(started: StartedCall, bytes: usize) -> Self {
-        let key = started.to.key.as_ref().and_then(Key::number);
+        let key = started.return_path.key.as_ref().and_then(Key::number);
         Self { key, bytes, started: Some(started), control: Arc::default() }
     }
 
     /// The handle by which its caller reaches it.
     pub(super) fn handle(&self) -> CallHandle {
-        let call_stream = self.started.as_ref().and_then(|started| started.to.call_stream.clone());
+        let call_stream = self.started.as_ref().and_then(|started| started.return_path.call_stream.clone());
         CallHandle { control: Arc::clone(&self.control), call_stream, bytes: self.bytes }
     }
 }
