@@ -168,7 +168,7 @@ impl GatewayPeers for Peers {
     fn path_params(&self, method: &str, path: &str) -> String {
         match self.mesh.lookup(method, path) {
             Lookup::Available(providers, captured) => {
-                let route = providers.list().first().map(|provider| &provider.route);
+                let route = providers.members().first().map(|provider| &provider.route);
                 let names = route.into_iter().flat_map(path_params::names);
                 path_params::merge("{}", names.zip(captured.iter().copied())).into_owned()
             }
@@ -184,7 +184,7 @@ impl GatewayPeers for Peers {
         let (method, path) = split_url(url);
         let Lookup::Available(providers, _) = self.mesh.lookup(method, path) else { return Vec::new() };
         providers
-            .members()
+            .subset()
             .map(|provider| (provider.connection.address, provider.connection.instance().map(str::to_owned)))
             .collect()
     }

@@ -211,7 +211,7 @@ impl Peers {
         match self.mesh.lookup(method, path) {
             Lookup::Available(providers, _) => {
                 let addresses: BTreeSet<_> =
-                    providers.list().iter().map(|provider| provider.connection.address).collect();
+                    providers.members().iter().map(|provider| provider.connection.address).collect();
                 addresses.into_iter().collect()
             }
             Lookup::Unavailable | Lookup::Unknown => Vec::new(),

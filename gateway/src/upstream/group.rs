@@ -82,7 +82,7 @@ impl UpstreamGroup {
             let address = &member.endpoint.address;
             cookies.id(address) == id && !tried.contains(address)
         };
-        let member = self.pool.list().iter().find(is_it)?;
+        let member = self.pool.members().iter().find(is_it)?;
         // A busy server is waited for: it has the client's session.
         (member.readiness(now) <= Readiness::Connecting).then(|| member.picked())
     }

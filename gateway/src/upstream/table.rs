@@ -147,7 +147,7 @@ impl UpstreamTable {
         for (prefix, group) in &state.prefixes {
             let prefix = if prefix.is_empty() { "/" } else { prefix };
             let servers = all.entry(prefix.to_owned()).or_default();
-            for member in group.pool.list() {
+            for member in group.pool.members() {
                 let (readiness, in_flight) = (member.readiness(now), member.endpoint.load.in_flight());
                 let described = servers.entry(member.endpoint.address.clone()).or_insert_with(|| EndpointStatus {
                     name: member.node.as_ref().map(|node| node.name.clone()),
@@ -187,7 +187,7 @@ impl TableState {
                         let member = self.member((address.clone(), None), fixed.weight, route, shared, now);
                         let pool = &mut self.group_or_new(&prefix, shared).pool;
                         // Two names may lead to one server.
-                        if !pool.list().iter().any(|known| known.endpoint.address == address) {
+                        if !pool.members().iter().any(|known| known.endpoint.address == address) {
                             pool.push(GroupMember { strip: route.strip, ..member });
                         }
                         self.fixed.insert(address);
@@ -231,7 +231,7 @@ impl TableState {
                 let has_moved = |member: &GroupMember| {
                     member.node.is_some() && member.endpoint.address.tcp().is_some_and(|at| moved.contains(&at))
                 };
-                let gone = group.pool.list().iter().filter(|member| has_moved(member));
+                let gone = group.pool.members().iter().filter(|member| has_moved(member));
                 checks.extend(gone.filter_map(|member| member.check.clone()));
                 group.pool.retain(|member| !has_moved(member));
             }
@@ -287,7 +287,7 @@ impl TableState {
                 let pool = &mut self.group_or_new(prefix, shared).pool;
                 // Two of its prefixes may have the same normal form.
                 let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address.tcp() == Some(address);
-                if !pool.list().last().is_some_and(is_there) {
+                if !pool.members().last().is_some_and(is_there) {
                     pool.push(GroupMember { strip: http.strip, node: Some(Arc::clone(node)), ..member });
                 }
             }
@@ -298,7 +298,7 @@ impl TableState {
     /// Makes a changed prefix ready for picking again.
     fn reschedule(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
         let Some(group) = self.prefixes.get_mut(prefix) else { return };
-        let is_gone = group.registered == 0 && group.pool.list().is_empty() && !group.is_fixed;
+        let is_gone = group.registered == 0 && group.pool.members().is_empty() && !group.is_fixed;
         if is_gone == group.gone.is_some() && group.pool.is_scheduled() {
             return;
         }
@@ -582,7 +582,7 @@ mod tests {
         let mut scene = TableScene::new(vec![route]);
         let check = |scene: &TableScene| {
             let group = scene.find("/api").unwrap().group;
-            Arc::downgrade(group.pool.list()[0].check.as_ref().unwrap())
+            Arc::downgrade(group.pool.members()[0].check.as_ref().unwrap())
         };
         scene.apply_nodes(&[node(1, 100, &["/api"])]);
         let first = check(&scene);

@@ -30,18 +30,18 @@ pub(crate) const MAX_SUBSET: usize = 100;
 /// Most positions of one member in a schedule. Finer weights are rounded.
 const MAX_SCHEDULE_SHARE: u32 = 16;
 
-/// The members that can take the same calls, with the schedule of those that are called.
+/// The members that can take the same calls, with the schedule of the subset that is called.
 #[derive(Debug)]
 pub struct Pool<M> {
-    list: Vec<M>,
+    members: Vec<M>,
     /// Most members that are called.
-    max_members: usize,
-    /// The members that are called, if there are several: positions in `list`.
-    members: Vec<usize>,
+    max_subset: usize,
+    /// The members that are called, if there are several: positions in `members`.
+    subset: Vec<usize>,
     /// The order in which members are called: those of our zone if there are any, each as often as
     /// its weight says, spread out.
     schedule: Vec<usize>,
-    /// `members` and `schedule` match `list`.
+    /// `subset` and `schedule` match `members`.
     is_scheduled: bool,
     turns: Turns,
     /// A call has picked from it.
@@ -107,8 +107,8 @@ pub enum Readiness {
 impl<M: Clone> Clone for Pool<M> {
     fn clone(&self) -> Self {
         Self {
-            list: self.list.clone(),
             members: self.members.clone(),
+            subset: self.subset.clone(),
             schedule: self.schedule.clone(),
             turns: self.turns.clone(),
             is_used: AtomicBool::new(self.is_used.load(Ordering::Relaxed)),
@@ -118,12 +118,12 @@ impl<M: Clone> Clone for Pool<M> {
 }
 
 impl<M: Member> Pool<M> {
-    /// An empty pool, of whose members at most `max_members` are called, in `turns`.
-    pub fn new(max_members: usize, turns: Turns) -> Self {
+    /// An empty pool, of whose members at most `max_subset` are called, in `turns`.
+    pub fn new(max_subset: usize, turns: Turns) -> Self {
         Self {
-            list: Vec::new(),
-            max_members,
             members: Vec::new(),
+            max_subset,
+            subset: Vec::new(),
             schedule: Vec::new(),
             is_scheduled: true,
             turns,
@@ -137,20 +137,20 @@ impl<M: Member> Pool<M> {
     }
 
     /// All members, called or not.
-    pub fn list(&self) -> &[M] {
-        &self.list
+    pub fn members(&self) -> &[M] {
+        &self.members
     }
 
     /// Adds a member. After the last change, [`rebuild_schedule`](Self::rebuild_schedule).
     pub fn push(&mut self, member: M) {
-        self.list.push(member);
+        self.members.push(member);
         self.is_scheduled = false;
     }
 
     /// Removes the members for which `keep` is false. After the last change,
     /// [`rebuild_schedule`](Self::rebuild_schedule).
     pub fn retain(&mut self, keep: impl FnMut(&M) -> bool) {
-        self.list.retain(keep);
+        self.members.retain(keep);
         self.is_scheduled = false;
     }
 
@@ -162,29 +162,29 @@ impl<M: Member> Pool<M> {
     /// Makes the schedule again: by weight, and spread out as evenly as possible.
     pub fn rebuild_schedule(&mut self) {
         self.is_scheduled = true;
-        (self.members, self.schedule) = (Vec::new(), Vec::new());
-        if self.list.len() <= 1 {
+        (self.subset, self.schedule) = (Vec::new(), Vec::new());
+        if self.members.len() <= 1 {
             // The usual case, for many thousands of routes.
             return;
         }
-        let mut members: Vec<usize> = (0..self.list.len()).collect();
-        if members.len() > self.max_members {
-            let rendezvous_score = |at: &usize| std::cmp::Reverse(self.list[*at].rendezvous_score());
-            members.select_nth_unstable_by_key(self.max_members, rendezvous_score);
-            members.truncate(self.max_members);
+        let mut subset: Vec<usize> = (0..self.members.len()).collect();
+        if subset.len() > self.max_subset {
+            let rendezvous_score = |at: &usize| std::cmp::Reverse(self.members[*at].rendezvous_score());
+            subset.select_nth_unstable_by_key(self.max_subset, rendezvous_score);
+            subset.truncate(self.max_subset);
         }
         // The same order for all that share the turns, however members came and went.
-        members.sort_unstable_by(|one, other| self.list[*one].address().cmp(self.list[*other].address()));
-        let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].same_zone()).collect();
-        let usual = if near.is_empty() { &members } else { &near };
-        let weights: Vec<u32> = usual.iter().map(|at| self.list[*at].weight().into()).collect();
+        subset.sort_unstable_by(|one, other| self.members[*one].address().cmp(self.members[*other].address()));
+        let near: Vec<usize> = subset.iter().copied().filter(|at| self.members[*at].same_zone()).collect();
+        let usual = if near.is_empty() { &subset } else { &near };
+        let weights: Vec<u32> = usual.iter().map(|at| self.members[*at].weight().into()).collect();
         self.schedule = schedule(&weights).into_iter().map(|position| usual[position]).collect();
-        self.members = members;
+        self.subset = subset;
     }
 
     /// The members that are called.
-    pub fn members(&self) -> impl Iterator<Item = &M> {
-        self.members.iter().map(|at| &self.list[*at])
+    pub fn subset(&self) -> impl Iterator<Item = &M> {
+        self.subset.iter().map(|at| &self.members[*at])
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_calls_a_hundred_of_many_and_others_call_others() {
-        let members = |caller: &str| {
+        let subset = |caller: &str| {
             let mut providers = Pool::new(MAX_SUBSET, Turns::default());
             for port in 1..=300 {
                 let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
@@ -301,10 +301,10 @@ mod tests {
             }
             providers.rebuild_schedule();
             assert_eq!(providers.schedule.len(), MAX_SUBSET);
-            providers.members
+            providers.subset
         };
-        let (a, b) = (members("a"), members("b"));
-        assert_eq!(a, members("a"), "always the same");
+        let (a, b) = (subset("a"), subset("b"));
+        assert_eq!(a, subset("a"), "always the same");
         let shared = a.iter().filter(|member| b.contains(member)).count();
         assert!((15..55).contains(&shared), "{shared} in common: about a third");
     }

@@ -118,20 +118,18 @@ impl<M: Member> Pool<M> {
         }
         debug_assert!(self.is_scheduled, "the schedule is rebuilt after each change of a pool");
         if let Some(instance) = options.instance {
-            let member = self.list.iter().find(|member| member.instance() == Some(instance))?;
+            let member = self.members.iter().find(|member| member.instance() == Some(instance))?;
             connect(member);
             return options.allows(member.address()).then_some(member);
         }
-        if let [only] = &self.list[..] {
-            let is_down = matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown);
-            let is_open = options.allows(only.address());
-            return is_open
-                .then(|| {
-                    if is_down {
-                        connect(only)
-                    }
-                })
-                .map(|()| only);
+        if let [only] = &self.members[..] {
+            if !options.allows(only.address()) {
+                return None;
+            }
+            if matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown) {
+                connect(only);
+            }
+            return Some(only);
         }
         if let Some(key) = options.sticky {
             return self.pick_sticky(key, options, now, connect);
@@ -172,7 +170,7 @@ impl<M: Member> Pool<M> {
 
     /// The member whose turn it is.
     fn scheduled(&self, cursor: usize) -> Option<&M> {
-        self.list.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)
+        self.members.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)
     }
 
     /// Power of two choices: the next member of the schedule, which is ready, unless another random
@@ -191,12 +189,12 @@ impl<M: Member> Pool<M> {
             return next;
         }
         let other = if overflows_zone {
-            self.members[fastrand::usize(..self.members.len())]
+            self.subset[fastrand::usize(..self.subset.len())]
         } else {
             // Never the same member: among few members it would often be drawn.
             self.schedule[(cursor % count + fastrand::usize(1..count)) % count]
         };
-        let other = &self.list[other];
+        let other = &self.members[other];
         let wins_slow_start = |one: &M, other: &M| {
             let (one, other, now) = (&one.load(), &other.load(), now.into_std());
             !one.is_starting(now) || one.wins_slow_start(other, now, fastrand::f64())
@@ -216,8 +214,8 @@ impl<M: Member> Pool<M> {
         now: Instant,
         mut connect: impl FnMut(&M),
     ) -> Option<&M> {
-        let count = self.members.len();
-        let in_turn = (0..count).map(|step| &self.list[self.members[cursor.wrapping_add(step) % count]]);
+        let count = self.subset.len();
+        let in_turn = (0..count).map(|step| &self.members[self.subset[cursor.wrapping_add(step) % count]]);
         let rank_of = self.ranks(now);
         let mut best: Option<(Readiness, &M)> = None;
         for member in in_turn.filter(|member| options.allows(member.address())) {
@@ -247,7 +245,7 @@ impl<M: Member> Pool<M> {
             // The comparison starts at the next of the schedule, so that equal members are all
             // called.
             let (before, after) = positions.split_at(cursor % positions.len().max(1));
-            let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|member| {
+            let up = after.iter().chain(before).map(|at| &self.members[*at]).filter(|member| {
                 let address = member.address();
                 not != Some(address) && options.allows(address) && member.readiness(now) == Readiness::Ready
             });
@@ -255,7 +253,7 @@ impl<M: Member> Pool<M> {
         };
         let near = least(&self.schedule, None)?;
         if near.same_zone() && near.load().in_flight() >= ZONE_OVERFLOW {
-            return least(&self.members, None);
+            return least(&self.subset, None);
         }
         if near.load().is_starting(now.into_std())
             && let Some(other) = least(&self.schedule, Some(near.address()))
@@ -275,12 +273,12 @@ impl<M: Member> Pool<M> {
         now: Instant,
         mut connect: impl FnMut(&M),
     ) -> Option<&M> {
-        let open = || self.list.iter().filter(|member| options.allows(member.address()));
-        let in_flight: u32 = open().map(|member| member.load().in_flight()).sum();
-        let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
+        let allowed = || self.members.iter().filter(|member| options.allows(member.address()));
+        let in_flight: u32 = allowed().map(|member| member.load().in_flight()).sum();
+        let count = u32::try_from(allowed().count()).unwrap_or(u32::MAX).max(1);
         let most = (in_flight + 1).div_ceil(count) * 5 / 4 + 1;
         let rank_of = self.ranks(now);
-        let ranked = open().map(|member| {
+        let ranked = allowed().map(|member| {
             let rank = rank_of(member);
             if rank == Readiness::Reconnect {
                 connect(member);
@@ -305,9 +303,9 @@ impl<M: Member> Pool<M> {
         connect: &mut impl FnMut(&M),
     ) -> Option<&M> {
         let rank_of = self.ranks(now);
-        self.members().filter(|member| rank_of(member) == Readiness::Reconnect).for_each(connect);
-        let open = self.members().filter(|member| options.allows(member.address()));
-        let up: Vec<&M> = open.filter(|member| rank_of(member) == Readiness::Ready).collect();
+        self.subset().filter(|member| rank_of(member) == Readiness::Reconnect).for_each(connect);
+        let allowed = self.subset().filter(|member| options.allows(member.address()));
+        let up: Vec<&M> = allowed.filter(|member| rank_of(member) == Readiness::Ready).collect();
         let first = *up.first()?;
         let candidates: Vec<Candidate<'_>> = up.iter().map(|member| candidate(*member)).collect();
         Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
@@ -316,8 +314,8 @@ impl<M: Member> Pool<M> {
     /// The readiness of members when all are compared. When most are ejected, they are hardly at
     /// fault and the others could not bear the load, so none counts as ejected.
     fn ranks(&self, now: Instant) -> impl Fn(&M) -> Readiness + use<M> {
-        let ejected = self.members().filter(|member| member.readiness(now) == Readiness::Ejected).count();
-        let panic = ejected * 2 > self.members.len();
+        let ejected = self.subset().filter(|member| member.readiness(now) == Readiness::Ejected).count();
+        let panic = ejected * 2 > self.subset.len();
         move |member| match member.readiness(now) {
             Readiness::Ejected if panic => Readiness::Ready,
             rank => rank,

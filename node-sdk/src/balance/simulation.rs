@@ -88,7 +88,7 @@ impl World {
 
     /// From now on a member works for `work_us` for each call.
     fn work(&mut self, member: usize, work_us: f64) {
-        self.pool.list[member].work_us = work_us;
+        self.pool.members[member].work_us = work_us;
     }
 
     fn at(&self, us: u64) -> Instant {
@@ -96,7 +96,7 @@ impl World {
     }
 
     fn join(&mut self, work_us: f64, at: u64) {
-        let port = 1 + self.pool.list().len() as u16;
+        let port = 1 + self.pool.members().len() as u16;
         let load = Load::new(self.at(at).into_std());
         load.connected(self.at(at).into_std());
         let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
@@ -109,7 +109,7 @@ impl World {
     fn latency(&mut self, member: usize) -> u64 {
         let pause_begins = self.rng.u32(..400) == 0;
         let pause = self.rng.u64(2_000..20_000);
-        let member = &self.pool.list()[member];
+        let member = &self.pool.members()[member];
         if pause_begins {
             member.paused_until.set(self.now + pause);
         }
@@ -125,13 +125,13 @@ impl World {
     /// Lets time pass, and returns how many calls each member got.
     fn run(&mut self, time: u64) -> Vec<u32> {
         let end = self.now + time;
-        self.pool.list().iter().for_each(|member| member.calls.set(0));
+        self.pool.members().iter().for_each(|member| member.calls.set(0));
         while let Some(Reverse((at, call))) = self.events.peek().copied().filter(|Reverse((at, _))| *at < end) {
             self.events.pop();
             self.now = at;
             let now = self.at(at);
             if let Some((member, started)) = call {
-                let load = &self.pool.list()[member].load;
+                let load = &self.pool.members()[member].load;
                 load.record_response(now.into_std(), Duration::from_micros(at - started));
                 load.end();
                 self.events.push(Reverse((at + self.pause_us, None)));
@@ -145,7 +145,7 @@ impl World {
             self.events.push(Reverse((at + latency.max(1), Some((member, at)))));
         }
         self.now = end;
-        self.pool.list().iter().map(|member| member.calls.get()).collect()
+        self.pool.members().iter().map(|member| member.calls.get()).collect()
     }
 }
 
@@ -250,7 +250,7 @@ fn c9_threads_take_turns_together() {
         // The second worker learned of the nodes in another order.
         let mut workers = [vec![100.0, 100.0], vec![100.0, 100.0]]
             .map(|work| World::with(&work, Pool::new(MAX_SUBSET, shared.of("GET/hello")), seed));
-        workers[1].pool.list.reverse();
+        workers[1].pool.members.reverse();
         workers[1].pool.rebuild_schedule();
         let mut counts = [0; 2];
         for _ in 0..15 {

@@ -54,7 +54,7 @@ impl Mesh {
     pub(super) fn is_told_of(&self, found: &Lookup<'_>, now: Instant) -> bool {
         match found {
             Lookup::Available(providers, _) => {
-                let route = providers.list().first().map(|provider| &provider.route);
+                let route = providers.members().first().map(|provider| &provider.route);
                 !self.view().has_list() || route.is_some_and(|route| self.view().needs().use_url(route, now))
             }
             Lookup::Unavailable | Lookup::Unknown => !self.view().has_list(),

@@ -67,14 +67,14 @@ impl RawCall<'_> {
             (Lookup::Unavailable | Lookup::Unknown, None) => return self.no_provider_error().map(Some),
         };
         if self.progress.declined_here {
-            let here = providers.list().iter().find(|provider| provider.is_local);
+            let here = providers.members().iter().find(|provider| provider.is_local);
             self.pick.excluded = here.map(|provider| provider.connection.address);
         }
         loop {
             let options = PickOptions { tried: &self.progress.tried, ..self.pick };
             let picked = match self.address {
                 Some(address) => {
-                    let provider = providers.list().iter().find(|provider| provider.connection.address == address);
+                    let provider = providers.members().iter().find(|provider| provider.connection.address == address);
                     let provider = provider.filter(|_| self.progress.tried.is_empty());
                     provider.inspect(|provider| self.mesh.connect(&provider.connection))
                 }
@@ -314,7 +314,7 @@ impl RawCall<'_> {
     fn route_name(&self) -> String {
         match self.mesh.lookup(self.method, self.path) {
             Lookup::Available(providers, _) => {
-                let first = providers.list().first();
+                let first = providers.members().first();
                 first.map_or_else(|| self.url(), |provider| provider.route.as_str().to_owned())
             }
             Lookup::Unavailable | Lookup::Unknown => self.url(),

@@ -99,7 +99,7 @@ impl Emission<'_> {
     }
 
     fn send_to_all(&self, groups: &SubscriberGroups) -> usize {
-        let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
+        let others = groups.values().flat_map(|group| group.members()).filter(|provider| !provider.is_local);
         let reached = others.filter(|provider| self.reaches(&provider.connection.target.name, self.send(provider)));
         let reached = reached.count();
         let local = self.local.as_ref().is_some_and(|service| self.reaches_local(service));
@@ -136,7 +136,7 @@ impl Emission<'_> {
     fn send_to_one_of(&self, group: &Providers) -> bool {
         let mut tried = Vec::new();
         let now = Instant::now();
-        let here = self.local.as_ref().zip(group.list().iter().find(|provider| provider.is_local));
+        let here = self.local.as_ref().zip(group.members().iter().find(|provider| provider.is_local));
         if let Some((service, here)) = here
             && is_turn_of(here, group, now, fastrand::u32(..))
         {
@@ -177,7 +177,7 @@ impl Emission<'_> {
 /// among the members of its zone if it has one, and always when no other member can be reached.
 /// `sample` is a random number.
 fn is_turn_of(here: &Provider, group: &Providers, now: Instant, sample: u32) -> bool {
-    let others = group.list().iter().filter(|other| !other.is_local && other.same_zone() == here.same_zone());
+    let others = group.members().iter().filter(|other| !other.is_local && other.same_zone() == here.same_zone());
     let reachable = others.filter(|other| match other.readiness(now) {
         Readiness::Ready | Readiness::Connecting | Readiness::Reconnect => true,
         Readiness::Ejected | Readiness::CoolingDown => false,

@@ -90,7 +90,7 @@ impl RawCall<'_> {
         let other = providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection));
         let other = other.filter(|provider| provider.connection.readiness(now) == Readiness::Ready);
         let same = |provider: &&Provider| is_unproven && provider.connection.address == first.connection().address;
-        let provider = other.or_else(|| providers.list().iter().find(same))?;
+        let provider = other.or_else(|| providers.members().iter().find(same))?;
         if !self.mesh.retries().try_withdraw(now.into_std()) {
             return None;
         }

@@ -221,7 +221,7 @@ impl RoutingTable {
         let mut makes_room = false;
         for (node, route) in old.iter().chain(new).filter_map(callable).flat_map(routes) {
             match self.pool(node, route) {
-                Some(pool) if pool.list().is_empty() => makes_room |= self.remove(node, route),
+                Some(pool) if pool.members().is_empty() => makes_room |= self.remove(node, route),
                 Some(pool) if !pool.is_scheduled() => Arc::make_mut(pool).rebuild_schedule(),
                 Some(_) | None => {}
             }
@@ -278,7 +278,7 @@ impl RoutingTable {
                 Ok(pool) => {
                     is_called |= pool.is_used();
                     // Two routes of one node may differ only in the names of parameters.
-                    if pool.list().last().is_none_or(|last| last.connection.address != *address) {
+                    if pool.members().last().is_none_or(|last| last.connection.address != *address) {
                         let (connection, route) = (Arc::clone(&connection), route.clone());
                         let provider = Provider { connection, route, weight, suspect, same_zone, is_local };
                         Arc::make_mut(pool).push(provider);
@@ -326,7 +326,7 @@ impl RoutingTable {
             let Some(KnownNode { node, .. }) = self.nodes.get(&address).cloned() else { return false };
             node.routes.iter().any(|route| {
                 let pool = self.pool(&node, route);
-                pool.is_some_and(|pool| pool.is_used() && pool.members().any(|one| one.connection.address == address))
+                pool.is_some_and(|pool| pool.is_used() && pool.subset().any(|one| one.connection.address == address))
             })
         });
         self.newcomers = newcomers;
@@ -457,10 +457,10 @@ mod tests {
     type Members = BTreeSet<(SocketAddr, u16, bool, bool)>;
 
     fn members(pool: &Providers) -> Members {
-        assert!(pool.is_scheduled() && !pool.list().is_empty());
-        let members = pool.list().iter().map(|one| (one.connection.address, one.weight, one.suspect, one.same_zone));
+        assert!(pool.is_scheduled() && !pool.members().is_empty());
+        let members = pool.members().iter().map(|one| (one.connection.address, one.weight, one.suspect, one.same_zone));
         let set: Members = members.collect();
-        assert_eq!(set.len(), pool.list().len(), "no node is listed twice");
+        assert_eq!(set.len(), pool.members().len(), "no node is listed twice");
         set
     }
 
@@ -525,7 +525,7 @@ mod tests {
             connected.extend(ports(&mut table));
         }
         let Lookup::Available(providers, _) = table.lookup("GET", "/a") else { panic!("it is offered") };
-        let members: BTreeSet<u16> = providers.members().map(|one| one.connection.address.port()).collect();
+        let members: BTreeSet<u16> = providers.subset().map(|one| one.connection.address.port()).collect();
         assert_eq!(members.len(), MAX_SUBSET);
         assert!(members.is_subset(&connected));
         assert!(connected.len() < 3 * MAX_SUBSET, "some were never a member: {}", connected.len());
@@ -607,11 +607,17 @@ mod tests {
         let first = providers(&table);
         table.apply(&[node("x", true)], Instant::now());
         let second = providers(&table);
-        assert!(Arc::ptr_eq(&first.list()[0].connection, &second.list()[0].connection), "the same process");
-        assert!(!first.list()[0].suspect && second.list()[0].suspect, "the pool of an earlier pick stays unchanged");
+        assert!(Arc::ptr_eq(&first.members()[0].connection, &second.members()[0].connection), "the same process");
+        assert!(
+            !first.members()[0].suspect && second.members()[0].suspect,
+            "the pool of an earlier pick stays unchanged"
+        );
         table.apply(&[node("y", false)], Instant::now());
-        assert!(!Arc::ptr_eq(&first.list()[0].connection, &providers(&table).list()[0].connection), "another process");
-        table.apply(&[(first.list()[0].connection.address, None)], Instant::now());
+        assert!(
+            !Arc::ptr_eq(&first.members()[0].connection, &providers(&table).members()[0].connection),
+            "another process"
+        );
+        table.apply(&[(first.members()[0].connection.address, None)], Instant::now());
         assert!(
             matches!(table.lookup("GET", "/a"), Lookup::Unavailable)
                 && matches!(table.lookup("GET", "/b"), Lookup::Unknown)
