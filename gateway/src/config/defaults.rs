@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use net::{Setting, Settings as _, ValueKind};
 
-use super::file::TlsKeys;
-use super::route_keys::RouteKeys;
+use super::file::TlsSettings;
+use super::route_settings::RouteSettings;
 use super::settings::top_level;
 
 /// `gateway --print-defaults`: a file that changes nothing. A setting without a default is an
@@ -16,7 +16,7 @@ pub(crate) fn print_defaults() -> String {
         let mark = if (setting.default)().is_none() { "#" } else { "" };
         let _ = writeln!(out, "# {}\n{mark}{} = {}\n", setting.help(), setting.name, written(setting));
     }
-    for (header, settings) in [("[tls]", TlsKeys::SETTINGS), ("[[route]]", RouteKeys::SETTINGS)] {
+    for (header, settings) in [("[tls]", TlsSettings::SETTINGS), ("[[route]]", RouteSettings::SETTINGS)] {
         let _ = writeln!(out, "#{header}\n");
         for setting in settings {
             let _ = writeln!(out, "# {}\n#{} = {}\n", setting.help(), setting.name, written(setting));
@@ -81,8 +81,8 @@ mod tests {
         let key = |setting: &Setting| setting.name.to_owned();
         check_table(all().filter(|setting| setting.place == SettingPlace::Everywhere), key);
         check_table(all().filter(|setting| setting.place == SettingPlace::File), key);
-        check_table(TlsKeys::SETTINGS.iter(), |setting| format!("tls.{}", setting.name));
+        check_table(TlsSettings::SETTINGS.iter(), |setting| format!("tls.{}", setting.name));
         check_table(all().filter(|setting| setting.place == SettingPlace::CommandLine), Setting::flag);
-        check_table(RouteKeys::SETTINGS.iter(), key);
+        check_table(RouteSettings::SETTINGS.iter(), key);
     }
 }

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::conflicts::conflicts;
 use super::file_reader::{Entry, FileReader, entries};
 use super::mistakes::SettingsError;
-use super::route_keys::{RouteKeys, read_routes};
+use super::route_settings::{RouteSettings, read_routes};
 use super::settings::{Settings, top_level};
 use crate::config::CertificateFiles;
 
@@ -26,7 +26,7 @@ const TABLES: [&str; 2] = ["tls", "route"];
 net::settings! {
     /// The keys of `[tls]`.
     #[derive(Debug)]
-    pub(crate) struct TlsKeys {
+    pub(crate) struct TlsSettings {
         /// Address to serve TLS 1.2 and 1.3 on, with HTTP/2 and 1.1.
         @File listen: Option<SocketAddr> = None, like "0.0.0.0:443";
         /// A list of `{ chain = "cert.pem", key = "key.pem" }`; paths are relative to the file. The
@@ -38,7 +38,7 @@ net::settings! {
 net::settings! {
     /// A certificate.
     #[derive(Debug)]
-    struct CertificateKeys {
+    struct CertificateSettings {
         /// The certificate, followed by its chain.
         @File chain: Option<PathBuf> = None;
         /// Its private key.
@@ -133,16 +133,16 @@ fn read_file<'t>(reader: &mut FileReader<'t>, entries: Vec<Entry<'_, 't>>, setti
     }
     let names = top_level().map(|setting| setting.name).chain(TABLES);
     reader.unknown(unknown, &names, "the file", |name| {
-        if RouteKeys::SETTINGS.iter().any(|setting| setting.name == name) {
+        if RouteSettings::SETTINGS.iter().any(|setting| setting.name == name) {
             return Some("below [[route]]");
         }
-        TlsKeys::SETTINGS.iter().any(|setting| setting.name == name).then_some("below [tls]")
+        TlsSettings::SETTINGS.iter().any(|setting| setting.name == name).then_some("below [tls]")
     });
 }
 
 fn read_tls<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>, settings: &mut Settings) {
     let Some(table) = reader.table("tls", value, "[tls] with one bracket") else { return };
-    let mut keys = TlsKeys::default();
+    let mut keys = TlsSettings::default();
     let mut unknown = Vec::new();
     for (key, value) in reader.apply("tls.", entries(table), &mut keys) {
         match &**key.get_ref() {
@@ -150,7 +150,7 @@ fn read_tls<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>, setti
             _ => unknown.push((key, value)),
         }
     }
-    reader.unknown_in::<TlsKeys>(unknown, "[tls]");
+    reader.unknown_in::<TlsSettings>(unknown, "[tls]");
     for (key, example) in [("listen", "listen = \"0.0.0.0:443\""), ("certificates", CERTIFICATES)] {
         if !table.contains_key(key) {
             reader.mistake(value.span().start, format!("this [tls] has no `{key}`, such as {example}"));
@@ -170,9 +170,9 @@ fn read_certificates<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t
         let Some(table) = reader.table("certificates", item, "{ chain = \"cert.pem\", key = \"key.pem\" }") else {
             continue;
         };
-        let mut keys = CertificateKeys::default();
+        let mut keys = CertificateSettings::default();
         let rest = reader.apply("", entries(table), &mut keys);
-        reader.unknown_in::<CertificateKeys>(rest, "a certificate");
+        reader.unknown_in::<CertificateSettings>(rest, "a certificate");
         for key in ["chain", "key"].into_iter().filter(|key| !table.contains_key(*key)) {
             reader
                 .mistake(item.span().start, format!("this certificate has no `{key}`, such as {key} = \"{key}.pem\""));

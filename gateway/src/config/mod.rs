@@ -9,7 +9,7 @@ pub(crate) mod file;
 mod file_reader;
 mod fixed_server;
 pub(crate) mod mistakes;
-mod route_keys;
+mod route_settings;
 pub(crate) mod settings;
 pub(crate) mod snapshot;
 mod syntax;

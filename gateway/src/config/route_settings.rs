@@ -18,7 +18,7 @@ use crate::route::path::normalize;
 net::settings! {
     /// The keys of a `[[route]]`.
     #[derive(Debug)]
-    pub(crate) struct RouteKeys {
+    pub(crate) struct RouteSettings {
         /// A path or a list of paths, with all paths below.
         @File prefix: Vec<String> = Vec::new(), "PATH", like "/api";
         /// A list of `"host:port"`, `"unix:/path"` or `{ address = "host:port", weight = 50 }`;
@@ -74,7 +74,7 @@ net::settings! {
 net::settings! {
     /// A server that is a table.
     #[derive(Debug)]
-    struct ServerKeys {
+    struct ServerSettings {
         /// Its address.
         @File address: Option<FixedAddress> = None;
         /// Its share, in hundredths of the usual one.
@@ -85,7 +85,7 @@ net::settings! {
 net::settings! {
     /// The rate of a route.
     #[derive(Debug)]
-    struct RateKeys {
+    struct RateSettings {
         /// Requests.
         @File requests: Option<u32> = None, where 1..=u32::MAX;
         /// The period in which they are counted.
@@ -125,7 +125,7 @@ fn read_route<'t>(
     (at, table): (usize, &DeTable<'t>),
     seen: &mut Seen,
 ) -> Option<RouteConfig> {
-    let mut keys = RouteKeys::default();
+    let mut keys = RouteSettings::default();
     let mut unknown: Vec<Entry<'_, 't>> = Vec::new();
     for (key, value) in reader.apply(scope, entries(table), &mut keys) {
         match &**key.get_ref() {
@@ -135,7 +135,7 @@ fn read_route<'t>(
             _ => unknown.push((key, value)),
         }
     }
-    reader.unknown_in::<RouteKeys>(unknown, "[[route]]");
+    reader.unknown_in::<RouteSettings>(unknown, "[[route]]");
     let is_empty_list = |key| {
         let list = table.get(key).and_then(|value| value.get_ref().as_array());
         list.is_some_and(|list| list.is_empty())
@@ -203,7 +203,7 @@ fn read_route<'t>(
     Some(keys.route())
 }
 
-impl RouteKeys {
+impl RouteSettings {
     fn route(self) -> RouteConfig {
         let (balance, sticky) = self.balance.map_or((None, None), BalanceName::rule);
         let (check, node_check) = match self.check {
@@ -256,9 +256,9 @@ fn read_servers<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -
                 Err(why) => reader.mistake(at, format!("server `{}`: {why}", shown(text))),
             },
             DeValue::Table(table) => {
-                let mut keys = ServerKeys::default();
+                let mut keys = ServerSettings::default();
                 let rest = reader.apply("", entries(table), &mut keys);
-                reader.unknown_in::<ServerKeys>(rest, "a server");
+                reader.unknown_in::<ServerSettings>(rest, "a server");
                 match keys.address {
                     Some(address) => servers.push(FixedServer { address, weight: keys.weight }),
                     None if table.contains_key("address") => {}
@@ -295,9 +295,9 @@ fn read_params<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) ->
 
 fn read_rate<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Option<Rate> {
     let table = reader.table("rate", value, "{ requests = 100, every = \"1s\" }")?;
-    let mut keys = RateKeys::default();
+    let mut keys = RateSettings::default();
     let rest = reader.apply("", entries(table), &mut keys);
-    reader.unknown_in::<RateKeys>(rest, "a rate");
+    reader.unknown_in::<RateSettings>(rest, "a rate");
     if !table.contains_key("requests") {
         reader.mistake(value.span().start, "this rate has no `requests`, such as requests = 100");
     }
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn defaults_of_the_file_are_those_of_the_library() {
-        let keys = RouteKeys { prefix: vec!["/".to_owned()], ..RouteKeys::default() };
+        let keys = RouteSettings { prefix: vec!["/".to_owned()], ..RouteSettings::default() };
         assert_eq!(
             format!("{:?}", keys.route()),
             format!(
