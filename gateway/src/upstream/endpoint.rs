@@ -296,19 +296,20 @@ impl Endpoint {
         self.unlisted_since.store(0, Ordering::Relaxed);
     }
 
-    /// Until when it is skipped, if it is.
+    /// Records until when the server is skipped.
     pub(crate) fn cool_down_until(&self, until: Instant) {
         self.cooling_down_until.store(self.millis_at(until), Ordering::Relaxed);
     }
 
-    /// Whether it was listed recently. Called whenever it is missing.
+    /// Records that the server is not listed, unless that is known.
+    pub(crate) fn mark_unlisted(&self, now: Instant) {
+        let _ = self.unlisted_since.compare_exchange(0, self.millis_at(now), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether it is listed, or was listed recently.
     pub(crate) fn is_remembered(&self, now: Instant) -> bool {
-        let now = self.millis_at(now);
         let since = self.unlisted_since.load(Ordering::Relaxed);
-        if since == 0 {
-            self.unlisted_since.store(now, Ordering::Relaxed);
-        }
-        since == 0 || Duration::from_millis(now.saturating_sub(since)) < FORGET_AFTER
+        since == 0 || Duration::from_millis(self.millis_at(now).saturating_sub(since)) < FORGET_AFTER
     }
 
     /// Times begin at 1: 0 stands for never.

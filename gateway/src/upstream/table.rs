@@ -250,7 +250,7 @@ impl TableState {
             // The node may drain, or be another process.
             endpoint.close_idle();
             if !is_used(&key, &new, &self.fixed) {
-                endpoint.is_remembered(now);
+                endpoint.mark_unlisted(now);
             }
         }
         drop(checks);
@@ -336,7 +336,13 @@ impl TableState {
     fn sweep(&mut self, now: Instant) {
         let Self { prefixes, gone, nodes, fixed, endpoints } = self;
         endpoints.values().for_each(|endpoint| endpoint.sweep(now));
-        endpoints.retain(|key, endpoint| is_used(key, nodes, fixed) || endpoint.is_remembered(now));
+        endpoints.retain(|key, endpoint| {
+            let is_used = is_used(key, nodes, fixed);
+            if !is_used {
+                endpoint.mark_unlisted(now);
+            }
+            is_used || endpoint.is_remembered(now)
+        });
         if *gone > 0 {
             prefixes.retain(|_, group| group.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
             *gone = prefixes.values().filter(|group| group.gone.is_some()).count();
