@@ -105,7 +105,7 @@ pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeVal
     for (number, value) in list.iter().enumerate() {
         if let Some(table) = reader.table("route", value, "[[route]]") {
             let at = value.span().start;
-            routes.extend(read_route(reader, &format!("route.{number}."), (at, table), &mut seen));
+            routes.push(read_route(reader, &format!("route.{number}."), (at, table), &mut seen));
         }
     }
     routes
@@ -124,7 +124,7 @@ fn read_route<'t>(
     scope: &str,
     (at, table): (usize, &DeTable<'t>),
     seen: &mut Seen,
-) -> Option<RouteConfig> {
+) -> RouteConfig {
     let mut keys = RouteSettings::default();
     let mut unknown: Vec<Entry<'_, 't>> = Vec::new();
     for (key, value) in reader.apply(scope, entries(table), &mut keys) {
@@ -136,35 +136,62 @@ fn read_route<'t>(
         }
     }
     reader.unknown_in::<RouteSettings>(unknown, "[[route]]");
-    let is_empty_list = |key| {
-        let list = table.get(key).and_then(|value| value.get_ref().as_array());
-        list.is_some_and(|list| list.is_empty())
-    };
-    let offset = |reader: &FileReader<'_>, key: &str| reader.offset(&format!("{scope}{key}"));
-    if offset(reader, "prefix").is_none() {
-        reader.mistake(at, "this [[route]] has no `prefix`, such as prefix = \"/\" for all");
-    } else if let Some(at) = offset(reader, "prefix").filter(|_| is_empty_list("prefix")) {
-        reader.mistake(at, "prefix: write a path such as \"/\", which is all, or a list of paths");
+    let route = RouteTable { scope, at, table };
+    route.check_prefixes(reader, &keys.prefix, seen);
+    route.check_cookie(reader, &keys, seen);
+    route.check_targets(reader, &keys);
+    route.warn_of_no_effect(reader, &keys);
+    keys.route()
+}
+
+/// A `[[route]]` whose settings have been read, with its offset.
+struct RouteTable<'a, 't> {
+    scope: &'a str,
+    at: usize,
+    table: &'a DeTable<'t>,
+}
+
+impl RouteTable<'_, '_> {
+    /// The offset of a key's value, if the route has it.
+    fn offset(&self, reader: &FileReader<'_>, key: &str) -> Option<usize> {
+        reader.offset(&format!("{}{key}", self.scope))
     }
-    for prefix in &keys.prefix {
-        let at = offset(reader, "prefix").unwrap_or(at);
-        let named = shown(prefix);
-        match normalize(prefix) {
-            Ok(normal) => {
-                let normal = normal.trim_end_matches('/').to_owned();
-                if let Some((_, line)) = seen.prefixes.iter().find(|(other, _)| *other == normal) {
-                    reader.mistake(at, format!("prefix `{named}` has a route already, in line {}", line + 1));
+
+    /// Adds a warning about a key.
+    fn warn(&self, reader: &mut FileReader<'_>, key: &str, message: String) {
+        reader.warning(&format!("{}{key}", self.scope), message);
+    }
+
+    /// Each prefix has a normal form, and no other route has it.
+    fn check_prefixes(&self, reader: &mut FileReader<'_>, prefixes: &[String], seen: &mut Seen) {
+        let Some(at) = self.offset(reader, "prefix") else {
+            return reader.mistake(self.at, "this [[route]] has no `prefix`, such as prefix = \"/\" for all");
+        };
+        let list = self.table.get("prefix").and_then(|value| value.get_ref().as_array());
+        if list.is_some_and(|list| list.is_empty()) {
+            reader.mistake(at, "prefix: write a path such as \"/\", which is all, or a list of paths");
+        }
+        for prefix in prefixes {
+            let named = shown(prefix);
+            match normalize(prefix) {
+                Ok(normal) => {
+                    let normal = normal.trim_end_matches('/').to_owned();
+                    if let Some((_, line)) = seen.prefixes.iter().find(|(other, _)| *other == normal) {
+                        reader.mistake(at, format!("prefix `{named}` has a route already, in line {}", line + 1));
+                    }
+                    seen.prefixes.push((normal, reader.line(at)));
+                    if let Some(why) = foreign_prefix(prefix) {
+                        self.warn(reader, "prefix", format!("prefix `{named}` matches only itself: {why}"));
+                    }
                 }
-                seen.prefixes.push((normal, reader.line(at)));
-                if let Some(why) = foreign_prefix(prefix) {
-                    let line = format!("prefix `{named}` matches only itself: {why}");
-                    reader.warning(&format!("{scope}prefix"), line);
-                }
+                Err(bad) => reader.mistake(at, format!("prefix `{named}`: {}", bad.0)),
             }
-            Err(bad) => reader.mistake(at, format!("prefix `{named}`: {}", bad.0)),
         }
     }
-    if let (Some(cookie), Some(at)) = (&keys.cookie, offset(reader, "cookie")) {
+
+    /// The cookie is used, and by this route only.
+    fn check_cookie(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut Seen) {
+        let (Some(cookie), Some(at)) = (&keys.cookie, self.offset(reader, "cookie")) else { return };
         if let Some((_, line)) = seen.cookies.iter().find(|(other, _)| other == cookie) {
             reader.mistake(at, format!("cookie `{cookie}` is that of another route already, in line {}", line + 1));
         }
@@ -173,34 +200,39 @@ fn read_route<'t>(
             reader.mistake(at, "cookie: this is the name of the cookie of `balance = \"cookie\"`, which is not set");
         }
     }
-    for (key, is_set) in [("rewrite_location", keys.rewrite_location), ("rewrite_cookies", keys.rewrite_cookies)] {
-        if is_set && !keys.strip {
-            reader.warning(&format!("{scope}{key}"), format!("`{key}` has no effect without `strip`"));
-        }
-    }
-    let has_servers = offset(reader, "servers").is_some();
-    match (&keys.check, offset(reader, "check")) {
-        (Some(CheckTarget::Nodes(_)), Some(at)) if has_servers => {
+
+    /// The route has nodes or servers where a setting is about them.
+    fn check_targets(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
+        let checks_nodes = matches!(keys.check, Some(CheckTarget::Nodes(_)));
+        if checks_nodes
+            && self.offset(reader, "servers").is_some()
+            && let Some(at) = self.offset(reader, "check")
+        {
             reader.mistake(at, "check: servers speak HTTP: check them by \"tcp\" or a path such as \"/health\"");
         }
-        _ => {}
-    }
-    if !keys.nodes {
-        let is_of_nodes = |key: &str| key != "check" || matches!(keys.check, Some(CheckTarget::Nodes(_)));
-        for key in ["params", "any_body", "check"].into_iter().filter(|key| is_of_nodes(key)) {
-            if let Some(at) = offset(reader, key) {
-                reader.mistake(at, format!("{key}: with `nodes = false` no node is called here"));
+        if !keys.nodes {
+            for key in ["params", "any_body", "check"].into_iter().filter(|key| *key != "check" || checks_nodes) {
+                if let Some(at) = self.offset(reader, key) {
+                    reader.mistake(at, format!("{key}: with `nodes = false` no node is called here"));
+                }
             }
         }
     }
-    if offset(reader, "check_every").is_some() && offset(reader, "check").is_none() {
-        reader.warning(&format!("{scope}check_every"), "`check_every` has no effect without `check`".to_owned());
+
+    fn warn_of_no_effect(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
+        for (key, is_set) in [("rewrite_location", keys.rewrite_location), ("rewrite_cookies", keys.rewrite_cookies)] {
+            if is_set && !keys.strip {
+                self.warn(reader, key, format!("`{key}` has no effect without `strip`"));
+            }
+        }
+        if self.offset(reader, "check_every").is_some() && self.offset(reader, "check").is_none() {
+            self.warn(reader, "check_every", "`check_every` has no effect without `check`".to_owned());
+        }
+        if keys.strip && self.offset(reader, "servers").is_none() {
+            let why = "`strip` has no effect without `servers`: servers that register say it themselves";
+            self.warn(reader, "strip", why.to_owned());
+        }
     }
-    if keys.strip && !has_servers {
-        let why = "`strip` has no effect without `servers`: servers that register say it themselves";
-        reader.warning(&format!("{scope}strip"), why.to_owned());
-    }
-    Some(keys.route())
 }
 
 impl RouteSettings {
