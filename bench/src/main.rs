@@ -103,7 +103,7 @@ enum Scene {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// What nodes that do nothing cost the Distributor.
+    /// The cost of idle nodes to the Distributor.
     Idle {
         /// How many nodes are registered.
         #[arg(long, default_value_t = 10_000)]

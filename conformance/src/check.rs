@@ -5,7 +5,7 @@ mod run;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-/// What a node is checked for.
+/// A property that a node is checked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Check {
     /// a call is answered

@@ -143,7 +143,7 @@ fn unquoted(key: &str) -> String {
     serde_json::from_str(key).unwrap_or_else(|_| key.to_owned())
 }
 
-/// What was received over a connection.
+/// The packets that were received over a connection.
 #[derive(Debug)]
 pub(crate) enum Received {
     Frame(String),
@@ -208,7 +208,7 @@ impl NodeResponse {
         }
     }
 
-    /// What is wrong with its form for a caller of version 1, if anything is.
+    /// The fault of its form for a caller of version 1, if there is one.
     pub(crate) fn check_form_1(&self) -> Result<(), String> {
         match (self.get("errorcode"), self.get("$")) {
             (Some(_), None) => Ok(()),
@@ -216,7 +216,7 @@ impl NodeResponse {
         }
     }
 
-    /// What is wrong with its form for a caller of version 2, if anything is.
+    /// The fault of its form for a caller of version 2, if there is one.
     pub(crate) fn check_form_2(&self) -> Result<(), String> {
         match (self.meta(), self.get("errorcode")) {
             (Some(_), None) => Ok(()),

@@ -16,7 +16,7 @@ impl Database {
     /// Opens, or makes, the file and its tables. Several processes may share one file.
     ///
     /// # Errors
-    /// What SQLite says, with the name of the file.
+    /// The error of SQLite, with the name of the file.
     pub fn open(file: &Path, tables: &str) -> Result<Self, String> {
         Self::try_open(file, tables).map_err(|error| format!("cannot use the database {}: {error}", file.display()))
     }
@@ -33,7 +33,7 @@ impl Database {
     /// Runs `work` where blocking is allowed.
     ///
     /// # Errors
-    /// What `work` says; an error of SQLite is logged and shown to callers as internal.
+    /// The result of `work`; an error of SQLite is logged and shown to callers as internal.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
@@ -61,7 +61,7 @@ impl Database {
 /// Why work on a database ended without a value.
 #[derive(Debug)]
 pub enum Failure {
-    /// What was asked for cannot be done, in words for the caller.
+    /// The request cannot be carried out, for a reason that the caller is told.
     Service(ServiceError),
     /// SQLite failed.
     Sqlite(rusqlite::Error),

@@ -28,9 +28,9 @@ pub struct Purchase {
     pub id: i64,
     /// Who bought.
     pub member: i64,
-    /// What was bought.
+    /// The good that was bought.
     pub good: i64,
-    /// What it cost then.
+    /// Its price then.
     pub price: u32,
     /// When, in UTC.
     pub at: String,
@@ -81,7 +81,7 @@ async fn buy(
     Ok(Created(made))
 }
 
-/// What was earned with each category.
+/// The earnings of each category.
 async fn report(peers: Peers, database: State<Database>) -> Result<BTreeMap<String, i64>, ServiceError> {
     let earned: HashMap<i64, i64> = database
         .run(|db| {

@@ -1,4 +1,4 @@
-//! What a node knows after lists and changes has the right digest, and reads back from a list.
+//! The replica of a node after lists and changes has the right digest, and reads back from a list.
 #![cfg_attr(fuzzing, no_main)]
 
 use protocol::{Digest, Key, ListUpdate, Packet, Replica, UnpackedBlocks, UpdateHeader, write_snapshot};

@@ -1,5 +1,5 @@
-//! What must hold for a cluster. Tests that begin with letters and a number are rows of the fault
-//! catalogue in `docs/FAULTS.md`.
+//! The properties that must hold for a cluster. Tests that begin with letters and a number are rows
+//! of the fault catalogue in `docs/FAULTS.md`.
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
 mod docs;

@@ -40,7 +40,7 @@ impl StepClock {
         let _ = pin!(advance(STEP)).poll(&mut Context::from_waker(Waker::noop()));
     }
 
-    /// Has a host step at each read and write.
+    /// Makes a host step at each read and write.
     fn at(&self, host: &Host) {
         let clock = self.clone();
         host.set_work(move || clock.step());

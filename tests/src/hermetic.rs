@@ -14,8 +14,8 @@ const WELL_KNOWN_PORTS: [u16; 9] = [6379, 8000, 8001, 8080, 8081, 8082, 9000, 90
 /// Where programs look for a Distributor if the test does not say: no server listens there.
 const NOWHERE: &str = "127.0.0.1:1";
 
-/// Has a program neither see settings of the person who runs the tests, nor use a well-known port
-/// for what the test does not say.
+/// Hides the settings of the person who runs the tests from a program, and keeps it from using a
+/// well-known port where the test names none.
 pub fn isolate(command: &mut Command, arguments: &[&str]) {
     for (name, _) in std::env::vars_os() {
         let is_setting = |name: &str| {

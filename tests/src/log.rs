@@ -1,4 +1,4 @@
-//! What the nodes of a test write to the log.
+//! The log lines of a test's nodes.
 
 use std::io;
 use std::sync::{Arc, Mutex};

@@ -31,7 +31,7 @@ impl Namespace {
         let process = std::process::id();
         let name = format!("mesh{process}x{number}");
         let cable = format!("m{}x{number}", process % 1_000_000);
-        // What a run that was killed has left behind is out of the way.
+        // The remains of a run that was killed are removed.
         let subnet = format!("10.{}.{number}", 100 + process % 100);
         let (here, there) = (format!("{subnet}.1"), format!("{subnet}.2"));
         let subnet_v6 = format!("fd00:{:x}:{number:x}", process % 0xffff);
@@ -77,8 +77,8 @@ impl Namespace {
         Container { host: self, name, inside }
     }
 
-    /// What names mean in the namespace from now on, beside `localhost`: lines of `/etc/hosts`.
-    /// Processes that run there see it.
+    /// Defines names in the namespace, beside `localhost`, by lines of `/etc/hosts`. Processes that
+    /// run there see it.
     pub fn set_hosts(&self, lines: &str) {
         let folder = Path::new("/etc/netns").join(&self.name);
         std::fs::create_dir_all(&folder).unwrap();

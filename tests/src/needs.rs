@@ -1,5 +1,5 @@
-//! What some tests need of the machine that they run on. Without it they fail: a test that was
-//! skipped in silence passes for one that has shown something.
+//! The requirements of some tests on the machine that they run on. Without it they fail: a test
+//! that was skipped in silence passes for one that has shown something.
 
 /// Names what tests may do without, separated by commas, as in `SKIP_WITHOUT=node,namespaces`.
 const SKIP_WITHOUT: &str = "SKIP_WITHOUT";

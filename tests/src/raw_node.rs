@@ -65,7 +65,7 @@ impl RawNode {
     }
 }
 
-/// What a node of version 1 answers to a call: its `n`.
+/// The answer of a node of version 1 to a call: its `n`.
 pub fn answer_to(call: &Value) -> Value {
     json!({ "key": call["params"]["key"], "errorcode": 0, "errormessage": "success", "results": call["params"]["n"] })
 }

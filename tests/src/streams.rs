@@ -7,9 +7,9 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use node_sdk::{Items, Node, NodeBuilder, Params, ServiceError, State, Streaming};
 use serde::Deserialize;
 
-/// What a handler returns.
+/// The result of a handler.
 pub type HandlerResult<T> = Result<T, ServiceError>;
-/// What a handler returns that answers in parts.
+/// The result of a handler that answers in parts.
 pub type Parts<T> = HandlerResult<Streaming<stream::BoxStream<'static, HandlerResult<T>>>>;
 
 #[derive(Deserialize)]

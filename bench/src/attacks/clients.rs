@@ -25,9 +25,9 @@ const DOWNLOAD_PART: usize = 6000;
 pub(crate) struct ClientAttack {
     pub(crate) name: &'static str,
     attackers: usize,
-    /// What each attacker sends when it has connected.
+    /// The bytes that each attacker sends when it has connected.
     first: Vec<u8>,
-    /// What it sends after that, again and again.
+    /// The bytes that it sends after that, again and again.
     again: Vec<u8>,
     /// The time between two of these.
     every: Duration,

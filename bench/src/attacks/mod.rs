@@ -71,12 +71,12 @@ pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
     }
 }
 
-/// What good clients see: those that stay, at the first address and at the second, and new ones at
-/// the second.
+/// The figures of good clients: those that stay, at the first address and at the second, and new
+/// ones at the second.
 struct AttackSample([ClientGroup; 3]);
 
-/// What one group of good clients sees: the percentage of requests that were answered, and the 99th
-/// percentile of their times in milliseconds.
+/// The figures of one group of good clients: the percentage of requests that were answered, and the
+/// 99th percentile of their times in milliseconds.
 #[derive(Clone, Copy)]
 struct ClientGroup {
     answered: f64,

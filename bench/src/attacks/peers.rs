@@ -40,7 +40,7 @@ const ADDRESSES: usize = 40;
 const LARGE_ENTRIES: usize = 110;
 /// Version 1 nodes whose long names fill the history.
 const LONG_NAMES: usize = 200;
-/// What a peer that does not read sends so that it is not removed.
+/// The packet that a peer which does not read sends so that it is not removed.
 const PONG: &str = r#"{"uri":"$pong","$":{}}¶"#;
 /// How often attackers that do not read send something.
 const REPEAT_INTERVAL: Duration = Duration::from_millis(900);

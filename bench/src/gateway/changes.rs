@@ -21,7 +21,7 @@ const ROUTES: usize = 10;
 const CHANGES: u64 = 50;
 const LOOK_UPS: usize = 1_000_000;
 
-/// What nodes offer.
+/// The routes that nodes offer.
 #[derive(Clone, Copy, PartialEq)]
 enum ChangeKind {
     /// Routes that are called by packets.

@@ -100,7 +100,7 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
     }
 }
 
-/// What happened to the requests of one round.
+/// The outcomes of the requests of one round.
 struct OverloadSample {
     answered: usize,
     p99: Duration,

@@ -131,7 +131,7 @@ listen gateway
     fronts
 }
 
-/// Starts a relay that only passes bytes on. What a proxy costs beyond it is the proxy's own work.
+/// Starts a relay that only passes bytes on. The cost of a proxy beyond it is the proxy's own work.
 pub(crate) async fn relay(back_end: SocketAddr) -> EdgeServer {
     let process = Daemon::server(&["relay", &back_end.to_string()]).await;
     EdgeServer { name: "a relay, nothing else", secure: process.address, process }

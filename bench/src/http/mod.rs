@@ -1,5 +1,5 @@
-//! What the scenes of the gateway and the attacks share of HTTP: servers, clients, and the response
-//! that all of them expect.
+//! The HTTP of the gateway's scenes and of the attacks: servers, clients, and the response that all
+//! of them expect.
 //!
 //! It must not import a scene: `gateway` and `attacks` share it.
 

@@ -32,7 +32,7 @@ pub(crate) struct Swarm {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What all nodes together have seen.
+/// The observations of all nodes together.
 #[derive(Debug, Default)]
 pub(crate) struct SwarmSample {
     pub(crate) bytes: Cell<u64>,

@@ -44,7 +44,7 @@ struct WitnessSample {
     lost: Cell<usize>,
 }
 
-/// What all of them have seen in some time.
+/// The observations of all of them in some time.
 pub(crate) struct Report {
     /// For each change and node: the time until the node was told. Those that were not told in time
     /// are missing.

@@ -10,7 +10,7 @@ use super::{CRATES, code_of, read, root, rust_files, test_files};
 const MAP: &str = "docs/ARCHITECTURE.md";
 const ARROWS: &str = "docs/ARROWS.md";
 
-/// What a pure module may not use, outside its tests.
+/// The names that a pure module must not use, outside its tests.
 const IMPURE: [&str; 20] = [
     "tokio::",
     "tokio_util::",
@@ -80,7 +80,7 @@ fn first_word(path: &str) -> &str {
     path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 
-/// What the root of a crate exports, each with its module.
+/// The exports of a crate's root, each with its module.
 fn exports(lib: &str) -> BTreeMap<String, String> {
     let mut exports = BTreeMap::new();
     for statement in lib.split("pub use ").skip(1) {

@@ -23,7 +23,7 @@ fn file_of(module: &str) -> Option<PathBuf> {
     Some(if folder.is_file() { folder } else { path.with_extension("rs") })
 }
 
-/// What stands behind `const NAME: … =`.
+/// The value of `const NAME: … =`.
 fn value_of(code: &str, name: &str) -> Option<String> {
     let (_, after) = code.split_once(&format!("const {name}:"))?;
     let (_, value) = after.split_once('=')?;

@@ -186,7 +186,7 @@ fn the_glossary_names_types_and_modules_that_are_there() {
     };
     let mut missing = Vec::new();
     for (number, line) in read("docs/GLOSSARY.md").lines().enumerate() {
-        // What stands between backquotes.
+        // The words between backquotes.
         for word in line.split('`').skip(1).step_by(2) {
             let is_there = match word.split_once('/') {
                 Some((krate, module)) if CRATES.contains(&krate) => {

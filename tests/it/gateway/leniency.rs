@@ -46,8 +46,8 @@ impl GatewayScene {
 
 const GET: &str = "GET /x HTTP/1.1\r\nHost: g\r\n\r\n";
 
-/// What a client reads when it asks `GET` and the server says this and closes: the head without its
-/// date, and all that follows.
+/// The response that a client reads when it sends `GET`, and the server sends this and closes: the
+/// head without its date, and the rest.
 async fn answer(said: &str) -> (String, String) {
     let scene = GatewayScene::new().await;
     let mut client = scene.client("GET /x HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n").await;
@@ -171,7 +171,7 @@ async fn a9_a_call_of_a_client_that_has_said_all_is_answered_and_of_one_that_is_
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/plain").await;
     let post = "POST /work HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-    // What is idempotent is dropped with its client, and the rest is finished: B3.
+    // An idempotent request is dropped with its client, and any other is finished: B3.
     for (request, is_dropped) in [("GET /work HTTP/1.1\r\nHost: g\r\n\r\n", true), (post, false)] {
         let mut client = RawStream::to(gateway).await;
         client.send(request).await;
@@ -272,8 +272,8 @@ async fn a17_a_server_gives_leave_to_send_a_body_or_refuses_it() {
     assert!(told.starts_with("HTTP/1.1 401 ") && told.ends_with("\r\n\r\nno"), "{told}");
     assert!(told.contains("connection: close\r\n") && !told.contains("100 Continue"), "{told}");
     assert_eq!(behind.rest().await, "");
-    // A server that knows nothing of it gets the body all the same, and so does one whose client
-    // does not wait.
+    // A server that does not know the field still gets the body, and so does one whose client does
+    // not wait.
     for sends_at_once in [false, true] {
         let mut client = scene.client(post).await;
         let mut behind = scene.accept().await;
@@ -448,7 +448,7 @@ async fn a20_a_body_whose_end_comes_alone_is_none() {
         behind.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
         assert_eq!(timeout(PATIENCE, response).await.unwrap().unwrap().status(), 204);
     }
-    // What is lost on a connection that was used before is sent again.
+    // A request that is lost on a connection that was used before is sent again.
     let mut behind = None;
     for is_again in [false, true] {
         let (response, mut send) = client.send_request(head("GET", "/x").body(()).unwrap(), false).unwrap();

@@ -18,7 +18,7 @@ async fn get(gateway: SocketAddr, target: &str, fields: &str) -> HttpResponse {
     HttpClient::connect(gateway).await.raw(text.as_bytes()).await.unwrap()
 }
 
-/// What the server was asked: its port, and the target that it saw.
+/// The request that the server saw: its port, and the target.
 fn seen(response: &HttpResponse) -> (u16, String) {
     let mut lines = response.body.lines();
     let port = lines.next().unwrap().parse().unwrap_or_else(|_| panic!("{response:?}"));

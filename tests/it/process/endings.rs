@@ -248,7 +248,7 @@ async fn last_event(name: &str, distributor: &str) -> String {
     String::from_utf8(told.stdout).unwrap().lines().last().unwrap_or_default().to_owned()
 }
 
-/// Has the node that is listed so begin a call that takes a while.
+/// Makes the node that is listed so begin a call that takes a while.
 async fn begin_call(node: &serde_json::Value) -> Peer {
     let address = format!("127.0.0.1:{}", node["port"]).parse().unwrap();
     let mut caller = Peer::connect(address).await;

@@ -1,4 +1,4 @@
-//! What starts and stops programs: systemd, a container, a small init.
+//! Managers that start and stop programs: systemd, a container, a small init.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What the Distributor skips, ignores or gives up: a line in its log, a figure, an answer of
-//! `distributor why`, and a word to the node.
+//! Notices of what the Distributor skips, ignores or gives up: a line in its log, a figure, an
+//! answer of `distributor why`, and a word to the node.
 
 use std::net::SocketAddr;
 
@@ -94,7 +94,7 @@ async fn a21_what_no_peer_takes_notice_of_is_told() {
     check(4, json!([]), json!({ "http": { "prefixes": "/api" } }), "$.http.prefixes is not a list").await;
     check(5, json!([]), json!({ "http": { "prefixes": ["p"] } }), "'p' in http.prefixes is no path").await;
     check(6, json!([]), json!({ "weight": "heavy" }), "$.weight is not a whole number").await;
-    // What is sound is not mentioned, and the same is said once.
+    // Sound parts are not mentioned, and the same fault is reported once.
     let mut sound = distributor.register(json!({ "port": 7, "name": "n7", "urls": ["GET/{id}"], "$": v2() })).await;
     for _ in 0..2 {
         sound.register_with(json!({ "port": 7, "name": "n7", "urls": ["GET/:id"], "$": v2() })).await;

@@ -42,7 +42,7 @@ impl GatewayWithAdmin {
         Self { process, at, admin }
     }
 
-    /// What it counts under a name without labels.
+    /// The value of a metric without labels.
     async fn metric(&self, name: &str) -> u64 {
         let metrics = request(self.admin, "GET", "/metrics", "").await.body;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -297,7 +297,7 @@ async fn a14_a_malformed_response_is_told_of_with_the_server_and_the_reason() {
     assert_eq!(lines.matches("a server's response is malformed").count(), 1, "{lines}");
 }
 
-/// What `distributor why` says of a node.
+/// The answer of `distributor why` about a node.
 async fn why(cluster: &Cluster, node: &str) -> String {
     let why = Command::new(DISTRIBUTOR).args(["why", node, "--at", &cluster.address.to_string()]).output().await;
     String::from_utf8(why.unwrap().stdout).unwrap()

@@ -5,7 +5,7 @@ use tests::{CountingServer, GatewayFiles, Process, pick_address, request};
 
 use crate::programs::{DISTRIBUTOR, GATEWAY};
 
-/// What a program says, each of these lines among it, that ends by itself with this code.
+/// The output of a program that ends by itself with this code, with each of these lines in it.
 async fn said(program: &str, arguments: &[&str], environment: &[(&str, &str)], code: i32, lines: &[&str]) -> String {
     let mut process = Process::start_with(program, arguments, environment);
     assert_eq!(process.ended().await.code(), Some(code), "{}", process.output());

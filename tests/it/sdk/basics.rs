@@ -166,7 +166,7 @@ async fn b9_a_route_that_would_match_nothing_or_twice_is_refused_in_words() {
     .await;
     check(node().route("GET/a", panics).route("GET/a", panics), &["the route GET/a is given twice"]).await;
     check(node().subscribe("a", panics).subscribe("a", panics), &["the route EVENT/a is given twice"]).await;
-    // What has such characters elsewhere is a route.
+    // A url with such characters elsewhere is a route.
     drop(node().route("GET/goods/a:b", panics).route("GET/{a}/{b-c}", panics).start().await.unwrap());
 }
 

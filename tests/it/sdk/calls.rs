@@ -410,7 +410,7 @@ async fn gu13_a_node_of_another_instance_than_the_list_says_is_not_called() {
     };
     let text = notice["$"]["m"].as_str().unwrap();
     assert!(text.contains("caller at 127.0.0.1") && text.contains("another process listens there"), "{text}");
-    // What nobody else offers is called elsewhere, whatever the method.
+    // A route that nobody else offers is called elsewhere, whatever the method.
     let right = Node::builder("n").shared_state(Arc::clone(&started)).route("POST/n", count);
     let _right = cluster.node(right).await;
     caller.peers().wait_until(|nodes| nodes.len() == 3).await;

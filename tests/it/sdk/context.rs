@@ -23,7 +23,7 @@ async fn look(trace: Trace, deadline: Deadline) -> HandlerResult<Seen> {
     Ok((trace.id().to_owned(), left))
 }
 
-/// What events have shown.
+/// The contexts that events have shown.
 type SeenEvents = Mutex<Vec<Seen>>;
 
 async fn look_at_event(trace: Trace, deadline: Deadline, seen: State<SeenEvents>) -> HandlerResult<()> {
@@ -134,7 +134,7 @@ async fn b1_b2_b3_what_a_call_hands_down() {
     check("GET/by/guarded", 1900).await;
     check("GET/by/layered", 1900).await;
     check("GET/by/short/call", 500).await;
-    // What outlasts a call has none of its time.
+    // Work that outlasts a call has none of its time.
     check("GET/by/spawned", 5000).await;
 
     // An open stream has no deadline of its opening.

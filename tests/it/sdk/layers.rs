@@ -49,7 +49,7 @@ async fn guards_run_before_handlers() {
     check(&other, "GET/closed", 1000, "403 admins_only").await;
 }
 
-/// What layers saw, in order.
+/// The calls that layers saw, in order.
 type CallLog = Mutex<Vec<String>>;
 
 async fn outer(route: Route, seen: State<CallLog>, next: Next) -> Result<Outcome, ServiceError> {

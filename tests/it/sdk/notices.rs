@@ -1,4 +1,4 @@
-//! What a node loses, skips or cuts: a line in the log of its program, and a count.
+//! Notices of what a node loses, skips or cuts: a line in the log of its program, and a count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -107,7 +107,7 @@ async fn what_a_node_leaves_out_is_told() {
     let entry = json!({ "host": "127.0.0.1", "name": "x", "urls": [] });
     session.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [entry] })).await;
     log.warning("1 entries of the list make no node").await;
-    // What it says for one reason does not suppress what it says for another.
+    // A line for one reason does not suppress a line for another.
     for reason in ["held_back", "ignored", "ignored"] {
         let notice = json!({ "s": 202, "r": reason, "m": format!("says {reason}") });
         let packet = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [], "$": notice });

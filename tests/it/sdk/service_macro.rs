@@ -10,7 +10,7 @@ pub(crate) struct Product {
 }
 
 node_sdk::service! {
-    /// What can be bought.
+    /// Something that can be bought.
     pub(crate) trait Goods, client GoodsClient {
         "GET/goods/{id}" => fn find(id: u64) -> Product;
         "GET/goods" => fn list() -> Vec<Product>;

@@ -75,7 +75,7 @@ async fn b7_a_call_that_its_own_node_has_no_room_for_is_tried_elsewhere() {
     assert!(matches!(refused, Err(CallError::Refused { status: 503, .. })), "{refused:?}");
 }
 
-/// What a node was told, in order.
+/// The events that a node was sent, in order.
 type Received = Mutex<Vec<usize>>;
 
 async fn note(Params(number): Params<usize>, told: State<Received>) -> HandlerResult<()> {

@@ -57,7 +57,7 @@ impl Purchases for PurchasesService {
         Ok(Response::new(made))
     }
 
-    /// What was earned with each category.
+    /// The earnings of each category.
     async fn report(&self, _request: Request<Nothing>) -> Result<Response<Earned>, Status> {
         let earned: HashMap<i64, i64> = self
             .database

@@ -13,7 +13,7 @@ pub(super) struct Arriving {
     /// The revision has begun to arrive. All bytes from there on are kept.
     has_revision: bool,
     is_counted: bool,
-    /// Its entries are packed. What is kept of it ends here.
+    /// Its entries are packed. The kept part of it ends here.
     packed_at: Option<usize>,
 }
 
@@ -23,7 +23,7 @@ const COUNTED_BYTES: usize = 64 * 1024;
 const HEAD_BYTES: usize = 48;
 /// The bytes at the end that are searched again, because a text may have arrived only in part.
 const OVERLAP_BYTES: usize = 24;
-/// What packed entries follow.
+/// The bytes after which packed entries begin.
 const PACKED: &[u8] = br#","packed":["#;
 
 impl Arriving {

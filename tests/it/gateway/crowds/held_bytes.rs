@@ -1,4 +1,4 @@
-//! What the gateway holds for clients that do not read, or do not finish what they send.
+//! The bytes that the gateway holds for clients that do not read, or do not finish their requests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -240,7 +240,7 @@ async fn gh30_http2_streams_without_a_window_are_within_the_budget() {
     };
     let responses = join_all((0..30).map(ask)).await;
     let statuses: Vec<_> = responses.iter().map(|response| response.status().as_u16()).collect();
-    // What waits beside them counts too.
+    // Bytes that wait beside them count too.
     assert_eq!(counted(&statuses), [(200, 3), (503, 27)].into());
     drop((responses, running));
     let again = async || tests::request(at, "GET", "/large", "").await.status == 200;

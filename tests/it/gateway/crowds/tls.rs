@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{BIG, connect, route, server};
 
-/// What a client does that speaks TLS, or does not get so far.
+/// The behaviour of a client that speaks TLS, or stops before.
 #[derive(Clone, Copy, Debug)]
 enum TlsAttack {
     Nothing,
