@@ -101,13 +101,13 @@ pub enum CallError {
     /// No node has ever offered this. Nothing was sent.
     #[error("no node offers {url}")]
     NoRoute {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// The text is not a url, so no node can offer it. Nothing was sent.
     #[error("no node offers {url}: {reason}")]
     BadUrl {
-        /// What was called.
+        /// The url that was called.
         url: String,
         /// How a url is written.
         reason: &'static str,
@@ -118,14 +118,14 @@ pub enum CallError {
     /// [interests]: crate::NodeBuilder::interests
     #[error("no known node offers {url}: this node is told only of its interests (needs), and they do not name it")]
     OutsideInterests {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// No known node offers this, this node is told of a [part](crate::Peers::nodes) of the nodes,
     /// and the Distributor could not be asked who does. Nothing was sent; try again later.
     #[error("it is not known who offers {url}: {reason}")]
     NotAsked {
-        /// What was called.
+        /// The url that was called.
         url: String,
         /// Why it could not be asked.
         reason: &'static str,
@@ -134,33 +134,33 @@ pub enum CallError {
     /// Nothing was sent; try again later.
     #[error("it is not known who offers {url}: no Distributor has sent a list")]
     NoList {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// Nodes have offered this, but none can be reached now. Nothing was sent; try again in a few
     /// seconds.
     #[error("no node that offers {url} can be reached")]
     NoProvider {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// The queues of all nodes that offer this are full. Nothing was sent; try again later.
     #[error("too many calls wait for {url}")]
     Overloaded {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// The arguments are larger than the nodes that offer this can take: 64 KiB in version 1, 8 MiB
     /// in version 2. Nothing was sent.
     #[error("the arguments of {url} are larger than its nodes accept (64 KiB in version 1, 8 MiB in version 2)")]
     TooLarge {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// No response in time. The call may have been carried out.
     #[error("no answer from {url} within {}", Waited(*within))]
     Deadline {
-        /// What was called.
+        /// The url that was called.
         url: String,
         /// How long was waited: the timeout of the call; or, if it was made while another call was
         /// handled, the time that this one had left, less a margin.
@@ -169,7 +169,7 @@ pub enum CallError {
     /// The node was lost before it answered. The call may have been carried out.
     #[error("{node} was lost before it answered {url}")]
     Lost {
-        /// What was called.
+        /// The url that was called.
         url: String,
         /// The node that was called.
         node: SocketAddr,
@@ -177,7 +177,7 @@ pub enum CallError {
     /// The stream has ended, and its end says why. The part was not sent.
     #[error("the stream {url} has ended")]
     Ended {
-        /// What was called.
+        /// The url that was called.
         url: String,
     },
     /// The node refused the call, or failed to carry it out.
@@ -195,7 +195,7 @@ pub enum CallError {
     /// The response is not of the type that was asked for. The call was carried out.
     #[error("the response of {url} is not of the expected type")]
     Response {
-        /// What was called.
+        /// The url that was called.
         url: String,
         /// Which part of it does not fit.
         #[source]
@@ -204,7 +204,7 @@ pub enum CallError {
     /// The arguments have no JSON form. Nothing was sent.
     #[error("the arguments of {url} have no JSON form")]
     Params {
-        /// What was called.
+        /// The url that was called.
         url: String,
         /// What serde says of them.
         #[source]

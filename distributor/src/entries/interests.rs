@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::entries::record::Record;
 
-/// What a node is told of. Nodes with the same interests have equal values.
+/// The services and urls that a node is told of. Nodes with the same interests have equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Interests {
     kind: InterestKind,

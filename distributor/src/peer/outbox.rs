@@ -179,11 +179,11 @@ impl Outbox {
         self.reply = Some(reply);
     }
 
-    /// The peer asks who offers these routes, and is owed the answer. What it does not know of
-    /// these nodes stands before it, in the same reply.
+    /// The peer asks who offers these routes, and is owed the answer. Those of these nodes that it
+    /// does not know are sent before the answer, in the same reply.
     ///
     /// # Errors
-    /// What it is told instead.
+    /// The rejection that it is sent instead.
     pub(crate) fn answer_need(
         &mut self,
         now: Instant,

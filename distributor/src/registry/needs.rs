@@ -1,4 +1,5 @@
-//! What nodes are told of that ask: all nodes while these are few, and otherwise what they use.
+//! The interests of nodes that can ask: all nodes while these are few, and otherwise the nodes that
+//! they use.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,15 +24,15 @@ const AFTER_LIST: Duration = Duration::from_millis(10);
 pub(crate) struct Learned {
     /// Of each route the registered url that it belongs to, if a node offers it.
     pub(crate) needs: Vec<Option<String>>,
-    /// What the node is told of from now on, if that is more.
+    /// The node's interests from now on, if they have grown.
     pub(crate) interests: Option<Arc<Interests>>,
-    /// What it is told before the answer.
+    /// The update that it is sent before the answer.
     pub(crate) update: LearnedUpdate,
 }
 
 impl Registry {
-    /// What a node is told of that registers; `None` for all. A node that can ask is told of all
-    /// others while these are few. What it was told of when its session began stays so.
+    /// The interests of a node that registers; `None` means all. A node that can ask is told of all
+    /// others while these are few. A session that began with all nodes, or with a part, stays so.
     pub(super) fn interests_of(&self, session: SessionId, options: &RegisterOptions) -> Option<Interests> {
         if let Some(named) = &options.interests {
             return Some(Interests::named(named.clone()));
@@ -110,7 +111,7 @@ impl Registry {
 }
 
 impl Learned {
-    /// What the node is told in place of an answer while it is to be sent a list.
+    /// The rejection in place of an answer while the node is about to be sent a list.
     pub(crate) fn after_list() -> Rejection {
         Rejection::new(503, "busy", "the list of what the node needs comes first").retry_after(AFTER_LIST)
     }

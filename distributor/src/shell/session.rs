@@ -119,7 +119,7 @@ impl SessionGuard {
     /// The peer asks who offers these routes, and is owed the answer.
     ///
     /// # Errors
-    /// What it is told instead.
+    /// The rejection that it is sent instead.
     pub(crate) fn answer_need(&self, key: &Key, routes: &[String]) -> Result<(), Rejection> {
         let now = Instant::now().into_std();
         let host = host_text(self.session.peer.ip());

@@ -1,4 +1,4 @@
-//! What a node is told at once that is told of a part of the nodes, and has come to need more.
+//! The update for a node that is told of a part of the nodes, and has come to need more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::updates::budget::OutPacket;
 use crate::updates::encode::encode_change;
 use crate::updates::lists::{ListCache, PeerState, StateAfter, Wait};
 
-/// What such a node is told.
+/// The update for such a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LearnedUpdate {
     /// Nothing: it knows all nodes that it has come to need.
@@ -31,8 +31,9 @@ impl ListCache {
         OutPacket::reserved(packet, &self.memory)
     }
 
-    /// What a peer is told whose interests have grown to `interests`, by those in `added`: all that
-    /// concerns it and that it does not know, at the newest state, which `header` describes.
+    /// The update for a peer whose interests have grown to `interests`, by those in `added`: all
+    /// entries that concern it and that it does not know, at the newest state, which `header`
+    /// describes.
     ///
     /// # Errors
     /// It cannot be encoded before this time.

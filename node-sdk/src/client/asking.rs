@@ -38,8 +38,8 @@ impl RawCall<'_> {
         }
     }
 
-    /// What the caller is told if no node is known that offers the url, as the Distributor could
-    /// not be asked.
+    /// The error of a call whose url no known node offers, because the Distributor could not be
+    /// asked.
     pub(super) fn not_asked_error(&self) -> Option<CallError> {
         match self.progress.asked {
             Some(Answer::Failed(reason)) => Some(CallError::NotAsked { url: self.url(), reason }),
@@ -50,7 +50,7 @@ impl RawCall<'_> {
 
 impl Mesh {
     /// Whether this node is told of all nodes that offer what was found, which it is about to use.
-    /// Before the first list of a Distributor, what it knows is all that there is.
+    /// Before the first list of a Distributor, the known nodes count as all nodes.
     pub(super) fn is_told_of(&self, found: &Lookup<'_>, now: Instant) -> bool {
         match found {
             Lookup::Available(providers, _) => {

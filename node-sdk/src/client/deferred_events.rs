@@ -31,7 +31,7 @@ pub(crate) struct DeferredEvents {
     bytes: AtomicUsize,
 }
 
-/// What becomes of an event.
+/// Whether an event is sent now or waits.
 enum Placement {
     /// It is sent at once.
     Now(Event),

@@ -30,7 +30,7 @@ struct CacheHeader {
     uses: Vec<String>,
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug)]
 pub(crate) struct CachedMesh {
     pub(crate) replica: Replica,

@@ -1,4 +1,5 @@
-//! What this node uses of a mesh of which it is told a part, and what it asks the Distributor.
+//! The urls that this node uses, and its questions to the Distributor, if it is told of a part of
+//! the mesh.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -12,11 +13,11 @@ use crate::routing::questions::{Answer, Asked, Questions};
 use crate::routing::subscriptions;
 use crate::routing::used_urls::{MAX_USED, UsedUrls};
 
-/// What a node that can ask is told of, and asks. All threads of a process share it.
+/// The needs of a node that can ask the Distributor. All threads of a process share them.
 #[derive(Debug)]
 pub(crate) struct Needs {
-    /// The node asks for what it needs. Others are told of all nodes, or of what their author has
-    /// named.
+    /// The node asks for the urls that it needs. Other nodes are told of all nodes, or of the
+    /// interests that their author has named.
     can_ask: bool,
     /// It is told of a part of the nodes.
     is_part: AtomicBool,
@@ -134,7 +135,7 @@ impl Needs {
     /// The Distributor has answered. Returns whether the node has to register again: it has done so
     /// meanwhile, without what it has learned now.
     pub(crate) fn answer(&self, key: u64, needs: &[Option<String>], now: Instant) -> bool {
-        // What is learned is known before those are woken who have asked.
+        // The learned urls are added before the tasks that wait for the answer are woken.
         let learned: Vec<Route> = needs.iter().flatten().filter_map(|url| Route::parse(url).ok()).collect();
         learned.iter().for_each(|url| self.add(url, now));
         let has_registered = self.questions().answer(key, needs, now);
@@ -166,7 +167,7 @@ impl Needs {
         half > 0
     }
 
-    /// What the node has used.
+    /// The urls that the node has used.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.read_used().urls()
     }

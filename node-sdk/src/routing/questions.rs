@@ -24,7 +24,7 @@ const MAX_NOBODY: usize = 1024;
 const PER_SECOND: f64 = 100.0;
 const BURST: f64 = 64.0;
 
-/// What became of a question.
+/// The answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Nodes offer the route, and are known.
@@ -35,7 +35,7 @@ pub(crate) enum Answer {
     Failed(&'static str),
 }
 
-/// What becomes of a question.
+/// Whether a question is answered, under way, or new.
 #[derive(Debug)]
 pub(super) enum Asked {
     Known(Answer),

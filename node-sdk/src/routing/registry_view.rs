@@ -93,8 +93,8 @@ impl RegistryView {
         &self.needs
     }
 
-    /// What this node has used so far, as registered: what it has asked for, and what it has called
-    /// while it was told of all nodes.
+    /// The urls that this node has used so far, as registered: those that it has asked for, and
+    /// those that it has called while it was told of all nodes.
     pub(crate) fn used_urls(&self) -> Vec<String> {
         if self.needs.can_ask() && !self.needs.is_part() {
             let state = self.lock();
@@ -206,7 +206,7 @@ impl RegistryView {
         self.lock().unsaved
     }
 
-    /// What is to be in the cache file has changed.
+    /// The content of the cache file has changed.
     pub(crate) fn mark_unsaved(&self) {
         self.lock().unsaved = true;
     }

@@ -1,4 +1,4 @@
-//! What a node that is told of a part of the mesh asks the Distributor.
+//! The questions to the Distributor of a node that is told of a part of the mesh.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) const TOO_MANY_NEEDS: &str = "too_many_needs";
 const BUSY: Duration = Duration::from_millis(100);
 
 impl RegistryClient {
-    /// What this node registers of its use of others: the urls, and whether it is told of a part.
+    /// The used urls that this node registers, and whether it is told of a part of the mesh.
     pub(super) fn uses_to_register(&self) -> (Option<Vec<String>>, bool) {
         let needs = self.view.needs();
         if !needs.can_ask() {
