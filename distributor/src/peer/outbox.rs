@@ -164,7 +164,13 @@ impl Outbox {
 
     /// When to greet the peer with the list, if that has not happened yet.
     pub(crate) fn greet_at(&self) -> Option<Instant> {
-        (!self.follows && self.known.revision.is_none()).then_some(self.greet_at)
+        self.is_to_be_greeted().then_some(self.greet_at)
+    }
+
+    /// Whether it is a silent peer that has not been sent a list. One of version 2 registers before
+    /// it is told anything: thousands that are turned away for a while have no use for a list.
+    fn is_to_be_greeted(&self) -> bool {
+        !self.follows && self.version == Version::V1 && self.known.revision.is_none()
     }
 
     /// Postpones the greeting, because the list cannot be sent yet.
@@ -357,7 +363,7 @@ impl Outbox {
             return Unsolicited::Packet(registry.ping().into(), None);
         }
         if !self.follows {
-            if self.known.revision.is_some() || now < self.greet_at || registry.defers_updates(Version::V1) {
+            if !self.is_to_be_greeted() || now < self.greet_at || registry.defers_updates(Version::V1) {
                 return Unsolicited::Nothing;
             }
             return registry.list_for(now, self.version, &Key::Number(0), &View::default()).into();

@@ -117,6 +117,19 @@ fn new_peers_that_know_the_list_get_changes_only() {
 }
 
 #[test]
+fn rs22_a_node_that_is_turned_away_is_sent_no_list_while_it_waits() {
+    let mut peer = Peer::new(65_536);
+    peer.nodes(3);
+    peer.outbox.reply(Reply::Packet(Bytes::from_static(b"busy").into()), Version::V2);
+    let WriteStep::Write(bytes) = peer.outbox.next(peer.start, &mut peer.registry, true) else { panic!("a reply") };
+    peer.outbox.record_write(peer.start, bytes.len());
+    assert_eq!(peer.outbox.greet_at(), None);
+    peer.check(1000, 3, Ok(None));
+    peer.outbox.follow(Version::V2, None);
+    peer.check(2000, 3, Ok(Some(3)));
+}
+
+#[test]
 fn a_greeting_of_version_1_is_no_base_for_changes() {
     let mut peer = Peer::new(65_536);
     peer.check(100, 3, Ok(Some(3)));
