@@ -7,8 +7,8 @@ use protocol::HistoryEvent;
 
 use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
+use crate::registry::admission::deferred::Deferred;
 use crate::registry::admission::instance_of;
-use crate::registry::deferred::Deferred;
 use crate::updates::encode::left_out;
 
 /// Events that are remembered, of some hundred bytes each.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::entries::SessionId;
 use crate::entries::address_shares::AddressShares;
-use crate::registry::address_limit::is_within_share;
 use crate::registry::admission::RegisterError;
+use crate::registry::admission::address_limit::is_within_share;
 
 /// Bytes of interests, by session, until the session ends.
 #[derive(Debug)]

@@ -4,21 +4,13 @@
 //! It must not know connections or frames: a session is a number. It must not import `peer` or
 //! `shell`.
 
-mod address_limit;
 mod admission;
-mod admission_rate;
-mod damping;
-mod deferred;
 pub(crate) mod history;
 mod interest_budget;
 pub(crate) mod liveness;
-mod mass_loss;
 pub(crate) mod needs;
 mod publishing;
-mod rejection;
 mod restore;
-mod suspicions;
-mod unreachable;
 mod visibility;
 pub(crate) mod warmup;
 
@@ -31,21 +23,21 @@ use protocol::{Digest, LeaveReason, ResumePoint, Revision, Version, write_ping};
 
 use crate::config::Config;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
-use crate::registry::address_limit::share_of;
+use crate::registry::admission::address_limit::share_of;
+use crate::registry::admission::admission_rate::AdmissionRate;
+use crate::registry::admission::damping::Damping;
+use crate::registry::admission::deferred::{Deferred, DeferredRegistrations};
+pub(crate) use crate::registry::admission::rejection::Rejection;
 pub(crate) use crate::registry::admission::{Admission, RegisterEffects, RegisterError, SharedUrl};
-use crate::registry::admission_rate::AdmissionRate;
-use crate::registry::damping::Damping;
-use crate::registry::deferred::{Deferred, DeferredRegistrations};
 use crate::registry::history::History;
 use crate::registry::interest_budget::InterestBudget;
+use crate::registry::liveness::mass_loss::MassLoss;
+pub(crate) use crate::registry::liveness::suspicions::ReportOutcome;
+use crate::registry::liveness::suspicions::Suspicions;
+use crate::registry::liveness::unreachable::UnreachableNodes;
+pub(crate) use crate::registry::liveness::unreachable::UnreachableNotice;
 use crate::registry::liveness::{Liveness, Verdict};
-use crate::registry::mass_loss::MassLoss;
 use crate::registry::publishing::PublishedStates;
-pub(crate) use crate::registry::rejection::Rejection;
-pub(crate) use crate::registry::suspicions::ReportOutcome;
-use crate::registry::suspicions::Suspicions;
-use crate::registry::unreachable::UnreachableNodes;
-pub(crate) use crate::registry::unreachable::UnreachableNotice;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;

@@ -9,7 +9,7 @@ use protocol::{IgnoredParts, RegisterOptions, Route, RouterError};
 use crate::entries::SessionId;
 use crate::entries::interests::{InterestKind, Interests};
 use crate::registry::Registry;
-use crate::registry::rejection::Rejection;
+use crate::registry::admission::rejection::Rejection;
 use crate::updates::learned::LearnedUpdate;
 use crate::updates::lists::{PeerState, Wait};
 

@@ -6,7 +6,7 @@ use protocol::{CopyPart, RegisterOptions, Registration, RegistrationLimits, Resu
 use super::*;
 use crate::entries::{RegisterOutcome, Registered};
 use crate::registry::admission::RETRY_AFTER_STOP;
-use crate::registry::suspicions::MAX_REPORT_PAIRS;
+use crate::registry::liveness::suspicions::MAX_REPORT_PAIRS;
 
 struct RegistryScene {
     registry: Registry,

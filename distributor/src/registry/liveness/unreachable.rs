@@ -19,7 +19,7 @@ const MAX_TOLD: usize = 4096;
 
 /// When it was last told which nodes cannot be reached.
 #[derive(Debug, Default)]
-pub(super) struct UnreachableNodes {
+pub(in crate::registry) struct UnreachableNodes {
     told: HashMap<u64, Instant>,
 }
 

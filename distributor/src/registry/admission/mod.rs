@@ -1,4 +1,12 @@
 //! Decides whether a session may register, and what its registration does to the table of entries.
+//!
+//! It must not judge whether nodes are alive: `liveness` does.
+
+pub(super) mod address_limit;
+pub(super) mod admission_rate;
+pub(super) mod damping;
+pub(super) mod deferred;
+pub(super) mod rejection;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +16,10 @@ use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
 use crate::entries::address_shares::is_same_address;
 use crate::entries::interests::Interests;
 use crate::entries::{NodeIdentity, Record, RegisterOutcome, Registered, Retained, SessionId};
-use crate::registry::address_limit::is_within_share;
-use crate::registry::deferred::Deferred;
+use crate::registry::admission::address_limit::is_within_share;
+use crate::registry::admission::deferred::Deferred;
+use crate::registry::admission::rejection::Rejection;
 use crate::registry::history::BEFORE_RESTART;
-use crate::registry::rejection::Rejection;
 use crate::registry::{Registry, Tenure};
 use crate::token_bucket::TokenBucket;
 

@@ -9,15 +9,15 @@ use protocol::Registration;
 use crate::entries::address_shares::AddressShares;
 use crate::entries::{NodeIdentity, SessionId};
 use crate::registry::Registry;
+use crate::registry::admission::damping::SOLE_PERIOD;
 use crate::registry::admission::instance_of;
-use crate::registry::damping::SOLE_PERIOD;
 
 /// The time between two looks at all deferred registrations, which may be many.
 const REVIEW_PERIOD: Duration = Duration::from_millis(250);
 
 /// All deferred registrations, at most one for each session and one for each instance.
 #[derive(Debug, Default)]
-pub(super) struct DeferredRegistrations {
+pub(in crate::registry) struct DeferredRegistrations {
     by_session: BTreeMap<SessionId, Deferred>,
     by_instance: HashMap<Box<str>, SessionId>,
     /// How many of them have each identity.
@@ -31,50 +31,50 @@ pub(super) struct DeferredRegistrations {
 
 /// A deferred registration.
 #[derive(Debug)]
-pub(super) struct Deferred {
-    pub(super) registration: Registration,
-    pub(super) host: String,
+pub(in crate::registry) struct Deferred {
+    pub(in crate::registry) registration: Registration,
+    pub(in crate::registry) host: String,
     /// Bytes of the entry that it would have.
-    pub(super) bytes: usize,
+    pub(in crate::registry) bytes: usize,
     /// Its offers: see [`EntryTable::lacks`](crate::entries::EntryTable::lacks).
-    pub(super) offers: Box<[u64]>,
-    pub(super) since: Instant,
-    pub(super) until: Instant,
+    pub(in crate::registry) offers: Box<[u64]>,
+    pub(in crate::registry) since: Instant,
+    pub(in crate::registry) until: Instant,
 }
 
 impl Deferred {
     /// The identity by which it is recognised when it comes again without an instance.
-    pub(super) fn identity(&self) -> NodeIdentity {
+    pub(in crate::registry) fn identity(&self) -> NodeIdentity {
         (self.host.as_str().into(), self.registration.port, self.registration.name.as_str().into())
     }
 }
 
 impl DeferredRegistrations {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::registry) fn len(&self) -> usize {
         self.by_session.len()
     }
 
     /// Bytes of the entries that they would have.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::registry) fn bytes(&self) -> usize {
         self.shares.total()
     }
 
     /// The same by address.
-    pub(super) fn shares(&self) -> &AddressShares {
+    pub(in crate::registry) fn shares(&self) -> &AddressShares {
         &self.shares
     }
 
-    pub(super) fn get(&self, session: SessionId) -> Option<&Deferred> {
+    pub(in crate::registry) fn get(&self, session: SessionId) -> Option<&Deferred> {
         self.by_session.get(&session)
     }
 
     /// Whether one of them has this identity.
-    pub(super) fn has_identity(&self, identity: &NodeIdentity) -> bool {
+    pub(in crate::registry) fn has_identity(&self, identity: &NodeIdentity) -> bool {
         self.by_identity.contains_key(identity)
     }
 
     /// The session on which this instance waits.
-    pub(super) fn session_of(&self, instance: &str) -> Option<SessionId> {
+    pub(in crate::registry) fn session_of(&self, instance: &str) -> Option<SessionId> {
         self.by_instance.get(instance).copied()
     }
 
@@ -89,7 +89,7 @@ impl DeferredRegistrations {
     }
 
     /// Drops the deferred registration of a session.
-    pub(super) fn remove(&mut self, session: SessionId) -> Option<Deferred> {
+    pub(in crate::registry) fn remove(&mut self, session: SessionId) -> Option<Deferred> {
         let deferred = self.by_session.remove(&session)?;
         self.shares.remove(&deferred.host, deferred.bytes);
         if let Entry::Occupied(mut count) = self.by_identity.entry(deferred.identity()) {
@@ -107,25 +107,25 @@ impl DeferredRegistrations {
     }
 
     /// The sessions whose registrations are due.
-    pub(super) fn due(&self, now: Instant) -> Vec<SessionId> {
+    pub(in crate::registry) fn due(&self, now: Instant) -> Vec<SessionId> {
         let due = self.by_session.iter().filter(|(_, deferred)| deferred.until <= now);
         due.map(|(session, _)| *session).collect()
     }
 
     /// When the next one is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(in crate::registry) fn next_due(&self) -> Option<Instant> {
         self.by_session.values().map(|deferred| deferred.until).chain(self.review_at).min()
     }
 
     /// Records that an entry has gone or changed: a node that waits may be a sole provider now.
-    pub(super) fn offers_changed(&mut self, now: Instant) {
+    pub(in crate::registry) fn offers_changed(&mut self, now: Instant) {
         if !self.by_session.is_empty() && self.review_at.is_none() {
             self.review_at = Some(self.reviewed.map_or(now, |reviewed| now.max(reviewed + REVIEW_PERIOD)));
         }
     }
 
     /// Those that wait, with the sessions.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Deferred)> {
+    pub(in crate::registry) fn iter(&self) -> impl Iterator<Item = (SessionId, &Deferred)> {
         self.by_session.iter().map(|(session, deferred)| (*session, deferred))
     }
 }
@@ -133,7 +133,7 @@ impl DeferredRegistrations {
 impl Registry {
     /// Defers a registration. It replaces one of the same session, or of the same instance on
     /// another session.
-    pub(super) fn defer(&mut self, session: SessionId, deferred: Deferred) {
+    pub(in crate::registry) fn defer(&mut self, session: SessionId, deferred: Deferred) {
         self.deferred.remove(session);
         if let Some(instance) = instance_of(&deferred.registration) {
             self.supersede_deferred(session, instance);
@@ -142,7 +142,7 @@ impl Registry {
     }
 
     /// Shortens the time of nodes that have become sole providers while they waited.
-    pub(super) fn review_deferred(&mut self, now: Instant) {
+    pub(in crate::registry) fn review_deferred(&mut self, now: Instant) {
         if self.deferred.review_at.take_if(|at| *at <= now).is_none() {
             return;
         }
@@ -172,7 +172,7 @@ impl Registry {
 
     /// Drops the deferred registration that this instance has on another session: it is older, and
     /// must not be listed later.
-    pub(super) fn supersede_deferred(&mut self, session: SessionId, instance: &str) {
+    pub(in crate::registry) fn supersede_deferred(&mut self, session: SessionId, instance: &str) {
         if let Some(other) = self.deferred.session_of(instance)
             && other != session
         {

@@ -1,5 +1,11 @@
 //! Whether silent peers are alive: pings within a budget, and deadlines in active time, so that our
 //! own pauses count against no peer.
+//!
+//! It must not list or remove a node: it says what it found, and the registry acts.
+
+pub(super) mod mass_loss;
+pub(super) mod suspicions;
+pub(super) mod unreachable;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -29,7 +29,7 @@ const MAX_IDENTITIES: usize = 4096;
 const FADED: f64 = 0.1;
 
 /// A sole provider that comes and goes is listed at most once in this time.
-pub(super) const SOLE_PERIOD: Duration = Duration::from_secs(1);
+pub(in crate::registry) const SOLE_PERIOD: Duration = Duration::from_secs(1);
 /// How many sole providers that come and go are listed each second, after a burst: each costs all
 /// nodes two changes, and anyone can offer a route that no other has. Further ones wait as others
 /// do.

@@ -16,7 +16,7 @@ const CROWDED_WAIT: Duration = Duration::from_millis(250);
 /// the next one may register, all would come back at that moment, and refusing thousands again and
 /// again costs more than registering them.
 #[derive(Debug)]
-pub(super) struct AdmissionRate {
+pub(in crate::registry) struct AdmissionRate {
     bucket: TokenBucket,
     /// The time between two nodes.
     interval: Duration,
@@ -25,14 +25,14 @@ pub(super) struct AdmissionRate {
 }
 
 impl AdmissionRate {
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+    pub(in crate::registry) fn new(per_second: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
         Self { bucket: TokenBucket::new(per_second, burst), interval, last: None }
     }
 
     /// Lets a node register, or says after how long it should try again. While it `is_crowded`, no
     /// node may.
-    pub(super) fn try_admit(&mut self, now: Instant, is_crowded: bool) -> Result<(), Duration> {
+    pub(in crate::registry) fn try_admit(&mut self, now: Instant, is_crowded: bool) -> Result<(), Duration> {
         let earliest = match self.bucket.try_spend(now) {
             _ if is_crowded => CROWDED_WAIT,
             Ok(()) => return Ok(()),

@@ -11,13 +11,13 @@ use net::address_group;
 const MAX_TIMES_FREE: usize = 1;
 
 /// The bytes that one address may hold while `free` bytes are left for all.
-pub(super) fn share_of(free: usize) -> usize {
+pub(in crate::registry) fn share_of(free: usize) -> usize {
     free.saturating_mul(MAX_TIMES_FREE)
 }
 
 /// Whether the peers that share the address of `host` may hold `held` bytes while `free` are left
 /// for all. This machine is excepted, as from the limit of connections: all nodes may be on it.
-pub(super) fn is_within_share(host: &str, held: usize, free: usize) -> bool {
+pub(in crate::registry) fn is_within_share(host: &str, held: usize, free: usize) -> bool {
     let is_this_machine = || host.parse::<IpAddr>().is_ok_and(|host| address_group(host).is_loopback());
     held <= share_of(free) || is_this_machine()
 }

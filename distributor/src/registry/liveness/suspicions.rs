@@ -15,7 +15,7 @@ const MAX_REPORTED: usize = 64;
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Pairs of reporter and node that are remembered for that. Beyond this number, reports count for
 /// nothing until old ones are forgotten.
-pub(super) const MAX_REPORT_PAIRS: usize = 4096;
+pub(in crate::registry) const MAX_REPORT_PAIRS: usize = 4096;
 /// Version 1 nodes cannot be pinged. When two peers report one within this time, or the only one
 /// that can, it is suspect for the same time.
 const SUSPICION: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Version 1 nodes about which something was reported, and who may report what.
 #[derive(Debug, Default)]
-pub(super) struct Suspicions {
+pub(in crate::registry) struct Suspicions {
     reported: HashMap<u64, Suspicion>,
     /// Reporters with the nodes that they have reported, and until when each pair is remembered.
     report_pairs: HashMap<(SessionId, u64), Instant>,
@@ -89,13 +89,13 @@ pub(crate) struct ReportOutcome {
 
 impl Suspicions {
     /// When the next suspicion is over.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(in crate::registry) fn next_due(&self) -> Option<Instant> {
         let due = |one: &Suspicion| if one.is_suspect { one.until } else { one.forgiven_at };
         self.reported.values().map(due).min()
     }
 
     /// Ends those that are over, and returns their nodes.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<u64> {
+    pub(in crate::registry) fn expire(&mut self, now: Instant) -> Vec<u64> {
         let is_over = |one: &Suspicion| one.is_suspect && one.until <= now;
         let over = self.reported.iter_mut().filter(|(_, one)| is_over(one));
         let over = over.map(|(id, one)| {
@@ -108,14 +108,14 @@ impl Suspicions {
     }
 
     /// Records that the node was seen to read: it is not hung, though calls to it may fail.
-    pub(super) fn record_alive(&mut self, now: Instant, id: u64) {
+    pub(in crate::registry) fn record_alive(&mut self, now: Instant, id: u64) {
         if let Some(suspicion) = self.reported.get_mut(&id) {
             (suspicion.since, suspicion.first) = (None, now);
         }
     }
 
     #[cfg(test)]
-    pub(super) fn report_pairs_len(&self) -> usize {
+    pub(in crate::registry) fn report_pairs_len(&self) -> usize {
         self.report_pairs.len()
     }
 
