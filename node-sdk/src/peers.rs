@@ -65,10 +65,10 @@ impl Peers {
     /// A provider that cannot be reached is skipped. A call made before the first list of nodes has
     /// come waits for it, as long as the call may take. So does the first call of a url in a node
     /// that is told of a [part](Self::nodes) of the mesh, for the Distributor's answer who offers
-    /// it. A call that was lost on the way is tried
-    /// once more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2), or if
-    /// [`Call::idempotent`] says so. A call made while another one is handled ends a margin before
-    /// that one.
+    /// it; if nodes are known that do, for a second and half of its time at most. A call that was
+    /// lost on the way is tried once more elsewhere if its method is idempotent by HTTP's rules
+    /// (RFC 9110, 9.2.2), or if [`Call::idempotent`] says so. A call made while another one is
+    /// handled ends a margin before that one.
     ///
     /// Await the returned value to run the call. Dropping that future cancels the call, on the
     /// remote node too.

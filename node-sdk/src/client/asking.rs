@@ -1,6 +1,8 @@
 //! Asking the Distributor who offers what is about to be used, in a node that is told of a part of
 //! the mesh.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep};
 
 use crate::client::mesh::Mesh;
@@ -13,6 +15,11 @@ use crate::routing::needs::ASK_AGAIN;
 use crate::routing::questions::Answer;
 use crate::routing::table::Lookup;
 use crate::transport::limits::DEFAULT_DEADLINE;
+
+/// How long the answer is waited for when nodes are known that offer the url; and half of what is
+/// left until the deadline at most. A Distributor that is well answers in milliseconds. Then the
+/// known nodes are called: one that is silent must not stop calls of nodes that are well.
+const MAX_WAIT_BESIDE_KNOWN: Duration = Duration::from_secs(1);
 
 impl RawCall<'_> {
     /// Asks first, if this node is not told of all nodes that offer what was found, or nothing was
@@ -32,7 +39,8 @@ impl RawCall<'_> {
                 false
             }
             Err(asking) => {
-                self.progress.state = CallState::Asking(Box::pin(asking.answer(deadline)));
+                let until = wait_until(found, now, deadline);
+                self.progress.state = CallState::Asking(Box::pin(asking.answer(until)));
                 true
             }
         }
@@ -62,16 +70,20 @@ impl Mesh {
     }
 
     /// Asks who offers a url that is about to be used, unless this node is told of that. Waits for
-    /// the answer for as long as a call may take. Cancel safe.
+    /// the answer as a call does. Cancel safe.
     pub(crate) async fn learn(&self, url: &str) {
         let (method, path) = split_url(url);
         let now = Instant::now();
         let needs = self.view().needs();
-        if !needs.is_part() || self.is_told_of(&self.lookup(method, path), now) || bad_form(url).is_some() {
+        if !needs.is_part() {
+            return;
+        }
+        let found = self.lookup(method, path);
+        if self.is_told_of(&found, now) || bad_form(url).is_some() {
             return;
         }
         if let Err(asking) = needs.ask(url, now) {
-            asking.answer(now + DEFAULT_DEADLINE).await;
+            asking.answer(wait_until(&found, now, now + DEFAULT_DEADLINE)).await;
         }
     }
 
@@ -84,5 +96,37 @@ impl Mesh {
             }
             sleep(ASK_AGAIN).await;
         }
+    }
+}
+
+/// Until when the answer is waited for, by what was found without it.
+fn wait_until(found: &Lookup<'_>, now: Instant, deadline: Instant) -> Instant {
+    match found {
+        Lookup::Available(..) => now + (deadline.saturating_duration_since(now) / 2).min(MAX_WAIT_BESIDE_KNOWN),
+        Lookup::Unavailable | Lookup::Unknown => deadline,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::balance::{Pool, Turns};
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_known_nodes_the_answer_is_waited_for_briefly() {
+        let now = Instant::now();
+        let check = |found: &Lookup<'_>, left: u64, expected: u64| {
+            let until = wait_until(found, now, now + Duration::from_millis(left));
+            assert_eq!(until - now, Duration::from_millis(expected), "{left} ms are left");
+        };
+        let known = Lookup::Available(Arc::new(Pool::new(1, Turns::default())), Vec::new());
+        let most = u64::try_from(MAX_WAIT_BESIDE_KNOWN.as_millis()).unwrap();
+        check(&known, 10 * most, most);
+        check(&known, most, most / 2);
+        check(&known, 0, 0);
+        check(&Lookup::Unknown, 10 * most, 10 * most);
+        check(&Lookup::Unavailable, most, most);
     }
 }

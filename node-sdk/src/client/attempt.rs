@@ -41,10 +41,10 @@ impl RawCall<'_> {
             if self.progress.has_waited_for_list && !self.mesh.view().has_list() {
                 return Err(CallError::NoList { url: self.url() });
             }
-            if let Some(error) = self.not_asked_error() {
-                return Err(error);
-            }
-            return Err(self.deadline_error());
+            return match self.not_asked_error() {
+                Some(error) if self.progress.tried.is_empty() => Err(error),
+                _ => Err(self.deadline_error()),
+            };
         }
         let local = self.local();
         // A key belongs to one of all providers, whichever node calls.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use distributor::Config;
 use futures::StreamExt;
 use node_sdk::{CallError, Node, NodeBuilder, Params, Path, Peers, ServiceError, State};
+use rustix::process::Signal;
 use tests::{Cluster, Process, eventually, patient, pick_port};
 
 use crate::programs::DISTRIBUTOR;
@@ -208,6 +209,28 @@ async fn m13_what_was_used_is_called_when_the_distributor_is_dead_and_after_a_ne
     second.peers().wait_for(&["GET/rest"]).await;
     eventually("all are back", async || known(second.peers()) == ["goods", "members", "rest"]).await;
     assert_eq!(call(second.peers(), "GET/rest").await, "rest");
+}
+
+#[tokio::test]
+async fn m13_what_known_nodes_offer_is_called_when_the_distributor_is_silent() {
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0", "--tell-all-up-to", "0"]);
+    let address = format!("127.0.0.1:{}", distributor.port().await);
+    let goods = offers("goods", "GET/goods").route("GET/more", name).route("GET/rest", name);
+    let _goods = goods.distributor(&address).start().await.unwrap();
+    let caller = Node::builder("caller").distributor(&address).start().await.unwrap();
+    let peers = caller.peers();
+    peers.wait_for(&["GET/goods"]).await;
+    distributor.signal(Signal::STOP);
+    // Of these nothing was asked yet, but a node is known that offers them.
+    assert_eq!(call(peers, "GET/more").await, "goods");
+    assert_eq!(peers.gather::<String>("GET/rest", &()).await.len(), 1);
+    assert_eq!(call(peers, "GET/goods").await, "goods", "what was used is not asked for");
+    let unknown = peers.call::<String>("GET/none", &()).timeout(Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(unknown, CallError::NotAsked { .. }), "{unknown}");
+    // The question still stands: the answer tells of other nodes that offer the same.
+    distributor.signal(Signal::CONT);
+    let _other = offers("other", "GET/more").distributor(&address).start().await.unwrap();
+    eventually("it is told of the other", async || known(peers) == ["goods", "other"]).await;
 }
 
 #[tokio::test]
