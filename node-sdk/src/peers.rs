@@ -155,9 +155,9 @@ impl Peers {
     /// builder has [`interests`](crate::NodeBuilder::interests) must name the event among them, as
     /// `EVENT/orders.created`, to know its subscribers. A node that is told of a
     /// [part](Self::nodes) of the mesh asks at the first event of a name who subscribes to it; that
-    /// one, and those that follow until the answer comes, are sent then, in order, and 0 is
-    /// returned. If there is no answer within 5 s, they go to the subscribers that are known; where
-    /// there are none, the log says that they are lost.
+    /// one, and those that follow until the answer comes, are sent then, in order, by
+    /// a task of the node, and 0 is returned. If there is no answer within 5 s, they go to the
+    /// subscribers that are known; where there are none, the log says that they are lost.
     ///
     /// ```no_run
     /// # fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +35,14 @@ impl NodeTasks {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.tracker.spawn(self.scope(future))
+    }
+
+    /// The same, in this runtime; the future is dropped at once if that is shut down.
+    pub(crate) fn spawn_on<F>(&self, future: F, runtime: &Handle)
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.tracker.spawn_on(self.scope(future), runtime);
     }
 
     /// Runs work of this node: the tasks that it spawns belong to the node.

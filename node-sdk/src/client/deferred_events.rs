@@ -2,10 +2,10 @@
 //! subscribes to them.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ const SENT_AT_ONCE: usize = 64;
 /// The events that wait, by route, in order.
 #[derive(Debug, Default)]
 pub(crate) struct DeferredEvents {
-    queues: Mutex<HashMap<Arc<str>, VecDeque<Event>>>,
+    queues: Mutex<HashMap<Arc<str>, VecDeque<Arc<Event>>>>,
     /// How many wait, or are just being sent; so that most emissions need no lock.
     count: AtomicUsize,
     bytes: AtomicUsize,
@@ -52,8 +52,6 @@ pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
         return event.send(mesh);
     }
     let route = Arc::clone(&event.route);
-    // Whatever waits needs a task.
-    let Ok(runtime) = Handle::try_current() else { return event.send(mesh) };
     match mesh.deferred_events().place(mesh.view().needs(), mesh.view().has_list(), event, Instant::now()) {
         Placement::Now(event) => event.send(mesh),
         Placement::ToKnown(event, reason) => match event.send(mesh)? {
@@ -62,11 +60,8 @@ pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
         },
         Placement::Waits => Ok(0),
         Placement::Asks(asking) => {
-            let mesh = Arc::clone(mesh);
-            runtime.spawn(async move {
-                let answer = asking.answer(Instant::now() + DEFAULT_DEADLINE).await;
-                mesh.deferred_events().send(&mesh, &route, answer).await;
-            });
+            let sender = RouteSender { mesh: Arc::clone(mesh), route, is_done: false };
+            mesh.spawn(sender.send(asking));
             Ok(0)
         }
         Placement::Full => Err(CallError::Overloaded { url: route.to_string() }),
@@ -96,40 +91,172 @@ impl DeferredEvents {
         }
         self.count.fetch_add(1, Ordering::AcqRel);
         self.bytes.fetch_add(event.text.len(), Ordering::Relaxed);
-        queues.entry(Arc::clone(&event.route)).or_default().push_back(event);
+        queues.entry(Arc::clone(&event.route)).or_default().push_back(Arc::new(event));
         asking.map_or(Placement::Waits, Placement::Asks)
     }
 
-    /// Sends the events that wait for this answer, in order, and those that come meanwhile.
-    async fn send(&self, mesh: &Mesh, route: &Arc<str>, answer: Answer) {
-        let mut sent = 0_usize;
-        while let Some(event) = self.take(route) {
-            sent += 1;
-            if sent.is_multiple_of(SENT_AT_ONCE) {
-                yield_now().await;
-            }
-            let reached = event.send(mesh);
-            if let (Ok(0) | Err(_), Answer::Failed(reason)) = (reached, answer) {
-                mesh.local_node()
-                    .connector
-                    .lost
-                    .record(route, format_args!("it is not known who subscribes: {reason}"));
-            }
-            self.count.fetch_sub(1, Ordering::AcqRel);
-            self.bytes.fetch_sub(event.text.len(), Ordering::Relaxed);
-        }
+    /// The event that waits for longest. It keeps its place while it is sent.
+    fn first(&self, route: &Arc<str>) -> Option<Arc<Event>> {
+        self.lock().get(route).and_then(|queue| queue.front().cloned())
     }
 
-    fn take(&self, route: &Arc<str>) -> Option<Event> {
+    /// Takes out the event that has been sent, and returns the next one. Without one, later events
+    /// of the route do not wait any more.
+    fn advance(&self, route: &Arc<str>) -> Option<Arc<Event>> {
         let mut queues = self.lock();
-        let event = queues.get_mut(route)?.pop_front();
-        if event.is_none() {
+        let queue = queues.get_mut(route)?;
+        let sent = queue.pop_front()?;
+        self.discount(&sent);
+        let next = queue.front().cloned();
+        if next.is_none() {
             queues.remove(route);
         }
-        event
+        next
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, VecDeque<Event>>> {
+    /// Takes out all events of the route. Returns their number.
+    fn clear(&self, route: &Arc<str>) -> usize {
+        let events = self.lock().remove(route).unwrap_or_default();
+        events.iter().for_each(|event| self.discount(event));
+        events.len()
+    }
+
+    fn discount(&self, event: &Event) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.bytes.fetch_sub(event.text.len(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, VecDeque<Arc<Event>>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the events of one route that wait. If its task ends early, because it panics or its
+/// runtime is shut down, those that are left are lost, and later ones do not wait for it.
+struct RouteSender {
+    mesh: Arc<Mesh>,
+    route: Arc<str>,
+    /// No event is left. Another sender may be at work for the route.
+    is_done: bool,
+}
+
+impl RouteSender {
+    /// Sends the events that wait for this answer, in order, and those that come meanwhile.
+    async fn send(mut self, asking: Asking) {
+        let answer = asking.answer(Instant::now() + DEFAULT_DEADLINE).await;
+        let events = self.mesh.deferred_events();
+        let mut sent = 0_usize;
+        let mut next = events.first(&self.route);
+        while let Some(event) = next {
+            let reached = event.send(&self.mesh);
+            if let (Ok(0) | Err(_), Answer::Failed(reason)) = (reached, answer) {
+                self.record_lost(format_args!("it is not known who subscribes: {reason}"));
+            }
+            next = events.advance(&self.route);
+            sent += 1;
+            if sent.is_multiple_of(SENT_AT_ONCE) && next.is_some() {
+                yield_now().await;
+            }
+        }
+        self.is_done = true;
+    }
+
+    fn record_lost(&self, why: impl Display) {
+        self.mesh.local_node().connector.lost.record(&self.route, why);
+    }
+}
+
+impl Drop for RouteSender {
+    fn drop(&mut self) {
+        if !self.is_done {
+            for _ in 0..self.mesh.deferred_events().clear(&self.route) {
+                self.record_lost("the task that sends it when it is known who subscribes has ended early");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use net::Network;
+
+    use super::*;
+    use crate::balance::Balance;
+    use crate::client::events::Audience;
+    use crate::routing::local_node::LocalNode;
+    use crate::routing::registry_view::RegistryView;
+    use crate::transport::blocked::BlockedAddresses;
+
+    const TOLD: &str = "told";
+
+    fn part() -> Arc<Mesh> {
+        let local_node = LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default());
+        let mesh = Mesh::new(RegistryView::new(Arc::clone(&local_node), true), local_node, Balance::default(), None);
+        mesh.view().needs().listed(true);
+        Arc::new(mesh)
+    }
+
+    fn place(mesh: &Arc<Mesh>) -> Placement {
+        mesh.deferred_events().place(
+            mesh.view().needs(),
+            true,
+            Event::new(TOLD, &7, Audience::All).unwrap(),
+            Instant::now(),
+        )
+    }
+
+    /// Lets so many events wait. Returns their sender.
+    fn defer(mesh: &Arc<Mesh>, events: usize) -> impl Future<Output = ()> {
+        let Placement::Asks(asking) = place(mesh) else { panic!("the first one asks") };
+        for _ in 1..events {
+            assert!(matches!(place(mesh), Placement::Waits));
+        }
+        RouteSender {
+            mesh: Arc::clone(mesh),
+            route: Event::new(TOLD, &7, Audience::All).unwrap().route,
+            is_done: false,
+        }
+        .send(asking)
+    }
+
+    /// How many wait, their bytes, and how many are lost.
+    fn counts(mesh: &Mesh) -> (usize, usize, u64) {
+        let DeferredEvents { queues, count, bytes } = mesh.deferred_events();
+        let queued = queues.lock().unwrap().values().map(VecDeque::len).sum::<usize>();
+        assert_eq!(queued, count.load(Ordering::Relaxed));
+        (queued, bytes.load(Ordering::Relaxed), mesh.local_node().connector.lost.count())
+    }
+
+    fn answer(mesh: &Mesh) {
+        let needs = mesh.view().needs();
+        let question = needs.next_question(Instant::now()).unwrap();
+        needs.answer(question.key, &[Some(format!("EVENT/{TOLD}"))], Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_ends_early_blocks_no_later_event() {
+        let mesh = part();
+        let sender = defer(&mesh, 3);
+        assert_eq!(counts(&mesh), (3, 3, 0));
+        drop(sender);
+        assert_eq!(counts(&mesh), (0, 0, 3), "it waited for the answer");
+        let mut sender = Box::pin(defer(&mesh, SENT_AT_ONCE + 5));
+        answer(&mesh);
+        assert!((&mut sender).now_or_never().is_none());
+        assert_eq!(counts(&mesh), (5, 5, 3), "the others are sent");
+        drop(sender);
+        assert_eq!(counts(&mesh), (0, 0, 8));
+        assert!(matches!(place(&mesh), Placement::Now(_)), "it is known who subscribes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_is_done_leaves_the_events_of_the_next_one() {
+        let mesh = part();
+        let sender = defer(&mesh, 2);
+        answer(&mesh);
+        sender.await;
+        assert_eq!(counts(&mesh), (0, 0, 0));
+        assert!(matches!(place(&mesh), Placement::Now(_)));
     }
 }

@@ -47,13 +47,13 @@ pub(super) struct Event {
 
 /// To whom an event goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
+pub(super) enum Audience {
     OneOfEachGroup,
     All,
 }
 
 impl Event {
-    fn new(event: &str, payload: &impl Serialize, audience: Audience) -> Result<Self, CallError> {
+    pub(super) fn new(event: &str, payload: &impl Serialize, audience: Audience) -> Result<Self, CallError> {
         let url = || format!("{PREFIX}{event}");
         let text = with_scratch(|scratch| {
             serde_json::to_writer(&mut *scratch, payload)?;

@@ -1,11 +1,13 @@
 //! What all calls of one thread share: the routing table, the retry budget, and this node itself.
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use protocol::Unreachable;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use crate::balance::{Balance, RetryBudget};
@@ -15,6 +17,7 @@ use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::{RegistryView, SharedTable};
 use crate::routing::subscriptions::SubscriberGroups;
 use crate::routing::table::Lookup;
+use crate::tasks::NodeTasks;
 use crate::transport::connection::Connection;
 
 /// How long a node that cannot be reached may stay listed before the log says so: a node that dies
@@ -30,6 +33,9 @@ pub(crate) struct Mesh {
     balance: Balance,
     /// Events that wait for the Distributor's answer.
     deferred_events: Arc<DeferredEvents>,
+    /// The tasks of this node, and the runtime that it was started in, where they run.
+    tasks: NodeTasks,
+    runtime: Handle,
     /// The interests that the author has named; `None` if none are.
     interests: Option<Arc<[String]>>,
     /// The service of this node, if it offers routes.
@@ -37,7 +43,7 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// The mesh of the thread that registers.
+    /// The mesh of the thread that registers, in the present runtime.
     pub(crate) fn new(
         view: Arc<RegistryView>,
         local_node: Arc<LocalNode>,
@@ -46,8 +52,18 @@ impl Mesh {
     ) -> Self {
         let (table, retries) = (Arc::clone(view.main()), RetryBudget::new(Instant::now().into_std()));
         let interests = interests.map(Arc::from);
-        let deferred_events = Arc::default();
-        Self { table, view, local_node, retries, balance, deferred_events, interests, local: OnceLock::new() }
+        Self {
+            table,
+            view,
+            local_node,
+            retries,
+            balance,
+            deferred_events: Arc::default(),
+            tasks: NodeTasks::default(),
+            runtime: Handle::current(),
+            interests,
+            local: OnceLock::new(),
+        }
     }
 
     /// The mesh of another thread, with connections and a retry budget of its own.
@@ -59,6 +75,8 @@ impl Mesh {
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.balance,
             deferred_events: Arc::clone(&self.deferred_events),
+            tasks: self.tasks.clone(),
+            runtime: self.runtime.clone(),
             interests: self.interests.clone(),
             local: self.local.clone(),
         }
@@ -132,6 +150,16 @@ impl Mesh {
 
     pub(crate) fn balance(&self) -> Balance {
         self.balance
+    }
+
+    /// The tasks that the node waits for when it stops.
+    pub(crate) fn tasks(&self) -> &NodeTasks {
+        &self.tasks
+    }
+
+    /// Spawns such a task where the node was started: the runtime of the caller may end before.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(future, &self.runtime);
     }
 
     pub(super) fn deferred_events(&self) -> &DeferredEvents {

@@ -21,7 +21,6 @@ use crate::server;
 use crate::server::concurrency::ConcurrencyLimit;
 use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::server::released::ReleasedCalls;
-use crate::tasks::NodeTasks;
 use crate::transport::budget::Budget;
 
 /// How long a node may take to stop after a signal: the time of its server, and some for the log.
@@ -158,7 +157,7 @@ impl NodeBuilder {
             network,
         };
         let peers = Peers::register(identity, Some(distributor), leaving.clone());
-        let tasks = NodeTasks::default();
+        let tasks = peers.mesh.tasks().clone();
         let service = Arc::new(LocalService {
             instance: peers.mesh.local_node().instance.as_str().into(),
             name: name.into(),

@@ -175,6 +175,39 @@ async fn m12_an_event_is_sent_when_it_is_known_who_subscribes() {
 }
 
 #[tokio::test]
+async fn m12_an_event_is_sent_although_the_runtime_that_emits_it_ends() {
+    async fn add(Params(number): Params<usize>, State(seen): State<Mutex<Vec<usize>>>) -> Result<(), ServiceError> {
+        seen.lock().unwrap().push(number);
+        Ok(())
+    }
+    let cluster = large();
+    let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let mails = Node::builder("mails").subscribe("told", add).subscribe("noted", add);
+    let _mails = cluster.node(mails.shared_state(Arc::clone(&seen))).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    let peers = caller.peers();
+    eventually("the first list is there", async || peers.stale_for().is_none()).await;
+    let emit = |event: &'static str, number: usize, in_runtime: bool| {
+        let peers = peers.clone();
+        std::thread::spawn(move || {
+            let short = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let entered = in_runtime.then(|| short.enter());
+            assert_eq!(peers.emit(event, &number).unwrap(), 0, "it is not known yet who subscribes");
+            drop(entered);
+        })
+        .join()
+        .unwrap();
+    };
+    emit("told", 1, true);
+    eventually("the first has come", async || *seen.lock().unwrap() == [1]).await;
+    emit("noted", 2, false);
+    eventually("the second has come", async || *seen.lock().unwrap() == [1, 2]).await;
+    assert_eq!((peers.emit("told", &3).unwrap(), peers.emit("noted", &4).unwrap()), (1, 1));
+    eventually("later ones come, too", async || seen.lock().unwrap().len() == 4).await;
+    assert_eq!(caller.lost_events(), 0);
+}
+
+#[tokio::test]
 async fn m13_what_was_used_is_called_when_the_distributor_is_dead_and_after_a_new_start() {
     let port = pick_port();
     let address = format!("127.0.0.1:{port}");
