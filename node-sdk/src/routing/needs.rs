@@ -21,6 +21,9 @@ pub(crate) struct Needs {
     can_ask: bool,
     /// It is told of a part of the nodes.
     is_part: AtomicBool,
+    /// The Distributor takes less than the node uses: as long as the session lasts, nothing is
+    /// added that the node has called while it was told of all.
+    is_reduced: AtomicBool,
     used: RwLock<UsedUrls>,
     questions: Mutex<Questions>,
     /// There may be a question to send.
@@ -45,6 +48,7 @@ impl Needs {
         Self {
             can_ask,
             is_part: AtomicBool::new(false),
+            is_reduced: AtomicBool::new(false),
             used: RwLock::new(UsedUrls::new(now)),
             questions: Mutex::new(Questions::new(now)),
             asked: Notify::new(),
@@ -79,6 +83,7 @@ impl Needs {
 
     /// There is no Distributor that could be asked any more.
     pub(crate) fn disconnected(&self) {
+        self.is_reduced.store(false, Ordering::Relaxed);
         self.questions().close();
     }
 
@@ -157,14 +162,21 @@ impl Needs {
         self.questions().is_sent(key)
     }
 
-    /// The Distributor takes fewer urls. Returns whether there were any to drop.
+    /// The Distributor takes fewer urls: drops half of them. Returns whether there were any to
+    /// drop.
     pub(crate) fn use_less(&self) -> bool {
+        self.is_reduced.store(true, Ordering::Relaxed);
         let mut used = self.write_used();
-        let half = used.len() / 2;
-        while used.len() > half {
+        let before = used.len();
+        while used.len() > before / 2 {
             used.drop_least_used();
         }
-        half > 0
+        before > 0
+    }
+
+    /// Whether what the node calls while it is told of all counts as used.
+    pub(crate) fn adds_called(&self) -> bool {
+        self.can_ask && !self.is_part() && !self.is_reduced.load(Ordering::Relaxed)
     }
 
     /// The urls that the node has used.
@@ -201,3 +213,24 @@ impl Asking {
 
 /// After how long a node that waits for a provider asks again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_of_which_less_is_taken_halves_what_it_uses_until_nothing_is_left() {
+        let now = Instant::now();
+        let needs = Needs::new(true, now);
+        (0..20).for_each(|number| needs.add(&Route::parse(&format!("GET/{number}")).unwrap(), now));
+        assert!(needs.adds_called());
+        let mut left = Vec::new();
+        while needs.use_less() {
+            left.push(needs.registers().len());
+            assert!(!needs.adds_called(), "what is dropped does not come back");
+        }
+        assert_eq!(left, [10, 5, 2, 1, 0]);
+        needs.disconnected();
+        assert!(needs.adds_called(), "another Distributor may take more");
+    }
+}

@@ -96,7 +96,7 @@ impl RegistryView {
     /// The urls that this node has used so far, as registered: those that it has asked for, and
     /// those that it has called while it was told of all nodes.
     pub(crate) fn used_urls(&self) -> Vec<String> {
-        if self.needs.can_ask() && !self.needs.is_part() {
+        if self.needs.adds_called() {
             let state = self.lock();
             let now = Instant::now();
             let others: Vec<_> = state.tables.iter().filter_map(Weak::upgrade).collect();

@@ -9,7 +9,8 @@ use distributor::Config;
 use futures::StreamExt;
 use node_sdk::{CallError, Node, NodeBuilder, Params, Path, Peers, ServiceError, State};
 use rustix::process::Signal;
-use tests::{Cluster, Process, eventually, patient, pick_port};
+use serde_json::{Value, json};
+use tests::{Cluster, Listener, Peer, Process, eventually, patient, pick_port};
 
 use crate::programs::DISTRIBUTOR;
 
@@ -283,6 +284,92 @@ async fn m14_a_node_that_uses_more_than_it_may_asks_again() {
             for number in 0..urls {
                 assert_eq!(call(caller.peers(), &format!("GET/{number}")).await, "n", "round {round}, {number}");
             }
+        }
+    }
+}
+
+/// A Distributor that a test plays. It tells nodes of a part, and takes as much as the test says.
+struct Played {
+    connection: Peer,
+}
+
+impl Played {
+    /// Takes the next node that connects. Returns the number of urls that it has used, too.
+    async fn accept(listener: &Listener) -> (Self, usize) {
+        let mut played = Self { connection: listener.accept().await };
+        let uses = played.registration().await;
+        (played, uses)
+    }
+
+    /// The next packet of the node.
+    async fn next(&mut self) -> Value {
+        self.connection.next().await.expect("a packet")
+    }
+
+    /// The number of urls that the node has used, as its next packet says, a registration.
+    async fn registration(&mut self) -> usize {
+        let packet = self.next().await;
+        let uses = packet["$"]["uses"].as_array();
+        uses.unwrap_or_else(|| panic!("no registration: {packet}")).len()
+    }
+
+    /// The key and routes of the next packet, a question.
+    async fn question(&mut self) -> (u64, Vec<Value>) {
+        let packet = self.next().await;
+        let routes = packet["params"]["routes"].as_array().cloned();
+        (packet["key"].as_u64().unwrap(), routes.unwrap_or_else(|| panic!("no question: {packet}")))
+    }
+
+    async fn list(&mut self) {
+        let stamp = json!({ "epoch": 1, "rev": 1, "ids": [], "part": true });
+        let list = json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [], "$": stamp });
+        self.connection.send_packet(&list).await;
+    }
+
+    async fn refuse(&mut self, key: u64, reason: &str) {
+        let why = json!({ "s": 507, "r": reason, "m": "no" });
+        let refused = json!({ "uri": "/distributes", "method": "GET", "key": key, "params": [], "$": why });
+        self.connection.send_packet(&refused).await;
+    }
+
+    /// Answers that each of the routes is a url that is offered.
+    async fn answer(&mut self, key: u64, routes: &[Value]) {
+        let answer = json!({ "uri": "$needed", "key": key, "params": { "needs": routes }, "$": {} });
+        self.connection.send_packet(&answer).await;
+    }
+}
+
+#[tokio::test]
+async fn m14_a_node_for_whose_uses_there_is_no_room_registers_with_less() {
+    for reason in ["registry_full", "address_full", "too_many_needs"] {
+        let listener = Listener::bind().await;
+        let caller = Node::builder("caller").distributor(format!("127.0.0.1:{}", listener.port()));
+        let caller = caller.start().await.unwrap();
+        let peers = caller.peers();
+        let (mut distributor, uses) = Played::accept(&listener).await;
+        assert_eq!(uses, 0);
+        distributor.list().await;
+        eventually("the list is there", async || peers.stale_for().is_none()).await;
+        for number in 0..4 {
+            peers.emit(&number.to_string(), &1).unwrap();
+            let (key, routes) = distributor.question().await;
+            distributor.answer(key, &routes).await;
+        }
+        // A question for which there is no room is asked again.
+        peers.emit("4", &1).unwrap();
+        let (key, refused) = distributor.question().await;
+        distributor.refuse(key, reason).await;
+        assert_eq!(distributor.registration().await, 2, "{reason}");
+        let (key, routes) = distributor.question().await;
+        assert_eq!(routes, refused);
+        distributor.answer(key, &routes).await;
+        // So is a registration.
+        distributor.connection.close();
+        let (mut distributor, uses) = Played::accept(&listener).await;
+        assert_eq!(uses, 3);
+        for uses in [1, 0] {
+            distributor.refuse(0, reason).await;
+            assert_eq!(distributor.registration().await, uses, "{reason}");
         }
     }
 }

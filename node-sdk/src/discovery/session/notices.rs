@@ -8,7 +8,7 @@ use net::{MAX_ESCAPED_BYTES, error, escaped, info, warn};
 use protocol::Response;
 use tokio::time::Instant;
 
-use super::questions::TOO_MANY_NEEDS;
+use super::questions::uses_too_much;
 use super::{RegistryClient, RegistrySession};
 use crate::discovery::reach::{is_translated, unreachable};
 use crate::discovery::registration::Identity;
@@ -87,9 +87,11 @@ impl RegistryClient {
             }
             return;
         }
-        if reason == TOO_MANY_NEEDS && self.view.needs().use_less() {
-            session.register_at = Some(Instant::now());
-            return self.warn_of_many(session);
+        if uses_too_much(reason) && self.view.needs().use_less() {
+            // Many nodes may be told so at once, when a Distributor starts.
+            let pause = return_pause(reason, answer.retry_after.unwrap_or_default(), fastrand::f64());
+            session.register_at = Some(Instant::now() + pause);
+            return self.warn_of_many(session, reason);
         }
         if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());

@@ -9,8 +9,15 @@ use tokio::time::Instant;
 use super::{RegistryClient, RegistrySession};
 use crate::routing::needs::NextQuestion;
 
-/// The reason of a rejection when this node uses more than the Distributor takes.
-pub(super) const TOO_MANY_NEEDS: &str = "too_many_needs";
+/// The reason of a rejection when this node uses more urls than the Distributor takes of one node;
+/// and those when it has no room for what this node offers or uses, or for that of its address.
+const TOO_MANY_NEEDS: &str = "too_many_needs";
+const FULL: [&str; 2] = ["registry_full", "address_full"];
+
+/// Whether the Distributor may take less of what this node uses.
+pub(super) fn uses_too_much(reason: &str) -> bool {
+    reason == TOO_MANY_NEEDS || FULL.contains(&reason)
+}
 
 /// How long to wait before asking again when the Distributor is busy and does not say how long.
 const BUSY: Duration = Duration::from_millis(100);
@@ -60,13 +67,13 @@ impl RegistryClient {
         let Some(key) = question_key(packet).filter(|key| needs.is_question(*key)) else { return false };
         match answer.reason.as_deref().unwrap_or_default() {
             "busy" => needs.postpone(key, Instant::now() + answer.retry_after.unwrap_or(BUSY)),
-            TOO_MANY_NEEDS if needs.use_less() => {
+            reason if uses_too_much(reason) && needs.use_less() => {
                 needs.postpone(key, Instant::now());
-                self.warn_of_many(session);
+                self.warn_of_many(session, reason);
                 self.register(session);
             }
             TOO_MANY_NEEDS => needs.refuse(key, "the Distributor takes no more urls that nodes use (--max-urls)"),
-            "registry_full" | "address_full" => needs.refuse(key, "the Distributor has no room for what nodes use"),
+            reason if FULL.contains(&reason) => needs.refuse(key, "the Distributor has no room for what nodes use"),
             _other => {
                 needs.refuse(key, "the Distributor refuses the question");
                 return false;
@@ -75,11 +82,12 @@ impl RegistryClient {
         true
     }
 
-    /// Warns that this node uses more urls than the Distributor takes.
-    pub(super) fn warn_of_many(&self, session: &mut RegistrySession<'_>) {
-        if let Some(suppressed) = session.bad.allow(TOO_MANY_NEEDS, Instant::now().into_std()) {
+    /// Warns that this node uses more urls than the Distributor takes, for this reason.
+    pub(super) fn warn_of_many(&self, session: &mut RegistrySession<'_>, reason: &str) {
+        if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
             let name = &self.identity.name;
-            warn!(%name, suppressed, "this node uses more urls than the Distributor takes (--max-urls); those that it has not used for longest are asked for when they are used again");
+            let limit = if reason == TOO_MANY_NEEDS { "--max-urls" } else { "its room for all nodes" };
+            warn!(%name, reason, suppressed, "this node uses more urls than the Distributor takes ({limit}); those that it has not used for longest are asked for when they are used again");
         }
     }
 }
