@@ -152,6 +152,13 @@ impl Needs {
         self.questions().postpone(key, until);
     }
 
+    /// The Distributor takes fewer urls than this node uses and asks for. If it asks for more than
+    /// it uses, it asks again, for half as many at a time. Returns whether it does.
+    pub(crate) fn ask_fewer(&self, key: u64, now: Instant) -> bool {
+        let used = self.read_used().len();
+        self.questions().ask_fewer(key, used, now)
+    }
+
     /// The Distributor does not answer.
     pub(crate) fn refuse(&self, key: u64, why: &'static str) {
         self.questions().refuse(key, why);

@@ -53,6 +53,8 @@ pub(super) struct Questions {
     /// Those that are not sent yet.
     waiting: VecDeque<Box<str>>,
     sent: Option<SentQuestion>,
+    /// Most routes of the next packet: fewer once the Distributor has refused so many.
+    max_routes: usize,
     /// The Distributor has put off the answer until then.
     not_before: Option<Instant>,
     next_key: u64,
@@ -81,6 +83,7 @@ impl Questions {
             asked: HashMap::new(),
             waiting: VecDeque::new(),
             sent: None,
+            max_routes: MAX_NEED_ROUTES,
             not_before: None,
             next_key: FIRST_KEY,
             tokens: (BURST, now),
@@ -96,7 +99,7 @@ impl Questions {
     /// There is no session any more: all that wait are told so.
     pub(super) fn close(&mut self) {
         self.is_open = false;
-        (self.sent, self.not_before) = (None, None);
+        (self.sent, self.not_before, self.max_routes) = (None, None, MAX_NEED_ROUTES);
         self.waiting.clear();
         for (_, waiting) in self.asked.drain() {
             waiting.send_replace(Some(Answer::Failed(LOST)));
@@ -145,7 +148,7 @@ impl Questions {
         }
         let (mut routes, mut bytes) = (Vec::new(), 0);
         while let Some(route) = self.waiting.front()
-            && routes.len() < MAX_NEED_ROUTES
+            && routes.len() < self.max_routes
             && (routes.is_empty() || bytes + route.len() <= MAX_PACKET_BYTES)
         {
             bytes += route.len();
@@ -203,6 +206,19 @@ impl Questions {
             sent.routes.into_iter().rev().for_each(|route| self.waiting.push_front(route));
             self.not_before = Some(until);
         }
+    }
+
+    /// The routes of this packet are too many, beside so many urls that the node uses: at most half
+    /// as many are asked for at a time, from now on. Returns false if there are more of those urls,
+    /// or nothing to halve; then the packet is still under way.
+    pub(super) fn ask_fewer(&mut self, key: u64, used: usize, now: Instant) -> bool {
+        let routes = self.sent.as_ref().filter(|sent| sent.key == key).map_or(0, |sent| sent.routes.len());
+        let is_halved = routes > used.max(1);
+        if is_halved {
+            self.max_routes = routes / 2;
+            self.postpone(key, now);
+        }
+        is_halved
     }
 
     pub(super) fn refuse(&mut self, key: u64, why: &'static str) {
@@ -344,6 +360,34 @@ mod tests {
         }
         let took = now - start;
         assert!((Duration::from_millis(1990)..Duration::from_millis(2100)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_routes_are_halved_until_so_few_are_taken() {
+        let (mut questions, now) = questions();
+        let waiting: Vec<_> = (0..40).map(|number| wait(&mut questions, &format!("GET/{number}"), now)).collect();
+        let mut sizes = Vec::new();
+        let mut used = 8;
+        while let Some((key, routes)) = questions.next(now) {
+            sizes.push(routes.len());
+            if routes.len() > 5 {
+                assert!(!questions.ask_fewer(key, routes.len(), now), "the node uses as many urls");
+                assert!(!questions.ask_fewer(key + 1, used, now), "that is another packet");
+                assert!(questions.ask_fewer(key, used, now));
+                used = 0;
+            } else {
+                questions.answer(key, &vec![None; routes.len()], now);
+            }
+        }
+        assert_eq!(sizes, [40, 20, 10, 5, 5, 5, 5, 5, 5, 5, 5]);
+        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::Nobody)));
+        let _waiting = wait(&mut questions, "POST/one", now);
+        let (key, _) = questions.next(now).unwrap();
+        assert!(!questions.ask_fewer(key, 0, now), "one cannot be halved");
+        questions.close();
+        questions.open();
+        let _waiting: Vec<_> = (0..40).map(|number| wait(&mut questions, &format!("PUT/{number}"), now)).collect();
+        assert_eq!(questions.next(now).unwrap().1.len(), 40, "another Distributor may take more");
     }
 
     #[tokio::test(start_paused = true)]

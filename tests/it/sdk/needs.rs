@@ -288,6 +288,22 @@ async fn m14_a_node_that_uses_more_than_it_may_asks_again() {
     }
 }
 
+#[tokio::test]
+async fn m14_a_node_that_asks_for_more_at_once_than_it_may_use_asks_for_fewer() {
+    let cluster = Cluster::with(Config { tell_all_up_to: 0, max_urls: 8, ..patient() });
+    let mut nodes = Vec::new();
+    for part in 0..5 {
+        let urls = (part * 8..part * 8 + 8).map(|number| format!("GET/{number}"));
+        let node = urls.fold(Node::builder("n").state("n"), |node, url| node.route(&url, name));
+        nodes.push(cluster.node(node).await);
+    }
+    let caller = cluster.node(Node::builder("caller")).await;
+    let peers = caller.peers();
+    let calls = (0..40).map(|number| async move { call(peers, &format!("GET/{number}")).await });
+    let answers = futures::future::join_all(calls).await;
+    assert!(answers.iter().all(|answer| answer == "n"), "{answers:?}");
+}
+
 /// A Distributor that a test plays. It tells nodes of a part, and takes as much as the test says.
 struct Played {
     connection: Peer,
