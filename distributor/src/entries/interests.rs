@@ -1,8 +1,14 @@
 //! The services and urls of which a node wants to be told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::entries::record::Record;
+
+/// Most families of one url: one for each number of its first segments, from none to seven. The
+/// index has an entry for each of them, and urls are made of as many slashes as a peer likes. A url
+/// with more segments before its first parameter stands for the family of its first seven: a node
+/// is then told of more than it needs, and never of less.
+const MAX_FAMILIES: usize = 8;
 
 /// The services and urls that a node is told of. Nodes with the same interests have equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -10,8 +16,19 @@ pub(crate) struct Interests {
     kind: InterestKind,
     /// Names of services, and urls as registered.
     texts: BTreeSet<Box<str>>,
-    /// The families of the urls with parameters.
-    families: BTreeSet<Box<str>>,
+    /// How the families of the urls with parameters begin, by their number of segments.
+    families: BTreeMap<usize, BTreeSet<Box<str>>>,
+}
+
+/// What interests and nodes are matched by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Offer<'o> {
+    /// The name of a service.
+    Name(&'o str),
+    /// A url or event, as registered.
+    Url(&'o str),
+    /// All urls with this many segments that begin so.
+    Family(usize, &'o str),
 }
 
 /// Who has said what a node is told of.
@@ -28,13 +45,16 @@ impl Interests {
     /// The interests that an author has named.
     pub(crate) fn named(interests: Vec<String>) -> Self {
         let texts = interests.into_iter().map(Into::into).collect();
-        Self { kind: InterestKind::Named, texts, families: BTreeSet::new() }
+        Self { kind: InterestKind::Named, texts, families: BTreeMap::new() }
     }
 
     /// The interests of a node that uses these urls.
     pub(crate) fn used<'u>(urls: impl IntoIterator<Item = &'u str>) -> Self {
         let texts: BTreeSet<Box<str>> = urls.into_iter().map(Box::from).collect();
-        let families = texts.iter().filter_map(|url| family_of(url)).collect();
+        let mut families: BTreeMap<_, BTreeSet<Box<str>>> = BTreeMap::new();
+        for (segments, beginning) in texts.iter().filter_map(|url| family_of(url)) {
+            families.entry(segments).or_default().insert(beginning.into());
+        }
         Self { kind: InterestKind::Used, texts, families }
     }
 
@@ -54,18 +74,26 @@ impl Interests {
 
     /// Whether they name this url, or all of its family.
     pub(crate) fn has(&self, url: &str) -> bool {
-        self.texts.contains(url) || family_of(url).is_some_and(|family| self.families.contains(&family))
+        let has_family = |(segments, beginning)| {
+            self.families.get(&segments).is_some_and(|beginnings| beginnings.contains(beginning))
+        };
+        self.texts.contains(url) || family_of(url).is_some_and(has_family)
     }
 
     /// About how many bytes of memory they take.
     pub(crate) fn bytes(&self) -> usize {
-        let both = self.texts.iter().chain(&self.families);
+        let both = self.texts.iter().chain(self.families.values().flatten());
         both.map(|text| text.len() + 2 * size_of::<Box<str>>()).sum()
     }
 
-    /// What a node that matches is indexed by: see [`offers_of`].
-    pub(crate) fn offers(&self) -> impl Iterator<Item = &str> {
-        self.texts.iter().chain(&self.families).map(|text| &**text)
+    /// What a node that matches offers: one of these.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = Offer<'_>> {
+        let names = self.texts.iter().filter(|_| self.kind == InterestKind::Named).map(|text| Offer::Name(text));
+        let families = self
+            .families
+            .iter()
+            .flat_map(|(segments, beginnings)| beginnings.iter().map(|beginning| Offer::Family(*segments, beginning)));
+        self.texts.iter().map(|text| Offer::Url(text)).chain(names).chain(families)
     }
 
     /// Whether a node matches these interests.
@@ -73,38 +101,48 @@ impl Interests {
         if self.texts.contains(&*record.name) && self.kind == InterestKind::Named {
             return true;
         }
-        let is_of_family = |url: &str| families_with(url).any(|family| self.families.contains(&*family));
-        record.urls.iter().any(|url| self.texts.contains(url) || (!self.families.is_empty() && is_of_family(url)))
+        record.urls.iter().any(|url| self.texts.contains(url) || self.has_family_with(url))
+    }
+
+    fn has_family_with(&self, url: &str) -> bool {
+        if self.families.is_empty() {
+            return false;
+        }
+        let Some(beginnings) = self.families.get(&segments(url)) else { return false };
+        beginnings_of(url).any(|beginning| beginnings.contains(beginning))
     }
 }
 
 /// All that interests may find a node by: its name, its urls, and their families.
-pub(crate) fn offers_of(record: &Record, mut offer: impl FnMut(&str)) {
-    offer(&record.name);
-    for url in &record.urls {
-        offer(url);
-        families_with(url).for_each(|family| offer(&family));
-    }
+pub(crate) fn offers_of(record: &Record) -> impl Iterator<Item = Offer<'_>> {
+    let of_url = |url| {
+        let segments = segments(url);
+        let families = beginnings_of(url).map(move |beginning| Offer::Family(segments, beginning));
+        std::iter::once(Offer::Url(url)).chain(families)
+    };
+    let urls = record.urls.iter().flat_map(move |url| of_url(&**url));
+    std::iter::once(Offer::Name(&record.name)).chain(urls)
 }
 
 /// The family of a url with parameters: all urls with as many segments that begin as it does, up to
-/// the first parameter. Whatever may be preferred to it for some path is one of them, and so is
-/// itself under other names of parameters. `None` of a url without parameters, which is preferred
-/// to all others.
-fn family_of(url: &str) -> Option<Box<str>> {
-    let until = url.find("/{")?;
-    Some(family(url, until))
+/// the first parameter or the eighth segment. Whatever may be preferred to it for some path is one
+/// of them, and so is itself under other names of parameters. `None` of a url without parameters,
+/// which is preferred to all others.
+fn family_of(url: &str) -> Option<(usize, &str)> {
+    url.find("/{")?;
+    Some((segments(url), beginnings_of(url).last()?))
 }
 
-/// The families that a url is in: one for each segment before which it has no parameter.
-fn families_with(url: &str) -> impl Iterator<Item = Box<str>> {
+/// How the families that a url is in begin: one for each segment before which it has no parameter,
+/// and [`MAX_FAMILIES`] at most.
+fn beginnings_of(url: &str) -> impl Iterator<Item = &str> {
     let until = url.find("/{").unwrap_or(url.len());
-    url.match_indices('/').map(|(at, _)| at).take_while(move |at| *at <= until).map(|at| family(url, at))
+    let slashes = url.match_indices('/').map(|(at, _)| at).take_while(move |at| *at <= until);
+    slashes.take(MAX_FAMILIES).map(|at| &url[..at])
 }
 
-/// No url or name has a space in it that a node could call.
-fn family(url: &str, until: usize) -> Box<str> {
-    format!("{} {}", url.matches('/').count(), &url[..until]).into()
+fn segments(url: &str) -> usize {
+    url.matches('/').count()
 }
 
 #[cfg(test)]
@@ -124,8 +162,7 @@ mod tests {
     fn check(used: &str, url: &str, expected: bool) {
         let (interests, record) = (Interests::used([used]), record("n", url));
         assert_eq!(interests.include(&record), expected, "{used} {url}");
-        let mut is_found = false;
-        offers_of(&record, |offer| is_found |= interests.offers().any(|wanted| wanted == offer));
+        let is_found = offers_of(&record).any(|offer| interests.offers().any(|wanted| wanted == offer));
         assert_eq!(is_found, expected, "{used} {url}");
     }
 
@@ -145,8 +182,32 @@ mod tests {
         check("GET/goods/{id}/tags/{tag}", "GET/goods/{id}/tags/new", true);
         check("GET/{all}", "GET/goods", true);
         check("GET/{all}", "GET/goods/{id}", false);
+        let deep = "GET/a/b/c/d/e/f/g/h/{id}";
+        check(deep, "GET/a/b/c/d/e/f/g/h/new", true);
+        check(deep, "GET/a/b/c/d/e/f/g/other/{x}", true);
+        for other in ["GET/a/b/c/d/e/f/other/h/new", "GET/a/b/c/d/e/f/g/h", "GET/a/b/c/d/e/f/g/h/i/j"] {
+            check(deep, other, false);
+        }
+        check("GET/a/b/c/d/e/f/g/{id}", "GET/a/b/c/d/e/f/g/new", true);
         check("EVENT/told", "EVENT/told", true);
         check("EVENT/told", "EVENT/told.too", false);
+    }
+
+    #[test]
+    fn a_url_has_few_families_however_many_slashes_it_has() {
+        for (url, expected) in [
+            (format!("a17{}", "/".repeat(509)), MAX_FAMILIES),
+            (format!("GET{}", "/{x}".repeat(100)), 1),
+            ("GET/a/b".to_owned(), 2),
+            ("*".to_owned(), 0),
+        ] {
+            // Its name and the url itself are two more.
+            assert_eq!(offers_of(&record("n", &url)).count(), 2 + expected, "{url}");
+        }
+        let urls: Vec<String> = (0..100).map(|at| format!("GET{}/{{x}}", format!("/{at}").repeat(20))).collect();
+        let used = Interests::used(urls.iter().map(String::as_str));
+        assert_eq!(used.offers().count(), 200);
+        assert!(used.has(&urls[7].replace("{x}", "{y}")));
     }
 
     #[test]
@@ -155,11 +216,14 @@ mod tests {
         for (interests, expected) in [
             (Interests::named(vec!["goods".to_owned()]), true),
             (Interests::used(["goods"]), false),
+            (Interests::named(vec!["GET/goods".to_owned()]), false),
             (Interests::named(vec!["GET/goods/{id}".to_owned()]), true),
             (Interests::named(vec!["GET/goods/{x}".to_owned()]), false),
             (Interests::used(["GET/a"]).with(["GET/goods/{x}"]), true),
         ] {
             assert_eq!(interests.include(&goods), expected, "{interests:?}");
+            let is_found = offers_of(&goods).any(|offer| interests.offers().any(|wanted| wanted == offer));
+            assert_eq!(is_found, expected, "{interests:?}");
         }
         assert_ne!(Interests::used(["GET/a"]), Interests::named(vec!["GET/a".to_owned()]));
     }

@@ -1,45 +1,47 @@
 //! Finds entries by what they offer, without a look at all of them: thousands of nodes with
 //! interests of their own may register at once.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::entries::interests::{Interests, offers_of};
+use crate::entries::interests::{Interests, Offer, offers_of};
 use crate::entries::view::View;
 use crate::entries::{EntryTable, Record};
 
-/// Ids, or positions, of records by what interests may find them by, as hashes. It has as much as
-/// the records have urls, and the segments of these.
+/// Ids, or positions, of records by what interests may find them by. A record has one entry for its
+/// name, and for each url at most nine: itself, and its families, of which there are eight.
 #[derive(Debug, Default)]
 pub(crate) struct OfferIndex {
-    ids: HashMap<u64, BTreeSet<u64>>,
+    /// The hash of an offer, and an id: about 30 bytes each, as there may be millions.
+    ids: BTreeSet<(u64, u64)>,
     hasher: RandomState,
 }
 
 impl OfferIndex {
     pub(crate) fn add(&mut self, id: u64, record: &Record) {
-        offers_of(record, |offer| {
-            self.ids.entry(self.hasher.hash_one(offer)).or_default().insert(id);
-        });
+        for offer in offers_of(record) {
+            self.ids.insert((self.hash(offer), id));
+        }
     }
 
     pub(super) fn remove(&mut self, id: u64, record: &Record) {
-        offers_of(record, |offer| {
-            if let Entry::Occupied(mut ids) = self.ids.entry(self.hasher.hash_one(offer)) {
-                ids.get_mut().remove(&id);
-                if ids.get().is_empty() {
-                    ids.remove();
-                }
-            }
-        });
+        for offer in offers_of(record) {
+            self.ids.remove(&(self.hash(offer), id));
+        }
     }
 
     /// The records that may match, in order. Hashes may collide.
     pub(crate) fn candidates(&self, interests: &Interests) -> BTreeSet<u64> {
-        let offers = interests.offers().map(|offer| self.hasher.hash_one(offer));
-        offers.filter_map(|offer| self.ids.get(&offer)).flatten().copied().collect()
+        let ids = interests
+            .offers()
+            .map(|offer| self.hash(offer))
+            .flat_map(|offer| self.ids.range((offer, 0)..=(offer, u64::MAX)).map(|(_, id)| *id));
+        ids.collect()
+    }
+
+    fn hash(&self, offer: Offer<'_>) -> u64 {
+        self.hasher.hash_one(offer)
     }
 }
 
