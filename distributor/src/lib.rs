@@ -27,6 +27,7 @@ mod registry;
 mod shell;
 #[cfg(test)]
 mod simulation;
+mod spread;
 mod token_bucket;
 mod updates;
 mod why;

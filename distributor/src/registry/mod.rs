@@ -37,9 +37,11 @@ use crate::registry::liveness::suspicions::Suspicions;
 use crate::registry::liveness::unreachable::UnreachableNodes;
 pub(crate) use crate::registry::liveness::unreachable::UnreachableNotice;
 use crate::registry::liveness::{Liveness, Verdict};
+use crate::registry::needs::{MAX_QUESTION_WAIT, QUESTION_INTERVAL};
 use crate::registry::publishing::PublishedStates;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
+use crate::spread::Spread;
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::UpdateBudget;
 use crate::updates::encode::{left_out, legacy_bytes};
@@ -71,6 +73,8 @@ pub(crate) struct Registry {
     turns: Turns,
     /// The bytes of the interests of all nodes.
     interest_budget: InterestBudget,
+    /// When nodes ask again whose questions are turned away.
+    question_waits: Spread,
     tenures: HashMap<SessionId, Tenure>,
     deferred: DeferredRegistrations,
     /// Sessions whose instance has registered on a newer session, and which the shell has not
@@ -141,6 +145,7 @@ impl Registry {
             admission_rate: AdmissionRate::new(config.registrations_per_second, config.registration_burst),
             turns: Turns::default(),
             interest_budget: InterestBudget::new(config.max_list_bytes),
+            question_waits: Spread::new(QUESTION_INTERVAL, MAX_QUESTION_WAIT),
             tenures: HashMap::new(),
             deferred: DeferredRegistrations::default(),
             superseded: Vec::new(),

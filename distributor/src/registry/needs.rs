@@ -19,6 +19,12 @@ const EVENT: &str = "EVENT/";
 /// After how long a node asks again that is about to be sent the list of what it needs.
 const AFTER_LIST: Duration = Duration::from_millis(10);
 
+/// The time between two nodes that ask again after their questions were turned away: as many come
+/// back in a second as may register.
+pub(super) const QUESTION_INTERVAL: Duration = Duration::from_micros(200);
+/// None is told to wait longer: its calls wait as long.
+pub(super) const MAX_QUESTION_WAIT: Duration = Duration::from_secs(1);
+
 /// The answer to a question.
 #[derive(Debug)]
 pub(crate) struct Learned {
@@ -76,21 +82,27 @@ impl Registry {
             let message = format!("a node uses at most {} urls at a time (--max-urls)", self.config.max_urls);
             return Err(Rejection::new(400, "too_many_needs", message));
         }
+        self.lists.check_pace(now).map_err(|wait| self.turn_away(now, wait))?;
         let interests = Arc::new(before.with(added.iter().copied()));
         let checked = self.interest_budget.check(session, host, interests.bytes());
         checked.map_err(|error| error.rejection().unwrap_or_else(|| Rejection::new(503, "busy", "it is cut")))?;
         let header = self.header();
         let added = Interests::used(added);
-        let update = self.lists.learned(now, &self.entries, header, known, (&interests, added)).map_err(|wait| {
-            let (Wait::Pace(at) | Wait::Memory(at)) = wait;
-            Rejection::new(503, "busy", "many nodes are told what they need").retry_after(at - now)
-        })?;
+        let update = self.lists.learned(now, &self.entries, header, known, (&interests, added));
+        let update = update.map_err(|wait| self.turn_away(now, wait))?;
         if matches!(&update, LearnedUpdate::Change(_, told) if told.confirmed_only) {
             self.entries.publish_partly();
         }
         self.interest_budget.set(session, host, interests.bytes());
         self.visibility.set_interests(session, Some(&interests));
         Ok(Learned { needs, interests: Some(interests), update })
+    }
+
+    /// The rejection of a question for which there is no time or memory now.
+    fn turn_away(&mut self, now: Instant, wait: Wait) -> Rejection {
+        let (Wait::Pace(at) | Wait::Memory(at)) = wait;
+        let wait = self.question_waits.next_wait(now, at.saturating_duration_since(now));
+        Rejection::new(503, "busy", "many nodes are told what they need").retry_after(wait)
     }
 
     /// The urls of a session that no node calls, as searches among them would take too long.

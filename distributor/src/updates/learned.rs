@@ -31,12 +31,22 @@ impl ListCache {
         OutPacket::reserved(packet, &self.memory)
     }
 
-    /// The update for a peer whose interests have grown to `interests`, by those in `added`: all
-    /// entries that concern it and that it does not know, at the newest state, which `header`
-    /// describes.
+    /// Whether there is time for the update of a peer that asks.
     ///
     /// # Errors
-    /// It cannot be encoded before this time.
+    /// There is at this time.
+    pub(crate) fn check_pace(&self, now: Instant) -> Result<(), Wait> {
+        self.partial.check_pace(now)
+    }
+
+    /// The update for a peer whose interests have grown to `interests`, by those in `added`: all
+    /// entries that concern it and that it does not know, at the newest state, which `header`
+    /// describes. The changes and entries that are looked at take time of the pace, even if the
+    /// peer needs none of them: it may ask again and again.
+    ///
+    /// # Errors
+    /// There is no time or memory for it before this time. Nothing has been looked at for want of
+    /// time.
     pub(crate) fn learned(
         &mut self,
         now: Instant,
@@ -45,6 +55,7 @@ impl ListCache {
         known: &PeerState,
         (interests, added): (&Arc<Interests>, Interests),
     ) -> Result<LearnedUpdate, Wait> {
+        self.check_pace(now)?;
         let before = &known.view;
         let confirmed_only = before.confirmed_only;
         let base = known.revision.filter(|known| known.epoch == header.revision.epoch && *known <= header.revision);
@@ -57,6 +68,8 @@ impl ListCache {
         let mut difference = entries.difference(base, header.revision.rev, &view);
         let only_added = View { interests: Some(Arc::new(added)), confirmed_only };
         let (records, looks) = entries.records_for(header.revision.rev, &only_added);
+        let changes = usize::try_from(header.revision.rev - base).unwrap_or(usize::MAX);
+        let looks = looks.saturating_add(changes);
         let mut joined: HashSet<u64> = difference.joined.iter().map(|record| record.id).collect();
         for record in records.into_iter().filter(|record| !before.includes(record)) {
             if record.suspect && !difference.suspect.contains(&record.id) {
@@ -67,11 +80,68 @@ impl ListCache {
             }
         }
         if difference.is_empty() {
+            self.partial.spend(now, looks, 0);
             return Ok(LearnedUpdate::Nothing);
         }
         self.partial.reserve(now, looks, Difference::bytes(&difference))?;
         let told = StateAfter { revision: header.revision, confirmed_only: confirmed_only && !entries.is_whole() };
         let header = UpdateHeader { digest: None, warming: header.warming || told.confirmed_only, ..header };
         Ok(LearnedUpdate::Change(encode_change(&difference, &header, known_revision), told))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{Registration, RegistrationLimits, Revision};
+
+    use super::*;
+    use crate::entries::SessionId;
+    use crate::updates::budget::UpdateBudget;
+
+    /// A table in which other nodes have come and gone, this often; and the header of its state.
+    fn table(changes: u64) -> (EntryTable, UpdateHeader) {
+        let mut entries = EntryTable::new(1);
+        let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":["GET/other"]}"#).unwrap();
+        let other = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        for session in 0..changes / 2 {
+            entries.register(SessionId(session), &other, "::1");
+            entries.remove_session(SessionId(session), protocol::LeaveReason::Closed);
+        }
+        let header = UpdateHeader { revision: entries.revision(), ..UpdateHeader::default() };
+        (entries, header)
+    }
+
+    fn known(rev: u64) -> PeerState {
+        let view = View { interests: Some(Arc::new(Interests::used(["GET/a"]))), confirmed_only: false };
+        PeerState { revision: Some(Revision { epoch: 1, rev }), view, ..PeerState::default() }
+    }
+
+    fn ask(
+        lists: &mut ListCache,
+        now: Instant,
+        (entries, header): &(EntryTable, UpdateHeader),
+        known: &PeerState,
+    ) -> Result<LearnedUpdate, Wait> {
+        let interests = Arc::new(Interests::used(["GET/a", "GET/b"]));
+        let added = Interests::used(["GET/b"]);
+        lists.learned(now, entries, *header, known, (&interests, added))
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn a_question_takes_time_even_if_nothing_is_told() {
+        let now = Instant::now();
+        for (changes, rev, most) in [(8000, 0, 10), (8000, 7990, 2000), (10, 0, 2000)] {
+            let table = table(changes);
+            let mut lists = ListCache::new(UpdateBudget::new(usize::MAX));
+            let mut answered = 0;
+            while ask(&mut lists, now, &table, &known(rev)) == Ok(LearnedUpdate::Nothing) && answered <= 100_000 {
+                answered += 1;
+            }
+            assert!((1..=most).contains(&answered), "{changes} {rev}: {answered}");
+            // Without time nothing is looked at, not even whether the changes are kept.
+            let lost = PeerState { revision: None, ..known(0) };
+            assert!(matches!(ask(&mut lists, now, &table, &lost), Err(Wait::Pace(_))));
+        }
     }
 }

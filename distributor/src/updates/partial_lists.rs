@@ -89,16 +89,23 @@ impl PartialLists {
     /// Reserves time and memory to encode a packet of this many bytes for one peer, for which this
     /// many entries were looked at, or says when to try again.
     pub(super) fn reserve(&mut self, now: Instant, looks: usize, bytes: usize) -> Result<(), Wait> {
-        if let Some(at) = self.next_at.filter(|at| now < *at) {
-            return Err(Wait::Pace(at));
-        }
+        self.check_pace(now)?;
         let has_room = self.memory.has_room(bytes);
-        let worked = if has_room { bytes } else { bytes / BYTES_IN_VAIN };
-        let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
+        self.spend(now, looks, if has_room { bytes } else { bytes / BYTES_IN_VAIN });
+        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
+    }
+
+    /// Whether there is time for a packet for one peer, or when there is.
+    pub(super) fn check_pace(&self, now: Instant) -> Result<(), Wait> {
+        self.next_at.filter(|at| now < *at).map_or(Ok(()), |at| Err(Wait::Pace(at)))
+    }
+
+    /// Takes the time for which this many entries were looked at, and bytes encoded.
+    pub(super) fn spend(&mut self, now: Instant, looks: usize, bytes: usize) {
+        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
         // Timers are coarse: the unused part of the last milliseconds may be used now.
         let from = self.next_at.map_or(now, |at| at.max(now.checked_sub(UNUSED_PACE).unwrap_or(now)));
         self.next_at = Some(from + pace);
-        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
     }
 
     fn encode(
@@ -108,9 +115,7 @@ impl PartialLists {
         header: UpdateHeader,
         view: &View,
     ) -> Result<OutPacket, Wait> {
-        if let Some(at) = self.next_at.filter(|at| now < *at) {
-            return Err(Wait::Pace(at));
-        }
+        self.check_pace(now)?;
         let (records, looks) = entries.records_for(header.revision.rev, view);
         let mut digest = Digest::default();
         let mut bytes = 0;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::spread::Spread;
 use crate::token_bucket::TokenBucket;
 
 /// No node is told to wait longer. Nodes of earlier versions wait up to twice as long as they are
@@ -12,22 +13,17 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// them.
 const CROWDED_WAIT: Duration = Duration::from_millis(250);
 
-/// A rate limit that tells each refused node another time to come back. If it told all of them when
-/// the next one may register, all would come back at that moment, and refusing thousands again and
-/// again costs more than registering them.
+/// A rate limit that tells each refused node another time to come back.
 #[derive(Debug)]
 pub(in crate::registry) struct AdmissionRate {
     bucket: TokenBucket,
-    /// The time between two nodes.
-    interval: Duration,
-    /// The last moment that was given away.
-    last: Option<Instant>,
+    waits: Spread,
 }
 
 impl AdmissionRate {
     pub(in crate::registry) fn new(per_second: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
-        Self { bucket: TokenBucket::new(per_second, burst), interval, last: None }
+        Self { bucket: TokenBucket::new(per_second, burst), waits: Spread::new(interval, MAX_WAIT) }
     }
 
     /// Lets a node register, or says after how long it should try again. While it `is_crowded`, no
@@ -38,11 +34,7 @@ impl AdmissionRate {
             Ok(()) => return Ok(()),
             Err(wait) => wait,
         };
-        let next = self.last.map_or(Duration::ZERO, |last| (last + self.interval).saturating_duration_since(now));
-        // Nodes that try again and again must not make others wait longer and longer.
-        let wait = if next <= MAX_WAIT { next.max(earliest) } else { earliest };
-        self.last = Some(now + wait);
-        Err(wait)
+        Err(self.waits.next_wait(now, earliest))
     }
 }
 

@@ -200,6 +200,23 @@ fn a_question_may_be_refused() {
     assert_eq!(refused.unwrap().reason, "registry_full");
 }
 
+#[test]
+fn nodes_whose_questions_are_turned_away_come_back_one_by_one() {
+    let mut asker = Asker::new(Config { tell_all_up_to: 0, ..Config::default() });
+    asker.node(1, "n", &["GET/a"], "");
+    asker.publish();
+    asker.register(true);
+    asker.publish();
+    asker.read();
+    let (now, routes) = (asker.peer.at(asker.ms), ["GET/a".to_owned()]);
+    let Asker { peer: Peer { registry, outbox, .. }, .. } = &mut asker;
+    let mut ask = || registry.learn(now, (PEER, "::1"), &outbox.known, &routes);
+    assert!((0..100_000).any(|_| ask().is_err()), "it takes no time");
+    let waits: Vec<_> = (0..1000).map(|_| ask().unwrap_err().retry_after.unwrap()).collect();
+    assert_eq!(waits.iter().collect::<BTreeSet<_>>().len(), waits.len());
+    assert!((0..10_000).all(|_| ask().unwrap_err().retry_after <= Some(Duration::from_secs(1))));
+}
+
 const URLS: [&str; 12] = [
     "GET/a",
     "GET/a/{id}",
