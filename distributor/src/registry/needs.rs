@@ -9,6 +9,7 @@ use protocol::{IgnoredParts, RegisterOptions, Route, RouterError};
 use crate::entries::SessionId;
 use crate::entries::interests::{InterestKind, Interests};
 use crate::registry::Registry;
+use crate::registry::admission::RegisterError;
 use crate::registry::admission::rejection::Rejection;
 use crate::updates::learned::LearnedUpdate;
 use crate::updates::lists::{PeerState, Wait};
@@ -39,7 +40,7 @@ pub(crate) struct Learned {
 impl Registry {
     /// The interests of a node that registers; `None` means all. A node that can ask is told of all
     /// others while these are few. A session that began with all nodes, or with a part, stays so.
-    pub(super) fn interests_of(&self, session: SessionId, options: &RegisterOptions) -> Option<Interests> {
+    fn interests_of(&self, session: SessionId, options: &RegisterOptions) -> Option<Interests> {
         if let Some(named) = &options.interests {
             return Some(Interests::named(named.clone()));
         }
@@ -49,6 +50,35 @@ impl Registry {
             None => options.part || self.entries.len() >= self.config.tell_all_up_to,
         };
         is_part.then(|| Interests::used(uses.iter().map(String::as_str)))
+    }
+
+    /// The interests of a node that registers, as far as the budget has room for them. A node that
+    /// can ask is not turned away: it keeps the interests that it has on this session, or has none,
+    /// and asks. It is also said what it is not told of.
+    ///
+    /// # Errors
+    /// There is no room for the interests that its author has named.
+    pub(super) fn fitting_interests(
+        &self,
+        session: SessionId,
+        host: &str,
+        options: &RegisterOptions,
+    ) -> Result<(Option<Arc<Interests>>, Option<IgnoredParts>), RegisterError> {
+        let Some(interests) = self.interests_of(session, options) else { return Ok((None, None)) };
+        let Err(error) = self.interest_budget.check(session, host, interests.bytes()) else {
+            return Ok((Some(Arc::new(interests)), None));
+        };
+        if interests.kind() == InterestKind::Named {
+            return Err(error);
+        }
+        let before = self.visibility.interests_of(session).flatten();
+        let before = before.filter(|before| before.kind() == InterestKind::Used).cloned();
+        let kept = before.unwrap_or_else(|| Arc::new(Interests::used([])));
+        let first = "there is no room for what the node uses beside what others use (--max-list-bytes): it is told of \
+                     these nodes when it asks"
+            .to_owned();
+        let count = interests.len().saturating_sub(kept.len()).max(1);
+        Ok((Some(kept), Some(IgnoredParts { first, count })))
     }
 
     /// Answers the question of a node that knows this: who offers these routes? From now on the

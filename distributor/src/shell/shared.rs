@@ -283,7 +283,7 @@ impl Shared {
         let before = state.registry.published();
         let asks = (session.id, session.cut_reason.get().is_some());
         let effects = state.registry.register_session(now, asks, registration, &host, options)?;
-        let RegisterEffects { admission, interests, resume, shared } = effects;
+        let RegisterEffects { admission, interests, resume, shared, unfit } = effects;
         let is_to_be_told = outbox.follow(version, interests);
         outbox.take_packed(options.packed);
         if let Some(resume) = resume {
@@ -306,6 +306,7 @@ impl Shared {
         }
         // A node that registers the same again has been told.
         let ignored = ignored.or_else(|| state.registry.refused_urls(session.id)).filter(|_| !admission.is_unchanged());
+        let ignored = unfit.or(ignored);
         if let Some(ignored) = &ignored {
             state.registry.record_ignored(now, session.id, described(ignored));
         }

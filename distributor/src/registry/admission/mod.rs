@@ -11,7 +11,7 @@ pub(super) mod rejection;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
+use protocol::{IgnoredParts, RegisterOptions, Registration, ResumePoint, Secret};
 
 use crate::entries::address_shares::is_same_address;
 use crate::entries::interests::Interests;
@@ -63,6 +63,8 @@ pub(crate) struct RegisterEffects {
     /// A url that it offers beside a service of another name, that name, and how many such urls it
     /// has.
     pub(crate) shared: Option<SharedUrl>,
+    /// What it uses has no room, and it is told of less.
+    pub(crate) unfit: Option<IgnoredParts>,
 }
 
 /// A url that services of two names offer.
@@ -126,9 +128,8 @@ impl Registry {
         host: &str,
         options: &RegisterOptions,
     ) -> Result<RegisterEffects, RegisterError> {
-        let interests = self.interests_of(session, options);
-        let interest_bytes = interests.as_ref().map_or(0, Interests::bytes);
-        self.interest_budget.check(session, host, interest_bytes)?;
+        let (interests, unfit) = self.fitting_interests(session, host, options)?;
+        let interest_bytes = interests.as_ref().map_or(0, |interests| interests.bytes());
         if is_cut {
             return Err(RegisterError::Superseded);
         }
@@ -139,11 +140,10 @@ impl Registry {
             self.turns.wait_for_list(session);
         }
         self.interest_budget.set(session, host, interest_bytes);
-        let interests = interests.map(Arc::new);
         self.visibility.set_interests(session, interests.as_ref());
         let shared =
             if matches!(admission, Admission::Listed(_)) { self.record_shared_url(now, session) } else { None };
-        Ok(RegisterEffects { admission, interests, resume, shared })
+        Ok(RegisterEffects { admission, interests, resume, shared, unfit })
     }
 
     /// Records in the history that services of two names offer one url, and returns which.

@@ -102,3 +102,33 @@ fn bc6_one_address_leaves_room_for_the_interests_of_others() {
     (0..3).for_each(|session| drop(scene.leave(0, session, LeaveReason::Closed)));
     assert!(scene.register_session_from(host, 2001, "{}", Some(1000)).is_ok());
 }
+
+#[test]
+fn a_node_is_listed_even_if_there_is_no_room_for_what_it_uses() {
+    let mut scene = RegistryScene::with(Config { max_list_bytes: 20_000, tell_all_up_to: 0, ..Config::default() });
+    let mut register = |session: u64, options: &RegisterOptions| {
+        let params = format!(r#"{{"port":{session},"name":"n","urls":[],"$":{{"id":"i{session}"}}}}"#);
+        let registration =
+            Registration::parse(serde_json::from_str(&params).ok(), &RegistrationLimits::default()).unwrap();
+        let asks = (SessionId(session), false);
+        let effects = scene.registry.register_session(scene.start, asks, registration, "::1", options)?;
+        assert!(scene.registry.interest_budget().used() <= 20_000);
+        assert!(scene.registry.entries().any(|record| record.port == session as u16), "{session}");
+        Ok(effects.interests.map(|interests| (interests.len(), effects.unfit.is_some())))
+    };
+    let uses = |urls: usize| {
+        let uses = (0..urls).map(|at| format!("GET/{at:020}")).collect();
+        RegisterOptions { uses: Some(uses), ..RegisterOptions::default() }
+    };
+    // As after a restart of the Distributor.
+    let told: Vec<_> = (1..=30).map(|session| register(session, &uses(20)).unwrap().unwrap()).collect();
+    let with = told.iter().filter(|told| **told == (20, false)).count();
+    assert!((10..20).contains(&with), "{with}");
+    assert!(told[with..].iter().all(|told| *told == (0, true)), "{told:?}");
+    // It keeps what it has, or registers with less.
+    assert_eq!(register(1, &uses(200)), Ok(Some((20, true))));
+    assert_eq!(register(1, &uses(5)), Ok(Some((5, false))));
+    assert_eq!(register(30, &uses(5)), Ok(Some((5, false))));
+    let named = RegisterOptions { interests: uses(200).uses, ..RegisterOptions::default() };
+    assert_eq!(register(30, &named), Err(RegisterError::Full), "its author has said what it needs");
+}
