@@ -357,6 +357,8 @@ impl EntryTable {
 
     fn insert(&mut self, record: Record, held_by: Owner) -> Arc<Record> {
         let id = record.id;
+        // Before those that it replaces are removed: their shapes would be another node's then.
+        self.routes.add(&record);
         self.detach(id);
         self.digest.add(id, &record.entry);
         self.entry_bytes += record.entry.len();
@@ -368,7 +370,6 @@ impl EntryTable {
         *self.identity_counts.entry(self.hasher.hash_one(record.identity())).or_default() += 1;
         self.offers.add(&record);
         self.index.add(id, &record);
-        self.routes.add(&record);
         if let Some(instance) = &record.instance {
             self.instances.insert(instance.clone(), id);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Route, Router, RouterError};
+use protocol::{Route, Router, RouterError, Segment};
 
 use crate::entries::{EntryTable, Record};
 
@@ -14,9 +14,12 @@ const EVENT: &str = "EVENT";
 #[derive(Debug, Default)]
 pub(super) struct RouteIndex {
     router: Router<OfferedUrl>,
-    /// Urls that would make searches too long, with how many entries offer them. No node calls
-    /// them.
-    refused: BTreeMap<Box<str>, usize>,
+    /// Urls that would make searches too long. No node calls them. A group has such urls only while
+    /// it has as many shapes as there may be, and none of theirs.
+    refused: BTreeMap<Group, BTreeMap<Shape, RefusedUrls>>,
+    /// How many urls were added again after they had been refused.
+    #[cfg(test)]
+    added_again: usize,
 }
 
 #[derive(Debug)]
@@ -24,6 +27,16 @@ struct OfferedUrl {
     url: Box<str>,
     entries: usize,
 }
+
+/// Urls with how many entries offer them.
+type RefusedUrls = BTreeMap<Box<str>, usize>;
+
+/// The method, the number of segments and the first segment, unless it is a parameter: what the
+/// number of shapes is limited by.
+type Group = (Box<str>, usize, Option<Box<str>>);
+
+/// Which segments are parameters.
+type Shape = Vec<usize>;
 
 impl RouteIndex {
     pub(super) fn add(&mut self, record: &Record) {
@@ -33,25 +46,14 @@ impl RouteIndex {
     }
 
     pub(super) fn remove(&mut self, record: &Record) {
-        let mut makes_room = false;
         for route in routes(record) {
             if let Some(offered) = self.router.get_mut(&route) {
                 offered.entries -= 1;
-                if offered.entries == 0 {
-                    makes_room |= self.router.remove(&route);
+                if offered.entries == 0 && self.router.remove(&route) {
+                    self.fill(&group(&route));
                 }
-            } else if let Some(entries) = self.refused.get_mut(route.as_str()) {
-                *entries -= 1;
-                if *entries == 0 {
-                    self.refused.remove(route.as_str());
-                }
-            }
-        }
-        if makes_room {
-            for (url, entries) in std::mem::take(&mut self.refused) {
-                if let Ok(route) = Route::parse(&url) {
-                    self.add_route(&route, entries);
-                }
+            } else {
+                self.remove_refused(&route);
             }
         }
     }
@@ -60,10 +62,67 @@ impl RouteIndex {
         match self.router.entry(route, || OfferedUrl { url: route.as_str().into(), entries: 0 }) {
             Ok(offered) => offered.entries += entries,
             Err(RouterError::TooLong | RouterError::TooManyShapes) => {
-                *self.refused.entry(route.as_str().into()).or_default() += entries;
+                let shapes = self.refused.entry(group(route)).or_default();
+                *shapes.entry(shape(route)).or_default().entry(route.as_str().into()).or_default() += entries;
             }
         }
     }
+
+    /// Adds refused urls of a group that has room for one shape. Those of other shapes and groups
+    /// are left alone: there may be tens of thousands, which would be refused again.
+    fn fill(&mut self, group: &Group) {
+        let Some(shapes) = self.refused.get_mut(group) else { return };
+        let urls = shapes.pop_first().map(|(_, urls)| urls).unwrap_or_default();
+        if shapes.is_empty() {
+            self.refused.remove(group);
+        }
+        for (url, entries) in urls {
+            #[cfg(test)]
+            (self.added_again += 1);
+            if let Ok(route) = Route::parse(&url) {
+                self.add_route(&route, entries);
+            }
+        }
+    }
+
+    fn remove_refused(&mut self, route: &Route) {
+        let (group, shape) = (group(route), shape(route));
+        let Some(shapes) = self.refused.get_mut(&group) else { return };
+        let Some(urls) = shapes.get_mut(&shape) else { return };
+        let Some(entries) = urls.get_mut(route.as_str()) else { return };
+        *entries -= 1;
+        if *entries == 0 {
+            urls.remove(route.as_str());
+        }
+        if urls.is_empty() {
+            shapes.remove(&shape);
+        }
+        if shapes.is_empty() {
+            self.refused.remove(&group);
+        }
+    }
+
+    fn is_refused(&self, url: &str) -> bool {
+        if self.refused.is_empty() {
+            return false;
+        }
+        let Ok(route) = Route::parse(url) else { return false };
+        let urls = self.refused.get(&group(&route)).and_then(|shapes| shapes.get(&shape(&route)));
+        urls.is_some_and(|urls| urls.contains_key(url))
+    }
+}
+
+fn group(route: &Route) -> Group {
+    let first = match route.segments().next() {
+        Some(Segment::Literal(literal)) => Some(literal.into()),
+        Some(Segment::Parameter(_)) | None => None,
+    };
+    (route.method().into(), route.segments().count(), first)
+}
+
+fn shape(route: &Route) -> Shape {
+    let segments = route.segments().enumerate();
+    segments.filter(|(_, segment)| matches!(segment, Segment::Parameter(_))).map(|(at, _)| at).collect()
 }
 
 impl EntryTable {
@@ -76,8 +135,7 @@ impl EntryTable {
 
     /// The urls of a node that no other node calls: searches among them would take too long.
     pub(crate) fn refused_urls<'r>(&self, record: &'r Record) -> impl Iterator<Item = &'r str> {
-        let is_refused = |url: &&str| !self.routes.refused.is_empty() && self.routes.refused.contains_key(*url);
-        record.urls.iter().map(|url| &**url).filter(is_refused)
+        record.urls.iter().map(|url| &**url).filter(|url| self.routes.is_refused(url))
     }
 }
 
@@ -161,5 +219,53 @@ mod tests {
         assert_eq!(table.refused_urls(&late).count(), 0);
         table.remove_session(SessionId(2), protocol::LeaveReason::Closed);
         assert!(table.routes.refused.is_empty() && table.url_of("GET/a/x/x/x/1/x/2").is_none());
+    }
+    /// A url with seven segments, of which those of these bits are parameters.
+    fn url(first: &str, bits: usize, last: usize) -> String {
+        let segment = |at: usize| if bits >> at & 1 == 0 { "/x".to_owned() } else { format!("/{{p{at}}}") };
+        format!("GET/{first}{}/{last}", (0..6).map(segment).collect::<String>())
+    }
+
+    fn node(port: u16, weight: u16, urls: impl IntoIterator<Item = String>) -> Registration {
+        let urls: Vec<_> = urls.into_iter().collect();
+        let advert = serde_json::json!({ "weight": weight });
+        registration(&serde_json::json!({ "port": port, "name": "n", "urls": urls, "$": advert }).to_string())
+    }
+
+    #[test]
+    fn only_urls_that_there_is_room_for_are_added_again() {
+        let mut table = EntryTable::new(1);
+        for (session, first) in ["a", "b"].into_iter().enumerate() {
+            table.register(SessionId(session as u64), &node(1, 1, (1..=16).map(|bits| url(first, bits, 0))), "::1");
+        }
+        // Of two groups and several shapes.
+        for (session, first, bits) in [(10, "a", 40), (11, "a", 41), (12, "b", 40)] {
+            let urls = (0..200).map(|last| url(first, bits, last));
+            table.register(SessionId(session), &node(2, 1, urls), "::1");
+            assert_eq!(table.refused_urls(table.record_of(SessionId(session)).unwrap()).count(), 200);
+        }
+        let less = node(1, 1, (1..=15).map(|bits| url("a", bits, 0)));
+        table.register(SessionId(0), &less, "::1");
+        assert_eq!(table.routes.added_again, 200);
+        let mut refused = [10, 11, 12].map(|session| {
+            let record = table.record_of(SessionId(session)).unwrap();
+            table.refused_urls(record).count()
+        });
+        refused.sort_unstable();
+        assert_eq!(refused, [0, 200, 200]);
+        for session in 0..20 {
+            table.remove_session(SessionId(session), protocol::LeaveReason::Closed);
+        }
+        assert!(table.routes.refused.is_empty() && table.url_of("GET/a/x/x/x/1/x/2/0").is_none());
+    }
+
+    #[test]
+    fn a_node_that_registers_again_keeps_its_shapes() {
+        let mut table = EntryTable::new(1);
+        table.register(SessionId(1), &node(1, 1, (1..=16).map(|bits| url("a", bits, 0))), "::1");
+        table.register(SessionId(2), &node(2, 1, [url("a", 40, 0)]), "::1");
+        table.register(SessionId(1), &node(1, 2, (1..=16).map(|bits| url("a", bits, 0))), "::1");
+        let refused = [1, 2].map(|session| table.refused_urls(table.record_of(SessionId(session)).unwrap()).count());
+        assert_eq!(refused, [0, 1]);
     }
 }
