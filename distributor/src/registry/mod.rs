@@ -7,6 +7,7 @@
 mod admission;
 pub(crate) mod history;
 mod interest_budget;
+mod interest_index;
 pub(crate) mod liveness;
 pub(crate) mod needs;
 mod publishing;

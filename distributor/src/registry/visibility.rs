@@ -1,7 +1,7 @@
 //! Sessions that wait until other nodes know of their registration, and the state that each session
 //! has acknowledged.
 
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use protocol::{Revision, VisibilityTarget};
 
 use crate::entries::interests::Interests;
 use crate::entries::{Record, SessionId};
+use crate::registry::interest_index::{InterestIndex, NumberedInterests};
 
 /// How often waits are checked. Checking them at each acknowledgement would cost more.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
@@ -16,9 +17,10 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest that a session may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Most names and urls that are compared in one check. Further waits are checked in the next one.
-/// It takes a few milliseconds.
-const MAX_COMPARISONS: usize = 20_000;
+/// Most offers and interests that are looked at in one check, which takes a few milliseconds.
+/// Further waits are checked in the next one. A wait for a node that offers what many use may take
+/// more: the next check is later then.
+const MAX_LOOKS: usize = 20_000;
 
 /// The waits, at most one for each session, and the states that version 2 sessions have
 /// acknowledged.
@@ -26,8 +28,8 @@ const MAX_COMPARISONS: usize = 20_000;
 pub(crate) struct VisibilityWaits {
     open: BTreeMap<SessionId, VisibilityWait>,
     watchers: HashMap<SessionId, Watcher>,
-    /// The interests of all watchers, each once, with how many have them.
-    interests: HashMap<Arc<Interests>, usize>,
+    /// The interests of all watchers.
+    interests: InterestIndex,
     check_at: Option<Instant>,
     /// The wait to check first.
     next: SessionId,
@@ -38,7 +40,7 @@ pub(crate) struct VisibilityWaits {
 struct Watcher {
     acknowledged: Revision,
     /// Its interests; `None` means all.
-    interests: Option<Arc<Interests>>,
+    interests: Option<NumberedInterests>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,37 +73,21 @@ impl VisibilityWaits {
     /// The session is told of these nodes only, and has nothing to acknowledge about others.
     pub(crate) fn set_interests(&mut self, session: SessionId, interests: Option<&Arc<Interests>>) {
         let Some(watcher) = self.watchers.get_mut(&session) else { return };
-        // Equal interests are kept once, and compared once.
-        let known = interests.map(|interests| {
-            let known = self.interests.get_key_value(interests).map_or(interests, |(known, _)| known);
-            Arc::clone(known)
-        });
-        let before = std::mem::replace(&mut watcher.interests, known.clone());
-        if let Some(known) = known {
-            *self.interests.entry(known).or_default() += 1;
+        let known = interests.map(|interests| self.interests.add(interests));
+        if let Some(before) = std::mem::replace(&mut watcher.interests, known) {
+            self.interests.remove(&before);
         }
-        self.forget_interests(before);
     }
 
     /// What a session is told of, if it is counted; `None` within for all.
     pub(crate) fn interests_of(&self, session: SessionId) -> Option<Option<&Arc<Interests>>> {
-        self.watchers.get(&session).map(|watcher| watcher.interests.as_ref())
-    }
-
-    fn forget_interests(&mut self, interests: Option<Arc<Interests>>) {
-        let Some(interests) = interests else { return };
-        if let hash_map::Entry::Occupied(mut count) = self.interests.entry(interests) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
+        self.watchers.get(&session).map(|watcher| watcher.interests.as_ref().map(|(_, interests)| interests))
     }
 
     /// Does not count a session any more.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
-        if let Some(watcher) = self.watchers.remove(&session) {
-            self.forget_interests(watcher.interests);
+        if let Some(Watcher { interests: Some(interests), .. }) = self.watchers.remove(&session) {
+            self.interests.remove(&interests);
         }
         self.open.remove(&session);
     }
@@ -141,43 +127,53 @@ impl VisibilityWaits {
         if self.check_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
-        let mut watchers: HashMap<Option<*const Interests>, (Option<&Interests>, Vec<Revision>)> = HashMap::new();
+        // What the watchers with equal interests have acknowledged, by the number of these.
+        let mut watchers: HashMap<Option<u64>, Vec<Revision>> = HashMap::new();
         for Watcher { acknowledged, interests } in self.watchers.values() {
-            let same = watchers.entry(interests.as_ref().map(Arc::as_ptr));
-            same.or_insert_with(|| (interests.as_deref(), Vec::new())).1.push(*acknowledged);
+            watchers.entry(interests.as_ref().map(|(number, _)| *number)).or_default().push(*acknowledged);
         }
-        watchers.values_mut().for_each(|(_, revisions)| revisions.sort_unstable());
+        watchers.values_mut().for_each(|revisions| revisions.sort_unstable());
         let mut resolved = Vec::new();
-        let mut comparisons = 0;
+        let mut looks = 0;
         for (&session, wait) in self.open.range(self.next..).chain(self.open.range(..self.next)) {
-            if comparisons > MAX_COMPARISONS {
+            if looks > MAX_LOOKS {
                 self.next = session;
                 break;
             }
-            let record = record_of(session);
-            let is_told = |interests: Option<&Interests>| match (interests, record) {
-                (Some(interests), Some(record)) => interests.include(record),
+            let including = record_of(session).map(|record| self.interests.including(record));
+            looks += including.as_ref().map_or(watchers.len(), |(_, looks)| *looks);
+            let is_told = |number: Option<u64>| match (number, &including) {
+                (Some(number), Some((numbers, _))) => numbers.contains(&number),
                 (None, _) | (_, None) => true,
             };
-            comparisons += watchers.len() * (1 + record.map_or(0, |record| record.urls.len()));
             let (mut seen, mut of) = (0, 0);
-            for (_, revisions) in watchers.values().filter(|(interests, _)| is_told(*interests)) {
+            let mut count = |revisions: &Vec<Revision>| {
                 seen += revisions.len() - revisions.partition_point(|revision| *revision < wait.revision);
                 of += revisions.len();
+            };
+            match &including {
+                Some((numbers, _)) => {
+                    let told = numbers.iter().copied().map(Some).chain([None]);
+                    told.filter_map(|number| watchers.get(&number)).for_each(&mut count);
+                }
+                None => watchers.values().for_each(&mut count),
             }
             let enough = seen * 100 >= of * usize::from(wait.percent);
             if enough || wait.until <= now {
                 let behind = self.watchers.iter().filter(|(_, watcher)| {
-                    watcher.acknowledged < wait.revision && is_told(watcher.interests.as_deref())
+                    let number = watcher.interests.as_ref().map(|(number, _)| *number);
+                    watcher.acknowledged < wait.revision && is_told(number)
                 });
-                let missing = behind.map(|(session, _)| *session).take(MAX_MISSING).collect();
+                let missing = behind.map(|(session, _)| *session).take(MAX_MISSING.min(of - seen)).collect();
                 resolved.push(Resolved { session, seen, of, enough, missing });
             }
         }
         for Resolved { session, .. } in &resolved {
             self.open.remove(session);
         }
-        self.check_at = self.open.values().map(|wait| wait.until.max(now).min(now + CHECK_INTERVAL)).min();
+        let pause = CHECK_INTERVAL * u32::try_from(1 + looks / (2 * MAX_LOOKS)).unwrap_or(u32::MAX);
+        let earliest = if looks > 2 * MAX_LOOKS { now + pause } else { now };
+        self.check_at = self.open.values().map(|wait| wait.until.max(earliest).min(now + pause)).min();
         resolved
     }
 }
@@ -292,5 +288,26 @@ mod tests {
         }
         assert_eq!(ended.len(), 1000);
         assert!((40..60).contains(&checks), "{checks}");
+    }
+    #[test]
+    fn the_next_check_is_later_after_one_that_looks_at_much() {
+        let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":["GET/a"]}"#).unwrap();
+        let record = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let record = Record::new(1, &record, "::1");
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        let start = Instant::now();
+        for (used, others, pauses) in [(10, 2 * MAX_LOOKS, 1), (2 * MAX_LOOKS, 0, 2)] {
+            let mut waits = VisibilityWaits::default();
+            for id in 0..used + others {
+                let (session, own) = (SessionId(id as u64), format!("GET/{id}/b"));
+                let popular = if id < used { "GET/a" } else { "GET/c" };
+                waits.add_session(session);
+                waits.set_interests(session, Some(&Arc::new(Interests::used([&*own, popular]))));
+            }
+            waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
+            let now = start + CHECK_INTERVAL;
+            assert!(waits.poll_resolved(now, |_| Some(&record)).is_empty());
+            assert_eq!(waits.next_due(), Some(now + CHECK_INTERVAL * pauses), "{used} {others}");
+        }
     }
 }
