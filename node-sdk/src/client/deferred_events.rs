@@ -230,8 +230,8 @@ mod tests {
 
     fn answer(mesh: &Mesh) {
         let needs = mesh.view().needs();
-        let question = needs.next_question(Instant::now()).unwrap();
-        needs.answer(question.key, &[Some(format!("EVENT/{TOLD}"))], Instant::now());
+        let (key, _) = needs.next_question(Instant::now()).unwrap();
+        needs.answer(key, &[Some(format!("EVENT/{TOLD}"))], Instant::now());
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,15 +30,6 @@ pub(crate) struct Needs {
     asked: Notify,
 }
 
-/// A question that the session is to send.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NextQuestion {
-    pub(crate) key: u64,
-    pub(crate) routes: Vec<Box<str>>,
-    /// The node uses too much, and has dropped some of it: it registers again first.
-    pub(crate) registers: bool,
-}
-
 /// The answer to come.
 #[derive(Debug)]
 pub(crate) struct Asking(watch::Receiver<Option<Answer>>);
@@ -115,15 +106,23 @@ impl Needs {
         self.asked.notified().await;
     }
 
-    /// The question to send now, if there is one.
-    pub(crate) fn next_question(&self, now: Instant) -> Option<NextQuestion> {
-        let (key, routes) = self.questions().next(now)?;
+    /// Makes room for what the next question brings. Returns whether something had to be dropped:
+    /// then the node registers again before it asks.
+    pub(crate) fn make_room(&self, now: Instant) -> bool {
+        let due = self.questions().due(now);
         let mut used = self.write_used();
-        let registers = used.len() + routes.len() > MAX_USED;
-        while used.len() + routes.len() > MAX_USED {
+        let has_room = used.len() + due <= MAX_USED;
+        while used.len() + due > MAX_USED {
             used.drop_least_used();
         }
-        Some(NextQuestion { key, routes, registers })
+        !has_room
+    }
+
+    /// The key and the routes of the question to send now, if there is one.
+    pub(crate) fn next_question(&self, now: Instant) -> Option<(u64, Vec<Box<str>>)> {
+        // Routes may be asked for since there was room for all.
+        let room = MAX_USED.saturating_sub(self.read_used().len());
+        self.questions().next(now, room)
     }
 
     /// When to look for a question again, although none is asked.
@@ -239,5 +238,30 @@ mod tests {
         assert_eq!(left, [10, 5, 2, 1, 0]);
         needs.disconnected();
         assert!(needs.adds_called(), "another Distributor may take more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_registered_before_a_question_is_not_registered_again_after_its_answer() {
+        let now = Instant::now();
+        let needs = Needs::new(true, now);
+        needs.listed(true);
+        (0..MAX_USED).for_each(|number| needs.add(&Route::parse(&format!("GET/{number}")).unwrap(), now));
+        assert!(!needs.make_room(now), "nothing is asked for");
+        let Err(asking) = needs.ask("GET/early", now) else { panic!("it is asked for") };
+        assert_eq!(needs.next_question(now), None, "there is no room yet");
+        drop(asking);
+        for (registers_meanwhile, route) in [(false, "GET/a"), (true, "GET/b")] {
+            let Err(_asking) = needs.ask(route, now) else { panic!("{route} is asked for") };
+            if needs.make_room(now) {
+                assert_eq!(route, "GET/a", "then there is room for more");
+                assert!(needs.registers().len() < MAX_USED);
+            }
+            let (key, routes) = needs.next_question(now).unwrap();
+            assert_eq!(routes, [route.into()]);
+            if registers_meanwhile {
+                needs.registers();
+            }
+            assert_eq!(needs.answer(key, &[Some(route.to_owned())], now), registers_meanwhile);
+        }
     }
 }

@@ -129,10 +129,11 @@ impl Questions {
         Asked::New(receiver)
     }
 
-    /// The key and the routes of the packet to send now. The one before has to be answered first.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(u64, Vec<Box<str>>)> {
+    /// How many routes the packet has that is to be sent now; 0 if there is none. The one before
+    /// has to be answered first.
+    pub(super) fn due(&mut self, now: Instant) -> usize {
         if self.sent.is_some() || self.not_before.is_some_and(|at| now < at) {
-            return None;
+            return 0;
         }
         // Those who have asked may have gone.
         let Self { waiting, asked, .. } = self;
@@ -143,17 +144,27 @@ impl Questions {
             }
             is_wanted
         });
-        if self.waiting.is_empty() || !self.try_spend(now) {
+        // A timer may come a moment before the whole token.
+        if self.waiting.is_empty() || self.tokens(now) <= 1.0 - 1e-6 {
+            return 0;
+        }
+        let mut bytes = 0;
+        let fitting = self.waiting.iter().take(self.max_routes).take_while(|route| {
+            bytes += route.len();
+            bytes <= MAX_PACKET_BYTES
+        });
+        // The first one is sent in any case.
+        fitting.count().max(1)
+    }
+
+    /// The key and the routes of the packet to send now, of so many routes at most.
+    pub(super) fn next(&mut self, now: Instant, room: usize) -> Option<(u64, Vec<Box<str>>)> {
+        let due = self.due(now).min(room);
+        if due == 0 {
             return None;
         }
-        let (mut routes, mut bytes) = (Vec::new(), 0);
-        while let Some(route) = self.waiting.front()
-            && routes.len() < self.max_routes
-            && (routes.is_empty() || bytes + route.len() <= MAX_PACKET_BYTES)
-        {
-            bytes += route.len();
-            routes.extend(self.waiting.pop_front());
-        }
+        self.tokens = (self.tokens(now) - 1.0, now);
+        let routes: Vec<_> = self.waiting.drain(..due).collect();
         let key = self.next_key;
         self.next_key += 1;
         self.sent = Some(SentQuestion { key, routes: routes.clone(), has_registered: false });
@@ -250,13 +261,10 @@ impl Questions {
         }
     }
 
-    fn try_spend(&mut self, now: Instant) -> bool {
+    /// The packets that may be sent at once.
+    fn tokens(&self, now: Instant) -> f64 {
         let (tokens, at) = self.tokens;
-        let tokens = (tokens + now.saturating_duration_since(at).as_secs_f64() * PER_SECOND).min(BURST);
-        // A timer may come a moment before the whole token.
-        let has_one = tokens > 1.0 - 1e-6;
-        self.tokens = (if has_one { tokens - 1.0 } else { tokens }, now);
-        has_one
+        (tokens + now.saturating_duration_since(at).as_secs_f64() * PER_SECOND).min(BURST)
     }
 }
 
@@ -292,16 +300,16 @@ mod tests {
         let (mut questions, now) = questions();
         let first = wait(&mut questions, "GET/a", now);
         assert!(matches!(questions.ask("GET/a", now), Asked::UnderWay(_)));
-        let (key, routes) = questions.next(now).unwrap();
+        let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert_eq!(routes, ["GET/a".into()]);
         let (second, third) = (wait(&mut questions, "GET/b", now), wait(&mut questions, "GET/c", now));
-        assert!(questions.next(now).is_none() && questions.next_at().is_none());
+        assert!(questions.next(now, MAX_NEED_ROUTES).is_none() && questions.next_at().is_none());
         questions.answer(key + 1, &[None], now);
         assert!(questions.is_sent(key), "that is the answer to another one");
         questions.answer(key, &[Some("GET/a".to_owned())], now);
         assert_eq!(*first.borrow(), Some(Answer::Offered));
         drop(third);
-        let (key, routes) = questions.next(now).unwrap();
+        let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert_eq!(routes, ["GET/b".into()], "nobody waits for the other one");
         questions.answer(key, &[], now);
         assert!(matches!(*second.borrow(), Some(Answer::Failed(_))), "the answer is cut");
@@ -313,7 +321,7 @@ mod tests {
         for number in 0..=MAX_NOBODY {
             let _waiting = wait(&mut questions, &format!("GET/{number}"), now);
             questions.tokens = (BURST, now);
-            let (key, routes) = questions.next(now).unwrap();
+            let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
             questions.answer(key, &vec![None; routes.len()], now);
         }
         assert_eq!((questions.nobody.len(), questions.nobody_by_age.len()), (MAX_NOBODY, MAX_NOBODY));
@@ -334,7 +342,7 @@ mod tests {
         assert!(matches!(known(&mut questions, "GET/more", start), Some(Answer::Failed(_))));
         assert!(matches!(questions.ask("GET/0", start), Asked::UnderWay(_)), "it waits with another one");
         let mut packets = 0;
-        while let Some((key, routes)) = questions.next(start) {
+        while let Some((key, routes)) = questions.next(start, MAX_NEED_ROUTES) {
             assert_eq!(routes.len(), MAX_NEED_ROUTES);
             questions.answer(key, &vec![None; routes.len()], start);
             packets += 1;
@@ -344,7 +352,7 @@ mod tests {
         let paths: Vec<String> =
             (0..4).map(|number| format!("GET/{number}{}", "y".repeat(MAX_NEED_BYTES / 3))).collect();
         let _waiting: Vec<_> = paths.iter().map(|path| wait(&mut questions, path, start)).collect();
-        assert_eq!(questions.next(start).unwrap().1.len(), 3, "more bytes do not fit into a packet");
+        assert_eq!(questions.next(start, MAX_NEED_ROUTES).unwrap().1.len(), 3, "more bytes do not fit into a packet");
         // One after the other, as fast as the pace is.
         questions.close();
         questions.open();
@@ -352,7 +360,7 @@ mod tests {
         let mut now = start;
         for number in 0..200 {
             let _waiting = wait(&mut questions, &format!("POST/{number}"), now);
-            while questions.next(now).is_none() {
+            while questions.next(now, MAX_NEED_ROUTES).is_none() {
                 now = questions.next_at().unwrap().max(now + Duration::from_micros(1));
             }
             let key = questions.next_key - 1;
@@ -368,7 +376,7 @@ mod tests {
         let waiting: Vec<_> = (0..40).map(|number| wait(&mut questions, &format!("GET/{number}"), now)).collect();
         let mut sizes = Vec::new();
         let mut used = 8;
-        while let Some((key, routes)) = questions.next(now) {
+        while let Some((key, routes)) = questions.next(now, MAX_NEED_ROUTES) {
             sizes.push(routes.len());
             if routes.len() > 5 {
                 assert!(!questions.ask_fewer(key, routes.len(), now), "the node uses as many urls");
@@ -382,35 +390,35 @@ mod tests {
         assert_eq!(sizes, [40, 20, 10, 5, 5, 5, 5, 5, 5, 5, 5]);
         assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::Nobody)));
         let _waiting = wait(&mut questions, "POST/one", now);
-        let (key, _) = questions.next(now).unwrap();
+        let (key, _) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert!(!questions.ask_fewer(key, 0, now), "one cannot be halved");
         questions.close();
         questions.open();
         let _waiting: Vec<_> = (0..40).map(|number| wait(&mut questions, &format!("PUT/{number}"), now)).collect();
-        assert_eq!(questions.next(now).unwrap().1.len(), 40, "another Distributor may take more");
+        assert_eq!(questions.next(now, MAX_NEED_ROUTES).unwrap().1.len(), 40, "another Distributor may take more");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_may_be_put_off_refused_or_never_come() {
         let (mut questions, now) = questions();
         let waiting = wait(&mut questions, "GET/a", now);
-        let (key, _) = questions.next(now).unwrap();
+        let (key, _) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         let later = now + Duration::from_millis(10);
         questions.postpone(key, later);
-        assert_eq!((questions.next(now), questions.next_at()), (None, Some(later)));
-        let (key, routes) = questions.next(later).unwrap();
+        assert_eq!((questions.next(now, MAX_NEED_ROUTES), questions.next_at()), (None, Some(later)));
+        let (key, routes) = questions.next(later, MAX_NEED_ROUTES).unwrap();
         assert_eq!(routes, ["GET/a".into()]);
         questions.registers();
         questions.refuse(key, "no");
         assert_eq!(*waiting.borrow(), Some(Answer::Failed("no")));
         let waiting = wait(&mut questions, "GET/a", later);
-        questions.next(later).unwrap();
+        questions.next(later, MAX_NEED_ROUTES).unwrap();
         questions.close();
         assert_eq!(*waiting.borrow(), Some(Answer::Failed(LOST)));
         assert!(matches!(known(&mut questions, "GET/a", later), Some(Answer::Failed(_))), "there is no session");
         questions.open();
         let _waiting = wait(&mut questions, "GET/a", later);
-        let (key, _) = questions.next(later).unwrap();
+        let (key, _) = questions.next(later, MAX_NEED_ROUTES).unwrap();
         questions.registers();
         assert!(questions.answer(key, &[None], later), "it has registered meanwhile");
     }

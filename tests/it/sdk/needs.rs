@@ -391,6 +391,34 @@ async fn m14_a_node_for_whose_uses_there_is_no_room_registers_with_less() {
 }
 
 #[tokio::test]
+async fn m14_a_node_that_drops_what_it_uses_registers_once() {
+    /// As many urls as a node uses at a time.
+    const MAX_USED: usize = 256;
+    let listener = Listener::bind().await;
+    let caller = Node::builder("caller").distributor(format!("127.0.0.1:{}", listener.port()));
+    let caller = caller.start().await.unwrap();
+    let peers = caller.peers();
+    let (mut distributor, _) = Played::accept(&listener).await;
+    distributor.list().await;
+    eventually("the list is there", async || peers.stale_for().is_none()).await;
+    (0..MAX_USED).for_each(|number| assert_eq!(peers.emit(&number.to_string(), &1).unwrap(), 0));
+    let mut learned = 0;
+    while learned < MAX_USED {
+        let (key, routes) = distributor.question().await;
+        learned += routes.len();
+        distributor.answer(key, &routes).await;
+    }
+    peers.emit("one", &1).unwrap();
+    assert_eq!(distributor.registration().await, MAX_USED - MAX_USED / 8);
+    for event in ["two", "three"] {
+        let (key, routes) = distributor.question().await;
+        distributor.answer(key, &routes).await;
+        peers.emit(event, &1).unwrap();
+    }
+    assert_eq!(distributor.question().await.1, ["EVENT/three"], "it has not registered again");
+}
+
+#[tokio::test]
 async fn m12_a_small_mesh_is_told_of_all() {
     let cluster = Cluster::start();
     let _goods = cluster.node(offers("goods", "GET/goods")).await;

@@ -7,7 +7,6 @@ use protocol::{Key, Packet, Response, read_needed, write_need};
 use tokio::time::Instant;
 
 use super::{RegistryClient, RegistrySession};
-use crate::routing::needs::NextQuestion;
 
 /// The reason of a rejection when this node uses more urls than the Distributor takes of one node;
 /// and those when it has no room for what this node offers or uses, or for that of its address.
@@ -36,10 +35,11 @@ impl RegistryClient {
 
     /// Writes the next question, if it is time. Returns when to look for one again.
     pub(super) fn send_question(&mut self, session: &mut RegistrySession<'_>) -> Option<Instant> {
-        if let Some(NextQuestion { key, routes, registers }) = self.view.needs().next_question(Instant::now()) {
-            if registers {
-                self.register(session);
-            }
+        let now = Instant::now();
+        if self.view.needs().make_room(now) {
+            self.register(session);
+        }
+        if let Some((key, routes)) = self.view.needs().next_question(now) {
             write_need(&mut session.unsent, key, routes.iter().map(|route| &**route));
         }
         self.view.needs().next_question_at()
