@@ -18,7 +18,7 @@ struct CacheHeader {
     v: u32,
     #[serde(flatten)]
     revision: Revision,
-    /// The digest of the entries, which is the checksum of the file too.
+    /// The digest of the entries, which is their checksum too.
     digest: Digest,
     /// Seconds since 1970.
     saved: u64,
@@ -28,6 +28,26 @@ struct CacheHeader {
     /// The urls that the node has used.
     #[serde(default)]
     uses: Vec<String>,
+    /// The checksum of this line: CRC-32 of it without this member. Files of nodes that did not ask
+    /// for what they use have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sum: Option<u32>,
+}
+
+impl CacheHeader {
+    /// The line without a checksum, and its checksum.
+    fn sum(&self) -> Option<u32> {
+        let line = serde_json::to_string(&Self { sum: None, uses: self.uses.clone(), ..*self }).ok()?;
+        Some(crc32fast::hash(line.as_bytes()))
+    }
+
+    /// Whether it has the right checksum, or none and nothing that needs one.
+    fn is_whole(&self) -> bool {
+        match self.sum {
+            Some(_) => self.sum == self.sum(),
+            None => self.v == FORMAT && self.uses.is_empty(),
+        }
+    }
 }
 
 /// The content of the file.
@@ -62,10 +82,14 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<CachedMesh>> {
         Err(error) => return Err(error),
     };
     let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
-    let CacheHeader { v, revision, digest, saved, far, uses } = serde_json::from_str(head)?;
-    if v != FORMAT && v != FORMAT_OF_PART {
+    let header: CacheHeader = serde_json::from_str(head)?;
+    if header.v != FORMAT && header.v != FORMAT_OF_PART {
         return Err(invalid("its format is of another version"));
     }
+    if !header.is_whole() {
+        return Err(invalid("the checksum of its first line is wrong"));
+    }
+    let CacheHeader { v, revision, digest, saved, far, uses, sum: _ } = header;
     let entries: Option<Vec<(u64, &str)>> = entries
         .lines()
         .map(|line| {
@@ -86,14 +110,16 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<CachedMesh>> {
 /// all; `None` when the replica has no revision to resume from.
 pub(crate) fn text(replica: &Replica, uses: Vec<String>, is_part: bool) -> Option<String> {
     let revision = replica.revision()?;
-    let head = CacheHeader {
+    let mut head = CacheHeader {
         v: if is_part { FORMAT_OF_PART } else { FORMAT },
         revision,
         digest: replica.digest(),
         saved: seconds_since_1970(),
         far: replica.registry_host(),
         uses,
+        sum: None,
     };
+    head.sum = head.sum();
     let mut text = serde_json::to_string(&head).ok()?;
     text.push('\n');
     for (id, entry) in replica.entries() {
@@ -185,13 +211,14 @@ mod tests {
     #[test]
     fn rs14_half_a_file_or_a_flipped_bit_is_no_file() {
         let (_folder, path) = file();
-        let whole = text(&replica(), Vec::new(), false).unwrap();
+        let whole = text(&replica(), vec!["GET/a".to_owned(), "EVENT/¶".to_owned()], true).unwrap();
         for bytes in 0..whole.len() - 1 {
             fs::write(&path, &whole.as_bytes()[..bytes]).unwrap();
             assert!(load(&path).is_err(), "{bytes} bytes");
         }
-        let first_entry = whole.find('\n').unwrap() + 1;
-        for at in first_entry..whole.len() {
+        // The name of a member without a value means the same as none.
+        let harmless = whole.find("far").unwrap()..whole.find("far").unwrap() + "far".len();
+        for at in (0..whole.len()).filter(|at| !harmless.contains(at)) {
             let mut spoiled = whole.clone().into_bytes();
             spoiled[at] ^= 1;
             fs::write(&path, spoiled).unwrap();
@@ -219,6 +246,7 @@ mod tests {
             saved: seconds_since_1970() - month,
             far: None,
             uses: Vec::new(),
+            sum: None,
         };
         store(&path, &format!("{}\n", serde_json::to_string(&head).unwrap())).unwrap();
         let loaded = load(&path).unwrap().unwrap();
