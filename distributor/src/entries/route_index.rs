@@ -139,9 +139,10 @@ impl EntryTable {
     }
 }
 
-/// The routes of a node that other nodes may call.
+/// The routes of a node that other nodes may call. Nodes that ask are not told of one that only a
+/// copy shows, so no url leads to it.
 fn routes(record: &Record) -> impl Iterator<Item = Route> {
-    let is_called = record.takes_calls && record.prefixes.is_empty();
+    let is_called = record.takes_calls && record.prefixes.is_empty() && record.is_confirmed;
     let urls = record.urls.iter().filter(move |_| is_called).filter_map(|url| Route::parse(url).ok());
     urls.filter(|route| route.method() != EVENT)
 }
@@ -197,6 +198,20 @@ mod tests {
             table.remove_session(SessionId(session), protocol::LeaveReason::Closed);
         }
         check(&table, "GET/goods/7", None);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the end")]
+    fn no_url_leads_to_a_node_that_only_a_copy_shows() {
+        let mut table = EntryTable::new(2);
+        let goods = registration(r#"{"port":1,"name":"goods","urls":["GET/goods/new"],"$":{"id":"i"}}"#);
+        let any = registration(r#"{"port":2,"name":"any","urls":["GET/goods/{id}"],"$":{"id":"j"}}"#);
+        let copied = protocol::ResumePoint { revision: protocol::Revision { epoch: 1, rev: 1 }, digest: None };
+        table.register(SessionId(2), &any, "::1");
+        table.restore(copied, [Record::new(7, &goods, "::1")], std::time::Instant::now());
+        check(&table, "GET/goods/new", Some("GET/goods/{id}"));
+        table.register(SessionId(1), &goods, "::1");
+        check(&table, "GET/goods/new", Some("GET/goods/new"));
     }
 
     #[test]

@@ -104,28 +104,31 @@ impl Registry {
         let mut added: Vec<&str> = needs.iter().flatten().map(String::as_str).filter(|url| !before.has(url)).collect();
         added.sort_unstable();
         added.dedup();
-        if added.is_empty() {
-            let update = if known.revision.is_some() { LearnedUpdate::Nothing } else { LearnedUpdate::List };
-            return Ok(Learned { needs, interests: None, update });
+        let header = self.header();
+        if added.is_empty() && [known.revision, known.irrelevant_until].contains(&Some(header.revision)) {
+            return Ok(Learned { needs, interests: None, update: LearnedUpdate::Nothing });
         }
         if before.len() + added.len() > self.config.max_urls {
             let message = format!("a node uses at most {} urls at a time (--max-urls)", self.config.max_urls);
             return Err(Rejection::new(400, "too_many_needs", message));
         }
         self.lists.check_pace(now).map_err(|wait| self.turn_away(now, wait))?;
-        let interests = Arc::new(before.with(added.iter().copied()));
-        let checked = self.interest_budget.check(session, host, interests.bytes());
-        checked.map_err(|error| error.rejection().unwrap_or_else(|| Rejection::new(503, "busy", "it is cut")))?;
-        let header = self.header();
-        let added = Interests::used(added);
-        let update = self.lists.learned(now, &self.entries, header, known, (&interests, added));
+        let grown = (!added.is_empty()).then(|| Arc::new(before.with(added.iter().copied())));
+        if let Some(interests) = &grown {
+            let checked = self.interest_budget.check(session, host, interests.bytes());
+            checked.map_err(|error| error.rejection().unwrap_or_else(|| Rejection::new(503, "busy", "it is cut")))?;
+        }
+        let concerned = (grown.as_ref().unwrap_or(before), Interests::used(added));
+        let update = self.lists.learned(now, &self.entries, header, known, concerned);
         let update = update.map_err(|wait| self.turn_away(now, wait))?;
         if matches!(&update, LearnedUpdate::Change(_, told) if told.confirmed_only) {
             self.entries.publish_partly();
         }
-        self.interest_budget.set(session, host, interests.bytes());
-        self.visibility.set_interests(session, Some(&interests));
-        Ok(Learned { needs, interests: Some(interests), update })
+        if let Some(interests) = &grown {
+            self.interest_budget.set(session, host, interests.bytes());
+            self.visibility.set_interests(session, Some(interests));
+        }
+        Ok(Learned { needs, interests: grown, update })
     }
 
     /// The rejection of a question for which there is no time or memory now.

@@ -153,6 +153,26 @@ fn a_node_asks_for_a_route_and_is_told_who_offers_it() {
 }
 
 #[test]
+fn a_node_that_asks_is_told_of_the_newest_providers_of_what_it_uses() {
+    let mut asker = Asker::new(Config { tell_all_up_to: 0, ..Config::default() });
+    asker.node(1, "before", &["GET/members/{id}"], "");
+    asker.publish();
+    asker.register(true);
+    asker.publish();
+    asker.read();
+    let found = [Some("GET/members/{id}".to_owned())];
+    assert_eq!(asker.ask(&["GET/members/7"]).unwrap(), found);
+    // Its only provider starts anew, which is not published yet.
+    drop(asker.peer.registry.remove_session(asker.peer.start, SessionId(1), LeaveReason::Closed));
+    asker.node(2, "after", &["GET/members/{id}"], "");
+    assert_eq!(asker.ask(&["GET/members/7"]).unwrap(), found);
+    assert_eq!(asker.known(), [("after".to_owned(), false)].into());
+    asker.publish();
+    assert_eq!(asker.read(), None);
+    assert_eq!(asker.known(), [("after".to_owned(), false)].into());
+}
+
+#[test]
 fn what_a_node_is_told_of_is_decided_when_its_session_begins() {
     for (nodes, part, is_part) in [(2, false, false), (3, false, true), (0, true, true)] {
         let mut asker = Asker::new(Config { tell_all_up_to: 3, ..Config::default() });
