@@ -59,7 +59,9 @@ impl ListCache {
         let before = &known.view;
         let confirmed_only = before.confirmed_only;
         let base = known.revision.filter(|known| known.epoch == header.revision.epoch && *known <= header.revision);
-        let base = base.and_then(|known| Some((known, entries.base(known.into())?)));
+        // The changes since the state that it was sent may be lost, and none of them concern it.
+        let base = base
+            .and_then(|revision| Some((revision, entries.base(known.irrelevant_until.unwrap_or(revision).into())?)));
         // A peer whose list has shown entries that were only copied is not told of more of these.
         let Some((known_revision, base)) = base.filter(|_| entries.is_whole() || confirmed_only) else {
             return Ok(LearnedUpdate::List);
@@ -142,6 +144,21 @@ mod tests {
             // Without time nothing is looked at, not even whether the changes are kept.
             let lost = PeerState { revision: None, ..known(0) };
             assert!(matches!(ask(&mut lists, now, &table, &lost), Err(Wait::Pace(_))));
+        }
+    }
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn changes_that_do_not_concern_a_node_are_not_walked_again() {
+        let table = table(10_000);
+        let newest = table.1.revision;
+        let irrelevant_until = |rev: u64| PeerState { irrelevant_until: Some(Revision { rev, ..newest }), ..known(0) };
+        for (known, expected) in [
+            (known(0), LearnedUpdate::List),
+            (irrelevant_until(0), LearnedUpdate::List),
+            (irrelevant_until(newest.rev - 5), LearnedUpdate::Nothing),
+        ] {
+            let mut lists = ListCache::new(UpdateBudget::new(usize::MAX));
+            assert_eq!(ask(&mut lists, Instant::now(), &table, &known), Ok(expected), "{known:?}");
         }
     }
 }
