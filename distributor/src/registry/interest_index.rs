@@ -57,8 +57,8 @@ impl InterestIndex {
         }
     }
 
-    /// The numbers of the interests that include a node; and how many of its offers and of interests
-    /// were looked at.
+    /// The numbers of the interests that include a node; and how many of its offers and of
+    /// interests were looked at.
     pub(super) fn including(&self, record: &Record) -> (HashSet<u64>, usize) {
         let (mut found, mut looks) = (HashSet::new(), 0);
         for offer in offers_of(record) {
