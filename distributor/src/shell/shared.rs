@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use net::{LogThrottle, LogThrottles, PeerBacklog, SliceQueue, Socket, Tally, address_group};
-use protocol::{LeaveReason, RegisterOptions, Registration, Revision, Version, host_text};
+use protocol::{LeaveReason, RegisterOptions, Registration, Revision, Version, host_text, write_refusal};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
@@ -30,6 +31,9 @@ use crate::updates::budget::UpdateBudget;
 /// How long a connection has to register before it may be evicted to make room for others: several
 /// round trips over a slow line.
 const REGISTER_GRACE: Duration = Duration::from_millis(500);
+
+/// The word for a registration that is listed although what it uses has no room.
+const USES_FULL: &str = "uses_full";
 
 /// The shared state. Its lock is held for computing only: nothing waits, and no peer is written to,
 /// while it is held.
@@ -286,6 +290,12 @@ impl Shared {
         let RegisterEffects { admission, interests, resume, shared, unfit } = effects;
         let is_to_be_told = outbox.follow(version, interests);
         outbox.take_packed(options.packed);
+        if let Some(unfit) = &unfit {
+            let mut notice = BytesMut::new();
+            write_refusal(&mut notice, None, 200, USES_FULL, &described(unfit), None);
+            // No other notice stands in for it: the node acts on it.
+            outbox.notify(notice.freeze());
+        }
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }

@@ -391,6 +391,41 @@ async fn m14_a_node_for_whose_uses_there_is_no_room_registers_with_less() {
 }
 
 #[tokio::test]
+async fn m14_what_a_new_distributor_has_no_room_for_is_asked_for_again() {
+    async fn add(Params(number): Params<usize>, State(seen): State<Mutex<Vec<usize>>>) -> Result<(), ServiceError> {
+        seen.lock().unwrap().push(number);
+        Ok(())
+    }
+    const EVENTS: usize = 60;
+    let event = |number: usize| format!("event-{number:0100}");
+    let cluster = large();
+    let address = cluster.address;
+    let caller = cluster.node(Node::builder("caller")).await;
+    let peers = caller.peers();
+    eventually("the first list is there", async || peers.stale_for().is_none()).await;
+    for number in 0..EVENTS {
+        peers.emit(&event(number), &number).unwrap();
+    }
+    let _last = cluster
+        .node(Node::builder("last").subscribe(&event(EVENTS - 1), add).state(Mutex::new(Vec::<usize>::new())))
+        .await;
+    eventually("all events are used", async || peers.emit(&event(EVENTS - 1), &0).unwrap() == 1).await;
+    cluster.stop().await;
+    // There is room for a quarter of them.
+    let config = Config { tell_all_up_to: 0, max_list_bytes: EVENTS * 110, ..patient() };
+    let cluster = Cluster::on(address, config);
+    let mut observer = cluster.peer().await;
+    observer.ask_until("the caller is back", |names| names.iter().any(|name| name == "caller")).await;
+    let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let _first = cluster.node(Node::builder("first").subscribe(&event(0), add).shared_state(Arc::clone(&seen))).await;
+    eventually("who subscribes is found", async || {
+        peers.emit(&event(0), &7).unwrap();
+        seen.lock().unwrap().contains(&7)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn m14_a_node_that_drops_what_it_uses_registers_once() {
     /// As many urls as a node uses at a time.
     const MAX_USED: usize = 256;

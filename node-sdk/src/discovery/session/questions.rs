@@ -12,10 +12,13 @@ use super::{RegistryClient, RegistrySession};
 /// and those when it has no room for what this node offers or uses, or for that of its address.
 const TOO_MANY_NEEDS: &str = "too_many_needs";
 const FULL: [&str; 2] = ["registry_full", "address_full"];
+/// The reason of a notice when the Distributor has listed this node, and has no room for what it
+/// uses.
+const USES_FULL: &str = "uses_full";
 
 /// Whether the Distributor may take less of what this node uses.
 pub(super) fn uses_too_much(reason: &str) -> bool {
-    reason == TOO_MANY_NEEDS || FULL.contains(&reason)
+    [TOO_MANY_NEEDS, USES_FULL].contains(&reason) || FULL.contains(&reason)
 }
 
 /// How long to wait before asking again when the Distributor is busy and does not say how long.
