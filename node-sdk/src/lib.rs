@@ -111,15 +111,11 @@ mod client;
 mod context;
 mod discovery;
 mod error;
-pub mod gateway;
 mod handler;
-mod lost;
-mod malformed;
 mod node;
 mod peers;
 mod routing;
 mod server;
-mod tasks;
 mod transport;
 
 pub use balance::{Balance, Balancer, Candidate};
@@ -140,7 +136,7 @@ pub use handler::{
 #[cfg(feature = "testing")]
 pub use node::testing;
 pub use node::{Node, NodeBuilder};
-pub use peers::{Changes, Peers};
+pub use peers::{Changes, Peers, gateway};
 pub use protocol::{Advert, HttpAdvert, Route, Visibility};
 pub use transport::budget::BufferUsage;
 pub use transport::limits::DEFAULT_DEADLINE;

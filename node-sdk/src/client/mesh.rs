@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep};
 use crate::balance::{Balance, RetryBudget};
 use crate::client::deferred_events::DeferredEvents;
 use crate::client::local_call::LocalCall;
+use crate::context::tasks::NodeTasks;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::{RegistryView, SharedTable};
 use crate::routing::subscriptions::SubscriberGroups;
 use crate::routing::table::Lookup;
-use crate::tasks::NodeTasks;
 use crate::transport::connection::Connection;
 
 /// How long a node that cannot be reached may stay listed before the log says so: a node that dies

@@ -10,9 +10,9 @@ use protocol::{
     write_response,
 };
 
+use crate::error::lost::OneWayCall;
 use crate::error::{ServiceError, error_status};
 use crate::handler::call_stream::{CallStream, Parts};
-use crate::lost::OneWayCall;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Bytes of one response's parts that are written before other responses get their turn.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::builder::NodeBuilder;
 use crate::error::StartError;
-use crate::lost::LostCalls;
+use crate::error::lost::LostCalls;
 use crate::peers::Peers;
 use crate::transport::budget::{Budget, BufferUsage};
 

@@ -17,16 +17,16 @@ use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::context::tasks::NodeTasks;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
+use crate::error::lost::{LostCalls, OneWayCall};
 use crate::handler::call_stream::CallStream;
 use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
-use crate::lost::{LostCalls, OneWayCall};
 use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
 use crate::server::released::ReleasedCalls;
-use crate::tasks::NodeTasks;
 use crate::transport::budget::Budget;
 
 /// When a caller may try again a route that has too many running calls.

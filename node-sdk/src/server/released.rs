@@ -10,9 +10,9 @@ use net::{KeyedThrottle, warn};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use crate::context::tasks::NodeTasks;
 use crate::handler::response_sink::WriteProgress;
 use crate::server::dispatch::StartedCall;
-use crate::tasks::NodeTasks;
 
 /// How long such a call may go on, so that a handler that hangs does not stay for ever. Callers
 /// wait for less: nodes for 5 s and gateways for 10 s, unless they are told otherwise.

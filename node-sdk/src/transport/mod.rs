@@ -1,7 +1,7 @@
 //! Connections to other nodes, and the parts that both directions of calls share.
 //!
 //! It must not look up routes, which it carries for logs, or know the registry. Of the other
-//! folders it must import only `balance`.
+//! folders it must import only `balance` and `error`.
 
 pub(crate) mod backoff;
 pub(crate) mod blocked;

@@ -11,8 +11,8 @@ use protocol::{
     ANY_INSTANCE, HELLO_URI, Hello, HostName, HostPort, Packet, Unreachable, Version, is_blank, write_hello,
 };
 
-use crate::lost::LostCalls;
-use crate::malformed::MalformedResponses;
+use crate::error::lost::LostCalls;
+use crate::error::malformed::MalformedResponses;
 use crate::transport::blocked::BlockedAddresses;
 
 /// Most bytes that a node may send before it has said who it is: a hello has far fewer.

@@ -1,4 +1,9 @@
 //! The other nodes, and calls to them: a handle, and nothing else.
+//!
+//! It must not route, balance or send a call: `client` does. It must not import `handler`, `server`
+//! or `node`.
+
+pub mod gateway;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

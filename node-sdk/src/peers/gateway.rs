@@ -30,7 +30,7 @@ pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 use crate::client::{CallArguments, split_url};
 pub use crate::discovery::registration::Identity;
-pub use crate::malformed::MalformedResponse;
+pub use crate::error::malformed::MalformedResponse;
 use crate::peers::Peers;
 use crate::routing::path_params;
 use crate::routing::table::Lookup;

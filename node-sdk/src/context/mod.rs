@@ -1,5 +1,9 @@
 //! What a call hands down to the work that is done for it: the deadline, the trace, and the depth.
 //! The rules stand in docs/PROTOCOL.md, under "What a call hands down".
+//!
+//! It must not know how calls are sent or answered. It must import no other folder.
+
+pub(crate) mod tasks;
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,7 +16,7 @@ use net::unique_id;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::tasks::NodeTasks;
+use self::tasks::NodeTasks;
 
 /// Calls that a handler makes end before its own deadline by one part in this many of the time that
 /// is left, so that it can still answer, or undo what it has done.

@@ -1,4 +1,10 @@
-//! Errors, one variant for each thing that a caller or an author would do differently.
+//! What goes wrong: errors, one variant for each thing that a caller or an author would do
+//! differently, and what is counted and logged of the faults that no caller is told of.
+//!
+//! It must not decide what follows a fault. It must import no other folder.
+
+pub(crate) mod lost;
+pub(crate) mod malformed;
 
 use std::borrow::Cow;
 use std::fmt;
