@@ -38,8 +38,8 @@ mod tests {
     use super::*;
     use crate::balance::Balance;
     use crate::client::CallArguments;
+    use crate::client::call::raw_call::RawCall;
     use crate::client::mesh::Mesh;
-    use crate::client::raw_call::RawCall;
     use crate::error::CallError;
     use crate::routing::local_node::LocalNode;
     use crate::routing::registry_view::RegistryView;

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use crate::balance::{Balance, RetryBudget};
-use crate::client::deferred_events::DeferredEvents;
+use crate::client::events::deferred::DeferredEvents;
 use crate::client::local_call::LocalCall;
 use crate::context::tasks::NodeTasks;
 use crate::routing::local_node::LocalNode;

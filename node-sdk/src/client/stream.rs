@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::balance::Balance;
-use crate::client::raw_call::RawCall;
-use crate::client::response::{RawResponse, read_result};
+use crate::client::call::raw_call::RawCall;
+use crate::client::call::response::{RawResponse, read_result};
 use crate::error::CallError;
 use crate::transport::connection::OpenStream;
 use crate::transport::flow::{FlowViolation, read_part};

@@ -24,9 +24,9 @@ use protocol::{Route, Unreachable};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, SharedTurns, Turns, affinity};
+pub use crate::client::call::raw_call::RawCall;
+pub use crate::client::call::response::RawResponse;
 use crate::client::mesh::{Mesh, record_reach};
-pub use crate::client::raw_call::RawCall;
-pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 use crate::client::{CallArguments, split_url};
 pub use crate::discovery::registration::Identity;

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::call::Call;
+use crate::client::call::raw_call::RawCall;
 use crate::client::events;
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
-use crate::client::raw_call::RawCall;
 use crate::client::stream::StreamCall;
 use crate::client::unknown_route;
 use crate::client::{CallArguments, split_url};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::client::call::progress::CallState;
+use crate::client::call::raw_call::RawCall;
 use crate::client::mesh::Mesh;
-use crate::client::progress::CallState;
-use crate::client::raw_call::RawCall;
 use crate::client::split_url;
 use crate::client::unknown_route::bad_form;
 use crate::error::CallError;

@@ -1,4 +1,14 @@
-//! A typed call: its settings and its result.
+//! A call, from its settings to its result; here the typed form, which wraps the raw one.
+//!
+//! It must not know streams and events, which are made of calls.
+
+pub(super) mod arguments;
+mod asking;
+mod attempt;
+mod hedge;
+mod progress;
+pub(crate) mod raw_call;
+pub(crate) mod response;
 
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -9,8 +19,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::balance::Balance;
-use crate::client::raw_call::RawCall;
-use crate::client::response::read_result;
+use crate::client::call::raw_call::RawCall;
+use crate::client::call::response::read_result;
 use crate::error::CallError;
 
 /// A call that is about to be made. Change the settings that should differ from the defaults, then

@@ -7,9 +7,9 @@ use protocol::is_idempotent;
 use tokio::time::Instant;
 
 use crate::balance::{Balance, PickOptions};
-use crate::client::arguments::CallArguments;
+use crate::client::call::arguments::CallArguments;
+use crate::client::call::progress::CallProgress;
 use crate::client::mesh::Mesh;
-use crate::client::progress::CallProgress;
 use crate::context::Trace;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
@@ -26,7 +26,7 @@ pub struct RawCall<'a> {
     pub(super) timeout: Duration,
     /// Until the first attempt: when the call began, if the caller has stated it.
     pub(super) started: Option<Instant>,
-    pub(super) idempotent: bool,
+    pub(in crate::client) idempotent: bool,
     pub(super) one_way: bool,
     /// The trace of the call, if it is not that of the call that is being handled.
     pub(super) trace: Option<Trace>,
@@ -39,7 +39,7 @@ pub struct RawCall<'a> {
     pub(super) awaits_list: bool,
     /// A failure does not count against the node: the caller decides.
     pub(super) is_probe: bool,
-    pub(super) pick: PickOptions<'a>,
+    pub(in crate::client) pick: PickOptions<'a>,
     pub(super) progress: CallProgress,
 }
 

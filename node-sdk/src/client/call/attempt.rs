@@ -13,11 +13,11 @@ use protocol::{CallMeta, Packet, Part, Version, is_idempotent, write_request};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::PickOptions;
-use crate::client::arguments::SubmitError;
+use crate::client::call::arguments::SubmitError;
+use crate::client::call::progress::{CallProgress, CallState, HedgeState};
+use crate::client::call::raw_call::RawCall;
+use crate::client::call::response::{RawResponse, is_declined};
 use crate::client::local_call::LocalCall;
-use crate::client::progress::{CallProgress, CallState, HedgeState};
-use crate::client::raw_call::RawCall;
-use crate::client::response::{RawResponse, is_declined};
 use crate::client::unknown_route;
 use crate::context::{Context, Trace};
 use crate::error::CallError;

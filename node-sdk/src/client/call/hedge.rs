@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use crate::balance::{PickOptions, Readiness};
-use crate::client::progress::{CallState, HedgeState};
-use crate::client::raw_call::RawCall;
+use crate::client::call::progress::{CallState, HedgeState};
+use crate::client::call::raw_call::RawCall;
 use crate::routing::provider::Provider;
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;

@@ -1,4 +1,8 @@
 //! Events: messages to every group that has subscribed.
+//!
+//! It must not wait for a subscriber: an event has no response.
+
+pub(super) mod deferred;
 
 use std::sync::Arc;
 
@@ -10,7 +14,6 @@ use serde::ser::Error as _;
 use tokio::time::Instant;
 
 use crate::balance::{Member, PickOptions, Readiness};
-use crate::client::deferred_events;
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
 use crate::client::unknown_route::{Coverage, coverage};
@@ -25,12 +28,12 @@ const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).
 pub(crate) fn emit(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    deferred_events::emit(mesh, Event::new(event, payload, Audience::OneOfEachGroup)?)
+    deferred::emit(mesh, Event::new(event, payload, Audience::OneOfEachGroup)?)
 }
 
 /// See [`Peers::broadcast`](crate::Peers::broadcast).
 pub(crate) fn broadcast(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    deferred_events::emit(mesh, Event::new(event, payload, Audience::All)?)
+    deferred::emit(mesh, Event::new(event, payload, Audience::All)?)
 }
 
 /// An event that is about to be emitted.
