@@ -3,7 +3,6 @@
 //! It must not look up routes, which it carries for logs, or know the registry. Of the other
 //! folders it must import only `balance` and `error`.
 
-pub(crate) mod backoff;
 pub(crate) mod blocked;
 pub(crate) mod budget;
 pub(crate) mod connection;
@@ -11,5 +10,4 @@ pub(crate) mod flow;
 pub(crate) mod in_flight;
 pub(crate) mod limits;
 pub(crate) mod target;
-pub(crate) mod unexpected;
 pub(crate) mod write_queue;

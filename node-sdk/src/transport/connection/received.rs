@@ -8,10 +8,10 @@ use protocol::{HELLO_URI, Packet, Part, Side, Version, parse_part, read_credit, 
 use tokio::time::Instant;
 
 use super::driver::{Driver, WRONG_INSTANCE_PAUSE};
+use super::unexpected::cost_of;
 use super::{Connection, ConnectionState};
 use crate::transport::in_flight::InFlight;
 use crate::transport::target::Target;
-use crate::transport::unexpected::cost_of;
 
 /// Responses that are handed out before their callers run, so that client and server work at the
 /// same time.

@@ -1,9 +1,13 @@
 //! A connection to another node: callers write packets into one buffer, and one task owns the
 //! socket.
+//!
+//! It must not decide which call goes to which node, or try a call again: `client` does.
 
+mod backoff;
 mod driver;
 mod open_stream;
 mod received;
+mod unexpected;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,14 +21,14 @@ use net::{LogThrottle, MAX_ESCAPED_BYTES, QueuedSocket, escaped, warn};
 use protocol::{LEGACY_READ_BYTES, Unreachable, Version};
 use tokio::time::Instant;
 
+use self::backoff::Backoff;
 pub(crate) use self::open_stream::OpenStream;
+use self::unexpected::UnexpectedFrames;
 use crate::balance::{Load, Readiness};
-use crate::transport::backoff::Backoff;
 use crate::transport::budget::{Budget, MIN_BYTES, PeerShare};
 use crate::transport::in_flight::{CallDeadlines, CallResult, InFlight};
 use crate::transport::limits::{InFlightLimits, MAX_FRAME_BYTES};
 use crate::transport::target::{Connector, Target};
-use crate::transport::unexpected::UnexpectedFrames;
 use crate::transport::write_queue::EnqueueError;
 
 /// Most calls and bytes that wait for one node: more than it can answer within a deadline.

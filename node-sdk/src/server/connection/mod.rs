@@ -1,5 +1,7 @@
 //! The connection of one caller: it begins all calls of a read, and writes all ready responses
 //! together.
+//!
+//! It must not look up routes or read arguments: `dispatch` does.
 
 mod hello;
 mod room;

@@ -1,4 +1,6 @@
 //! The calls on one connection to another node, without I/O.
+//!
+//! It must not know sockets or ask for the time, which is an argument.
 
 mod streams;
 

@@ -1,4 +1,6 @@
 //! One session with the Distributor: it registers, applies updates, and reports failed calls.
+//!
+//! It must not decide what an update means for calls: it hands each to the registry view.
 
 mod notices;
 mod packets;
