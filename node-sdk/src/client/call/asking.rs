@@ -12,7 +12,7 @@ use crate::client::split_url;
 use crate::client::unknown_route::bad_form;
 use crate::error::CallError;
 use crate::routing::needs::ASK_AGAIN;
-use crate::routing::questions::Answer;
+use crate::routing::needs::questions::Answer;
 use crate::routing::table::Lookup;
 use crate::transport::limits::DEFAULT_DEADLINE;
 

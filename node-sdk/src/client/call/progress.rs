@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::client::local_call::LocalResponse;
-use crate::routing::questions::Answer;
+use crate::routing::needs::questions::Answer;
 use crate::transport::connection::PendingCall;
 
 /// The progress of a call.

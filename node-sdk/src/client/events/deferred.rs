@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::client::events::Event;
 use crate::client::mesh::Mesh;
 use crate::error::CallError;
+use crate::routing::needs::questions::Answer;
 use crate::routing::needs::{Asking, Needs};
-use crate::routing::questions::Answer;
 use crate::transport::limits::DEFAULT_DEADLINE;
 
 /// Most events that wait, and their bytes. They wait for one answer of the Distributor.

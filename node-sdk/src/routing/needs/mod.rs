@@ -1,5 +1,10 @@
 //! The urls that this node uses, and its questions to the Distributor, if it is told of a part of
 //! the mesh.
+//!
+//! It must not send a question: the session with the Distributor takes those that are due.
+
+pub(crate) mod questions;
+mod used_urls;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -9,9 +14,9 @@ use protocol::Route;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::routing::questions::{Answer, Asked, Questions};
+use self::questions::{Answer, Asked, Questions};
+use self::used_urls::{MAX_USED, UsedUrls};
 use crate::routing::subscriptions;
-use crate::routing::used_urls::{MAX_USED, UsedUrls};
 
 /// The needs of a node that can ask the Distributor. All threads of a process share them.
 #[derive(Debug)]
