@@ -43,7 +43,6 @@ mod json;
 mod key;
 mod legacy;
 mod packet;
-mod pieces;
 mod registry;
 mod route;
 mod router;
@@ -56,12 +55,11 @@ pub use call::{
     read_credit, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
     write_response,
 };
-pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
+pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, is_blank, seal};
 pub use json::{Members, Text, TooDeep, check_depth, is_one_value};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, WindowFull};
 pub use packet::{Packet, PacketError, Version};
-pub use pieces::{MAX_JOINED_BYTES, MAX_PIECES};
 pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, IgnoredParts, KnownNode, LeaveReason,
     ListUpdate, ListUpdateError, ListedHost, MAX_BLOCKS, MAX_NEED_BYTES, MAX_NEED_ROUTES, MAX_UNPACKED_BYTES, NEED_URI,

@@ -4,35 +4,31 @@
 //! It must not decide which nodes are registered or told of changes: the Distributor does. It must
 //! not import `call`.
 
-mod advert;
 mod control;
-mod ignored;
 mod list;
 mod need;
-mod options;
-mod packed;
 mod registration;
 mod replica;
 mod revision;
 mod unreachable;
 
-pub use advert::{Advert, HttpAdvert};
 pub use control::{
     CopyPart, HISTORY_URI, HistoryEvent, PING_URI, PONG_URI, Ping, Pong, Report, VISIBLE_URI, Visibility,
     is_copy_request, read_copy, read_history_request, read_report, write_copy, write_copy_request, write_history,
     write_history_request, write_leave, write_list_request, write_ping, write_pong, write_report, write_visibility,
 };
-pub use ignored::IgnoredParts;
 pub use list::{
-    Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, RegistryEntry, Snapshot, UpdateHeader,
-    host_text, write_delta, write_list, write_packed_delta, write_packed_snapshot, write_refusal, write_snapshot,
+    Delta, LeaveReason, ListUpdate, ListUpdateError, MAX_BLOCKS, MAX_UNPACKED_BYTES, Node, REGISTRY_URI, RegistryEntry,
+    Snapshot, UnpackError, UnpackedBlocks, UpdateHeader, host_text, pack, write_block, write_delta, write_list,
+    write_packed_delta, write_packed_snapshot, write_refusal, write_snapshot,
 };
 pub use need::{
     MAX_NEED_BYTES, MAX_NEED_ROUTES, NEED_URI, NEEDED_URI, read_need, read_needed, write_need, write_needed,
 };
-pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};
-pub use packed::{MAX_BLOCKS, MAX_UNPACKED_BYTES, UnpackError, UnpackedBlocks, pack, write_block};
-pub use registration::{ListedHost, Registration, RegistrationError, RegistrationLimits, write_registration};
+pub use registration::{
+    Advert, HttpAdvert, IgnoredParts, ListedHost, RegisterOptions, Registration, RegistrationError, RegistrationLimits,
+    ResumePoint, VisibilityTarget, write_registration,
+};
 pub use replica::{KnownNode, RETENTION, Replica, UpdateOutcome};
 pub use revision::{Digest, Revision};
 pub use unreachable::Unreachable;

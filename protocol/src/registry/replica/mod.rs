@@ -1,5 +1,7 @@
 //! One node's copy of the registry. Updates are applied in order and without gaps, and a node that
 //! is missing only because the Distributor has restarted stays known.
+//!
+//! It must not ask for the time, which is an argument, or know which routes a process needs.
 
 mod one_address;
 

@@ -1,10 +1,15 @@
 //! Frames: a packet is JSON text followed by `¶`, the two bytes `C2 B6`.
+//!
+//! It must not read what a packet says: it tells only where one ends, and which pieces are one.
+
+mod pieces;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr_iter;
 use thiserror::Error;
 
-use crate::pieces::{MAX_JOINED_BYTES, PieceVerdict, Pieces};
+pub use self::pieces::{MAX_JOINED_BYTES, MAX_PIECES};
+use self::pieces::{PieceVerdict, Pieces};
 
 /// The two bytes that end every packet: `¶` (U+00B6) in UTF-8.
 pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];

@@ -1,4 +1,8 @@
 //! What the Distributor sends to nodes: whole lists, deltas and refusals.
+//!
+//! It must not know what a receiver has: a delta is written for the state that it is given.
+
+mod packed;
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -7,9 +11,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+pub use self::packed::{MAX_BLOCKS, MAX_UNPACKED_BYTES, UnpackError, UnpackedBlocks, pack, write_block};
 use crate::{
-    Advert, Digest, Key, LEGACY_READ_BYTES, Packet, Registration, RegistrationLimits, Revision, Route, UnpackError,
-    UnpackedBlocks, Version, seal,
+    Advert, Digest, Key, LEGACY_READ_BYTES, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal,
 };
 
 /// The uri of most packets between a node and the Distributor.
@@ -538,8 +542,8 @@ mod tests {
 
     fn block(entries: &[(u64, &str)]) -> String {
         let mut text = String::new();
-        crate::write_block(&mut text, entries.iter().copied());
-        crate::pack(&text)
+        write_block(&mut text, entries.iter().copied());
+        pack(&text)
     }
 
     #[test]

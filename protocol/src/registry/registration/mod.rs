@@ -1,4 +1,10 @@
 //! A registration: a node's statements about itself to the Distributor.
+//!
+//! It must not decide whether a registration is accepted, beyond its form and limits.
+
+mod advert;
+mod ignored;
+mod options;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -8,10 +14,13 @@ use serde::de::Error;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+pub use self::advert::{Advert, HttpAdvert};
+pub use self::ignored::IgnoredParts;
+pub use self::options::{RegisterOptions, ResumePoint, VisibilityTarget};
 use crate::json::{Members, is_object, to_json, write_compact};
 use crate::{
-    Advert, AdvertisedError, HostName, HostPort, HostPortError, LEGACY_READ_BYTES, REGISTRY_URI, RegisterOptions,
-    Route, Version, host_text, seal,
+    AdvertisedError, HostName, HostPort, HostPortError, LEGACY_READ_BYTES, REGISTRY_URI, Route, Version, host_text,
+    seal,
 };
 
 /// A registration as the Distributor keeps it: parsed leniently, and sent to others exactly as it
