@@ -1,0 +1,116 @@
+//! The entry of a node in a list, and the node that can be called by it.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use serde::Deserialize;
+
+use crate::{Advert, LEGACY_READ_BYTES, Registration, RegistrationLimits, Route, Version};
+
+/// A node as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, for people and to tell gateways (`gate`) from services.
+    pub name: String,
+    /// Where it can be called.
+    pub host: IpAddr,
+    /// Where it can be called.
+    pub port: u16,
+    /// The routes that it offers. Registered urls that are not routes are left out.
+    pub routes: Vec<Route>,
+    /// Its advert, when it speaks version 2.
+    pub advert: Option<Advert>,
+    /// How many unread bytes it may have, if it is of version 1.
+    pub read_window: usize,
+    /// The Distributor has had no sign of life from it for some time.
+    pub suspect: bool,
+}
+
+impl Node {
+    /// Reads an entry of a list; `None` when no node can be made of it.
+    pub fn from_entry(entry: &str) -> Option<Self> {
+        let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
+        let Registration { name, port, urls, advert, read_window, .. } = registration;
+        let routes = urls.iter().filter_map(|url| Route::parse(url).ok()).collect();
+        let read_window = read_window.unwrap_or(LEGACY_READ_BYTES);
+        Some(Self { name, host, port, routes, advert, read_window, suspect: false })
+    }
+
+    /// The version of the protocol that this node speaks.
+    pub fn version(&self) -> Version {
+        if self.advert.is_some() { Version::V2 } else { Version::V1 }
+    }
+}
+
+/// An entry of a list: the registration of a node, and the host that the Distributor saw it come
+/// from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryEntry {
+    /// What the node registered.
+    pub registration: Registration,
+    /// In canonical form: an IPv4 address is not mapped to IPv6.
+    pub host: IpAddr,
+}
+
+impl RegistryEntry {
+    /// Reads the text of an entry; `None` when it has no host, or is not a sound registration.
+    pub fn parse(entry: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct RawHost {
+            host: IpAddr,
+        }
+        // A Distributor has accepted the entry within its limits, which may differ from those of
+        // this process.
+        let no_limits = RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
+        let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
+        let RawHost { host } = serde_json::from_str(entry).ok()?;
+        Some(Self { registration, host: host.to_canonical() })
+    }
+}
+
+/// The text of an address in lists. Old gateways compare the text, and their Distributor listened
+/// on a dual-stack socket.
+pub fn host_text(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("::ffff:{v4}"),
+        // `Display` of a mapped address is the dotted form already.
+        IpAddr::V6(v6) => Ipv6Addr::to_string(&v6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_spelled_as_on_a_dual_stack_socket() {
+        for (address, shown) in [
+            ("127.0.0.1", "::ffff:127.0.0.1"),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+            ("::1", "::1"),
+            ("2001:db8::7", "2001:db8::7"),
+        ] {
+            assert_eq!(host_text(address.parse().unwrap()), shown);
+        }
+    }
+
+    #[track_caller]
+    fn check(entry: &str, expected: Option<(&str, &str, u16, usize)>) {
+        let node = Node::from_entry(entry);
+        let seen = node.as_ref().map(|n| (n.name.as_str(), n.host.to_string(), n.port, n.routes.len()));
+        assert_eq!(seen, expected.map(|(name, host, port, routes)| (name, host.to_owned(), port, routes)));
+    }
+
+    #[test]
+    fn nodes_are_made_of_sound_entries_only() {
+        check(
+            r#"{"port":1,"name":"a","urls":["GET/a","*",""],"host":"::ffff:127.0.0.1","x":1}"#,
+            Some(("a", "127.0.0.1", 1, 1)),
+        );
+        check(r#"{"port":"2","name":"b","host":"::1"}"#, Some(("b", "::1", 2, 0)));
+        for strange in
+            ["7", "[]", r#"{"port":3,"host":"nowhere"}"#, r#"{"host":"::1"}"#, r#"{"host":"::1","port":70000}"#]
+        {
+            check(strange, None);
+        }
+    }
+}
