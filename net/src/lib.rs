@@ -42,29 +42,19 @@
 //! # }
 //! ```
 
-mod accept;
-mod address_group;
+mod address;
 pub mod buffers;
-mod frames;
 mod log;
-mod peer_backlog;
 mod process;
 mod send_queue;
-mod server_address;
 mod socket;
 mod tcp;
-mod unix_path;
-#[cfg(feature = "virtual-net")]
-mod virtual_net;
 
-pub use accept::Acceptor;
-pub use address_group::address_group;
-pub use frames::FrameReader;
+pub use address::{MAX_UNIX_PATH_BYTES, ServerAddress, UnixPath, UnixPathError, address_group};
 pub use log::{
     Escaped, KeyedThrottle, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json,
     log_or_print, log_safely, print_without_subscriber, tracing,
 };
-pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]
 pub use process::{
     GivenValue, LogFormat, LogGuard, LogLevel, Setting, SettingPlace, SettingValue, Settings, TextRule, ValueError,
@@ -76,12 +66,10 @@ pub use process::{
     sleep_until_opt, stop_on_signals, stop_on_signals_unless, time_of_day, unique_id,
 };
 pub use send_queue::{MAX_QUEUED_BYTES, QueuedSocket, SendQueue};
-pub use server_address::ServerAddress;
-pub use socket::{Listener, Network, ReadNow, Socket, set_options};
+pub use socket::{Acceptor, BacklogPoller, FrameReader, Listener, Network, PeerBacklog, ReadNow, Socket, set_options};
+#[cfg(feature = "virtual-net")]
+pub use socket::{Host, Pipe, PipeListener, VirtualNet};
 pub use tcp::{
     BindError, bind, bind_all, bind_shared, connect_any, look_up, look_up_blocking, set_tcp_options,
     set_tcp_options_with_timeout,
 };
-pub use unix_path::{MAX_UNIX_PATH_BYTES, UnixPath, UnixPathError};
-#[cfg(feature = "virtual-net")]
-pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 
+use crate::address::unix_path::UnixPath;
 use crate::socket::Socket;
-use crate::unix_path::UnixPath;
 
 /// The wait before another attempt at a server whose backlog is full. It doubles with each attempt,
 /// up to the longest wait. A server that runs accepts a connection in less time.

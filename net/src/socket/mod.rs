@@ -1,4 +1,12 @@
 //! Connections and listeners: those of the system, or of a network inside this process, for tests.
+//!
+//! It must not read packets. Of this crate it must import only `log` and `tcp`.
+
+mod accept;
+mod frames;
+mod peer_backlog;
+#[cfg(feature = "virtual-net")]
+mod virtual_net;
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -12,12 +20,15 @@ use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
+pub use self::accept::Acceptor;
+pub use self::frames::FrameReader;
+pub use self::peer_backlog::{BacklogPoller, PeerBacklog};
+#[cfg(feature = "virtual-net")]
+pub use self::virtual_net::{Host, Pipe, PipeListener, VirtualNet};
 use crate::tcp::{
     BindError, bind, connect_any, look_up, poll_writable, recv_buf_now, recv_now, send_now, send_pieces_now,
     set_tcp_options,
 };
-#[cfg(feature = "virtual-net")]
-use crate::virtual_net::{Host, Pipe, PipeListener};
 
 /// Bytes of one read from a socket that is being closed.
 const CLOSING_READ_BYTES: usize = 4096;
