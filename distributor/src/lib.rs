@@ -23,14 +23,12 @@ mod cli;
 mod config;
 mod entries;
 mod peer;
+mod rate_limit;
 mod registry;
 mod shell;
 #[cfg(test)]
 mod simulation;
-mod spread;
-mod token_bucket;
 mod updates;
-mod why;
 
 pub use cli::main;
 pub use config::{Config, OversizedList};

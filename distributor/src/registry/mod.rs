@@ -24,6 +24,8 @@ use protocol::{Digest, LeaveReason, ResumePoint, Revision, Version, write_ping};
 
 use crate::config::Config;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
+use crate::rate_limit::spread::Spread;
+use crate::rate_limit::token_bucket::TokenBucket;
 use crate::registry::admission::address_limit::share_of;
 use crate::registry::admission::admission_rate::AdmissionRate;
 use crate::registry::admission::damping::Damping;
@@ -42,8 +44,6 @@ use crate::registry::needs::{MAX_QUESTION_WAIT, QUESTION_INTERVAL};
 use crate::registry::publishing::PublishedStates;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
-use crate::spread::Spread;
-use crate::token_bucket::TokenBucket;
 use crate::updates::budget::UpdateBudget;
 use crate::updates::encode::{left_out, legacy_bytes};
 use crate::updates::lists::ListCache;

@@ -16,12 +16,12 @@ use tracing::{debug, warn};
 use crate::config::Config;
 use crate::peer::command::{Command, CommandReader, guess_protocol};
 use crate::peer::outbox::Reply;
+use crate::rate_limit::token_bucket::TokenBucket;
 use crate::registry::Rejection;
 use crate::shell::connection::{ConnectionEnd, TIMEOUT_WHEN_SHORT};
 use crate::shell::incoming_budget::{IncomingBudget, PacketReservation, PendingReservation};
 use crate::shell::name_lookup::{LOOK_UP_AGAIN, PendingRegistration};
 use crate::shell::session::SessionGuard;
-use crate::token_bucket::TokenBucket;
 use crate::updates::budget::OutPacket;
 
 /// Bytes of a packet that are read before memory for all of it is reserved.

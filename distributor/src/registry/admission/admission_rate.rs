@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::spread::Spread;
-use crate::token_bucket::TokenBucket;
+use crate::rate_limit::spread::Spread;
+use crate::rate_limit::token_bucket::TokenBucket;
 
 /// No node is told to wait longer. Nodes of earlier versions wait up to twice as long as they are
 /// told, and a peer that has not registered for five seconds is cut.

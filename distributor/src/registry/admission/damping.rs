@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::entries::NodeIdentity;
-use crate::token_bucket::TokenBucket;
+use crate::rate_limit::token_bucket::TokenBucket;
 
 /// A stay of at least this is not too short.
 const LONG_STAY: Duration = Duration::from_secs(16);

@@ -16,12 +16,12 @@ use protocol::{IgnoredParts, RegisterOptions, Registration, ResumePoint, Secret}
 use crate::entries::address_shares::is_same_address;
 use crate::entries::interests::Interests;
 use crate::entries::{NodeIdentity, Record, RegisterOutcome, Registered, Retained, SessionId};
+use crate::rate_limit::token_bucket::TokenBucket;
 use crate::registry::admission::address_limit::is_within_share;
 use crate::registry::admission::deferred::Deferred;
 use crate::registry::admission::rejection::Rejection;
 use crate::registry::history::BEFORE_RESTART;
 use crate::registry::{Registry, Tenure};
-use crate::token_bucket::TokenBucket;
 
 /// After how long peers that register while the Distributor stops should come back.
 pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);

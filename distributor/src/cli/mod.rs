@@ -1,4 +1,8 @@
 //! The command line of the `distributor` program.
+//!
+//! It must not decide anything about nodes, or hold a connection of one.
+
+mod why;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,8 +16,8 @@ use net::{
 use tokio::runtime;
 use tracing::{error, warn};
 
+use self::why::why;
 use crate::config::ProcessSettings;
-use crate::why::why;
 use crate::{Config, serve_with_admin};
 
 /// Descriptors that are not connections: listeners, log, epoll, and some to spare.
