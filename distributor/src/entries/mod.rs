@@ -6,17 +6,13 @@
 
 pub(crate) mod address_shares;
 mod changelog;
-mod difference;
 mod expected;
 mod fitting;
 pub(crate) mod interests;
-pub(crate) mod offer_index;
-mod offers;
+pub(crate) mod offers;
 mod record;
 mod registered;
 mod restore;
-mod route_index;
-pub(crate) mod view;
 
 use std::collections::hash_map;
 use std::collections::{BTreeMap, HashMap};
@@ -28,14 +24,14 @@ use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 
 use crate::entries::address_shares::AddressShares;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
+pub(crate) use crate::entries::changelog::difference::{Difference, Touched};
 use crate::entries::changelog::{Change, Changelog, EntryChange};
-pub(crate) use crate::entries::difference::{Difference, Touched};
 use crate::entries::expected::ExpectedEntries;
-use crate::entries::offer_index::OfferIndex;
 use crate::entries::offers::Offers;
+use crate::entries::offers::offer_index::OfferIndex;
+use crate::entries::offers::route_index::RouteIndex;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
 pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
-use crate::entries::route_index::RouteIndex;
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]

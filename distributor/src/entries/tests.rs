@@ -7,7 +7,7 @@ use protocol::RegistrationLimits;
 use super::*;
 use crate::entries::changelog::{MAX_CHANGE_BYTES, MAX_CHANGES};
 use crate::entries::interests::Interests;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
 
 fn parse(params: &str) -> Registration {
     Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default()).unwrap()

@@ -12,8 +12,8 @@ use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull, writ
 
 use crate::entries::SessionId;
 use crate::entries::interests::Interests;
-use crate::entries::view::View;
-use crate::registry::needs::Learned;
+use crate::entries::interests::view::View;
+use crate::registry::interests::needs::Learned;
 use crate::registry::{Registry, Rejection};
 use crate::updates::budget::OutPacket;
 use crate::updates::learned::LearnedUpdate;

@@ -6,10 +6,8 @@
 
 mod admission;
 pub(crate) mod history;
-mod interest_budget;
-mod interest_index;
+pub(crate) mod interests;
 pub(crate) mod liveness;
-pub(crate) mod needs;
 mod publishing;
 mod restore;
 mod visibility;
@@ -33,14 +31,14 @@ use crate::registry::admission::deferred::{Deferred, DeferredRegistrations};
 pub(crate) use crate::registry::admission::rejection::Rejection;
 pub(crate) use crate::registry::admission::{Admission, RegisterEffects, RegisterError, SharedUrl};
 use crate::registry::history::History;
-use crate::registry::interest_budget::InterestBudget;
+use crate::registry::interests::budget::InterestBudget;
+use crate::registry::interests::needs::{MAX_QUESTION_WAIT, QUESTION_INTERVAL};
 use crate::registry::liveness::mass_loss::MassLoss;
 pub(crate) use crate::registry::liveness::suspicions::ReportOutcome;
 use crate::registry::liveness::suspicions::Suspicions;
 use crate::registry::liveness::unreachable::UnreachableNodes;
 pub(crate) use crate::registry::liveness::unreachable::UnreachableNotice;
 use crate::registry::liveness::{Liveness, Verdict};
-use crate::registry::needs::{MAX_QUESTION_WAIT, QUESTION_INTERVAL};
 use crate::registry::publishing::PublishedStates;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};

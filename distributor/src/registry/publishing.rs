@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::{Key, Revision, UpdateHeader, Version};
 
 use crate::entries::SessionId;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
 use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
 use crate::updates::lists::{NextUpdate, PeerState, PublishedState};

@@ -9,7 +9,7 @@ use protocol::{Revision, VisibilityTarget};
 
 use crate::entries::interests::Interests;
 use crate::entries::{Record, SessionId};
-use crate::registry::interest_index::{InterestIndex, NumberedInterests};
+use crate::registry::interests::index::{InterestIndex, NumberedInterests};
 
 /// How often waits are checked. Checking them at each acknowledgement would cost more.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);

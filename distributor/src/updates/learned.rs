@@ -8,7 +8,7 @@ use bytes::Bytes;
 use protocol::UpdateHeader;
 
 use crate::entries::interests::Interests;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
 use crate::entries::{Difference, EntryTable};
 use crate::updates::budget::OutPacket;
 use crate::updates::encode::encode_change;

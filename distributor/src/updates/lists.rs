@@ -7,7 +7,7 @@ use std::time::Instant;
 use protocol::{Digest, Key, ResumePoint, Revision, UpdateHeader, Version};
 
 use crate::config::Config;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
 use crate::entries::{Difference, EntryTable};
 use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::{encode_change, encode_legacy, encode_list, under_key};

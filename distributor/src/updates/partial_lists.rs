@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::{Digest, UpdateHeader};
 
 use crate::entries::EntryTable;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
 use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::encode_list;
 use crate::updates::lists::{MAX_CACHED, PublishedState, Wait};

@@ -3,8 +3,8 @@
 
 use protocol::Revision;
 
-use crate::entries::offer_index::OfferIndex;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
+use crate::entries::offers::offer_index::OfferIndex;
 use crate::entries::{Difference, EntryTable, Touched};
 
 /// The step that led to the published state, by what entries offer. It is indexed when it is

@@ -3,7 +3,7 @@
 use protocol::Key;
 
 use super::*;
-use crate::entries::view::View;
+use crate::entries::interests::view::View;
 use crate::updates::lists::{NextUpdate, PeerState};
 
 /// A Distributor that has restored a copy with nodes 1 to 3, of which 1 has registered. The copy

@@ -1,4 +1,8 @@
 //! The services and urls of which a node wants to be told.
+//!
+//! It must not know which nodes are registered: it compares interests with one record.
+
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 

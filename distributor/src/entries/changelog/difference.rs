@@ -5,8 +5,8 @@ use std::sync::Arc;
 use protocol::LeaveReason;
 
 use crate::entries::EntryTable;
+use crate::entries::interests::view::View;
 use crate::entries::record::Record;
-use crate::entries::view::View;
 
 /// The entries touched between two revisions, for all receivers.
 #[derive(Debug, Default)]

@@ -1,5 +1,10 @@
 //! Finds urls that services of several names offer, and offers that only one node has, without a
 //! search through all entries.
+//!
+//! It must not decide what follows: it answers, and the table and the registry ask.
+
+pub(crate) mod offer_index;
+pub(super) mod route_index;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -22,7 +22,7 @@ struct SessionInterests {
 }
 
 impl InterestBudget {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(in crate::registry) fn new(limit: usize) -> Self {
         Self { limit, shares: AddressShares::default(), by_session: HashMap::new() }
     }
 
@@ -38,7 +38,7 @@ impl InterestBudget {
 
     /// Whether there is room for interests of `bytes` bytes, in place of those that the session
     /// has.
-    pub(super) fn check(&self, session: SessionId, host: &str, bytes: usize) -> Result<(), RegisterError> {
+    pub(in crate::registry) fn check(&self, session: SessionId, host: &str, bytes: usize) -> Result<(), RegisterError> {
         let replaced = self.by_session.get(&session).map_or(0, |interests| interests.bytes);
         if bytes <= replaced {
             return Ok(());
@@ -50,7 +50,7 @@ impl InterestBudget {
     }
 
     /// A session has these interests from now on, and no others.
-    pub(super) fn set(&mut self, session: SessionId, host: &str, bytes: usize) {
+    pub(in crate::registry) fn set(&mut self, session: SessionId, host: &str, bytes: usize) {
         self.remove(session);
         if bytes > 0 {
             self.shares.add(host, bytes);
@@ -58,7 +58,7 @@ impl InterestBudget {
         }
     }
 
-    pub(super) fn remove(&mut self, session: SessionId) {
+    pub(in crate::registry) fn remove(&mut self, session: SessionId) {
         if let Some(SessionInterests { host, bytes }) = self.by_session.remove(&session) {
             self.shares.remove(&host, bytes);
         }

@@ -1,12 +1,16 @@
 //! The last changes of the table, one for each revision, and the differences between states that
 //! follow from them.
+//!
+//! It must not write packets: `updates` makes them of the differences.
+
+pub(super) mod difference;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::{LeaveReason, ResumePoint, Revision};
 
-use crate::entries::difference::{Touched, TouchedEntry};
+use crate::entries::changelog::difference::{Touched, TouchedEntry};
 use crate::entries::record::Record;
 
 /// Changes that are kept. A node that is further behind gets the list.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::entries::interests::view::View;
 use crate::entries::interests::{Interests, Offer, offers_of};
-use crate::entries::view::View;
 use crate::entries::{EntryTable, Record};
 
 /// Ids, or positions, of records by what interests may find them by. A record has one entry for its
@@ -25,7 +25,7 @@ impl OfferIndex {
         }
     }
 
-    pub(super) fn remove(&mut self, id: u64, record: &Record) {
+    pub(in crate::entries) fn remove(&mut self, id: u64, record: &Record) {
         for offer in offers_of(record) {
             self.ids.remove(&(self.hash(offer), id));
         }

@@ -12,7 +12,7 @@ const EVENT: &str = "EVENT";
 
 /// The urls of entries that take calls, once each.
 #[derive(Debug, Default)]
-pub(super) struct RouteIndex {
+pub(in crate::entries) struct RouteIndex {
     router: Router<OfferedUrl>,
     /// Urls that would make searches too long. No node calls them. A group has such urls only while
     /// it has as many shapes as there may be, and none of theirs.
@@ -39,13 +39,13 @@ type Group = (Box<str>, usize, Option<Box<str>>);
 type Shape = Vec<usize>;
 
 impl RouteIndex {
-    pub(super) fn add(&mut self, record: &Record) {
+    pub(in crate::entries) fn add(&mut self, record: &Record) {
         for route in routes(record) {
             self.add_route(&route, 1);
         }
     }
 
-    pub(super) fn remove(&mut self, record: &Record) {
+    pub(in crate::entries) fn remove(&mut self, record: &Record) {
         for route in routes(record) {
             if let Some(offered) = self.router.get_mut(&route) {
                 offered.entries -= 1;

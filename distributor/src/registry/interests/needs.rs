@@ -22,9 +22,9 @@ const AFTER_LIST: Duration = Duration::from_millis(10);
 
 /// The time between two nodes that ask again after their questions were turned away: as many come
 /// back in a second as may register.
-pub(super) const QUESTION_INTERVAL: Duration = Duration::from_micros(200);
+pub(in crate::registry) const QUESTION_INTERVAL: Duration = Duration::from_micros(200);
 /// None is told to wait longer: its calls wait as long.
-pub(super) const MAX_QUESTION_WAIT: Duration = Duration::from_secs(1);
+pub(in crate::registry) const MAX_QUESTION_WAIT: Duration = Duration::from_secs(1);
 
 /// The answer to a question.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Registry {
     ///
     /// # Errors
     /// There is no room for the interests that its author has named.
-    pub(super) fn fitting_interests(
+    pub(in crate::registry) fn fitting_interests(
         &self,
         session: SessionId,
         host: &str,

@@ -10,7 +10,7 @@ use crate::entries::interests::{Interests, offers_of};
 
 /// The interests of many sessions, each once. They are as many as the budget for interests allows.
 #[derive(Debug, Default)]
-pub(super) struct InterestIndex {
+pub(in crate::registry) struct InterestIndex {
     counts: HashMap<Arc<Interests>, InterestCount>,
     /// The hash of what they are found by, and their number.
     numbers: BTreeSet<(u64, u64)>,
@@ -25,11 +25,11 @@ struct InterestCount {
 }
 
 /// Interests that a session has, with their number. Equal interests have one number.
-pub(super) type NumberedInterests = (u64, Arc<Interests>);
+pub(in crate::registry) type NumberedInterests = (u64, Arc<Interests>);
 
 impl InterestIndex {
     /// Counts a session with these interests.
-    pub(super) fn add(&mut self, interests: &Arc<Interests>) -> NumberedInterests {
+    pub(in crate::registry) fn add(&mut self, interests: &Arc<Interests>) -> NumberedInterests {
         if let Some((known, _)) = self.counts.get_key_value(interests) {
             let known = Arc::clone(known);
             let number = self.counts.get_mut(&known).map_or(0, |count| {
@@ -46,7 +46,7 @@ impl InterestIndex {
     }
 
     /// A session does not have these interests any more.
-    pub(super) fn remove(&mut self, (number, interests): &NumberedInterests) {
+    pub(in crate::registry) fn remove(&mut self, (number, interests): &NumberedInterests) {
         let Some(count) = self.counts.get_mut(interests) else { return };
         count.sessions -= 1;
         if count.sessions == 0 {
@@ -59,7 +59,7 @@ impl InterestIndex {
 
     /// The numbers of the interests that include a node; and how many of its offers and of
     /// interests were looked at.
-    pub(super) fn including(&self, record: &Record) -> (HashSet<u64>, usize) {
+    pub(in crate::registry) fn including(&self, record: &Record) -> (HashSet<u64>, usize) {
         let (mut found, mut looks) = (HashSet::new(), 0);
         for offer in offers_of(record) {
             let offer = self.hasher.hash_one(offer);
@@ -74,7 +74,7 @@ impl InterestIndex {
 
     /// Whether no session has interests.
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::registry) fn is_empty(&self) -> bool {
         self.counts.is_empty() && self.numbers.is_empty()
     }
 }
