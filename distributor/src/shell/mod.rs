@@ -4,18 +4,15 @@
 //! connections, and the memory that they hold.
 
 mod admin;
-mod closing;
 mod connection;
 mod incoming_budget;
 mod logs;
 mod metrics;
 mod name_lookup;
-mod peer_reader;
 mod publisher;
 mod server;
 mod session;
 mod shared;
 mod timers;
-mod update_queue;
 
 pub use server::{serve, serve_with_admin};

@@ -18,8 +18,8 @@ use crate::entries::SessionId;
 use crate::peer::outbox::{Outbox, WriteStep};
 use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::registry::{Admission, RegisterError, Rejection, ReportOutcome};
+use crate::shell::shared::update_queue::AddressQueue;
 use crate::shell::shared::{Shared, index};
-use crate::shell::update_queue::AddressQueue;
 use crate::updates::lists::Wait;
 
 /// One connection, as the publisher sees it.

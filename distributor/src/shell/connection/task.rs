@@ -16,10 +16,10 @@ use crate::peer::outbox::Reply;
 use crate::peer::read_probe::{ProbeResult, ReadProbe};
 use crate::registry::Rejection;
 use crate::registry::liveness::Verdict;
+use crate::shell::connection::peer_reader::{PacketMemory, PeerReader};
 use crate::shell::incoming_budget::PacketReservation;
-use crate::shell::peer_reader::{PacketMemory, PeerReader};
 use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
-use crate::shell::update_queue::{PendingHead, QueueHead, UpdateQueue};
+use crate::shell::shared::update_queue::{PendingHead, QueueHead, UpdateQueue};
 use crate::updates::lists::Wait;
 
 /// Packets of one peer that are handled before other tasks run, if they take less than a

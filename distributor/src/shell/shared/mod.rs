@@ -1,5 +1,7 @@
 //! The registry as all connections share it, behind one lock, with the followers and the limits
-//! that go with it.
+//! that go with it. It must not write to a peer, or wait, while it holds the lock.
+
+pub(super) mod update_queue;
 
 use std::collections::hash_map;
 use std::collections::{BTreeMap, HashMap};
@@ -15,6 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::update_queue::{AddressQueue, UpdateQueue};
 use crate::config::Config;
 use crate::entries::{MAX_CHANGE_BYTES, SessionId};
 use crate::peer::outbox::{MAX_NEWCOMERS, Outbox};
@@ -25,7 +28,6 @@ use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, described, shown_name}
 use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
-use crate::shell::update_queue::{AddressQueue, UpdateQueue};
 use crate::updates::budget::UpdateBudget;
 
 /// How long a connection has to register before it may be evicted to make room for others: several

@@ -1,6 +1,10 @@
 //! One connection: reads packets, writes the packets of its session's outbox, and ends when either
 //! fails.
+//!
+//! It must not write of its own accord to another connection: the publisher does.
 
+mod closing;
+mod peer_reader;
 mod task;
 
 use std::time::Duration;
@@ -11,11 +15,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::closing::{abort, close_with_reason};
+use self::peer_reader::PeerReader;
 use self::task::serve;
 use crate::peer::command::FrameCounts;
 use crate::registry::Rejection;
-use crate::shell::closing::{abort, close_with_reason};
-use crate::shell::peer_reader::PeerReader;
 use crate::shell::session::SessionGuard;
 
 /// How long a peer may take to send a packet, or to read a large one, while memory is short.
