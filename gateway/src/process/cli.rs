@@ -24,7 +24,7 @@ use crate::config::{Config, FixedAddress};
 use crate::downstream::tls::Tls;
 use crate::process::lifecycle;
 use crate::process::upgrade::{OUTLIVES_TERMINAL, VARIABLE as TAKES_OVER};
-use crate::upstream::unix_fault::SocketFile;
+use crate::upstream::unix_socket::unix_fault::SocketFile;
 
 /// The prefix of all variables' names.
 const PREFIX: &str = "GATEWAY_";

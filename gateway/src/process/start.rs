@@ -18,7 +18,7 @@ use crate::downstream::tls::Tls;
 use crate::downstream::worker::Worker;
 use crate::observe::access_log::AccessLog;
 use crate::upstream::WorkerShared;
-use crate::upstream::node_checks::check_nodes;
+use crate::upstream::checks::node_checks::check_nodes;
 use crate::upstream::table::UpstreamTable;
 
 /// The name under which old gateways register. They ignore entries of this name, so ours must have

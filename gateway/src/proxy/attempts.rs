@@ -18,10 +18,10 @@ use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded, forward};
 use crate::proxy::server_request::location_rewrite;
+use crate::upstream::concurrency::holders::PermitKind;
 use crate::upstream::concurrency::{Permit, QueueError};
 use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse, ServerConnection};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
-use crate::upstream::holders::PermitKind;
 
 /// Most servers that are tried for one request: where three have failed, a fourth try is the last.
 const MAX_TRIES: usize = 4;

@@ -14,7 +14,7 @@ use tokio::time::{Duration, Instant};
 use crate::io::poll_slice::wake_later;
 use crate::io::stream::MaybeTlsStream;
 use crate::io::timer::Timer;
-use crate::upstream::holders::Holder;
+use crate::upstream::concurrency::holders::Holder;
 
 /// Reads of one direction in one poll. Then other tasks of the thread run.
 const MAX_READS: u32 = 8;
@@ -188,7 +188,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::upstream::holders::{Holders, PermitKind};
+    use crate::upstream::concurrency::holders::{Holders, PermitKind};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

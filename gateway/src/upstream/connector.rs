@@ -8,7 +8,7 @@ use net::{ServerAddress, Socket};
 use protocol::HostPort;
 use tokio::net::TcpStream;
 
-use crate::upstream::advertised::AdvertisedName;
+use crate::upstream::names::advertised::AdvertisedName;
 use crate::upstream::unix_socket::UnixSocket;
 
 /// The means to connect to a server.

@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::io::stream::limit_unsent;
 use crate::upstream::connector::Connector;
-use crate::upstream::unix_fault::{SocketFile, UnixFault};
 use crate::upstream::unix_socket::UnixSocket;
+use crate::upstream::unix_socket::unix_fault::{SocketFile, UnixFault};
 
 /// How long connecting may take. Within a network it takes far less, or fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -10,10 +10,10 @@ use protocol::Node;
 use tokio::time::Instant;
 
 use crate::route::cookie::CookieSigner;
+use crate::upstream::checks::server_checks::ServerCheck;
+use crate::upstream::concurrency::holders::PermitKind;
 use crate::upstream::concurrency::{Permit, QueueError, ServerPermits};
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::holders::PermitKind;
-use crate::upstream::server_checks::ServerCheck;
 
 /// All servers of one prefix; none when they have gone.
 #[derive(Clone, Debug)]

@@ -4,19 +4,15 @@
 //! It must not see requests of clients, or responses to them: the only HTTP here is that of its own
 //! checks. It must not import `proxy` or `downstream`.
 
-pub(crate) mod advertised;
+pub(crate) mod checks;
 pub(crate) mod concurrency;
 mod connector;
 pub(crate) mod endpoint;
 pub(crate) mod group;
-pub(crate) mod holders;
 pub(crate) mod names;
-pub(crate) mod node_checks;
-pub(crate) mod server_checks;
 pub(crate) mod status;
 pub(crate) mod table;
-pub(crate) mod unix_fault;
-mod unix_socket;
+pub(crate) mod unix_socket;
 
 use std::sync::Arc;
 
@@ -24,10 +20,10 @@ use net::LogThrottles;
 use node_sdk::gateway::{BlockedAddresses, SharedTurns};
 
 use crate::io::budget::HeldBudget;
-use crate::upstream::advertised::AdvertisedNames;
+use crate::upstream::checks::server_checks::ServerChecks;
 use crate::upstream::concurrency::PermitTable;
 use crate::upstream::names::ServerNames;
-use crate::upstream::server_checks::ServerChecks;
+use crate::upstream::names::advertised::AdvertisedNames;
 use crate::upstream::unix_socket::UnixSockets;
 
 /// The state that all workers share: the limits of servers, their health, and the secret that signs

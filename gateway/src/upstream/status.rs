@@ -8,7 +8,7 @@ use protocol::HostPort;
 use tokio::time::{Duration, Instant};
 
 use crate::upstream::endpoint::MalformedResponses;
-use crate::upstream::unix_fault::UnixFault;
+use crate::upstream::unix_socket::unix_fault::UnixFault;
 
 /// A server as the worker with the worst opinion of it sees it.
 #[derive(Debug)]

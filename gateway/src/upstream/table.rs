@@ -21,8 +21,8 @@ use super::status::EndpointStatus;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::config::{Config, RouteConfig};
 use crate::route::path::{longest_prefix, normal_prefix};
+use crate::upstream::concurrency::holders::PermitKind;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::holders::PermitKind;
 use crate::upstream::names::ServerNames;
 use crate::upstream::unix_socket::UnixSocket;
 
@@ -439,9 +439,9 @@ mod tests {
     use super::*;
     use crate::config::{self, FixedServer};
     use crate::upstream::concurrency::MAX_WAITING;
+    use crate::upstream::concurrency::holders::PermitKind;
     use crate::upstream::endpoint::Endpoint;
     use crate::upstream::group::PickedEndpoint;
-    use crate::upstream::holders::PermitKind;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 

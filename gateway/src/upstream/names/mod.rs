@@ -1,5 +1,9 @@
 //! The addresses of servers that a configuration names: looked up at the start, after failures, and
 //! from time to time, since names move.
+//!
+//! It must not know prefixes or requests: it knows names and their addresses.
+
+pub(crate) mod advertised;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::config::{Config, RouteConfig};
-use crate::upstream::server_checks::{MAX_FAILURES, TIMEOUT};
+use crate::upstream::checks::server_checks::{MAX_FAILURES, TIMEOUT};
 
 /// Most nodes that one check calls at a time.
 const MAX_AT_ONCE: usize = 256;

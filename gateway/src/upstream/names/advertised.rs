@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use super::names::{LOOKUP_TIMEOUT, NamedServer};
+use super::{LOOKUP_TIMEOUT, NamedServer};
 
 /// Look-ups at a time, apart from those of the configuration: each has a thread of the system.
 const MAX_AT_ONCE: usize = 16;

@@ -3,6 +3,10 @@
 //!
 //! No client has all permits of a server ([`FairQueue`]). While permits are short, clients that
 //! make a server wait are evicted ([`Holders`]). Tunnels have permits of their own.
+//!
+//! It must not know what a request says, or pick the server that it goes to.
+
+pub(crate) mod holders;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,9 +19,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
 
+use self::holders::{Holder, Holders, PermitKind};
 use crate::io::fair_queue::FairQueue;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::holders::{Holder, Holders, PermitKind};
 
 /// Most requests that wait for one server. Beyond this number, a refusal at once is better than a
 /// late response.

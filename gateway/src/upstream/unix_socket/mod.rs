@@ -1,4 +1,8 @@
 //! The Unix sockets of servers, their files and their faults.
+//!
+//! It must not open a connection: `connector` does.
+
+pub(crate) mod unix_fault;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +13,7 @@ use net::{LogThrottle, ServerAddress, Socket, UnixPath};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::upstream::unix_fault::{SocketFile, UnixFault};
+use self::unix_fault::{SocketFile, UnixFault};
 
 /// Log lines about sockets in ten seconds: each is of interest, unless one flaps, or all of them
 /// do.
