@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use net::{Setting, Settings as _, ValueKind};
 
 use super::file::TlsSettings;
-use super::route_settings::RouteSettings;
+use super::file::route_settings::RouteSettings;
 use super::settings::top_level;
 
 /// `gateway --print-defaults`: a file that changes nothing. A setting without a default is an

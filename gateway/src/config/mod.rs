@@ -6,13 +6,10 @@
 mod conflicts;
 pub(crate) mod defaults;
 pub(crate) mod file;
-mod file_reader;
 mod fixed_server;
 pub(crate) mod mistakes;
-mod route_settings;
 pub(crate) mod settings;
 pub(crate) mod snapshot;
-mod syntax;
 mod values;
 
 use std::path::PathBuf;

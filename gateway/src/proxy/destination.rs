@@ -11,7 +11,7 @@ use crate::config::RouteConfig;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::exchange::FullResponse;
-use crate::proxy::translate::{JSON, readable_path};
+use crate::proxy::node_call::translate::{JSON, readable_path};
 use crate::upstream::group::UpstreamMatch;
 
 /// The destination of a request.

@@ -27,7 +27,7 @@ use crate::message::problem_kind::ProblemKind;
 use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
-use crate::proxy::translate::has_body;
+use crate::proxy::node_call::translate::has_body;
 use crate::upstream::concurrency::Permit;
 
 /// How many bytes of an unwanted body are read, and for how long. Some clients take a reset for a

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::stream_body::StreamFormat;
+use crate::proxy::node_call::stream_body::StreamFormat;
 
 /// How deep a JSON body may be nested. Old services parse any depth, and crash when they write it
 /// (at about 10,000).

@@ -2,7 +2,7 @@
 
 use toml::de::{DeTable, Error};
 
-use super::mistakes::shown;
+use crate::config::mistakes::shown;
 
 /// A place where a text is no TOML.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use net::{GivenValue, Setting, SettingPlace, Settings, ValueKind, most_alike};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::mistakes::shown;
-use super::settings::top_level;
 use super::syntax::{self, SyntaxError, SyntaxErrorKind};
+use crate::config::mistakes::shown;
+use crate::config::settings::top_level;
 
 /// Settings whose values stay out of logs.
 const SECRETS: [&str; 1] = ["cookie_secret"];

@@ -7,10 +7,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::file_reader::{Entry, FileReader, entries};
-use super::mistakes::shown;
-use super::values::{BalanceName, CheckTarget, cookie_name};
-use super::{MAX_TIME, MIN_TIME};
-use crate::config::{FixedAddress, FixedServer, RouteConfig};
+use crate::config::mistakes::shown;
+use crate::config::values::{BalanceName, CheckTarget, cookie_name};
+use crate::config::{FixedAddress, FixedServer, MAX_TIME, MIN_TIME, RouteConfig};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;

@@ -1,4 +1,9 @@
 //! A request that a node answers: the call, and its response or stream on the way to the client.
+//!
+//! It must not try another node: calls of the SDK do.
+
+pub(crate) mod stream_body;
+pub(crate) mod translate;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +17,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::stream_body::StreamFormat;
+use self::translate::{
+    JSON, MediaType, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
+};
 use crate::config::{RouteConfig, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
 use crate::io::response_room::ResponseRoom;
@@ -22,10 +31,6 @@ use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::respond_with_stream;
-use crate::proxy::stream_body::StreamFormat;
-use crate::proxy::translate::{
-    JSON, MediaType, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
-};
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
 

@@ -1,5 +1,11 @@
 //! The configuration file: TOML, with the names of the command line, and with tables for longer
 //! settings.
+//!
+//! It must not read the command line, or apply a setting: it gives the settings to its caller.
+
+mod file_reader;
+pub(super) mod route_settings;
+mod syntax;
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -9,12 +15,12 @@ use net::Settings as _;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::conflicts::conflicts;
-use super::file_reader::{Entry, FileReader, entries};
-use super::mistakes::SettingsError;
-use super::route_settings::{RouteSettings, read_routes};
-use super::settings::{Settings, top_level};
+use self::file_reader::{Entry, FileReader, entries};
+use self::route_settings::{RouteSettings, read_routes};
 use crate::config::CertificateFiles;
+use crate::config::conflicts::conflicts;
+use crate::config::mistakes::SettingsError;
+use crate::config::settings::{Settings, top_level};
 
 /// Most bytes of a file: many times the size of ten thousand routes.
 const MAX_FILE_BYTES: u64 = 16 << 20;

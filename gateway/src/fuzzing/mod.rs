@@ -20,7 +20,7 @@ use crate::message::body::{Framing, Piece};
 use crate::message::fields::Fields;
 use crate::message::forwarded::ForwardedInfo;
 use crate::message::head::{RequestHead, Scheme};
-use crate::proxy::translate;
+use crate::proxy::node_call::translate;
 use crate::route::path;
 
 /// A trusted proxy, from which all requests seem to come.
