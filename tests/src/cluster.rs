@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::hermetic::watch;
-use crate::peer::Peer;
+use crate::machine::hermetic::watch;
+use crate::peers::peer::Peer;
 use crate::{PATIENCE, http};
 
 /// A Distributor on a port of its own; it and its gateways stop when the cluster is dropped.

@@ -22,36 +22,19 @@
 #![expect(clippy::missing_panics_doc, reason = "in a test a surprise is a failure")]
 
 mod cluster;
-mod flood;
-mod hermetic;
 mod http;
-pub mod http2;
-mod js;
-mod log;
-mod namespace;
-mod needs;
-mod peer;
-mod process;
-mod raw_node;
-mod servers;
-pub mod streams;
-mod terminal;
-mod tls;
+mod machine;
+mod nodes;
+mod peers;
 
 pub use cluster::{Cluster, eventually, patient, pick_address, pick_port};
-pub use flood::Flood;
-pub use hermetic::isolate;
-pub use http::{HttpClient, HttpResponse, request, spawn_request};
-pub use js::{example, goods, goods_of_version};
-pub use log::{NodeLog, log_to};
-pub use namespace::{Container, Namespace};
-pub use needs::{can_run, legacy_peers_can_run, tool_is_installed};
-pub use peer::{Listener, Peer};
-pub use process::Process;
-pub use raw_node::{RawNode, answer_to};
-pub use servers::{CountingServer, RawStream, Server, echo_server, gateway_before, serve_prefixes, try_request};
-pub use terminal::Terminal;
-pub use tls::{GatewayFiles, ask_tls, connect_tls};
+pub use http::{
+    CountingServer, GatewayFiles, HttpClient, HttpResponse, RawStream, Server, ask_tls, connect_tls, echo_server,
+    gateway_before, http2, request, serve_prefixes, spawn_request, try_request,
+};
+pub use machine::{Container, Namespace, Process, Terminal, can_run, isolate, legacy_peers_can_run, tool_is_installed};
+pub use nodes::{NodeLog, RawNode, answer_to, example, goods, goods_of_version, log_to, streams};
+pub use peers::{Flood, Listener, Peer};
 
 use std::time::Duration;
 

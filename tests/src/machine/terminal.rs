@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::hermetic::isolate;
+use crate::machine::hermetic::isolate;
 
 /// How long closing a terminal may wait for the thread that reads it.
 const READ_PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };

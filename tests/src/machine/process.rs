@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::hermetic::isolate;
+use crate::machine::hermetic::isolate;
 use crate::{PATIENCE, eventually};
 
 /// A running program whose output is read line by line. It is killed when dropped.

@@ -1,0 +1,10 @@
+//! HTTP as tests speak it: clients in clear and over TLS, and servers behind a gateway.
+
+mod client;
+pub mod http2;
+mod servers;
+mod tls;
+
+pub use client::{HttpClient, HttpResponse, request, spawn_request};
+pub use servers::{CountingServer, RawStream, Server, echo_server, gateway_before, serve_prefixes, try_request};
+pub use tls::{GatewayFiles, ask_tls, connect_tls};
