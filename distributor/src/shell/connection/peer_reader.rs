@@ -122,42 +122,65 @@ impl PeerReader {
         if self.pending.is_some() {
             return Ok(false);
         }
-        let config = &guard.shared().config;
-        let session = &guard.session;
-        if !self.read_before && !self.frames.buffered().is_empty() {
-            if let Some(other) = guess_protocol(self.frames.buffered()) {
-                let message = format!("this port is for packets to the Distributor; the peer seems to speak {other}");
-                return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
-            }
-            // The longest signature: after this many bytes the guess is as good as it gets.
-            self.read_before = self.frames.buffered().len() >= 12;
+        self.check_protocol()?;
+        let now = Instant::now();
+        let Some(frame) = self.next_frame(guard, now)? else { return Ok(false) };
+        self.heard_at = now;
+        let version = self.commands.version();
+        let command = self.commands.read(now.into_std(), &frame, &guard.shared().config);
+        self.carry_out(guard, command, &frame)?;
+        if version == Version::V1 && self.commands.version() == Version::V2 {
+            tune_for_changes(&guard.session.stream);
+            self.frames.join_pieces(false);
         }
+        Ok(true)
+    }
+
+    /// Looks at the first bytes, which may be those of another protocol.
+    fn check_protocol(&mut self) -> Result<(), ConnectionEnd> {
+        if self.read_before || self.frames.buffered().is_empty() {
+            return Ok(());
+        }
+        if let Some(other) = guess_protocol(self.frames.buffered()) {
+            let message = format!("this port is for packets to the Distributor; the peer seems to speak {other}");
+            return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
+        }
+        // The longest signature: after this many bytes the guess is as good as it gets.
+        self.read_before = self.frames.buffered().len() >= 12;
+        Ok(())
+    }
+
+    /// The next packet, unless it is incomplete, or has come too soon and has to wait.
+    fn next_frame(&mut self, guard: &SessionGuard, now: Instant) -> Result<Option<Bytes>, ConnectionEnd> {
         let frame = match self.waiting.take() {
-            Some((frame, at)) if at <= Instant::now() => frame,
+            Some((frame, at)) if at <= now => frame,
             Some(early) => {
                 self.waiting = Some(early);
-                return Ok(false);
+                return Ok(None);
             }
             None => match self.frames.next_frame() {
                 Ok(Some(frame)) => {
                     self.warn_of_pieces(guard);
                     frame
                 }
-                Ok(None) => return Ok(false),
+                Ok(None) => return Ok(None),
                 Err(too_large) => {
                     return Err(ConnectionEnd::Rejected(Rejection::new(413, "frame_too_large", too_large.to_string())));
                 }
             },
         };
         self.read_before = true;
-        let now = Instant::now();
         if let Err(wait) = self.bucket.try_spend(now.into_std()) {
             self.waiting = Some((frame, now + wait));
-            return Ok(false);
+            return Ok(None);
         }
-        self.heard_at = now;
-        let version = self.commands.version();
-        match self.commands.read(now.into_std(), &frame, config) {
+        Ok(Some(frame))
+    }
+
+    /// Does what a packet asks for. `frame` is that packet.
+    fn carry_out(&mut self, guard: &SessionGuard, command: Command, frame: &[u8]) -> Result<(), ConnectionEnd> {
+        let session = &guard.session;
+        match command {
             Command::Ignore => {}
             Command::Skip(rejection) => guard.shared().warn_of_skip(session.peer, &rejection),
             Command::FollowOnly(rejection) => {
@@ -172,27 +195,16 @@ impl PeerReader {
                 guard.unregister(LeaveReason::Leave);
             }
             Command::Acknowledge(Pong { revision: Some(known), digest }) => {
-                guard.acknowledge(known, digest, now.into_std())
+                guard.acknowledge(known, digest, self.heard_at.into_std());
             }
             Command::Acknowledge(_nothing) => {}
             Command::Report(report) => guard.report(&report),
             Command::CopyPart => {
-                if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
+                if let Some(part) = Packet::parse(frame).ok().as_ref().and_then(read_copy) {
                     guard.restore_part(&part);
                 }
             }
-            Command::GetHistory(key, node) => {
-                let mut out = BytesMut::new();
-                write_history(&mut out, &key, &guard.history(&node));
-                let memory = &guard.shared().update_budget;
-                if memory.has_room(out.len()) {
-                    let answer = OutPacket::reserved(out.freeze(), memory);
-                    session.outbox().reply(Reply::Packet(answer), self.commands.version());
-                } else {
-                    let rejection = Rejection::new(503, "busy", "unread packets of peers take too much memory");
-                    self.reject(guard, Some(&key), &rejection.retry_after(TIMEOUT_WHEN_SHORT));
-                }
-            }
+            Command::GetHistory(key, node) => self.reply_history(guard, &key, &node),
             Command::Need(key, routes) => {
                 if let Err(rejection) = guard.answer_need(&key, &routes) {
                     self.reject(guard, Some(&key), &rejection);
@@ -201,11 +213,21 @@ impl PeerReader {
             Command::Reject(key, rejection) => self.reject(guard, key.as_ref(), &rejection),
             Command::Cut(rejection) => return Err(ConnectionEnd::Rejected(rejection)),
         }
-        if version == Version::V1 && self.commands.version() == Version::V2 {
-            tune_for_changes(&session.stream);
-            self.frames.join_pieces(false);
+        Ok(())
+    }
+
+    /// Replies what happened to a node, if the memory for packets has room for it.
+    fn reply_history(&self, guard: &SessionGuard, key: &Key, node: &str) {
+        let mut out = BytesMut::new();
+        write_history(&mut out, key, &guard.history(node));
+        let memory = &guard.shared().update_budget;
+        if memory.has_room(out.len()) {
+            let answer = OutPacket::reserved(out.freeze(), memory);
+            guard.session.outbox().reply(Reply::Packet(answer), self.commands.version());
+        } else {
+            let rejection = Rejection::new(503, "busy", "unread packets of peers take too much memory");
+            self.reject(guard, Some(key), &rejection.retry_after(TIMEOUT_WHEN_SHORT));
         }
-        Ok(true)
     }
 
     /// The rest of a packet that a raw `¶` has cut does not come: its first piece is handled as it
