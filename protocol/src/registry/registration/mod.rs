@@ -5,23 +5,20 @@
 mod advert;
 mod ignored;
 mod options;
+mod reader;
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
-use serde::de::Error;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 pub use self::advert::{Advert, HttpAdvert};
 pub use self::ignored::IgnoredParts;
 pub use self::options::{RegisterOptions, ResumePoint, VisibilityTarget};
-use crate::json::{Members, is_object, to_json, write_compact};
-use crate::{
-    AdvertisedError, HostName, HostPort, HostPortError, LEGACY_READ_BYTES, REGISTRY_URI, Route, Version, host_text,
-    seal,
-};
+use self::reader::{RegistrationReader, check_members};
+use crate::json::{Members, is_object, to_json};
+use crate::{AdvertisedError, HostName, HostPort, HostPortError, REGISTRY_URI, Route, Version, host_text, seal};
 
 /// A registration as the Distributor keeps it: parsed leniently, and sent to others exactly as it
 /// came.
@@ -40,7 +37,7 @@ pub struct Registration {
     /// The `$` member, which version 2 nodes send.
     pub advert: Option<Advert>,
     /// How many unread bytes a peer of version 1 may have, if it says so: it joins what it reads in
-    /// pieces. Otherwise [`LEGACY_READ_BYTES`].
+    /// pieces. Otherwise [`LEGACY_READ_BYTES`](crate::LEGACY_READ_BYTES).
     pub read_window: Option<usize>,
     /// The host that lists show, where it is another than that of the connection.
     listed_at: Option<String>,
@@ -74,13 +71,6 @@ impl Default for RegistrationLimits {
 
 /// The member of a version 1 peer that says how many unread bytes it may have.
 pub(crate) const READ_WINDOW: &str = "readWindow";
-
-/// Unknown members that a registration may have: more than any real node sends, and few enough to
-/// compare.
-const MAX_EXTRA_MEMBERS: usize = 64;
-
-/// Longest name of a version 2 node.
-const MAX_NAME_BYTES: usize = 128;
 
 /// Why a registration is refused. An earlier registration of the sender stays as it is.
 #[derive(Debug, Error)]
@@ -150,83 +140,11 @@ impl Registration {
         let text = params.map_or("null", RawValue::get);
         let Members(list) = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
         check_members(&list)?;
-        // As all others will read it.
-        let meta = list.iter().find(|(name, _)| name == "$").map(|(_, value)| compact(value.get()));
-        let advert = meta.as_deref().and_then(Advert::parse);
-        let advertised_port = advert.as_ref().and_then(|advert| Some(advert.advertise.as_ref()?.port));
-        let mut registration = Self {
-            name: String::new(),
-            port: 0,
-            urls: Vec::new(),
-            advert,
-            read_window: None,
-            listed_at: None,
-            before_host: String::with_capacity(text.len()),
-            after_host: String::new(),
-        };
-        let mut seen = MembersSeen::default();
-        for (name, value) in list {
-            if name == "host" {
-                seen.host = true;
-                continue;
-            }
-            let out = if seen.host { &mut registration.after_host } else { &mut registration.before_host };
-            if !out.is_empty() {
-                out.push(',');
-            }
-            out.push_str(&to_json(name.as_ref()));
-            out.push(':');
-            match name.as_ref() {
-                "port" => {
-                    seen.port = true;
-                    let own = parse_port(value.get())?;
-                    registration.port = advertised_port.unwrap_or(own);
-                    out.push_str(&registration.port.to_string());
-                }
-                "urls" => {
-                    seen.urls = true;
-                    registration.urls = parse_urls(value, limits)?;
-                    out.push_str(&to_json(&registration.urls));
-                }
-                "name" => {
-                    seen.name = true;
-                    let text = serde_json::from_str::<String>(value.get());
-                    seen.plain_name = text.as_deref().is_ok_and(is_plain_name);
-                    registration.name = text.unwrap_or_else(|_| compact(value.get()));
-                    write_compact(out, value.get());
-                }
-                "$" => {
-                    Advert::check_advertise(value.get()).map_err(RegistrationError::Advertise)?;
-                    let http = registration.advert.as_ref().and_then(|advert| advert.http.as_ref());
-                    if http.is_some_and(|http| !http.is_within(limits)) {
-                        return Err(RegistrationError::TooManyPrefixes);
-                    }
-                    write_compact(out, value.get());
-                }
-                READ_WINDOW => {
-                    registration.read_window = parse_read_window(value);
-                    write_compact(out, value.get());
-                }
-                _extra => write_compact(out, value.get()),
-            }
+        let mut reader = RegistrationReader::new(&list, text.len(), limits);
+        for (name, value) in &list {
+            reader.read(name, value)?;
         }
-        if !seen.port {
-            return Err(RegistrationError::Port("missing".to_owned()));
-        }
-        // Old gateways read `urls` without checking that it is there.
-        for (missing, member) in [(!seen.name, r#""name":"""#), (!seen.urls, r#""urls":[]"#)] {
-            if missing {
-                let out = if seen.host { &mut registration.after_host } else { &mut registration.before_host };
-                if !out.is_empty() {
-                    out.push(',');
-                }
-                out.push_str(member);
-            }
-        }
-        if registration.advert.is_some() && !seen.plain_name {
-            return Err(RegistrationError::Name);
-        }
-        Ok(registration)
+        reader.finish()
     }
 
     /// The version that `params` show, even if they are not a sound registration.
@@ -311,71 +229,6 @@ pub fn write_registration(
     );
     out.put_slice(text.as_bytes());
     seal(out, start);
-}
-
-fn compact(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    write_compact(&mut out, text);
-    out
-}
-
-#[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of members, not a state")]
-struct MembersSeen {
-    port: bool,
-    name: bool,
-    plain_name: bool,
-    urls: bool,
-    host: bool,
-}
-
-/// Checks that there are not too many members, and each name once, so that all readers understand
-/// the same.
-fn check_members(list: &[(Cow<'_, str>, &RawValue)]) -> Result<(), RegistrationError> {
-    const KNOWN: [&str; 5] = ["port", "name", "urls", "host", "$"];
-    let wrong = |text| Err(RegistrationError::Shape(serde_json::Error::custom(text)));
-    if list.iter().filter(|(name, _)| !KNOWN.contains(&name.as_ref())).count() > MAX_EXTRA_MEMBERS {
-        return wrong(format!("more than {MAX_EXTRA_MEMBERS} unknown members"));
-    }
-    let mut names: Vec<_> = list.iter().map(|(name, _)| name).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => wrong(format!("duplicate member `{}`", pair[0].escape_debug())),
-        None => Ok(()),
-    }
-}
-
-fn parse_port(text: &str) -> Result<u16, RegistrationError> {
-    // Old nodes may send their port as a string of digits.
-    let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-    let whole = digits.bytes().all(|byte| byte.is_ascii_digit());
-    match digits.parse() {
-        Ok(port) if whole && port != 0 => Ok(port),
-        _ => Err(RegistrationError::Port(text.chars().take(40).collect())),
-    }
-}
-
-/// A value below what any peer of version 1 takes, or one that is no number, is ignored.
-fn parse_read_window(value: &RawValue) -> Option<usize> {
-    let bytes: u64 = serde_json::from_str(value.get()).ok()?;
-    usize::try_from(bytes).ok().filter(|bytes| *bytes >= LEGACY_READ_BYTES)
-}
-
-fn parse_urls(value: &RawValue, limits: &RegistrationLimits) -> Result<Vec<String>, RegistrationError> {
-    let urls: Option<Vec<String>> = serde_json::from_str(value.get()).map_err(RegistrationError::Shape)?;
-    let urls = urls.unwrap_or_default();
-    if urls.len() > limits.max_urls {
-        return Err(RegistrationError::TooManyUrls { count: urls.len(), max: limits.max_urls });
-    }
-    match urls.iter().map(String::len).find(|&bytes| bytes > limits.max_url_bytes) {
-        Some(bytes) => Err(RegistrationError::UrlTooLong { bytes, max: limits.max_url_bytes }),
-        None => Ok(urls),
-    }
-}
-
-fn is_plain_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]
