@@ -95,88 +95,82 @@ impl NodeBuilder {
     /// # Errors
     /// [`StartError`]. Nothing is left running.
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
-    pub async fn start(self) -> Result<Node, StartError> {
-        let Self {
-            name,
-            listen,
-            distributor,
-            advertise,
-            mut advert,
-            interests,
-            cache,
-            balance,
-            network,
-            max_buffer_bytes,
-            legacy_bytes,
-            routes: given,
-            layers: _,
-            states,
-            silent: _,
-            misplaced,
-        } = self;
-        if let Some(setting) = misplaced {
-            return Err(StartError::Misplaced(setting));
-        }
-        if !is_name(&name) {
-            return Err(StartError::Name(name));
-        }
-        if let Err(reason) = distributor.parse::<HostPort>() {
-            return Err(StartError::Distributor { address: distributor, reason });
-        }
-        // The variable is for this machine: a network inside the process has other addresses.
-        let from_environment = || std::env::var_os(ADVERTISE).filter(|_| matches!(network, Network::System));
-        let from_environment = || from_environment().map(|text| text.to_string_lossy().into_owned());
-        if let Some(address) = advertise.or_else(from_environment) {
-            match address.parse() {
-                Ok(parsed) => advert.advertise = Some(parsed),
-                Err(reason) => return Err(StartError::Advertise { address, reason }),
-            }
-        }
-        let (routes, router) = build_router(given, &states)?;
-        let address = resolve(&listen)?;
-        let listener = network.bind(address)?;
-        let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
+    pub async fn start(mut self) -> Result<Node, StartError> {
+        self.check()?;
+        let (routes, router) = build_router(std::mem::take(&mut self.routes), &self.states)?;
+        let listener = self.network.bind(resolve(&self.listen)?)?;
+        let wrong = |source| StartError::Address { address: self.listen.clone(), source };
+        let address = listener.local_addr().map_err(wrong)?;
+        info!(%address, name = %self.name, routes = routes.len(), "listening");
         let leaving = CancellationToken::new();
-        info!(%address, %name, routes = routes.len(), "listening");
-        let needed = interests.clone().unwrap_or_default();
-        // In a network inside this process, the mesh gives out addresses.
-        let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
-        let port = address.port();
-        let own = Vec::new();
-        let identity = Identity {
-            name: name.clone(),
-            port,
-            listen,
-            own,
-            routes,
-            advert,
-            interests,
-            asks: true,
-            cache,
-            balance,
-            network,
-        };
-        let peers = Peers::register(identity, Some(distributor), leaving.clone());
-        let tasks = peers.mesh.tasks().clone();
-        let service = Arc::new(LocalService {
-            instance: peers.mesh.local_node().instance.as_str().into(),
-            name: name.into(),
-            router,
-            node: Arc::new(NodeContext { states, peers: peers.clone() }),
-            peer_backlog: PeerBacklog::start(),
-            busy: SliceQueue::new(),
-            budget: Budget::new(max_buffer_bytes),
-            released: ReleasedCalls::new(tasks.clone()),
-            tasks,
-            lost: Arc::clone(&peers.mesh.local_node().connector.lost),
-            caller_log: std::sync::Mutex::default(),
-            legacy_bytes,
-        });
+        let peers = Peers::register(self.identity(address, routes), Some(self.distributor.clone()), leaving.clone());
+        let interests = self.interests.take().unwrap_or_default();
+        let service = Arc::new(self.into_service(router, &peers));
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
         let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, interests: needed, budget, lost, leaving, server })
+        Ok(Node { address, peers, interests, budget, lost, leaving, server })
+    }
+
+    /// Checks the settings that concern no route, and reads the address to advertise.
+    fn check(&mut self) -> Result<(), StartError> {
+        if let Some(setting) = self.misplaced {
+            return Err(StartError::Misplaced(setting));
+        }
+        if !is_name(&self.name) {
+            return Err(StartError::Name(self.name.clone()));
+        }
+        if let Err(reason) = self.distributor.parse::<HostPort>() {
+            return Err(StartError::Distributor { address: self.distributor.clone(), reason });
+        }
+        // The variable is for this machine: a network inside the process has other addresses.
+        let from_environment = || std::env::var_os(ADVERTISE).filter(|_| matches!(self.network, Network::System));
+        let from_environment = || from_environment().map(|text| text.to_string_lossy().into_owned());
+        if let Some(address) = self.advertise.take().or_else(from_environment) {
+            match address.parse() {
+                Ok(parsed) => self.advert.advertise = Some(parsed),
+                Err(reason) => return Err(StartError::Advertise { address, reason }),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the Distributor is told of the node that listens at `address` and offers `routes`.
+    fn identity(&self, address: SocketAddr, routes: Vec<Route>) -> Identity {
+        Identity {
+            name: self.name.clone(),
+            port: address.port(),
+            // In a network inside this process, the mesh gives out addresses.
+            listen: matches!(self.network, Network::System).then_some(address.ip().to_canonical()),
+            own: Vec::new(),
+            routes,
+            advert: self.advert.clone(),
+            interests: self.interests.clone(),
+            asks: true,
+            cache: self.cache.clone(),
+            balance: self.balance,
+            network: self.network.clone(),
+        }
+    }
+
+    /// What answers the calls of the routes that `router` finds.
+    fn into_service(self, router: Router<LocalRoute>, peers: &Peers) -> LocalService {
+        let (tasks, local_node) = (peers.mesh.tasks().clone(), peers.mesh.local_node());
+        LocalService {
+            instance: local_node.instance.as_str().into(),
+            name: self.name.into(),
+            router,
+            node: Arc::new(NodeContext { states: self.states, peers: peers.clone() }),
+            peer_backlog: PeerBacklog::start(),
+            busy: SliceQueue::new(),
+            budget: Budget::new(self.max_buffer_bytes),
+            released: ReleasedCalls::new(tasks.clone()),
+            tasks,
+            lost: Arc::clone(&local_node.connector.lost),
+            caller_log: std::sync::Mutex::default(),
+            legacy_bytes: self.legacy_bytes,
+        }
     }
 }
 
