@@ -22,7 +22,7 @@ use crate::client::unknown_route;
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::path_params;
-use crate::routing::provider::Provider;
+use crate::routing::provider::{Provider, Providers};
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
@@ -71,20 +71,7 @@ impl RawCall<'_> {
             self.pick.excluded = here.map(|provider| provider.connection.address);
         }
         loop {
-            let options = PickOptions { tried: &self.progress.tried, ..self.pick };
-            let picked = match self.address {
-                Some(address) => {
-                    let provider = providers.members().iter().find(|provider| provider.connection.address == address);
-                    let provider = provider.filter(|_| self.progress.tried.is_empty());
-                    provider.inspect(|provider| self.mesh.connect(&provider.connection))
-                }
-                None => providers.pick(&options, now, |provider| {
-                    // A node calls itself without a connection.
-                    if !provider.is_local || local.is_none() {
-                        self.mesh.connect(&provider.connection);
-                    }
-                }),
-            };
+            let picked = self.pick_provider(&providers, now, local.is_some());
             let Some(provider) = picked else { return self.no_provider_error().map(Some) };
             if let Some(service) = local.as_ref().filter(|_| provider.is_local) {
                 return self.call_local(service, deadline, context);
@@ -111,6 +98,22 @@ impl RawCall<'_> {
                 }
             }
         }
+    }
+
+    /// The provider of the next attempt, and begins to connect to it. A node that `answers_itself`
+    /// needs no connection for that.
+    fn pick_provider<'p>(&self, providers: &'p Providers, now: Instant, answers_itself: bool) -> Option<&'p Provider> {
+        let Some(address) = self.address else {
+            let options = PickOptions { tried: &self.progress.tried, ..self.pick };
+            return providers.pick(&options, now, |provider| {
+                if !provider.is_local || !answers_itself {
+                    self.mesh.connect(&provider.connection);
+                }
+            });
+        };
+        let provider = providers.members().iter().find(|provider| provider.connection.address == address);
+        let provider = provider.filter(|_| self.progress.tried.is_empty());
+        provider.inspect(|provider| self.mesh.connect(&provider.connection))
     }
 
     /// No node is known that offers the url. Waits for the first list if that is to come.
