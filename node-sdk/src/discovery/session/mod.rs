@@ -254,17 +254,14 @@ impl RegistryClient {
                 // checked.
                 biased;
                 () = ready(()), if more && !is_over => {}
-                readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
-                    Ok(true) => {
-                        if !session.has_heard_distributor {
-                            session.foreign_server = by_first_bytes(reader.buffered());
-                        }
-                        session.silent_at = session.is_v2.then(|| Instant::now() + session.silence);
-                        more = true;
+                readable = stream.readable(), if !more && !is_over => {
+                    match readable.and_then(|()| reader.fill(stream)) {
+                        Ok(true) => session.record_bytes(reader.buffered()),
+                        Ok(false) => return SessionEnd::Lost("closed by the Distributor"),
+                        Err(_broken) => return SessionEnd::Lost("broken"),
                     }
-                    Ok(false) => return SessionEnd::Lost("closed by the Distributor"),
-                    Err(_broken) => return SessionEnd::Lost("broken"),
-                },
+                    more = true;
+                }
                 () = stop.cancelled() => {
                     self.leave(session).await;
                     return SessionEnd::Lost("left");
@@ -377,6 +374,15 @@ impl RegistryClient {
 }
 
 impl RegistrySession<'_> {
+    /// The server has sent something, which is a sign of life. Its first bytes may show that it is
+    /// no Distributor.
+    fn record_bytes(&mut self, buffered: &[u8]) {
+        if !self.has_heard_distributor {
+            self.foreign_server = by_first_bytes(buffered);
+        }
+        self.silent_at = self.is_v2.then(|| Instant::now() + self.silence);
+    }
+
     /// Writes as much as the socket takes.
     fn write(&mut self) -> Result<(), &'static str> {
         // A version 1 Distributor crashes on a packet in two pieces. A new socket takes a
