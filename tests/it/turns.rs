@@ -46,6 +46,18 @@ impl StepClock {
         host.set_work(move || clock.step());
     }
 
+    /// Makes each line of this thread's log a step, until the guards are dropped.
+    fn at_log_lines(&self) -> impl Sized + use<> {
+        let log = || {
+            let clock = self.clone();
+            let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG);
+            lines.with_writer(move || LineCounter(clock.clone())).set_default()
+        };
+        // While a process has one log only, the thread that meets a line first decides for all
+        // threads whether it is written: with two, they are asked.
+        [log(), log()]
+    }
+
     /// Takes turns with the tasks of the test, and checks that it never waits long for one.
     #[track_caller]
     fn check(&self) -> impl Future<Output = ()> {
@@ -167,14 +179,7 @@ async fn fr14_a_peer_of_the_distributor_that_never_pauses_leaves_time_for_others
 async fn fr14_many_packets_that_came_at_once_leave_time_for_others() {
     // A registration in another place each time writes a line to the log, which is a step.
     let scene = DistributorScene::start();
-    let log = || {
-        let clock = scene.clock.clone();
-        let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG);
-        lines.with_writer(move || LineCounter(clock.clone())).set_default()
-    };
-    // While a process has one log only, the thread that meets a line first decides for all threads
-    // whether it is written: with two, they are asked.
-    let _logs = [log(), log()];
+    let _logs = scene.clock.at_log_lines();
     let packets: String = (1..=1000).map(|port| format!("{}¶", registration("moves", port, &[]))).collect();
     let _flood = flood(scene.peer().await, packets, usize::MAX);
     scene.clock.check().await;
@@ -260,16 +265,41 @@ async fn ov4_a_callee_that_never_pauses_leaves_time_for_others() {
     call.abort();
 }
 
+/// A node, and the connection that it makes to a Distributor that is none.
+struct FalseDistributorScene {
+    host: Host,
+    clock: StepClock,
+    socket: Socket,
+    _node: Node,
+}
+
+impl FalseDistributorScene {
+    async fn start() -> Self {
+        let net = VirtualNet::default();
+        let (false_distributor, host) = (net.host(), net.host());
+        let listener = Network::Virtual(false_distributor.clone()).bind(([0, 0, 0, 0], 1).into()).unwrap();
+        let mut nodes = Acceptor::new(listener);
+        let node = Node::builder("node").network(Network::Virtual(host.clone())).listen("127.0.0.1:2");
+        let node = node.distributor(format!("{}:1", false_distributor.address())).start().await.unwrap();
+        let (socket, _) = nodes.accept().await;
+        Self { host, clock: StepClock::default(), socket, _node: node }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn ov4_a_distributor_that_never_pauses_leaves_time_for_others() {
-    let scene = DistributorScene::start();
-    let (false_distributor, host) = (scene.net.host(), scene.net.host());
-    let listener = Network::Virtual(false_distributor.clone()).bind(([0, 0, 0, 0], 1).into()).unwrap();
-    let mut nodes = Acceptor::new(listener);
-    let node = Node::builder("node").network(Network::Virtual(host.clone())).listen("127.0.0.1:2");
-    let _node = node.distributor(format!("{}:1", false_distributor.address())).start().await.unwrap();
-    let (socket, _) = nodes.accept().await;
-    let _flood = flood(socket, r#"{"uri":"$nothing","$":{}}¶"#, usize::MAX);
-    scene.clock.at(&host);
+    let scene = FalseDistributorScene::start().await;
+    let _flood = flood(scene.socket, r#"{"uri":"$nothing","$":{}}¶"#, usize::MAX);
+    scene.clock.at(&scene.host);
+    scene.clock.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ov4_many_packets_of_a_distributor_that_came_at_once_leave_time_for_others() {
+    // A list writes a line to the log, which is a step.
+    let scene = FalseDistributorScene::start().await;
+    let _logs = scene.clock.at_log_lines();
+    let list = r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#;
+    let _flood = flood(scene.socket, list.repeat(1000), usize::MAX);
     scene.clock.check().await;
 }
