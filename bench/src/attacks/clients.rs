@@ -4,27 +4,33 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::daemon_process::be_nicest;
+use crate::http::edge_server::{EdgeServer, TrustAnything};
 
 const SLOW_CLIENTS: usize = 5000;
 /// Attackers that send without a pause. More of them would measure the network, not HTTP.
 const FLOODING_CLIENTS: usize = 50;
 /// The time between two arrivals: if all attackers came at once, that would be another attack.
 const ARRIVAL_INTERVAL: Duration = Duration::from_micros(400);
+/// The same for attackers that speak TLS: the core that they share with the good clients makes few
+/// more handshakes.
+const TLS_ARRIVAL_INTERVAL: Duration = Duration::from_millis(2);
 /// Bytes that an attacker uploads at a time: 1.3 kB a second.
 const UPLOAD_PART: usize = 2600;
 /// Bytes that an attacker reads of a download at a time: 3 kB a second.
 const DOWNLOAD_PART: usize = 6000;
 
 /// One kind of attack.
+#[derive(Clone)]
 pub(crate) struct ClientAttack {
     pub(crate) name: &'static str,
     attackers: usize,
+    layer: Layer,
     /// The bytes that each attacker sends when it has connected.
     first: Vec<u8>,
     /// The bytes that it sends after that, again and again.
@@ -32,6 +38,16 @@ pub(crate) struct ClientAttack {
     /// The time between two of these.
     every: Duration,
     reads: ReadRate,
+}
+
+/// What the bytes of an attacker are sent over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    Tcp,
+    /// TLS, after a whole handshake.
+    Tls,
+    /// The TCP port that speaks TLS.
+    TcpForTls,
 }
 
 /// How much an attacker reads of the response.
@@ -64,7 +80,7 @@ impl Source {
 }
 
 /// All attacks.
-pub(crate) fn attacks() -> [ClientAttack; 9] {
+pub(crate) fn attacks(trust: &TrustAnything) -> [ClientAttack; 12] {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
@@ -78,14 +94,17 @@ pub(crate) fn attacks() -> [ClientAttack; 9] {
     let slow = |name, first: &[u8], again: &[u8], reads| ClientAttack {
         name,
         attackers: SLOW_CLIENTS,
+        layer: Layer::Tcp,
         first: first.to_vec(),
         again: again.to_vec(),
         every: Duration::from_secs(2),
         reads,
     };
+    let over = |layer, attack| ClientAttack { layer, ..attack };
     let flood = |name, first: Vec<u8>, again| ClientAttack {
         name,
         attackers: FLOODING_CLIENTS,
+        layer: Layer::Tcp,
         first,
         again,
         every: Duration::from_millis(500),
@@ -105,6 +124,9 @@ pub(crate) fn attacks() -> [ClientAttack; 9] {
         slow("downloads", big, b"", ReadRate::Slowly(DOWNLOAD_PART)),
         slow("no reading", big, b"", ReadRate::Nothing),
         slow("idle WebSockets", web_socket, b"", ReadRate::All),
+        over(Layer::Tls, slow("TLS slow heads", heads, b"X: y\r\n", ReadRate::All)),
+        over(Layer::Tls, slow("TLS downloads", big, b"", ReadRate::Slowly(DOWNLOAD_PART))),
+        over(Layer::TcpForTls, slow("TLS half handshakes", &trust.client_hello(), b"", ReadRate::All)),
         flood("rapid resets", preface.to_vec(), rapid),
         flood("headers without end", [&preface[..], &frame(1, 1, 1, &get)].concat(), continuation),
     ]
@@ -115,49 +137,75 @@ impl ClientAttack {
         self.attackers == FLOODING_CLIENTS
     }
 
+    pub(crate) fn needs_tls(&self) -> bool {
+        self.layer != Layer::Tcp
+    }
+
     /// How long it takes until all attackers have come.
     pub(crate) fn comes_within(&self) -> Duration {
-        ARRIVAL_INTERVAL * u32::try_from(self.attackers).unwrap()
+        self.arrival_interval() * u32::try_from(self.attackers).unwrap()
+    }
+
+    fn arrival_interval(&self) -> Duration {
+        if self.needs_tls() { TLS_ARRIVAL_INTERVAL } else { ARRIVAL_INTERVAL }
     }
 
     /// Starts the attack; it ends when the guard is dropped. Attackers connect one after the other,
     /// and again when they are cut off. They run in a thread of the lowest priority, because they
     /// share a core with the good clients: otherwise they would keep these from sending, and that
     /// would count against the server.
-    pub(crate) fn begin(&self, at: SocketAddr, from: Source) -> DropGuard {
+    pub(crate) fn begin(&self, front: &EdgeServer, trust: &TrustAnything, from: Source) -> DropGuard {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let (first, again, every, reads) = (self.first.clone(), self.again.clone(), self.every, self.reads);
-        let attackers = self.attackers;
+        let at = if self.needs_tls() { front.secure } else { front.process.address };
+        let (attack, interval, tls) = (self.clone(), self.arrival_interval(), trust.client());
         std::thread::spawn(move || {
             be_nicest();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let come = async |number: usize| {
-                sleep(ARRIVAL_INTERVAL * u32::try_from(number).unwrap()).await;
+                sleep(interval * u32::try_from(number).unwrap()).await;
                 loop {
                     // Buffers are small, because the attackers' memory is on this machine, too.
                     let socket = TcpSocket::new_v4().unwrap();
                     socket.set_recv_buffer_size(4096).unwrap();
                     socket.bind(from.source(number)).unwrap();
-                    if let Ok(mut stream) = socket.connect(at).await {
-                        let mut open = stream.write_all(&first).await.is_ok();
-                        while open {
-                            open = reads.wait(&mut stream, every).await && stream.write_all(&again).await.is_ok();
+                    if let Ok(stream) = socket.connect(at).await {
+                        match attack.layer {
+                            Layer::Tcp | Layer::TcpForTls => attack.run_over(stream).await,
+                            Layer::Tls => {
+                                if let Ok(stream) = tls.over(stream).await {
+                                    attack.run_over(stream).await;
+                                }
+                            }
                         }
                     }
-                    sleep(every).await;
+                    sleep(attack.every).await;
                 }
             };
-            runtime.block_on(stopped.run_until_cancelled(join_all((0..attackers).map(come))));
+            runtime.block_on(stopped.run_until_cancelled(join_all((0..attack.attackers).map(come))));
         });
         stop.drop_guard()
     }
+
+    /// Runs one attacker over its connection, until that ends.
+    async fn run_over(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut open = write(&mut stream, &self.first).await;
+        while open {
+            open = self.reads.wait(&mut stream, self.every).await && write(&mut stream, &self.again).await;
+        }
+    }
+}
+
+/// Returns false if the connection has ended.
+async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
+    // A TLS stream may hold bytes back otherwise.
+    stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok()
 }
 
 impl ReadRate {
     /// Waits for `time`, and reads as much as this attacker reads. Returns false if the connection
     /// has ended.
-    async fn wait(self, stream: &mut TcpStream, time: Duration) -> bool {
+    async fn wait(self, stream: &mut (impl AsyncRead + Unpin), time: Duration) -> bool {
         let end = Instant::now() + time;
         let mut left = match self {
             Self::Nothing => 0,

@@ -15,7 +15,7 @@ use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
 use crate::attacks::clients::{Source, attacks};
-use crate::http::edge_server::EdgeServer;
+use crate::http::edge_server::{EdgeServer, TrustAnything};
 use crate::http::open_loop::{OpenLoop, TimedResponse};
 use crate::report::{median, ms, percentiles, row, title};
 
@@ -38,17 +38,18 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Runs each attack against each server, one after the other. Floods are HTTP/2 and run only
-/// against the gateway. `only` selects attacks by the beginning of their names.
-pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
+/// against the gateway. The good clients speak HTTP in clear, also while attackers speak TLS.
+/// `only` selects attacks by the beginning of their names.
+pub(crate) async fn attackers(fronts: &[EdgeServer], trust: &TrustAnything, only: Option<&str>) {
     title(
         "5000 slow attackers, or 50 that flood: p99 of 64 good clients that send 5000 requests a second together, half of them from \
          127.0.0.1 and half from another address; and p99 of good clients that connect anew, one after the other",
     );
     let memories: Vec<u64> = fronts.iter().map(|front| front.process.rss_bytes()).collect();
-    for attack in attacks().iter().filter(|attack| only.is_none_or(|only| attack.name.starts_with(only))) {
+    for attack in attacks(trust).iter().filter(|attack| only.is_none_or(|only| attack.name.starts_with(only))) {
         for (from, text) in [(Source::OneAddress, "from 127.0.0.1"), (Source::ManyAddresses, "from 253 others")] {
             for (front, memory) in fronts.iter().zip(&memories) {
-                if attack.is_flood() && front.name != "gateway" {
+                if attack.is_flood() && front.name != "gateway" || attack.needs_tls() && !front.speaks_tls() {
                     continue;
                 }
                 let at = front.process.address;
@@ -56,7 +57,7 @@ pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
                 let clients = OpenLoop::connect_from(&sources, at, REQUEST).await;
                 clients.run_under_attack(RATE, WARM_UP).await;
                 let usual = AttackSample::of(&clients, at).await;
-                let running = attack.begin(at, from);
+                let running = attack.begin(front, trust, from);
                 sleep(attack.comes_within() + SETTLE_TIME).await;
                 let under_attack = AttackSample::of(&clients, at).await;
                 let grown = front.process.rss_bytes().saturating_sub(*memory) as f64 / 1e6;

@@ -56,7 +56,7 @@ pub(crate) async fn edge(only: Option<&str>, attack: Option<&str>, seconds: u64)
     if wanted("attack") {
         let mut fronts = fronts(&trust, back_end.address).await;
         fronts.push(relay(back_end.address).await);
-        attacks::attackers(&fronts, attack).await;
+        attacks::attackers(&fronts, &trust, attack).await;
     }
     if wanted("overload") {
         overload::overload(&gateway_program(), back_end.address).await;

@@ -1,11 +1,12 @@
 //! The gateway and its competitors in front of one server, in clear and with TLS.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
@@ -18,8 +19,14 @@ use crate::report::row;
 pub(crate) struct EdgeServer {
     pub(crate) name: &'static str,
     pub(crate) process: Daemon,
-    /// The address at which it speaks TLS.
+    /// The address at which it speaks TLS. A server that does not has only one address.
     pub(crate) secure: SocketAddr,
+}
+
+impl EdgeServer {
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.secure != self.process.address
+    }
 }
 
 /// A certificate that all servers use, and a client that trusts it.
@@ -50,9 +57,36 @@ impl TrustAnything {
     pub(crate) async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        TlsConnector::from(Arc::clone(&self.client)).connect(name, stream).await.unwrap()
+        self.client().over(stream).await.unwrap()
     }
+
+    /// The client alone, for another thread.
+    pub(crate) fn client(&self) -> TlsClient {
+        TlsClient(Arc::clone(&self.client))
+    }
+
+    /// The first packet of a handshake.
+    pub(crate) fn client_hello(&self) -> Vec<u8> {
+        let mut session = ClientConnection::new(Arc::clone(&self.client), server_name()).unwrap();
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        hello
+    }
+}
+
+/// A client that trusts the certificate of all servers.
+#[derive(Clone)]
+pub(crate) struct TlsClient(Arc<ClientConfig>);
+
+impl TlsClient {
+    /// Makes a handshake over this connection.
+    pub(crate) async fn over(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        TlsConnector::from(Arc::clone(&self.0)).connect(server_name(), stream).await
+    }
+}
+
+fn server_name() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
 }
 
 /// The path of the gateway, which is beside this program.
