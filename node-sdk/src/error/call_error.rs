@@ -1,0 +1,150 @@
+//! Why a call has no result.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// Why a call to another node has no result.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// No node has ever offered this. Nothing was sent.
+    #[error("no node offers {url}")]
+    NoRoute {
+        /// The url that was called.
+        url: String,
+    },
+    /// The text is not a url, so no node can offer it. Nothing was sent.
+    #[error("no node offers {url}: {reason}")]
+    BadUrl {
+        /// The url that was called.
+        url: String,
+        /// How a url is written.
+        reason: &'static str,
+    },
+    /// No node that this one is told of offers this, and its [interests] do not name it. Nothing
+    /// was sent; name it among them.
+    ///
+    /// [interests]: crate::NodeBuilder::interests
+    #[error("no known node offers {url}: this node is told only of its interests (needs), and they do not name it")]
+    OutsideInterests {
+        /// The url that was called.
+        url: String,
+    },
+    /// No known node offers this, this node is told of a [part](crate::Peers::nodes) of the nodes,
+    /// and the Distributor could not be asked who does. Nothing was sent; try again later.
+    #[error("it is not known who offers {url}: {reason}")]
+    NotAsked {
+        /// The url that was called.
+        url: String,
+        /// Why it could not be asked.
+        reason: &'static str,
+    },
+    /// No Distributor has sent a list since this node started, so that its nodes are not known.
+    /// Nothing was sent; try again later.
+    #[error("it is not known who offers {url}: no Distributor has sent a list")]
+    NoList {
+        /// The url that was called.
+        url: String,
+    },
+    /// Nodes have offered this, but none can be reached now. Nothing was sent; try again in a few
+    /// seconds.
+    #[error("no node that offers {url} can be reached")]
+    NoProvider {
+        /// The url that was called.
+        url: String,
+    },
+    /// The queues of all nodes that offer this are full. Nothing was sent; try again later.
+    #[error("too many calls wait for {url}")]
+    Overloaded {
+        /// The url that was called.
+        url: String,
+    },
+    /// The arguments are larger than the nodes that offer this can take: 64 KiB in version 1, 8 MiB
+    /// in version 2. Nothing was sent.
+    #[error("the arguments of {url} are larger than its nodes accept (64 KiB in version 1, 8 MiB in version 2)")]
+    TooLarge {
+        /// The url that was called.
+        url: String,
+    },
+    /// No response in time. The call may have been carried out.
+    #[error("no answer from {url} within {}", Waited(*within))]
+    Deadline {
+        /// The url that was called.
+        url: String,
+        /// How long was waited: the timeout of the call; or, if it was made while another call was
+        /// handled, the time that this one had left, less a margin.
+        within: Duration,
+    },
+    /// The node was lost before it answered. The call may have been carried out.
+    #[error("{node} was lost before it answered {url}")]
+    Lost {
+        /// The url that was called.
+        url: String,
+        /// The node that was called.
+        node: SocketAddr,
+    },
+    /// The stream has ended, and its end says why. The part was not sent.
+    #[error("the stream {url} has ended")]
+    Ended {
+        /// The url that was called.
+        url: String,
+    },
+    /// The node refused the call, or failed to carry it out.
+    #[error("{status} {reason}: {message}")]
+    Refused {
+        /// An HTTP status code; 500 for any error of a version 1 node.
+        status: u16,
+        /// A stable word; `errorcode_` and the code for version 1 nodes.
+        reason: String,
+        /// For a person.
+        message: String,
+        /// When to try again, if the node says so.
+        retry_after: Option<Duration>,
+    },
+    /// The response is not of the type that was asked for. The call was carried out.
+    #[error("the response of {url} is not of the expected type")]
+    Response {
+        /// The url that was called.
+        url: String,
+        /// Which part of it does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The arguments have no JSON form. Nothing was sent.
+    #[error("the arguments of {url} have no JSON form")]
+    Params {
+        /// The url that was called.
+        url: String,
+        /// What serde says of them.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A time that was waited, for a person: `0.0ns` would look like a mistake.
+struct Waited(Duration);
+
+impl fmt::Display for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_zero() { f.write_str("0 s, all that was left") } else { write!(f, "{:.1?}", self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b9_the_time_that_was_waited_is_told_for_a_person() {
+        let check = |milliseconds, expected: &str| {
+            let within = Duration::from_millis(milliseconds);
+            let said = CallError::Deadline { url: "GET/a".to_owned(), within }.to_string();
+            assert_eq!(said, format!("no answer from GET/a within {expected}"));
+        };
+        check(5000, "5.0s");
+        check(180, "180.0ms");
+        check(0, "0 s, all that was left");
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a node did not start, or did not stop in order.
+
+use std::fmt;
+use std::io;
+
+use protocol::{HostPortError, RouteError};
+use thiserror::Error;
+
+/// Why a node did not start, or did not stop in order. Nothing is left running.
+///
+/// Its `Debug` form is a sentence with all causes, because that is what is printed when `main`
+/// returns it.
+#[derive(Error)]
+pub enum StartError {
+    /// A route has the wrong form.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// Two handlers for one route. Names of parameters make no difference.
+    #[error("{}", doubled_text(route, other))]
+    DoubledRoute {
+        /// The route that was given first.
+        other: String,
+        /// The same one, as it was given again.
+        route: String,
+    },
+    /// A name with a wrong form.
+    #[error("'{0}' is not a valid node name; use 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Name(String),
+    /// An address that is not `host:port`, or whose name is not known.
+    #[error("'{address}' is not an address; write it like 127.0.0.1:9010")]
+    Address {
+        /// The text as given.
+        address: String,
+        /// The error of the system.
+        #[source]
+        source: io::Error,
+    },
+    /// The address of the Distributor is none.
+    #[error("'{address}' is not the address of a Distributor: {reason}")]
+    Distributor {
+        /// The text as given.
+        address: String,
+        /// What is wrong with it.
+        reason: HostPortError,
+    },
+    /// The address to advertise is none.
+    #[error("'{address}' cannot be advertised: {reason}")]
+    Advertise {
+        /// The text as given, by the program or in `NODE_ADVERTISE`.
+        address: String,
+        /// What is wrong with it.
+        reason: HostPortError,
+    },
+    /// The address cannot be listened on.
+    #[error("the node cannot start")]
+    Bind(#[from] net::BindError),
+    /// A handler needs a state that the builder was not given.
+    #[error("the handler of {route} needs a state of type {state}; give it with .state(…)")]
+    MissingState {
+        /// The route of the handler.
+        route: String,
+        /// The type that is missing.
+        state: &'static str,
+    },
+    /// A setting for the last route, but no route was given before.
+    #[error("{0} applies to the route before it, but there is none; write .route(…).{0}(…)")]
+    Misplaced(&'static str),
+    /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
+    /// [`spawn`](crate::spawn) at work.
+    #[error("stopped before all work was done: {connections} connections were cut, or tasks left")]
+    Cut {
+        /// How many connections and tasks.
+        connections: usize,
+    },
+    /// The system refuses the signal handlers.
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+}
+
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+fn doubled_text(route: &str, other: &str) -> String {
+    if route == other {
+        format!("the route {route} is given twice; each route has one handler")
+    } else {
+        format!(
+            "the routes {other} and {route} are one, as names of parameters make no difference; each route has one handler"
+        )
+    }
+}
