@@ -1,14 +1,13 @@
 //! The registry as all connections share it, behind one lock, with the followers and the limits
 //! that go with it. It must not write to a peer, or wait, while it holds the lock.
 
+mod state;
 pub(super) mod update_queue;
 
-use std::collections::hash_map;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use net::{LogThrottle, LogThrottles, PeerBacklog, SliceQueue, Socket, Tally, address_group};
@@ -17,7 +16,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::update_queue::{AddressQueue, UpdateQueue};
+pub(super) use self::state::SharedState;
+use self::update_queue::UpdateQueue;
 use crate::config::Config;
 use crate::entries::{MAX_CHANGE_BYTES, SessionId};
 use crate::peer::outbox::{MAX_NEWCOMERS, Outbox};
@@ -29,10 +29,6 @@ use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
 use crate::updates::budget::UpdateBudget;
-
-/// How long a connection has to register before it may be evicted to make room for others: several
-/// round trips over a slow line.
-const REGISTER_GRACE: Duration = Duration::from_millis(500);
 
 /// The word for a registration that is listed although what it uses has no room.
 const USES_FULL: &str = "uses_full";
@@ -70,49 +66,6 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// The active time in nanoseconds: see `liveness`.
     pub(super) active_time: AtomicU64,
-}
-
-#[derive(Debug)]
-pub(super) struct SharedState {
-    pub(super) registry: Registry,
-    /// The sessions that are sent changes. Version 1 and version 2 are separate, because each has
-    /// its own pace.
-    pub(super) followers: [Followers; 2],
-    /// The connections of each [address group](address_group).
-    pub(super) by_address_group: HashMap<IpAddr, AddressCounts>,
-    /// Connections that have registered nothing, the oldest first. They are evicted when there is
-    /// no room for others.
-    pub(super) unregistered: BTreeMap<SessionId, Arc<Session>>,
-    pub(super) next_session: u64,
-    pub(super) open_sessions: usize,
-    pub(super) warned_of_size: bool,
-}
-
-/// The connections of one [address group](address_group).
-#[derive(Debug, Default)]
-pub(super) struct AddressCounts {
-    pub(super) open: usize,
-    /// Connections that have registered nothing.
-    pub(super) unregistered: usize,
-    pub(super) queue: AddressQueue,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Followers {
-    /// In order of their registration, so that a round walks through our memory and the system's in
-    /// order.
-    pub(super) all: BTreeMap<SessionId, Arc<Session>>,
-    /// Sessions that have registered since the last round.
-    pub(super) new: Vec<Arc<Session>>,
-}
-
-impl Followers {
-    /// Takes the new sessions that have ended before a round. Without a round they would stay, and
-    /// their sockets with them.
-    pub(super) fn take_gone(&mut self) -> Vec<Arc<Session>> {
-        let all = &self.all;
-        self.new.extract_if(.., |session| !all.contains_key(&session.id)).collect()
-    }
 }
 
 /// Why a connection is not accepted.
@@ -383,54 +336,6 @@ impl Shared {
     /// and a live registry is better than none.
     pub(super) fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SharedState {
-    /// Counts a connection that has not registered, or is no longer registered.
-    pub(super) fn await_registration(&mut self, session: &Arc<Session>) {
-        if session.is_evicted.load(Ordering::Relaxed) {
-            return;
-        }
-        if self.unregistered.insert(session.id, Arc::clone(session)).is_none() {
-            self.by_address_group.entry(address_group(session.peer.ip())).or_default().unregistered += 1;
-        }
-    }
-
-    /// Stops counting a connection that has registered, or is closed.
-    pub(super) fn uncount_unregistered(&mut self, session: SessionId) {
-        if let Some(session) = self.unregistered.remove(&session)
-            && let Some(counts) = self.by_address_group.get_mut(&address_group(session.peer.ip()))
-        {
-            counts.unregistered -= 1;
-        }
-    }
-
-    /// Removes a connection that is closed, or about to be.
-    pub(super) fn close(&mut self, session: &Session) {
-        self.open_sessions -= 1;
-        if let hash_map::Entry::Occupied(mut counts) = self.by_address_group.entry(address_group(session.peer.ip())) {
-            counts.get_mut().open -= 1;
-            if counts.get().open == 0 {
-                counts.remove();
-            }
-        }
-    }
-
-    /// Evicts a connection to make room for a new one: the oldest without a registration, in the
-    /// address group that has most of these, if it has had the time to register.
-    fn evict_unregistered(&mut self, now: Instant) -> Option<Arc<Session>> {
-        let (group, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;
-        let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *group)?;
-        if now < oldest.opened_at + REGISTER_GRACE {
-            return None;
-        }
-        let session = Arc::clone(oldest);
-        self.uncount_unregistered(session.id);
-        session.is_evicted.store(true, Ordering::Relaxed);
-        self.close(&session);
-        session.unfinished.notify_one();
-        Some(session)
     }
 }
 
