@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use super::*;
-use crate::{Key, LeaveReason, Packet, UnpackedBlocks, write_delta, write_list, write_snapshot};
+use crate::{Key, LeaveReason, Packet, UnpackedBlocks, UpdateHeader, write_delta, write_list, write_snapshot};
 
 /// A replica and the Distributor's side of its connection. Every node is known by its port.
 struct Observer {
