@@ -5,6 +5,7 @@
 
 mod closing;
 mod peer_reader;
+mod queue_state;
 mod task;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use tokio::io::{Interest, Ready};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::queue_state::QueueState;
 use super::{ConnectionEnd, TIMEOUT_WHEN_SHORT};
 use crate::peer::outbox::Reply;
 use crate::peer::read_probe::{ProbeResult, ReadProbe};
@@ -19,8 +20,7 @@ use crate::registry::liveness::Verdict;
 use crate::shell::connection::peer_reader::{PacketMemory, PeerReader};
 use crate::shell::incoming_budget::PacketReservation;
 use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
-use crate::shell::shared::update_queue::{PendingHead, QueueHead, UpdateQueue};
-use crate::updates::lists::Wait;
+use crate::shell::shared::update_queue::QueueHead;
 
 /// Packets of one peer that are handled before other tasks run, if they take less than a
 /// [`TimeSlice`].
@@ -61,13 +61,6 @@ struct ConnectionTask<'a> {
     unread_since: Option<Instant>,
     queue: QueueState,
     probe: Option<ReadProbe>,
-}
-
-/// The position of a peer in the queue of peers that wait for a packet of their own.
-enum QueueState {
-    Outside,
-    Pending(PendingHead),
-    First { _head: QueueHead },
 }
 
 /// The event that has ended the wait of a connection's task.
@@ -345,34 +338,6 @@ impl ConnectionTask<'_> {
             self.guard.session.outbox().greet_later((now + RESTORE_CHECK_INTERVAL).into_std());
         }
         Ok(())
-    }
-}
-
-impl QueueState {
-    /// When to try again. A peer that waits for the pace enters the queue, and tries again when it
-    /// is first. A peer for which there is no memory leaves the queue for a while: the packets of
-    /// others, which may be smaller, must not wait for it.
-    fn next_try(&mut self, wait: Wait, queue: &UpdateQueue, session: &Session) -> Option<std::time::Instant> {
-        match (&self, wait) {
-            (Self::Pending(_), _) => None,
-            (Self::First { .. }, Wait::Pace(at)) => Some(at),
-            (Self::First { .. } | Self::Outside, Wait::Memory(at)) => {
-                *self = Self::Outside;
-                Some(at)
-            }
-            (Self::Outside, Wait::Pace(_)) => {
-                *self = Self::Pending(queue.enter(&session.address_queue));
-                None
-            }
-        }
-    }
-
-    /// Waits until the peer is first, or for ever when it is not in the queue. Cancel safe.
-    async fn acquired(&mut self) -> QueueHead {
-        match self {
-            Self::Pending(head) => head.await,
-            Self::Outside | Self::First { .. } => std::future::pending().await,
-        }
     }
 }
 
