@@ -1,6 +1,6 @@
 //! Connections and listeners: those of the system, or of a network inside this process, for tests.
 //!
-//! It must not read packets. Of this crate it must import only `log` and `tcp`.
+//! It must not read what a frame says. Of this crate it must import only `log` and `tcp`.
 
 mod accept;
 mod frames;

@@ -1,5 +1,6 @@
-//! The addresses of servers that a configuration names: looked up at the start, after failures, and
-//! from time to time, since names move.
+//! The names of servers, and their addresses. Here are those of a configuration, which are looked
+//! up at the start, after failures, and from time to time, since names move. `advertised` has those
+//! that servers register.
 //!
 //! It must not know prefixes or requests: it knows names and their addresses.
 

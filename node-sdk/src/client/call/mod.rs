@@ -1,6 +1,7 @@
 //! A call, from its settings to its result; here the typed form, which wraps the raw one.
 //!
-//! It must not know streams and events, which are made of calls.
+//! It must not read the parts of a stream that a call opens: `stream` does. It must not import
+//! `stream` or `events`.
 
 pub(super) mod arguments;
 mod asking;
