@@ -26,15 +26,16 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::names::ServerNames;
 use crate::upstream::unix_socket::UnixSocket;
 
-/// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long:
-/// a service that is deployed again, or has failed, is back by then.
+/// Most prefixes without a server that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED: usize = 10_000;
+/// For how long they are remembered: a service that is deployed again, or has failed, is back by
+/// then.
+const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
 /// Most prefixes of one node, the same as its limit of urls, and most bytes of a prefix.
 const MAX_PREFIXES: usize = 256;
 const MAX_PREFIX_BYTES: usize = 512;
 /// A table with room for this many times its entries is shrunk.
 const MAX_EMPTY_RATIO: usize = 4;
-const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
 /// How often unused connections and prefixes are removed.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
@@ -76,8 +77,8 @@ impl UpstreamTable {
         Self { snapshot: RwLock::new(Arc::new(snapshot)), state: RwLock::new(state), names }
     }
 
-    /// Follows the nodes of `peers` and the rules of `config` while both exist, and closes
-    /// connections that are not used any more.
+    /// Follows the nodes of `peers`, the configuration, and the addresses of names, while all of
+    /// them exist. Removes connections and prefixes that are not used any more.
     pub(crate) async fn run_updates(
         self: Arc<Self>,
         peers: Peers,
@@ -85,10 +86,10 @@ impl UpstreamTable {
         shared: Arc<WorkerShared>,
     ) {
         let mut changes = peers.changes();
-        let mut moves = self.names.subscribe();
+        let mut moved_names = self.names.subscribe();
         // Names may have been looked up since the table was made.
-        moves.mark_changed();
-        let mut tidy = tokio::time::interval(SWEEP_PERIOD);
+        moved_names.mark_changed();
+        let mut sweeps = tokio::time::interval(SWEEP_PERIOD);
         loop {
             tokio::select! {
                 changed = changes.next() => match changed {
@@ -98,9 +99,7 @@ impl UpstreamTable {
                     }
                     None => return,
                 },
-                Ok(()) = moves.changed() => {
-                    self.refresh(&shared);
-                }
+                Ok(()) = moved_names.changed() => self.refresh(&shared),
                 Ok(()) = config.changed() => {
                     let new = Arc::clone(&config.borrow_and_update());
                     // The earlier configuration stays in use until the new one's names are known.
@@ -109,7 +108,7 @@ impl UpstreamTable {
                     *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
                     self.change(|state, snapshot, now| state.apply_config(snapshot, &shared, now));
                 }
-                _ = tidy.tick() => self.change(|state, _, now| state.sweep(now)),
+                _ = sweeps.tick() => self.change(|state, _, now| state.sweep(now)),
             }
         }
     }
@@ -119,7 +118,7 @@ impl UpstreamTable {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner), &snapshot, now);
     }
 
-    /// Starts again, with the addresses that are known now.
+    /// Applies the configuration again, with the addresses that its names have now.
     pub(crate) fn refresh(&self, shared: &WorkerShared) {
         self.change(|state, snapshot, now| state.apply_config(snapshot, shared, now));
     }
@@ -174,7 +173,7 @@ impl TableState {
         Some(UpstreamMatch { group: Arc::clone(group), prefix_bytes })
     }
 
-    /// Applies other rules to the same nodes.
+    /// Applies another configuration to the same nodes.
     fn apply_config(&mut self, snapshot: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let nodes: Vec<_> = std::mem::take(&mut self.nodes).into_values().collect();
         let old = std::mem::take(&mut self.prefixes);
