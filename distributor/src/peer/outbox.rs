@@ -34,6 +34,8 @@ pub(crate) struct Outbox {
     version: Version,
     /// Unregistered peers get the list once, at this time.
     greet_at: Instant,
+    /// That is the moment that the registry has given it among other silent peers.
+    has_moment: bool,
     /// Registered peers are told of changes.
     follows: bool,
     known: PeerState,
@@ -109,6 +111,7 @@ impl Outbox {
             session,
             version: Version::V1,
             greet_at,
+            has_moment: false,
             follows: false,
             known: PeerState::default(),
             floor: None,
@@ -364,6 +367,12 @@ impl Outbox {
         }
         if !self.follows {
             if !self.is_to_be_greeted() || now < self.greet_at || registry.defers_updates(Version::V1) {
+                return Unsolicited::Nothing;
+            }
+            if !std::mem::replace(&mut self.has_moment, true) {
+                self.greet_at = registry.greeting_moment(now);
+            }
+            if now < self.greet_at {
                 return Unsolicited::Nothing;
             }
             return registry.list_for(now, self.version, &Key::Number(0), &View::default()).into();

@@ -5,6 +5,7 @@
 //! `shell`.
 
 mod admission;
+mod greetings;
 pub(crate) mod history;
 pub(crate) mod interests;
 pub(crate) mod liveness;
@@ -30,6 +31,7 @@ use crate::registry::admission::damping::Damping;
 use crate::registry::admission::deferred::{Deferred, DeferredRegistrations};
 pub(crate) use crate::registry::admission::rejection::Rejection;
 pub(crate) use crate::registry::admission::{Admission, RegisterEffects, RegisterError, SharedUrl};
+use crate::registry::greetings::Greetings;
 use crate::registry::history::History;
 use crate::registry::interests::budget::InterestBudget;
 use crate::registry::interests::needs::{MAX_QUESTION_WAIT, QUESTION_INTERVAL};
@@ -68,6 +70,8 @@ pub(crate) struct Registry {
     visibility: VisibilityWaits,
     pub(crate) liveness: Liveness,
     admission_rate: AdmissionRate,
+    /// When silent peers are greeted.
+    greetings: Greetings,
     /// The large packets that are under way, and the nodes that wait for theirs.
     turns: Turns,
     /// The bytes of the interests of all nodes.
@@ -142,6 +146,7 @@ impl Registry {
             visibility: VisibilityWaits::default(),
             liveness: Liveness::new(config.pings_per_second),
             admission_rate: AdmissionRate::new(config.registrations_per_second, config.registration_burst),
+            greetings: Greetings::default(),
             turns: Turns::default(),
             interest_budget: InterestBudget::new(config.max_list_bytes),
             question_waits: Spread::new(QUESTION_INTERVAL, MAX_QUESTION_WAIT),
@@ -217,6 +222,11 @@ impl Registry {
     /// it knows.
     pub(crate) fn defers_updates(&self, version: Version) -> bool {
         self.is_restoring() || version == Version::V1 && !self.entries.is_whole()
+    }
+
+    /// When a silent peer whose greeting is due now is greeted: later if there are many.
+    pub(crate) fn greeting_moment(&mut self, now: Instant) -> Instant {
+        self.greetings.moment(now)
     }
 
     /// The state that followers should know. When it changes, they are told.

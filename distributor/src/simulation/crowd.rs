@@ -41,6 +41,8 @@ struct Crowd {
     rng: Rng,
     start: Instant,
     now: Instant,
+    /// How long after it has connected a node registers at most.
+    late: Duration,
     registry: Registry,
     nodes: Vec<CrowdNode>,
     links: BTreeMap<u64, CrowdLink>,
@@ -90,6 +92,8 @@ struct Totals {
     verdicts: usize,
     /// Most nodes that had registered and waited for a list.
     unserved: usize,
+    /// Bytes of lists for nodes that had not said anything yet.
+    greeted: usize,
 }
 
 struct CrowdNode {
@@ -131,23 +135,33 @@ enum Flow {
 
 #[test]
 fn a_crowd_that_starts_at_once_is_served_once_each() {
-    let mut crowd = Crowd::new(1);
+    let mut crowd = Crowd::new(1, Duration::ZERO);
     crowd.run(Duration::from_secs(60));
-    let Totals { bytes, connections, registrations, verdicts, unserved } = crowd.totals;
+    let Totals { bytes, connections, registrations, verdicts, unserved, greeted } = crowd.totals;
     let took = crowd.now - crowd.start;
     let seen = format!("{:?}, after {took:?}", crowd.totals);
     assert_eq!(connections, NODES, "no node gives up, or is cut: {seen}");
     assert_eq!(verdicts, 0, "no node is judged while it waits for us: {seen}");
     assert!(registrations <= 6 * NODES, "nodes that are turned away come back a few times: {seen}");
     assert!(unserved <= 2000, "admitted nodes come first: {seen}");
+    assert_eq!(greeted, 0, "no node counts as silent: {seen}");
     assert!(bytes <= 2 * NODES * NODES * LIST_BYTES_EACH, "each is sent little twice: {seen}");
     let least = BYTE_TIME * u32::try_from(bytes).expect("it is some 100 MB");
     assert!(took <= 2 * least, "the Distributor does little in vain: {seen}");
 }
 
+#[test]
+fn few_nodes_of_a_crowd_that_registers_late_are_greeted() {
+    let mut crowd = Crowd::new(1, Duration::from_secs(1));
+    crowd.run(Duration::from_secs(60));
+    let lists = crowd.totals.greeted / LEGACY_READ_BYTES;
+    assert!(lists < NODES / 10, "{lists} lists that no node has a use for: {:?}", crowd.totals);
+}
+
 impl Crowd {
+    /// Nodes that connect at once, and register when up to `late` is over.
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, late: Duration) -> Self {
         let now = Instant::now();
         let nodes = (0..NODES).map(|_| CrowdNode {
             link: None,
@@ -161,6 +175,7 @@ impl Crowd {
             rng: Rng::with_seed(seed),
             start: now,
             now,
+            late,
             registry: Registry::new(Config::default(), UpdateBudget::new(Config::default().max_unread_bytes), now, 1),
             nodes: nodes.collect(),
             links: BTreeMap::new(),
@@ -336,6 +351,9 @@ impl Crowd {
             link.down_bytes += taken;
             outbox.record_write(self.now, taken);
             written += taken;
+            if link.commands.version() == Version::V1 {
+                self.totals.greeted += taken;
+            }
         };
         outbox.is_behind = !matches!(flow, Flow::Done);
         if written > 0 && outbox.is_behind {

@@ -48,7 +48,11 @@ impl Crowd {
             is_full: false,
         };
         self.links.insert(id, link);
-        self.register(number, id);
+        if self.late.is_zero() {
+            return self.register(number, id);
+        }
+        let register_in = self.late.mul_f64(self.rng.f64());
+        self.nodes[number].register_at = Some(self.now + register_in);
     }
 
     fn register(&mut self, number: usize, id: u64) {
