@@ -4,5 +4,6 @@
 //! It must not decide which nodes are listed: the registry does. It must not import `shell`.
 
 pub(crate) mod command;
+pub(crate) mod notices;
 pub(crate) mod outbox;
 pub(crate) mod read_probe;

@@ -1,8 +1,8 @@
 //! The packets that one peer is still to be sent, without I/O.
 //!
 //! There is no queue. A peer is owed the update to the newest state or nothing, at most one reply
-//! and one notice, and the rest of at most one packet that its socket took in part. So a peer that
-//! stands still costs the same however much changes.
+//! and one notice of each kind, and the rest of at most one packet that its socket took in part. So
+//! a peer that stands still costs the same however much changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull, writ
 use crate::entries::SessionId;
 use crate::entries::interests::Interests;
 use crate::entries::interests::view::View;
+use crate::peer::notices::{NoticeKind, Notices};
 use crate::registry::interests::needs::Learned;
 use crate::registry::{Registry, Rejection};
 use crate::updates::budget::OutPacket;
@@ -43,7 +44,7 @@ pub(crate) struct Outbox {
     /// than what is published, and no earlier one may follow.
     floor: Option<Revision>,
     reply: Option<Reply>,
-    notice: Option<Bytes>,
+    notices: Notices,
     ping: bool,
     remainder: OutPacket,
     /// Since when the rest of a packet has been on its way.
@@ -116,7 +117,7 @@ impl Outbox {
             known: PeerState::default(),
             floor: None,
             reply: None,
-            notice: None,
+            notices: Notices::default(),
             ping: false,
             remainder: OutPacket::default(),
             remainder_since: None,
@@ -248,19 +249,9 @@ impl Outbox {
         true
     }
 
-    /// The peer is owed this notice, in place of one that is still waiting.
-    pub(crate) fn notify(&mut self, packet: Bytes) {
-        self.notice = Some(packet);
-    }
-
-    /// As [`notify`](Self::notify), unless another notice is still waiting. Returns whether the
-    /// peer will be told.
-    pub(crate) fn notify_if_idle(&mut self, packet: Bytes) -> bool {
-        let is_idle = self.notice.is_none();
-        if is_idle {
-            self.notice = Some(packet);
-        }
-        is_idle
+    /// The peer is owed this notice, in place of one of its kind that is still waiting.
+    pub(crate) fn notify(&mut self, kind: NoticeKind, packet: Bytes) {
+        self.notices.set(kind, packet);
     }
 
     /// The peer is owed a ping, which asks for a sign of life.
@@ -325,8 +316,8 @@ impl Outbox {
         }
         self.is_waiting = false;
         if self.reply.take().is_none() && told.is_none() {
-            // It was the notice, or the ping.
-            if self.notice.take().is_none() {
+            // It was a notice, or the ping.
+            if !self.notices.remove_first() {
                 self.ping = false;
             }
         }
@@ -359,7 +350,7 @@ impl Outbox {
 
     /// The next packet that the peer is sent unasked, and the state that it knows then.
     fn unasked(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> Unsolicited {
-        if let Some(notice) = &self.notice {
+        if let Some(notice) = self.notices.first() {
             return Unsolicited::Packet(notice.clone().into(), None);
         }
         if self.ping {

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::OversizedList;
 use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
+use crate::peer::notices::{NoticeKind, Warning};
 use crate::registry::{Admission, Rejection, SharedUrl, UnreachableNotice};
 use crate::shell::shared::Shared;
 
@@ -84,16 +85,17 @@ impl Shared {
             "{peer} at {peer_at} cannot call this node at {address}: {what}. Listen where others can reach it, or advertise the \
              address at which it can be called"
         );
-        self.notify(*session, "unreachable", &message);
+        self.notify(*session, Warning::Unreachable, &message);
     }
 
-    /// Logs that all peers ignore a part of a registration, and tells the node.
+    /// Logs that all peers ignore a part of a registration, or that there is no room for a part of
+    /// it, and tells the node by this warning.
     pub(super) fn report_ignored(
         &self,
         now: std::time::Instant,
         session: SessionId,
         logged: &RegistrationLog<'_>,
-        ignored: &IgnoredParts,
+        (warning, ignored): (Warning, &IgnoredParts),
     ) {
         let RegistrationLog { name, host, port, .. } = *logged;
         let IgnoredParts { first, count } = ignored;
@@ -101,17 +103,16 @@ impl Shared {
             let (name, first) = (shown_name(name), escaped(&**first, 2 * MAX_ESCAPED_BYTES));
             warn!(%name, %host, port, parts = count, suppressed, "a part of a registration is ignored: {first}");
         }
-        self.notify(session, "ignored", &described(ignored));
+        self.notify(session, warning, &described(ignored));
     }
 
     /// Tells a node something that it should know. A node of version 1 is told nothing.
-    fn notify(&self, session: SessionId, reason: &str, message: &str) {
+    fn notify(&self, session: SessionId, warning: Warning, message: &str) {
         let Some(node) = self.follower(session) else { return };
         let mut out = BytesMut::new();
-        write_refusal(&mut out, None, 200, reason, message, None);
-        if node.outbox().notify_if_idle(out.freeze()) {
-            node.unfinished.notify_one();
-        }
+        write_refusal(&mut out, None, 200, warning.reason(), message, None);
+        node.outbox().notify(NoticeKind::Warning(warning), out.freeze());
+        node.unfinished.notify_one();
     }
 
     /// Logs that a packet of a version 1 peer is skipped. The peer is told nothing.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::entries::SessionId;
+use crate::peer::notices::NoticeKind;
 use crate::registry::DueActions;
 use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::shell::logs::shown_name;
@@ -76,17 +77,17 @@ impl Shared {
         if let Some(session) = copy_from {
             let mut out = BytesMut::new();
             write_copy_request(&mut out);
-            packets.push((session, out));
+            packets.push((session, NoticeKind::CopyRequest, out));
         }
         for (resolved, missing) in resolved {
             let mut out = BytesMut::new();
             let visibility = Visibility { seen: resolved.seen, of: resolved.of, enough: resolved.enough, missing };
             write_visibility(&mut out, &visibility);
-            packets.push((resolved.session, out));
+            packets.push((resolved.session, NoticeKind::Visibility, out));
         }
-        for (session, packet) in packets {
+        for (session, kind, packet) in packets {
             if let Some(session) = self.follower(session) {
-                session.outbox().notify(packet.freeze());
+                session.outbox().notify(kind, packet.freeze());
                 session.unfinished.notify_one();
             }
         }

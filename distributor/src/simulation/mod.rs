@@ -30,6 +30,7 @@ use protocol::{
 use crate::config::Config;
 use crate::entries::SessionId;
 use crate::peer::command::{Command, CommandReader};
+use crate::peer::notices::NoticeKind;
 use crate::peer::outbox::{Outbox, Reply, WriteStep};
 use crate::registry::Registry;
 use crate::registry::liveness::{ActiveTime, TICK, Verdict};

@@ -77,7 +77,7 @@ impl World {
         if let Some(connection) = turn.copy_from.and_then(|session| self.connections.get_mut(&session.0)) {
             let mut out = BytesMut::new();
             protocol::write_copy_request(&mut out);
-            connection.outbox.notify(out.freeze());
+            connection.outbox.notify(NoticeKind::CopyRequest, out.freeze());
         }
         let mut hung = Vec::new();
         for (session, verdict) in verdicts {

@@ -4,6 +4,7 @@ use protocol::{RegisterOptions, Registration};
 
 use super::*;
 use crate::config::Config;
+use crate::peer::notices::Warning;
 use crate::updates::budget::UpdateBudget;
 
 const PEER: SessionId = SessionId(1_000_000);
@@ -149,11 +150,27 @@ fn changes_wait_for_the_publisher_and_replies_do_not() {
     };
     assert!(String::from_utf8_lossy(&ping).contains("$ping"));
     peer.outbox.record_write(peer.start, ping.len());
-    peer.outbox.notify(Bytes::from_static(b"notice"));
+    peer.outbox.notify(NoticeKind::CopyRequest, Bytes::from_static(b"notice"));
     let notice = Bytes::from_static(b"notice");
     assert_eq!(peer.outbox.next(peer.start, &mut peer.registry, false), WriteStep::Write(notice));
     peer.outbox.record_write(peer.start, 6);
     peer.check(0, 3, Ok(Some(3)));
+}
+
+#[test]
+fn m14_no_other_notice_stands_in_for_that_of_uses_without_room() {
+    let mut peer = Peer::new(65_536);
+    peer.outbox.follow(Version::V2, None);
+    peer.check(0, 3, Ok(Some(3)));
+    peer.outbox.notify(NoticeKind::Warning(Warning::UsesFull), Bytes::from_static(b"full"));
+    peer.outbox.notify(NoticeKind::Visibility, Bytes::from_static(b"seen"));
+    peer.outbox.notify(NoticeKind::Warning(Warning::Unreachable), Bytes::from_static(b"lost"));
+    for expected in ["full", "seen", "lost"] {
+        let step = peer.outbox.next(peer.start, &mut peer.registry, true);
+        assert_eq!(step, WriteStep::Write(Bytes::from_static(expected.as_bytes())));
+        peer.outbox.record_write(peer.start, expected.len());
+    }
+    peer.check(0, 4, Ok(Some(1)));
 }
 
 #[test]

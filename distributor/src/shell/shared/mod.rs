@@ -9,9 +9,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::BytesMut;
 use net::{LogThrottle, LogThrottles, PeerBacklog, SliceQueue, Socket, Tally, address_group};
-use protocol::{LeaveReason, RegisterOptions, Registration, Revision, Version, host_text, write_refusal};
+use protocol::{LeaveReason, RegisterOptions, Registration, Revision, Version, host_text};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
@@ -20,6 +19,7 @@ pub(super) use self::state::SharedState;
 use self::update_queue::UpdateQueue;
 use crate::config::Config;
 use crate::entries::{MAX_CHANGE_BYTES, SessionId};
+use crate::peer::notices::Warning;
 use crate::peer::outbox::{MAX_NEWCOMERS, Outbox};
 use crate::registry::history;
 use crate::registry::{Admission, RegisterEffects, RegisterError, Registry, Removal};
@@ -29,9 +29,6 @@ use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::name_lookup::MAX_LOOKUPS;
 use crate::shell::session::{Session, SessionGuard};
 use crate::updates::budget::UpdateBudget;
-
-/// The word for a registration that is listed although what it uses has no room.
-const USES_FULL: &str = "uses_full";
 
 /// The shared state. Its lock is held for computing only: nothing waits, and no peer is written to,
 /// while it is held.
@@ -245,12 +242,6 @@ impl Shared {
         let RegisterEffects { admission, interests, resume, shared, unfit } = effects;
         let is_to_be_told = outbox.follow(version, interests);
         outbox.take_packed(options.packed);
-        if let Some(unfit) = &unfit {
-            let mut notice = BytesMut::new();
-            write_refusal(&mut notice, None, 200, USES_FULL, &described(unfit), None);
-            // No other notice stands in for it: the node acts on it.
-            outbox.notify(notice.freeze());
-        }
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }
@@ -271,8 +262,9 @@ impl Shared {
         }
         // A node that registers the same again has been told.
         let ignored = ignored.or_else(|| state.registry.refused_urls(session.id)).filter(|_| !admission.is_unchanged());
-        let ignored = unfit.or(ignored);
-        if let Some(ignored) = &ignored {
+        let unfit = unfit.map(|unfit| (Warning::UsesFull, unfit));
+        let ignored = ignored.map(|ignored| (Warning::Ignored, ignored));
+        for (_, ignored) in unfit.iter().chain(&ignored) {
             state.registry.record_ignored(now, session.id, described(ignored));
         }
         let nodes = state.registry.nodes();
@@ -291,8 +283,8 @@ impl Shared {
         if let Some(shared) = shared {
             self.warn_of_shared_url(now, &logged, &shared);
         }
-        if let Some(ignored) = ignored {
-            self.report_ignored(now, session.id, &logged, &ignored);
+        for (warning, ignored) in unfit.iter().chain(&ignored) {
+            self.report_ignored(now, session.id, &logged, (*warning, ignored));
         }
         self.warn_of_size(shown_name(&name));
         Ok(admission)
