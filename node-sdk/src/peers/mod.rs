@@ -192,8 +192,9 @@ impl Peers {
     /// them (the Distributor's `--tell-all-up-to` says how many), and include this node once the
     /// Distributor has listed it. In a larger one, they are those that offer what this node has
     /// called, [waited for](Self::wait_for) or emitted, and what may be preferred to it; and this
-    /// node only if it is one of them. It was decided when this node connected to the Distributor.
-    /// A node whose builder has [`interests`](crate::NodeBuilder::interests) knows these.
+    /// node only if it is one of them. It was decided when this node connected to the Distributor:
+    /// `docs/DISTRIBUTOR.md`, "What a node knows", has a table of all cases. A node whose
+    /// builder has [`interests`](crate::NodeBuilder::interests) knows these.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.mesh.table().read().nodes().cloned().collect()
     }

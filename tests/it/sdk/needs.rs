@@ -237,7 +237,7 @@ async fn m13_what_was_used_is_called_when_the_distributor_is_dead_and_after_a_ne
     assert_eq!(call(second.peers(), "GET/members/3").await, "members");
     assert_eq!(known(second.peers()), ["goods", "members"]);
     // A new Distributor tells it of that, and not of more.
-    let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+    let distributor = Process::start(DISTRIBUTOR, &listen);
     distributor.line("listening").await;
     let _rest = offers("rest", "GET/rest").distributor(&address).start().await.unwrap();
     second.peers().wait_for(&["GET/rest"]).await;
@@ -461,6 +461,35 @@ async fn m12_a_small_mesh_is_told_of_all() {
     caller.peers().wait_until(|nodes| nodes.len() == 2).await;
     assert_eq!(known(caller.peers()), ["caller", "goods"]);
     assert_eq!(call(caller.peers(), "GET/none").await, "no route");
+}
+
+#[tokio::test]
+async fn m12_a_node_that_was_told_of_a_part_is_told_of_all_when_the_mesh_is_small_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let caller = || Node::builder("caller").cache(folder.path().join("peers"));
+    let cluster = large();
+    let address = cluster.address;
+    let _goods = cluster.node(offers("goods", "GET/goods")).await;
+    let _rest = cluster.node(offers("rest", "GET/rest")).await;
+    let first = cluster.node(caller()).await;
+    assert_eq!(call(first.peers(), "GET/goods").await, "goods");
+    assert_eq!(known(first.peers()), ["goods"]);
+    first.stop().await;
+    cluster.stop().await;
+    // While the new Distributor may not know all nodes, a node is told of a part again.
+    let cluster = Cluster::on(address, patient());
+    let mut observer = cluster.peer().await;
+    let is_back = |names: &[String]| ["goods", "rest"].iter().all(|name| names.iter().any(|other| other == name));
+    observer.ask_until("both are back", is_back).await;
+    eventually("a later process knows all", async || {
+        let later = cluster.node(caller()).await;
+        eventually("it has a list", async || later.peers().stale_for().is_none()).await;
+        let knows_all = known(later.peers()).contains(&"rest".to_owned());
+        assert_eq!(call(later.peers(), "GET/goods").await, "goods");
+        later.stop().await;
+        knows_all
+    })
+    .await;
 }
 
 #[tokio::test]

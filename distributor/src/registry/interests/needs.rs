@@ -17,6 +17,11 @@ use crate::updates::lists::{PeerState, Wait};
 /// The prefix of events among urls. An event can be needed before any node has subscribed to it.
 const EVENT: &str = "EVENT/";
 
+/// A mesh is small again for a node that was told of a part when it has fewer nodes than one in so
+/// many of `tell_all_up_to`. Otherwise, in a mesh of about that size, a node would know all or a
+/// part by chance.
+const SMALL_AGAIN_DIVISOR: usize = 2;
+
 /// After how long a node asks again that is about to be sent the list of what it needs.
 const AFTER_LIST: Duration = Duration::from_millis(10);
 
@@ -47,9 +52,16 @@ impl Registry {
         let uses = options.uses.as_ref()?;
         let is_part = match self.visibility.interests_of(session) {
             Some(interests) => interests.is_some(),
-            None => options.part || self.entries.len() >= self.config.tell_all_up_to,
+            None => self.is_large(options.part),
         };
         is_part.then(|| Interests::used(uses.iter().map(String::as_str)))
+    }
+
+    /// Whether there are too many nodes to tell a node of all that can ask, and that was told of a
+    /// part before or not. Lists that lack nodes do not show that a mesh is small.
+    fn is_large(&self, was_part: bool) -> bool {
+        let (nodes, limit) = (self.entries.len(), self.config.tell_all_up_to);
+        nodes >= limit || was_part && (self.warmup.is_warming() || nodes >= limit / SMALL_AGAIN_DIVISOR)
     }
 
     /// The interests of a node that registers, as far as the budget has room for them. A node that

@@ -174,8 +174,14 @@ fn a_node_that_asks_is_told_of_the_newest_providers_of_what_it_uses() {
 
 #[test]
 fn what_a_node_is_told_of_is_decided_when_its_session_begins() {
-    for (nodes, part, is_part) in [(2, false, false), (3, false, true), (0, true, true)] {
-        let mut asker = Asker::new(Config { tell_all_up_to: 3, ..Config::default() });
+    for (nodes, part, is_part) in [
+        (3, false, false),
+        (4, false, true),
+        (2, true, true),
+        // The mesh is small again.
+        (1, true, false),
+    ] {
+        let mut asker = Asker::new(Config { tell_all_up_to: 4, ..Config::default() });
         (0..nodes).for_each(|session| asker.node(session, "n", &["GET/n"], ""));
         asker.publish();
         assert_eq!(asker.register(part), is_part, "{nodes}");
@@ -191,6 +197,17 @@ fn what_a_node_is_told_of_is_decided_when_its_session_begins() {
         assert_eq!(asker.replica.len(), if is_part { 0 } else { seen + 10 }, "{nodes}");
         // A node that is told of all is answered, too.
         assert_eq!(asker.ask(&["GET/m"]).unwrap(), [Some("GET/m".to_owned())]);
+    }
+}
+
+#[test]
+fn a_node_is_told_of_a_part_again_while_lists_lack_nodes() {
+    for (is_warm, part, is_part) in [(false, true, true), (false, false, false), (true, true, false)] {
+        let mut asker = Asker::new(Config::default());
+        if !is_warm {
+            asker.peer.registry = Registry::new(Config::default(), UpdateBudget::new(usize::MAX), asker.peer.start, 1);
+        }
+        assert_eq!(asker.register(part), is_part, "warm {is_warm}, part {part}");
     }
 }
 
