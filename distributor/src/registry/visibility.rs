@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use protocol::{Revision, VisibilityTarget};
 
-use crate::entries::interests::Interests;
+use crate::entries::interests::{InterestKind, Interests};
 use crate::entries::{Record, SessionId};
 use crate::registry::interests::index::{InterestIndex, NumberedInterests};
 
@@ -82,6 +82,12 @@ impl VisibilityWaits {
     /// What a session is told of, if it is counted; `None` within for all.
     pub(crate) fn interests_of(&self, session: SessionId) -> Option<Option<&Arc<Interests>>> {
         self.watchers.get(&session).map(|watcher| watcher.interests.as_ref().map(|(_, interests)| interests))
+    }
+
+    /// How many sessions are told only of what they use.
+    pub(crate) fn told_of_part(&self) -> usize {
+        let interests = self.watchers.values().filter_map(|watcher| watcher.interests.as_ref());
+        interests.filter(|(_, interests)| interests.kind() == InterestKind::Used).count()
     }
 
     /// Does not count a session any more.

@@ -7,10 +7,17 @@ use std::sync::{Mutex, PoisonError};
 
 use protocol::Revision;
 
+use crate::registry::Rejection;
+
+/// The status of all rejections that are for want of room.
+const NO_ROOM: u16 = 507;
+
 /// Counters that only the metrics need.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     updates_sent: AtomicU64,
+    questions: AtomicU64,
+    uses_refused: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -29,8 +36,29 @@ impl Counters {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
     }
 
+    /// Counts a question, and whether it is refused because there is no room for what it brings.
+    pub(crate) fn record_question(&self, refusal: Option<&Rejection>) {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        if refusal.is_some_and(|refusal| refusal.status == NO_ROOM) {
+            self.record_uses_refused();
+        }
+    }
+
+    /// Counts a registration or question that brings what there is no room for.
+    pub(crate) fn record_uses_refused(&self) {
+        self.uses_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn updates_sent(&self) -> u64 {
         self.updates_sent.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn questions(&self) -> u64 {
+        self.questions.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn uses_refused(&self) -> u64 {
+        self.uses_refused.load(Ordering::Relaxed)
     }
 
     pub(crate) fn all_refused(&self) -> BTreeMap<&'static str, u64> {
@@ -55,6 +83,12 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) history_events: usize,
     /// Lists and changes that peers were sent.
     pub(crate) updates_sent: u64,
+    /// Nodes that are told only of what they use.
+    pub(crate) told_of_part: usize,
+    /// Questions of nodes.
+    pub(crate) questions: u64,
+    /// Registrations and questions for whose uses there was no room.
+    pub(crate) uses_refused: u64,
     /// Connections that were cut, by reason.
     pub(crate) cut: BTreeMap<&'static str, u64>,
     /// Faults of listed nodes, by kind.
@@ -103,6 +137,11 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
     about("updates_sent_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
+    let help = "Nodes that are told only of what they use, and ask for more.";
+    about("nodes_told_of_part", "gauge", help, &few(figures.told_of_part));
+    about("questions_total", "counter", "Questions of nodes who offers what they call.", &one(figures.questions));
+    let help = "Registrations and questions that bring uses for which there is no room (--max-list-bytes).";
+    about("uses_refused_total", "counter", help, &one(figures.uses_refused));
     about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
     about("refused_total", "counter", "Refusals, by reason.", &reasons(&figures.refused));
     let help = "Faults of listed nodes that were seen, by kind.";
@@ -132,6 +171,12 @@ mod tests {
         for (status, reason) in [(503, "busy"), (202, "held_back"), (503, "busy"), (507, "registry_full")] {
             counters.record_refusal(status, reason);
         }
+        counters.record_uses_refused();
+        counters.record_question(None);
+        for (status, reason) in [(507, "registry_full"), (503, "busy"), (400, "too_many_needs"), (507, "address_full")]
+        {
+            counters.record_question(Some(&Rejection::new(status, reason, "no")));
+        }
         let figures = MetricsSnapshot {
             connections: 1,
             unregistered: 2,
@@ -142,6 +187,9 @@ mod tests {
             revision: Revision { epoch: 1, rev: 6 },
             history_events: 7,
             updates_sent: counters.updates_sent(),
+            told_of_part: 17,
+            questions: counters.questions(),
+            uses_refused: counters.uses_refused(),
             cut: [("slow", 8)].into(),
             warnings: [("unreachable", 15)].into(),
             refused: counters.all_refused(),
@@ -166,6 +214,9 @@ mod tests {
             ("revision", "6"),
             ("history_events", "7"),
             ("updates_sent_total", "3"),
+            ("nodes_told_of_part", "17"),
+            ("questions_total", "5"),
+            ("uses_refused_total", "3"),
             ("cut_total{reason=\"slow\"}", "8"),
             ("warnings_total{reason=\"unreachable\"}", "15"),
             ("refused_total{reason=\"busy\"}", "2"),

@@ -124,7 +124,9 @@ impl SessionGuard {
         let now = Instant::now().into_std();
         let host = host_text(self.session.peer.ip());
         let mut outbox = self.session.outbox();
-        outbox.answer_need(now, &mut self.shared.lock().registry, &host, (key, routes))
+        let answered = outbox.answer_need(now, &mut self.shared.lock().registry, &host, (key, routes));
+        self.shared.counters.record_question(answered.as_ref().err());
+        answered
     }
 
     pub(crate) fn report(&self, report: &Report) {

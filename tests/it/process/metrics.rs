@@ -97,6 +97,34 @@ async fn oe17_metrics_of_the_distributor_follow_events() {
 }
 
 #[tokio::test]
+async fn oe17_metrics_of_the_distributor_tell_of_nodes_that_ask() {
+    let watched = WatchedDistributor::start(&["--tell-all-up-to", "0", "--max-list-bytes", "2000"]).await;
+    let mut node = Peer::connect(watched.at).await;
+    let registration = |uses: &[&str]| {
+        let params = json!({ "port": 1, "name": "asker", "urls": [], "$": { "v": 2, "id": "asker" } });
+        json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": { "uses": uses } })
+    };
+    let question = |routes: &[&str]| json!({ "uri": "$need", "key": 2, "params": { "routes": routes }, "$": {} });
+    let long = format!("EVENT/{}", "x".repeat(500));
+    let many: Vec<String> = (0..5).map(|number| format!("{long}{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (packet, expected) in [
+        (registration(&["GET/goods"]), [1, 0, 0]),
+        (question(&["GET/none"]), [1, 1, 0]),
+        (question(&many), [1, 2, 1]),
+        (registration(&many), [1, 2, 2]),
+    ] {
+        node.send_packet(&packet).await;
+        let names = ["nodes_told_of_part", "questions_total", "uses_refused_total"];
+        for (name, expected) in names.into_iter().zip(expected) {
+            watched.becomes(name, expected).await;
+        }
+    }
+    drop(node);
+    watched.becomes("nodes_told_of_part", 0).await;
+}
+
+#[tokio::test]
 async fn oe17_idle_operators_of_the_distributor_do_not_block_others() {
     let watched = WatchedDistributor::start(&[]).await;
     let begins = ["GET /metrics HTTP/1.1\r\nHost: d\r\n\r\n", "GET /hea", "", "POST /health HTTP/1.1\r\n"];

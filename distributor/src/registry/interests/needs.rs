@@ -93,6 +93,11 @@ impl Registry {
         Ok((Some(kept), Some(IgnoredParts { first, count })))
     }
 
+    /// How many nodes are told only of what they use.
+    pub(crate) fn told_of_part(&self) -> usize {
+        self.visibility.told_of_part()
+    }
+
     /// Answers the question of a node that knows this: who offers these routes? From now on the
     /// node is told of the nodes that do.
     ///

@@ -180,6 +180,9 @@ impl Shared {
             revision: registry.revision(),
             history_events,
             updates_sent: self.counters.updates_sent(),
+            told_of_part: registry.told_of_part(),
+            questions: self.counters.questions(),
+            uses_refused: self.counters.uses_refused(),
             cut,
             warnings,
             refused: self.counters.all_refused(),
@@ -263,6 +266,9 @@ impl Shared {
         // A node that registers the same again has been told.
         let ignored = ignored.or_else(|| state.registry.refused_urls(session.id)).filter(|_| !admission.is_unchanged());
         let unfit = unfit.map(|unfit| (Warning::UsesFull, unfit));
+        if unfit.is_some() {
+            self.counters.record_uses_refused();
+        }
         let ignored = ignored.map(|ignored| (Warning::Ignored, ignored));
         for (_, ignored) in unfit.iter().chain(&ignored) {
             state.registry.record_ignored(now, session.id, described(ignored));
