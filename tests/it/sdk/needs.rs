@@ -1,5 +1,7 @@
 //! Nodes of a mesh that is so large that they are told of a part: they ask for what they use.
 
+mod mixes;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
