@@ -226,7 +226,10 @@ impl Replica {
         {
             return UpdateOutcome::Gap;
         }
-        let mut changed = false;
+        // Another Distributor does not know whom its predecessor suspected, and names all suspects.
+        let is_other = delta.base.epoch != header.revision.epoch;
+        let trusted: Vec<u64> = if is_other { self.entries.keys().copied().collect() } else { Vec::new() };
+        let mut changed = self.mark_suspects(&trusted, false);
         for (id, _) in &delta.left {
             changed |= self.remove(*id);
         }

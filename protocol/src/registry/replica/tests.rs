@@ -248,6 +248,28 @@ fn suspects_are_marked_and_cleared() {
 }
 
 #[test]
+fn a_distributor_that_takes_over_names_all_suspects() {
+    let mut observer = Observer::new();
+    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    for (base, rev, suspect, outcome, expected) in [
+        ((5, 1), (5, 2), vec![1], Changed, [true, false]),
+        ((5, 2), (6, 1), vec![2], Changed, [false, true]),
+        ((6, 1), (6, 2), vec![], Same, [false, true]),
+        ((6, 2), (7, 1), vec![], Changed, [false, false]),
+        ((7, 1), (8, 1), vec![], Same, [false, false]),
+    ] {
+        let mut out = BytesMut::new();
+        let base = Revision { epoch: base.0, rev: base.1 };
+        let (joined, left) = (std::iter::empty(), std::iter::empty());
+        let suspects = (suspect.into_iter(), std::iter::empty());
+        write_delta(&mut out, &header(rev, &[1, 2]), base, joined, left, suspects);
+        observer.take(0, &out, outcome, &[1, 2]);
+        let nodes = observer.replica.nodes();
+        assert_eq!([nodes[0].node.suspect, nodes[1].node.suspect], expected, "{rev:?}");
+    }
+}
+
+#[test]
 fn ranks_spread_from_zero_to_one() {
     let text = |id: &str| format!(r#"{{"port":1,"name":"n","urls":[],"$":{{"id":"{id}"}},"host":"::1"}}"#);
     let texts = [(3, text("a")), (5, text("b")), (9, text("c")), (10, text("d"))];
