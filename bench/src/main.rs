@@ -187,6 +187,9 @@ enum Scene {
     /// A floor for the gateway: passes bytes on between clients and that server.
     #[command(hide = true)]
     Relay { back_end: std::net::SocketAddr },
+    /// A floor for the gateway: answers clients by itself.
+    #[command(hide = true)]
+    Answerer,
     /// A floor for `calls`: returns the bytes that it reads.
     #[command(hide = true)]
     EchoServer,
@@ -220,7 +223,8 @@ fn main() {
             | Scene::MemoryNode { .. }
             | Scene::EchoServer
             | Scene::JsonServer
-            | Scene::Relay { .. } => 0,
+            | Scene::Relay { .. }
+            | Scene::Answerer => 0,
             _ => 1,
         },
     );
@@ -262,6 +266,7 @@ async fn play(scene: Scene) {
         Scene::MemoryNode { distributor } => attacks::totals::serve(distributor).await,
         Scene::HttpServer { socket } => gateway::back_end::serve(socket.as_deref()).await,
         Scene::Relay { back_end } => gateway::relay::serve(back_end),
+        Scene::Answerer => gateway::answerer::serve(),
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,
         Scene::NatsService { broker } => calls::serve_nats(broker).await,

@@ -3,6 +3,7 @@
 //!
 //! It must not measure calls between nodes: `calls` does that. Attackers are in `attacks`.
 
+pub(crate) mod answerer;
 pub(crate) mod back_end;
 pub(crate) mod changes;
 pub(crate) mod edge;
@@ -47,6 +48,7 @@ const PORTS: [u16; 3] = [19_110, 19_113, 19_118];
 /// The names of the floors.
 const RELAY: &str = "a relay to the HTTP server";
 const PACKET_RELAY: &str = "a relay to the node";
+const ANSWERER: &str = "a server that answers by itself";
 
 struct RequestRound {
     rate: f64,
@@ -93,7 +95,13 @@ pub(crate) async fn requests(only: Option<&str>) {
         }
     }
     if wanted("most") {
-        measure_full_load(&gateways).await;
+        let http = http.address.to_string();
+        let mut all = gateways.clone();
+        for (name, floor) in [(RELAY, &["relay", &http][..]), (ANSWERER, &["answerer"])] {
+            let process = Rc::new(Daemon::server(floor).await);
+            all.push(GatewayUnderTest { name, process, path: "/echo" });
+        }
+        measure_full_load(&all).await;
     }
     if wanted("half") {
         let relay_to = async |back_end: &Daemon| Daemon::server(&["relay", &back_end.address.to_string()]).await;
@@ -116,7 +124,8 @@ pub(crate) async fn requests(only: Option<&str>) {
     }
 }
 
-/// The gateway or a competitor in front of the server, and the path to request.
+/// The gateway, a competitor or a floor, and the path to request.
+#[derive(Clone)]
 struct GatewayUnderTest {
     name: &'static str,
     process: Rc<Daemon>,
