@@ -3,14 +3,43 @@
 use super::*;
 
 impl World {
-    /// Whether each node that runs is connected, and knows exactly the nodes that run.
+    /// Whether each node that runs is connected, and knows exactly the nodes that run, or those of
+    /// them that it uses.
     pub(super) fn all_know_the_truth(&self) -> bool {
-        let up: BTreeSet<u16> = self.nodes.iter().filter(|node| node.is_up).map(|node| node.port).collect();
-        self.nodes
-            .iter()
-            .filter(|node| node.is_up)
-            // A lying node is not sent the list that it claims to have, so it may know less.
-            .all(|node| node.connection.is_some() && (node.lies || node.ports() == up && !node.replica.is_warming()))
+        self.nodes.iter().all(|node| self.mistake_of(node).is_none())
+    }
+
+    /// What is wrong with what a node knows.
+    fn mistake_of(&self, node: &SimNode) -> Option<&'static str> {
+        let Some(distributor) = &self.distributor else { return Some("there is no Distributor") };
+        // A lying node is not sent the list that it claims to have, so it may know less.
+        if !node.is_up || node.lies && node.connection.is_some() {
+            return None;
+        }
+        let up = self.nodes.iter().filter(|node| node.is_up);
+        let uses = node.asking.as_ref().filter(|asking| asking.is_part);
+        let expected = up.filter(|other| uses.is_none_or(|uses| uses.includes(&other.urls)));
+        let expected: BTreeSet<u16> = expected.map(|other| other.port).collect();
+        let listed: BTreeMap<_, _> = distributor.registry.entries().map(|record| (record.id, record)).collect();
+        let is_right = |(id, text): (u64, &str)| listed.get(&id).is_some_and(|record| &*record.entry == text);
+        let is_suspect = |id: &u64| listed.get(id).is_some_and(|record| record.suspect);
+        let nodes = node.replica.nodes();
+        // The entries of a list of version 1 have no ids. A node of version 2 has such a list if it
+        // was greeted before its registration came, until the next change.
+        let has_ids = node.replica.revision().is_some();
+        [
+            (node.connection.is_none(), "it is not connected"),
+            (node.replica.is_warming(), "it waits for the rest of a list"),
+            (node.asking.as_ref().is_some_and(|asking| !asking.is_answered()), "it waits for an answer"),
+            (node.ports() != expected, "it knows other nodes than it should"),
+            (has_ids && !node.replica.entries().all(is_right), "an entry is not what is listed"),
+            (
+                has_ids && nodes.iter().any(|known| known.node.suspect != known.ids.iter().any(is_suspect)),
+                "it takes a node for suspect that is not, or does not that is",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(is_wrong, what)| is_wrong.then_some(what))
     }
 
     /// The state of all nodes, for the message of a failure.
@@ -20,7 +49,13 @@ impl World {
             .iter()
             .map(|node| {
                 let (name, up, connected) = (&node.name, node.is_up, node.connection.is_some());
-                format!("{name} {:?} up {up} connected {connected} knows {:?}", node.version, node.ports())
+                let uses = node.asking.as_ref().filter(|asking| asking.is_part).map(|asking| &asking.uses);
+                let (version, urls, ports) = (node.version, &node.urls, node.ports());
+                let mistake = self.mistake_of(node).unwrap_or("right");
+                format!(
+                    "{name} {version:?} up {up} connected {connected} offers {urls:?} uses {uses:?} knows {ports:?}: \
+                     {mistake}"
+                )
             })
             .collect();
         nodes.join("; ")

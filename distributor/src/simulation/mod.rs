@@ -9,6 +9,7 @@
 //! It must not use sockets, tasks or the clock of the machine: a seed could then give two
 //! histories. It must not import `shell`.
 
+mod asking;
 mod check;
 mod crowd;
 mod network;
@@ -22,9 +23,10 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
-    Advert, Digest, FrameDecoder, KnownNode, LEGACY_READ_BYTES, LeaveReason, ListUpdate, PING_URI, Packet,
-    RegisterOptions, Registration, Replica, ResumePoint, Revision, UnpackedBlocks, UpdateOutcome, Version,
-    is_copy_request, read_copy, write_copy, write_leave, write_list_request, write_pong, write_registration,
+    Advert, Digest, FrameDecoder, KnownNode, LEGACY_READ_BYTES, LeaveReason, ListUpdate, NEEDED_URI, PING_URI, Packet,
+    RegisterOptions, Registration, Replica, Response, ResumePoint, Revision, Route, UnpackedBlocks, UpdateOutcome,
+    Version, is_copy_request, read_copy, write_copy, write_leave, write_list_request, write_pong, write_refusal,
+    write_registration,
 };
 
 use crate::config::Config;
@@ -34,6 +36,7 @@ use crate::peer::notices::NoticeKind;
 use crate::peer::outbox::{Outbox, Reply, WriteStep};
 use crate::registry::Registry;
 use crate::registry::liveness::{ActiveTime, TICK, Verdict};
+use crate::simulation::asking::SimAsking;
 use crate::updates::budget::UpdateBudget;
 
 /// Histories in a usual run of the tests.
@@ -52,6 +55,7 @@ const PIPE_BYTES: usize = 1500;
 
 struct World {
     rng: Rng,
+    config: Config,
     now: Instant,
     epoch: u64,
     distributor: Option<SimDistributor>,
@@ -81,6 +85,8 @@ struct SimConnection {
     /// Since when all bytes are lost, in both directions.
     black_hole: Option<Instant>,
     outbox: Outbox,
+    /// It is told of changes.
+    follows: bool,
     commands: CommandReader,
     heard: ActiveTime,
     frames: FrameDecoder,
@@ -102,6 +108,10 @@ struct SimNode {
     name: String,
     port: u16,
     instance: String,
+    /// What it offers.
+    urls: Vec<&'static str>,
+    /// `None` of a node that is told of all others.
+    asking: Option<SimAsking>,
     draining: bool,
     is_up: bool,
     is_frozen: bool,

@@ -1,6 +1,10 @@
 //! Lets time pass, and carries bytes between the Distributor and the nodes.
 
 use super::*;
+use crate::registry::Rejection;
+
+/// The address of all nodes.
+const HOST: &str = "::ffff:10.0.0.1";
 
 impl World {
     /// Lets time pass, and does everything that becomes due.
@@ -20,6 +24,7 @@ impl World {
                 impostors.into_iter().for_each(|id| self.drop_session(id, LeaveReason::Closed));
             }
             self.connect();
+            self.ask();
             self.run_timers();
             self.deliver();
             self.publish();
@@ -43,7 +48,8 @@ impl World {
             self.next_connection += 1;
             node.connection = Some(id);
             node.replica.connected();
-            node.offered = node.replica.revision().is_some();
+            node.offered = node.replica.revision().is_some() && !node.is_part();
+            node.asking.iter_mut().for_each(SimAsking::connected);
             let greet_at = self.now + Duration::from_millis(100);
             let mut connection = SimConnection {
                 node: number,
@@ -51,6 +57,7 @@ impl World {
                 up: SimPipe::default(),
                 black_hole: None,
                 outbox: Outbox::new(SessionId(id), greet_at, LEGACY_READ_BYTES, Some(Duration::ZERO)),
+                follows: false,
                 commands: CommandReader::new(),
                 heard: self.distributor.as_ref().map_or(ActiveTime::ZERO, |it| it.registry.liveness.active_time()),
                 frames: FrameDecoder::new(1 << 20),
@@ -196,12 +203,17 @@ impl World {
         match connection.commands.read(self.now, frame, &Config::default()) {
             Command::Register(registration, options) => {
                 let version = connection.commands.version();
-                connection.outbox.follow(version, None);
-                connection.outbox.take_packed(options.packed);
-                if let Some(have) = options.resume.filter(|have| registry.can_resume_from(*have)) {
-                    connection.outbox.resume_from(have);
+                let effects = registry.register_session(self.now, (session, false), *registration, HOST, &options);
+                let effects = effects.expect("no node is turned away");
+                let outbox = &mut connection.outbox;
+                let is_to_be_told = outbox.follow(version, effects.interests);
+                outbox.take_packed(options.packed);
+                if let Some(have) = effects.resume {
+                    outbox.resume_from(have);
                 }
-                let _admission = registry.admit(self.now, session, *registration, "::ffff:10.0.0.1", &options);
+                // A node that is told of other nodes from now on is told so at once.
+                let followed = std::mem::replace(&mut connection.follows, true);
+                outbox.is_behind |= followed && is_to_be_told && version == Version::V2;
                 self.cut_superseded();
             }
             Command::GetList(key) => connection.outbox.reply(Reply::List(key), connection.commands.version()),
@@ -214,6 +226,14 @@ impl World {
                     && registry.acknowledge(session, known, pong.digest)
                 {
                     connection.outbox.may_resend(self.now);
+                }
+            }
+            Command::Need(key, routes) => {
+                if let Err(rejection) = connection.outbox.answer_need(self.now, registry, HOST, (&key, &routes)) {
+                    let mut out = BytesMut::new();
+                    let Rejection { status, reason, message, retry_after } = &rejection;
+                    write_refusal(&mut out, Some(&key), *status, reason, message, *retry_after);
+                    connection.outbox.reply(Reply::Packet(out.freeze().into()), connection.commands.version());
                 }
             }
             Command::Report(report) => drop(registry.report_failed(self.now, session, &report.failed)),

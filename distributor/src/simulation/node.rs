@@ -3,14 +3,28 @@
 use super::*;
 
 impl SimNode {
-    /// Starts a new process of this node. It knows nothing, and has its predecessor's port.
-    pub(super) fn start(&mut self, next_instance: &mut u64, now: Instant) {
+    /// Starts a new process of this node, which has its predecessor's port. It knows nothing, or
+    /// what its predecessor has left in a cache file.
+    pub(super) fn start(&mut self, next_instance: &mut u64, now: Instant, has_cache: bool) {
         *next_instance += 1;
         self.instance = format!("i{next_instance}");
         (self.is_up, self.is_frozen, self.draining) = (true, false, false);
-        (self.replica, self.highest, self.connection) = (Replica::default(), None, None);
+        let seed = self.replica.revision().filter(|_| has_cache);
+        let seeded = seed.map(|revision| Replica::seeded(revision, self.replica.entries()));
+        (self.highest, self.connection) = (None, None);
+        self.asking = self.asking.take().map(|asking| match seeded {
+            Some(_) => asking.cached(),
+            None => SimAsking::default(),
+        });
+        self.replica = seeded.unwrap_or_default();
         self.table.clear();
+        self.follow();
         self.connect_at = now;
+    }
+
+    /// Whether it is told of a part of the nodes.
+    pub(super) fn is_part(&self) -> bool {
+        self.asking.as_ref().is_some_and(|asking| asking.is_part)
     }
 
     pub(super) fn ports(&self) -> BTreeSet<u16> {
@@ -21,25 +35,30 @@ impl SimNode {
         self.replica.nodes().iter().map(|known| known.address).collect()
     }
 
-    pub(super) fn registration(&self) -> Vec<u8> {
-        let Self { name, port, .. } = self;
+    pub(super) fn registration(&mut self) -> Vec<u8> {
+        self.asking.iter_mut().for_each(SimAsking::registers);
+        let Self { name, port, urls, .. } = &*self;
         match self.version {
             Version::V1 => format!(
-                r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":[],"x":{}}}}}¶"#,
+                r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":{urls:?},"x":{}}}}}¶"#,
                 self.draining
             )
             .into_bytes(),
             Version::V2 => {
                 let advert =
                     Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
-                let mut have =
-                    self.replica.revision().map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });
+                // A part is no base for the changes to all.
+                let have = self.replica.revision().filter(|_| !self.is_part());
+                let mut have = have.map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });
                 if self.lies {
                     have = Some(self.lie().0);
                 }
-                let options = RegisterOptions { resume: have, ..RegisterOptions::default() };
+                let uses = self.asking.as_ref().map(|asking| asking.uses.iter().cloned().collect());
+                let options =
+                    RegisterOptions { resume: have, uses, part: self.is_part(), ..RegisterOptions::default() };
+                let routes: Vec<_> = urls.iter().map(|url| Route::parse(url).expect("it is a route")).collect();
                 let mut out = BytesMut::new();
-                write_registration(&mut out, name, *port, &[], &advert, &options);
+                write_registration(&mut out, name, *port, &routes, &advert, &options);
                 out.to_vec()
             }
         }
@@ -84,7 +103,7 @@ impl SimNode {
             assert!(frame.len() <= LEGACY_READ_BYTES);
         }
         if packet.uri() == PING_URI {
-            write_pong(&mut out, self.replica.pong(true));
+            write_pong(&mut out, self.replica.pong(!self.is_part()));
             return out.to_vec();
         }
         if is_copy_request(&packet) {
@@ -96,6 +115,11 @@ impl SimNode {
                 write_copy(&mut out, revision, self.replica.digest(), self.replica.entries());
             }
             return out.to_vec();
+        }
+        if packet.uri() == NEEDED_URI
+            || packet.version() == Version::V2 && Response::from_packet(&packet).reason.is_some()
+        {
+            return if self.handle_answer(now, &packet) { self.registration() } else { Vec::new() };
         }
         let mut unpacked = UnpackedBlocks::default();
         let update = ListUpdate::parse(&packet, &mut unpacked).expect("S3: nothing unreadable is sent");
@@ -110,6 +134,12 @@ impl SimNode {
         let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
         let leaves = matches!(&update, ListUpdate::Delta(delta) if !delta.left.is_empty());
         let outcome = self.replica.apply(now, &update);
+        if let ListUpdate::Snapshot(list) = &update
+            && matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same)
+            && let Some(asking) = &mut self.asking
+        {
+            asking.listed(list.header.is_some_and(|header| header.part));
+        }
         if outcome == UpdateOutcome::Gap {
             // It has lost the list that it offered when it connected, because it was sent one in
             // the form of version 1.

@@ -6,8 +6,10 @@ impl World {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     pub(super) fn new(seed: u64) -> Self {
         let start = Instant::now();
+        let mut rng = Rng::with_seed(seed);
         let mut world = Self {
-            rng: Rng::with_seed(seed),
+            config: asking::config(&mut rng),
+            rng,
             now: start,
             epoch: 1000,
             distributor: None,
@@ -21,11 +23,15 @@ impl World {
         };
         for number in 0..world.rng.u16(2..6) {
             let version = if world.rng.u8(0..4) == 0 { Version::V1 } else { Version::V2 };
+            let lies = version == Version::V2 && world.rng.u8(0..6) == 0;
+            let asks = version == Version::V2 && !lies && world.rng.bool();
             let mut node = SimNode {
                 version,
                 name: format!("n{number}"),
                 port: 1000 + number,
                 instance: String::new(),
+                urls: asking::urls(&mut world.rng),
+                asking: asks.then(SimAsking::default),
                 draining: false,
                 is_up: false,
                 is_frozen: false,
@@ -35,9 +41,9 @@ impl World {
                 table: BTreeMap::new(),
                 highest: None,
                 offered: false,
-                lies: version == Version::V2 && world.rng.u8(0..6) == 0,
+                lies,
             };
-            node.start(&mut world.next_instance, start);
+            node.start(&mut world.next_instance, start, false);
             world.nodes.push(node);
         }
         world.start_distributor();
@@ -46,7 +52,7 @@ impl World {
 
     pub(super) fn start_distributor(&mut self) {
         self.epoch += self.rng.u64(1..1000);
-        let registry = Registry::new(Config::default(), UpdateBudget::new(usize::MAX), self.now, self.epoch);
+        let registry = Registry::new(self.config.clone(), UpdateBudget::new(usize::MAX), self.now, self.epoch);
         self.distributor = Some(SimDistributor { registry, checked: None });
     }
 
@@ -67,11 +73,12 @@ impl World {
     pub(super) fn act(&mut self) {
         let node = self.rng.usize(0..self.nodes.len());
         let connection = self.nodes[node].connection;
-        match self.rng.u8(0..18) {
+        match self.rng.u8(0..22) {
             0 | 1 => self.kill(node),
             2..=4 if !self.nodes[node].is_up => {
                 let now = self.now;
-                self.nodes[node].start(&mut self.next_instance, now);
+                let has_cache = self.nodes[node].asking.is_some() && self.rng.bool();
+                self.nodes[node].start(&mut self.next_instance, now, has_cache);
             }
             5 => self.nodes[node].is_frozen = true,
             6 => self.nodes[node].is_frozen = false,
@@ -107,6 +114,8 @@ impl World {
                 }
             }
             17 => self.impersonate(node, false),
+            18..=20 => self.use_route(node),
+            21 => self.forget_url(node),
             14 => drop(self.distributor.is_none().then(|| self.start_distributor())),
             _ => {}
         }
@@ -177,12 +186,12 @@ impl World {
     /// A node changes its registration.
     pub(super) fn update(&mut self, number: usize) {
         let node = &mut self.nodes[number];
-        node.draining = !node.draining;
-        if node.is_up
-            && let Some(connection) = node.connection.and_then(|id| self.connections.get_mut(&id))
-        {
-            connection.up.send(&node.registration());
+        if self.rng.bool() {
+            node.draining = !node.draining;
+        } else {
+            node.urls = asking::urls(&mut self.rng);
         }
+        self.register_again(number);
     }
 
     /// The process of the Distributor dies.
