@@ -2,7 +2,7 @@
 //! HTTP.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -119,7 +119,12 @@ impl DownstreamConnection<'_> {
         }
         let is_crowded = self.client.is_crowded();
         let _session_bytes = self.worker.metrics.count_uncounted(Tls::session_bytes(is_crowded));
-        match timeout(config.handshake_timeout, tls.accept(stream, is_crowded)).await {
+        let accepted = {
+            let handshake = pin!(tls.accept(stream, is_crowded));
+            // It takes as long as a dozen requests.
+            timeout(config.handshake_timeout, self.share(address, handshake, || true)).await
+        };
+        match accepted {
             Ok(Ok(stream)) => {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = MaybeTlsStream::from(stream);
@@ -168,7 +173,8 @@ impl DownstreamConnection<'_> {
         let proxy = self.proxy(address, scheme);
         let _bytes = self.worker.metrics.count_uncounted(http1::UNCOUNTED_BYTES);
         let serving = pin!(http1::run(stream, config, self.client, &proxy));
-        self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
+        // What a client that is behind reads next takes long, and the system has some more for it.
+        self.share(address, serving, || self.client.pace.is_waiting()).await
     }
 
     async fn http2(
@@ -181,7 +187,13 @@ impl DownstreamConnection<'_> {
         let proxy = self.proxy(address, scheme);
         let _bytes = self.worker.metrics.count_uncounted(http2::UNCOUNTED_BYTES);
         let serving = pin!(http2::run(stream, config, self.client, &proxy));
-        self.worker.time.share(address.ip(), serving, || self.worker.metrics.record_turn_wait()).await
+        // What a client that is behind reads next takes long, and the system has some more for it.
+        self.share(address, serving, || self.client.pace.is_waiting()).await
+    }
+
+    /// Runs `work` in this client's share of the worker's time.
+    async fn share<F: Future>(&self, address: SocketAddr, work: Pin<&mut F>, is_bulk: impl Fn() -> bool) -> F::Output {
+        self.worker.time.share(address.ip(), work, is_bulk, || self.worker.metrics.record_turn_wait()).await
     }
 
     fn proxy(&self, address: SocketAddr, scheme: Scheme) -> Proxy<'_> {

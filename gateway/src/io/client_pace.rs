@@ -42,6 +42,11 @@ impl ClientPace {
         ClientWait(self)
     }
 
+    /// Whether a response can continue only when the client has read more.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Records that the client has read `bytes`.
     pub(crate) fn record_bytes(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -52,7 +57,7 @@ impl ClientPace {
     /// counting then begins again. `now`: in milliseconds after the instant given to
     /// [`new`](Self::new), from 1.
     pub(crate) fn slow_for(&self, now: u64) -> Option<u64> {
-        if self.waiting.load(Ordering::Relaxed) == 0 {
+        if !self.is_waiting() {
             return None;
         }
         let before = self.waited.load(Ordering::Relaxed);

@@ -13,14 +13,17 @@ pub(crate) const TURN: Duration = Duration::from_micros(200);
 /// long as half of a small request takes, also on a slow or busy machine, and less than several
 /// large reads and writes in a row do.
 pub(crate) const LIGHT: Duration = Duration::from_micros(50);
-/// By how much it may exceed that in all: enough for a TLS handshake, or a response of a megabyte.
-const FREE: Duration = Duration::from_micros(500);
+/// By how much it may exceed that in all: less than one whole slice of a flood, because thousands
+/// of clients may come for one slice each. A heavy connection that is alone waits for nothing, so
+/// it is better to be strict.
+const FREE: Duration = Duration::from_micros(100);
 /// At most this much of an excess is counted at a time, so that a stall of the machine is forgotten
-/// after a few dozen polls.
-const MAX_EXCESS: Duration = Duration::from_millis(1);
+/// after a dozen polls.
+const MAX_EXCESS: Duration = Duration::from_micros(500);
 /// One poll in this many of a light connection is measured, because reading the clock twice for
-/// each costs as much as a twentieth of a small request. It is odd, so that a connection whose long
-/// polls alternate with short ones is seen in both.
+/// each costs as much as a twentieth of a small request: the first one, and each while the last
+/// ones were long. It is odd, so that a connection whose long polls alternate with short ones is
+/// seen in both.
 const SAMPLED_DIVISOR: u8 = 5;
 /// Most heavy connections in a turn, if each works for an instant.
 const MAX_AT_ONCE: usize = 32;
@@ -33,8 +36,8 @@ const MAX_WAITING: usize = 1 << 20;
 pub(crate) struct WorkMeter {
     excess: Duration,
     is_heavy: bool,
-    /// Polls since the last one that was measured.
-    unmeasured: u8,
+    /// Polls until the next one that is measured.
+    until_measured: u8,
 }
 
 /// The heavy connections of a worker that wait, by client, and how long others have worked in this
@@ -55,8 +58,9 @@ pub(crate) struct HeavyQueue<W> {
 impl WorkMeter {
     /// Counts one poll of the connection, and returns whether it is to be measured.
     pub(crate) fn begin_poll(&mut self) -> bool {
-        self.unmeasured = (self.unmeasured + 1) % SAMPLED_DIVISOR;
-        self.is_heavy() || self.unmeasured == 0
+        let is_sampled = self.until_measured == 0;
+        self.until_measured = if is_sampled { SAMPLED_DIVISOR } else { self.until_measured } - 1;
+        is_sampled || self.excess > Duration::ZERO
     }
 
     /// Counts the time of a poll that was measured.
@@ -124,7 +128,10 @@ impl<W> HeavyQueue<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
+    use crate::io::poll_slice::SLICE;
 
     const MICROSECOND: Duration = Duration::from_micros(1);
 
@@ -143,15 +150,24 @@ mod tests {
     #[test]
     fn a_connection_that_works_long_when_it_is_polled_is_heavy() {
         check(&[10], false);
-        check(&[50], false);
+        check(&[45], false);
         check(&[60], true);
         check(&[250], true);
         // Much work, and a wake-up for nothing.
         check(&[120, 2], true);
+        check(&[2, 120], true);
         // A handshake, and requests.
         let mut polls = vec![10; 100];
         polls[0] = 500;
         check(&polls, false);
+    }
+
+    #[test]
+    fn a_flood_is_heavy_after_its_first_slice() {
+        let mut meter = WorkMeter::default();
+        assert!(meter.begin_poll() && !meter.is_heavy());
+        meter.record(SLICE);
+        assert!(meter.is_heavy());
     }
 
     #[test]
@@ -163,7 +179,7 @@ mod tests {
             meter.record(10 * MICROSECOND);
             meter.is_heavy().then_some(())
         });
-        assert!(polls.count() < 50);
+        assert!(polls.count() < 12);
     }
 
     fn client(number: u8) -> IpAddr {
@@ -215,6 +231,49 @@ mod tests {
         queue.enqueue(client(1), 100).unwrap();
         let turns = [queue.next_turn(), queue.next_turn(), queue.next_turn()].concat();
         assert_eq!(turns, [0, 1, 100], "the other client does not wait for a hundred");
+    }
+
+    /// Connections that come, work, come again and go in a random order, for many turns.
+    fn simulate(seed: u64) {
+        const CONNECTIONS: u8 = 100;
+        const CLIENTS: u8 = 7;
+        const TURNS: usize = 1000;
+        /// Each client's connections wait for one another, and for one of each other client, in
+        /// either list of the rotation.
+        const MOST_TURNS: usize = 2 * (CONNECTIONS as usize + CLIENTS as usize);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut queue = HeavyQueue::new();
+        let client_of = |number: u8| client(number % CLIENTS);
+        // The ticket of each connection that waits, and the turn in which it began to.
+        let mut waits: HashMap<u8, (u64, usize)> = HashMap::new();
+        for turn in 0..TURNS {
+            for _ in 0..rng.usize(..20) {
+                let number = rng.u8(..CONNECTIONS);
+                match waits.remove(&number) {
+                    Some((ticket, _)) if rng.u8(..4) == 0 => queue.cancel(client_of(number), ticket),
+                    Some(wait) => drop(waits.insert(number, wait)),
+                    None => {
+                        let ticket = queue.enqueue(client_of(number), number).unwrap();
+                        waits.insert(number, (ticket, turn));
+                    }
+                }
+            }
+            assert_eq!(queue.has_waiting(), !waits.is_empty(), "{seed}");
+            let is_idle = waits.is_empty();
+            let granted = queue.next_turn();
+            assert_eq!(granted.is_empty(), is_idle, "{seed}: one always works");
+            assert!(granted.len() <= MAX_AT_ONCE, "{seed}");
+            for number in granted {
+                let (_, since) = waits.remove(&number).expect("it waits");
+                assert!(turn - since <= MOST_TURNS, "{seed}: {} turns", turn - since);
+                queue.record(MICROSECOND * rng.u32(1..2 * u32::try_from(TURN.as_micros()).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn none_is_lost_and_none_waits_for_long_in_any_order() {
+        (0..200).for_each(simulate);
     }
 
     #[test]

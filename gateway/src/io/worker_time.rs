@@ -61,21 +61,23 @@ impl WorkerTime {
     }
 
     /// Polls `work`, which belongs to a connection of `client`, whenever that connection may work.
+    /// It is heavy if it has lately worked long each time, and while `is_bulk` returns true.
     /// `on_wait` is called each time it has to wait. As cancel safe as `work`.
     pub(crate) async fn share<F: Future>(
         &self,
         client: IpAddr,
         mut work: Pin<&mut F>,
+        is_bulk: impl Fn() -> bool,
         on_wait: impl Fn(),
     ) -> F::Output {
         let client = address_group(client);
         let mut share = TimeShare { time: self, client, meter: WorkMeter::default(), wait: None };
         poll_fn(|task| {
-            let is_heavy = share.meter.is_heavy();
+            let is_heavy = share.meter.is_heavy() || is_bulk();
             if is_heavy && !share.may_work(task, &on_wait) {
                 return Poll::Pending;
             }
-            if !share.meter.begin_poll() {
+            if !share.meter.begin_poll() && !is_heavy {
                 return work.as_mut().poll(task);
             }
             let begin = Instant::now();
@@ -152,10 +154,12 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::io::heavy_queue::TURN;
+    use crate::io::heavy_queue::{LIGHT, TURN};
 
-    /// How long a heavy connection works in each poll.
-    const POLL: Duration = Duration::from_micros(100);
+    /// How long a connection works in each poll: so long that it becomes heavy, and so short that
+    /// it does not.
+    const LONG_POLL: Duration = LIGHT.saturating_mul(2);
+    const SHORT_POLL: Duration = LIGHT.checked_div(2).unwrap();
     const HEAVY: usize = 50;
     const TURNS: usize = 500;
     /// Turns after which all of them are heavy.
@@ -175,7 +179,7 @@ mod tests {
     }
 
     impl Scene {
-        fn start(connections: usize) -> Self {
+        fn start(connections: usize, poll: Duration, is_bulk: bool) -> Self {
             let (time, worked) = (Arc::new(WorkerTime::default()), Arc::new(Mutex::new(vec![0; connections])));
             let mut tasks = JoinSet::new();
             let turns = Arc::clone(&time);
@@ -185,12 +189,12 @@ mod tests {
                 tasks.spawn(async move {
                     let works = pin!(async {
                         loop {
-                            work(POLL);
+                            work(poll);
                             worked.lock().unwrap()[number] += 1;
                             yield_now().await;
                         }
                     });
-                    time.share([127, 0, 0, 1].into(), works, || ()).await
+                    time.share([127, 0, 0, 1].into(), works, || is_bulk, || ()).await
                 });
             }
             Self { time, worked, tasks }
@@ -211,19 +215,34 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn others_wait_for_one_turn_of_heavy_connections() {
-        let scene = Scene::start(HEAVY);
+    /// Others wait for one turn of heavy connections, of which none starves.
+    async fn check(poll: Duration, is_bulk: bool) {
+        let scene = Scene::start(HEAVY, poll, is_bulk);
         let longest = scene.longest_wait().await;
-        assert!(longest <= TURN + POLL, "{longest:?}");
+        assert!(longest <= TURN + poll, "{poll:?} {is_bulk}: {longest:?}");
         let worked = scene.worked.lock().unwrap();
         let (least, most) = (worked.iter().min().unwrap(), worked.iter().max().unwrap());
-        assert!(*least >= TURNS / HEAVY && most - least <= 4, "none starves: {worked:?}");
+        // One that is ready a turn later than others has fewer turns.
+        assert!(*least >= TURNS / HEAVY && most - least <= most / 5, "none starves: {poll:?} {is_bulk}: {worked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_for_one_turn_of_heavy_connections() {
+        check(LONG_POLL, false).await;
+        check(SHORT_POLL, true).await;
+        check(LONG_POLL, true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn light_connections_work_whenever_they_are_ready() {
+        let scene = Scene::start(HEAVY, SHORT_POLL, false);
+        assert_eq!(scene.longest_wait().await, SHORT_POLL * u32::try_from(HEAVY).unwrap());
+        assert!(!scene.time.lock().has_waiting());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_heavy_connection_that_is_alone_works_in_every_turn() {
-        let scene = Scene::start(1);
+        let scene = Scene::start(1, LONG_POLL, false);
         scene.longest_wait().await;
         let worked = scene.worked.lock().unwrap()[0];
         assert!(worked >= TURNS / 2, "{worked}");
@@ -231,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_ends_waits_no_more() {
-        let mut scene = Scene::start(HEAVY);
+        let mut scene = Scene::start(HEAVY, LONG_POLL, false);
         scene.longest_wait().await;
         assert!(scene.time.lock().has_waiting());
         scene.tasks.shutdown().await;
