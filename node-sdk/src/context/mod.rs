@@ -50,6 +50,7 @@ pub struct Trace {
 const TRACE_BYTES: usize = 55;
 const TRACE_ID: std::ops::Range<usize> = 3..35;
 const PARENT_ID: std::ops::Range<usize> = 36..52;
+const FLAGS: std::ops::Range<usize> = 53..55;
 
 thread_local! {
     static CURRENT: Cell<Context> = const { Cell::new(Context::EMPTY) };
@@ -105,15 +106,16 @@ impl Context {
 impl Trace {
     /// Reads a `traceparent` of version 00: W3C Trace Context, 3.2.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let hex = |part: &str, length| {
-            part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        let text: [u8; TRACE_BYTES] = text.as_bytes().try_into().ok()?;
+        // All bytes are looked at, so that the compiler can look at many at a time.
+        let is_hex = |digits: &[u8]| {
+            digits.iter().fold(true, |hex, byte| hex & (byte.is_ascii_digit() | (b'a'..=b'f').contains(byte)))
         };
-        let mut parts = text.split('-');
-        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let sound = version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && parts.next().is_none();
-        let known = trace.bytes().any(|byte| byte != b'0') && parent.bytes().any(|byte| byte != b'0');
-        let text = text.as_bytes().try_into().ok()?;
-        (sound && known).then_some(Self { text })
+        let (trace, parent) = (&text[TRACE_ID], &text[PARENT_ID]);
+        let is_framed = text.starts_with(b"00-") && text[TRACE_ID.end] == b'-' && text[PARENT_ID.end] == b'-';
+        let is_sound = is_framed && is_hex(trace) && is_hex(parent) && is_hex(&text[FLAGS]);
+        let is_known = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
+        (is_sound && is_known(trace) && is_known(parent)).then_some(Self { text })
     }
 
     /// A new trace.
@@ -235,6 +237,9 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
             "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7_01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0g",
         ] {
             assert_eq!(Trace::parse(broken), None, "{broken}");
         }
