@@ -1,7 +1,15 @@
 //! The Distributor keeps the list of live nodes and tells every node of each join and leave.
 //!
-//! Every node keeps one TCP connection to it. The set of registered nodes is the registry. A peer
-//! that connects is sent the list of nodes.
+//! Every node keeps one TCP connection to it. The set of registered nodes is the registry. A node
+//! is sent the list when it registers. A version 1 peer that has said nothing is sent it, too, 100
+//! ms after it has connected.
+//!
+//! | you want | use |
+//! |---|---|
+//! | to listen for nodes | [`serve`] |
+//! | to answer operators, too | [`serve_with_admin`] |
+//! | to set limits | [`Config`] |
+//! | the whole program, with its command line | [`main`] |
 //!
 //! `registry` decides, with the table of `entries` and the encoded `updates`. `peer` knows what
 //! frames mean and what one peer is still to be sent. All of these are pure: time is an argument.

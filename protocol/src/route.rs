@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn routes() {
+    fn a_route_is_a_method_and_a_path_of_whole_segments() {
         check("GET/goods", Ok(("GET", "/goods", false)));
         check("M-SEARCH/x", Err("no path follows the method"));
         check("GET/", Ok(("GET", "/", false)));

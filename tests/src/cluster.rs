@@ -121,7 +121,8 @@ pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl 
                 sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        assert!(timeout(PATIENCE, holds).await.is_ok(), "in vain: {what} ({location})");
+        let happens = timeout(PATIENCE, holds).await.is_ok();
+        assert!(happens, "did not happen within {PATIENCE:?}: {what} ({location})");
     }
 }
 

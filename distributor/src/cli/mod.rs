@@ -38,7 +38,7 @@ const PREFIX: &str = "DISTRIBUTOR_";
 struct Args {
     #[command(subcommand)]
     command: Option<CliCommand>,
-    /// Print all settings with their defaults, as a file of environment variables.
+    /// Prints all settings with their defaults, as a file of environment variables.
     #[arg(long)]
     print_defaults: bool,
 }
@@ -54,7 +54,7 @@ enum CliCommand {
         /// Where the Distributor is.
         #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR", default_value = "127.0.0.1:9000")]
         at: String,
-        /// Print JSON.
+        /// Prints JSON.
         #[arg(long)]
         json: bool,
     },

@@ -90,8 +90,8 @@ enum Unsolicited {
 }
 
 impl From<NextUpdate> for Unsolicited {
-    fn from(dispatch: NextUpdate) -> Self {
-        match dispatch {
+    fn from(update: NextUpdate) -> Self {
+        match update {
             NextUpdate::Nothing(_) => Self::Nothing,
             NextUpdate::Packet(packet, told) => Self::Packet(packet, Some(told)),
             NextUpdate::Later(wait) => Self::Later(wait),
@@ -237,9 +237,9 @@ impl Outbox {
         self.reply.is_some()
     }
 
-    /// Records that the peer's digest is not that of the state it was sent. The peer is owed the
-    /// whole list, unless it was sent that recently. Returns whether it is owed.
-    pub(crate) fn may_resend(&mut self, now: Instant) -> bool {
+    /// Owes the peer the whole list again, because its digest is not that of the state it was sent:
+    /// once in 30 s at most. Returns whether it does.
+    pub(crate) fn resend_list(&mut self, now: Instant) -> bool {
         let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
         if !is_new || self.reply.is_some() || !self.known.view.is_all() {
             return false;

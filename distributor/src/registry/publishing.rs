@@ -89,12 +89,12 @@ impl Registry {
 
     /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes
     /// register.
-    fn count_unconfirmed(&mut self, dispatch: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
-        let dispatch = dispatch(self);
-        if matches!(&dispatch, NextUpdate::Packet(_, told) if told.confirmed_only) {
+    fn count_unconfirmed(&mut self, next_update: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
+        let update = next_update(self);
+        if matches!(&update, NextUpdate::Packet(_, told) if told.confirmed_only) {
             self.entries.publish_partly();
         }
-        dispatch
+        update
     }
 
     pub(super) fn header(&self) -> UpdateHeader {

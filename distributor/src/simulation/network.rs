@@ -225,7 +225,7 @@ impl World {
                 if let Some(known) = pong.revision
                     && registry.acknowledge(session, known, pong.digest)
                 {
-                    connection.outbox.may_resend(self.now);
+                    connection.outbox.resend_list(self.now);
                 }
             }
             Command::Need(key, routes) => {

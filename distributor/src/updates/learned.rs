@@ -31,10 +31,10 @@ impl ListCache {
         OutPacket::reserved(packet, &self.memory)
     }
 
-    /// Whether there is time for the update of a peer that asks.
+    /// Checks that an update of a peer that asks may be encoded now.
     ///
     /// # Errors
-    /// There is at this time.
+    /// [`Wait`]: when to try again.
     pub(crate) fn check_pace(&self, now: Instant) -> Result<(), Wait> {
         self.partial.check_pace(now)
     }

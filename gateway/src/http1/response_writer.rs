@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn responses() {
+    fn heads_are_written_by_status_and_connection() {
         let stays = KeepAlive::Stays;
         check(200, stays, false, "HTTP/1.1 200 OK|content-type: text/plain|content-length: 3|abc");
         check(200, stays, true, "HTTP/1.1 200 OK|content-type: text/plain|content-length: 3|");

@@ -47,7 +47,7 @@ struct Args {
     /// win over it. See docs/GATEWAY.md.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
     config: Option<PathBuf>,
-    /// Print a configuration file with all defaults.
+    /// Prints a configuration file with all defaults.
     #[arg(long)]
     print_defaults: bool,
 }

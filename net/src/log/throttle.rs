@@ -13,7 +13,7 @@ pub struct LogThrottle {
     burst: u32,
     /// When the period began, and how many events were allowed since.
     begin: Option<Instant>,
-    passed: u32,
+    allowed: u32,
     suppressed: u64,
 }
 
@@ -30,19 +30,19 @@ impl LogThrottle {
     /// one, such as joins, until there are too many. A period begins with the first event after the
     /// previous period.
     pub fn with_burst(burst: u32, period: Duration) -> Self {
-        Self { period, burst, begin: None, passed: 0, suppressed: 0 }
+        Self { period, burst, begin: None, allowed: 0, suppressed: 0 }
     }
 
     /// `Some(n)` when this event may be logged; n events were suppressed since the last logged one.
     pub fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.is_new_period(now) {
-            (self.begin, self.passed) = (Some(now), 0);
+            (self.begin, self.allowed) = (Some(now), 0);
         }
-        if self.passed >= self.burst {
+        if self.allowed >= self.burst {
             self.suppressed += 1;
             return None;
         }
-        self.passed += 1;
+        self.allowed += 1;
         Some(std::mem::take(&mut self.suppressed))
     }
 
@@ -81,9 +81,9 @@ impl KeyedThrottle {
             self.all.suppressed += 1;
             return None;
         }
-        let passed = self.all.allow(now)?;
+        let suppressed = self.all.allow(now)?;
         self.logged.push(key);
-        Some(passed)
+        Some(suppressed)
     }
 }
 
@@ -140,10 +140,10 @@ impl LogThrottles {
             keyed: KeyedThrottle::default(),
             tally: Tally::default(),
         });
-        let passed = allow(throttle);
+        let suppressed = allow(throttle);
         throttle.tally.seen += 1;
-        throttle.tally.suppressed += u64::from(passed.is_none());
-        passed
+        throttle.tally.suppressed += u64::from(suppressed.is_none());
+        suppressed
     }
 
     /// The events so far, by cause.

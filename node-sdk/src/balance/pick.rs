@@ -20,7 +20,7 @@ pub enum Balance {
     /// Power of two choices: the next provider of a weighted schedule, unless a random other one is
     /// clearly cheaper. Equal providers get equal shares, whatever the noise in their latencies.
     /// The cost is the calls in flight, times the square of the usual latency if one of the two is
-    /// clearly slower: if even its quickest late answers took more than twice as long.
+    /// clearly slower: if even its quickest recent answers took more than twice as long.
     #[default]
     PowerOfTwo,
     /// The providers in turn, by weight.

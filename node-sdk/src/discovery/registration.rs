@@ -27,7 +27,7 @@ pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 pub struct Identity {
     /// Its name, such as `goods`; `gate` for gateways.
     pub name: String,
-    /// The address that it listens on.
+    /// The port that it listens on.
     pub port: u16,
     /// The local address on which it listens for calls, if it does.
     pub listen: Option<IpAddr>,

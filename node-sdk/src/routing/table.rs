@@ -76,15 +76,15 @@ impl RoutingTable {
 
     /// A table with the same nodes for another thread, with connections of its own.
     pub(crate) fn for_thread(&self, now: Instant) -> Self {
-        let mut follower = Self::new(Arc::clone(&self.local_node));
-        (follower.known_routes, follower.log_throttle) = (self.known_routes.clone(), None);
+        let mut copy = Self::new(Arc::clone(&self.local_node));
+        (copy.known_routes, copy.log_throttle) = (self.known_routes.clone(), None);
         let all: Vec<NodeChange> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
-        follower.apply(&all, now);
+        copy.apply(&all, now);
         for (address, connection) in &self.connections {
-            let same = follower.connections.get(address);
+            let same = copy.connections.get(address);
             same.map(|same| same.set_health(connection.is_healthy()));
         }
-        follower
+        copy
     }
 
     /// The connection to the node at this address, open or not.
@@ -188,7 +188,8 @@ impl RoutingTable {
         self.apply(&[(address, Some(known))], now);
     }
 
-    /// Returns whether routes that were refused may be taken now.
+    /// Replaces the nodes at the changed addresses. Returns whether routes that were refused may be
+    /// taken now.
     fn change(&mut self, changes: &[NodeChange], now: Instant) -> bool {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old = moved.iter().filter_map(|address| self.nodes.remove(address));

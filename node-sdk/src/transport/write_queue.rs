@@ -160,6 +160,10 @@ impl WriteQueue {
         }
     }
 
+    /// Queues a packet that `write` makes.
+    ///
+    /// # Errors
+    /// [`EnqueueError`]; then nothing was queued.
     pub(crate) fn push(
         &mut self,
         limits: &InFlightLimits,
@@ -214,6 +218,8 @@ impl WriteQueue {
         }
     }
 
+    /// Takes back a call. A packet that has not been written becomes an empty frame. A version 2
+    /// node that has the packet is sent `$cancel`; a version 1 node cannot be told.
     pub(crate) fn withdraw(&mut self, limits: &InFlightLimits, key: u64, range: QueuedRange) {
         match self {
             Self::Batch(batch) if range.first >= batch.first => {
@@ -237,6 +243,7 @@ impl WriteQueue {
         }
     }
 
+    /// Moves what may be written now into `into`. Returns `false` if that is nothing.
     pub(crate) fn fill(&mut self, limits: &InFlightLimits, now: Instant, into: &mut BytesMut) -> bool {
         match self {
             Self::Batch(batch) => {

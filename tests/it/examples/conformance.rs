@@ -154,7 +154,7 @@ async fn e16_of_old_code_it_is_said_what_the_mesh_copes_with() {
 }
 
 #[tokio::test]
-async fn nobody_is_there() {
+async fn without_a_node_the_exit_code_is_2() {
     let address = ([127, 0, 0, 1], tests::pick_port()).into();
     assert_eq!(conform(address, &[]).await.1, Some(2));
 }

@@ -286,13 +286,13 @@ async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
 
 /// Where attackers have all connections, and each has begun a message: a new client is served at
 /// once.
-async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
-    const SEATS: usize = 100;
+async fn check_new_client_is_served(name: &str, first: &[u8], from: (u8, u8)) {
+    const CONNECTIONS: usize = 100;
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![RouteConfig { servers, ..route() }];
-    let at = cluster.gateway_with(Config { max_connections: SEATS, h2c: true, routes, ..Config::default() }).await;
-    let come = (0..2 * SEATS).map(async |number| {
+    let at = cluster.gateway_with(Config { max_connections: CONNECTIONS, h2c: true, routes, ..Config::default() }).await;
+    let come = (0..2 * CONNECTIONS).map(async |number| {
         let mut stream = connect(from.0 + u8::try_from(number % usize::from(from.1)).unwrap(), at).await;
         let _ = stream.write_all(first).await;
         stream
@@ -319,7 +319,7 @@ async fn gh9_clients_that_sent_one_byte_make_room_for_new_ones() {
         ("HTTP/2 without a stream", preface),
         ("a half preface", &preface[..10]),
     ] {
-        check_seats(name, first, (2, 1)).await;
-        check_seats(name, first, (2, 50)).await;
+        check_new_client_is_served(name, first, (2, 1)).await;
+        check_new_client_is_served(name, first, (2, 50)).await;
     }
 }

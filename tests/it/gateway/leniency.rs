@@ -299,7 +299,7 @@ async fn a17_a_server_gives_leave_to_send_a_body_or_refuses_it() {
 }
 
 #[tokio::test]
-async fn a17_over_http2_too() {
+async fn a17_over_http2_a_server_gives_leave_too() {
     let scene = GatewayScene::new().await;
     let mut client = connect(scene.gateway).await;
     let post = || head("POST", "/x").header("expect", "100-continue").header("content-length", "3").body(()).unwrap();

@@ -68,7 +68,7 @@ async fn notice(peer: &mut Peer, reason: &str) -> String {
 }
 
 #[tokio::test]
-async fn a21_what_no_peer_takes_notice_of_is_told() {
+async fn a21_ignored_parts_of_a_registration_are_logged_and_told() {
     let distributor = ReadDistributor::start().await;
     let check = async |number: u16, urls: Value, advert: Value, expected: &str| {
         let name = format!("n{number}");

@@ -55,7 +55,7 @@ async fn one_node_of_each_group_gets_an_event() {
 }
 
 #[tokio::test]
-async fn all_are_told() {
+async fn broadcast_reaches_all_subscribers_and_emit_one_of_each_group() {
     let (_cluster, nodes, sums) = cluster().await;
     // The node that emits an event gets it too, as one of its group.
     assert_eq!(nodes[0].peers().broadcast("orders.created", &1).unwrap(), 3);

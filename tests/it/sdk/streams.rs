@@ -71,7 +71,7 @@ async fn arguments_come_in_parts() {
 }
 
 #[tokio::test]
-async fn both_sides_send() {
+async fn parts_pass_in_both_directions_of_one_stream() {
     let (_cluster, _callee, caller, _) = pair().await;
     let mut call = caller.peers().stream::<u64>("POST/double", &()).await.unwrap();
     let sender = call.sender();

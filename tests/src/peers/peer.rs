@@ -197,7 +197,7 @@ impl Peer {
         };
         match timeout(PATIENCE, seen).await {
             Ok(names) => names,
-            Err(_) => panic!("in vain: a list with {about}, or without; there is {:?}", self.names()),
+            Err(_) => panic!("did not happen within {PATIENCE:?}: a list with {about}, or without; there is {:?}", self.names()),
         }
     }
 
@@ -227,7 +227,8 @@ impl Peer {
                 sleep(BETWEEN_QUESTIONS).await;
             }
         };
-        assert!(timeout(PATIENCE, asks).await.is_ok(), "in vain: {what}; there are {}: {names:?}", names.len());
+        let happens = timeout(PATIENCE, asks).await.is_ok();
+        assert!(happens, "did not happen within {PATIENCE:?}: {what}; there are {}: {names:?}", names.len());
     }
 
     /// Reads to the end of the stream and gives the last packet, such as the reason for being cut.

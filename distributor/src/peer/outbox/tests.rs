@@ -211,10 +211,10 @@ fn a_peer_that_has_drifted_gets_the_list_but_not_at_every_pong() {
     peer.outbox.follow(Version::V2, None);
     peer.check(0, 2, Ok(Some(2)));
     for (ms, corrected) in [(1000, true), (2000, false), (30_999, false), (31_000, true)] {
-        assert_eq!(peer.outbox.may_resend(peer.at(ms)), corrected, "{ms}");
+        assert_eq!(peer.outbox.resend_list(peer.at(ms)), corrected, "{ms}");
         peer.check(ms, 0, Ok(corrected.then_some(2)));
     }
     let interests = Interests::named(vec!["n".into()]);
     peer.outbox.follow(Version::V2, Some(Arc::new(interests)));
-    assert!(!peer.outbox.may_resend(peer.at(100_000)), "its digest is of a part");
+    assert!(!peer.outbox.resend_list(peer.at(100_000)), "its digest is of a part");
 }

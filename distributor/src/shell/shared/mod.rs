@@ -317,13 +317,13 @@ impl Shared {
             followers.all.remove(&session.id);
         }
         let restoring = state.registry.is_restoring();
-        let departure = state.registry.remove_session(Instant::now().into_std(), session.id, reason);
+        let removal = state.registry.remove_session(Instant::now().into_std(), session.id, reason);
         let nodes = state.registry.nodes();
         drop(state);
         if restoring {
             self.rescheduled.notify_one();
         }
-        let Some(Removal { record, is_retained }) = departure else { return };
+        let Some(Removal { record, is_retained }) = removal else { return };
         if !is_retained {
             self.notify_followers();
         }

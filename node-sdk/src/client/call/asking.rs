@@ -25,8 +25,8 @@ impl RawCall<'_> {
     /// Asks first, if this node is not told of all nodes that offer what was found, or nothing was
     /// found. Returns whether the call waits for the answer.
     pub(super) fn asks_first(&mut self, found: &Lookup<'_>, now: Instant, deadline: Instant) -> bool {
-        let is_at_all = self.awaits_list && self.address.is_none() && self.progress.asked.is_none();
-        if !is_at_all || !self.progress.tried.is_empty() || self.mesh.is_told_of(found, now) {
+        let may_ask = self.awaits_list && self.address.is_none() && self.progress.asked.is_none();
+        if !may_ask || !self.progress.tried.is_empty() || self.mesh.is_told_of(found, now) {
             return false;
         }
         let url = self.url();

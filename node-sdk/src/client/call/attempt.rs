@@ -91,9 +91,9 @@ impl RawCall<'_> {
                 }
                 Err(SubmitError::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
                 Err(SubmitError::Connection(refusal)) => {
-                    self.progress.full |= refusal == EnqueueError::Full;
+                    self.progress.found_full |= refusal == EnqueueError::Full;
                     // A version 2 provider may accept a packet that a version 1 node cannot read.
-                    self.progress.too_large |= refusal == EnqueueError::TooLarge;
+                    self.progress.found_too_small |= refusal == EnqueueError::TooLarge;
                     self.progress.tried.push(provider.connection.address);
                 }
             }
@@ -183,7 +183,7 @@ impl RawCall<'_> {
         });
         match sent {
             Ok(Some(answer)) => {
-                self.progress.state = CallState::Own(answer);
+                self.progress.state = CallState::Local(answer);
                 Ok(None)
             }
             Ok(None) => Ok(Some(Bytes::new())),
@@ -327,12 +327,12 @@ impl RawCall<'_> {
     /// The result when no node is left to try.
     fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
         let url = self.url();
-        let CallProgress { lost, declined, full, too_large, .. } = &mut self.progress;
+        let CallProgress { lost, declined, found_full, found_too_small, .. } = &mut self.progress;
         match (lost, declined.take()) {
             (_, Some(declined)) => Ok(declined),
             (Some(node), None) => Err(CallError::Lost { url, node: *node }),
-            (None, None) if *full => Err(CallError::Overloaded { url }),
-            (None, None) if *too_large => Err(CallError::TooLarge { url }),
+            (None, None) if *found_full => Err(CallError::Overloaded { url }),
+            (None, None) if *found_too_small => Err(CallError::TooLarge { url }),
             (None, None) => Err(CallError::NoProvider { url }),
         }
     }
@@ -346,7 +346,7 @@ impl Future for RawCall<'_> {
         loop {
             let frame = match &mut this.progress.state {
                 CallState::Due => this.poll_attempt(task)?,
-                CallState::Own(answer) => match answer.as_mut().poll(task) {
+                CallState::Local(answer) => match answer.as_mut().poll(task) {
                     Poll::Ready(Some(frame)) if is_declined(&frame) => {
                         // Another node may carry it out.
                         (this.progress.declined, this.progress.declined_here) = (Some(frame), true);

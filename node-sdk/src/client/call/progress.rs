@@ -34,8 +34,10 @@ pub(super) struct CallProgress {
     pub(super) declined: Option<Bytes>,
     /// The response in `declined`, or an earlier one, came from this node itself.
     pub(super) declined_here: bool,
-    pub(super) full: bool,
-    pub(super) too_large: bool,
+    /// A tried node had no room.
+    pub(super) found_full: bool,
+    /// A tried node cannot take so large a packet.
+    pub(super) found_too_small: bool,
     /// The node whose response it is.
     pub(super) answered_by: Option<SocketAddr>,
     /// The stream that the call has become.
@@ -50,7 +52,7 @@ pub(super) enum CallState {
     Due,
     Waiting(PendingCall),
     /// This node itself answers.
-    Own(LocalResponse),
+    Local(LocalResponse),
     /// The Distributor is asked who offers the route.
     Asking(Pin<Box<dyn Future<Output = Answer> + Send>>),
     /// The first list is to come.
@@ -76,7 +78,7 @@ impl fmt::Debug for CallState {
         f.write_str(match self {
             Self::Due => "due",
             Self::Waiting(_) => "waiting",
-            Self::Own(_) => "running on this node",
+            Self::Local(_) => "running on this node",
             Self::Asking(_) => "asking who offers the route",
             Self::AwaitingList(_) => "waiting for the first list",
         })

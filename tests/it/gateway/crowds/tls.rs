@@ -52,16 +52,16 @@ impl TlsAttack {
     }
 }
 
-/// As [`check_seats`], where all speak TLS.
-async fn check_tls_seats(attack: TlsAttack, protocol: &str) {
-    const SEATS: usize = 100;
+/// As `check_new_client_is_served` in `crowds`, over TLS.
+async fn check_new_client_is_served(attack: TlsAttack, protocol: &str) {
+    const CONNECTIONS: usize = 100;
     let (cluster, files) = (Cluster::start(), GatewayFiles::new());
     files.certificate("a", &["a.test"]);
     let certificates = vec![CertificateFiles { chain: files.path("a.pem"), key: files.path("a.key") }];
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
-    let routes = vec![RouteConfig { servers, max_connections: 4 * SEATS, ..route() }];
+    let routes = vec![RouteConfig { servers, max_connections: 4 * CONNECTIONS, ..route() }];
     let distributor = cluster.address.to_string();
-    let config = Config { distributor, max_connections: SEATS, certificates, routes, ..Config::default() };
+    let config = Config { distributor, max_connections: CONNECTIONS, certificates, routes, ..Config::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let stop = Stop::default();
@@ -70,7 +70,7 @@ async fn check_tls_seats(attack: TlsAttack, protocol: &str) {
     tokio::spawn(gateway::serve_all(Listeners { https: vec![listener], ..Listeners::default() }, config, stop));
     let client = files.client(&[protocol]);
     let begin = async |number: usize| attack.begin(2 + u8::try_from(number % 50).unwrap(), at, &client).await;
-    let attackers = join_all((0..2 * SEATS).map(begin)).await;
+    let attackers = join_all((0..2 * CONNECTIONS).map(begin)).await;
     sleep(Duration::from_millis(1200)).await;
     let good = TlsConnector::from(files.client(&["http/1.1"]));
     for number in 0..20 {
@@ -99,6 +99,6 @@ async fn gh9_clients_that_speak_tls_and_stop_are_evicted_for_new_ones() {
         (TlsAttack::Says(b""), "h2"),
         (TlsAttack::Says(preface), "h2"),
     ] {
-        check_tls_seats(attack, protocol).await;
+        check_new_client_is_served(attack, protocol).await;
     }
 }
