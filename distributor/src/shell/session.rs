@@ -111,8 +111,11 @@ impl SessionGuard {
     /// Records that the peer knows this state. If its digest is wrong, it is sent the list.
     pub(crate) fn acknowledge(&self, known: Revision, digest: Option<Digest>, now: std::time::Instant) {
         let drifted = self.shared.lock().registry.acknowledge(self.session.id, known, digest);
-        if drifted && self.session.outbox().may_resend(now) {
-            warn!(peer = %self.session.peer, revision = %known, "its copy of the list differs from what it was sent; sending the list again");
+        if drifted && self.session.outbox().resend_list(now) {
+            warn!(
+                peer = %self.session.peer, revision = %known,
+                "the node's copy of the list differs from what it was sent; the list is sent again"
+            );
         }
     }
 

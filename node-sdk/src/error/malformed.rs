@@ -51,7 +51,7 @@ impl MalformedResponses {
         let Some(suppressed) = state.log.allow(node, now.into_std()) else { return };
         drop(state);
         let name = escaped(name, MAX_ESCAPED_BYTES);
-        warn!(%node, %name, suppressed, "an answer of a node is malformed: {why}");
+        warn!(%node, %name, suppressed, "a response of a node is malformed: {why}");
     }
 
     /// How many there were of all nodes.

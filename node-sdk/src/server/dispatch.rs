@@ -76,8 +76,9 @@ pub(crate) struct StartedCall {
     pub(crate) return_path: ReturnPath,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
-    /// It is not idempotent, or has no response: it is finished even if its caller goes.
-    finishes: bool,
+    /// The route, if the call is not idempotent or has no response: it is finished even if its
+    /// caller goes.
+    finishes: Option<Route>,
     /// The permit to run at the same time as other calls of the route.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -197,6 +198,7 @@ impl LocalService {
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
         let finishes = to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
+        let finishes = finishes.then(|| offer.route.clone());
         StartedCall { return_path: to, context: context.get(), running, finishes, _permit: permit }
     }
 
@@ -272,14 +274,14 @@ fn overloaded(message: impl Into<String>) -> ServiceError {
 
 impl StartedCall {
     fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
-        Self { return_path: to, context, running: Err(error), finishes: false, _permit: None }
+        Self { return_path: to, context, running: Err(error), finishes: None, _permit: None }
     }
 
-    /// Whether the work is finished even if its caller goes. An open stream ends with its caller.
-    pub(crate) fn has_to_finish(&self) -> bool {
-        self.finishes
-            && self.running.is_ok()
-            && self.return_path.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
+    /// The route, if the work is finished even if its caller goes. An open stream ends with its
+    /// caller.
+    pub(crate) fn route_to_finish(&self) -> Option<&Route> {
+        let is_open = self.return_path.call_stream.as_ref().is_some_and(|stream| stream.is_open());
+        self.finishes.as_ref().filter(|_| self.running.is_ok() && !is_open)
     }
 
     /// Lends the return path of the response, until

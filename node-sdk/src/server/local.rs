@@ -87,7 +87,7 @@ pin_project_lite::pin_project! {
     impl PinnedDrop for LocalRun {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(started) = this.started.take().filter(StartedCall::has_to_finish)
+            if let Some(started) = this.started.take()
                 && tokio::runtime::Handle::try_current().is_ok()
             {
                 this.service.released.finish(started);

@@ -52,7 +52,10 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
             set_options(&stream);
             connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
         } else if let Some(suppressed) = full.allow(Instant::now().into_std()) {
-            warn!(%peer, limit = MAX_CALLERS, suppressed, "connection closed: too many callers");
+            warn!(
+                %peer, suppressed,
+                "connection closed: {MAX_CALLERS} callers are connected; start another node"
+            );
         }
     };
     let mut finish_at = None;

@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use net::{KeyedThrottle, warn};
+use protocol::Route;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -51,17 +52,19 @@ impl ReleasedCalls {
         true
     }
 
-    /// Finishes a call as a task of the node, which waits for it when it stops.
+    /// Finishes a call whose caller no longer waits, if it must be finished, as a task of the node,
+    /// which waits for it when it stops. Drops it otherwise.
     pub(crate) fn finish(&self, mut call: StartedCall) {
+        let Some(route) = call.route_to_finish().cloned() else { return };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return warn_of_drop(&self.log_throttle, "too many others are going on already");
+            return warn_of_drop(&self.log_throttle, &route, "too many others are going on already");
         };
         call.return_path.key = None;
         let log_throttle = Arc::clone(&self.log_throttle);
         self.tasks.spawn(async move {
             let _permit = permit;
             if timeout(MAX_TIME, finished(call)).await.is_err() {
-                warn_of_drop(&log_throttle, "it took more than 30 s");
+                warn_of_drop(&log_throttle, &route, "it took more than 30 s");
             }
         });
     }
@@ -75,9 +78,9 @@ async fn finished(mut call: StartedCall) {
     .await;
 }
 
-fn warn_of_drop(log_throttle: &Mutex<KeyedThrottle>, why: &str) {
+fn warn_of_drop(log_throttle: &Mutex<KeyedThrottle>, route: &Route, why: &str) {
     let now = Instant::now().into_std();
-    if let Some(suppressed) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(why, now) {
-        warn!(suppressed, "a call whose caller has gone was dropped before its end: {why}");
+    if let Some(suppressed) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow((route.as_str(), why), now) {
+        warn!(route = route.as_str(), suppressed, "a call whose caller has gone was dropped before its end: {why}");
     }
 }

@@ -390,14 +390,14 @@ async fn a14_a_node_that_answers_no_json_is_told_of_with_the_reason() {
     for _ in 0..2 {
         assert_eq!(gateway.known("/odd").await.problem(), "bad_answer");
     }
-    let line = gateway.process.line("an answer of a node is malformed").await;
+    let line = gateway.process.line("a response of a node is malformed").await;
     assert!(line.contains("WARN") && line.contains(&format!("127.0.0.1:{port}")) && line.contains("odd"), "{line}");
     let routes = gateway.routes().await;
     assert!(routes.contains("2 malformed answers, the last 0 s ago: the service answered with something"), "{routes}");
     let metrics = request(gateway.admin, "GET", "/metrics", "").await.body;
     assert!(metrics.contains("gateway_malformed_responses_total 2\n"), "{metrics}");
     let lines = gateway.process.output();
-    assert_eq!(lines.matches("an answer of a node is malformed").count(), 1, "{lines}");
+    assert_eq!(lines.matches("a response of a node is malformed").count(), 1, "{lines}");
 }
 
 #[tokio::test]

@@ -459,7 +459,7 @@ async fn e5_an_answer_of_an_old_service_that_a_raw_delimiter_has_cut_is_joined()
     for _ in 0..3 {
         assert_eq!(request(address, "GET", "/goods", "").await.json()["results"], json!([item]));
     }
-    gateway.line("an answer of goods was cut by a raw ¶").await;
+    gateway.line("a response of goods was cut by a raw ¶").await;
     // A node of ours reads it as well.
     let node = cluster.node(Node::builder("caller")).await;
     node.peers().wait_for(&["GET/goods"]).await;

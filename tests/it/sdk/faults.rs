@@ -391,9 +391,9 @@ async fn gu4_half_packets_of_many_callers_have_a_budget() {
 #[tokio::test]
 async fn gu4_answers_that_are_not_read_have_a_budget() {
     let call = r#"{"uri":"/large","method":"GET","key":1,"$":{},"params":{"bytes":7000000}}¶"#;
-    with_little_room("unread answers", 100, call, "", Some("no room for an answer")).await;
+    with_little_room("unread answers", 100, call, "", Some("no room for a response")).await;
     let stream = call.replace(r#""$":{}"#, r#""$":{"c":100000000}"#).replace("/large", "/parts");
-    with_little_room("unread parts", 100, &stream, "", Some("no room for an answer")).await;
+    with_little_room("unread parts", 100, &stream, "", Some("no room for a response")).await;
 }
 
 #[tokio::test]

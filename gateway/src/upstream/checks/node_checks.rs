@@ -78,7 +78,7 @@ impl NodeChecks {
             let asked = iter(nodes).map(async |(node, instance)| (node, instance, self.probe(node, &url).await));
             let mut signs = asked.buffer_unordered(MAX_AT_ONCE);
             while let Some((node, instance, sign)) = signs.next().await {
-                self.record_result(node, instance, &url, sign.err());
+                self.record_result(node, instance, &url, every, sign.err());
             }
         }
     }
@@ -96,7 +96,14 @@ impl NodeChecks {
     }
 
     /// Records the result of checking one node.
-    fn record_result(&self, node: SocketAddr, instance: Option<String>, url: &Arc<str>, wrong: Option<String>) {
+    fn record_result(
+        &self,
+        node: SocketAddr,
+        instance: Option<String>,
+        url: &Arc<str>,
+        every: Duration,
+        wrong: Option<String>,
+    ) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = all.entry(node).or_default();
         if failed.instance != instance {
@@ -114,14 +121,17 @@ impl NodeChecks {
         drop(all);
         if self.peers.set_health(node, is_healthy) {
             let now = Instant::now().into_std();
-            let passed =
+            let allowed =
                 self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow((node, is_healthy), now);
-            match passed {
+            match allowed {
                 Some(suppressed) if is_healthy => info!(%node, suppressed, "the node is healthy again"),
                 Some(suppressed) => {
                     let why = wrong.unwrap_or_default();
                     let why = escaped(why, MAX_ESCAPED_BYTES);
-                    warn!(%node, %url, ?why, suppressed, "its health check failed, so it gets no requests");
+                    warn!(
+                        %node, %url, ?why, suppressed,
+                        "a node gets no requests: its health check failed; it is checked again every {every:?}"
+                    );
                 }
                 None => {}
             }

@@ -95,13 +95,16 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
         let is_alive = failed < MAX_FAILURES;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
             let now = Instant::now().into_std();
-            let passed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
-            match (sign, passed) {
+            let allowed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
+            match (sign, allowed) {
                 (Ok(()), Some(suppressed)) => {
                     info!(server = %connector.address(), suppressed, "the server is healthy again")
                 }
                 (Err(why), Some(suppressed)) => {
-                    warn!(server = %connector.address(), why, suppressed, "its health check failed, so it gets no requests");
+                    warn!(
+                        server = %connector.address(), why, suppressed,
+                        "a server gets no requests: its health check failed; it is checked again every {every:?}"
+                    );
                 }
                 (_, None) => {}
             }

@@ -368,7 +368,7 @@ impl RegistryClient {
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
         if let Err(error) = stored.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
-            warn!(%error, path = %shown.display(), "cannot write the cache file");
+            warn!(%error, path = %shown.display(), "the cache file is not written: the next start has to wait for the Distributor");
         }
     }
 }

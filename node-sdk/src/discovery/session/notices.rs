@@ -107,7 +107,7 @@ impl RegistrySession<'_> {
     pub(super) fn complain(&mut self, error: &str) {
         if let Some(suppressed) = self.bad.allow(error, Instant::now().into_std()) {
             let error = escaped(error, MAX_ESCAPED_BYTES);
-            warn!(?error, suppressed, "ignored what the Distributor sent; what was known before stays in use");
+            warn!(?error, suppressed, "a packet of the Distributor is ignored; what was known before stays in use");
         }
     }
 }

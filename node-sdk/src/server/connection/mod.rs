@@ -418,8 +418,6 @@ impl CallerConnection<'_> {
 
     /// Drops a call whose caller no longer waits, or finishes it if it must be finished.
     fn release(&self, call: StartedCall) {
-        if call.has_to_finish() {
-            self.service.released.finish(call);
-        }
+        self.service.released.finish(call);
     }
 }

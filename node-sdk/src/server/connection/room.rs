@@ -61,7 +61,10 @@ impl CallerConnection<'_> {
         self.share.count_refusal();
         if let Some(suppressed) = self.full.allow(Instant::now().into_std()) {
             let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
-            warn!(peer = %self.caller.address, held, allowed_bytes, suppressed, "no room for {what}");
+            warn!(
+                peer = %self.caller.address, held, allowed_bytes, suppressed,
+                "cut: no room for {what} of this caller (the budget is that of all callers)"
+            );
         }
     }
 
@@ -76,7 +79,7 @@ impl CallerConnection<'_> {
             return true;
         }
         self.responses.replace(before, to, &no_room("this answer"));
-        self.log_full("an answer");
+        self.log_full("a response");
         false
     }
 

@@ -177,8 +177,8 @@ impl Connection {
         self.target.instance.as_deref()
     }
 
-    /// Begins to connect, unless that is under way or done. `tell` is called when there is a
-    /// connection, and with the reason when there is none, or another instance listens there.
+    /// Begins to connect, unless that is under way or done. `report` is called with `Ok` once there
+    /// is a connection, and with the reason if there is none or another instance listens there.
     pub(crate) fn connect(
         self: &Arc<Self>,
         report: impl Fn(SocketAddr, Result<(), Unreachable>) + Send + Sync + 'static,
@@ -276,8 +276,8 @@ impl Connection {
 }
 
 impl ConnectionState {
-    /// Charges the bytes of parts and the `begun` bytes of a packet. Returns how many bytes may be
-    /// held, if there are many.
+    /// Charges the bytes of parts, and the `unfinished` bytes of a packet that was received in part.
+    /// Returns how many bytes may be held, if there are many.
     fn charge(&mut self, unfinished: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + unfinished;
         // Small amounts are not charged to the shared budget.
@@ -296,18 +296,21 @@ impl ConnectionState {
         now: std::time::Instant,
     ) -> Result<Vec<std::task::Waker>, &'static str> {
         let mut wakers = Vec::new();
-        while let Some(may_have) =
-            self.charge(unfinished).filter(|may_have| self.calls.parts_bytes() + unfinished > *may_have)
+        while let Some(allowed_bytes) =
+            self.charge(unfinished).filter(|allowed| self.calls.parts_bytes() + unfinished > *allowed)
         {
             self.share.count_refusal();
             let crowded = self.calls.discard_parts();
-            let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };
+            let what = if crowded.is_some() { "the parts of a stream" } else { "a response" };
             if let Some(suppressed) = self.cut.allow(now) {
-                warn!(node = %address, may_have, suppressed, "no room for {what}");
+                warn!(
+                    node = %address, allowed_bytes, suppressed,
+                    "cut: no room for {what} of this node (the budget is that of all nodes)"
+                );
             }
             match crowded {
                 Some(waker) => wakers.extend(waker),
-                None => return Err("no room for an answer"),
+                None => return Err("no room for a response"),
             }
         }
         Ok(wakers)

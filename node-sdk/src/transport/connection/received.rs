@@ -37,7 +37,7 @@ impl Connection {
             && let Some(suppressed) = state.bad_frames.allow(now)
         {
             let name = escaped(&self.target.name, MAX_ESCAPED_BYTES);
-            warn!(node = %self.address, pieces, suppressed, "an answer of {name} was cut by a raw ¶ in a text; its pieces were joined");
+            warn!(node = %self.address, pieces, suppressed, "a response of {name} was cut by a raw ¶ in a text; its pieces were joined");
         }
         let Received { useful, unexpected, has_answered } = self.hand_out(&mut state, socket, now)?;
         if has_answered && self.is_unproven() {
@@ -81,7 +81,7 @@ impl Connection {
                 Ok(None) => return Ok(pieces),
                 Err(too_large) => {
                     warn!(node = %self.address, "connection closed: a response is too large: {too_large}");
-                    return Err("answer too large");
+                    return Err("response too large");
                 }
             }
             if socket.responses.len() == RESPONSES_PER_YIELD {
