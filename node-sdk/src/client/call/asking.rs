@@ -51,7 +51,7 @@ impl RawCall<'_> {
     pub(super) fn not_asked_error(&self) -> Option<CallError> {
         match self.progress.asked {
             Some(Answer::Failed(reason)) => Some(CallError::NotAsked { url: self.url(), reason }),
-            Some(Answer::Offered | Answer::Nobody) | None => None,
+            Some(Answer::Offered | Answer::NotOffered) | None => None,
         }
     }
 }

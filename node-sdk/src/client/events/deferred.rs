@@ -80,7 +80,7 @@ impl DeferredEvents {
             (true, _) => None,
             (false, true) => return Placement::Now(event),
             (false, false) => match needs.ask(&event.route, now) {
-                Ok(Answer::Offered | Answer::Nobody) => return Placement::Now(event),
+                Ok(Answer::Offered | Answer::NotOffered) => return Placement::Now(event),
                 Ok(Answer::Failed(reason)) => return Placement::ToKnown(event, reason),
                 Err(asking) => Some(asking),
             },

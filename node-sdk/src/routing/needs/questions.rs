@@ -16,9 +16,9 @@ const MAX_ASKED: usize = 1024;
 const MAX_PACKET_BYTES: usize = MAX_NEED_BYTES + 512;
 /// How long it is remembered that no node offers a route, so that calls of it do not flood the
 /// Distributor. A node that comes meanwhile is found after this time.
-const NOBODY_TIME: Duration = Duration::from_secs(1);
+const NOT_OFFERED_TIME: Duration = Duration::from_secs(1);
 /// Routes of which that is remembered.
-const MAX_NOBODY: usize = 1024;
+const MAX_NOT_OFFERED: usize = 1024;
 /// Packets a second, and at once: a node that invents routes leaves the Distributor time for
 /// others.
 const PER_SECOND: f64 = 100.0;
@@ -30,7 +30,7 @@ pub(crate) enum Answer {
     /// Nodes offer the route, and are known.
     Offered,
     /// No node offers it.
-    Nobody,
+    NotOffered,
     /// The Distributor could not be asked, for this reason.
     Failed(&'static str),
 }
@@ -60,9 +60,9 @@ pub(super) struct Questions {
     next_key: u64,
     /// Packets that may be sent at once, at this time.
     tokens: (f64, Instant),
-    nobody: HashSet<Box<str>>,
+    not_offered: HashSet<Box<str>>,
     /// The oldest first.
-    nobody_by_age: VecDeque<(Instant, Box<str>)>,
+    not_offered_by_age: VecDeque<(Instant, Box<str>)>,
 }
 
 #[derive(Debug)]
@@ -87,8 +87,8 @@ impl Questions {
             not_before: None,
             next_key: FIRST_KEY,
             tokens: (BURST, now),
-            nobody: HashSet::new(),
-            nobody_by_age: VecDeque::new(),
+            not_offered: HashSet::new(),
+            not_offered_by_age: VecDeque::new(),
         }
     }
 
@@ -110,9 +110,9 @@ impl Questions {
         if !self.is_open {
             return Asked::Known(Answer::Failed("no Distributor is connected"));
         }
-        self.forget_nobody(now);
-        if self.nobody.contains(route) {
-            return Asked::Known(Answer::Nobody);
+        self.forget_not_offered(now);
+        if self.not_offered.contains(route) {
+            return Asked::Known(Answer::NotOffered);
         }
         if let Some(waiting) = self.asked.get(route) {
             return Asked::UnderWay(waiting.subscribe());
@@ -200,12 +200,12 @@ impl Questions {
         for route in sent.routes {
             let answer = match needs.next() {
                 Some(Some(_url)) => Answer::Offered,
-                Some(None) => Answer::Nobody,
+                Some(None) => Answer::NotOffered,
                 None => Answer::Failed("the Distributor's answer is cut"),
             };
             self.settle(&route, answer);
-            if answer == Answer::Nobody {
-                self.remember_nobody(route, now);
+            if answer == Answer::NotOffered {
+                self.remember_not_offered(route, now);
             }
         }
         sent.has_registered
@@ -244,20 +244,20 @@ impl Questions {
         }
     }
 
-    fn remember_nobody(&mut self, route: Box<str>, now: Instant) {
-        if self.nobody.insert(route.clone()) {
-            self.nobody_by_age.push_back((now, route));
+    fn remember_not_offered(&mut self, route: Box<str>, now: Instant) {
+        if self.not_offered.insert(route.clone()) {
+            self.not_offered_by_age.push_back((now, route));
         }
-        if self.nobody_by_age.len() > MAX_NOBODY
-            && let Some((_, oldest)) = self.nobody_by_age.pop_front()
+        if self.not_offered_by_age.len() > MAX_NOT_OFFERED
+            && let Some((_, oldest)) = self.not_offered_by_age.pop_front()
         {
-            self.nobody.remove(&oldest);
+            self.not_offered.remove(&oldest);
         }
     }
 
-    fn forget_nobody(&mut self, now: Instant) {
-        while let Some((_, route)) = self.nobody_by_age.pop_front_if(|(since, _)| *since + NOBODY_TIME <= now) {
-            self.nobody.remove(&route);
+    fn forget_not_offered(&mut self, now: Instant) {
+        while let Some((_, route)) = self.not_offered_by_age.pop_front_if(|(since, _)| *since + NOT_OFFERED_TIME <= now) {
+            self.not_offered.remove(&route);
         }
     }
 
@@ -318,18 +318,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn that_nobody_offers_a_route_is_remembered_for_a_while() {
         let (mut questions, now) = questions();
-        for number in 0..=MAX_NOBODY {
+        for number in 0..=MAX_NOT_OFFERED {
             let _waiting = wait(&mut questions, &format!("GET/{number}"), now);
             questions.tokens = (BURST, now);
             let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
             questions.answer(key, &vec![None; routes.len()], now);
         }
-        assert_eq!((questions.nobody.len(), questions.nobody_by_age.len()), (MAX_NOBODY, MAX_NOBODY));
+        assert_eq!((questions.not_offered.len(), questions.not_offered_by_age.len()), (MAX_NOT_OFFERED, MAX_NOT_OFFERED));
         assert_eq!(known(&mut questions, "GET/0", now), None, "the oldest is forgotten");
-        assert_eq!(known(&mut questions, "GET/1", now), Some(Answer::Nobody));
-        let later = now + NOBODY_TIME;
+        assert_eq!(known(&mut questions, "GET/1", now), Some(Answer::NotOffered));
+        let later = now + NOT_OFFERED_TIME;
         assert_eq!(known(&mut questions, "GET/1", later), None);
-        assert!(questions.nobody.is_empty() && questions.nobody_by_age.is_empty());
+        assert!(questions.not_offered.is_empty() && questions.not_offered_by_age.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -348,7 +348,7 @@ mod tests {
             packets += 1;
         }
         assert_eq!(packets, MAX_ASKED / MAX_NEED_ROUTES);
-        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::Nobody)));
+        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::NotOffered)));
         let paths: Vec<String> =
             (0..4).map(|number| format!("GET/{number}{}", "y".repeat(MAX_NEED_BYTES / 3))).collect();
         let _waiting: Vec<_> = paths.iter().map(|path| wait(&mut questions, path, start)).collect();
@@ -388,7 +388,7 @@ mod tests {
             }
         }
         assert_eq!(sizes, [40, 20, 10, 5, 5, 5, 5, 5, 5, 5, 5]);
-        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::Nobody)));
+        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::NotOffered)));
         let _waiting = wait(&mut questions, "POST/one", now);
         let (key, _) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert!(!questions.ask_fewer(key, 0, now), "one cannot be halved");
