@@ -4,14 +4,14 @@
 //! not import `registry`.
 
 mod hello;
-mod legacy_answer;
+mod legacy_response;
 mod meta;
 mod request;
 mod response;
 mod stream;
 
 pub use hello::{ANY_INSTANCE, HELLO_URI, Hello, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, write_hello};
-pub use legacy_answer::LegacyAnswer;
+pub use legacy_response::LegacyResponse;
 pub use meta::CallMeta;
 pub use request::{Request, write_cancel, write_request};
 pub use response::{Response, ResponsePayload, ResponseWriter, success_parts, write_response};

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::legacy_answer::{failure, is_failure};
+use super::legacy_response::{failure, is_failure};
 use crate::json::Text;
 use crate::json::{number_prefix, put_number, put_text};
 use crate::{Key, Packet, Version, seal};
@@ -23,8 +23,8 @@ pub struct Response<'a> {
     pub reason: Option<Cow<'a, str>>,
     /// A text for people.
     pub message: Option<Cow<'a, str>>,
-    /// The data, if there is any. [`LegacyAnswer`](crate::LegacyAnswer) tells of version 1 answers
-    /// that have more than `results`.
+    /// The data, if there is any. [`LegacyResponse`](crate::LegacyResponse) has all data of a version
+    /// 1 response that has more than `results`.
     pub body: Option<&'a RawValue>,
     /// When to try again, if the sender says so.
     pub retry_after: Option<Duration>,

@@ -87,7 +87,7 @@ impl Mesh {
         }
     }
 
-    /// Asks who offers these urls, again and again while nobody does. Never completes; cancel safe.
+    /// Asks who offers these urls, again and again while no node does. Never completes; cancel safe.
     pub(crate) async fn keep_asking(&self, urls: &[&str]) {
         loop {
             self.view().wait_for_list().await;

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn that_nobody_offers_a_route_is_remembered_for_a_while() {
+    async fn that_no_node_offers_a_route_is_remembered_for_a_while() {
         let (mut questions, now) = questions();
         for number in 0..=MAX_NOT_OFFERED {
             let _waiting = wait(&mut questions, &format!("GET/{number}"), now);

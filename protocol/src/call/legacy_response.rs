@@ -1,4 +1,4 @@
-//! The content of an answer of version 1. Services differ in where they put it.
+//! The content of a response of version 1. Services differ in where they put it.
 
 use std::borrow::Cow;
 
@@ -6,18 +6,18 @@ use serde_json::value::RawValue;
 
 use crate::json::{Members, to_json};
 
-/// The data of an answer of version 1 that is no failure.
+/// The data of a response of version 1 that is no failure.
 #[derive(Debug)]
-pub struct LegacyAnswer<'a> {
+pub struct LegacyResponse<'a> {
     /// All of it, as JSON text: `results` if nothing else is there, `null` if nothing is, and
-    /// otherwise an object of all members that are not the answer's own.
+    /// otherwise an object of all members that are not the response's own.
     pub all: Cow<'a, str>,
     /// The member `results`, which most services put everything into.
     pub results: Option<&'a str>,
 }
 
-impl<'a> LegacyAnswer<'a> {
-    /// Reads the data of an answer; `None` for a frame that is no object.
+impl<'a> LegacyResponse<'a> {
+    /// Reads the data of a response; `None` for a frame that is no object.
     pub fn parse(frame: &'a [u8]) -> Option<Self> {
         let Members(members) = serde_json::from_slice(frame).ok()?;
         let is_data = |(name, value): &&(Cow<'_, str>, &RawValue)| match name.as_ref() {
@@ -64,8 +64,8 @@ mod tests {
 
     #[track_caller]
     fn check(frame: &str, all: &str, results: Option<&str>) {
-        let answer = LegacyAnswer::parse(frame.as_bytes()).unwrap();
-        assert_eq!((&*answer.all, answer.results), (all, results), "{frame}");
+        let response = LegacyResponse::parse(frame.as_bytes()).unwrap();
+        assert_eq!((&*response.all, response.results), (all, results), "{frame}");
     }
 
     #[test]
