@@ -118,8 +118,8 @@ impl Shared {
     /// Logs that a packet of a version 1 peer is skipped. The peer is told nothing.
     pub(super) fn warn_of_skip(&self, peer: SocketAddr, rejection: &Rejection) {
         let Rejection { status, reason, message, .. } = rejection;
-        self.counters.record_refusal(*status, reason);
-        if let Some(suppressed) = self.refusal_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
+        self.counters.record_rejection(*status, reason);
+        if let Some(suppressed) = self.rejection_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, suppressed, "a packet is skipped: {message}");
         }
@@ -168,9 +168,9 @@ impl Shared {
 
     /// Logs that a peer is not listed. A version 1 peer is not told why, so its operators find the
     /// reason here.
-    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, rejection: &Rejection) {
+    pub(crate) fn warn_of_rejection(&self, peer: SocketAddr, rejection: &Rejection) {
         let Rejection { reason, message, .. } = rejection;
-        if let Some(suppressed) = self.refusal_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
+        if let Some(suppressed) = self.rejection_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, suppressed, "a registration is refused: {message}");
         }

@@ -29,7 +29,7 @@ impl Counters {
 
     /// Counts a refusal, unless the status says that the packet was accepted after all. The reasons
     /// are words of this program, so there are few.
-    pub(crate) fn record_refusal(&self, status: u16, reason: &'static str) {
+    pub(crate) fn record_rejection(&self, status: u16, reason: &'static str) {
         if status < 400 {
             return;
         }
@@ -169,7 +169,7 @@ mod tests {
         let counters = Counters::default();
         counters.record_updates(3);
         for (status, reason) in [(503, "busy"), (202, "held_back"), (503, "busy"), (507, "registry_full")] {
-            counters.record_refusal(status, reason);
+            counters.record_rejection(status, reason);
         }
         counters.record_uses_refused();
         counters.record_question(None);

@@ -184,8 +184,8 @@ impl PeerReader {
             Command::Ignore => {}
             Command::Skip(rejection) => guard.shared().warn_of_skip(session.peer, &rejection),
             Command::FollowOnly(rejection) => {
-                guard.shared().counters.record_refusal(rejection.status, rejection.reason);
-                guard.shared().warn_of_refusal(session.peer, &rejection);
+                guard.shared().counters.record_rejection(rejection.status, rejection.reason);
+                guard.shared().warn_of_rejection(session.peer, &rejection);
                 self.follow_only(guard);
             }
             Command::Register(registration, options) => self.locate_and_register(guard, *registration, options),
@@ -263,7 +263,7 @@ impl PeerReader {
             Err(why) => {
                 let message = registration.advertised().map_or_else(|| why.to_string(), |at| format!("{at}: {why}"));
                 let rejection = Rejection::new(400, "bad_advertise", message);
-                guard.shared().warn_of_refusal(guard.session.peer, &rejection);
+                guard.shared().warn_of_rejection(guard.session.peer, &rejection);
                 self.reject(guard, None, &rejection);
             }
         }
@@ -279,7 +279,7 @@ impl PeerReader {
             (Ok(host), _) | (Err(_), Some((_, host))) => host,
             (Err(message), None) => {
                 let rejection = Rejection::new(503, "unknown_name", message).retry_after(LOOK_UP_AGAIN);
-                guard.shared().warn_of_refusal(guard.session.peer, &rejection);
+                guard.shared().warn_of_rejection(guard.session.peer, &rejection);
                 return self.reject(guard, None, &rejection);
             }
         };
@@ -314,10 +314,10 @@ impl PeerReader {
         let Rejection { status, reason, .. } = rejection;
         // While this Distributor stops, all are told to come back.
         if status != 202 && (reason != "draining" || version == Version::V1) {
-            guard.shared().warn_of_refusal(guard.session.peer, &rejection);
+            guard.shared().warn_of_rejection(guard.session.peer, &rejection);
         }
         match version {
-            Version::V1 => guard.shared().counters.record_refusal(status, reason),
+            Version::V1 => guard.shared().counters.record_rejection(status, reason),
             Version::V2 => self.reject(guard, None, &rejection),
         }
     }
@@ -333,7 +333,7 @@ impl PeerReader {
         let session = &guard.session;
         let Rejection { status, reason, message, retry_after } = rejection;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
-        guard.shared().counters.record_refusal(*status, reason);
+        guard.shared().counters.record_rejection(*status, reason);
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, *retry_after);
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());

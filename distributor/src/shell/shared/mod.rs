@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(super) rescheduled: Notify,
     /// Throttles of log lines about refused registrations and cut connections: an attacker must not
     /// fill the log.
-    pub(super) refusal_log: LogThrottles,
+    pub(super) rejection_log: LogThrottles,
     pub(crate) cut_log: LogThrottles,
     /// Throttles of log lines about faults of listed nodes.
     pub(super) warnings: LogThrottles,
@@ -90,7 +90,7 @@ impl Shared {
             state: Mutex::new(state),
             changed: Default::default(),
             rescheduled: Notify::new(),
-            refusal_log: LogThrottles::default(),
+            rejection_log: LogThrottles::default(),
             cut_log: LogThrottles::default(),
             warnings: LogThrottles::default(),
             join_log: LogThrottles::new(LogThrottle::with_burst(MAX_JOIN_LINES, LogThrottle::LOG_PERIOD)),
@@ -118,12 +118,12 @@ impl Shared {
         let group = address_group(peer.ip());
         let from_there = state.by_address_group.get(&group).map_or(0, |counts| counts.open);
         if !group.is_loopback() && from_there >= self.config.max_connections_per_address {
-            self.counters.record_refusal(503, "many_of_its_address");
+            self.counters.record_rejection(503, "many_of_its_address");
             return Err((ConnectionLimit::PerAddress, stream));
         }
         if state.open_sessions >= self.config.max_connections {
             let Some(session) = state.evict_unregistered(now) else {
-                self.counters.record_refusal(503, "many_connections");
+                self.counters.record_rejection(503, "many_connections");
                 return Err((ConnectionLimit::Total, stream));
             };
             if let Some(suppressed) = self.cut_log.allow("evicted", now.into_std()) {
@@ -160,7 +160,7 @@ impl Shared {
 
     /// The figures for operators at this moment.
     pub(crate) fn figures(&self) -> MetricsSnapshot {
-        let said = [&self.refusal_log, &self.cut_log, &self.warnings, &self.join_log].map(LogThrottles::tallies);
+        let said = [&self.rejection_log, &self.cut_log, &self.warnings, &self.join_log].map(LogThrottles::tallies);
         let seen = |tallies: &BTreeMap<&'static str, Tally>| -> BTreeMap<_, _> {
             tallies.iter().map(|(reason, tally)| (*reason, tally.seen)).collect()
         };
