@@ -306,9 +306,9 @@ impl Outbox {
         // A packet in two pieces crashes old peers.
         let packet = if self.version == Version::V1 { packet.in_one_piece() } else { packet };
         if self.version == Version::V1
-            && let Err(unread) = self.window.admit(now, packet.len())
+            && let Err(full) = self.window.admit(now, packet.len())
         {
-            return WriteStep::WaitFor(unread);
+            return WriteStep::WaitFor(full);
         }
         let needs_turn = self.version == Version::V2 && packet.len() >= MIN_TURN_BYTES;
         if needs_turn && let Err(at) = registry.try_begin(now, self.session) {

@@ -112,7 +112,7 @@ impl Shared {
         let mut out = BytesMut::new();
         write_refusal(&mut out, None, 200, warning.reason(), message, None);
         node.outbox().notify(NoticeKind::Warning(warning), out.freeze());
-        node.unfinished.notify_one();
+        node.wake.notify_one();
     }
 
     /// Logs that a packet of a version 1 peer is skipped. The peer is told nothing.

@@ -71,11 +71,11 @@ impl Publisher {
             let mut slice = TimeSlice::new();
             let mut batch = (0, 0);
             for session in &followers {
-                let (flow, written) = session.flush(&shared, Writer::Publisher);
+                let (outcome, written) = session.flush(&shared, Writer::Publisher);
                 bytes += written;
                 batch = (batch.0 + 1, batch.1 + written);
-                if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
-                    session.unfinished.notify_one();
+                if !matches!(outcome, FlushOutcome::Done | FlushOutcome::Broken) {
+                    session.wake.notify_one();
                 }
                 if batch.0 == WRITES_PER_SLICE || batch.1 >= BYTES_PER_SLICE || slice.is_over() {
                     worked += slice.worked();

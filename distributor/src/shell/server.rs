@@ -106,9 +106,9 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
     let mut warnings = LimitWarnings::default();
     loop {
         tokio::select! {
-            (stream, peer) = acceptor.accept() => {
-                set_options(&stream);
-                let (reason, refused) = match shared.open(stream, peer) {
+            (socket, peer) = acceptor.accept() => {
+                set_options(&socket);
+                let (reason, refused) = match shared.open(socket, peer) {
                     Ok(guard) => {
                         connections.spawn(connection::run(guard, stop.clone()));
                         continue;

@@ -27,13 +27,13 @@ use crate::updates::lists::Wait;
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) peer: SocketAddr,
-    pub(crate) stream: Socket,
-    /// A task that holds this lock may write to the stream. Nothing waits while it is held. The
+    pub(crate) socket: Socket,
+    /// A task that holds this lock may write to the socket. Nothing waits while it is held. The
     /// registry may be locked while the outbox is, and never the other way round.
     pub(super) outbox: Mutex<Outbox>,
-    /// Wakes the connection's task: the publisher could not write everything, or the session is to
-    /// end.
-    pub(crate) unfinished: Notify,
+    /// Wakes the connection's task: bytes are left that the publisher could not write, or the
+    /// session is to end.
+    pub(crate) wake: Notify,
     /// Why the registry has removed the session, once it has.
     pub(crate) cut_reason: OnceLock<LeaveReason>,
     /// The connection is evicted to make room for another one.
@@ -50,7 +50,7 @@ pub(crate) struct Session {
     pub(super) is_owed_bytes: AtomicBool,
 }
 
-/// The task that writes to a session's stream.
+/// The task that writes to a session's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     /// The publisher, to every session in turn. It never waits for a session.
@@ -144,7 +144,7 @@ impl SessionGuard {
         drop(state);
         for session in to_probe {
             session.is_reported.store(true, Ordering::Relaxed);
-            session.unfinished.notify_one();
+            session.wake.notify_one();
         }
         hung.iter().for_each(|session| session.cut(LeaveReason::Hung));
         suspects.iter().for_each(|record| self.shared.log_liveness(record));
@@ -227,7 +227,7 @@ impl Session {
     /// The registry has removed the session; its task ends it.
     pub(super) fn cut(&self, reason: LeaveReason) {
         let _ = self.cut_reason.set(reason);
-        self.unfinished.notify_one();
+        self.wake.notify_one();
     }
 
     /// When the peer counts as heard, in active time. While it is owed bytes, it is not judged by
@@ -253,18 +253,18 @@ impl Session {
         let with_lists = writer == Writer::Publisher || outbox.is_behind;
         let (mut written, mut told) = (0, 0);
         let now = Instant::now().into_std();
-        let flow = loop {
+        let outcome = loop {
             let before = outbox.last_sent();
             let step = outbox.next(now, &mut shared.lock().registry, with_lists);
             told += u64::from(outbox.last_sent() != before);
             let packet = match step {
                 WriteStep::Done => break FlushOutcome::Done,
-                WriteStep::WaitFor(unread) => break FlushOutcome::Paced(unread),
+                WriteStep::WaitFor(full) => break FlushOutcome::Paced(full),
                 WriteStep::Later(wait) => break FlushOutcome::Later(wait),
                 WriteStep::Write(packet) => packet,
             };
             // One write per packet: a packet in two pieces crashes old peers.
-            match self.stream.try_write(&packet) {
+            match self.socket.try_write(&packet) {
                 Ok(bytes) => {
                     outbox.record_write(now, bytes);
                     written += bytes;
@@ -283,8 +283,8 @@ impl Session {
             // The peer still reads earlier packets, though a ping may be stuck behind them.
             self.last_heard.store(shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        outbox.is_behind = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
+        outbox.is_behind = matches!(outcome, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
         self.is_owed_bytes.store(outbox.is_behind, Ordering::Relaxed);
-        (flow, written)
+        (outcome, written)
     }
 }

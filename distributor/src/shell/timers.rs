@@ -88,7 +88,7 @@ impl Shared {
         for (session, kind, packet) in packets {
             if let Some(session) = self.follower(session) {
                 session.outbox().notify(kind, packet.freeze());
-                session.unfinished.notify_one();
+                session.wake.notify_one();
             }
         }
     }
@@ -102,11 +102,11 @@ impl Shared {
         match verdict {
             Verdict::Ping => {
                 session.outbox().ping();
-                let (flow, _) = session.flush(self, Writer::Publisher);
+                let (outcome, _) = session.flush(self, Writer::Publisher);
                 // A connection's task that waits to send a list has to write the ping first.
                 let is_behind = session.outbox().is_behind;
-                if is_behind || !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
-                    session.unfinished.notify_one();
+                if is_behind || !matches!(outcome, FlushOutcome::Done | FlushOutcome::Broken) {
+                    session.wake.notify_one();
                 }
             }
             Verdict::Suspect | Verdict::Trust => {}

@@ -19,7 +19,7 @@ pub(crate) enum CallerEnd {
 /// Waits until the read window of a version 1 caller may have room, and returns what the caller's
 /// socket showed. Never completes when the window waits for nothing.
 pub(super) async fn read_enough(
-    stream: &Socket,
+    socket: &Socket,
     service: &LocalService,
     unread: Option<WindowFull>,
     poller: &mut BacklogPoller,
@@ -32,9 +32,9 @@ pub(super) async fn read_enough(
             (written, None)
         }
         Some(WindowFull::PollPeer) => {
-            let (written, unread) = poller.unread(&service.peer_backlog, stream, written).await;
+            let (written, unread) = poller.unread(&service.peer_backlog, socket, written).await;
             if unread.is_none()
-                && let Some((_, peer)) = stream.ends()
+                && let Some((_, peer)) = socket.ends()
                 && let Some(suppressed) = service.allow_log_of(peer, "hidden")
             {
                 warn!(%peer, suppressed, "the system does not show what this version 1 caller has read; it is given {LEGACY_READ_TIME:?} for each answer");
@@ -45,12 +45,12 @@ pub(super) async fn read_enough(
 }
 
 /// Writes as much as the socket takes. The returned step says what the rest waits for.
-pub(super) fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
+pub(super) fn write(socket: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
     loop {
         let now = Instant::now().into_std();
         let step = responses.next_step(now);
         let WriteStep::Write(bytes) = &step else { return Ok(step) };
-        match stream.try_write(bytes) {
+        match socket.try_write(bytes) {
             Ok(taken) => responses.record_write(now, taken),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 drop(step);

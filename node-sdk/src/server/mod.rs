@@ -47,10 +47,10 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
     let mut connections = JoinSet::new();
     let mut full = LogThrottle::default();
     let finish = CancellationToken::new();
-    let mut admit = |connections: &mut JoinSet<()>, stream: Socket, peer: SocketAddr| {
+    let mut admit = |connections: &mut JoinSet<()>, socket: Socket, peer: SocketAddr| {
         if connections.len() < MAX_CALLERS {
-            set_options(&stream);
-            connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
+            set_options(&socket);
+            connections.spawn(run(socket, peer, Arc::clone(&service), finish.clone()));
         } else if let Some(suppressed) = full.allow(Instant::now().into_std()) {
             warn!(
                 %peer, suppressed,
@@ -78,14 +78,14 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
                 if late.is_empty() {
                     return 0;
                 }
-                late.into_iter().for_each(|(stream, peer)| admit(&mut connections, stream, peer));
+                late.into_iter().for_each(|(socket, peer)| admit(&mut connections, socket, peer));
             }
             () = sleep_until_opt(cut_at) => {
                 connections.abort_all();
                 return connections.len() + service.tasks.len();
             }
             // Callers that do not yet know that the node stops are served too.
-            (stream, peer) = accept(&mut acceptor) => admit(&mut connections, stream, peer),
+            (socket, peer) = accept(&mut acceptor) => admit(&mut connections, socket, peer),
             () = service.tasks.ended(), if stop.is_cancelled() && service.tasks.len() > 0 => {}
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
@@ -104,8 +104,8 @@ async fn accept(acceptor: &mut Option<Acceptor>) -> (Socket, SocketAddr) {
     }
 }
 
-async fn run(stream: Socket, peer: SocketAddr, service: Arc<LocalService>, finish: CancellationToken) {
-    let end = service.tasks.scope(connection::run(&stream, peer, &service, &finish)).await;
+async fn run(socket: Socket, peer: SocketAddr, service: Arc<LocalService>, finish: CancellationToken) {
+    let end = service.tasks.scope(connection::run(&socket, peer, &service, &finish)).await;
     match end {
         CallerEnd::Gone(reason) => debug!(%peer, reason, "caller's connection ended"),
         CallerEnd::Cut(reason) => {

@@ -132,8 +132,8 @@ impl ResponseQueue {
                 let batch = if is_large { std::mem::take(&mut self.batch) } else { self.batch.split() };
                 self.remainder = batch.freeze();
             } else if let Some(packet) = self.legacy.front() {
-                if let Err(unread) = self.window.admit(now, packet.len()) {
-                    return WriteStep::WaitFor(unread);
+                if let Err(full) = self.window.admit(now, packet.len()) {
+                    return WriteStep::WaitFor(full);
                 }
                 self.legacy_bytes -= packet.len();
                 self.remainder = self.legacy.pop_front().unwrap_or_default();
@@ -209,7 +209,7 @@ mod tests {
                     self.queue.record_write(at(ms), bytes.len());
                     Ok(Some(bytes.len()))
                 }
-                WriteStep::WaitFor(unread) => Err(unread),
+                WriteStep::WaitFor(full) => Err(full),
                 WriteStep::Done => Ok(None),
             };
             assert_eq!(seen, expected.map_err(|ms| WindowFull::Until(at(ms))));

@@ -52,7 +52,7 @@ impl Peer {
                 self.outbox.record_write(now, bytes.len());
                 Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
             }
-            WriteStep::WaitFor(unread) => Err(unread),
+            WriteStep::WaitFor(full) => Err(full),
             WriteStep::Later(_) => panic!("no peer has interests"),
             WriteStep::Done => Ok(None),
         };

@@ -87,14 +87,14 @@ async fn end_connection(guard: &SessionGuard, end: ConnectionEnd, counts: FrameC
             if let Some(suppressed) = shared.cut_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
                 warn!(conn, %peer, packets, suppressed, "cut: for {seconds} s the peer has read nothing of what it was sent");
             }
-            return abort(&session.stream);
+            return abort(&session.socket);
         }
         ConnectionEnd::Slow => {
             if let Some(suppressed) = shared.cut_log.allow_for("slow", peer.ip(), Instant::now().into_std()) {
                 let used = shared.update_budget.used();
                 warn!(conn, %peer, suppressed, used, "cut: the peer reads slowly, and unread packets take too much memory");
             }
-            return abort(&session.stream);
+            return abort(&session.socket);
         }
         ConnectionEnd::CutByRegistry(LeaveReason::Superseded) => {
             Rejection::new(409, "superseded", "the same instance has registered on a newer connection")
@@ -111,6 +111,6 @@ async fn end_connection(guard: &SessionGuard, end: ConnectionEnd, counts: FrameC
     // A packet behind an unfinished one would be part of it.
     let heard = !session.outbox().is_mid_packet() && close_with_reason(guard, told).await;
     if !heard && is_lost {
-        abort(&session.stream);
+        abort(&session.socket);
     }
 }

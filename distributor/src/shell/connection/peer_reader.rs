@@ -130,7 +130,7 @@ impl PeerReader {
         let command = self.commands.read(now.into_std(), &frame, &guard.shared().config);
         self.carry_out(guard, command, &frame)?;
         if version == Version::V1 && self.commands.version() == Version::V2 {
-            tune_for_changes(&guard.session.stream);
+            tune_for_changes(&guard.session.socket);
             self.frames.join_pieces(false);
         }
         Ok(true)
@@ -356,9 +356,9 @@ impl PeerReader {
 
 /// Limits the bytes that the system holds for a peer: changes are small and many, and a newer
 /// packet is better than an old one.
-fn tune_for_changes(stream: &Socket) {
-    let Some(stream) = stream.tcp() else { return };
-    let socket = SockRef::from(stream);
+fn tune_for_changes(socket: &Socket) {
+    let Some(tcp) = socket.tcp() else { return };
+    let socket = SockRef::from(tcp);
     let limited = socket.set_send_buffer_size(MAX_SYSTEM_BYTES);
     #[cfg(target_os = "linux")]
     let limited = limited.and_then(|()| socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES));

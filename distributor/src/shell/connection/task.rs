@@ -69,7 +69,7 @@ enum Wake {
     /// The socket is readable, writable, or broken.
     Ready(std::io::Result<Ready>),
     /// The publisher could not write everything, or the registry has removed the session.
-    Unfinished,
+    Notified,
     /// An old peer's socket was observed. Whether the peer reads.
     Observed(bool),
     /// Memory for the rest of a packet is reserved.
@@ -105,20 +105,20 @@ impl ConnectionTask<'_> {
         self.check_session()?;
         self.read_before_greeting().await?;
         let session = &self.guard.session;
-        let (flow, _) = session.flush(self.guard.shared(), Writer::Connection);
+        let (outcome, _) = session.flush(self.guard.shared(), Writer::Connection);
         // Judged right after an attempt: on a busy machine this task comes late to a socket that
         // has taken bytes again.
-        if let FlushOutcome::Stalled(since) = flow
+        if let FlushOutcome::Stalled(since) = outcome
             && Instant::now() >= Instant::from_std(since) + self.guard.shared().config.write_timeout
         {
             return Err(ConnectionEnd::Stalled);
         }
         self.handle_frames().await?;
         let owes_reply = session.outbox().owes_reply();
-        if (owes_reply || session.outbox().is_behind) && flow == FlushOutcome::Done {
+        if (owes_reply || session.outbox().is_behind) && outcome == FlushOutcome::Done {
             return Ok(());
         }
-        let awaited = self.awaited(flow, owes_reply)?;
+        let awaited = self.awaited(outcome, owes_reply)?;
         let woken = self.wait(&awaited, stop).await;
         if !awaited.listens {
             self.reader.frames.defer_deadline();
@@ -150,7 +150,7 @@ impl ConnectionTask<'_> {
         if greet_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        match reader.fill(&guard.session.stream, guard.shared().config.max_frame_bytes) {
+        match reader.fill(&guard.session.socket, guard.shared().config.max_frame_bytes) {
             Ok(true) => self.handle_frames().await,
             Ok(false) => Err(ConnectionEnd::Gone(LeaveReason::Closed)),
             Err(error) => Err(ConnectionEnd::Gone(reason(&error))),
@@ -175,14 +175,14 @@ impl ConnectionTask<'_> {
     ///
     /// # Errors
     /// The connection is broken, or its peer holds memory that is short.
-    fn awaited(&mut self, flow: FlushOutcome, owes_reply: bool) -> Result<Awaited, ConnectionEnd> {
+    fn awaited(&mut self, outcome: FlushOutcome, owes_reply: bool) -> Result<Awaited, ConnectionEnd> {
         let guard = self.guard;
         let (session, shared, config) = (&guard.session, guard.shared(), &guard.shared().config);
         let has_room = self.reader.has_room(&shared.incoming_budget);
         let reader = &self.reader;
         let listens = !owes_reply && reader.waiting.is_none() && reader.pending.is_none() && has_room;
         let (mut writes, mut window, mut stalled_since, mut next_try) = (false, None, None, None);
-        match flow {
+        match outcome {
             FlushOutcome::Done => {
                 if self.probe.is_none() {
                     self.backlog.reset();
@@ -193,11 +193,11 @@ impl ConnectionTask<'_> {
                 writes = true;
                 stalled_since = Some(Instant::from_std(since));
             }
-            FlushOutcome::Paced(unread) => {
-                if unread == WindowFull::PollPeer {
+            FlushOutcome::Paced(full) => {
+                if full == WindowFull::PollPeer {
                     self.unread_since.get_or_insert_with(Instant::now);
                 }
-                window = Some(unread);
+                window = Some(full);
                 stalled_since = self.unread_since;
             }
             FlushOutcome::Later(wait) => {
@@ -206,7 +206,7 @@ impl ConnectionTask<'_> {
             }
             FlushOutcome::Broken => return Err(ConnectionEnd::Gone(LeaveReason::Reset)),
         }
-        if !matches!(flow, FlushOutcome::Later(_)) {
+        if !matches!(outcome, FlushOutcome::Later(_)) {
             self.queue = QueueState::Outside;
         }
         let now = Instant::now();
@@ -215,7 +215,7 @@ impl ConnectionTask<'_> {
         let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listens);
         let write_deadline = stalled_since.map(|since| since + config.write_timeout);
         let register_deadline = reader.register_by(config.register_timeout);
-        let greet_at = session.outbox().greet_at().filter(|_| flow == FlushOutcome::Done).map(Instant::from_std);
+        let greet_at = session.outbox().greet_at().filter(|_| outcome == FlushOutcome::Done).map(Instant::from_std);
         let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
         let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, next_try, recheck];
         let next = deadlines.into_iter().flatten().min();
@@ -251,14 +251,14 @@ impl ConnectionTask<'_> {
         // It is on the heap, because most connections never wait for an old peer to read, and each
         // would keep room for it.
         let to_observe = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
-        let mut reading = to_observe.map(|unread| Box::pin(read_enough(guard, unread, backlog)));
+        let mut reading = to_observe.map(|full| Box::pin(read_enough(guard, full, backlog)));
         let (memory, pending) = (&mut reader.memory, &mut reader.pending);
         slice
             .idle_while(async {
                 tokio::select! {
                     () = stop.cancelled() => Wake::Stopping,
-                    ready = ready(&session.stream, awaited.listens, awaited.writes) => Wake::Ready(ready),
-                    () = session.unfinished.notified() => Wake::Unfinished,
+                    ready = ready(&session.socket, awaited.listens, awaited.writes) => Wake::Ready(ready),
+                    () = session.wake.notified() => Wake::Notified,
                     reads = or_pending(&mut reading) => Wake::Observed(reads),
                     reservation = memory.acquired() => Wake::Reservation(reservation),
                     found = PeerReader::looked_up(pending) => Wake::LookedUp(found),
@@ -273,7 +273,7 @@ impl ConnectionTask<'_> {
         match woken {
             Wake::Stopping => return Err(ConnectionEnd::Stopping),
             Wake::Ready(ready) => self.read(ready)?,
-            Wake::Unfinished => {}
+            Wake::Notified => {}
             Wake::LookedUp(found) => self.reader.handle_looked_up(self.guard, found),
             Wake::Reservation(reservation) => self.reader.memory = PacketMemory::reserved(reservation),
             Wake::QueueHead(head) => self.queue = QueueState::First { _head: head },
@@ -290,7 +290,7 @@ impl ConnectionTask<'_> {
             return Ok(());
         }
         let max_frame_bytes = self.guard.shared().config.max_frame_bytes;
-        match self.reader.fill(&self.guard.session.stream, max_frame_bytes).map_err(broken)? {
+        match self.reader.fill(&self.guard.session.socket, max_frame_bytes).map_err(broken)? {
             true => {
                 self.guard.record_sign_of_life();
                 Ok(())
@@ -374,14 +374,14 @@ fn reason(error: &std::io::Error) -> LeaveReason {
 }
 
 /// Waits until the socket is readable or writable, as far as either is wanted.
-async fn ready(stream: &Socket, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
+async fn ready(socket: &Socket, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
     let interest = match (to_read, to_write) {
         (true, true) => Interest::READABLE | Interest::WRITABLE,
         (true, false) => Interest::READABLE,
         (false, true) => Interest::WRITABLE,
         (false, false) => return std::future::pending().await,
     };
-    stream.ready(interest).await
+    socket.ready(interest).await
 }
 
 /// Waits for a future, or for ever when there is none.
@@ -393,16 +393,16 @@ async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits until an old peer's read window may have room. Returns whether the peer reads.
-async fn read_enough(guard: &SessionGuard, unread: WindowFull, backlog: &mut BacklogPoller) -> bool {
+async fn read_enough(guard: &SessionGuard, full: WindowFull, backlog: &mut BacklogPoller) -> bool {
     let (session, shared) = (&guard.session, guard.shared());
-    match unread {
+    match full {
         WindowFull::Until(time) => {
             sleep_until(Instant::from_std(time)).await;
             true
         }
         WindowFull::PollPeer => {
             let written = session.outbox().written();
-            match backlog.unread(&shared.peer_backlog, &session.stream, written).await {
+            match backlog.unread(&shared.peer_backlog, &session.socket, written).await {
                 (written, Some(unread)) => session.outbox().confirm_read(written, unread),
                 (_, None) => {
                     session.outbox().fall_back_to_time(shared.config.legacy_read_time);

@@ -106,11 +106,11 @@ impl Shared {
         })
     }
 
-    /// Makes a session for a new connection, or returns the stream when there are as many as
+    /// Makes a session for a new connection, or returns the socket when there are as many as
     /// allowed.
     pub(crate) fn open(
         self: &Arc<Self>,
-        stream: Socket,
+        socket: Socket,
         peer: SocketAddr,
     ) -> Result<SessionGuard, (ConnectionLimit, Socket)> {
         let now = Instant::now();
@@ -119,12 +119,12 @@ impl Shared {
         let from_there = state.by_address_group.get(&group).map_or(0, |counts| counts.open);
         if !group.is_loopback() && from_there >= self.config.max_connections_per_address {
             self.counters.record_rejection(503, "many_of_its_address");
-            return Err((ConnectionLimit::PerAddress, stream));
+            return Err((ConnectionLimit::PerAddress, socket));
         }
         if state.open_sessions >= self.config.max_connections {
             let Some(session) = state.evict_unregistered(now) else {
                 self.counters.record_rejection(503, "many_connections");
-                return Err((ConnectionLimit::Total, stream));
+                return Err((ConnectionLimit::Total, socket));
             };
             if let Some(suppressed) = self.cut_log.allow("evicted", now.into_std()) {
                 warn!(peer = %session.peer, suppressed, "cut: the peer has not registered, and there is no room for others (--max-connections)");
@@ -132,15 +132,15 @@ impl Shared {
         }
         let id = SessionId(state.next_session);
         state.next_session += 1;
-        let read_time = (!PeerBacklog::can_see(&stream)).then_some(self.config.legacy_read_time);
+        let read_time = (!PeerBacklog::can_see(&socket)).then_some(self.config.legacy_read_time);
         let greet_at = (now + self.config.greet_after).into_std();
         let outbox = Outbox::new(id, greet_at, self.config.legacy_list_bytes, read_time);
         let session = Arc::new(Session {
             id,
             peer,
-            stream,
+            socket,
             outbox: Mutex::new(outbox),
-            unfinished: Notify::new(),
+            wake: Notify::new(),
             cut_reason: OnceLock::new(),
             is_evicted: AtomicBool::new(false),
             is_reported: AtomicBool::new(false),

@@ -107,7 +107,7 @@ impl SharedState {
         self.uncount_unregistered(session.id);
         session.is_evicted.store(true, Ordering::Relaxed);
         self.close(&session);
-        session.unfinished.notify_one();
+        session.wake.notify_one();
         Some(session)
     }
 }

@@ -80,7 +80,7 @@ enum SessionEnd {
 
 /// The state of one connection to the Distributor.
 struct RegistrySession<'a> {
-    stream: &'a Socket,
+    socket: &'a Socket,
     /// Bytes that the socket has not taken yet.
     unsent: BytesMut,
     /// The Distributor has sent a version 2 packet.
@@ -114,10 +114,10 @@ impl RegistryClient {
                 connecting = timeout(CONNECT_TIMEOUT, self.connect()) => connecting,
             };
             let wait = match connecting {
-                Ok(Ok(stream)) => {
+                Ok(Ok(socket)) => {
                     failures = LogThrottle::new(LOG_PERIOD);
                     let started = Instant::now();
-                    let (end, has_heard_distributor) = self.run_session(&stream, &stop).await;
+                    let (end, has_heard_distributor) = self.run_session(&socket, &stop).await;
                     self.view.disconnected();
                     if stop.is_cancelled() {
                         return;
@@ -187,16 +187,16 @@ impl RegistryClient {
 
     /// Registers and applies updates until the connection ends. Returns why it ended, and whether a
     /// packet of a Distributor came.
-    async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (SessionEnd, bool) {
-        set_options(stream);
-        let ends = stream.ends();
+    async fn run_session(&mut self, socket: &Socket, stop: &CancellationToken) -> (SessionEnd, bool) {
+        set_options(socket);
+        let ends = socket.ends();
         self.view.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
         if let Some((here, there)) = ends {
             self.warn_of_reach(here, there);
         }
         let now = Instant::now();
         let mut session = RegistrySession {
-            stream,
+            socket,
             unsent: BytesMut::new(),
             is_v2: false,
             // Any kind of server may accept a connection and stay silent.
@@ -217,7 +217,7 @@ impl RegistryClient {
     }
 
     async fn run_registered(&mut self, session: &mut RegistrySession<'_>, stop: &CancellationToken) -> SessionEnd {
-        let stream = session.stream;
+        let socket = session.socket;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
         // A Distributor of version 1 does not escape the `¶` in nodes' names.
         reader.join_pieces(true);
@@ -254,8 +254,8 @@ impl RegistryClient {
                 // checked.
                 biased;
                 () = ready(()), if more && !is_over => {}
-                readable = stream.readable(), if !more && !is_over => {
-                    match readable.and_then(|()| reader.fill(stream)) {
+                readable = socket.readable(), if !more && !is_over => {
+                    match readable.and_then(|()| reader.fill(socket)) {
                         Ok(true) => session.record_bytes(reader.buffered()),
                         Ok(false) => return SessionEnd::Lost("closed by the Distributor"),
                         Err(_broken) => return SessionEnd::Lost("broken"),
@@ -266,7 +266,7 @@ impl RegistryClient {
                     self.leave(session).await;
                     return SessionEnd::Lost("left");
                 }
-                _ = stream.writable(), if blocked => {}
+                _ = socket.writable(), if blocked => {}
                 Ok(()) = self.adverts.changed() => self.register(session),
                 Some(request) = self.requested.recv(), if self.waiting.len() < MAX_VISIBILITY_REQUESTS => {
                     self.waiting.push(request);
@@ -323,7 +323,7 @@ impl RegistryClient {
             // If the socket does not take the packet, the end of the connection tells the same.
             let _ = session.write();
         }
-        session.stream.close_in_order(LEAVE_TIMEOUT).await;
+        session.socket.close_in_order(LEAVE_TIMEOUT).await;
         self.store().await;
     }
 
@@ -388,7 +388,7 @@ impl RegistrySession<'_> {
         // A version 1 Distributor crashes on a packet in two pieces. A new socket takes a
         // registration as a whole.
         while !self.unsent.is_empty() {
-            match self.stream.try_write(&self.unsent) {
+            match self.socket.try_write(&self.unsent) {
                 Ok(bytes) => self.unsent.advance(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_broken) => return Err("broken"),

@@ -97,7 +97,7 @@ struct CallerConnection<'a> {
 /// Serves one caller until it closes, or until `finish` is cancelled and its calls are done.
 /// Returns why it ended.
 pub(crate) async fn run(
-    stream: &Socket,
+    socket: &Socket,
     peer: SocketAddr,
     service: &LocalService,
     finish: &CancellationToken,
@@ -121,7 +121,7 @@ pub(crate) async fn run(
         queue_delay: QueueDelay::default(),
         running: FuturesUnordered::new(),
         handles: RunningCalls::default(),
-        responses: ResponseQueue::new(PeerBacklog::can_see(stream), service.legacy_bytes),
+        responses: ResponseQueue::new(PeerBacklog::can_see(socket), service.legacy_bytes),
         bad_frames: BadFrames::new(peer),
         is_misdirected: false,
         window_checked: None,
@@ -135,7 +135,7 @@ pub(crate) async fn run(
     };
     // Until it shows version 2, whose writers escape `¶`.
     connection.reader.join_pieces(true);
-    let reason = connection.serve(stream, finish).await;
+    let reason = connection.serve(socket, finish).await;
     for call in std::mem::take(&mut connection.running) {
         call.started.into_iter().for_each(|started| connection.release(started));
     }
@@ -143,7 +143,7 @@ pub(crate) async fn run(
 }
 
 impl CallerConnection<'_> {
-    async fn serve(&mut self, stream: &Socket, finish: &CancellationToken) -> CallerEnd {
+    async fn serve(&mut self, socket: &Socket, finish: &CancellationToken) -> CallerEnd {
         let service = self.service;
         let mut stalled_since = None;
         let mut closed = false;
@@ -156,7 +156,7 @@ impl CallerConnection<'_> {
             };
             self.slice.expect_other_steps();
             self.poll_running();
-            let (blocked, paced) = match write(stream, &mut self.responses) {
+            let (blocked, paced) = match write(socket, &mut self.responses) {
                 Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
                 Ok(WriteStep::Write(_)) => (true, None),
                 Ok(WriteStep::Done) => (false, None),
@@ -184,16 +184,16 @@ impl CallerConnection<'_> {
             let CallerConnection { reader, running, responses, received, slice, .. } = &mut *self;
             tokio::select! {
                 biased;
-                writable = stream.writable(), if blocked => if writable.is_err() { return CallerEnd::Gone("broken") },
+                writable = socket.writable(), if blocked => if writable.is_err() { return CallerEnd::Gone("broken") },
                 () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return CallerEnd::Cut("the caller does not read its responses"),
                 () = finish.cancelled(), if !is_stopping => {
                     self.is_stopping = true;
                     self.handles.stop_streams();
                 }
-                (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
+                (written, seen) = read_enough(socket, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
                 () = std::future::ready(()), if more => {}
-                readable = stream.readable(), if listening && !more && !is_full => {
-                    match readable.and_then(|()| reader.fill_at_most(stream, allowed_bytes - held)) {
+                readable = socket.readable(), if listening && !more && !is_full => {
+                    match readable.and_then(|()| reader.fill_at_most(socket, allowed_bytes - held)) {
                         Ok(true) => *received = Instant::now(),
                         // A caller that closes its side may still read its responses.
                         Ok(false) => closed = true,
