@@ -71,13 +71,13 @@ pub(crate) struct EntryTable {
 #[derive(Debug)]
 struct Entry {
     record: Arc<Record>,
-    held_by: Owner,
+    owner: Owner,
 }
 
 impl Entry {
     /// Why the entry is retained, if it is.
     fn retained(&self) -> Option<Retained> {
-        match self.held_by {
+        match self.owner {
             Owner::Session(_) => None,
             Owner::Retained(_) if self.record.is_confirmed => Some(Retained::OverMassLoss),
             Owner::Retained(_) => Some(Retained::OverRestart),
@@ -194,9 +194,9 @@ impl EntryTable {
         }
     }
 
-    /// The session that holds an entry.
-    pub(crate) fn holder(&self, id: u64) -> Option<SessionId> {
-        match self.entries.get(&id)?.held_by {
+    /// The session that owns an entry.
+    pub(crate) fn owner(&self, id: u64) -> Option<SessionId> {
+        match self.entries.get(&id)?.owner {
             Owner::Session(session) => Some(session),
             Owner::Retained(_) => None,
         }
@@ -221,8 +221,8 @@ impl EntryTable {
             }
         }
         let identity = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
-        let kept = || if instance.is_none() { self.expected.first(&identity) } else { None };
-        let known = own.or(of_instance).or_else(kept);
+        let retained_for = || if instance.is_none() { self.expected.first(&identity) } else { None };
+        let known = own.or(of_instance).or_else(retained_for);
         let id = known.unwrap_or(self.next_id);
         self.next_id = self.next_id.max(id + 1);
         let record = Record::new(id, registration, host);
@@ -239,7 +239,7 @@ impl EntryTable {
             Some(before) if outcome == RegisterOutcome::Unchanged => {
                 if before.is_confirmed {
                     if let Some(entry) = self.entries.get_mut(&id) {
-                        entry.held_by = Owner::Session(session);
+                        entry.owner = Owner::Session(session);
                     }
                 } else {
                     let record = self.insert(record, Owner::Session(session));
@@ -265,7 +265,7 @@ impl EntryTable {
     pub(crate) fn retain_entry(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         let entry = self.entries.get_mut(&id)?;
-        entry.held_by = Owner::Retained(until);
+        entry.owner = Owner::Retained(until);
         let record = Arc::clone(&entry.record);
         self.expect_return(&record);
         Some(record)
@@ -273,7 +273,7 @@ impl EntryTable {
 
     /// Removes up to `most` retained entries whose time is over.
     pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
-        let is_due = |entry: &Entry| matches!(entry.held_by, Owner::Retained(until) if until <= now);
+        let is_due = |entry: &Entry| matches!(entry.owner, Owner::Retained(until) if until <= now);
         let due: Vec<u64> =
             self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(id, _)| *id).take(most).collect();
         due.into_iter().filter_map(|id| self.remove(id, LeaveReason::Unreachable)).collect()
@@ -281,7 +281,7 @@ impl EntryTable {
 
     /// When the next retained entry is due.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let times = self.entries.values().filter_map(|entry| match entry.held_by {
+        let times = self.entries.values().filter_map(|entry| match entry.owner {
             Owner::Retained(until) => Some(until),
             Owner::Session(_) => None,
         });
@@ -347,12 +347,12 @@ impl EntryTable {
 
     /// Takes an entry from the session that owns it.
     fn evict(&mut self, id: u64) -> Option<SessionId> {
-        let session = self.holder(id)?;
+        let session = self.owner(id)?;
         self.sessions.remove(&session);
         Some(session)
     }
 
-    fn insert(&mut self, record: Record, held_by: Owner) -> Arc<Record> {
+    fn insert(&mut self, record: Record, owner: Owner) -> Arc<Record> {
         let id = record.id;
         // Before those that it replaces are removed: their shapes would be another node's then.
         self.routes.add(&record);
@@ -371,8 +371,8 @@ impl EntryTable {
             self.instances.insert(instance.clone(), id);
         }
         let record = Arc::new(record);
-        self.entries.insert(id, Entry { record: Arc::clone(&record), held_by });
-        if matches!(held_by, Owner::Retained(_)) {
+        self.entries.insert(id, Entry { record: Arc::clone(&record), owner });
+        if matches!(owner, Owner::Retained(_)) {
             self.expect_return(&record);
         }
         record

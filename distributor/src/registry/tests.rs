@@ -67,7 +67,7 @@ impl RegistryScene {
         let interests = interest.map(|bytes| vec!["x".repeat(bytes)]);
         let options = RegisterOptions { interests, ..RegisterOptions::default() };
         let effects =
-            self.registry.register_session(self.start, (SessionId(session), false), registration, host, &options);
+            self.registry.register_session(self.start, SessionId(session), false, registration, host, &options);
         effects.map(|effects| effects.admission)
     }
 
@@ -487,7 +487,7 @@ fn a_refused_registration_changes_nothing() {
         let params = serde_json::from_str(r#"{"port":1,"name":"n","$":{}}"#).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let options = RegisterOptions { interests: Some(vec!["x".repeat(interest)]), ..RegisterOptions::default() };
-        scene.registry.register_session(scene.start, (SessionId(1), is_cut), registration, "::1", &options)
+        scene.registry.register_session(scene.start, SessionId(1), is_cut, registration, "::1", &options)
     };
     for (is_cut, interest, expected) in [(true, 1, RegisterError::Superseded), (false, 1000, RegisterError::Full)] {
         assert_eq!(register(&mut scene, is_cut, interest).unwrap_err(), expected);

@@ -64,9 +64,9 @@ impl Shared {
     }
 
     /// Logs that services of two names offer one url.
-    pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared: &SharedUrl) {
+    pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared_url: &SharedUrl) {
         let RegistrationLog { name, host, port, .. } = *logged;
-        let SharedUrl { url, other, count } = shared;
+        let SharedUrl { url, other, count } = shared_url;
         if let Some(suppressed) = self.warnings.allow_for("shared_url", url, now) {
             let (name, other, url) = (shown_name(name), shown_name(other), escaped(&**url, MAX_ESCAPED_BYTES));
             warn!(%name, %host, port, %other, %url, urls = count, suppressed, "one url, two services: {url} is offered by {other} and by {name}, and its calls go to either");

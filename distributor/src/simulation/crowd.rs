@@ -380,8 +380,8 @@ impl Crowd {
 
     fn accept(&mut self, id: u64, registration: Registration, options: &RegisterOptions) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let asks = (SessionId(id), false);
-        match self.registry.register_session(self.now, asks, registration, "::ffff:10.0.0.1", options) {
+        let session = SessionId(id);
+        match self.registry.register_session(self.now, session, false, registration, "::ffff:10.0.0.1", options) {
             Ok(RegisterEffects { interests, .. }) => {
                 link.outbox.follow(Version::V2, interests);
                 link.outbox.take_packed(options.packed);

@@ -203,7 +203,7 @@ impl World {
         match connection.commands.read(self.now, frame, &Config::default()) {
             Command::Register(registration, options) => {
                 let version = connection.commands.version();
-                let effects = registry.register_session(self.now, (session, false), *registration, HOST, &options);
+                let effects = registry.register_session(self.now, session, false, *registration, HOST, &options);
                 let effects = effects.expect("no node is turned away");
                 let outbox = &mut connection.outbox;
                 let is_to_be_told = outbox.follow(version, effects.interests);

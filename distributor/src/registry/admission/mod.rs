@@ -60,9 +60,8 @@ pub(crate) struct RegisterEffects {
     pub(crate) interests: Option<Arc<Interests>>,
     /// The state from which the node can be told the changes.
     pub(crate) resume: Option<ResumePoint>,
-    /// A url that it offers beside a service of another name, that name, and how many such urls it
-    /// has.
-    pub(crate) shared: Option<SharedUrl>,
+    /// A url that it offers beside a service of another name, if it has one.
+    pub(crate) shared_url: Option<SharedUrl>,
     /// What it uses has no room, and it is told of less.
     pub(crate) unfit: Option<IgnoredParts>,
 }
@@ -123,7 +122,8 @@ impl Registry {
     pub(crate) fn register_session(
         &mut self,
         now: Instant,
-        (session, is_cut): (SessionId, bool),
+        session: SessionId,
+        is_cut: bool,
         registration: Registration,
         host: &str,
         options: &RegisterOptions,
@@ -141,9 +141,9 @@ impl Registry {
         }
         self.interest_budget.set(session, host, interest_bytes);
         self.visibility.set_interests(session, interests.as_ref());
-        let shared =
+        let shared_url =
             if matches!(admission, Admission::Listed(_)) { self.record_shared_url(now, session) } else { None };
-        Ok(RegisterEffects { admission, interests, resume, shared, unfit })
+        Ok(RegisterEffects { admission, interests, resume, shared_url, unfit })
     }
 
     /// Records in the history that services of two names offer one url, and returns which.

@@ -26,7 +26,7 @@ const LARGE_MESH: usize = 1000;
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung. With the longest
 /// interval of 1000 nodes, a hung node is off the list within ten seconds.
-const HUNG_AFTER: Duration = Duration::from_secs(7);
+const HUNG_AFTER_PING: Duration = Duration::from_secs(7);
 
 /// The share of the pings for peers that were reported. A peer that reports all others must not
 /// keep the unreported ones from being pinged.
@@ -191,7 +191,7 @@ impl Liveness {
                 watch.pinged = None;
                 watch.due = active_time.max(pinged + interval);
                 self.pings.push(Reverse((watch.due, session)));
-            } else if active_time - pinged >= HUNG_AFTER {
+            } else if active_time - pinged >= HUNG_AFTER_PING {
                 self.watched.remove(&session);
                 verdicts.push((session, Verdict::Hung));
             } else {

@@ -24,7 +24,7 @@ const MAX_SUSPICIONS: usize = 1024;
 
 /// A version 1 node is removed when two peers report it again and again for this long: it does not
 /// read, or no peer reaches it. If it is alive after all, it registers again within a few seconds.
-const HUNG_AFTER: Duration = Duration::from_secs(30);
+const HUNG_AFTER_REPORTS: Duration = Duration::from_secs(30);
 /// The same where only one peer can say so, such as the gateway of services of version 1.
 const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
 /// The same where one peer reports the node again and again, or several do at different times, and
@@ -150,7 +150,7 @@ impl Suspicions {
             return Suspected::No;
         }
         let since = *known.since.get_or_insert(now);
-        let hung_after = if is_sole { HUNG_AFTER_SOLE } else { HUNG_AFTER };
+        let hung_after = if is_sole { HUNG_AFTER_SOLE } else { HUNG_AFTER_REPORTS };
         if now.saturating_duration_since(since) >= hung_after {
             self.reported.remove(&id);
             return Suspected::Hung;
@@ -205,7 +205,7 @@ impl Registry {
             if !self.suspicions.may_report(now, by, id) {
                 continue;
             }
-            let (Some(record), Some(session)) = (self.entries.record(id), self.entries.holder(id)) else { continue };
+            let (Some(record), Some(session)) = (self.entries.record(id), self.entries.owner(id)) else { continue };
             let record = Arc::clone(record);
             if record.version == Version::V2 {
                 self.liveness.ping_reported(session);

@@ -11,7 +11,7 @@ use crate::entries::{Record, SessionId};
 use crate::registry::Registry;
 
 /// Nodes of one report that are looked at.
-const MAX_REPORTED: usize = 64;
+const MAX_REPORTED_UNREACHABLE: usize = 64;
 /// How often it is recorded and told that a node cannot be reached, whatever peers report it.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Nodes that are remembered for that. Beyond it nothing is told until old ones are forgotten.
@@ -67,8 +67,8 @@ impl Registry {
             return Vec::new();
         };
         let mut notices = Vec::new();
-        for &(id, why) in reported.iter().take(MAX_REPORTED) {
-            let (Some(record), Some(session)) = (self.entries.record(id), self.entries.holder(id)) else { continue };
+        for &(id, why) in reported.iter().take(MAX_REPORTED_UNREACHABLE) {
+            let (Some(record), Some(session)) = (self.entries.record(id), self.entries.owner(id)) else { continue };
             let record = Arc::clone(record);
             if session == by || !self.unreachable.may_tell(now, id) {
                 continue;

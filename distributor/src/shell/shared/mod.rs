@@ -240,9 +240,9 @@ impl Shared {
         let mut outbox = session.outbox();
         let mut state = self.lock();
         let before = state.registry.published();
-        let asks = (session.id, session.cut_reason.get().is_some());
-        let effects = state.registry.register_session(now, asks, registration, &host, options)?;
-        let RegisterEffects { admission, interests, resume, shared, unfit } = effects;
+        let is_cut = session.cut_reason.get().is_some();
+        let effects = state.registry.register_session(now, session.id, is_cut, registration, &host, options)?;
+        let RegisterEffects { admission, interests, resume, shared_url, unfit } = effects;
         let is_to_be_told = outbox.follow(version, interests);
         outbox.take_packed(options.packed);
         if let Some(resume) = resume {
@@ -286,8 +286,8 @@ impl Shared {
         }
         let logged = RegistrationLog { nodes, name: &name, host: &host, port, urls, version };
         self.log_registration(now, &logged, &admission, warns_of_loopback);
-        if let Some(shared) = shared {
-            self.warn_of_shared_url(now, &logged, &shared);
+        if let Some(shared_url) = shared_url {
+            self.warn_of_shared_url(now, &logged, &shared_url);
         }
         for (warning, ignored) in unfit.iter().chain(&ignored) {
             self.report_ignored(now, session.id, &logged, (*warning, ignored));
