@@ -293,8 +293,8 @@ impl EntryTable {
         self.entries.len() - self.sessions.len()
     }
 
-    /// Marks a node as suspect, or as not suspect any more. Returns its record if
-    /// that is a change.
+    /// Marks a node as suspect, or as not suspect any more. Returns its record if that is a
+    /// change.
     pub(crate) fn mark_suspect(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
         let entry = self.entries.get_mut(&id).filter(|entry| entry.record.suspect != suspect)?;
         let before = Arc::clone(&entry.record);

@@ -19,7 +19,7 @@ use crate::registry::{Registry, Rejection};
 use crate::updates::budget::OutPacket;
 use crate::updates::learned::LearnedUpdate;
 use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
-use crate::updates::turns::MIN_TURN_BYTES;
+use crate::updates::transfers::MIN_TRANSFER_BYTES;
 
 /// A peer whose digest stays wrong is sent the list once in this time, not at every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
@@ -50,7 +50,7 @@ pub(crate) struct Outbox {
     /// Since when the rest of a packet has been on its way.
     remainder_since: Option<Instant>,
     /// A large packet is on its way, and the registry waits to hear that it is written.
-    has_turn: bool,
+    in_transfer: bool,
     /// Its packets have to wait, and it has had a ping instead.
     is_waiting: bool,
     window: ReadWindow,
@@ -121,7 +121,7 @@ impl Outbox {
             ping: false,
             remainder: OutPacket::default(),
             remainder_since: None,
-            has_turn: false,
+            in_transfer: false,
             is_waiting: false,
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
@@ -280,7 +280,7 @@ impl Outbox {
         if !self.remainder.is_empty() {
             return WriteStep::Write(self.remainder.next());
         }
-        if std::mem::take(&mut self.has_turn) {
+        if std::mem::take(&mut self.in_transfer) {
             registry.record_sent(self.session);
         }
         let mut told = None;
@@ -310,8 +310,8 @@ impl Outbox {
         {
             return WriteStep::WaitFor(full);
         }
-        let needs_turn = self.version == Version::V2 && packet.len() >= MIN_TURN_BYTES;
-        if needs_turn && let Err(at) = registry.try_begin(now, self.session) {
+        let is_transfer = self.version == Version::V2 && packet.len() >= MIN_TRANSFER_BYTES;
+        if is_transfer && let Err(at) = registry.try_begin(now, self.session) {
             return self.wait(now, registry, Wait::Pace(at));
         }
         self.is_waiting = false;
@@ -324,8 +324,8 @@ impl Outbox {
         if let Some(told) = told {
             self.record_told(told);
         }
-        self.has_turn = needs_turn;
-        if told.is_some() && !needs_turn {
+        self.in_transfer = is_transfer;
+        if told.is_some() && !is_transfer {
             registry.record_sent(self.session);
         }
         self.begin(now, packet)

@@ -47,7 +47,7 @@ use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::updates::budget::UpdateBudget;
 use crate::updates::encode::{left_out, legacy_bytes};
 use crate::updates::lists::ListCache;
-use crate::updates::turns::Turns;
+use crate::updates::transfers::Transfers;
 
 /// The time between two rounds that remove nodes which did not come back, and the least number that
 /// one round removes.
@@ -73,7 +73,7 @@ pub(crate) struct Registry {
     /// When silent peers are greeted.
     greetings: Greetings,
     /// The large packets that are under way, and the nodes that wait for theirs.
-    turns: Turns,
+    transfers: Transfers,
     /// The bytes of the interests of all nodes.
     interest_budget: InterestBudget,
     /// When nodes ask again whose questions are turned away.
@@ -147,7 +147,7 @@ impl Registry {
             liveness: Liveness::new(config.pings_per_second),
             admission_rate: AdmissionRate::new(config.registrations_per_second, config.registration_burst),
             greetings: Greetings::default(),
-            turns: Turns::default(),
+            transfers: Transfers::default(),
             interest_budget: InterestBudget::new(config.max_list_bytes),
             question_waits: Spread::new(QUESTION_INTERVAL, MAX_QUESTION_WAIT),
             tenures: HashMap::new(),

@@ -74,7 +74,7 @@ impl Registry {
     /// Whether a large packet may begin to go out to a peer, or when to ask again. Once it is
     /// written, call [`record_sent`](Self::record_sent).
     pub(crate) fn try_begin(&mut self, now: Instant, session: SessionId) -> Result<(), Instant> {
-        self.turns.try_begin(now, session)
+        self.transfers.try_begin(now, session)
     }
 
     /// A packet for one peer, whose bytes count until it has read them.
@@ -84,7 +84,7 @@ impl Registry {
 
     /// A list or change has been written to a peer, or is so short that its socket takes it.
     pub(crate) fn record_sent(&mut self, session: SessionId) {
-        self.turns.end(session);
+        self.transfers.end(session);
     }
 
     /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes

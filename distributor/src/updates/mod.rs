@@ -13,4 +13,4 @@ pub(crate) mod packing;
 mod partial_lists;
 mod published_index;
 mod shared_delta;
-pub(crate) mod turns;
+pub(crate) mod transfers;

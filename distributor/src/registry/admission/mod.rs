@@ -137,7 +137,7 @@ impl Registry {
         let is_unserved = resume.is_none() && registration.advert.is_some() && !self.tenures.contains_key(&session);
         let admission = self.admit(now, session, registration, host, options)?;
         if is_unserved {
-            self.turns.wait_for_list(session);
+            self.transfers.wait_for_list(session);
         }
         self.interest_budget.set(session, host, interest_bytes);
         self.visibility.set_interests(session, interests.as_ref());
@@ -183,7 +183,7 @@ impl Registry {
         let is_v2 = registration.advert.is_some();
         if known.is_none()
             && is_v2
-            && let Err(wait) = self.admission_rate.try_admit(now, self.turns.is_crowded())
+            && let Err(wait) = self.admission_rate.try_admit(now, self.transfers.is_crowded())
         {
             return Err(RegisterError::Busy(wait));
         }
