@@ -17,7 +17,7 @@ use super::tracked_client::{ClientActivity, TrackedClient, millis_after};
 
 /// How long a client may take to finish a head, a handshake or a body before it is among the first
 /// to be evicted.
-const UNFINISHED: Duration = Duration::from_secs(1);
+const UNFINISHED_AFTER: Duration = Duration::from_secs(1);
 /// With more clients than one part in this many of all connections, the tracker is crowded.
 const CROWDED_DIVISOR: usize = 20;
 /// With fewer free connections than one part in this many, some clients are evicted before others
@@ -34,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_secs(3);
 /// How often all clients are examined, if there are more than a few: searching must not cost more
 /// than a flood of new clients does.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(20);
-const A_FEW: usize = 500;
+const SEARCH_ALWAYS_UP_TO: usize = 500;
 
 /// The clients of all workers.
 #[derive(Debug)]
@@ -180,7 +180,7 @@ impl ClientTracker {
         let mut taken = self.lock();
         let wanted = (self.limit / KEPT_FREE_DIVISOR).saturating_sub(free).max(1) + waiting;
         let wanted = wanted.saturating_sub(taken.evicting);
-        let is_time = taken.list.len() <= A_FEW || taken.next_search.is_none_or(|next| now >= next);
+        let is_time = taken.list.len() <= SEARCH_ALWAYS_UP_TO || taken.next_search.is_none_or(|next| now >= next);
         if wanted > 0 && is_time {
             taken.next_search = Some(now + SEARCH_INTERVAL);
             self.evict(&mut taken, of, wanted, now);
@@ -213,7 +213,7 @@ impl ClientTracker {
             };
             let has = taken.each.get(client).copied().unwrap_or(0);
             let rank = match has_begun {
-                true if Duration::from_millis(age) >= UNFINISHED => EvictionRank::Unfinished { of: has },
+                true if Duration::from_millis(age) >= UNFINISHED_AFTER => EvictionRank::Unfinished { of: has },
                 _ if has > self.limit / SURPLUS_DIVISOR => EvictionRank::Surplus { of: has },
                 false => EvictionRank::Idle,
                 true => EvictionRank::JustStarted,
@@ -369,7 +369,7 @@ mod tests {
         scene.clients[0].mark_idle(Instant::now());
         scene.clients[2].mark_busy();
         assert_eq!(scene.evict_idlest(0), [0], "a new client stays while another is idle");
-        tokio::time::advance(UNFINISHED).await;
+        tokio::time::advance(UNFINISHED_AFTER).await;
         let tracker = Arc::clone(&scene.tracker);
         let _waits = tracker.wait_guard();
         scene.come(4).await;

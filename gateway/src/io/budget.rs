@@ -26,7 +26,7 @@ const SHORT_UNTIL_DIVISOR: usize = 16;
 /// How long it is remembered that a client has left a response unread, and how large the response
 /// was. This is longer than the usual `write_timeout`, so that a client that does it again and
 /// again is recognised.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// Such a client may hold one part in this many of the free bytes, and make this many calls of
 /// unknown response size at a time.
 const UNREAD_DIVISOR: usize = 8;
@@ -165,7 +165,7 @@ impl HeldBudget {
 
     /// Records the size of a response to this request.
     pub(super) fn record_size(&self, method: &str, path: &str, bytes: usize) {
-        let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + REMEMBERED);
+        let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + REMEMBERED_FOR);
         let mut state = self.lock();
         if bytes > OWN_BYTES { state.sizes.record(hash, bytes, until) } else { state.sizes.remove(hash) }
     }
@@ -190,7 +190,7 @@ impl HeldBudget {
     /// A client has left a response unread.
     fn record_unread(&self, client: IpAddr) {
         self.unread.fetch_add(1, Ordering::Relaxed);
-        let until = Instant::now() + REMEMBERED;
+        let until = Instant::now() + REMEMBERED_FOR;
         self.lock().unread.record(self.hasher.hash_one(client), 0, until);
     }
 

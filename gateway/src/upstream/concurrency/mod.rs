@@ -28,9 +28,9 @@ use crate::upstream::endpoint::Endpoint;
 pub(crate) const MAX_WAITING: usize = 1024;
 /// How long permits count as short after a request had to wait. During that time slow clients are
 /// evicted, so that some permits stay free.
-const CROWDED: Duration = Duration::from_secs(10);
+const CROWDED_PERIOD: Duration = Duration::from_secs(10);
 /// How often slow clients are searched for, however many requests arrive.
-const SWEEP: Duration = Duration::from_millis(10);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 /// One sweep closes at most one tunnel in this many, so that waiting tunnels replace the present
 /// ones within seconds and not at once. Each new tunnel costs its worker a connection to the
 /// server, for which other requests wait.
@@ -205,10 +205,10 @@ impl ServerPermits {
         let (grant, mut granted) = oneshot::channel();
         let _waiting =
             QueuedRequest::enqueue(self, address_group(client), grant, now, deadline).ok_or(QueueError::Full)?;
-        let mut pause = SWEEP;
+        let mut pause = SWEEP_INTERVAL;
         loop {
             let now = Instant::now();
-            pause = if self.evict_for_waiters(now) > 0 { SWEEP } else { pause };
+            pause = if self.evict_for_waiters(now) > 0 { SWEEP_INTERVAL } else { pause };
             let next_search = now + pause;
             pause *= BACKOFF_FACTOR;
             match timeout_at(deadline.min(next_search), &mut granted).await {
@@ -227,7 +227,7 @@ impl ServerPermits {
         if state.queue.waiting() == 0 {
             return 0;
         }
-        state.crowded_until = Some(now + CROWDED);
+        state.crowded_until = Some(now + CROWDED_PERIOD);
         self.evict_slow(&mut state, now)
     }
 
@@ -244,7 +244,7 @@ impl ServerPermits {
         if state.next_sweep.is_some_and(|next| now < next) {
             return 0;
         }
-        state.next_sweep = Some(now + SWEEP);
+        state.next_sweep = Some(now + SWEEP_INTERVAL);
         let wanted = match self.kind {
             // More than are needed now, so that later requests need not wait.
             PermitKind::Requests => (self.limit / 4).saturating_sub(state.queue.free()).max(1),

@@ -22,7 +22,7 @@ pub(super) fn uses_too_much(reason: &str) -> bool {
 }
 
 /// How long to wait before asking again when the Distributor is busy and does not say how long.
-const BUSY: Duration = Duration::from_millis(100);
+const BUSY_WAIT: Duration = Duration::from_millis(100);
 
 impl RegistryClient {
     /// The used urls that this node registers, and whether it is told of a part of the mesh.
@@ -69,7 +69,7 @@ impl RegistryClient {
         let needs = self.view.needs();
         let Some(key) = question_key(packet).filter(|key| needs.is_question(*key)) else { return false };
         match answer.reason.as_deref().unwrap_or_default() {
-            "busy" => needs.postpone(key, Instant::now() + answer.retry_after.unwrap_or(BUSY)),
+            "busy" => needs.postpone(key, Instant::now() + answer.retry_after.unwrap_or(BUSY_WAIT)),
             TOO_MANY_NEEDS if needs.ask_fewer(key, Instant::now()) => {}
             reason if uses_too_much(reason) && needs.use_less() => {
                 needs.postpone(key, Instant::now());
