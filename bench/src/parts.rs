@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use node_sdk::gateway::{GatewayPeers, Identity};
+use node_sdk::gateway::{GatewayPeers, NodeDescription};
 use node_sdk::{Node, Path, Peers, ServiceError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +36,8 @@ pub(crate) async fn serve(distributor: String) {
 
 /// Runs a node that only follows the registry. It is told of a part if it uses urls.
 pub(crate) async fn follow(distributor: String, known: usize, urls: &[String]) {
-    let identity = Identity { asks: !urls.is_empty(), ..Identity::new("follower", 1, Vec::new()) };
-    let peers = Peers::join(identity, distributor, CancellationToken::new());
+    let description = NodeDescription { asks: !urls.is_empty(), ..NodeDescription::new("follower", 1, Vec::new()) };
+    let peers = Peers::join(description, distributor, CancellationToken::new());
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     peers.wait_for(&urls).await;
     peers.wait_until(|nodes| nodes.len() >= known).await;

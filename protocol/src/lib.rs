@@ -50,8 +50,8 @@ mod secret;
 
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
-    ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, LegacyResponse, PART_URI, Part, PartWriter, Request, Response,
-    ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part,
+    ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, LegacyResponse, PART_URI, Part, PartWriter, Request,
+    Response, ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part,
     read_credit, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
     write_response,
 };

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use node_sdk::gateway::{GatewayPeers, Identity};
+use node_sdk::gateway::{GatewayPeers, NodeDescription};
 use node_sdk::{HttpAdvert, Peers};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -242,9 +242,9 @@ fn request_for(path: &str) -> String {
 
 /// Registers the HTTP server under the prefix `/http`, and waits until it is listed.
 async fn register(distributor: SocketAddr, back_end: SocketAddr) -> Peers {
-    let mut identity = Identity::new("http", back_end.port(), Vec::new());
-    identity.advert.http = Some(HttpAdvert { prefixes: vec!["/http".to_owned()], strip: false });
-    let peers = Peers::join(identity, distributor.to_string(), CancellationToken::new());
+    let mut description = NodeDescription::new("http", back_end.port(), Vec::new());
+    description.advert.http = Some(HttpAdvert { prefixes: vec!["/http".to_owned()], strip: false });
+    let peers = Peers::join(description, distributor.to_string(), CancellationToken::new());
     peers.wait_until(|nodes| nodes.iter().any(|node| node.name == "http")).await;
     peers
 }

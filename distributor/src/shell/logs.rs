@@ -64,7 +64,12 @@ impl Shared {
     }
 
     /// Logs that services of two names offer one url.
-    pub(super) fn warn_of_shared_url(&self, now: std::time::Instant, logged: &RegistrationLog<'_>, shared_url: &SharedUrl) {
+    pub(super) fn warn_of_shared_url(
+        &self,
+        now: std::time::Instant,
+        logged: &RegistrationLog<'_>,
+        shared_url: &SharedUrl,
+    ) {
         let RegistrationLog { name, host, port, .. } = *logged;
         let SharedUrl { url, other, count } = shared_url;
         if let Some(suppressed) = self.warnings.allow_for("shared_url", url, now) {

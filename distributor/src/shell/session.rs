@@ -283,7 +283,8 @@ impl Session {
             // The peer still reads earlier packets, though a ping may be stuck behind them.
             self.last_heard.store(shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        outbox.is_behind = matches!(outcome, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
+        outbox.is_behind =
+            matches!(outcome, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
         self.is_owed_bytes.store(outbox.is_behind, Ordering::Relaxed);
         (outcome, written)
     }

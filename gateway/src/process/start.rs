@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use node_sdk::Peers;
-use node_sdk::gateway::{BlockedAddresses, GatewayPeers, Identity, RetryBudget};
+use node_sdk::gateway::{BlockedAddresses, GatewayPeers, NodeDescription, RetryBudget};
 use protocol::{Advert, HostPort};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,22 +29,26 @@ const NAME: &str = "gate";
 /// threads are made.
 pub(super) fn start_worker(
     address: SocketAddr,
-    own: Vec<SocketAddr>,
+    client_addresses: Vec<SocketAddr>,
     config: &watch::Receiver<Arc<Config>>,
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,
 ) -> Worker {
     let changing = config.clone();
     let config = Arc::clone(&config.borrow());
-    let mut own = own;
+    let mut client_addresses = client_addresses;
     // A server or node at the advertised address is this gateway, and must not be called.
-    own.extend(config.advertise.as_ref().and_then(HostPort::socket_address));
-    let blocked = BlockedAddresses::new(own.clone());
+    client_addresses.extend(config.advertise.as_ref().and_then(HostPort::socket_address));
+    let blocked = BlockedAddresses::new(client_addresses.clone());
     let advert = Advert { advertise: config.advertise.clone(), ..Advert::default() };
-    let identity =
-        Identity { own, advert, cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
+    let description = NodeDescription {
+        client_addresses,
+        advert,
+        cache: config.cache.clone(),
+        ..NodeDescription::new(NAME, address.port(), Vec::new())
+    };
     info!(%address, distributor = %config.distributor, "listening");
-    let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
+    let peers = Peers::join(description, config.distributor.clone(), stop.clone());
     let clients = Arc::new(ClientTracker::new(config.max_connections));
     let access_log = AccessLog::start(config.access_log).map(Arc::new);
     let shared = Arc::new(WorkerShared::new(config.max_held_bytes, blocked));

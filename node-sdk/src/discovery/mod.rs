@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::cache::CachedMesh;
-use self::registration::{Identity, MAX_VISIBILITY_REQUESTS, RegistrationHandle, new_secret};
+use self::registration::{MAX_VISIBILITY_REQUESTS, NodeDescription, RegistrationHandle, new_secret};
 use self::session::RegistryClient;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::RegistryView;
@@ -32,23 +32,28 @@ pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered and
+/// Registers `description` at the Distributor at `address` (`host:port`), keeps it registered and
 /// informed until `stop` is cancelled. Returns at once. Before the first list, the peers are those
 /// of the cache file, if there is one. Without an address no node becomes known.
 pub(crate) fn start(
-    mut identity: Identity,
+    mut description: NodeDescription,
     address: Option<String>,
     stop: CancellationToken,
 ) -> (Arc<RegistryView>, Arc<LocalNode>, RegistrationHandle) {
     let secret = new_secret();
     let id = secret.as_ref().map_or_else(|| format!("{:032x}", net::unique_id()), Secret::instance);
-    identity.advert.id = Some(id.clone());
+    description.advert.id = Some(id.clone());
     let (requests, requested) = mpsc::channel(MAX_VISIBILITY_REQUESTS);
-    let (advert, adverts) = watch::channel(identity.advert.clone());
-    let blocked = BlockedAddresses::new(identity.own.clone());
-    let local_node =
-        LocalNode::new(id.clone(), &identity.name, identity.advert.zone.clone(), identity.network.clone(), blocked);
-    let can_ask = identity.asks && identity.interests.is_none();
+    let (advert, adverts) = watch::channel(description.advert.clone());
+    let blocked = BlockedAddresses::new(description.client_addresses.clone());
+    let local_node = LocalNode::new(
+        id.clone(),
+        &description.name,
+        description.advert.zone.clone(),
+        description.network.clone(),
+        blocked,
+    );
+    let can_ask = description.asks && description.interests.is_none();
     let view = RegistryView::new(Arc::clone(&local_node), can_ask);
     let left = CancellationToken::new();
     let handle = RegistrationHandle { advert, requests, left: left.clone() };
@@ -56,7 +61,7 @@ pub(crate) fn start(
         left.cancel();
         return (view, local_node, handle);
     };
-    if let Some(path) = &identity.cache {
+    if let Some(path) = &description.cache {
         match cache::load(path) {
             Ok(Some(CachedMesh { replica, age, uses, is_part })) => {
                 let nodes = replica.entries().count();
@@ -69,7 +74,7 @@ pub(crate) fn start(
         }
     }
     let client = RegistryClient {
-        identity,
+        description,
         address,
         id,
         secret,

@@ -24,7 +24,7 @@ pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 
 /// What a process registers about itself.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct NodeDescription {
     /// Its name, such as `goods`; `gate` for gateways.
     pub name: String,
     /// The port that it listens on.
@@ -33,7 +33,7 @@ pub struct Identity {
     pub listen: Option<IpAddr>,
     /// Addresses on which it listens for clients that are not nodes. A node that registers one of
     /// these is never called.
-    pub own: Vec<SocketAddr>,
+    pub client_addresses: Vec<SocketAddr>,
     /// Its routes.
     pub routes: Vec<Route>,
     /// The rest of its advert. The instance id is set when it joins.
@@ -51,14 +51,14 @@ pub struct Identity {
     pub network: Network,
 }
 
-impl Identity {
-    /// An identity with the defaults, which wants to know all nodes.
+impl NodeDescription {
+    /// A description with the defaults, which wants to know all nodes.
     pub fn new(name: impl Into<String>, port: u16, routes: Vec<Route>) -> Self {
         Self {
             name: name.into(),
             port,
             listen: None,
-            own: Vec::new(),
+            client_addresses: Vec::new(),
             routes,
             advert: Advert::default(),
             interests: None,

@@ -9,7 +9,7 @@ use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, no
 use protocol::{HostPort, Route, Router, Visibility};
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::registration::Identity;
+use crate::discovery::registration::NodeDescription;
 use crate::error::StartError;
 use crate::handler::{NodeContext, StateMap};
 use crate::node::builder::RouteDefinition;
@@ -103,7 +103,7 @@ impl NodeBuilder {
         let address = listener.local_addr().map_err(wrong)?;
         info!(%address, name = %self.name, routes = routes.len(), "listening");
         let leaving = CancellationToken::new();
-        let peers = Peers::register(self.identity(address, routes), Some(self.distributor.clone()), leaving.clone());
+        let peers = Peers::register(self.description(address, routes), Some(self.distributor.clone()), leaving.clone());
         let interests = self.interests.take().unwrap_or_default();
         let service = Arc::new(self.into_service(router, &peers));
         let weak = Arc::downgrade(&service);
@@ -137,13 +137,13 @@ impl NodeBuilder {
     }
 
     /// What the Distributor is told of the node that listens at `address` and offers `routes`.
-    fn identity(&self, address: SocketAddr, routes: Vec<Route>) -> Identity {
-        Identity {
+    fn description(&self, address: SocketAddr, routes: Vec<Route>) -> NodeDescription {
+        NodeDescription {
             name: self.name.clone(),
             port: address.port(),
             // In a network inside this process, the mesh gives out addresses.
             listen: matches!(self.network, Network::System).then_some(address.ip().to_canonical()),
-            own: Vec::new(),
+            client_addresses: Vec::new(),
             routes,
             advert: self.advert.clone(),
             interests: self.interests.clone(),

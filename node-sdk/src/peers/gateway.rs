@@ -2,13 +2,13 @@
 //! and how one of several servers is picked.
 //!
 //! ```no_run
-//! use node_sdk::gateway::{GatewayPeers, Identity};
+//! use node_sdk::gateway::{GatewayPeers, NodeDescription};
 //! use node_sdk::Peers;
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn example() -> Result<(), node_sdk::CallError> {
-//! let identity = Identity::new("gate", 8000, Vec::new());
-//! let peers = Peers::join(identity, "127.0.0.1:9000".to_owned(), CancellationToken::new());
+//! let description = NodeDescription::new("gate", 8000, Vec::new());
+//! let peers = Peers::join(description, "127.0.0.1:9000".to_owned(), CancellationToken::new());
 //! peers.wait_for(&["GET/members"]).await;
 //! let response = peers.call_raw("GET", "/members", "{}").await?;
 //! println!("{:?}", response.packet());
@@ -29,7 +29,7 @@ pub use crate::client::call::response::RawResponse;
 use crate::client::mesh::{Mesh, record_reach};
 pub use crate::client::stream::RawReply;
 use crate::client::{CallArguments, split_url};
-pub use crate::discovery::registration::Identity;
+pub use crate::discovery::registration::NodeDescription;
 pub use crate::error::malformed::MalformedResponse;
 use crate::peers::Peers;
 use crate::routing::path_params;
@@ -42,7 +42,7 @@ pub const NO_DISTRIBUTOR: &str = "off";
 
 /// Functions of [`Peers`] that only gateways need.
 pub trait GatewayPeers: Sized {
-    /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered
+    /// Registers `description` at the Distributor at `address` (`host:port`), and keeps it registered
     /// and informed until `stop` is cancelled. Returns at once. Before the first list, the known
     /// nodes are those of the cache file, if there is one.
     ///
@@ -52,7 +52,7 @@ pub trait GatewayPeers: Sized {
     /// that all nodes together come back as an even stream.
     ///
     /// With [`NO_DISTRIBUTOR`] for the address, nothing is registered and no node is known.
-    fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers;
+    fn join(description: NodeDescription, address: String, stop: CancellationToken) -> Peers;
 
     /// Completes when the Distributor has been told that this process leaves, after `stop` of
     /// [`join`](Self::join) was cancelled; after a second at most. Cancel safe.
@@ -127,8 +127,8 @@ pub trait GatewayPeers: Sized {
 }
 
 impl GatewayPeers for Peers {
-    fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers {
-        Self::register(identity, (address != NO_DISTRIBUTOR).then_some(address), stop)
+    fn join(description: NodeDescription, address: String, stop: CancellationToken) -> Peers {
+        Self::register(description, (address != NO_DISTRIBUTOR).then_some(address), stop)
     }
 
     async fn left(&self) {

@@ -26,7 +26,7 @@ use crate::client::stream::StreamCall;
 use crate::client::unknown_route;
 use crate::client::{CallArguments, split_url};
 use crate::discovery;
-use crate::discovery::registration::{Identity, RegistrationHandle};
+use crate::discovery::registration::{NodeDescription, RegistrationHandle};
 use crate::error::CallError;
 use crate::routing::registry_view::SharedTable;
 use crate::routing::table::Lookup;
@@ -49,10 +49,10 @@ pub struct Changes {
 
 impl Peers {
     /// Registers, and keeps registered and informed until `stop` is cancelled. Returns at once.
-    pub(crate) fn register(identity: Identity, address: Option<String>, stop: CancellationToken) -> Self {
-        let balance = identity.balance;
-        let interests = identity.interests.clone();
-        let (view, local_node, registration) = discovery::start(identity, address, stop);
+    pub(crate) fn register(description: NodeDescription, address: Option<String>, stop: CancellationToken) -> Self {
+        let balance = description.balance;
+        let interests = description.interests.clone();
+        let (view, local_node, registration) = discovery::start(description, address, stop);
         let mesh = Arc::new(Mesh::new(view, local_node, balance, interests));
         tokio::spawn(Mesh::connect_newcomers(Arc::downgrade(&mesh)));
         Self { mesh, registration: Arc::new(registration) }

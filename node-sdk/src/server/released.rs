@@ -80,7 +80,9 @@ async fn finished(mut call: StartedCall) {
 
 fn warn_of_drop(log_throttle: &Mutex<KeyedThrottle>, route: &Route, why: &str) {
     let now = Instant::now().into_std();
-    if let Some(suppressed) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow((route.as_str(), why), now) {
+    if let Some(suppressed) =
+        log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow((route.as_str(), why), now)
+    {
         warn!(route = route.as_str(), suppressed, "a call whose caller has gone was dropped before its end: {why}");
     }
 }

@@ -291,7 +291,8 @@ async fn check_new_client_is_served(name: &str, first: &[u8], from: (u8, u8)) {
     let cluster = Cluster::start();
     let servers = vec![FixedServer { address: server().await.0.into(), weight: 100 }];
     let routes = vec![RouteConfig { servers, ..route() }];
-    let at = cluster.gateway_with(Config { max_connections: CONNECTIONS, h2c: true, routes, ..Config::default() }).await;
+    let at =
+        cluster.gateway_with(Config { max_connections: CONNECTIONS, h2c: true, routes, ..Config::default() }).await;
     let come = (0..2 * CONNECTIONS).map(async |number| {
         let mut stream = connect(from.0 + u8::try_from(number % usize::from(from.1)).unwrap(), at).await;
         let _ = stream.write_all(first).await;

@@ -89,7 +89,10 @@ impl RawStream {
     pub async fn read_to(&mut self, end: &str) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end.as_bytes()) {
-            match timeout(PATIENCE, self.0.read_u8()).await.unwrap_or_else(|_| panic!("no {end:?} within {PATIENCE:?}: {bytes:?}")) {
+            match timeout(PATIENCE, self.0.read_u8())
+                .await
+                .unwrap_or_else(|_| panic!("no {end:?} within {PATIENCE:?}: {bytes:?}"))
+            {
                 Ok(byte) => bytes.push(byte),
                 Err(_end) => break,
             }

@@ -197,7 +197,10 @@ impl Peer {
         };
         match timeout(PATIENCE, seen).await {
             Ok(names) => names,
-            Err(_) => panic!("did not happen within {PATIENCE:?}: a list with {about}, or without; there is {:?}", self.names()),
+            Err(_) => panic!(
+                "did not happen within {PATIENCE:?}: a list with {about}, or without; there is {:?}",
+                self.names()
+            ),
         }
     }
 

@@ -111,8 +111,7 @@ fn a_node_is_listed_even_if_there_is_no_room_for_what_it_uses() {
         let registration =
             Registration::parse(serde_json::from_str(&params).ok(), &RegistrationLimits::default()).unwrap();
         let session_id = SessionId(session);
-        let effects =
-            scene.registry.register_session(scene.start, session_id, false, registration, "::1", options)?;
+        let effects = scene.registry.register_session(scene.start, session_id, false, registration, "::1", options)?;
         assert!(scene.registry.interest_budget().used() <= 20_000);
         assert!(scene.registry.entries().any(|record| record.port == session as u16), "{session}");
         Ok(effects.interests.map(|interests| (interests.len(), effects.unfit.is_some())))

@@ -85,7 +85,9 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
 
 /// Reads all that a version 1 answer holds, or only its `results` if that is what fits.
 fn read_legacy<T: DeserializeOwned>(frame: &[u8]) -> Result<T, serde_json::Error> {
-    let Some(LegacyResponse { all, results }) = LegacyResponse::parse(frame) else { return serde_json::from_slice(frame) };
+    let Some(LegacyResponse { all, results }) = LegacyResponse::parse(frame) else {
+        return serde_json::from_slice(frame);
+    };
     match (serde_json::from_str(&all), results) {
         (Err(_), Some(results)) => serde_json::from_str(results),
         (read, _) => read,

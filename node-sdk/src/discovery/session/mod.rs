@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::discovery::foreign_server::{ForeignServerBackoff, by_first_bytes};
 use crate::discovery::reach::registry_host;
-use crate::discovery::registration::{Identity, MAX_VISIBILITY_REQUESTS, VisibilityRequest};
+use crate::discovery::registration::{MAX_VISIBILITY_REQUESTS, NodeDescription, VisibilityRequest};
 use crate::discovery::{RECONNECT_PERIOD, cache};
 use crate::routing::registry_view::RegistryView;
 
@@ -52,7 +52,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 
 pub(super) struct RegistryClient {
-    pub(super) identity: Identity,
+    pub(super) description: NodeDescription,
     pub(super) address: String,
     pub(super) id: String,
     /// The secret that `id` is made of. Only the Distributor is told.
@@ -134,7 +134,7 @@ impl RegistryClient {
                             if let Some(suppressed) = foreign_servers.allow(Instant::now().into_std()) {
                                 self.loss_logged = true;
                                 error!(
-                                    distributor = %self.address, name = %self.identity.name, suppressed,
+                                    distributor = %self.address, name = %self.description.name, suppressed,
                                     "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
                                 );
                             }
@@ -182,7 +182,7 @@ impl RegistryClient {
     /// anew each time.
     async fn connect(&self) -> io::Result<Socket> {
         let address: HostPort = self.address.parse().map_err(io::Error::other)?;
-        self.identity.network.connect(&address, |_| false).await
+        self.description.network.connect(&address, |_| false).await
     }
 
     /// Registers and applies updates until the connection ends. Returns why it ended, and whether a
@@ -248,7 +248,8 @@ impl RegistryClient {
             let expiry = self.view.expire();
             let blocked = !session.unsent.is_empty();
             let report_at = (session.is_v2 && self.view.has_report()).then_some(session.report_at);
-            let store_at = (self.identity.cache.is_some() && self.view.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
+            let store_at =
+                (self.description.cache.is_some() && self.view.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
             tokio::select! {
                 // Packets that came while the process was stopped are read before any timeout is
                 // checked.
@@ -328,7 +329,7 @@ impl RegistryClient {
     }
 
     fn register(&mut self, session: &mut RegistrySession<'_>) {
-        let Identity { name, port, routes, interests, .. } = &self.identity;
+        let NodeDescription { name, port, routes, interests, .. } = &self.description;
         self.waiting.retain(|request| !request.answer.is_closed());
         // One target for all requests: the highest percentage, and the longest time.
         let percent = self.waiting.iter().map(|request| request.target.percent).max();
@@ -339,8 +340,8 @@ impl RegistryClient {
         let have = revision.filter(|_| !self.view.needs().is_part());
         let have = have.map(|revision| ResumePoint { revision, digest });
         let (uses, part) = self.uses_to_register();
-        let loopback =
-            self.identity.advert.advertise.is_none() && self.identity.listen.is_some_and(|listen| listen.is_loopback());
+        let loopback = self.description.advert.advertise.is_none()
+            && self.description.listen.is_some_and(|listen| listen.is_loopback());
         let options = RegisterOptions {
             resume: have,
             interests: interests.clone(),
@@ -356,13 +357,13 @@ impl RegistryClient {
     }
 
     fn pong(&self) -> Pong {
-        let all = self.identity.interests.is_none() && !self.view.needs().is_part();
+        let all = self.description.interests.is_none() && !self.view.needs().is_part();
         self.view.with_replica(|replica| replica.pong(all))
     }
 
     /// Writes the cache file, if there is one.
     async fn store(&self) {
-        let Some(path) = self.identity.cache.clone() else { return };
+        let Some(path) = self.description.cache.clone() else { return };
         let (uses, is_part) = (self.view.used_urls(), self.view.needs().is_part());
         let Some(text) = self.view.cache_text(|replica| cache::text(replica, uses, is_part)) else { return };
         let shown = path.clone();

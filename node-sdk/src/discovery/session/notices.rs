@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::questions::uses_too_much;
 use super::{RegistryClient, RegistrySession};
 use crate::discovery::reach::{is_translated, unreachable};
-use crate::discovery::registration::Identity;
+use crate::discovery::registration::NodeDescription;
 
 /// The reason of a rejection when the instance id does not belong to the secret; and the pause
 /// before the next attempt.
@@ -36,7 +36,7 @@ fn return_pause(reason: &str, retry_after: Duration, random: f64) -> Duration {
 impl RegistryClient {
     /// Warns when others cannot call the address that the Distributor lists.
     pub(super) fn warn_of_reach(&mut self, here: IpAddr, there: IpAddr) {
-        let Identity { name, port, listen, advert, .. } = &self.identity;
+        let NodeDescription { name, port, listen, advert, .. } = &self.description;
         let Some(listen) = listen.filter(|_| advert.advertise.is_none()) else { return };
         if let Some(why) = unreachable(listen, here, *port)
             && self.warned.replace(there) != Some(there)
@@ -47,11 +47,11 @@ impl RegistryClient {
 
     /// Says so once when the Distributor lists another address than this machine has.
     pub(super) fn log_translation(&mut self, session: &mut RegistrySession<'_>) {
-        let Some(here) = session.here.filter(|_| self.identity.advert.advertise.is_none()) else { return };
+        let Some(here) = session.here.filter(|_| self.description.advert.advertise.is_none()) else { return };
         let Some(listed) = self.view.with_replica(|replica| replica.host_of(&self.id)) else { return };
         session.here = None;
         if is_translated(here, listed) && self.translated.replace(listed) != Some(listed) {
-            let (name, told) = (&self.identity.name, SocketAddr::new(listed, self.identity.port));
+            let (name, told) = (&self.description.name, SocketAddr::new(listed, self.description.port));
             info!(
                 %name, distributor = %self.address,
                 "others are told {told}: the Distributor sees this node there, not at {here}. If that port does not lead \
@@ -80,7 +80,7 @@ impl RegistryClient {
             session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
             if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
                 error!(
-                    name = %self.identity.name, id = %self.id, suppressed,
+                    name = %self.description.name, id = %self.id, suppressed,
                     "not listed: the instance id belongs to another process. Start this node anew; if that does not help, \
                      something on the way to {} changes packets", self.address
                 );
@@ -94,7 +94,7 @@ impl RegistryClient {
             return self.warn_of_many(session, reason);
         }
         if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
-            let (name, message) = (&self.identity.name, message.unwrap_or_default());
+            let (name, message) = (&self.description.name, message.unwrap_or_default());
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
             let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
             warn!(%name, ?reason, retry_after_s, suppressed, "the Distributor says: {message}");

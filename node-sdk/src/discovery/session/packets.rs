@@ -54,9 +54,9 @@ impl RegistryClient {
         let is_rejected = first.version() == Version::V2 && Response::from_packet(first).reason.is_some();
         let at = &self.address;
         if is_rejected {
-            info!(distributor = %at, name = %self.identity.name, "connected");
+            info!(distributor = %at, name = %self.description.name, "connected");
         } else {
-            info!(name = %self.identity.name, "connected: registered at {at}");
+            info!(name = %self.description.name, "connected: registered at {at}");
         }
     }
 
@@ -108,7 +108,7 @@ impl RegistryClient {
         let drifted = self.view.with_replica(|replica| {
             ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
         });
-        if drifted && self.identity.interests.is_none() && !self.view.needs().is_part() {
+        if drifted && self.description.interests.is_none() && !self.view.needs().is_part() {
             session.request_list(now);
         }
     }

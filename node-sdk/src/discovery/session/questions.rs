@@ -89,7 +89,7 @@ impl RegistryClient {
     /// Warns that this node uses more urls than the Distributor takes, for this reason.
     pub(super) fn warn_of_many(&self, session: &mut RegistrySession<'_>, reason: &str) {
         if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
-            let name = &self.identity.name;
+            let name = &self.description.name;
             let limit = if reason == TOO_MANY_NEEDS { "--max-urls" } else { "its room for all nodes" };
             warn!(%name, reason, suppressed, "this node uses more urls than the Distributor takes ({limit}); those that it has not used for longest are asked for when they are used again");
         }

@@ -256,7 +256,8 @@ impl Questions {
     }
 
     fn forget_not_offered(&mut self, now: Instant) {
-        while let Some((_, route)) = self.not_offered_by_age.pop_front_if(|(since, _)| *since + NOT_OFFERED_TIME <= now) {
+        while let Some((_, route)) = self.not_offered_by_age.pop_front_if(|(since, _)| *since + NOT_OFFERED_TIME <= now)
+        {
             self.not_offered.remove(&route);
         }
     }
@@ -324,7 +325,10 @@ mod tests {
             let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
             questions.answer(key, &vec![None; routes.len()], now);
         }
-        assert_eq!((questions.not_offered.len(), questions.not_offered_by_age.len()), (MAX_NOT_OFFERED, MAX_NOT_OFFERED));
+        assert_eq!(
+            (questions.not_offered.len(), questions.not_offered_by_age.len()),
+            (MAX_NOT_OFFERED, MAX_NOT_OFFERED)
+        );
         assert_eq!(known(&mut questions, "GET/0", now), None, "the oldest is forgotten");
         assert_eq!(known(&mut questions, "GET/1", now), Some(Answer::NotOffered));
         let later = now + NOT_OFFERED_TIME;

@@ -47,8 +47,7 @@ impl Asker {
         let uses = Some(self.needs.iter().cloned().collect());
         let options = RegisterOptions { uses, part, ..RegisterOptions::default() };
         let registration = registration(r#"{"port":9999,"name":"asker","urls":[],"$":{"id":"me"}}"#);
-        let effects =
-            self.peer.registry.register_session(self.peer.start, PEER, false, registration, "::1", &options);
+        let effects = self.peer.registry.register_session(self.peer.start, PEER, false, registration, "::1", &options);
         let interests = effects.unwrap().interests;
         let is_part = interests.is_some();
         self.peer.outbox.follow(Version::V2, interests);
