@@ -22,7 +22,7 @@ mod calls;
 mod daemon_process;
 mod gateway;
 mod http;
-mod parts;
+mod partial_view;
 mod registry;
 mod report;
 
@@ -74,7 +74,7 @@ enum Scene {
     },
     /// A node that is told what it uses, in a large mesh: its CPU and memory beside those of one
     /// that is told of all, and its first call of a url.
-    Parts {
+    PartialView {
         /// How many other nodes are registered.
         #[arg(long, default_value_t = 10_000)]
         nodes: usize,
@@ -82,12 +82,12 @@ enum Scene {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
-    /// A node that `parts` measures: it waits until it knows these urls, or this many nodes.
+    /// A node that `partial-view` measures: it waits until it knows these urls, or this many nodes.
     #[command(hide = true)]
-    PartsNode { distributor: String, known: usize, urls: Vec<String> },
-    /// The node that `parts` calls.
+    PartialViewNode { distributor: String, known: usize, urls: Vec<String> },
+    /// The node that `partial-view` calls.
     #[command(hide = true)]
-    PartsServer { distributor: String },
+    PartialViewServer { distributor: String },
     /// The Distributor is killed (kill -9) and started again.
     Restart {
         /// Nodes that come back.
@@ -218,8 +218,8 @@ fn main() {
             Scene::PingFloor
             | Scene::FanOutFloor
             | Scene::CallServer { .. }
-            | Scene::PartsNode { .. }
-            | Scene::PartsServer { .. }
+            | Scene::PartialViewNode { .. }
+            | Scene::PartialViewServer { .. }
             | Scene::MemoryNode { .. }
             | Scene::EchoServer
             | Scene::JsonServer
@@ -249,9 +249,9 @@ async fn play(scene: Scene) {
         Scene::FanOut { nodes, rounds, alone } => registry::fan_out(nodes, rounds, alone).await,
         Scene::Storm { nodes, seconds } => registry::storm(nodes, seconds).await,
         Scene::ColdStart { nodes, old, needs } => registry::cold_start(nodes, old, needs).await,
-        Scene::Parts { nodes, seconds } => parts::parts(nodes, seconds).await,
-        Scene::PartsNode { distributor, known, urls } => parts::follow(distributor, known, &urls).await,
-        Scene::PartsServer { distributor } => parts::serve(distributor).await,
+        Scene::PartialView { nodes, seconds } => partial_view::partial_view(nodes, seconds).await,
+        Scene::PartialViewNode { distributor, known, urls } => partial_view::follow(distributor, known, &urls).await,
+        Scene::PartialViewServer { distributor } => partial_view::serve(distributor).await,
         Scene::Restart { nodes } => registry::restart(nodes).await,
         Scene::Frozen { nodes, seconds } => registry::frozen(nodes, seconds).await,
         Scene::Idle { nodes, seconds } => registry::idle(nodes, seconds).await,
@@ -287,7 +287,7 @@ async fn play(scene: Scene) {
             registry::cold_start(1000, true, None).await;
             registry::cold_start(10_000, false, None).await;
             registry::cold_start(10_000, false, Some(10)).await;
-            parts::parts(10_000, 30).await;
+            partial_view::partial_view(10_000, 30).await;
             registry::restart(1000).await;
             registry::restart(10_000).await;
             registry::frozen(1000, 60).await;

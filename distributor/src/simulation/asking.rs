@@ -1,5 +1,4 @@
-//! What simulated nodes offer and use. Some can ask: they are told of a part of the nodes if there
-//! are many.
+//! What simulated nodes offer and use. Some can ask: they have a partial view if there are many.
 
 use protocol::{Response, read_needed, write_need};
 
@@ -9,15 +8,15 @@ use super::*;
 const URLS: [&str; 7] = ["GET/a", "GET/a/{id}", "GET/a/{other}", "GET/a/new", "GET/{all}/new", "POST/b", "EVENT/e"];
 /// What nodes call and emit.
 const ROUTES: [&str; 7] = ["GET/a", "GET/a/7", "GET/a/new", "GET/b/new", "POST/b", "EVENT/e", "GET/none"];
-/// How many nodes there are, in one history or another, when a node is told of a part.
+/// How many nodes there are, in one history or another, when a node has a partial view.
 const TELL_ALL_UP_TO: [usize; 4] = [0, 0, 3, 1000];
 
 /// What a node that can ask has used, and asks.
 #[derive(Default)]
 pub(super) struct SimAsking {
     pub(super) uses: BTreeSet<String>,
-    /// The last list says that the node is told of a part.
-    pub(super) is_part: bool,
+    /// The last list says that the node has a partial view.
+    pub(super) is_partial: bool,
     /// A list has come over this connection.
     has_list: bool,
     waiting: BTreeSet<&'static str>,
@@ -46,7 +45,7 @@ pub(super) fn urls(rng: &mut Rng) -> Vec<&'static str> {
 impl SimAsking {
     /// What the cache file keeps of it.
     pub(super) fn cached(self) -> Self {
-        Self { uses: self.uses, is_part: self.is_part, ..Self::default() }
+        Self { uses: self.uses, is_partial: self.is_partial, ..Self::default() }
     }
 
     /// A connection is new: questions of an earlier one are not answered.
@@ -56,8 +55,8 @@ impl SimAsking {
     }
 
     /// A list has come.
-    pub(super) fn listed(&mut self, is_part: bool) {
-        (self.is_part, self.has_list) = (is_part, true);
+    pub(super) fn listed(&mut self, is_partial: bool) {
+        (self.is_partial, self.has_list) = (is_partial, true);
     }
 
     /// The node registers, with what it uses.
@@ -130,7 +129,7 @@ impl SimNode {
                 |entry: &str| URLS.iter().any(|known| is_same(known, url) && entry.contains(&format!("\"{known}\"")));
             let is_known = self.replica.entries().any(|(_, entry)| is_offered(entry));
             let is_event = url.starts_with("EVENT/");
-            assert!(is_known || is_event || !asking.is_part, "S11: who offers {url} is told before the answer");
+            assert!(is_known || is_event || !asking.is_partial, "S11: who offers {url} is told before the answer");
         }
         asking.uses.extend(needs.into_iter().flatten());
         question.has_registered

@@ -17,7 +17,7 @@ impl World {
             return None;
         }
         let up = self.nodes.iter().filter(|node| node.is_up);
-        let uses = node.asking.as_ref().filter(|asking| asking.is_part);
+        let uses = node.asking.as_ref().filter(|asking| asking.is_partial);
         let expected = up.filter(|other| uses.is_none_or(|uses| uses.includes(&other.urls)));
         let expected: BTreeSet<u16> = expected.map(|other| other.port).collect();
         let listed: BTreeMap<_, _> = distributor.registry.entries().map(|record| (record.id, record)).collect();
@@ -49,7 +49,7 @@ impl World {
             .iter()
             .map(|node| {
                 let (name, up, connected) = (&node.name, node.is_up, node.connection.is_some());
-                let uses = node.asking.as_ref().filter(|asking| asking.is_part).map(|asking| &asking.uses);
+                let uses = node.asking.as_ref().filter(|asking| asking.is_partial).map(|asking| &asking.uses);
                 let (version, urls, ports) = (node.version, &node.urls, node.ports());
                 let mistake = self.mistake_of(node).unwrap_or("right");
                 format!(

@@ -48,7 +48,7 @@ impl World {
             self.next_connection += 1;
             node.connection = Some(id);
             node.replica.connected();
-            node.offered = node.replica.revision().is_some() && !node.is_part();
+            node.offered = node.replica.revision().is_some() && !node.is_partial();
             node.asking.iter_mut().for_each(SimAsking::connected);
             let greet_at = self.now + Duration::from_millis(100);
             let mut connection = SimConnection {

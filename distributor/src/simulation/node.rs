@@ -22,9 +22,9 @@ impl SimNode {
         self.connect_at = now;
     }
 
-    /// Whether it is told of a part of the nodes.
-    pub(super) fn is_part(&self) -> bool {
-        self.asking.as_ref().is_some_and(|asking| asking.is_part)
+    /// Whether it has a partial view.
+    pub(super) fn is_partial(&self) -> bool {
+        self.asking.as_ref().is_some_and(|asking| asking.is_partial)
     }
 
     pub(super) fn ports(&self) -> BTreeSet<u16> {
@@ -48,14 +48,14 @@ impl SimNode {
                 let advert =
                     Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
                 // A part is no base for the changes to all.
-                let have = self.replica.revision().filter(|_| !self.is_part());
+                let have = self.replica.revision().filter(|_| !self.is_partial());
                 let mut have = have.map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });
                 if self.lies {
                     have = Some(self.lie().0);
                 }
                 let uses = self.asking.as_ref().map(|asking| asking.uses.iter().cloned().collect());
                 let options =
-                    RegisterOptions { resume: have, uses, part: self.is_part(), ..RegisterOptions::default() };
+                    RegisterOptions { resume: have, uses, part: self.is_partial(), ..RegisterOptions::default() };
                 let routes: Vec<_> = urls.iter().map(|url| Route::parse(url).expect("it is a route")).collect();
                 let mut out = BytesMut::new();
                 write_registration(&mut out, name, *port, &routes, &advert, &options);
@@ -103,7 +103,7 @@ impl SimNode {
             assert!(frame.len() <= LEGACY_READ_BYTES);
         }
         if packet.uri() == PING_URI {
-            write_pong(&mut out, self.replica.pong(!self.is_part()));
+            write_pong(&mut out, self.replica.pong(!self.is_partial()));
             return out.to_vec();
         }
         if is_copy_request(&packet) {

@@ -1,4 +1,4 @@
-//! The update for a node that is told of a part of the nodes, and has come to need more.
+//! The update for a node that has a partial view, and has come to need more.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! Lists for peers that are told of a part of the nodes, and the pace at which packets for single
-//! peers are encoded.
+//! Lists for peers with a partial view, and the pace at which packets for single peers are encoded.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ const BYTES_IN_VAIN: usize = 4;
 /// When a peer may try again after there was no memory for its packet.
 const MEMORY_AGAIN: Duration = Duration::from_millis(100);
 
-/// Lists for peers that are told of a part of the nodes.
+/// Lists for peers with a partial view.
 #[derive(Debug)]
 pub(super) struct PartialLists {
     memory: UpdateBudget,

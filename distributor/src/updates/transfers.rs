@@ -22,7 +22,7 @@ const MAX_TRANSFER_TIME: Duration = Duration::from_millis(250);
 /// is ready is done between two such questions, and then it is this process that is slow, and no
 /// peer.
 const MIN_REFUSALS: u64 = 16;
-/// When no further transfer may begin, the peer that is first in the queue asks again after this time.
+/// When no further transfer may begin, the first peer in the queue asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Most nodes that have registered and wait for their first list. Further nodes are told to come
 /// back, because each new node makes the list longer for which the others wait. It is as many as

@@ -181,7 +181,8 @@ impl Load {
         cost(ours, self.in_flight(), weight) < cost(theirs, other.in_flight(), other_weight) / 2.0
     }
 
-    /// Whether even the quickest of its recent answers took clearly longer than is usual for `other`.
+    /// Whether even the quickest of its recent answers took clearly longer than is usual for
+    /// `other`.
     fn is_clearly_slower(&self, other: &Self, now: Instant) -> bool {
         let (quickest, usual) = (self.quickest(now), other.latency.usual());
         usual > 0 && quickest > usual * CLEARLY_SLOWER && u128::from(quickest - usual) > MIN_DIFFERENCE.as_micros()

@@ -58,13 +58,13 @@ pub(crate) struct CachedMesh {
     pub(crate) age: Duration,
     /// The urls that the node has used.
     pub(crate) uses: Vec<String>,
-    /// The node was told of a part of the nodes.
-    pub(crate) is_part: bool,
+    /// The node had a partial view.
+    pub(crate) is_partial: bool,
 }
 
 /// The format of a file with all nodes, and of one with a part of them.
 const FORMAT: u32 = 2;
-const FORMAT_OF_PART: u32 = 3;
+const FORMAT_OF_PARTIAL: u32 = 3;
 /// Names that are tried for the new file; one of 128 random bits is hardly ever taken.
 const MAX_NAMES: u32 = 4;
 /// A file that is larger than any list is not ours.
@@ -83,7 +83,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<CachedMesh>> {
     };
     let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
     let header: CacheHeader = serde_json::from_str(head)?;
-    if header.v != FORMAT && header.v != FORMAT_OF_PART {
+    if header.v != FORMAT && header.v != FORMAT_OF_PARTIAL {
         return Err(invalid("its format is of another version"));
     }
     if !header.is_whole() {
@@ -103,15 +103,15 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<CachedMesh>> {
         return Err(invalid("its checksum is wrong"));
     }
     let age = Duration::from_secs(seconds_since_1970().saturating_sub(saved));
-    Ok(Some(CachedMesh { replica, age, uses, is_part: v == FORMAT_OF_PART }))
+    Ok(Some(CachedMesh { replica, age, uses, is_partial: v == FORMAT_OF_PARTIAL }))
 }
 
-/// The text of the file of a node that has used these urls and is told of a part of the nodes or of
-/// all; `None` when the replica has no revision to resume from.
-pub(crate) fn text(replica: &Replica, uses: Vec<String>, is_part: bool) -> Option<String> {
+/// The text of the file of a node that has used these urls, and has a partial view or knows all
+/// nodes; `None` when the replica has no revision to resume from.
+pub(crate) fn text(replica: &Replica, uses: Vec<String>, is_partial: bool) -> Option<String> {
     let revision = replica.revision()?;
     let mut head = CacheHeader {
-        v: if is_part { FORMAT_OF_PART } else { FORMAT },
+        v: if is_partial { FORMAT_OF_PARTIAL } else { FORMAT },
         revision,
         digest: replica.digest(),
         saved: seconds_since_1970(),
@@ -194,14 +194,14 @@ mod tests {
         let (_folder, path) = file();
         assert!(load(&path).unwrap().is_none());
         for _ in 0..2 {
-            for is_part in [false, true] {
+            for is_partial in [false, true] {
                 let uses = vec!["GET/a".to_owned(), "EVENT/¶".to_owned()];
-                store(&path, &text(&replica(), uses.clone(), is_part).unwrap()).unwrap();
+                store(&path, &text(&replica(), uses.clone(), is_partial).unwrap()).unwrap();
                 let loaded = load(&path).unwrap().unwrap();
                 let known = &loaded.replica;
                 assert_eq!((known.revision(), known.digest()), (replica().revision(), replica().digest()));
                 assert!(loaded.age < Duration::from_secs(60));
-                assert_eq!((loaded.uses, loaded.is_part), (uses, is_part));
+                assert_eq!((loaded.uses, loaded.is_partial), (uses, is_partial));
             }
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");

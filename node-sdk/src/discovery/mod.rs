@@ -63,11 +63,11 @@ pub(crate) fn start(
     };
     if let Some(path) = &description.cache {
         match cache::load(path) {
-            Ok(Some(CachedMesh { replica, age, uses, is_part })) => {
+            Ok(Some(CachedMesh { replica, age, uses, is_partial })) => {
                 let nodes = replica.entries().count();
                 info!(nodes, age_s = age.as_secs(), path = %path.display(), "using nodes from the cache file until the Distributor sends a list");
                 view.seed(replica);
-                view.needs().seed(&uses, is_part, Instant::now());
+                view.needs().seed(&uses, is_partial, Instant::now());
             }
             Ok(None) => {}
             Err(error) => warn!(%error, path = %path.display(), "the cache file is not used"),

@@ -40,8 +40,8 @@ pub struct NodeDescription {
     pub advert: Advert,
     /// Its interests: services, by name, and urls, as registered; `None` for all.
     pub interests: Option<Vec<String>>,
-    /// It asks who offers what it is about to use, and may be told of a part of the nodes. Means
-    /// nothing if it has interests.
+    /// It asks who offers what it is about to use, and may have a partial view. Means nothing if it
+    /// has interests.
     pub asks: bool,
     /// The cache file.
     pub cache: Option<PathBuf>,

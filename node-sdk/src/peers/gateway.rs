@@ -42,9 +42,9 @@ pub const NO_DISTRIBUTOR: &str = "off";
 
 /// Functions of [`Peers`] that only gateways need.
 pub trait GatewayPeers: Sized {
-    /// Registers `description` at the Distributor at `address` (`host:port`), and keeps it registered
-    /// and informed until `stop` is cancelled. Returns at once. Before the first list, the known
-    /// nodes are those of the cache file, if there is one.
+    /// Registers `description` at the Distributor at `address` (`host:port`), and keeps it
+    /// registered and informed until `stop` is cancelled. Returns at once. Before the first list,
+    /// the known nodes are those of the cache file, if there is one.
     ///
     /// While the Distributor cannot be reached, the known nodes stay in use, and an attempt to
     /// connect is made every [`RECONNECT_PERIOD`](crate::RECONNECT_PERIOD), a tenth more or less.

@@ -127,11 +127,11 @@ impl RegistryView {
     pub(crate) fn apply_update(&self, update: &ListUpdate<'_>) -> UpdateOutcome {
         let now = Instant::now().into_std();
         let mut outcome = UpdateOutcome::Same;
-        let is_part = match update {
+        let is_partial = match update {
             ListUpdate::Snapshot(list) => Some(list.header.is_some_and(|header| header.part)),
             ListUpdate::Delta(_) => None,
         };
-        if is_part == Some(true) {
+        if is_partial == Some(true) {
             // Before nodes vanish from the tables, so that calls to them ask.
             self.needs.listed(true);
         }
@@ -144,8 +144,8 @@ impl RegistryView {
             state.stale_since = None;
             state.unsaved = true;
             drop(state);
-            if let Some(is_part) = is_part {
-                self.needs.listed(is_part);
+            if let Some(is_partial) = is_partial {
+                self.needs.listed(is_partial);
             }
             self.has_list.send_if_modified(|has_list| !std::mem::replace(has_list, true));
         }

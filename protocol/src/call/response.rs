@@ -23,8 +23,8 @@ pub struct Response<'a> {
     pub reason: Option<Cow<'a, str>>,
     /// A text for people.
     pub message: Option<Cow<'a, str>>,
-    /// The data, if there is any. [`LegacyResponse`](crate::LegacyResponse) has all data of a version
-    /// 1 response that has more than `results`.
+    /// The data, if there is any. [`LegacyResponse`](crate::LegacyResponse) has all data of a
+    /// version 1 response that has more than `results`.
     pub body: Option<&'a RawValue>,
     /// When to try again, if the sender says so.
     pub retry_after: Option<Duration>,

@@ -1,4 +1,4 @@
-//! The question of a node that is told of a part of the nodes: who offers what it is about to use.
+//! The question of a node with a partial view: who offers what it is about to use.
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;

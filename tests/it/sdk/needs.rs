@@ -1,4 +1,4 @@
-//! Nodes of a mesh that is so large that they are told of a part: they ask for what they use.
+//! Nodes of a mesh that is so large that they have a partial view: they ask for what they use.
 
 mod mixes;
 
@@ -16,7 +16,7 @@ use tests::{Cluster, Listener, Peer, Process, eventually, patient, pick_port};
 
 use crate::programs::DISTRIBUTOR;
 
-/// A cluster that tells nodes of a part, however small it is.
+/// A cluster whose nodes have a partial view, however small it is.
 fn large() -> Cluster {
     Cluster::with(Config { tell_all_up_to: 0, ..patient() })
 }
@@ -310,7 +310,8 @@ async fn m14_a_node_that_asks_for_more_at_once_than_it_may_use_asks_for_fewer() 
     assert!(answers.iter().all(|answer| answer == "n"), "{answers:?}");
 }
 
-/// A Distributor that a test plays. It tells nodes of a part, and takes as much as the test says.
+/// A Distributor that a test plays. It gives nodes a partial view, and takes as much as the test
+/// says.
 struct Played {
     connection: Peer,
 }
@@ -482,7 +483,7 @@ async fn m12_a_node_that_was_told_of_a_part_is_told_of_all_when_the_mesh_is_smal
     assert_eq!(known(first.peers()), ["goods"]);
     first.stop().await;
     cluster.stop().await;
-    // While the new Distributor may not know all nodes, a node is told of a part again.
+    // While the new Distributor may not know all nodes, a node has a partial view again.
     let cluster = Cluster::on(address, patient());
     let mut observer = cluster.peer().await;
     let is_back = |names: &[String]| ["goods", "rest"].iter().all(|name| names.iter().any(|other| other == name));

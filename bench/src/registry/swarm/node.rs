@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::arriving::Arriving;
 use super::{SwarmSample, write};
 
-/// What nodes use that are told of a part: each of them the urls of some others.
+/// What nodes with a partial view use: each of them the urls of some others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
     /// How many others.
@@ -144,7 +144,7 @@ impl SwarmNode {
         )
     }
 
-    /// The urls that it offers and uses, if it is told of a part.
+    /// The urls that it offers and uses, if it has a partial view.
     fn urls(&self) -> (Option<String>, String) {
         let Some(Needs { each, of }) = self.needs else { return (None, String::new()) };
         let used: Vec<String> =

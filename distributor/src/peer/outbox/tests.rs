@@ -216,5 +216,5 @@ fn a_peer_that_has_drifted_gets_the_list_but_not_at_every_pong() {
     }
     let interests = Interests::named(vec!["n".into()]);
     peer.outbox.follow(Version::V2, Some(Arc::new(interests)));
-    assert!(!peer.outbox.resend_list(peer.at(100_000)), "its digest is of a part");
+    assert!(!peer.outbox.resend_list(peer.at(100_000)), "its digest is of a partial view");
 }

@@ -17,7 +17,7 @@ use crate::updates::lists::{PeerState, Wait};
 /// The prefix of events among urls. An event can be needed before any node has subscribed to it.
 const EVENT: &str = "EVENT/";
 
-/// A mesh is small again for a node that was told of a part when it has fewer nodes than one in so
+/// A mesh is small again for a node that had a partial view when it has fewer nodes than one in so
 /// many of `tell_all_up_to`. Otherwise, in a mesh of about that size, a node would know all or a
 /// part by chance.
 const SMALL_AGAIN_DIVISOR: usize = 2;
@@ -50,11 +50,11 @@ impl Registry {
             return Some(Interests::named(named.clone()));
         }
         let uses = options.uses.as_ref()?;
-        let is_part = match self.visibility.interests_of(session) {
+        let is_partial = match self.visibility.interests_of(session) {
             Some(interests) => interests.is_some(),
             None => self.is_large(options.part),
         };
-        is_part.then(|| Interests::used(uses.iter().map(String::as_str)))
+        is_partial.then(|| Interests::used(uses.iter().map(String::as_str)))
     }
 
     /// Whether there are too many nodes to tell a node of all that can ask, and that was told of a

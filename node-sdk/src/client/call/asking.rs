@@ -1,5 +1,4 @@
-//! Asking the Distributor who offers what is about to be used, in a node that is told of a part of
-//! the mesh.
+//! Asking the Distributor who offers what is about to be used, in a node with a partial view.
 
 use std::time::Duration;
 
@@ -75,7 +74,7 @@ impl Mesh {
         let (method, path) = split_url(url);
         let now = Instant::now();
         let needs = self.view().needs();
-        if !needs.is_part() {
+        if !needs.is_partial() {
             return;
         }
         let found = self.lookup(method, path);
@@ -87,7 +86,8 @@ impl Mesh {
         }
     }
 
-    /// Asks who offers these urls, again and again while no node does. Never completes; cancel safe.
+    /// Asks who offers these urls, again and again while no node does. Never completes; cancel
+    /// safe.
     pub(crate) async fn keep_asking(&self, urls: &[&str]) {
         loop {
             self.view().wait_for_list().await;

@@ -55,7 +55,7 @@ impl RawCall<'_> {
             return self.call_local(service, deadline, context);
         }
         let found = self.mesh.lookup(self.method, self.path);
-        if self.mesh.view().needs().is_part() && self.asks_first(&found, now, deadline) {
+        if self.mesh.view().needs().is_partial() && self.asks_first(&found, now, deadline) {
             return Ok(None);
         }
         let (providers, captured) = match (found, &local) {

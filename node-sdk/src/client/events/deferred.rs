@@ -1,5 +1,4 @@
-//! Events that wait until this node, which is told of a part of the mesh, has learned who
-//! subscribes to them.
+//! Events that wait until this node, which has a partial view, has learned who subscribes to them.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
@@ -48,7 +47,7 @@ enum Placement {
 /// Sends an event, now or when it is known who subscribes to it. Returns the number of nodes that
 /// it was sent to at once.
 pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
-    if !mesh.view().needs().is_part() {
+    if !mesh.view().needs().is_partial() {
         return event.send(mesh);
     }
     let route = Arc::clone(&event.route);

@@ -337,7 +337,7 @@ impl RegistryClient {
         let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
         let Pong { revision, digest } = self.pong();
         // A part is no base for the changes to all.
-        let have = revision.filter(|_| !self.view.needs().is_part());
+        let have = revision.filter(|_| !self.view.needs().is_partial());
         let have = have.map(|revision| ResumePoint { revision, digest });
         let (uses, part) = self.uses_to_register();
         let loopback = self.description.advert.advertise.is_none()
@@ -357,15 +357,15 @@ impl RegistryClient {
     }
 
     fn pong(&self) -> Pong {
-        let all = self.description.interests.is_none() && !self.view.needs().is_part();
+        let all = self.description.interests.is_none() && !self.view.needs().is_partial();
         self.view.with_replica(|replica| replica.pong(all))
     }
 
     /// Writes the cache file, if there is one.
     async fn store(&self) {
         let Some(path) = self.description.cache.clone() else { return };
-        let (uses, is_part) = (self.view.used_urls(), self.view.needs().is_part());
-        let Some(text) = self.view.cache_text(|replica| cache::text(replica, uses, is_part)) else { return };
+        let (uses, is_partial) = (self.view.used_urls(), self.view.needs().is_partial());
+        let Some(text) = self.view.cache_text(|replica| cache::text(replica, uses, is_partial)) else { return };
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
         if let Err(error) = stored.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {

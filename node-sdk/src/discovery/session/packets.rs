@@ -108,7 +108,7 @@ impl RegistryClient {
         let drifted = self.view.with_replica(|replica| {
             ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
         });
-        if drifted && self.description.interests.is_none() && !self.view.needs().is_part() {
+        if drifted && self.description.interests.is_none() && !self.view.needs().is_partial() {
             session.request_list(now);
         }
     }

@@ -1,4 +1,4 @@
-//! The questions to the Distributor of a node that is told of a part of the mesh.
+//! The questions to the Distributor of a node with a partial view.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) fn uses_too_much(reason: &str) -> bool {
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 
 impl RegistryClient {
-    /// The used urls that this node registers, and whether it is told of a part of the mesh.
+    /// The used urls that this node registers, and whether it has a partial view.
     pub(super) fn uses_to_register(&self) -> (Option<Vec<String>>, bool) {
         let needs = self.view.needs();
         if !needs.can_ask() {
@@ -33,7 +33,7 @@ impl RegistryClient {
         }
         let uses = self.view.used_urls();
         needs.registers();
-        (Some(uses), needs.is_part())
+        (Some(uses), needs.is_partial())
     }
 
     /// Writes the next question, if it is time. Returns when to look for one again.

@@ -1,5 +1,4 @@
-//! The urls that this node uses, and its questions to the Distributor, if it is told of a part of
-//! the mesh.
+//! The urls that this node uses, and its questions to the Distributor, if it has a partial view.
 //!
 //! It must not send a question: the session with the Distributor takes those that are due.
 
@@ -24,8 +23,8 @@ pub(crate) struct Needs {
     /// The node asks for the urls that it needs. Other nodes are told of all nodes, or of the
     /// interests that their author has named.
     can_ask: bool,
-    /// It is told of a part of the nodes.
-    is_part: AtomicBool,
+    /// It has a partial view.
+    is_partial: AtomicBool,
     /// The Distributor takes less than the node uses: as long as the session lasts, nothing is
     /// added that the node has called while it was told of all.
     is_reduced: AtomicBool,
@@ -43,7 +42,7 @@ impl Needs {
     pub(crate) fn new(can_ask: bool, now: Instant) -> Self {
         Self {
             can_ask,
-            is_part: AtomicBool::new(false),
+            is_partial: AtomicBool::new(false),
             is_reduced: AtomicBool::new(false),
             used: RwLock::new(UsedUrls::new(now)),
             questions: Mutex::new(Questions::new(now)),
@@ -55,24 +54,24 @@ impl Needs {
         self.can_ask
     }
 
-    /// Whether the node is told of a part of the nodes, and asks before it uses something new.
-    pub(crate) fn is_part(&self) -> bool {
-        self.is_part.load(Ordering::Relaxed)
+    /// Whether the node has a partial view, and asks before it uses something new.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.is_partial.load(Ordering::Relaxed)
     }
 
     /// Begins with what an earlier process of this node has used.
-    pub(crate) fn seed(&self, urls: &[String], is_part: bool, now: Instant) {
+    pub(crate) fn seed(&self, urls: &[String], is_partial: bool, now: Instant) {
         if self.can_ask {
-            self.is_part.store(is_part, Ordering::Relaxed);
+            self.is_partial.store(is_partial, Ordering::Relaxed);
             urls.iter().filter_map(|url| Route::parse(url).ok()).for_each(|url| self.add(&url, now));
         }
     }
 
-    /// The Distributor has sent a list of all nodes, or of a part. As long as the session lasts, it
-    /// can be asked.
-    pub(crate) fn listed(&self, is_part: bool) {
+    /// The Distributor has sent a list of all nodes, or a partial view. As long as the session
+    /// lasts, it can be asked.
+    pub(crate) fn listed(&self, is_partial: bool) {
         if self.can_ask {
-            self.is_part.store(is_part, Ordering::Relaxed);
+            self.is_partial.store(is_partial, Ordering::Relaxed);
             self.questions().open();
         }
     }
@@ -187,7 +186,7 @@ impl Needs {
 
     /// Whether what the node calls while it is told of all counts as used.
     pub(crate) fn adds_called(&self) -> bool {
-        self.can_ask && !self.is_part() && !self.is_reduced.load(Ordering::Relaxed)
+        self.can_ask && !self.is_partial() && !self.is_reduced.load(Ordering::Relaxed)
     }
 
     /// The urls that the node has used.

@@ -1,5 +1,5 @@
-//! The questions of a node that is told of a part of the mesh: one packet at a time, and one
-//! question for all that wait for the same. Without I/O.
+//! The questions of a node with a partial view: one packet at a time, and one question for all that
+//! wait for the same. Without I/O.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;

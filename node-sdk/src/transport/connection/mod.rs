@@ -276,8 +276,8 @@ impl Connection {
 }
 
 impl ConnectionState {
-    /// Charges the bytes of parts, and the `unfinished` bytes of a packet that was received in part.
-    /// Returns how many bytes may be held, if there are many.
+    /// Charges the bytes of parts, and the `unfinished` bytes of a packet that was received in
+    /// part. Returns how many bytes may be held, if there are many.
     fn charge(&mut self, unfinished: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + unfinished;
         // Small amounts are not charged to the shared budget.

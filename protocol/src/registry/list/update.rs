@@ -57,7 +57,7 @@ pub struct UpdateHeader {
     pub warming: bool,
     /// The receiver should answer with a pong: see [`write_pong`](crate::write_pong).
     pub ack: bool,
-    /// Of a list: the receiver is told of a part of the nodes.
+    /// Of a list: the receiver has a partial view.
     pub part: bool,
 }
 

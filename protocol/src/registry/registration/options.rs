@@ -16,7 +16,7 @@ pub struct RegisterOptions {
     /// The node can ask who offers a route: see [`write_need`](crate::write_need). These are the
     /// registered urls, and events, that it has used so far; `None` from a node that cannot ask.
     pub uses: Option<Vec<String>>,
-    /// The node can ask, and was told of a part of the nodes before.
+    /// The node can ask, and had a partial view before.
     pub part: bool,
     /// Asks to be told when enough nodes know of the registration.
     pub visibility: Option<VisibilityTarget>,

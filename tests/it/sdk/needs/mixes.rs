@@ -69,7 +69,7 @@ async fn m15_a_distributor_of_version_1_is_asked_nothing() {
     let first = cluster.node(caller()).await;
     assert_eq!(call(first.peers(), "GET/goods").await, "goods");
     first.stop().await;
-    // The file says that the node was told of a part.
+    // The file says that the node had a partial view.
     let listener = Listener::bind().await;
     let caller = caller().distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
     let peers = caller.peers();

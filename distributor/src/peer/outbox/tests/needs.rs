@@ -42,16 +42,16 @@ impl Asker {
         );
     }
 
-    /// Registers as a node that can ask. Returns whether it is told of a part.
+    /// Registers as a node that can ask. Returns whether it has a partial view.
     fn register(&mut self, part: bool) -> bool {
         let uses = Some(self.needs.iter().cloned().collect());
         let options = RegisterOptions { uses, part, ..RegisterOptions::default() };
         let registration = registration(r#"{"port":9999,"name":"asker","urls":[],"$":{"id":"me"}}"#);
         let effects = self.peer.registry.register_session(self.peer.start, PEER, false, registration, "::1", &options);
         let interests = effects.unwrap().interests;
-        let is_part = interests.is_some();
+        let is_partial = interests.is_some();
         self.peer.outbox.follow(Version::V2, interests);
-        is_part
+        is_partial
     }
 
     fn publish(&mut self) {
@@ -174,7 +174,7 @@ fn a_node_that_asks_is_told_of_the_newest_providers_of_what_it_uses() {
 
 #[test]
 fn what_a_node_is_told_of_is_decided_when_its_session_begins() {
-    for (nodes, part, is_part) in [
+    for (nodes, part, is_partial) in [
         (3, false, false),
         (4, false, true),
         (2, true, true),
@@ -184,17 +184,17 @@ fn what_a_node_is_told_of_is_decided_when_its_session_begins() {
         let mut asker = Asker::new(Config { tell_all_up_to: 4, ..Config::default() });
         (0..nodes).for_each(|session| asker.node(session, "n", &["GET/n"], ""));
         asker.publish();
-        assert_eq!(asker.register(part), is_part, "{nodes}");
+        assert_eq!(asker.register(part), is_partial, "{nodes}");
         asker.publish();
         assert_eq!(asker.read(), None);
-        let seen = if is_part { 0 } else { nodes as usize + 1 };
+        let seen = if is_partial { 0 } else { nodes as usize + 1 };
         assert_eq!(asker.replica.len(), seen, "{nodes}");
         // Registering again changes nothing of it.
         (10..20).for_each(|session| asker.node(session, "m", &["GET/m"], ""));
         asker.publish();
-        assert_eq!(asker.register(part), is_part);
+        assert_eq!(asker.register(part), is_partial);
         asker.read();
-        assert_eq!(asker.replica.len(), if is_part { 0 } else { seen + 10 }, "{nodes}");
+        assert_eq!(asker.replica.len(), if is_partial { 0 } else { seen + 10 }, "{nodes}");
         // A node that is told of all is answered, too.
         assert_eq!(asker.ask(&["GET/m"]).unwrap(), [Some("GET/m".to_owned())]);
     }
@@ -202,12 +202,12 @@ fn what_a_node_is_told_of_is_decided_when_its_session_begins() {
 
 #[test]
 fn a_node_is_told_of_a_part_again_while_lists_lack_nodes() {
-    for (is_warm, part, is_part) in [(false, true, true), (false, false, false), (true, true, false)] {
+    for (is_warm, part, is_partial) in [(false, true, true), (false, false, false), (true, true, false)] {
         let mut asker = Asker::new(Config::default());
         if !is_warm {
             asker.peer.registry = Registry::new(Config::default(), UpdateBudget::new(usize::MAX), asker.peer.start, 1);
         }
-        assert_eq!(asker.register(part), is_part, "warm {is_warm}, part {part}");
+        assert_eq!(asker.register(part), is_partial, "warm {is_warm}, part {part}");
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) async fn serve(distributor: String) {
     std::future::pending::<()>().await;
 }
 
-/// Runs a node that only follows the registry. It is told of a part if it uses urls.
+/// Runs a node that only follows the registry. It has a partial view if it uses urls.
 pub(crate) async fn follow(distributor: String, known: usize, urls: &[String]) {
     let description = NodeDescription { asks: !urls.is_empty(), ..NodeDescription::new("follower", 1, Vec::new()) };
     let peers = Peers::join(description, distributor, CancellationToken::new());
@@ -46,10 +46,10 @@ pub(crate) async fn follow(distributor: String, known: usize, urls: &[String]) {
 }
 
 /// Measures what a node costs that is told what it uses, and its first calls.
-pub(crate) async fn parts(nodes: usize, seconds: u64) {
+pub(crate) async fn partial_view(nodes: usize, seconds: u64) {
     title(&format!("a node that uses {USED} urls, in a mesh of {nodes} nodes; 100 changes a second for {seconds} s"));
     let empty = Daemon::distributor(0, &[]).await;
-    let base = Daemon::server(&["parts-node", &empty.address.to_string(), "1"]).await;
+    let base = Daemon::server(&["partial-view-node", &empty.address.to_string(), "1"]).await;
     let daemon = Daemon::distributor(0, &["--tell-all-up-to", "0"]).await;
     let address = daemon.address.to_string();
     let mut others = Vec::new();
@@ -60,10 +60,10 @@ pub(crate) async fn parts(nodes: usize, seconds: u64) {
             sleep(PAUSE).await;
         }
     }
-    let all = Daemon::server(&["parts-node", &address, &nodes.to_string()]).await;
+    let all = Daemon::server(&["partial-view-node", &address, &nodes.to_string()]).await;
     let urls: Vec<String> = (0..USED).map(|at| format!("GET/n{}", at * nodes / USED)).collect();
     let used = USED.to_string();
-    let arguments = ["parts-node", &address, &used].into_iter().chain(urls.iter().map(String::as_str));
+    let arguments = ["partial-view-node", &address, &used].into_iter().chain(urls.iter().map(String::as_str));
     let part = Daemon::server(&arguments.collect::<Vec<_>>()).await;
     first_calls(&address).await;
     sleep(Duration::from_secs(5)).await;
@@ -101,7 +101,7 @@ pub(crate) async fn parts(nodes: usize, seconds: u64) {
 
 /// Measures the first calls of urls, beside calls of one that is known.
 async fn first_calls(distributor: &str) {
-    let _server = Daemon::server(&["parts-server", distributor]).await;
+    let _server = Daemon::server(&["partial-view-server", distributor]).await;
     let caller = Node::builder("caller").distributor(distributor).silent().start().await.unwrap();
     let url = |number: usize, id: usize| format!("GET/first/{number}/{id}");
     let timed = async |number: usize, id: usize| {
