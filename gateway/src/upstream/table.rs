@@ -21,6 +21,7 @@ use super::status::EndpointStatus;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::config::{Config, RouteConfig};
 use crate::route::path::{longest_prefix, normal_prefix};
+use crate::upstream::checks::server_checks::ServerCheck;
 use crate::upstream::concurrency::holders::PermitKind;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::names::ServerNames;
@@ -47,6 +48,14 @@ pub(crate) struct UpstreamTable {
     /// Changed in place, where nodes have changed.
     state: RwLock<TableState>,
     names: Arc<ServerNames>,
+}
+
+/// What servers that have left were part of.
+struct RemovedServers {
+    /// The prefixes of each.
+    prefixes: Vec<(SocketAddr, String)>,
+    /// Their health checks: a server that is added again keeps its health while its check exists.
+    checks: Vec<Arc<ServerCheck>>,
 }
 
 /// Which servers answer which prefixes.
@@ -216,31 +225,9 @@ impl TableState {
         let left: Vec<_> = old.iter().filter(|known| differs(known, &new)).map(|(_, node)| node).collect();
         let came: Vec<_> = new.iter().filter(|known| differs(known, &old)).map(|(_, node)| node).collect();
         let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| node_address(node)).collect();
-        let mut left_prefixes: Vec<(SocketAddr, String)> = Vec::new();
-        for node in &left {
-            left_prefixes.extend(prefixes(node).map(|prefix| (node_address(node), prefix)));
-        }
-        // A server that is added again below keeps its health.
-        let mut checks = Vec::new();
-        for (_, prefix) in &left_prefixes {
-            let Some(group) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
-            group.registered -= 1;
-            // One pass over a list removes all nodes that have changed.
-            if group.pool.is_scheduled() {
-                let has_moved = |member: &GroupMember| {
-                    member.node.is_some() && member.endpoint.address.tcp().is_some_and(|at| moved.contains(&at))
-                };
-                let gone = group.pool.members().iter().filter(|member| has_moved(member));
-                checks.extend(gone.filter_map(|member| member.check.clone()));
-                group.pool.retain(|member| !has_moved(member));
-            }
-        }
-        let mut came_prefixes = Vec::new();
-        for node in &came {
-            let at = node_address(node);
-            came_prefixes.extend(self.add_node(node, snapshot, shared, now).into_iter().map(|prefix| (at, prefix)));
-        }
-        for (node, prefix) in left_prefixes.iter().chain(&came_prefixes) {
+        let removed = self.remove_left(&left, &moved);
+        let added: Vec<_> = came.iter().flat_map(|node| self.add_node(node, snapshot, shared, now)).collect();
+        for (node, prefix) in removed.prefixes.iter().chain(&added) {
             self.reschedule(prefix, *node, now);
         }
         self.evict_gone_groups();
@@ -252,18 +239,41 @@ impl TableState {
                 endpoint.mark_unlisted(now);
             }
         }
-        drop(checks);
+        drop(removed);
         self.nodes = new;
     }
 
-    /// Adds a node to the pools of its prefixes, and returns the prefixes.
+    /// Removes servers that have left from the pools of their prefixes, and all at the addresses
+    /// that have `moved`.
+    fn remove_left(&mut self, left: &[&Arc<Node>], moved: &HashSet<SocketAddr>) -> RemovedServers {
+        let mut removed = RemovedServers { prefixes: Vec::new(), checks: Vec::new() };
+        for node in left {
+            removed.prefixes.extend(prefixes(node).map(|prefix| (node_address(node), prefix)));
+        }
+        for (_, prefix) in &removed.prefixes {
+            let Some(group) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
+            group.registered -= 1;
+            // One pass over a list removes all nodes that have changed.
+            if group.pool.is_scheduled() {
+                let has_moved = |member: &GroupMember| {
+                    member.node.is_some() && member.endpoint.address.tcp().is_some_and(|at| moved.contains(&at))
+                };
+                let gone = group.pool.members().iter().filter(|member| has_moved(member));
+                removed.checks.extend(gone.filter_map(|member| member.check.clone()));
+                group.pool.retain(|member| !has_moved(member));
+            }
+        }
+        removed
+    }
+
+    /// Adds a node to the pools of its prefixes, and returns these, each with its address.
     fn add_node(
         &mut self,
         node: &Arc<Node>,
         snapshot: &ConfigSnapshot,
         shared: &WorkerShared,
         now: Instant,
-    ) -> Vec<String> {
+    ) -> Vec<(SocketAddr, String)> {
         let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?))) else {
             return Vec::new();
         };
@@ -291,7 +301,7 @@ impl TableState {
                 }
             }
         }
-        prefixes
+        prefixes.into_iter().map(|prefix| (address, prefix)).collect()
     }
 
     /// Makes a changed prefix ready for picking again.

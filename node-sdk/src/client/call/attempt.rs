@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -338,68 +338,70 @@ impl RawCall<'_> {
     }
 }
 
+impl RawCall<'_> {
+    /// Polls what the call waits for. `None` when that is over and the call goes on: poll it again.
+    fn poll_state(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
+        match &mut self.progress.state {
+            CallState::Due => {
+                let frame = self.poll_attempt(task)?;
+                let hedges = matches!(self.progress.hedge, HedgeState::Idle) && self.hedges();
+                let waits = matches!(self.progress.state, CallState::Waiting(_)) && !hedges;
+                if frame.is_none() && waits { Poll::Pending } else { Poll::Ready(Ok(frame)) }
+            }
+            CallState::Local(response) => match ready!(response.as_mut().poll(task)) {
+                Some(frame) if is_declined(&frame) => {
+                    // Another node may carry it out.
+                    (self.progress.declined, self.progress.declined_here) = (Some(frame), true);
+                    self.progress.state = CallState::Due;
+                    Poll::Ready(Ok(None))
+                }
+                Some(frame) => Poll::Ready(Ok(Some(frame))),
+                None => Poll::Ready(Err(self.deadline_error())),
+            },
+            CallState::Asking(answer) => {
+                self.progress.asked = Some(ready!(answer.as_mut().poll(task)));
+                self.progress.state = CallState::Due;
+                Poll::Ready(Ok(None))
+            }
+            CallState::AwaitingList(listed) => {
+                ready!(listed.as_mut().poll(task));
+                self.progress.state = CallState::Due;
+                Poll::Ready(Ok(None))
+            }
+            CallState::Waiting(pending) => {
+                let mut polled = pending.poll(task);
+                if polled.is_pending() && self.hedges() {
+                    polled = self.poll_hedge(task);
+                }
+                Poll::Ready(self.settle(ready!(polled)))
+            }
+        }
+    }
+
+    /// Handles the outcome of the attempt that the call waits for. `None` when the hedge may still
+    /// succeed, or another attempt is due.
+    fn settle(&mut self, outcome: Result<Bytes, CallFailure>) -> Result<Option<Bytes>, CallError> {
+        let CallState::Waiting(pending) = std::mem::take(&mut self.progress.state) else { return Ok(None) };
+        let settled = self.resolve(pending, outcome);
+        if !matches!(settled, Ok(Some(_)))
+            && let HedgeState::Asked(other) = std::mem::replace(&mut self.progress.hedge, HedgeState::Done)
+        {
+            self.progress.state = CallState::Waiting(other);
+            return Ok(None);
+        }
+        settled
+    }
+}
+
 impl Future for RawCall<'_> {
     type Output = Result<RawResponse, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
-            let frame = match &mut this.progress.state {
-                CallState::Due => this.poll_attempt(task)?,
-                CallState::Local(answer) => match answer.as_mut().poll(task) {
-                    Poll::Ready(Some(frame)) if is_declined(&frame) => {
-                        // Another node may carry it out.
-                        (this.progress.declined, this.progress.declined_here) = (Some(frame), true);
-                        this.progress.state = CallState::Due;
-                        continue;
-                    }
-                    Poll::Ready(Some(frame)) => Some(frame),
-                    Poll::Ready(None) => return Poll::Ready(Err(this.deadline_error())),
-                    Poll::Pending => return Poll::Pending,
-                },
-                CallState::Asking(answer) => match answer.as_mut().poll(task) {
-                    Poll::Ready(answer) => {
-                        (this.progress.asked, this.progress.state) = (Some(answer), CallState::Due);
-                        continue;
-                    }
-                    Poll::Pending => return Poll::Pending,
-                },
-                CallState::AwaitingList(listed) => match listed.as_mut().poll(task) {
-                    Poll::Ready(()) => {
-                        this.progress.state = CallState::Due;
-                        continue;
-                    }
-                    Poll::Pending => return Poll::Pending,
-                },
-                CallState::Waiting(pending) => {
-                    let mut polled = pending.poll(task);
-                    if polled.is_pending() && this.hedges() {
-                        polled = this.poll_hedge(task);
-                    }
-                    let Poll::Ready(outcome) = polled else { return Poll::Pending };
-                    let CallState::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
-                    let settled = this.resolve(pending, outcome);
-                    if !matches!(settled, Ok(Some(_)))
-                        && let HedgeState::Asked(other) = std::mem::replace(&mut this.progress.hedge, HedgeState::Done)
-                    {
-                        // The hedge may still succeed.
-                        this.progress.state = CallState::Waiting(other);
-                        continue;
-                    }
-                    let frame = settled?;
-                    if frame.is_none() {
-                        continue;
-                    }
-                    frame
-                }
-            };
-            if let Some(frame) = frame {
+            if let Some(frame) = ready!(this.poll_state(task))? {
                 this.progress.state = CallState::Due;
                 return Poll::Ready(Ok(RawResponse { frame, node: this.progress.answered_by }));
-            }
-            let hedges = matches!(this.progress.hedge, HedgeState::Idle) && this.hedges();
-            if matches!(this.progress.state, CallState::Waiting(_)) && !hedges {
-                return Poll::Pending;
             }
         }
     }

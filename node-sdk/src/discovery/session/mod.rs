@@ -71,11 +71,33 @@ pub(super) struct RegistryClient {
 }
 
 /// How a session ended.
+#[derive(Clone, Copy)]
 enum SessionEnd {
     /// The connection was lost, for this reason.
     Lost(&'static str),
     /// The server at that address is no Distributor.
     ForeignServer(&'static str),
+}
+
+/// What lasts from one attempt to connect to the next.
+struct Retries {
+    /// Log lines about attempts that failed, sessions that ended, and servers of another kind.
+    failures: LogThrottle,
+    losses: LogThrottle,
+    foreign_servers: LogThrottle,
+    /// The pauses between attempts to connect to a server of another kind.
+    backoff: ForeignServerBackoff,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            failures: LogThrottle::new(LOG_PERIOD),
+            losses: LogThrottle::default(),
+            foreign_servers: LogThrottle::new(LOG_PERIOD),
+            backoff: ForeignServerBackoff::default(),
+        }
+    }
 }
 
 /// The state of one connection to the Distributor.
@@ -104,18 +126,15 @@ struct RegistrySession<'a> {
 impl RegistryClient {
     /// Makes one session after another until `stop` is cancelled.
     pub(super) async fn run(&mut self, stop: CancellationToken) {
-        let mut failures = LogThrottle::new(LOG_PERIOD);
-        let mut losses = LogThrottle::default();
-        let mut foreign_servers = LogThrottle::new(LOG_PERIOD);
-        let mut backoff = ForeignServerBackoff::default();
+        let mut retries = Retries::default();
         while !stop.is_cancelled() {
             let connecting = tokio::select! {
                 () = stop.cancelled() => return,
                 connecting = timeout(CONNECT_TIMEOUT, self.connect()) => connecting,
             };
-            let wait = match connecting {
+            let pause = match connecting {
                 Ok(Ok(socket)) => {
-                    failures = LogThrottle::new(LOG_PERIOD);
+                    retries.failures = LogThrottle::new(LOG_PERIOD);
                     let started = Instant::now();
                     let (end, has_heard_distributor) = self.run_session(&socket, &stop).await;
                     self.view.disconnected();
@@ -125,50 +144,53 @@ impl RegistryClient {
                     // This process may be gone before there is another session.
                     self.store().await;
                     if has_heard_distributor {
-                        backoff.reset();
+                        retries.backoff.reset();
                     }
-                    let reason = match end {
-                        SessionEnd::Lost(reason) => reason,
-                        SessionEnd::ForeignServer(what) => {
-                            let pause = backoff.pause(fastrand::f64());
-                            if let Some(suppressed) = foreign_servers.allow(Instant::now().into_std()) {
-                                self.loss_logged = true;
-                                error!(
-                                    distributor = %self.address, name = %self.description.name, suppressed,
-                                    "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
-                                );
-                            }
-                            self.pause(pause, &stop).await;
-                            continue;
-                        }
-                    };
-                    let shown = losses.allow(Instant::now().into_std());
-                    self.loss_logged |= shown.is_some();
-                    if let Some(suppressed) = shown {
-                        warn!(distributor = %self.address, reason, suppressed, "connection to the Distributor lost; the known nodes stay in use");
-                    }
-                    // All nodes lost the Distributor at this moment, so they return one after the
-                    // other, spread over one period. The first returns at once, unless sessions end
-                    // as soon as they begin.
                     let has_worked = has_heard_distributor && started.elapsed() >= RECONNECT_PERIOD;
-                    let slot = if has_worked { self.view.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
-                    RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
+                    self.pause_after_session(end, has_worked, &mut retries)
                 }
-                failed => {
-                    let error = match failed {
-                        Ok(Err(error)) => error.to_string(),
-                        _ => format!("no answer within {CONNECT_TIMEOUT:?}"),
-                    };
-                    if let Some(suppressed) = failures.allow(Instant::now().into_std()) {
-                        self.loss_logged = true;
-                        let at = &self.address;
-                        warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
-                    }
-                    RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
-                }
+                Ok(Err(error)) => self.pause_after_failure(&error.to_string(), &mut retries),
+                Err(_late) => self.pause_after_failure(&format!("no answer within {CONNECT_TIMEOUT:?}"), &mut retries),
             };
-            self.pause(wait, &stop).await;
+            self.pause(pause, &stop).await;
         }
+    }
+
+    /// Logs that a session has ended, and returns the pause before the next one.
+    fn pause_after_session(&mut self, end: SessionEnd, has_worked: bool, retries: &mut Retries) -> Duration {
+        let now = Instant::now().into_std();
+        let reason = match end {
+            SessionEnd::Lost(reason) => reason,
+            SessionEnd::ForeignServer(what) => {
+                let pause = retries.backoff.pause(fastrand::f64());
+                if let Some(suppressed) = retries.foreign_servers.allow(now) {
+                    self.loss_logged = true;
+                    error!(
+                        distributor = %self.address, name = %self.description.name, suppressed,
+                        "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
+                    );
+                }
+                return pause;
+            }
+        };
+        if let Some(suppressed) = retries.losses.allow(now) {
+            self.loss_logged = true;
+            warn!(distributor = %self.address, reason, suppressed, "connection to the Distributor lost; the known nodes stay in use");
+        }
+        // All nodes lost the Distributor at this moment, so they return one after the other, spread
+        // over one period. The first returns at once, unless sessions end as soon as they begin.
+        let slot = if has_worked { self.view.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
+        RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
+    }
+
+    /// Logs that no connection was made, and returns the pause before the next attempt.
+    fn pause_after_failure(&mut self, error: &str, retries: &mut Retries) -> Duration {
+        if let Some(suppressed) = retries.failures.allow(Instant::now().into_std()) {
+            self.loss_logged = true;
+            let at = &self.address;
+            warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
+        }
+        RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
     }
 
     async fn pause(&self, pause: Duration, stop: &CancellationToken) {
