@@ -231,7 +231,7 @@ fn folders_and_crates_import_what_the_page_says_and_no_circle_is_among_them() {
 #[test]
 fn each_folder_says_what_it_must_not_do() {
     let mut silent = Vec::new();
-    for krate in CRATES.into_iter().chain(["bench"]) {
+    for krate in CRATES.into_iter().chain(["bench", "conformance"]) {
         for path in rust_files(&root().join(krate).join("src")) {
             let is_folder = path.ends_with("mod.rs");
             let text = fs::read_to_string(&path).unwrap();
@@ -242,6 +242,20 @@ fn each_folder_says_what_it_must_not_do() {
         }
     }
     assert!(silent.is_empty(), "these do not say what they must not do: {silent:?}");
+}
+
+#[test]
+fn a_folder_of_code_begins_with_mod_rs() {
+    let mut beside = Vec::new();
+    for krate in CRATES.into_iter().chain(["bench", "conformance", "examples", "tests"]) {
+        for path in rust_files(&root().join(krate).join("src")) {
+            let folder = path.with_extension("");
+            if folder.is_dir() && !rust_files(&folder).is_empty() {
+                beside.push(path.strip_prefix(root()).unwrap().display().to_string());
+            }
+        }
+    }
+    assert!(beside.is_empty(), "a folder of the same name has more than tests: move these to its mod.rs: {beside:?}");
 }
 
 #[test]

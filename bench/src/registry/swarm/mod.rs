@@ -1,4 +1,6 @@
 //! Thousands of simulated nodes in one thread.
+//!
+//! It must not say what is measured: the scenes of `registry` do.
 
 mod arriving;
 mod node;

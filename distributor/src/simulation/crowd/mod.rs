@@ -1,6 +1,8 @@
 //! A crowd that starts at once, with a Distributor and nodes of bounded speed: each packet and byte
 //! takes time, so useless work delays everything after it. A loop that feeds itself never ends
 //! here: nodes that are served too late give up, come back, and cost more.
+//!
+//! It must not open a socket or read a clock: time passes only as work is done.
 
 mod nodes;
 

@@ -1,4 +1,6 @@
 //! The checks. The doc comment of each says what it expects; `--help` and the table show it.
+//!
+//! It must not print, or decide the exit code: the command line does.
 
 mod run;
 
