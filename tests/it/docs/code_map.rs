@@ -9,6 +9,7 @@ use super::{CRATES, code_of, read, root, rust_files, test_files};
 
 const MAP: &str = "docs/ARCHITECTURE.md";
 const ARROWS: &str = "docs/ARROWS.md";
+const FLOWS: &str = "docs/FLOWS.md";
 
 /// The names that a pure module must not use, outside its tests.
 const IMPURE: [&str; 20] = [
@@ -195,6 +196,23 @@ fn the_code_map_names_all_folders_and_no_others() {
             let name = format!("{krate}/src/{}", entry.file_name().to_string_lossy());
             assert!(!entry.path().is_dir() || mapped.contains(&name), "{MAP} does not name {name}/");
         }
+    }
+}
+
+/// A path that a page names, whole or below the `src` of a crate, with or without `.rs`.
+fn exists(path: &str) -> bool {
+    let below = CRATES.map(|krate| root().join(krate).join("src").join(path));
+    below.into_iter().chain([root().join(path)]).any(|path| path.exists() || path.with_extension("rs").is_file())
+}
+
+#[test]
+fn the_files_that_the_flows_name_are_there() {
+    let text = read(FLOWS);
+    let quoted = text.split('`').skip(1).step_by(2);
+    let paths: Vec<&str> = quoted.filter(|word| word.contains('/')).collect();
+    assert!(paths.len() > 10, "{FLOWS} names only {paths:?}");
+    for path in paths {
+        assert!(exists(path), "{FLOWS} names {path}, and there is no such file or folder");
     }
 }
 
