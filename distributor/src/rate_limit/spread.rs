@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Tells each peer that is turned away another time to come back. If all of them were told when the
-/// next one may be served, all would come back at that moment, and turning thousands away again and
-/// again costs more than serving them.
+/// Tells each peer that is turned away another time to come back. If all were told the same time,
+/// all would come back then. To turn thousands away again and again costs more than to serve them.
 #[derive(Debug)]
 pub(crate) struct Spread {
     /// The time between two peers.

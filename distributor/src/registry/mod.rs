@@ -218,8 +218,7 @@ impl Registry {
     }
 
     /// Whether peers of this version are sent no list for now: an earlier list is about to be
-    /// restored, or an old peer, which forgets nodes that a list lacks, would see fewer nodes than
-    /// it knows.
+    /// restored. A version 1 peer forgets the nodes that a list lacks, so it waits for a whole one.
     pub(crate) fn defers_updates(&self, version: Version) -> bool {
         self.is_restoring() || version == Version::V1 && !self.entries.is_whole()
     }

@@ -39,14 +39,14 @@ impl ListCache {
         self.partial.check_pace(now)
     }
 
-    /// The update for a peer whose interests have grown to `interests`, by those in `added`: all
-    /// entries that concern it and that it does not know, at the newest state, which `header`
-    /// describes. The changes and entries that are looked at take time of the pace, even if the
-    /// peer needs none of them: it may ask again and again.
+    /// The update for a peer whose interests have grown to `interests`, by those in `added`. It has
+    /// the entries that concern the peer and that it does not know, at the newest state, which
+    /// `header` describes. Changes and entries that are looked at take time of the pace, even if
+    /// the peer needs none of them: it may ask again and again.
     ///
     /// # Errors
-    /// There is no time or memory for it before this time. Nothing has been looked at for want of
-    /// time.
+    /// When to try again. For want of time nothing has been looked at; otherwise there is no
+    /// memory.
     pub(crate) fn learned(
         &mut self,
         now: Instant,

@@ -1,9 +1,9 @@
 //! Large packets on their way to peers, and the nodes that wait for a first list.
 //!
 //! Thousands of nodes that start at once are each owed a list. If all lists went out together, none
-//! would be there for a long time, the sockets of all would be full, and what changes meanwhile
-//! would be owed to all of them besides. So a bounded number is under way at a time. A peer whose
-//! transfer begins late is sent the list as it is then.
+//! would arrive for a long time, and all nodes would also be owed the changes of that time. So a
+//! bounded number is under way at a time. A peer whose transfer begins late is sent the list as it
+//! is then.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use foldhash::HashMap;
 /// Permits, and the requests that wait for them, by client. `W` notifies a waiting request.
 ///
 /// One client may have a multiple of the free permits (the dynamic threshold of Choudhury and
-/// Hahne, known from the buffers of switches): a single client has nearly all, two have half of
+/// Hahne, known from the buffers of switches). So a single client has nearly all, two have half of
 /// that each, and a permit is always left for the next client. Released permits go to the waiting
 /// clients by rotation, however many requests of one client wait. Every other permit goes to a
 /// client that has none, if one waits, so that many addresses with a few permits each do not keep a

@@ -1,6 +1,6 @@
-//! Room for the response of a call, before the call is made. While room is short, a call whose
-//! response would find none is refused before it is made: it would cost the node and the connection
-//! as much as any other, and its response would be dropped.
+//! Room for the response of a call, before the call is made. While room is short, a call is refused
+//! if its response would find none. It would cost the node and the connection as much as any other,
+//! and its response would be dropped.
 
 use std::net::IpAddr;
 use std::sync::Arc;

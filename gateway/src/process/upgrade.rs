@@ -92,8 +92,8 @@ pub(crate) fn outlives_terminal() -> bool {
     net::ignores_hang_ups() || std::env::var_os(OUTLIVES_TERMINAL).is_some()
 }
 
-/// In a new process: the listeners of the old one, if there is one. From then on this process ends
-/// if the old one ends before telling it to continue alone: the service manager that has stopped
+/// In a new process: the listeners of the old one, if there is one. If the old one ends before it
+/// has told this one to continue alone, this one ends, too. The service manager that has stopped
 /// the old one, or started another, does not know this process.
 ///
 /// # Errors

@@ -176,9 +176,10 @@ pub fn unknown_variables(
     names.into_iter().map(line).collect()
 }
 
-/// `rest` of the name of a variable, behind the name of the service: what Kubernetes sets for each
-/// service of a namespace (`SERVICE_HOST`, `PORT_80_TCP_ADDR`), also for services whose names only
-/// begin alike (`ADMIN_SERVICE_HOST`), and Docker for links.
+/// Whether Kubernetes or Docker has set a variable, by the `rest` of its name behind the name of
+/// the service. Kubernetes sets some for each service of a namespace (`SERVICE_HOST`,
+/// `PORT_80_TCP_ADDR`), also for services whose names only begin alike (`ADMIN_SERVICE_HOST`).
+/// Docker sets them for links.
 fn is_service_link(rest: &str) -> bool {
     let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
     let words: Vec<&str> = rest.split('_').collect();
@@ -200,11 +201,11 @@ pub fn most_alike<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str>) -
 
 /// Declares a struct whose fields are settings, its defaults, and their [`Settings`].
 ///
-/// Each field has a comment, of which the first paragraph is its help; a default; a unit unless its
-/// type has one; and, after `where`, what values it may have
-/// ([`SettingValue::Rule`](crate::SettingValue::Rule)); and, after `like`, an example as a text, if
-/// that of its type is none. `@File` and `@CommandLine` say that it can
-/// be set only there. Fields after `also` are no settings.
+/// Each field has a comment, of which the first paragraph is its help, and a default. It has a unit
+/// unless its type has one. After `where` stands what values it may have
+/// ([`SettingValue::Rule`](crate::SettingValue::Rule)), and after `like` an example as a text, if
+/// that of its type is none. `@File` and `@CommandLine` say that it can be set only there. Fields
+/// after `also` are no settings.
 ///
 /// ```
 /// net::settings! {

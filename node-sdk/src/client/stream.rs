@@ -41,8 +41,8 @@ impl<'a, T> StreamCall<'a, T> {
     }
 
     /// How long opening the stream may take, with all attempts. 5 s unless set. An open stream may
-    /// last as long as both sides want; a stream that was opened while a call is handled ends with
-    /// the time of that call, less a margin, unless the caller of that one takes a stream.
+    /// last as long as both sides want. One that was opened while a call is handled ends a margin
+    /// before the deadline of that call, unless the caller of that one takes a stream.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.raw = self.raw.timeout(timeout);
         self

@@ -186,8 +186,8 @@ impl<F: Future> Future for InContext<F> {
     }
 }
 
-/// Spawns a task for the call that is being handled, which may outlast it: the calls that the task
-/// makes have its trace, and none of its deadline, and a caller that goes does not end them.
+/// Spawns a task for the call that is being handled. The task may outlast the call. Calls that the
+/// task makes have the call's trace and not its deadline, and go on when its caller goes.
 /// [`Node::stop`](crate::Node::stop) waits for such tasks within its time. Tasks of `tokio::spawn`
 /// have no trace, and nothing waits for them.
 ///

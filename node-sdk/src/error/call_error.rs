@@ -32,8 +32,8 @@ pub enum CallError {
         /// The url that was called.
         url: String,
     },
-    /// No known node offers this, this node is told of a [part](crate::Peers::nodes) of the nodes,
-    /// and the Distributor could not be asked who does. Nothing was sent; try again later.
+    /// No known node offers this, this node has a [partial view](crate::Peers::nodes), and the
+    /// Distributor could not be asked who offers it. Nothing was sent; try again later.
     #[error("it is not known who offers {url}: {reason}")]
     NotAsked {
         /// The url that was called.

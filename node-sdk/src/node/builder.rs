@@ -270,10 +270,10 @@ impl NodeBuilder {
         self
     }
 
-    /// How many bytes a caller of version 1 can read at once: a larger response becomes an error,
-    /// and no more than this is sent that the caller may not have read. 65,536 unless set, which is
-    /// what one read of a Node.js process takes: most callers of version 1 end when a packet comes
-    /// in two reads. Set more only if all of them join what they read. At most 8 MiB. Callers whose
+    /// How many bytes a caller of version 1 can read at once: 65,536 unless set, and 8 MiB at most.
+    /// A larger response becomes an error, and the caller never has more unread bytes than this.
+    /// The default is what one read of a Node.js process takes: most callers of version 1 end when
+    /// a packet comes in two reads. Set more only if all of them join what they read. Callers whose
     /// host registers that all of its peers read more (`readWindow`) need no such setting.
     pub fn max_legacy_response_bytes(mut self, bytes: usize) -> Self {
         self.legacy_bytes = bytes.min(MAX_FRAME_BYTES);

@@ -68,10 +68,10 @@ impl Peers {
     /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
     /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it.
     /// A provider that cannot be reached is skipped. A call made before the first list of nodes has
-    /// come waits for it, as long as the call may take. So does the first call of a url in a node
-    /// that is told of a [part](Self::nodes) of the mesh, for the Distributor's answer who offers
-    /// it; if nodes are known that do, for a second and half of its time at most. A call that was
-    /// lost on the way is tried once more elsewhere if its method is idempotent by HTTP's rules
+    /// come waits for it, as long as the call may take. A node with a [partial view](Self::nodes)
+    /// asks the Distributor at the first call of a url. The call waits for the answer; if nodes are
+    /// known that offer the url, it waits for a second and half of its time at most. A call that
+    /// was lost on the way is tried once more elsewhere if its method is idempotent by HTTP's rules
     /// (RFC 9110, 9.2.2), or if [`Call::idempotent`] says so. A call made while another one is
     /// handled ends a margin before that one.
     ///
@@ -158,11 +158,12 @@ impl Peers {
     /// or that is lost while the event is on its way, does not get it later. The node of a group is
     /// picked as for calls; this node is one of its own group. Returns at once. A node whose
     /// builder has [`interests`](crate::NodeBuilder::interests) must name the event among them, as
-    /// `EVENT/orders.created`, to know its subscribers. A node that is told of a
-    /// [part](Self::nodes) of the mesh asks at the first event of a name who subscribes to it; that
-    /// one, and those that follow until the answer comes, are sent then, in order, by
-    /// a task of the node, and 0 is returned. If there is no answer within 5 s, they go to the
-    /// subscribers that are known; where there are none, the log says that they are lost.
+    /// `EVENT/orders.created`, to know its subscribers.
+    ///
+    /// A node with a [partial view](Self::nodes) asks at the first event of a name who subscribes
+    /// to it, and returns 0. When the answer comes, a task of the node sends this event and those
+    /// that have followed, in order. If there is no answer within 5 s, they go to the subscribers
+    /// that are known; where there are none, the log says that they are lost.
     ///
     /// ```no_run
     /// # fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -188,13 +189,15 @@ impl Peers {
         events::broadcast(&self.mesh, event, payload)
     }
 
-    /// The nodes that are known now, by address. In a mesh of up to 1000 nodes, these are all of
-    /// them (the Distributor's `--tell-all-up-to` says how many), and include this node once the
-    /// Distributor has listed it. In a larger one, they are those that offer what this node has
-    /// called, [waited for](Self::wait_for) or emitted, and what may be preferred to it; and this
-    /// node only if it is one of them. It was decided when this node connected to the Distributor:
-    /// `docs/DISTRIBUTOR.md`, "What a node knows", has a table of all cases. A node whose
-    /// builder has [`interests`](crate::NodeBuilder::interests) knows these.
+    /// The nodes that are known now, by address.
+    ///
+    /// In a mesh of up to 1000 nodes (the Distributor's `--tell-all-up-to`), these are all of them,
+    /// and this node once it is listed. In a larger one this node has a partial view: it knows the
+    /// nodes that offer what it has called, [waited for](Self::wait_for) or emitted, and what may
+    /// be preferred to that. This node is among them only if it offers that, too. What it knows is
+    /// decided when it connects to the Distributor: `docs/DISTRIBUTOR.md`, "What a node knows", has
+    /// a table of all cases. A node whose builder has
+    /// [`interests`](crate::NodeBuilder::interests) knows the nodes that these name.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.mesh.table().read().nodes().cloned().collect()
     }
@@ -224,8 +227,8 @@ impl Peers {
         }
     }
 
-    /// Completes when every url has a provider. A node that is told of a [part](Self::nodes) of the
-    /// mesh asks for them, once a second. After 5 s, a line of the log says which have none.
+    /// Completes when every url has a provider. A node with a [partial view](Self::nodes) asks for
+    /// them, once a second. After 5 s, a line of the log says which have none.
     /// Cancel safe.
     ///
     /// ```no_run

@@ -30,8 +30,8 @@ const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
 /// The same where one peer reports the node again and again, or several do at different times, and
 /// others could and do not. Most often that is a gateway, and the others call nothing there.
 const HUNG_AFTER_SINGLE: Duration = Duration::from_secs(120);
-/// A node is removed on the reports of a single reporter at most once in this time: if the node
-/// lives after all, the fault is on the side of the peer that says so.
+/// A node is removed on the reports of a single reporter at most once in this time. If the node
+/// comes back, it lives, and the fault is at the reporter.
 const SINGLE_REPORTER_PERIOD: Duration = Duration::from_secs(3600);
 /// Nodes that were removed on the reports of a single reporter, and are remembered for that. Beyond
 /// this number, the reports of a single reporter count for nothing.

@@ -14,8 +14,8 @@ use tracing::debug;
 use crate::registry::Rejection;
 use crate::shell::session::SessionGuard;
 
-/// After a peer was told why it is cut, its bytes are read for this time and up to this amount:
-/// closing with unread bytes would reset the connection, and the message would be lost.
+/// After a peer was told why it is cut, its bytes are read for this time and up to this amount. A
+/// socket that is closed with unread bytes resets the connection, and the message would be lost.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of one such read.

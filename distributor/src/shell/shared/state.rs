@@ -95,8 +95,8 @@ impl SharedState {
         }
     }
 
-    /// Evicts a connection to make room for a new one: the oldest without a registration, in the
-    /// address group that has most of these, if it has had the time to register.
+    /// Evicts a connection to make room for a new one. It is the oldest without a registration, in
+    /// the address group that has most of these. It stays if it is too young to have registered.
     pub(super) fn evict_unregistered(&mut self, now: Instant) -> Option<Arc<Session>> {
         let (group, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;
         let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *group)?;

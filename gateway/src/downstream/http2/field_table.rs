@@ -1,10 +1,10 @@
 //! The memory of a connection's table of header fields (RFC 7541, 2.3.2). Pure.
 //!
-//! The h2 crate makes an entry of the bytes that it was read from, or decompressed to, and keeps
-//! the whole of these two buffers with it: a hundred entries of one byte can keep a hundred buffers
-//! of 16 kB. The crate does not show its table, so this type parses the same header blocks and
-//! estimates the memory: it knows which blocks have put entries into the table, how long these can
-//! be there, and how much was read since the last entry.
+//! An entry of the h2 crate keeps the whole buffer that it was read from, and the one that it was
+//! decompressed to. A hundred entries of one byte can keep a hundred buffers of 16 kB. The crate
+//! does not show its table, so this type parses the same header blocks and estimates the memory. It
+//! knows which blocks have put entries into the table, how long these can be there, and how much
+//! was read since the last entry.
 
 use std::collections::VecDeque;
 

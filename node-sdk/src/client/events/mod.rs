@@ -176,8 +176,8 @@ impl Emission<'_> {
     }
 }
 
-/// Whether this node, a member of the group, takes an event itself: as often as its weight says,
-/// among the members of its zone if it has one, and always when no other member can be reached.
+/// Whether this node, a member of the group, takes an event itself. It does so as often as its
+/// weight says, among the members of its zone, and always when no other member can be reached.
 /// `sample` is a random number.
 fn is_turn_of(here: &Provider, group: &Providers, now: Instant, sample: u32) -> bool {
     let others = group.members().iter().filter(|other| !other.is_local && other.same_zone() == here.same_zone());

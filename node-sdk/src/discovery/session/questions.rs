@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::{RegistryClient, RegistrySession};
 
-/// The reason of a rejection when this node uses more urls than the Distributor takes of one node;
-/// and those when it has no room for what this node offers or uses, or for that of its address.
+/// The reason of a rejection when this node uses more urls than the Distributor takes of one node.
 const TOO_MANY_NEEDS: &str = "too_many_needs";
+/// The reasons when the Distributor has no room for what this node, or its address, offers or uses.
 const FULL: [&str; 2] = ["registry_full", "address_full"];
 /// The reason of a notice when the Distributor has listed this node, and has no room for what it
 /// uses.
