@@ -224,6 +224,15 @@ mod tests {
         address: SocketAddr,
         load: Load,
         rendezvous_score: u64,
+        readiness: Readiness,
+    }
+
+    impl TestMember {
+        fn new(port: u16) -> Self {
+            let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
+            let load = Load::new(Instant::now().into_std());
+            Self { address, load, rendezvous_score: 0, readiness: Readiness::Ready }
+        }
     }
 
     impl Member for TestMember {
@@ -242,7 +251,7 @@ mod tests {
         }
 
         fn readiness(&self, _now: Instant) -> Readiness {
-            Readiness::Ready
+            self.readiness
         }
 
         fn weight(&self) -> u16 {
@@ -294,10 +303,8 @@ mod tests {
         let subset = |caller: &str| {
             let mut providers = Pool::new(MAX_SUBSET, Turns::default());
             for port in 1..=300 {
-                let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-                let (load, rendezvous_score) =
-                    (Load::new(Instant::now().into_std()), affinity::score(caller, &address));
-                providers.push(TestMember { address, load, rendezvous_score });
+                let member = TestMember::new(port);
+                providers.push(TestMember { rendezvous_score: affinity::score(caller, &member.address), ..member });
             }
             providers.rebuild_schedule();
             assert_eq!(providers.schedule.len(), MAX_SUBSET);
@@ -313,13 +320,7 @@ mod tests {
     async fn b7_the_turns_of_a_member_that_is_left_out_are_shared() {
         let mut pool = Pool::new(MAX_SUBSET, Turns::default());
         let address = |port| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-        for port in 1..=3 {
-            pool.push(TestMember {
-                address: address(port),
-                load: Load::new(Instant::now().into_std()),
-                rendezvous_score: 0,
-            });
-        }
+        (1..=3).for_each(|port| pool.push(TestMember::new(port)));
         pool.rebuild_schedule();
         let options =
             PickOptions { balance: Balance::RoundRobin, excluded: Some(address(1)), ..PickOptions::default() };
@@ -331,5 +332,25 @@ mod tests {
             counts[usize::from(picked.address.port())] += 1;
         }
         assert_eq!(counts, [0, 0, 50, 50]);
+    }
+
+    #[tokio::test]
+    async fn c9_a_member_that_is_not_connected_yet_keeps_its_turn() {
+        let mut pool = Pool::new(MAX_SUBSET, Turns::default());
+        (1..=3).for_each(|port| pool.push(TestMember::new(port)));
+        pool.rebuild_schedule();
+        // Slow start is over.
+        let now = Instant::now() + std::time::Duration::from_secs(60);
+        for turn in 0..6 {
+            let next = pool.turns.take(0) % 3;
+            pool.members[next].readiness = Readiness::Reconnect;
+            let mut connected = Vec::new();
+            let other = pool.pick(&PickOptions::default(), now, |member| connected.push(member.address)).unwrap();
+            assert_eq!(connected, [pool.members[next].address], "turn {turn}");
+            assert_ne!(other.address, pool.members[next].address, "turn {turn}");
+            pool.members[next].readiness = Readiness::Ready;
+            let picked = pool.pick(&PickOptions::default(), now, |_| {}).unwrap();
+            assert_eq!(picked.address, pool.members[next].address, "turn {turn}");
+        }
     }
 }

@@ -244,17 +244,22 @@ fn c9_turns_are_even_to_the_eye_at_a_persons_pace() {
 
 #[test]
 fn c9_threads_take_turns_together() {
+    /// Two that each take turns for themselves differ by one call at most. Many differ by more.
+    const WORKERS: usize = 16;
     for seed in 0..20 {
         fastrand::seed(seed);
         let shared = SharedTurns::default();
-        // The second worker learned of the nodes in another order.
-        let mut workers = [vec![100.0, 100.0], vec![100.0, 100.0]]
-            .map(|work| World::with(&work, Pool::new(MAX_SUBSET, shared.of("GET/hello")), seed));
-        workers[1].pool.members.reverse();
-        workers[1].pool.rebuild_schedule();
+        // Every second worker learned of the nodes in another order.
+        let mut workers: Vec<World> = (0..WORKERS)
+            .map(|_| World::with(&[100.0; 2], Pool::new(MAX_SUBSET, shared.of("GET/hello")), seed))
+            .collect();
+        for world in workers.iter_mut().step_by(2) {
+            world.pool.members.reverse();
+            world.pool.rebuild_schedule();
+        }
         let mut counts = [0; 2];
         for _ in 0..15 {
-            let world = &workers[fastrand::usize(..2)];
+            let world = &workers[fastrand::usize(..WORKERS)];
             let picked = world.pool.pick(&PickOptions::default(), world.at(world.now), |_| {}).unwrap();
             counts[usize::from(picked.address.port()) - 1] += 1;
         }
