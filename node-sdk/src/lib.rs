@@ -72,7 +72,8 @@
 //!   handler whose method is idempotent (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or whose
 //!   caller says so ([`Call::idempotent`]), is dropped then. Any other is finished, for 30 s at
 //!   most, and its answer goes nowhere. An open stream ends with its caller.
-//! - **Work that outlasts the call** is spawned with [`spawn`]. [`Node::stop`] waits for it.
+//! - **Work that outlasts the call** is spawned with [`spawn`]. [`Node::stop`] waits for it. This
+//!   holds for destructors, too, which undo the work of a handler that is dropped.
 //!
 //! `docs/PROTOCOL.md` in the repository has it as a table.
 //!

@@ -162,18 +162,27 @@ fn low(id: u128) -> u64 {
 }
 
 pin_project! {
-    /// A future in the context of a call.
+    /// A future in the context of a call. It is dropped there, too: what its destructors do is work
+    /// for the call.
     #[derive(Debug)]
     pub(crate) struct InContext<F> {
         context: Context,
+        // There until it is dropped.
         #[pin]
-        future: F,
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for InContext<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.context.enter(|| this.future.set(None));
+        }
     }
 }
 
 impl<F> InContext<F> {
     pub(crate) fn new(context: Context, future: F) -> Self {
-        Self { context, future }
+        Self { context, future: Some(future) }
     }
 }
 
@@ -182,7 +191,8 @@ impl<F: Future> Future for InContext<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        this.context.enter(|| this.future.poll(context))
+        let Some(future) = this.future.as_pin_mut() else { return Poll::Pending };
+        this.context.enter(|| future.poll(context))
     }
 }
 

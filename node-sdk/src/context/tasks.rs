@@ -24,9 +24,12 @@ thread_local! {
 impl NodeTasks {
     /// Those of the node whose handler is running; `None` outside of handlers.
     pub(crate) fn current() -> Option<Self> {
-        let current = CURRENT.take();
-        CURRENT.set(current.clone());
-        current
+        let copy = |current: &Cell<Option<Self>>| {
+            let tasks = current.take();
+            current.set(tasks.clone());
+            tasks
+        };
+        CURRENT.try_with(copy).ok().flatten()
     }
 
     /// Spawns a task that the node waits for.
@@ -47,7 +50,7 @@ impl NodeTasks {
 
     /// Runs work of this node: the tasks that it spawns belong to the node.
     pub(crate) fn scope<F>(&self, future: F) -> ScopedFuture<F> {
-        ScopedFuture { tasks: Some(self.clone()), future }
+        ScopedFuture { tasks: Some(self.clone()), future: Some(future) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -62,13 +65,21 @@ impl NodeTasks {
 }
 
 pin_project! {
-    /// See [`NodeTasks::scope`].
+    /// See [`NodeTasks::scope`]. The future is dropped in the scope, too.
     #[derive(Debug)]
     pub(crate) struct ScopedFuture<F> {
         // Lent to the thread while the future is polled, so that no counter is touched.
         tasks: Option<NodeTasks>,
+        // There until it is dropped.
         #[pin]
-        future: F,
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for ScopedFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            lend(this.tasks, || this.future.set(None));
+        }
     }
 }
 
@@ -76,20 +87,28 @@ impl<F: Future> Future for ScopedFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        /// Takes the tasks back, even when the future panics.
-        struct ReturnOnDrop<'a> {
-            before: Option<NodeTasks>,
-            lent: &'a mut Option<NodeTasks>,
-        }
-        impl Drop for ReturnOnDrop<'_> {
-            fn drop(&mut self) {
-                *self.lent = CURRENT.replace(self.before.take());
-            }
-        }
         let this = self.project();
-        let _restore = ReturnOnDrop { before: CURRENT.replace(this.tasks.take()), lent: this.tasks };
-        this.future.poll(context)
+        let Some(future) = this.future.as_pin_mut() else { return Poll::Pending };
+        lend(this.tasks, || future.poll(context))
     }
+}
+
+/// Lends the tasks to this thread while `act` runs.
+fn lend<T>(tasks: &mut Option<NodeTasks>, act: impl FnOnce() -> T) -> T {
+    /// Takes the tasks back, even when `act` panics.
+    struct ReturnOnDrop<'a> {
+        before: Option<NodeTasks>,
+        lent: &'a mut Option<NodeTasks>,
+    }
+    impl Drop for ReturnOnDrop<'_> {
+        fn drop(&mut self) {
+            *self.lent = CURRENT.replace(self.before.take());
+        }
+    }
+    // A thread that ends may drop futures when it has no such place any more.
+    let Ok(before) = CURRENT.try_with(|current| current.replace(tasks.take())) else { return act() };
+    let _restore = ReturnOnDrop { before, lent: tasks };
+    act()
 }
 
 #[cfg(test)]

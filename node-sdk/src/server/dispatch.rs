@@ -195,7 +195,8 @@ impl LocalService {
             None => offer.handler.begin(&call),
             Some((limit, waiting)) => call.keep().map(|kept| limit.wait(waiting, &offer.handler, kept)),
         };
-        let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
+        let running =
+            std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED)));
         request.verified = call.verified.get();
         let finishes = to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
         let finishes = finishes.then(|| offer.route.clone());
@@ -331,7 +332,7 @@ impl StartedCall {
             Ok(polled) => polled,
             Err(panic) => {
                 sink.clear();
-                sink.failure(&panicked(&*panic));
+                sink.failure(&panicked(&*panic, ANSWERED));
                 Poll::Ready(WriteProgress::Done)
             }
         }
@@ -358,10 +359,25 @@ impl StartedCall {
     }
 }
 
+impl Drop for StartedCall {
+    /// What the destructors of a handler do is work for the call. A panic in them costs no other
+    /// call.
+    fn drop(&mut self) {
+        let Self { context, running, .. } = self;
+        let Ok(handler) = std::mem::replace(running, Err(ServiceError::internal(String::new()))) else { return };
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| context.enter(|| drop(handler)))) {
+            panicked(&*panic, "while it was dropped");
+        }
+    }
+}
+
+/// What became of the call of a handler that panicked.
+const ANSWERED: &str = "its call was answered with an error";
+
 /// The details go to the log. The caller only learns that the fault is not its own.
-fn panicked(panic: &(dyn Any + Send)) -> ServiceError {
+fn panicked(panic: &(dyn Any + Send), end: &str) -> ServiceError {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    error!(panic = ?escaped(text.unwrap_or("no text"), 4 * MAX_ESCAPED_BYTES), "a handler panicked; its call was answered with an error");
+    error!(panic = ?escaped(text.unwrap_or("no text"), 4 * MAX_ESCAPED_BYTES), "a handler panicked: {end}");
     debug!("set RUST_BACKTRACE=1 to see where");
     ServiceError::internal("the handler failed")
 }

@@ -463,6 +463,102 @@ async fn b3_a_node_that_stops_waits_for_spawned_work() {
     }
 }
 
+/// Undoes work that is dropped before its end.
+struct Undo(Peers);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let peers = self.0.clone();
+        drop(peers.emit("undone", &()));
+        node_sdk::spawn(async move {
+            sleep(Duration::from_secs(2)).await;
+            drop(peers.call::<()>("POST/undo", &()).await);
+        });
+    }
+}
+
+/// The traces of the work, its event, and its call.
+type Traces = Mutex<Vec<String>>;
+
+async fn note_trace(trace: Trace, traces: State<Traces>) -> HandlerResult<()> {
+    traces.lock().unwrap().push(trace.id().to_owned());
+    Ok(())
+}
+
+async fn begin_in_vain(trace: Trace, peers: Peers, traces: State<Traces>) -> HandlerResult<()> {
+    note_trace(trace, traces).await?;
+    let _undo = Undo(peers);
+    std::future::pending().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn b1_b3_what_undoes_dropped_work_is_of_its_trace_and_waited_for() {
+    async fn by_self(peers: Peers) -> HandlerResult<()> {
+        Ok(peers.call("GET/begin", &()).await?)
+    }
+    async fn abort(trace: Trace, peers: Peers, traces: State<Traces>) -> HandlerResult<()> {
+        let spawned = node_sdk::spawn(begin_in_vain(trace, peers, traces));
+        sleep(Duration::from_millis(1)).await;
+        spawned.abort();
+        Ok(())
+    }
+    async fn fail(trace: Trace, peers: Peers, traces: State<Traces>) -> HandlerResult<()> {
+        tokio::select! {
+            done = begin_in_vain(trace, peers, traces) => done,
+            () = sleep(Duration::from_millis(1)) => panic!("on purpose"),
+        }
+    }
+    let check = async |url: &str| {
+        let (mesh, traces) = (TestMesh::start(), Arc::new(Traces::default()));
+        let node = Node::builder("node").shared_state(Arc::clone(&traces)).subscribe("undone", note_trace);
+        let node = node.route("GET/begin", begin_in_vain).route("GET/by/self", by_self);
+        let node = node.route("GET/abort", abort).route("GET/fail", fail).route("POST/undo", note_trace);
+        let (node, caller) = (mesh.node(node).await.unwrap(), mesh.node(Node::builder("caller")).await.unwrap());
+        caller.peers().wait_for(&[url]).await;
+        let call = caller.peers().call::<()>(url, &()).into_future();
+        let _ = timeout(Duration::from_millis(100), call).await;
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(node.stop().await, 0, "{url}");
+        let traces = traces.lock().unwrap();
+        assert!(traces.len() == 3 && traces.iter().all(|trace| *trace == traces[0]), "{url}: {traces:?}");
+    };
+    for url in ["GET/begin", "GET/by/self", "GET/abort", "GET/fail"] {
+        check(url).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b3_a_panic_while_a_call_is_dropped_costs_no_other_call() {
+    struct PanicOnDrop;
+    impl Drop for PanicOnDrop {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    async fn hang() -> HandlerResult<()> {
+        let _panics = PanicOnDrop;
+        std::future::pending().await
+    }
+    async fn by_self(peers: Peers) -> HandlerResult<()> {
+        Ok(peers.call("GET/hang", &()).await?)
+    }
+    async fn slow() -> HandlerResult<usize> {
+        sleep(Duration::from_secs(1)).await;
+        Ok(7)
+    }
+    let mesh = TestMesh::start();
+    let node = Node::builder("node").route("GET/hang", hang).route("GET/by/self", by_self).route("POST/slow", slow);
+    let _node = mesh.node(node).await.unwrap();
+    let caller = mesh.node(Node::builder("caller")).await.unwrap();
+    caller.peers().wait_for(&["POST/slow"]).await;
+    for url in ["GET/hang", "GET/by/self"] {
+        let dropped = timeout(Duration::from_millis(100), caller.peers().call::<()>(url, &()).into_future());
+        let (dropped, slow) = tokio::join!(dropped, caller.peers().call::<usize>("POST/slow", &()).into_future());
+        assert!(dropped.is_err(), "{url}");
+        assert_eq!(slow.unwrap(), 7, "{url}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn b1_b3_events_are_of_the_trace_and_have_no_deadline() {
     async fn emit(trace: Trace, peers: Peers) -> HandlerResult<(String, usize)> {
