@@ -256,6 +256,20 @@ mod tests {
     }
 
     #[test]
+    fn gh20_a_host_that_is_not_known_is_not_passed_on() {
+        let origin = ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http);
+        for (version, fields) in [("HTTP/1.0", ""), ("HTTP/1.0", "Host:\r\n"), ("HTTP/1.1", "Host:\r\n")] {
+            let text = format!("GET /x {version}\r\n{fields}\r\n");
+            let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
+            let mut out = BytesMut::new();
+            put_request(&mut out, &head, upstream_request(["/", "t", "", ""], &origin));
+            let lines = lines(&out);
+            assert!(!lines.iter().any(|line| line.starts_with("x-forwarded-host")), "{lines:?}");
+            assert!(lines.iter().any(|line| line == "forwarded: for=10.0.0.1;proto=http"), "{lines:?}");
+        }
+    }
+
+    #[test]
     fn fields_of_a_trusted_proxy_are_extended() {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         let check = |fields: &str, client: &str, expected: &[&str]| {
