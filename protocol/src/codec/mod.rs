@@ -49,7 +49,7 @@ impl FrameDecoder {
     }
 
     /// Whether frames are joined that a peer of version 1 has cut by a `¶` in a text which it did
-    /// not escape. Up to [`MAX_PIECES`](crate::MAX_PIECES) pieces, of [`MAX_JOINED_BYTES`]
+    /// not escape. Up to [`MAX_PIECES`] pieces, of [`MAX_JOINED_BYTES`]
     /// together, wait in the buffer for the next.
     pub fn join_pieces(&mut self, joins: bool) {
         if joins != self.pieces.is_some() {
