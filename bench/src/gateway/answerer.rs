@@ -1,5 +1,5 @@
 //! The floor for a gateway to packet nodes: a server that answers each request by itself, with one
-//! read and one write. What a gateway does beyond that is to ask somebody.
+//! read and one write. A gateway has to ask a node as well.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use crate::http::ANSWER;
+use crate::http::usual_response;
 
 /// Bytes of one read: clients send one short request at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -19,10 +19,7 @@ const LISTENER: u64 = u64::MAX;
 pub(crate) fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap());
-    let response = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
-        ANSWER.len()
-    );
+    let response = usual_response();
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN).unwrap();
     let mut clients: Vec<Option<TcpStream>> = Vec::new();

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::BIG_BYTES;
-use crate::http::{ANSWER, length_of};
+use crate::http::{length_of, usual_response};
 
 /// How long the slow response takes.
 const SLOW: Duration = Duration::from_millis(5);
@@ -48,12 +48,8 @@ struct Answers {
 
 impl Answers {
     fn new() -> Self {
-        let small = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
-            ANSWER.len()
-        );
         let big = format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG_BYTES}\r\n\r\n{}", "x".repeat(BIG_BYTES));
-        Self { small: small.into_bytes().into(), big: big.into_bytes().into() }
+        Self { small: usual_response().into_bytes().into(), big: big.into_bytes().into() }
     }
 
     /// Answers the requests of one connection.

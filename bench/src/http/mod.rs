@@ -12,6 +12,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// The body of every usual response.
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 
+/// The usual response, whole.
+pub(crate) fn usual_response() -> String {
+    let length = ANSWER.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{ANSWER}")
+}
+
 /// Sends one request. Returns whether the response is the expected one.
 pub(crate) async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
