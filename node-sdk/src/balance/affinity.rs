@@ -12,3 +12,28 @@ pub fn score(key: &str, address: &impl Display) -> u64 {
     let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ mixed >> 31
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores that every language comes to. A score is text, because JavaScript rounds such
+    /// numbers.
+    const VECTORS: &str = include_str!("../../../protocol/tests/vectors/rendezvous.json");
+
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        key: String,
+        address: std::net::SocketAddr,
+        score: String,
+    }
+
+    #[test]
+    fn scores_are_those_of_other_languages() {
+        let vectors: Vec<Vector> = serde_json::from_str(VECTORS).unwrap();
+        assert!(vectors.len() >= 25, "{}", vectors.len());
+        for Vector { key, address, score: expected } in vectors {
+            assert_eq!(score(&key, &address).to_string(), expected, "{key:?} {address}");
+        }
+    }
+}
