@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use protocol::{
     CallMeta, FrameDecoder, Key, ListUpdate, Packet, Registration, RegistrationLimits, Replica, Request,
-    ResponsePayload, UnpackedBlocks, Version, check_depth, seal, write_list, write_request, write_response,
+    ResponsePayload, UnpackedBlocks, Version, check_depth, seal, write_legacy_list, write_request, write_response,
 };
 
 /// Rounds, whose median is printed.
@@ -64,7 +64,7 @@ fn main() {
     let entries = vec![entry; 500];
     measure("write a list of 500", 1, entry.len() * 500, || {
         out.clear();
-        write_list(&mut out, &Key::Number(0), entries.iter().copied());
+        write_legacy_list(&mut out, &Key::Number(0), entries.iter().copied());
     });
     let list = Packet::parse(&out[..out.len() - 2]).expect("it is a packet");
     measure("take in a list of 500", 1, entry.len() * 500, || {

@@ -1,7 +1,7 @@
 //! The replica of a node after lists and changes has the right digest, and reads back from a list.
 #![cfg_attr(fuzzing, no_main)]
 
-use protocol::{Digest, Key, ListUpdate, Packet, Replica, UnpackedBlocks, UpdateHeader, write_snapshot};
+use protocol::{Digest, Key, ListUpdate, Packet, Replica, UnpackedBlocks, UpdateHeader, write_list};
 
 pub(crate) fn run(data: &[u8]) {
     let (Ok(text), mut replica) = (std::str::from_utf8(data), Replica::default()) else { return };
@@ -20,7 +20,7 @@ pub(crate) fn run(data: &[u8]) {
     let header = UpdateHeader { revision, digest: Some(replica.digest()), ..UpdateHeader::default() };
     let (mut out, mut again, mut blocks) = (bytes::BytesMut::new(), Replica::default(), UnpackedBlocks::default());
     let entries: Vec<_> = replica.entries().collect();
-    write_snapshot(&mut out, &Key::Number(0), &header, entries.into_iter(), None.into_iter());
+    write_list(&mut out, &Key::Number(0), &header, entries.into_iter(), None.into_iter());
     let packet = Packet::parse(&out[..out.len() - 2]).expect("it is sound");
     again.apply(now, &ListUpdate::parse(&packet, &mut blocks).expect("a list is one"));
     assert_eq!(again.pong(true), replica.pong(true));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use node_sdk::Node;
-use protocol::{Digest, Key, Revision, UpdateHeader, write_delta, write_snapshot};
+use protocol::{Digest, Key, Revision, UpdateHeader, write_delta, write_list};
 use tests::HttpClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -82,7 +82,7 @@ impl FakeDistributor {
         assert!(stream.read(&mut scrap).await.unwrap() > 0);
         let mut out = BytesMut::new();
         let entries = self.entries.iter().map(|(id, entry)| (*id, entry.as_str()));
-        write_snapshot(&mut out, &Key::Number(0), &self.stamp, entries, std::iter::empty());
+        write_list(&mut out, &Key::Number(0), &self.stamp, entries, std::iter::empty());
         stream.write_all(&out).await.unwrap();
         stream
     }

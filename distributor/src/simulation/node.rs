@@ -127,14 +127,14 @@ impl SimNode {
         // the instance.
         let replaced: BTreeSet<u64> = match &update {
             ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
-            ListUpdate::Snapshot(_) => BTreeSet::new(),
+            ListUpdate::Whole(_) => BTreeSet::new(),
         };
         let stays = |known: &&KnownNode| known.ids.iter().all(|id| !replaced.contains(id));
         let nodes = self.replica.nodes();
         let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
         let leaves = matches!(&update, ListUpdate::Delta(delta) if !delta.left.is_empty());
         let outcome = self.replica.apply(now, &update);
-        if let ListUpdate::Snapshot(list) = &update
+        if let ListUpdate::Whole(list) = &update
             && matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same)
             && let Some(asking) = &mut self.asking
         {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    Key, REGISTRY_URI, Revision, UpdateHeader, write_delta, write_list, write_packed_delta, write_packed_snapshot,
-    write_snapshot,
+    Key, REGISTRY_URI, Revision, UpdateHeader, write_delta, write_legacy_list, write_list, write_packed_delta,
+    write_packed_list,
 };
 
 use crate::config::{Config, OversizedList};
@@ -28,7 +28,7 @@ pub(super) const UNASKED: Key = Key::Number(0);
 pub(super) fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
     let encode = |entries: &mut dyn Iterator<Item = &str>| {
         let mut out = BytesMut::new();
-        write_list(&mut out, &UNASKED, entries);
+        write_legacy_list(&mut out, &UNASKED, entries);
         out.freeze()
     };
     if let Some(room) = legacy_room(entries, config) {
@@ -64,7 +64,7 @@ fn legacy_room(entries: &EntryTable, config: &Config) -> Option<usize> {
 pub(super) fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, header: &UpdateHeader) -> Bytes {
     let mut out = BytesMut::new();
     let suspect = records.clone().filter(|record| record.suspect).map(|record| record.id);
-    write_snapshot(&mut out, &UNASKED, header, records.map(|record| (record.id, &*record.entry)), suspect);
+    write_list(&mut out, &UNASKED, header, records.map(|record| (record.id, &*record.entry)), suspect);
     out.freeze()
 }
 
@@ -86,7 +86,7 @@ pub(super) fn encode_change(difference: &Difference, header: &UpdateHeader, base
 pub(super) fn encode_packed_list(packing: &Packing, header: &UpdateHeader) -> Bytes {
     let mut out = BytesMut::new();
     let suspect = packing.records().iter().filter(|record| record.suspect).map(|record| record.id);
-    write_packed_snapshot(&mut out, &UNASKED, header, packing.blocks(), suspect);
+    write_packed_list(&mut out, &UNASKED, header, packing.blocks(), suspect);
     out.freeze()
 }
 

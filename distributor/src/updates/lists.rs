@@ -23,7 +23,7 @@ pub(crate) struct ListCache {
     /// Counts the bytes of these packets until the last peer has read them.
     pub(super) memory: UpdateBudget,
     legacy: Option<(Revision, OutPacket)>,
-    snapshot: Option<(UpdateHeader, OutPacket)>,
+    recent_list: Option<(UpdateHeader, OutPacket)>,
     packed_list: PackedList,
     /// Blocks of the packed list, and of packed deltas.
     blocks: PackedBlocks,
@@ -116,7 +116,7 @@ impl ListCache {
     pub(crate) fn new(memory: UpdateBudget) -> Self {
         Self {
             legacy: None,
-            snapshot: None,
+            recent_list: None,
             packed_list: PackedList::default(),
             blocks: PackedBlocks::new(memory.clone()),
             partial: PartialLists::new(memory.clone()),
@@ -181,7 +181,7 @@ impl ListCache {
             let is_packed = known.takes_packed && entries.list_bytes() >= MIN_PACKED_BYTES;
             let list = match is_packed {
                 true => self.packed_list.packet(entries, published.header, &mut self.blocks, &self.memory),
-                false => Some(self.snapshot(entries, published.header)),
+                false => Some(self.recent_list(entries, published.header)),
             };
             return match list {
                 Some((packet, revision)) => NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false }),
@@ -322,15 +322,15 @@ impl ListCache {
     /// A whole list that is recent enough; a delta with the few changes since then follows it. When
     /// thousands of peers connect at once, encoding a list for each would take longer than sending
     /// it.
-    fn snapshot(&mut self, entries: &EntryTable, header: UpdateHeader) -> (OutPacket, Revision) {
-        if let Some((of, packet)) = &self.snapshot
+    fn recent_list(&mut self, entries: &EntryTable, header: UpdateHeader) -> (OutPacket, Revision) {
+        if let Some((of, packet)) = &self.recent_list
             && is_recent(entries, of, &header)
         {
             return (packet.clone(), of.revision);
         }
         let bytes = encode_list(entries.records_at(header.revision.rev).into_iter(), &header);
         let packet = OutPacket::reserved(bytes, &self.memory);
-        self.snapshot = Some((header, packet.clone()));
+        self.recent_list = Some((header, packet.clone()));
         (packet, header.revision)
     }
 
@@ -338,12 +338,12 @@ impl ListCache {
     /// different times share no list.
     fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, Wait> {
         let is_newest = |of: &UpdateHeader| of.revision == header.revision && of.warming == header.warming;
-        if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
+        if let Some((_, list)) = self.recent_list.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
         }
         self.partial.reserve(now, entries.len(), entries.list_bytes())?;
-        self.snapshot = None;
-        Ok(self.snapshot(entries, header).0)
+        self.recent_list = None;
+        Ok(self.recent_list(entries, header).0)
     }
 }
 
@@ -616,7 +616,7 @@ mod tests {
         register(&mut entries, 11);
         check(&mut lists, &entries, &mut node, None, &[1]);
         assert!(
-            lists.snapshot.as_ref().is_some_and(|(of, _)| of.revision == entries.revision()),
+            lists.recent_list.as_ref().is_some_and(|(of, _)| of.revision == entries.revision()),
             "the list was shorter"
         );
     }

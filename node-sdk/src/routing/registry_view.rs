@@ -128,7 +128,7 @@ impl RegistryView {
         let now = Instant::now().into_std();
         let mut outcome = UpdateOutcome::Same;
         let is_partial = match update {
-            ListUpdate::Snapshot(list) => Some(list.header.is_some_and(|header| header.part)),
+            ListUpdate::Whole(list) => Some(list.header.is_some_and(|header| header.part)),
             ListUpdate::Delta(_) => None,
         };
         if is_partial == Some(true) {

@@ -77,7 +77,7 @@ impl RegistryClient {
             Err(error) => return session.complain(&error.to_string()),
         };
         let header = match &update {
-            ListUpdate::Snapshot(snapshot) => snapshot.header,
+            ListUpdate::Whole(list) => list.header,
             ListUpdate::Delta(delta) => Some(delta.header),
         };
         let outcome = self.view.apply_update(&update);
@@ -91,7 +91,7 @@ impl RegistryClient {
             UpdateOutcome::Gap => session.request_list(Instant::now()),
         }
         // Only lists of a Distributor of version 1 have such entries.
-        if matches!(update, ListUpdate::Snapshot(_)) {
+        if matches!(update, ListUpdate::Whole(_)) {
             self.warn_of_unreadable(session);
         }
         if header.is_some_and(|header| header.ack) {

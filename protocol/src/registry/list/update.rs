@@ -63,7 +63,7 @@ pub struct UpdateHeader {
 
 /// A whole list.
 #[derive(Debug)]
-pub struct Snapshot<'a> {
+pub struct WholeList<'a> {
     /// `None` from a Distributor of version 1.
     pub header: Option<UpdateHeader>,
     /// The entries, in order of registration.
@@ -95,7 +95,7 @@ pub struct Delta<'a> {
 #[derive(Debug)]
 pub enum ListUpdate<'a> {
     /// A whole list.
-    Snapshot(Snapshot<'a>),
+    Whole(WholeList<'a>),
     /// The changes since an earlier state.
     Delta(Delta<'a>),
 }
@@ -180,7 +180,7 @@ impl<'a> ListUpdate<'a> {
         if header.is_some() && (ids.len() != entries.len() || !ids.is_sorted_by(|a, b| a < b)) {
             return Err(ListUpdateError::Header);
         }
-        Ok(Self::Snapshot(Snapshot { header, entries, ids, suspect }))
+        Ok(Self::Whole(WholeList { header, entries, ids, suspect }))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{Digest, Key, Revision, seal};
 
 /// Writes a list for version 1, ready to send. `key` is 0 unless the receiver has asked with
 /// another.
-pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item = &'a str>) {
+pub fn write_legacy_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item = &'a str>) {
     let start = out.len();
     write_entries(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":["#), entries);
     out.put_slice(b"]}");
@@ -15,7 +15,7 @@ pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item
 }
 
 /// Writes a list for version 2, ready to send. The ids of the entries ascend.
-pub fn write_snapshot<'a>(
+pub fn write_list<'a>(
     out: &mut BytesMut,
     key: &Key,
     header: &UpdateHeader,
@@ -27,7 +27,7 @@ pub fn write_snapshot<'a>(
 
 /// Writes a list for a node that takes packed entries, ready to send. `blocks` are results of
 /// [`pack`](crate::pack); the ids in them ascend.
-pub fn write_packed_snapshot<'a>(
+pub fn write_packed_list<'a>(
     out: &mut BytesMut,
     key: &Key,
     header: &UpdateHeader,
@@ -197,7 +197,7 @@ mod tests {
             (Key::Number(7), vec!["{}", "{}"], r#"{"uri":"/distributes","method":"GET","key":7,"params":[{},{}]}¶"#),
         ] {
             let mut out = BytesMut::new();
-            write_list(&mut out, &key, entries.into_iter());
+            write_legacy_list(&mut out, &key, entries.into_iter());
             assert_eq!(out, expected.as_bytes());
         }
     }
@@ -219,7 +219,7 @@ mod tests {
     fn a_list_of_version_2_carries_ids_and_what_state_it_is() {
         let mut out = BytesMut::new();
         let entries = [(3, r#"{"a":1}"#), (7, r#"{"b":"\u00b6"}"#)];
-        write_snapshot(&mut out, &Key::Number(0), &STAMP, entries.into_iter(), [7].into_iter());
+        write_list(&mut out, &Key::Number(0), &STAMP, entries.into_iter(), [7].into_iter());
         let expected = r#"{"uri":"/distributes","method":"GET","key":0,"params":[{"a":1},{"b":"\u00b6"}],"$":{"epoch":9,"rev":5,"digest":77,"ids":[3,7],"suspect":[7]}}¶"#;
         assert_eq!(out, expected.as_bytes());
         assert!(update(&out).contains("ids: [3, 7], suspect: [7]"));
@@ -257,8 +257,8 @@ mod tests {
         let entries = || [(3, r#"{"a":1}"#), (7, r#"{"b":"\u00b6"}"#), (9, "{}")].into_iter();
         let blocks = || blocks.iter().map(String::as_bytes);
         let (mut plain, mut packed) = (BytesMut::new(), BytesMut::new());
-        write_snapshot(&mut plain, &Key::Number(0), &STAMP, entries(), [7].into_iter());
-        write_packed_snapshot(&mut packed, &Key::Number(0), &STAMP, blocks(), [7].into_iter());
+        write_list(&mut plain, &Key::Number(0), &STAMP, entries(), [7].into_iter());
+        write_packed_list(&mut packed, &Key::Number(0), &STAMP, blocks(), [7].into_iter());
         assert_eq!(update(&packed), update(&plain));
         let head = r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"epoch":9,"rev":5,"digest":77,"ids":[],"suspect":[7],"packed":["#;
         assert!(packed.starts_with(head.as_bytes()));

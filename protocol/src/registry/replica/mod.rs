@@ -15,7 +15,7 @@ use std::time::Instant;
 use self::one_address::{instance_of, node_of};
 pub use self::retained::RETENTION;
 use self::retained::Retained;
-use crate::{Delta, Digest, ListUpdate, Node, Pong, Revision, Snapshot};
+use crate::{Delta, Digest, ListUpdate, Node, Pong, Revision, WholeList};
 
 /// What one node knows of the registry.
 #[derive(Debug, Default)]
@@ -168,13 +168,13 @@ impl Replica {
     pub fn apply(&mut self, now: Instant, update: &ListUpdate<'_>) -> UpdateOutcome {
         self.changed.clear();
         match update {
-            ListUpdate::Snapshot(snapshot) => self.apply_snapshot(now, snapshot),
+            ListUpdate::Whole(list) => self.apply_list(now, list),
             ListUpdate::Delta(delta) => self.apply_delta(delta),
         }
     }
 
-    fn apply_snapshot(&mut self, now: Instant, snapshot: &Snapshot<'_>) -> UpdateOutcome {
-        if let (Some(header), Some(known)) = (&snapshot.header, self.revision) {
+    fn apply_list(&mut self, now: Instant, list: &WholeList<'_>) -> UpdateOutcome {
+        if let (Some(header), Some(known)) = (&list.header, self.revision) {
             // Only a new connection can be to another Distributor.
             let same_epoch = known.epoch == header.revision.epoch;
             if header.revision < known && (same_epoch || !self.awaits_list) {
@@ -182,15 +182,14 @@ impl Replica {
             }
         }
         let registry_host = self.registry_host;
-        let mut next =
-            Self { revision: snapshot.header.map(|header| header.revision), registry_host, ..Self::default() };
+        let mut next = Self { revision: list.header.map(|header| header.revision), registry_host, ..Self::default() };
         // Entries of version 1 have no ids, and none are needed: they are never copied.
-        let ids = snapshot.ids.iter().copied().chain(0..);
+        let ids = list.ids.iter().copied().chain(0..);
         // An old Distributor sends the whole list at every change, and most of it is known.
         let known = self.entries.values().filter(|listed| listed.is_parsed_for(registry_host));
         let known = known.filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
         let known: HashMap<_, _> = known.filter(|(_, node)| !node.suspect).collect();
-        for (id, entry) in ids.zip(&snapshot.entries) {
+        for (id, entry) in ids.zip(&list.entries) {
             let text = entry.get();
             next.insert(
                 id,
@@ -198,12 +197,12 @@ impl Replica {
                 known.get(text).map(|node| Arc::clone(node)).or_else(|| parse_node(text, registry_host)),
             );
         }
-        if snapshot.header.and_then(|header| header.digest).is_some_and(|digest| digest != next.digest) {
+        if list.header.and_then(|header| header.digest).is_some_and(|digest| digest != next.digest) {
             return UpdateOutcome::Gap;
         }
-        next.mark_suspects(&snapshot.suspect, true);
+        next.mark_suspects(&list.suspect, true);
         let before = self.nodes();
-        self.retain_missing(now, snapshot.header.as_ref(), &mut next);
+        self.retain_missing(now, list.header.as_ref(), &mut next);
         *self = next;
         let mut gone: HashMap<_, _> = before.into_iter().map(|known| (known.address, known)).collect();
         let came = self.nodes().into_iter().filter(|known| gone.remove(&known.address).as_ref() != Some(known));

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::*;
-use crate::{Key, LeaveReason, Packet, UnpackedBlocks, UpdateHeader, write_delta, write_list, write_snapshot};
+use crate::{Key, LeaveReason, Packet, UnpackedBlocks, UpdateHeader, write_delta, write_legacy_list, write_list};
 
 /// A replica and the Distributor's side of its connection. Every node is known by its port.
 struct Observer {
@@ -68,16 +68,16 @@ impl Observer {
     fn old(&mut self, second: u64, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| entry(*port)).collect();
         let mut out = BytesMut::new();
-        write_list(&mut out, &Key::Number(0), entries.iter().map(String::as_str));
+        write_legacy_list(&mut out, &Key::Number(0), entries.iter().map(String::as_str));
         self.take(second, &out, outcome, expected);
     }
 
     #[track_caller]
-    fn snapshot(&mut self, header: &UpdateHeader, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
+    fn whole_list(&mut self, header: &UpdateHeader, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| (u64::from(*port), entry(*port))).collect();
         let mut out = BytesMut::new();
         let none = std::iter::empty();
-        write_snapshot(&mut out, &Key::Number(0), header, entries.iter().map(|(id, text)| (*id, text.as_str())), none);
+        write_list(&mut out, &Key::Number(0), header, entries.iter().map(|(id, text)| (*id, text.as_str())), none);
         self.take(0, &out, outcome, expected);
     }
 
@@ -155,7 +155,7 @@ fn an_address_registered_twice_is_one_node() {
         r#"{"port":1,"name":"a","urls":["GET/a","GET/b"],"host":"127.0.0.1"}"#,
         r#"{"port":1,"name":"a","urls":["GET/b","GET/c"],"host":"::ffff:127.0.0.1"}"#,
     ];
-    write_list(&mut out, &Key::Number(0), entries.into_iter());
+    write_legacy_list(&mut out, &Key::Number(0), entries.into_iter());
     observer.take(0, &out, Changed, &[1]);
     let nodes = observer.replica.nodes();
     let routes: Vec<_> = nodes[0].node.routes.iter().map(crate::Route::as_str).collect();
@@ -166,14 +166,14 @@ fn an_address_registered_twice_is_one_node() {
 fn bc4_deltas_apply_to_their_base_and_never_go_back() {
     let mut observer = Observer::new();
     observer.delta((5, 0), &header((5, 1), &[1]), (&[1], &[]), Gap, &[]);
-    observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.whole_list(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     observer.delta((5, 7), &header((5, 8), &[2, 3]), (&[3], &[1]), Changed, &[2, 3]);
     observer.delta((5, 7), &header((5, 8), &[2, 3]), (&[3], &[1]), Stale, &[2, 3]);
-    observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Stale, &[2, 3]);
+    observer.whole_list(&header((5, 7), &[1, 2]), &[1, 2], Stale, &[2, 3]);
     observer.delta((5, 9), &header((5, 10), &[2]), (&[], &[3]), Gap, &[2, 3]);
     observer.delta((4, 8), &header((4, 9), &[2]), (&[], &[3]), Gap, &[2, 3]);
-    observer.snapshot(&header((4, 99), &[]), &[], Stale, &[2, 3]);
-    observer.snapshot(&header((5, 10), &[2]), &[2], Changed, &[2]);
+    observer.whole_list(&header((4, 99), &[]), &[], Stale, &[2, 3]);
+    observer.whole_list(&header((5, 10), &[2]), &[2], Changed, &[2]);
     observer.delta((5, 10), &header((5, 12), &[2]), (&[], &[]), Same, &[2]);
     assert_eq!(observer.replica.revision(), Some(Revision { epoch: 5, rev: 12 }));
 }
@@ -181,8 +181,8 @@ fn bc4_deltas_apply_to_their_base_and_never_go_back() {
 #[test]
 fn bc13_an_update_with_a_wrong_digest_is_ignored() {
     let mut observer = Observer::new();
-    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 3], Gap, &[]);
-    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.whole_list(&header((5, 1), &[1, 2]), &[1, 3], Gap, &[]);
+    observer.whole_list(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     observer.delta((5, 1), &header((5, 2), &[1, 2, 4]), (&[3], &[]), Gap, &[1, 2]);
     observer.delta((5, 1), &header((5, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
     let unknown = UpdateHeader { digest: None, ..header((5, 3), &[]) };
@@ -192,11 +192,11 @@ fn bc13_an_update_with_a_wrong_digest_is_ignored() {
 #[test]
 fn bc5_no_node_is_removed_while_a_distributor_warms_up() {
     let mut observer = Observer::new();
-    observer.snapshot(&header((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
+    observer.whole_list(&header((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
     observer.replica.disconnected();
     observer.replica.connected();
     let warming = |rev, ports: &[u16]| UpdateHeader { warming: true, ..header((6, rev), ports) };
-    observer.snapshot(&warming(0, &[]), &[], Changed, &[1, 2, 3]);
+    observer.whole_list(&warming(0, &[]), &[], Changed, &[1, 2, 3]);
     assert!(observer.replica.is_warming());
     observer.delta((6, 0), &warming(1, &[1, 4]), (&[1, 4], &[]), Changed, &[1, 2, 3, 4]);
     assert!(observer.replica.mark_unreachable("127.0.0.1:2".parse().unwrap()));
@@ -207,7 +207,7 @@ fn bc5_no_node_is_removed_while_a_distributor_warms_up() {
 #[test]
 fn a_successor_continues_the_state_of_its_predecessor() {
     let mut observer = Observer::new();
-    observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.whole_list(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     observer.replica.disconnected();
     observer.replica.connected();
     observer.delta((5, 7), &header((6, 1), &[1, 2]), (&[], &[]), Same, &[1, 2]);
@@ -230,7 +230,7 @@ fn a_seed_is_known_until_a_list_or_a_call_says_otherwise() {
 #[test]
 fn suspects_are_marked_and_cleared() {
     let mut observer = Observer::new();
-    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.whole_list(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     for (rev, suspect, trusted, outcome, expected) in [
         (2, vec![2, 9], vec![], Changed, [false, true]),
         (3, vec![2], vec![], Same, [false, true]),
@@ -250,7 +250,7 @@ fn suspects_are_marked_and_cleared() {
 #[test]
 fn a_distributor_that_takes_over_names_all_suspects() {
     let mut observer = Observer::new();
-    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.whole_list(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     for (base, rev, suspect, outcome, expected) in [
         ((5, 1), (5, 2), vec![1], Changed, [true, false]),
         ((5, 2), (6, 1), vec![2], Changed, [false, true]),
@@ -296,10 +296,10 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
         };
         let entries = || [(1, &*text)].into_iter();
         let (mut list, mut change, mut old) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
-        write_snapshot(&mut list, &Key::Number(0), &header(2), entries(), std::iter::empty());
+        write_list(&mut list, &Key::Number(0), &header(2), entries(), std::iter::empty());
         let none = (std::iter::empty(), std::iter::empty());
         write_delta(&mut change, &header(2), Revision { epoch: 1, rev: 1 }, entries(), std::iter::empty(), none);
-        write_list(&mut old, &Key::Number(0), entries().map(|(_, text)| text));
+        write_legacy_list(&mut old, &Key::Number(0), entries().map(|(_, text)| text));
         for (packet, is_told_again) in [(list, true), (change, false), (old, true)] {
             let mut replica = Replica::seeded_from(None, Revision { epoch: 1, rev: 1 }, std::iter::empty());
             // What a Distributor of this machine said before does not count as the same.
