@@ -71,6 +71,6 @@ pub use registry::{
     write_legacy_list, write_list, write_list_request, write_need, write_needed, write_packed_delta, write_packed_list,
     write_ping, write_pong, write_refusal, write_registration, write_report, write_visibility,
 };
-pub use route::{Route, RouteError, Segment, foreign_prefix, is_idempotent};
+pub use route::{EVENT_METHOD, EVENT_PREFIX, Route, RouteError, Segment, foreign_prefix, is_idempotent};
 pub use router::{RouteMatch, Router, RouterError};
 pub use secret::Secret;

@@ -5,6 +5,13 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+/// The method of subscriptions to events in the registry. No call has it, and gateways do not route
+/// it.
+pub const EVENT_METHOD: &str = "EVENT";
+
+/// What the name of an event begins with in the registry: [`EVENT_METHOD`] and a slash.
+pub const EVENT_PREFIX: &str = "EVENT/";
+
 /// A method and a path that a node offers. Whole segments of the path may be `{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {

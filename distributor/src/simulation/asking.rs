@@ -1,6 +1,6 @@
 //! What simulated nodes offer and use. Some can ask: they have a partial view if there are many.
 
-use protocol::{Response, read_needed, write_need};
+use protocol::{EVENT_PREFIX, Response, read_needed, write_need};
 
 use super::*;
 
@@ -128,7 +128,7 @@ impl SimNode {
             let is_offered =
                 |entry: &str| URLS.iter().any(|known| is_same(known, url) && entry.contains(&format!("\"{known}\"")));
             let is_known = self.replica.entries().any(|(_, entry)| is_offered(entry));
-            let is_event = url.starts_with("EVENT/");
+            let is_event = url.starts_with(EVENT_PREFIX);
             assert!(is_known || is_event || !asking.is_partial, "S11: who offers {url} is told before the answer");
         }
         asking.uses.extend(needs.into_iter().flatten());

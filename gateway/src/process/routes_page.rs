@@ -8,14 +8,11 @@ use std::sync::Arc;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
 use node_sdk::gateway::GatewayPeers;
-use protocol::{Node, Route, Unreachable};
+use protocol::{EVENT_PREFIX, Node, Route, Unreachable};
 use tokio::time::Instant;
 
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
-
-/// The prefix of an event's name among the routes of a node.
-const EVENT: &str = "EVENT/";
 
 /// The offers of nodes that are called with packets, by route.
 type Offers = BTreeMap<String, Offer>;
@@ -85,7 +82,7 @@ fn malformed(peers: &Peers, at: SocketAddr) -> String {
 fn write_nodes(out: &mut String, offers: &Offers) {
     let _ =
         writeln!(out, "A request goes to the nodes that register exactly its route, which are called with packets:");
-    for (route, Offer { services, nodes }) in offers.iter().filter(|(route, _)| !route.starts_with(EVENT)) {
+    for (route, Offer { services, nodes }) in offers.iter().filter(|(route, _)| !route.starts_with(EVENT_PREFIX)) {
         let mark = match services.len() {
             0 | 1 => String::new(),
             count => format!("  ({count} services offer it: calls go to any)"),
@@ -116,7 +113,7 @@ fn write_servers(out: &mut String, upstreams: &[Arc<UpstreamTable>], shared: &Wo
 }
 
 fn write_events(out: &mut String, offers: &Offers) {
-    let events = || offers.iter().filter_map(|(route, offer)| Some((route.strip_prefix(EVENT)?, offer)));
+    let events = || offers.iter().filter_map(|(route, offer)| Some((route.strip_prefix(EVENT_PREFIX)?, offer)));
     if events().next().is_some() {
         let _ = writeln!(out, "No request: events, which go to one node of each service that subscribes:");
     }

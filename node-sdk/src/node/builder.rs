@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use net::{Network, warn};
-use protocol::{Advert, LEGACY_READ_BYTES};
+use protocol::{Advert, EVENT_PREFIX, LEGACY_READ_BYTES};
 
 use crate::balance::Balance;
 use crate::handler::layer::Layer;
 use crate::handler::{AnyHandler, Handler, StateMap, erased};
-use crate::routing::subscriptions::PREFIX;
 use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -228,7 +227,7 @@ impl NodeBuilder {
     /// let node = Node::builder("mails").subscribe("members.joined", welcome);
     /// ```
     pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
-        self.offer(format!("{PREFIX}{event}"), erased(handler), true)
+        self.offer(format!("{EVENT_PREFIX}{event}"), erased(handler), true)
     }
 
     /// How many calls of the last route may run at a time, over all callers. Further calls are

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
-use protocol::{HostPort, Route, Router, Visibility};
+use protocol::{EVENT_PREFIX, HostPort, Route, Router, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::registration::NodeDescription;
@@ -16,7 +16,7 @@ use crate::node::builder::RouteDefinition;
 use crate::node::own_route::own_route;
 use crate::node::{Node, NodeBuilder};
 use crate::peers::Peers;
-use crate::routing::subscriptions::{PREFIX, event_route};
+use crate::routing::subscriptions::event_route;
 use crate::server;
 use crate::server::concurrency::ConcurrencyLimit;
 use crate::server::dispatch::{LocalRoute, LocalService};
@@ -188,7 +188,7 @@ fn build_router(
     let mut routes = Vec::with_capacity(given.len());
     let mut router = Router::default();
     for RouteDefinition { text, handler, max_concurrency, one_way } in given {
-        let route = match text.strip_prefix(PREFIX) {
+        let route = match text.strip_prefix(EVENT_PREFIX) {
             Some(event) => event_route(event)?,
             None => own_route(&text)?,
         };

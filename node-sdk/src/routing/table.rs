@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
-use protocol::{Advert, KnownNode, Node, Route, Router, RouterError, Version};
+use protocol::{Advert, EVENT_METHOD, KnownNode, Node, Route, Router, RouterError, Version};
 use tokio::time::Instant;
 
 use crate::balance::{MAX_SUBSET, affinity};
 use crate::routing::known_routes::KnownRoutes;
 use crate::routing::local_node::LocalNode;
 use crate::routing::provider::{Provider, Providers};
-use crate::routing::subscriptions::{METHOD, SubscriberGroups, is_event};
+use crate::routing::subscriptions::{SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
 use crate::transport::limits::MAX_FRAME_BYTES;
 use crate::transport::target::Target;
@@ -161,7 +161,7 @@ impl RoutingTable {
 
     /// The subscribers of an event.
     pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
-        self.events.find(METHOD, path).map(|found| Arc::clone(found.value))
+        self.events.find(EVENT_METHOD, path).map(|found| Arc::clone(found.value))
     }
 
     /// Applies changes. Connections to nodes that stay are kept, and connections to nodes that left

@@ -11,10 +11,9 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::entries::{EntryTable, Record};
+use protocol::EVENT_PREFIX;
 
-/// An event goes to each service that subscribes, so it is no mistake if several names share one.
-const EVENT: &str = "EVENT/";
+use crate::entries::{EntryTable, Record};
 
 /// How many entries of each name offer each url, by hashes. It has as much as the entries have
 /// urls, which the list bounds.
@@ -89,7 +88,7 @@ impl Offers {
         if !record.takes_calls {
             return Vec::new();
         }
-        let urls = record.urls.iter().map(|url| (&**url, url.starts_with(EVENT).then_some(&*record.name)));
+        let urls = record.urls.iter().map(|url| (&**url, url.starts_with(EVENT_PREFIX).then_some(&*record.name)));
         let prefixes = record.prefixes.iter().map(|prefix| ("HTTP", Some(&**prefix)));
         let mut hashes: Vec<u64> = urls.chain(prefixes).map(|offer| self.hasher.hash_one(offer)).collect();
         hashes.sort_unstable();
@@ -128,8 +127,10 @@ impl EntryTable {
     }
 }
 
+/// The urls of an entry that may be called. An event goes to each service that subscribes, so it is
+/// not a mistake if several names share one.
 fn urls(record: &Record) -> impl Iterator<Item = &str> {
-    record.urls.iter().map(|url| &**url).filter(|url| !url.starts_with(EVENT))
+    record.urls.iter().map(|url| &**url).filter(|url| !url.starts_with(EVENT_PREFIX))
 }
 
 #[cfg(test)]

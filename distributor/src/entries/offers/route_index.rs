@@ -3,12 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Route, Router, RouterError, Segment};
+use protocol::{EVENT_METHOD, Route, Router, RouterError, Segment};
 
 use crate::entries::{EntryTable, Record};
-
-/// An event has no parameters, so it needs no search.
-const EVENT: &str = "EVENT";
 
 /// The urls of entries that take calls, once each.
 #[derive(Debug, Default)]
@@ -144,7 +141,8 @@ impl EntryTable {
 fn routes(record: &Record) -> impl Iterator<Item = Route> {
     let is_called = record.takes_calls && record.prefixes.is_empty() && record.is_confirmed;
     let urls = record.urls.iter().filter(move |_| is_called).filter_map(|url| Route::parse(url).ok());
-    urls.filter(|route| route.method() != EVENT)
+    // An event has no parameters, so it needs no search.
+    urls.filter(|route| route.method() != EVENT_METHOD)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::{IgnoredParts, RegisterOptions, Route, RouterError};
+use protocol::{EVENT_PREFIX, IgnoredParts, RegisterOptions, Route, RouterError};
 
 use crate::entries::SessionId;
 use crate::entries::interests::{InterestKind, Interests};
@@ -13,9 +13,6 @@ use crate::registry::admission::RegisterError;
 use crate::registry::admission::rejection::Rejection;
 use crate::updates::learned::LearnedUpdate;
 use crate::updates::lists::{PeerState, Wait};
-
-/// The prefix of events among urls. An event can be needed before any node has subscribed to it.
-const EVENT: &str = "EVENT/";
 
 /// A mesh is small again for a node that had a partial view when it has fewer nodes than one in so
 /// many of `tell_all_up_to`. Otherwise, in a mesh of about that size, a node would know all or a
@@ -165,7 +162,8 @@ impl Registry {
 
     /// The registered url that a route belongs to.
     fn needed_url(&self, route: &str) -> Option<String> {
-        if route.starts_with(EVENT) {
+        // An event can be needed before any node has subscribed to it.
+        if route.starts_with(EVENT_PREFIX) {
             return Route::parse(route).ok().filter(|event| !event.is_pattern()).map(|event| event.as_str().to_owned());
         }
         self.entries.url_of(route).map(str::to_owned)

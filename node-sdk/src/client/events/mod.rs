@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use net::buffers::with_scratch;
-use protocol::{CallMeta, write_request};
+use protocol::{CallMeta, EVENT_METHOD, EVENT_PREFIX, write_request};
 use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::client::unknown_route::{Coverage, coverage};
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::provider::{Provider, Providers};
-use crate::routing::subscriptions::{METHOD, PREFIX, SubscriberGroups};
+use crate::routing::subscriptions::SubscriberGroups;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Most bytes of a payload. With its envelope it makes a packet that every node can read.
@@ -57,7 +57,7 @@ pub(super) enum Audience {
 
 impl Event {
     pub(super) fn new(event: &str, payload: &impl Serialize, audience: Audience) -> Result<Self, CallError> {
-        let url = || format!("{PREFIX}{event}");
+        let url = || format!("{EVENT_PREFIX}{event}");
         let text = with_scratch(|scratch| {
             serde_json::to_writer(&mut *scratch, payload)?;
             String::from_utf8(scratch.clone()).map_err(serde_json::Error::custom)
@@ -72,7 +72,7 @@ impl Event {
 
     /// Sends it to the subscribers that are known. Returns their number.
     pub(super) fn send(&self, mesh: &Mesh) -> Result<usize, CallError> {
-        let local = mesh.local().filter(|service| service.offers(METHOD, &self.path));
+        let local = mesh.local().filter(|service| service.offers(EVENT_METHOD, &self.path));
         let emission = Emission { mesh, event: self, local };
         let groups = mesh.subscribers(&self.path).unwrap_or_default();
         let reached = match self.audience {
@@ -116,7 +116,7 @@ impl Emission<'_> {
             Ok(reached)
         } else if !self.mesh.view().has_list() {
             Err(CallError::NoList { url: url() })
-        } else if coverage(self.mesh.interests(), METHOD, &self.event.path) == Coverage::None {
+        } else if coverage(self.mesh.interests(), EVENT_METHOD, &self.event.path) == Coverage::None {
             Err(CallError::OutsideInterests { url: url() })
         } else {
             Ok(0)
@@ -165,14 +165,14 @@ impl Emission<'_> {
         let trace = trace.as_ref().map(|trace| trace.traceparent().into());
         let meta = CallMeta { trace, hops: context.hops, ..CallMeta::default() };
         let write = |out: &mut BytesMut| {
-            write_request(out, provider.connection.version, (METHOD, path), None, text, &meta);
+            write_request(out, provider.connection.version, (EVENT_METHOD, path), None, text, &meta);
         };
         provider.connection.send(route, write).is_ok()
     }
 
     fn notify_local(&self, service: &Arc<dyn LocalCall>) -> bool {
         let Event { path, text, context, .. } = self.event;
-        service.notify((METHOD, path), text, *context)
+        service.notify((EVENT_METHOD, path), text, *context)
     }
 }
 

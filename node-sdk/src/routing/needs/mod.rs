@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use protocol::Route;
+use protocol::{EVENT_METHOD, Route};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use self::questions::{Answer, Asked, Questions};
 use self::used_urls::{MAX_USED, UsedUrls};
-use crate::routing::subscriptions;
 
 /// The needs of a node that can ask the Distributor. All threads of a process share them.
 #[derive(Debug)]
@@ -89,7 +88,7 @@ impl Needs {
 
     /// Whether it is told of all subscribers of this event, which it is about to emit.
     pub(crate) fn use_event(&self, path: &str, now: Instant) -> bool {
-        self.read_used().use_path(subscriptions::METHOD, path, now)
+        self.read_used().use_path(EVENT_METHOD, path, now)
     }
 
     /// Asks who offers a route, such as `GET/members/7`. Callers that ask for the same share one
