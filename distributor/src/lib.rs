@@ -4,12 +4,12 @@
 //! is sent the list when it registers. A version 1 peer that has said nothing is sent it, too, 100
 //! ms after it has connected.
 //!
-//! | you want | use |
+//! | to | start with |
 //! |---|---|
-//! | to listen for nodes | [`serve`] |
-//! | to answer operators, too | [`serve_with_admin`] |
-//! | to set limits | [`Config`] |
-//! | the whole program, with its command line | [`main`] |
+//! | listen for nodes | [`serve`] |
+//! | answer operators, too | [`serve_with_admin`] |
+//! | set limits | [`Config`] |
+//! | run the whole program, with its command line | [`main`] |
 //!
 //! `registry` decides, with the table of `entries` and the encoded `updates`. `peer` knows what
 //! frames mean and what one peer is still to be sent. All of these are pure: time is an argument.

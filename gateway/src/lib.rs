@@ -25,12 +25,18 @@
 //!
 //! # Embedding
 //!
-//! [`main`] is the whole program. [`serve`] serves one listener with one configuration, in the task
-//! that calls it. [`serve_all`] serves many, each in a thread of its own, and takes the
-//! configuration from a [`watch`](tokio::sync::watch) channel: a new value applies to later
-//! connections and requests. Both return when their token has been cancelled and all requests are
-//! answered, or `drain_timeout` is over; see [`Stop`]. To stop the threads of `serve_all`, cancel
-//! the token: dropping the future does not.
+//! | to | start with |
+//! |---|---|
+//! | serve one listener with one configuration | [`serve`], in the task that calls it |
+//! | serve many listeners, with reloads | [`serve_all`], each listener in a thread of its own |
+//! | stop | cancel the token of [`serve`], or those of [`Stop`] |
+//! | route to HTTP servers | [`RouteConfig`] |
+//! | run the whole program, with its command line | [`main`] |
+//!
+//! [`serve_all`] takes the configuration from a [`watch`](tokio::sync::watch) channel: a new value
+//! applies to later connections and requests. Both functions return when their token has been
+//! cancelled and all requests are answered, or `drain_timeout` is over. To stop the threads of
+//! `serve_all`, cancel the token: dropping the future does not.
 //!
 //! # Inside
 //!

@@ -19,27 +19,57 @@
 //! }
 //! ```
 //!
-//! # What a node says
-//!
-//! What a node does and what goes wrong are [`tracing`](https://docs.rs/tracing) events. In a
-//! program without a subscriber, [`serve`](NodeBuilder::serve) prints those from `INFO` on to
-//! standard error:
-//!
-//! ```text
-//!  INFO listening address=127.0.0.1:9010 name=hello routes=1
-//!  INFO connected: registered at 127.0.0.1:9000 name=hello
-//! ```
-//!
-//! [`silent`](NodeBuilder::silent) turns that off. With a subscriber, as of `tracing-subscriber`,
-//! nothing is printed beside it. A [`start`](NodeBuilder::start) never prints.
-//!
 //! # Answering calls
 //!
-//! A handler is an async function. Its arguments say what it needs of a call: [`Params`], [`Path`],
-//! [`State`], [`Peers`], [`Deadline`], [`Caller`], [`Trace`], or a type of your own that is
-//! [`FromCall`]. It returns anything that is [`Respond`], or a [`ServiceError`].
-//! [`guard`](NodeBuilder::guard)s check calls before a handler, and [`layer`](NodeBuilder::layer)s
-//! wrap it. [`Items`] and [`Streaming`] are arguments and results in parts.
+//! A handler is an async function. Its arguments say what it needs of a call. It returns anything
+//! that is [`Respond`], or a [`ServiceError`].
+//!
+//! ```
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//!
+//! use node_sdk::{Created, Node, Params, Path, Peers, ServiceError, State};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct NewGood {
+//!     name: String,
+//! }
+//!
+//! async fn find(Path(id): Path<u64>) -> Result<String, ServiceError> {
+//!     match id {
+//!         7 => Ok("shoes".to_owned()),
+//!         _ => Err(ServiceError::not_found("unknown_good", "no such good")),
+//!     }
+//! }
+//!
+//! async fn add(
+//!     Params(good): Params<NewGood>,
+//!     next_id: State<AtomicU64>,
+//!     peers: Peers,
+//! ) -> Result<Created<u64>, ServiceError> {
+//!     peers.emit("goods.added", &good.name)?;
+//!     Ok(Created(next_id.fetch_add(1, Ordering::Relaxed)))
+//! }
+//!
+//! let node = Node::builder("goods")
+//!     .state(AtomicU64::new(8))
+//!     .route("GET/goods/{id}", find)
+//!     .route("POST/goods", add);
+//! ```
+//!
+//! | to get | take as an argument |
+//! |---|---|
+//! | the arguments of the call | [`Params`], or [`RawParams`] as text |
+//! | parts of the path | [`Path`] |
+//! | a value that all calls share | [`State`] |
+//! | the other nodes | [`Peers`] |
+//! | who calls | [`Caller`] |
+//! | the time that is left | [`Deadline`] |
+//! | the trace of the call | [`Trace`] |
+//! | the parts that the caller sends | [`Items`] |
+//! | a type of your own | that type, which is [`FromCall`] |
+//!
+//! A result in parts is [`Streaming`]. [`guard`](NodeBuilder::guard)s check calls before a handler,
+//! and [`layer`](NodeBuilder::layer)s wrap it.
 //!
 //! # Calling other nodes
 //!
@@ -57,6 +87,20 @@
 //! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or
 //! is idempotent, is retried elsewhere within a budget. [`service!`] makes a trait to implement and
 //! a typed client from one description.
+//!
+//! # Log lines
+//!
+//! What a node does and what goes wrong are [`tracing`](https://docs.rs/tracing) events. In a
+//! program without a subscriber, [`serve`](NodeBuilder::serve) prints those from `INFO` on to
+//! standard error:
+//!
+//! ```text
+//!  INFO listening address=127.0.0.1:9010 name=hello routes=1
+//!  INFO connected: registered at 127.0.0.1:9000 name=hello
+//! ```
+//!
+//! [`silent`](NodeBuilder::silent) turns that off. With a subscriber, as of `tracing-subscriber`,
+//! nothing is printed beside it. A [`start`](NodeBuilder::start) never prints.
 //!
 //! # What a call hands down
 //!
@@ -102,6 +146,14 @@
 //! The feature `testing` has `testing::TestMesh`: a Distributor and nodes in one process, on a
 //! clock that can be paused. It brings tokio's `test-util`, so enable it for tests only, under
 //! `[dev-dependencies]`.
+//!
+//! ```ignore
+//! let mesh = TestMesh::start();
+//! let greeter = mesh.node(Node::builder("greeter").route("GET/hello", hello)).await?;
+//! let caller = mesh.node(Node::builder("caller")).await?;
+//! caller.peers().wait_for(&["GET/hello"]).await;
+//! assert_eq!(caller.peers().call::<String>("GET/hello", &()).await?, "Hello!");
+//! ```
 //!
 //! # For gateways
 //!

@@ -154,7 +154,17 @@ pub struct Duplex<T> {
     opened: Instant,
 }
 
-/// Sends parts of a stream.
+/// Sends parts of a stream. From [`Duplex::sender`].
+///
+/// ```no_run
+/// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+/// let sums = peers.stream::<u64>("POST/sums", &()).await?;
+/// let sender = sums.sender();
+/// sender.send(&1).await?;
+/// sender.send(&2).await?;
+/// sender.finish();
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct PartSender {
     open: Option<Arc<OpenStream>>,

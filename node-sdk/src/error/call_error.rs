@@ -7,6 +7,22 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// Why a call to another node has no result.
+///
+/// ```no_run
+/// use node_sdk::{CallError, Peers};
+///
+/// async fn find_name(peers: &Peers) -> Result<Option<String>, CallError> {
+///     match peers.call("GET/members/7/name", &()).await {
+///         Ok(name) => Ok(Some(name)),
+///         Err(CallError::Refused { status: 404, .. }) => Ok(None),
+///         Err(error @ (CallError::Lost { .. } | CallError::Deadline { .. })) => {
+///             eprintln!("{error}; the call may have been carried out");
+///             Err(error)
+///         }
+///         Err(error) => Err(error),
+///     }
+/// }
+/// ```
 #[derive(Debug, Error)]
 pub enum CallError {
     /// No node has ever offered this. Nothing was sent.

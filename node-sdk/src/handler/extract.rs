@@ -70,10 +70,34 @@ pub struct State<T>(pub Arc<T>);
 
 /// The time until which the caller waits: for the response, or for the stream to be open. Calls
 /// made by the handler end a margin before it, a tenth of the time left and 100 ms at most.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use node_sdk::{Deadline, Node, ServiceError};
+///
+/// async fn report(deadline: Deadline) -> Result<&'static str, ServiceError> {
+///     let is_urgent = deadline.remaining().is_some_and(|left| left < Duration::from_secs(1));
+///     Ok(if is_urgent { "a summary" } else { "all rows" })
+/// }
+///
+/// let node = Node::builder("reports").route("GET/report", report);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
 
-/// The caller.
+/// Who makes the call: its address, its instance and its name.
+///
+/// ```
+/// use node_sdk::{Caller, Node, ServiceError};
+///
+/// async fn greet(caller: Caller) -> Result<String, ServiceError> {
+///     let name = caller.name().unwrap_or_else(|| caller.address().to_string());
+///     Ok(format!("Hello, {name}!"))
+/// }
+///
+/// let node = Node::builder("hello").route("GET/hello", greet);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub(crate) instance: Option<Arc<str>>,

@@ -39,6 +39,16 @@ pub trait Respond: Send {
 }
 
 /// 201: something has been created.
+///
+/// ```
+/// use node_sdk::{Created, Node, ServiceError};
+///
+/// async fn add() -> Result<Created<u64>, ServiceError> {
+///     Ok(Created(7))
+/// }
+///
+/// let node = Node::builder("goods").route("POST/goods", add);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Created<T>(pub T);
 

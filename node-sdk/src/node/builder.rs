@@ -13,7 +13,19 @@ use crate::handler::{AnyHandler, Handler, StateMap, erased};
 use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// A node that is being described.
+/// Configures a node: its address, its routes and its limits. Made by
+/// [`Node::builder`](crate::Node::builder), and started by [`serve`](Self::serve) or
+/// [`start`](Self::start).
+///
+/// ```no_run
+/// # async fn hello() -> Result<String, node_sdk::ServiceError> { Ok("Hello!".to_owned()) }
+/// # async fn example() -> Result<(), node_sdk::StartError> {
+/// use node_sdk::Node;
+///
+/// let node = Node::builder("hello").listen("0.0.0.0:9010").distributor("10.0.0.1:9000");
+/// node.route("GET/hello", hello).max_concurrency(100).serve().await
+/// # }
+/// ```
 #[must_use = "a node runs when it is served"]
 pub struct NodeBuilder {
     pub(super) name: String,

@@ -24,6 +24,17 @@ use crate::peers::Peers;
 use crate::transport::budget::{Budget, BufferUsage};
 
 /// A running node. Dropping it stops it at once; [`stop`](Self::stop) lets calls in flight finish.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), node_sdk::StartError> {
+/// use node_sdk::Node;
+///
+/// let node = Node::builder("report").start().await?;
+/// node.ready().await;
+/// println!("{} knows {} nodes", node.address(), node.peers().nodes().len());
+/// node.stop().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Node {
     address: SocketAddr,

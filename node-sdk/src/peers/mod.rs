@@ -34,13 +34,32 @@ use crate::transport::budget::BufferUsage;
 use crate::transport::limits::DEFAULT_DEADLINE;
 
 /// The other nodes, and calls to them. Clones are cheap and stand for the same peers.
+///
+/// A handler takes it as an argument. Elsewhere it comes from [`Node::peers`](crate::Node::peers).
+///
+/// ```no_run
+/// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+/// peers.wait_for(&["GET/members/{id}"]).await;
+/// let member: String = peers.call("GET/members/7", &()).await?;
+/// peers.emit("members.seen", &member)?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Peers {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) registration: Arc<RegistrationHandle>,
 }
 
-/// The known nodes, as they come and go.
+/// A subscription to the known nodes, as they come and go: see [`Peers::changes`].
+///
+/// ```no_run
+/// # async fn example(peers: node_sdk::Peers) {
+/// let mut changes = peers.changes();
+/// while let Some(nodes) = changes.next().await {
+///     println!("{} nodes are known", nodes.len());
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Changes {
     changed: watch::Receiver<()>,
