@@ -6,8 +6,6 @@ mod exchange;
 mod input;
 mod sink;
 mod source;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -372,3 +370,6 @@ impl Http1Connection<'_> {
 fn open(stream: &mut Option<MaybeTlsStream>) -> &mut MaybeTlsStream {
     stream.as_mut().expect("a connection ends with its tunnel")
 }
+
+#[cfg(test)]
+mod tests;
