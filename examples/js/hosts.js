@@ -54,7 +54,7 @@ function foreignServer(bytes) {
   if (/^(HTTP|<)/.test(text)) return 'it speaks HTTP';
   if (/^\u0015\u0003/.test(text)) return 'it speaks TLS';
   if (text.startsWith('SSH-')) return 'it speaks SSH';
-  return 'what it sends is no packet';
+  return 'it sends bytes that are not packets';
 }
 
 module.exports = { farEnd, inVain, isOwn, resolved, foreignServer };

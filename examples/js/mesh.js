@@ -39,7 +39,7 @@ const CALL_MS = 60_000; // how long a call that the service does not answer is k
 const CROWDED_MS = 5000; // the same while such calls keep others from being read
 const STALLED_MS = 10_000; // a caller that reads none of its answers for this long is cut off
 const KEEP_ALIVE_MS = 60_000; // an idle connection is tested after this time: the other machine may be gone
-const FIRST_BYTES = 64; // bytes that are kept of an answer that is no packet, to tell what the server is
+const FIRST_BYTES = 64; // bytes that are kept of an answer that is not a packet, to tell what the server is
 const CONNECT_MS = 1000; // how long connecting may take; in one network it takes far less
 const LEAVE_MS = 2000; // how long callers have to learn that we leave, and to close their connections
 const FINISH_MS = 10_000; // how long calls in flight may take after that
@@ -209,7 +209,7 @@ class Client {
     const options = { autoSelectFamily: true, ...this.options };
     const socket = tuned(new net.Socket());
     this.client = socket;
-    this.leftOver = null; // the bytes that had arrived when it ended, and are no whole packet
+    this.leftOver = null; // the bytes that had arrived when it ended, and are not a whole packet
     this.patience(CONNECT_MS);
     const reader = new PacketReader((packet, text) => {
       if (socket.destroyed) return; // the rest of a read
@@ -310,7 +310,7 @@ class Caller {
     };
     this.reader = new PacketReader((packet, text) => {
       this.frames++;
-      if (!socket.destroyed && !this.take(packet, text)) this.strike('a frame is no packet');
+      if (!socket.destroyed && !this.take(packet, text)) this.strike('a frame is not a packet');
     }, (why) => this.strike(why));
     this.reader.onCut = (pieces) => {
       complain(`${socket.remoteAddress}: a call was cut by a raw ¶ in a text; its ${pieces} pieces were joined`);
@@ -329,7 +329,7 @@ class Caller {
     });
   }
 
-  // Hands a call to the service. False when the packet is no call.
+  // Hands a call to the service. False when the packet is not a call.
   take(packet, text) {
     if (!isObject(packet)) return false;
     const list = parts(text);
@@ -399,7 +399,7 @@ class Caller {
 
   // Sends what the service wrote as the answer to a call. It is dropped if no caller waits for it.
   answer(text) {
-    let said = failure(502, 'bad_answer', 'the service answered with something that is no packet');
+    let said = failure(502, 'bad_answer', 'the service answered with something that is not a packet');
     let name;
     try {
       const packet = JSON.parse(text);
@@ -410,13 +410,13 @@ class Caller {
       }
       if (isObject(packet)) said = new Map(parts(text));
       if (said.has('key')) name = String(shownKey(said.get('key')));
-    } catch { /* the caller is told that this is no packet */ }
+    } catch { /* the caller is told that this is not a packet */ }
     const call = this.callOf(name);
     if (call) this.reply(call, said);
   }
 
-  // Sends a packet that is no answer, such as a list, because an old Distributor may be built on
-  // this file, too. If it is written while a call is handled, the call gets no other answer.
+  // Sends a packet that is not an answer, such as a list, because an old Distributor may be built
+  // on this file, too. If it is written while a call is handled, the call gets no other answer.
   pass(text) {
     const handled = handling.getStore();
     if (handled?.caller === this) this.drop(handled);

@@ -172,7 +172,7 @@ test('a broken frame is dropped, and the next one read', () => {
   }
 });
 
-test('e4 a packet that a raw ¶ has cut is joined, and what is no piece is not', () => {
+test('e4 a packet that a raw ¶ has cut is joined, and what is not a piece is not joined', () => {
   const long = (pieces) => `{"a":"${Array(pieces).fill('x').join('¶')}"}`;
   const large = 'x'.repeat(64 * 1024);
   for (const [stream, expected, isBad] of [
@@ -315,7 +315,7 @@ test('a call that nobody waits for is not answered, and one that comes too late 
   assert.deepEqual([(await peer.next()).key, (await peer.next()).key, held.length], [1, 3, 3]);
 });
 
-test('what is no answer to a call does not go out', async (t) => {
+test('what is not an answer to a call does not go out', async (t) => {
   const service = await serve(t, (socket, data) => {
     const packet = JSON.stringify({ key: data.key, errorcode: 0 });
     if (data.uri === '/twice') socket.write(`${packet}¶`);
@@ -658,7 +658,7 @@ test('an instance proves its id by a secret that only the Distributor is told', 
   assert.ok(service.logged.every((text) => [...seen].every((one) => one.startsWith('~') || !text.includes(one))));
 });
 
-test('packed entries are read like others, and what is no block is none', () => {
+test('packed entries are read like others, and what is not a block is not', () => {
   const pack = (text) => deflateSync(text).toString('base64');
   const entry = (port) => `{"port":${port},"name":"n","host":"::1"}`;
   const block = (...ids) => pack(`{"ids":[${ids}],"entries":[${ids.map(entry)}]}`);
@@ -809,20 +809,20 @@ test('gu13: a caller that looks for another instance is told, and its calls are 
   assert.equal(begun, 2);
 });
 
-test('c11: what is no Distributor is called so, and asked less and less often', async (t) => {
+test('c11: a server that is not a Distributor is named as such, and asked less and less often', async (t) => {
   const check = (bytes, expected) => assert.equal(foreignServer(Buffer.from(bytes)), expected, bytes);
   for (const maybe of ['', '\r\n', '{', '¶', ' {"uri"']) check(maybe, null);
   check('HTTP/1.1 400 Bad Request\r\n', 'it speaks HTTP');
   check('<html>', 'it speaks HTTP');
   check('\u0015\u0003\u0001', 'it speaks TLS');
   check('SSH-2.0-x', 'it speaks SSH');
-  check('+PONG', 'what it sends is no packet');
+  check('+PONG', 'it sends bytes that are not packets');
   const web = net.createServer((socket) => socket.on('error', () => {}).on('data', () => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n')));
   await new Promise((resolve) => { web.listen(0, '127.0.0.1', resolve); });
   t.after(() => web.close());
   const service = await serve(t, echo);
   service.connectToDistributor('127.0.0.1', web.address().port);
-  await eventually('it says so', () => service.logged.some((text) => text.includes('is no Distributor: it speaks HTTP')));
+  await eventually('it says so', () => service.logged.some((text) => text.includes('is not a Distributor: it speaks HTTP')));
   const other = await serve(t, echo);
   const third = await serve(t, echo);
   third.connectToDistributor('127.0.0.1', other.context.port);
@@ -1122,7 +1122,7 @@ test('e9 packets are sent to the node logs before they are handled, and nothing 
   peer.send('{"uri":"/goods","method":"GET","key":5}¶');
   assert.equal(JSON.parse((await again.next()).params).key, 5);
   again.socket.destroy();
-  // What the Distributor says and is no list is ignored, and the log says so.
+  // What the Distributor says and is not a list is ignored, and the log says so.
   link.send('{"uri":"/distributes","method":"GET","key":0,"params":7}¶');
   await says('ignored a list of the distributor 127.0.0.1');
 });

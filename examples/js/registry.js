@@ -10,7 +10,7 @@ const { crc32, explain, isObject, parts, shown } = require('./packets');
 const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice the limit of our Distributor
 const COPY_PART_BYTES = 32 * 1024; // bytes of entries in a part of a copy: the packet stays below 64 KiB
 const RECONNECT_MS = 3000; // pause before connecting again, in which all nodes come back one by one
-const FOREIGN_SERVER_MS = 30_000; // the longest pause before a server that is no Distributor is tried again
+const FOREIGN_SERVER_MS = 30_000; // the longest pause before a server that is not a Distributor is tried again
 const SILENCE_MS = 15_000; // how long a Distributor may be silent; one of version 2 pings far more often
 const MAX_WAIT_MS = 3_600_000; // the longest wait that the Distributor may ask for
 const HOLD_MS = 11_000; // how long nodes are kept that a restarted version 1 Distributor does not list yet
@@ -237,11 +237,11 @@ class Registry {
     this.timer = setTimeout(() => this.connect(), RECONNECT_MS * share);
   }
 
-  // The server is no Distributor, so the pause before the next try grows.
+  // The server is not a Distributor, so the pause before the next try grows.
   isNone(what) {
     this.strange = null;
     this.foreignServerMs = Math.min(this.foreignServerMs * 2, FOREIGN_SERVER_MS);
-    const text = `${this.where} is no Distributor: ${what}. Is the address right?`;
+    const text = `${this.where} is not a Distributor: ${what}; check the address`;
     if (this.trouble !== text) this.service.onLog(text, true);
     this.trouble = text;
     this.timer = setTimeout(() => this.connect(), this.foreignServerMs * (0.9 + 0.2 * Math.random()));

@@ -7,7 +7,7 @@ const { readFileSync } = require('node:fs');
 // Has SIGTERM, Ctrl-C and the end of the terminal (SIGHUP) close a service. Asked twice, it ends at
 // once; a terminal that is closed asks twice by itself, so a second SIGHUP does nothing.
 function stopOnSignals(close) {
-  // A terminal or a pipe that is gone is no reason to end before the service has left.
+  // A terminal or a pipe that is gone is not a reason to end before the service has left.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   let isAsked = false;
   const stop = (signal) => {

@@ -76,7 +76,7 @@ async fn buy(
             Ok(db.query_row(insert, params![member.id, good.id, good.price], purchase)?)
         })
         .await?;
-    // An event without subscribers is no error.
+    // An event without subscribers is not an error.
     peers.emit("purchases.made", &made)?;
     Ok(Created(made))
 }

@@ -198,7 +198,7 @@ impl RouteConfig {
     /// requests of others, and a load test from one address does not notice it.
     pub const CLIENT_SHARE: u8 = 90;
 
-    /// The shortest time between two checks of one server: a hundred a second are no load for it.
+    /// The shortest time between two checks of one server: a hundred a second do not burden it.
     pub const MIN_CHECK_PERIOD: Duration = Duration::from_millis(10);
 
     /// A route with the defaults.

@@ -154,7 +154,7 @@ impl DownstreamConnection<'_> {
         why
     }
 
-    /// Clients fail at TLS for many reasons, and most of these are no fault of ours.
+    /// Clients fail at TLS for many reasons, and most of these are not our fault.
     fn log_failed_tls(&self, client: SocketAddr, error: &dyn std::fmt::Display) {
         let throttles = &self.worker.shared.log_throttles;
         if let Some(suppressed) = throttles.allow("no_tls", Instant::now().into_std()) {

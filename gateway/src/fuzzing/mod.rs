@@ -133,7 +133,7 @@ pub struct Body {
     pub end: Option<(Bytes, Vec<u8>)>,
     /// It is malformed, after this data.
     pub is_malformed: bool,
-    /// The most bytes that were kept and were no data.
+    /// Maximum bytes that were kept and were not data.
     pub most_kept: usize,
 }
 

@@ -153,7 +153,7 @@ fn chunk_size(line: &[u8], line_ends: LineEnds) -> Result<u64, MalformedBody> {
         return Err(MalformedBody("a chunk's size is followed by invalid characters"));
     }
     let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
-    size.ok_or(MalformedBody("a chunk's size is no number"))
+    size.ok_or(MalformedBody("a chunk's size is not a number"))
 }
 
 /// The lines before the empty one that ends the message, with their line ends.

@@ -59,7 +59,7 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
         Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
         Err(_) => return Err("the head is not HTTP"),
     }
-    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is not a number")?;
     let is_1_1 = response.version == Some(1);
     let (mut length, mut chunked, mut keep_alive, mut keep_for) = (None, false, is_1_1, None);
     let mut closes = false;
@@ -108,12 +108,12 @@ fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static 
 fn same_length(before: Option<u64>, value: &[u8]) -> Result<u64, &'static str> {
     let mut length = before;
     for token in tokens(value) {
-        let bytes = content_length(token).map_err(|_| "Content-Length is no number")?;
+        let bytes = content_length(token).map_err(|_| "Content-Length is not a number")?;
         if length.replace(bytes).is_some_and(|before| before != bytes) {
             return Err("Content-Length has two values");
         }
     }
-    length.ok_or("Content-Length is no number")
+    length.ok_or("Content-Length is not a number")
 }
 
 /// Reads `timeout=5`, in seconds, which Node.js and Apache send in `Keep-Alive`.
@@ -240,7 +240,7 @@ mod tests {
         check(ok, "Content-Length: 3\r\nContent-Length: 4\r\n", false, Err("two values"));
         check(ok, "Content-Length: 3, 4\r\n", false, Err("two values"));
         for length in ["", ",", "+3", "-3", "0x3", "3 3", "3;", "9223372036854775808"] {
-            check(ok, &format!("Content-Length: {length}\r\n"), false, Err("no number"));
+            check(ok, &format!("Content-Length: {length}\r\n"), false, Err("not a number"));
         }
         check(ok, "Transfer-Encoding: gzip, chunked\r\n", false, Err("is not chunked"));
         check(ok, "Transfer-Encoding: chunked, chunked\r\n", false, Err("is not chunked"));

@@ -142,8 +142,8 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     }
 }
 
-/// Completes when the connection is reset: its client is gone in both directions. That it has
-/// closed its sending side is no reset. Cancel safe.
+/// Completes when the connection is reset: its client is gone in both directions. A client that has
+/// only closed its sending side has not reset it. Cancel safe.
 pub(crate) async fn reset(stream: &(impl Readable + Sync)) {
     let waited = match stream.plain() {
         Some(socket) => socket.ready(Interest::ERROR).await,

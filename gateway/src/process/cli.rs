@@ -211,7 +211,7 @@ fn routes(admin: &str) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(_) => {
-            eprintln!("what answers at {admin} is no gateway; name its address with --admin");
+            eprintln!("the server at {admin} is not a gateway; give the gateway's address with --admin");
             ExitCode::from(1)
         }
         Err(error) => {

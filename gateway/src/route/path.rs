@@ -52,7 +52,7 @@ pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
 }
 
 /// The routing form of a path on a `raw_path` route. Such a path need not have a normal form:
-/// escaped slashes and bytes that are no text stay escaped. For a path without `..` that has a
+/// escaped slashes and bytes that are not text stay escaped. For a path without `..` that has a
 /// [normal form](normalize), it is that form.
 ///
 /// # Errors

@@ -228,7 +228,7 @@ fn b10_a_newcomer_has_its_fair_share_after_three_seconds() {
 fn c9_turns_are_even_to_the_eye_at_a_persons_pace() {
     for seed in 0..20 {
         let mut world = World::new(&[300.0, 300.0], 1, SECOND, seed);
-        // What the first calls find is no reason to avoid a member.
+        // What the first calls find is not a reason to avoid a member.
         for _ in 0..4 {
             let counts = world.run(15 * SECOND);
             assert!(counts[0].abs_diff(counts[1]) <= 1, "{counts:?}, seed {seed}");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use protocol::{Packet, REGISTRY_URI};
 
-/// The first pause before a process that is no Distributor is asked again, and the longest. It does
-/// not become one by being asked, and its operators may count each attempt as an attack.
+/// The first pause before a process that is not a Distributor is asked again, and the longest. It
+/// does not become one by being asked, and its operators may count each attempt as an attack.
 const FIRST_PAUSE: Duration = Duration::from_secs(3);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -33,7 +33,7 @@ pub(super) fn by_first_bytes(bytes: &[u8]) -> Option<&'static str> {
     match sign {
         Some((sign, _)) if bytes.len() < sign.len() => None,
         Some((_, what)) => Some(what),
-        None => Some("what it sends is no packet"),
+        None => Some("it sends bytes that are not packets"),
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn by_first_packet(packet: &Packet<'_>) -> Option<&'static str> {
     (!is_registry && packet.key.is_some()).then_some("it answers like a service")
 }
 
-/// The pauses between attempts at a process that is no Distributor.
+/// The pauses between attempts at a process that is not a Distributor.
 #[derive(Debug, Default)]
 pub(super) struct ForeignServerBackoff {
     last: Option<Duration>,
@@ -84,8 +84,8 @@ mod tests {
         check(b"SSH-2.0-OpenSSH_9.2\r\n", Some("it speaks SSH"));
         check(b"-ERR unknown command\r\n", Some("it speaks the protocol of Redis"));
         check(b"220 mail ESMTP\r\n", Some("it speaks SMTP or FTP"));
-        check(b"hello", Some("what it sends is no packet"));
-        check(b"[]", Some("what it sends is no packet"));
+        check(b"hello", Some("it sends bytes that are not packets"));
+        check(b"[]", Some("it sends bytes that are not packets"));
     }
 
     #[test]

@@ -53,8 +53,8 @@ pub struct ServiceError {
 }
 
 impl ServiceError {
-    /// An error with this status, 400 to 599. Any other is no error of HTTP: it becomes 500, with a
-    /// warning in the log.
+    /// An error with this status, 400 to 599. Any other is not an error of HTTP: it becomes 500,
+    /// with a warning in the log.
     pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let status = error_status(status, reason);
         Self { status, reason: Cow::Borrowed(reason), message: message.into(), retry_after: None }

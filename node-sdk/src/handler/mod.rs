@@ -127,7 +127,7 @@ impl IncomingCall<'_> {
     /// Copies the call, so that its handler can begin later.
     ///
     /// # Errors
-    /// The arguments turn out to be no JSON: the packet has to be parsed before anything is done.
+    /// The arguments turn out not to be JSON: the packet has to be parsed before anything is done.
     pub(crate) fn keep(&self) -> Result<KeptCall, ServiceError> {
         self.verify()?;
         Ok(KeptCall::new(self))
@@ -137,7 +137,7 @@ impl IncomingCall<'_> {
     fn verify(&self) -> Result<(), ServiceError> {
         let is_json = self.verified.get() || serde_json::from_str::<&RawValue>(self.params.unwrap_or("null")).is_ok();
         self.verified.set(is_json);
-        is_json.then_some(()).ok_or_else(|| ServiceError::bad_request("bad_params", "the arguments are no JSON"))
+        is_json.then_some(()).ok_or_else(|| ServiceError::bad_request("bad_params", "the arguments are not JSON"))
     }
 
     /// Runs `act` in the context of the call.

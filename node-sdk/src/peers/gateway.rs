@@ -111,7 +111,7 @@ pub trait GatewayPeers: Sized {
     fn unreachable_reason(&self, address: SocketAddr) -> Option<Unreachable>;
 
     /// Records that the node at this address has answered in a way that no caller understands. It
-    /// is counted and logged, as responses are that are no packets.
+    /// is counted and logged, as responses are that are not packets.
     fn record_malformed(&self, address: SocketAddr, why: &str);
 
     /// The malformed responses of the node at this address, over all threads.

@@ -319,7 +319,7 @@ impl RoutingTable {
         }
     }
 
-    /// Drops newcomers that are no member of a used pool: they are never picked.
+    /// Drops newcomers that are not members of a used pool: they are never picked.
     fn keep_called_newcomers(&mut self) {
         let mut newcomers = std::mem::take(&mut self.newcomers);
         newcomers.retain(|connection| {

@@ -29,13 +29,13 @@ impl BadFrames {
         self.is_legacy = version == Version::V1;
     }
 
-    /// A frame is no packet, and is ignored.
+    /// A frame is not a packet, and is ignored.
     ///
     /// # Errors
     /// The caller is to be cut, for this reason.
     pub(super) fn reject(&mut self) -> Result<(), &'static str> {
         if let Some(suppressed) = self.log.allow("no packet", Instant::now().into_std()) {
-            warn!(peer = %self.peer, suppressed, "a frame of this caller is no packet, and is ignored");
+            warn!(peer = %self.peer, suppressed, "a frame of this caller is not a packet, and is ignored");
         }
         // A version 1 gateway passes on what its clients send. It must not lose its connection, and
         // with that all routes of this node, because of one client's bytes.

@@ -118,7 +118,7 @@ impl Future for LocalRun {
 /// The response as a frame, without its delimiter.
 fn poll_packet(started: &mut StartedCall, task: &mut TaskContext<'_>) -> Poll<BytesMut> {
     let polled = ready!(started.poll_response_packet(task));
-    debug_assert_eq!(polled.progress, WriteProgress::Done, "a call without credit is no stream");
+    debug_assert_eq!(polled.progress, WriteProgress::Done, "a call without credit is not a stream");
     let mut packet = polled.packet;
     packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
     Poll::Ready(packet)

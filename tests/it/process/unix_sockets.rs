@@ -302,7 +302,7 @@ async fn gu22_a_file_that_nobody_listens_at_is_told_of() {
     let scene = Scene::new();
     std::fs::write(scene.path("a.sock"), "").unwrap();
     let gateway = scene.gateway(&[scene.named("a.sock")], "").await;
-    gateway.line("the file is no socket; remove it and start the server").await;
+    gateway.line("the file is not a socket; remove it and start the server").await;
     assert_eq!(scene.get("/").await.problem(), "no_provider");
     std::fs::remove_file(scene.path("a.sock")).unwrap();
     let server = UnixServer::start(&scene.path("a.sock"), "one");
@@ -557,7 +557,7 @@ async fn gu22_a_file_is_checked_before_its_servers_run() {
     assert_eq!(check.ended().await.code(), Some(0));
     let missing = check.line("missing.sock: there is no file").await;
     assert!(missing.starts_with("warning: ") && missing.ends_with("missing.sock gets no requests"), "{missing}");
-    check.line("file: the file is no socket").await;
+    check.line("file: the file is not a socket").await;
     check.line("names 3 servers").await;
     assert!(!check.output().contains("a.sock:"), "{}", check.output());
 }

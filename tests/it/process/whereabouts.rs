@@ -359,13 +359,13 @@ async fn c11_what_is_no_distributor_is_called_so() {
         }
     });
     let lost = Process::start(NODE, &[&web]);
-    let line = lost.line("that is no Distributor").await;
+    let line = lost.line("the server at this address is not a Distributor").await;
     assert!(line.contains("it speaks HTTP") && line.contains(&web), "{line}");
     assert!(!lost.output().contains("connected"), "{}", lost.output());
     // Nor is a service.
     let cluster = Cluster::start();
     let node = Process::start(NODE, &[&cluster.address.to_string()]);
     let other = Process::start(NODE, &[&format!("127.0.0.1:{}", node.port().await)]);
-    let line = other.line("that is no Distributor").await;
+    let line = other.line("the server at this address is not a Distributor").await;
     assert!(line.contains("like a service") && !other.output().contains("connected"), "{}", other.output());
 }

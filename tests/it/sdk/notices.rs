@@ -71,7 +71,7 @@ async fn a14_an_answer_that_is_no_packet_is_told() {
         let call = caller.peers().call::<u64>(&url, &()).timeout(Duration::from_millis(300)).await;
         assert!(matches!(call, Err(CallError::Deadline { .. })), "{call:?}");
         let line = log.warning(&format!("name={name}")).await;
-        assert!(line.contains("a response of a node is malformed: it is no packet"), "{line}");
+        assert!(line.contains("a response of a node is malformed: it is not a packet"), "{line}");
     }
 }
 

@@ -204,7 +204,7 @@ impl<'t> FileReader<'t> {
             let name = &**key.get_ref();
             let shown = shown(name);
             let message = match (elsewhere(name), most_alike(name, names.clone())) {
-                (Some(owner), _) => format!("`{shown}` is no key of {table}: it belongs {owner}"),
+                (Some(owner), _) => format!("`{shown}` is not a key of {table}; it belongs {owner}"),
                 (None, Some(meant)) => format!("unknown key `{shown}`; did you mean `{meant}`?"),
                 (None, None) => format!("unknown key `{shown}`; {table} has {}", listed(names.clone())),
             };

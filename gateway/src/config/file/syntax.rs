@@ -4,7 +4,7 @@ use toml::de::{DeTable, Error};
 
 use crate::config::mistakes::shown;
 
-/// A place where a text is no TOML.
+/// A place where a text is not TOML.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
     /// The offset in bytes.
@@ -73,7 +73,7 @@ fn explain(text: &str, error: &Error) -> SyntaxError {
         (SyntaxErrorKind::Value, "write it in quotes".to_owned())
     } else {
         let message = error.message().replace(", expected nothing", "").replace('\n', "; ");
-        (SyntaxErrorKind::Value, format!("this is no TOML: {message}"))
+        (SyntaxErrorKind::Value, format!("this is not TOML: {message}"))
     };
     SyntaxError { at, message, kind }
 }

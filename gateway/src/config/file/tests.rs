@@ -190,10 +190,10 @@ fn oe18_slips_in_tables_have_their_own_places() {
     check("[[route]]\nstrip = true", &["1:1: this [[route]] has no `prefix`, such as prefix = \"/\" for all"]);
     check("[route]\nprefix = \"/\"", &["1:1: route: write [[route]] with two brackets"]);
     check("[[tls]]\nlisten = \"127.0.0.1:1\"", &["1:1: tls: write [tls] with one bracket"]);
-    check("prefix = \"/\"", &["1:1: `prefix` is no key of the file: it belongs below [[route]]"]);
+    check("prefix = \"/\"", &["1:1: `prefix` is not a key of the file; it belongs below [[route]]"]);
     check(
         "[[route]]\nprefix = \"/\"\nidle_timeout = \"1s\"",
-        &["3:1: `idle_timeout` is no key of [[route]]: it belongs above the first line with a bracket"],
+        &["3:1: `idle_timeout` is not a key of [[route]]; it belongs above the first line with a bracket"],
     );
     check("[[route]]\nprefix = []", &["2:10: prefix: write a path such as \"/\", which is all, or a list of paths"]);
     check("[[route]]\nprefix = \"/..\"", &["2:10: prefix `/..`: "]);

@@ -227,7 +227,7 @@ mod tests {
             }
             assert_eq!(name.lock().named.addresses.contains(&listed), is_known);
             assert!(name.connect(listed).await.is_ok());
-            assert!(names.get(&"10.0.0.1:80".parse().unwrap()).is_none(), "an address is no name");
+            assert!(names.get(&"10.0.0.1:80".parse().unwrap()).is_none(), "an address is not a name");
             assert!(Arc::ptr_eq(&names.get(&server).unwrap(), &name), "it is looked up once");
         }
     }

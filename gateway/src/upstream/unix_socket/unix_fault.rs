@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 pub(crate) enum UnixFault {
     /// There is no file.
     Missing,
-    /// The file is no socket.
+    /// The file is not a socket.
     NoSocket,
     /// The permissions of the file, or of a folder above it, do not allow it: who needs which
     /// right.
@@ -109,7 +109,9 @@ impl fmt::Display for UnixFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("there is no file; start the server, or correct the path"),
-            Self::NoSocket => f.write_str("the file is no socket; remove it and start the server, or correct the path"),
+            Self::NoSocket => {
+                f.write_str("the file is not a socket; remove it and start the server, or correct the path")
+            }
             Self::Denied(right) => write!(f, "{right}; chmod or chgrp gives it, or a group of both processes"),
             Self::Forbidden => {
                 f.write_str("the system denies it although the permissions allow it; see SELinux or AppArmor")

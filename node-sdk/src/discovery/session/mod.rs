@@ -75,7 +75,7 @@ pub(super) struct RegistryClient {
 enum SessionEnd {
     /// The connection was lost, for this reason.
     Lost(&'static str),
-    /// The server at that address is no Distributor.
+    /// The server at that address is not a Distributor.
     ForeignServer(&'static str),
 }
 
@@ -167,7 +167,8 @@ impl RegistryClient {
                     self.loss_logged = true;
                     error!(
                         distributor = %self.address, name = %self.description.name, suppressed,
-                        "that is no Distributor: {what}. Is the address right? The next attempt is in {:.0} s", pause.as_secs_f32()
+                        "the server at this address is not a Distributor: {what}; check the address; trying again in {:.0} s",
+                        pause.as_secs_f32()
                     );
                 }
                 return pause;
@@ -358,7 +359,7 @@ impl RegistryClient {
         let within = self.waiting.iter().map(|request| request.target.within).max();
         let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
         let Pong { revision, digest } = self.pong();
-        // A part is no base for the changes to all.
+        // Changes to the whole list cannot be applied to a part.
         let have = revision.filter(|_| !self.view.needs().is_partial());
         let have = have.map(|revision| ResumePoint { revision, digest });
         let (uses, part) = self.uses_to_register();

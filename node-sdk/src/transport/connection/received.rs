@@ -171,7 +171,7 @@ impl Connection {
         let is_legacy = self.version == Version::V1;
         if key.is_none() && (is_legacy || Packet::parse(frame).is_err()) {
             let hint = if is_legacy { "; a raw ¶ in a text cuts an answer" } else { "" };
-            let why = format_args!("it is no packet, or has no key, and is lost{hint}");
+            let why = format_args!("it is not a packet, or has no key, and is lost{hint}");
             self.connector.malformed.record(self.address, &self.target.name, why);
         }
     }
