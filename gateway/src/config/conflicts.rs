@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::config::Sticky;
 use crate::config::settings::{AdminAddress, Settings};
 
-/// One conflict.
+/// A conflict between settings.
 #[derive(Debug)]
 pub(super) struct Conflict {
     /// The key in the file, if the file has it: `redirect`, `tls.listen`, `route.0.try_timeout`.

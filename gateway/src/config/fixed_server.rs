@@ -10,9 +10,9 @@ use protocol::{Advert, HostPort};
 /// A server that does not register, or all servers of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedServer {
-    /// Its address. Each address of a name is a server.
+    /// The address of the server. Each address of a name is a server.
     pub address: FixedAddress,
-    /// Its share, in hundredths of the usual one.
+    /// The share of the server, in hundredths of the usual one.
     pub weight: u16,
 }
 

@@ -15,7 +15,7 @@ impl SettingsError {
         Self { lines }
     }
 
-    /// One for each mistake.
+    /// The lines of the mistakes, one for each.
     pub(crate) fn lines(&self) -> &[String] {
         &self.lines
     }

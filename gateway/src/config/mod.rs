@@ -103,7 +103,7 @@ pub(crate) const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct CertificateFiles {
     /// The certificate, followed by its chain.
     pub chain: PathBuf,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: PathBuf,
 }
 
@@ -174,8 +174,8 @@ pub struct RouteConfig {
 /// How a client is kept with one of several servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sticky {
-    /// Its address: all requests from one address go to one server, while it exists and is not
-    /// busier than others.
+    /// The client's address: all requests from one address go to one server, while it exists and is
+    /// not busier than others.
     Client,
     /// A cookie that the first response sets. It applies to servers only.
     Cookie,
@@ -184,9 +184,9 @@ pub enum Sticky {
 /// How a server is found to be alive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
-    /// It accepts a connection.
+    /// The server accepts a connection.
     Tcp,
-    /// It answers `GET` of a path with a status below 400.
+    /// The server answers `GET` of a path with a status below 400.
     Http(String),
 }
 

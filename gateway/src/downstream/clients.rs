@@ -69,7 +69,7 @@ pub(crate) struct ClientGuard {
 /// The decision about a new client.
 #[derive(Debug)]
 pub(crate) enum ClientAdmission {
-    /// It is served, and counts until this permit is dropped.
+    /// The client is served, and counts until this permit is dropped.
     Admitted(OwnedSemaphorePermit),
     /// Another client is being evicted: see [`ClientTracker::wait`].
     Waits,
@@ -80,14 +80,14 @@ pub(crate) enum ClientAdmission {
 /// in it for longest. `of`: how many connections the client has; those with the most go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionRank {
-    /// It has just connected, and may be about to send a request.
+    /// The client has just connected, and may be about to send a request.
     JustStarted,
     Idle,
-    /// Its client has more connections than its share.
+    /// The address of the client has more connections than its share.
     Surplus {
         of: usize,
     },
-    /// It has not finished a message, or hardly reads, for a while.
+    /// The client has not finished a message, or has read very slowly, for a while.
     Unfinished {
         of: usize,
     },

@@ -40,7 +40,7 @@ pub(crate) struct DownstreamConnection<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) address: SocketAddr,
     pub(crate) client: &'a ClientGuard,
-    /// It has to speak TLS.
+    /// The certificates, if the client has to speak TLS.
     pub(crate) tls: Option<&'a Tls>,
 }
 

@@ -29,7 +29,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum ProxyHeader {
     Client {
         address: SocketAddr,
-        /// It speaks TLS with the balancer, which says so in version 2.
+        /// Whether the client speaks TLS with the balancer, which says so in version 2.
         is_tls: bool,
     },
     /// The balancer itself, or a client whose address is not a TCP address.

@@ -22,7 +22,7 @@ use crate::config::CertificateFiles;
 
 /// Bytes of records that wait for a client that does not read.
 const MAX_UNSENT_BYTES: usize = 64 * 1024;
-/// The same for a client that connects while many are connected: one record.
+/// Unsent bytes of a client that connects while many are connected: one record.
 const MAX_UNSENT_BYTES_IN_A_CROWD: usize = 16 * 1024;
 /// The bytes of a session: its own, a record that is not whole, and a record that has not been read
 /// from it.

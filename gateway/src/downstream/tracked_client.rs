@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::io::client_pace::ClientPace;
 
-/// One client.
+/// A client as the list of clients sees it.
 #[derive(Debug)]
 pub(crate) struct TrackedClient {
     /// Cancelled when the client is to be closed after its present requests.
@@ -18,12 +18,12 @@ pub(crate) struct TrackedClient {
     since: Instant,
     /// A [`ClientActivity`], as its bits.
     activity: AtomicU64,
-    /// It is to be closed now.
+    /// Whether the client is to be closed now.
     pub(super) is_evicted: AtomicBool,
     waker: AtomicWaker,
-    /// It is being evicted, in either way.
+    /// Whether the client is being evicted, in either way.
     pub(super) is_notified: AtomicBool,
-    /// Its position in the list.
+    /// The position of the client in the list.
     pub(super) index: AtomicUsize,
     /// The tracker was crowded when it came.
     is_crowded: bool,
@@ -34,11 +34,11 @@ pub(crate) struct TrackedClient {
 /// The activity of a client. Times are in milliseconds after the start of the tracker, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientActivity {
-    /// It has a request under way.
+    /// The client has a request under way.
     Busy,
-    /// It has nothing under way.
+    /// The client has nothing under way.
     Idle { since: u64 },
-    /// It has begun a head, a handshake or a body, and not finished it.
+    /// The client has begun a head, a handshake or a body, and not finished it.
     Started { since: u64 },
 }
 

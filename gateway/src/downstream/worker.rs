@@ -32,20 +32,20 @@ pub(crate) struct Worker {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Shared by all workers.
     pub(crate) clients: Arc<ClientTracker>,
-    /// These run for as long as clients are served: they check nodes, and look up names.
+    /// The tasks that run as long as clients are served: they check nodes, and look up names.
     pub(crate) _tasks: Arc<[AbortOnDropHandle<()>; 2]>,
     pub(crate) stop: CancellationToken,
 }
 
 impl Worker {
-    /// One of several workers, with its own view of nodes and servers.
+    /// Makes the worker of one thread, with its own view of nodes and servers.
     pub(crate) fn for_thread(&self, upstreams: Arc<UpstreamTable>, metrics: Arc<Metrics>) -> Self {
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let (shedding, time) = (Arc::default(), Arc::default());
         Self { peers: self.peers.for_thread(), upstreams, metrics, retries, shedding, time, ..self.clone() }
     }
 
-    /// The same worker, stopped by `stop`.
+    /// A copy of the worker that `stop` stops.
     pub(super) fn with_stop(&self, stop: &CancellationToken) -> Self {
         Self { stop: stop.clone(), ..self.clone() }
     }

@@ -127,11 +127,11 @@ pub enum BodyEnd {
 /// The part of a body that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
-    /// Its data.
+    /// The data of the body.
     pub data: Vec<u8>,
-    /// Its trailers and what follows the body; `None` if it has not ended.
+    /// The trailers and the bytes after the body; `None` if the body has not ended.
     pub end: Option<(Bytes, Vec<u8>)>,
-    /// It is malformed, after this data.
+    /// Whether the body is malformed after this data.
     pub is_malformed: bool,
     /// Maximum bytes that were kept and were not data.
     pub most_kept: usize,

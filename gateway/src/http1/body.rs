@@ -107,7 +107,7 @@ impl BodyReader {
     }
 }
 
-/// As many of the remaining bytes as have arrived.
+/// Takes as many of the remaining bytes as have arrived.
 fn split_data(buffer: &mut BytesMut, left: &mut u64) -> Piece {
     let bytes = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
     if bytes == 0 {

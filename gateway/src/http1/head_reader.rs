@@ -34,7 +34,8 @@ pub(crate) struct HeadReader {
 }
 
 impl HeadReader {
-    /// As for requests, but lines may end with LF alone, and fields may be folded.
+    /// A reader of response heads, whose lines may end with LF alone, and whose fields may be
+    /// folded.
     pub(crate) fn liberal() -> Self {
         Self { line_ends: LineEnds::Liberal, ..Self::default() }
     }

@@ -45,9 +45,9 @@ pub(crate) fn put_full<'a>(
 /// Whether the connection stays open after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeepAlive {
-    /// It stays open, which is the default of HTTP/1.1.
+    /// The connection stays open, which is the default of HTTP/1.1.
     Stays,
-    /// It stays open, which HTTP/1.0 has to be told.
+    /// The connection stays open, which HTTP/1.0 has to be told.
     StaysAsAsked,
     Closes,
 }

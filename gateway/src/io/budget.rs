@@ -78,7 +78,7 @@ pub(crate) struct Reservation {
     client: IpAddr,
     own: usize,
     granted: usize,
-    /// It is for a response that its client is to read.
+    /// Whether the bytes are those of a response that its client is to read.
     is_response: bool,
 }
 

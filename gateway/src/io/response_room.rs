@@ -22,7 +22,7 @@ pub(crate) struct ResponseRoom<'a> {
 enum ReservedAhead {
     /// Room is not short.
     Nothing,
-    /// As much as the last response to such a call took.
+    /// As many bytes as the last response to such a call took.
     Size(Reservation),
     /// The call counts, as nothing is known of its response.
     Call { _counts: UnsizedCall },

@@ -26,7 +26,7 @@ pub(crate) struct ForwardedInfo {
     pub(crate) prefix: String,
     /// How the client speaks to us, or to a proxy that is believed.
     pub(crate) scheme: Scheme,
-    /// A proxy that is believed stands between.
+    /// Whether a trusted proxy stands between.
     pub(crate) is_proxied: bool,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// One before the response itself, without fields.
+    /// The head of an interim response, which comes before the response itself, without fields.
     pub(crate) fn interim(status: StatusCode) -> Self {
         Self { status, fields: Fields::from_pairs(&[]), framing: Framing::Empty, keep_alive: true, keep_for: None }
     }

@@ -44,7 +44,7 @@ pub(crate) struct AccessLog {
 #[derive(Debug)]
 pub(crate) struct AccessLogEntry<'a> {
     pub(crate) client: IpAddr,
-    /// As the client speaks to us, or to a proxy that is believed.
+    /// The scheme in which the client speaks to us, or to a trusted proxy.
     pub(crate) scheme: &'a str,
     pub(crate) host: Option<&'a str>,
     pub(crate) method: &'a str,

@@ -61,7 +61,7 @@ enum CliCommand {
     },
     /// Asks a running gateway which requests go where, and why.
     Routes {
-        /// Its address for operators.
+        /// The gateway's address for operators.
         #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = DEFAULT_ADMIN.to_string())]
         admin: String,
     },

@@ -244,7 +244,7 @@ struct Attempt<'a> {
 struct Attempts {
     /// The servers that are not tried again.
     tried: Vec<ServerAddress>,
-    /// One of them had no free permit.
+    /// Whether a server had no free permit.
     found_full: bool,
     /// A server was sent the request before.
     is_retry: bool,

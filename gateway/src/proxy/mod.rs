@@ -91,7 +91,7 @@ struct RequestContext<'a> {
     route: &'a RouteConfig,
     /// In the form that it is routed by.
     path: &'a str,
-    /// As it was sent, if servers are to see it so.
+    /// The path as it was sent, if servers are to see it so.
     raw_path: Option<&'a str>,
     query: &'a str,
     /// The client, as far as known.
@@ -160,7 +160,7 @@ impl Proxy<'_> {
         Requester { client: self.client, origin: &self.origin }
     }
 
-    /// `head`: that of a well-formed request.
+    /// Counts a request, and writes it to the access log. `head` is `None` if it was malformed.
     fn log(
         &self,
         Requester { client, origin }: Requester<'_>,
@@ -272,7 +272,7 @@ impl Proxy<'_> {
 struct RoutedPath<'a> {
     /// In the form that it is routed by.
     path: Cow<'a, str>,
-    /// As it was sent, if servers are to see it so.
+    /// The path as it was sent, if servers are to see it so.
     raw_path: Option<&'a str>,
     route: &'a RouteConfig,
 }

@@ -72,7 +72,7 @@ pub(crate) async fn run(
     .await
 }
 
-/// One direction.
+/// One direction of a tunnel.
 #[derive(Debug, Default)]
 struct TunnelDirection {
     /// Bytes that were read, and that the other side did not accept at once.
@@ -93,7 +93,7 @@ enum DirectionState {
     Done,
 }
 
-/// One direction in one poll.
+/// One direction of a tunnel in one poll.
 struct DirectionPoll<'a> {
     direction: &'a mut TunnelDirection,
     reads: u32,

@@ -140,7 +140,7 @@ impl Drop for RouteGuard {
 #[derive(Debug)]
 struct ClientRates {
     cells: Vec<[RateCell; WAYS]>,
-    /// Its seed is random, so that a client cannot choose its cell.
+    /// The hasher of clients. Its seed is random, so that a client cannot choose its cell.
     hasher: std::collections::hash_map::RandomState,
     since: Instant,
 }

@@ -78,7 +78,7 @@ pub(crate) struct MalformedResponses {
 #[derive(Debug)]
 struct IdleConnection {
     stream: QueuedSocket,
-    /// Until then the server surely does not close it.
+    /// Until when the server certainly keeps the connection open.
     sure: Instant,
     until: Instant,
 }
@@ -114,7 +114,7 @@ pub(crate) struct ServerConnection {
     file_changes: u64,
     /// Whether it has been used before, so that the server may be closing it.
     pub(crate) is_used: bool,
-    /// It is the first connection after one that failed.
+    /// Whether the connect before this one failed.
     pub(crate) has_recovered: bool,
 }
 

@@ -50,11 +50,12 @@ pub(crate) struct UpstreamTable {
     names: Arc<ServerNames>,
 }
 
-/// What servers that have left were part of.
+/// The prefixes and health checks of servers that have left.
 struct RemovedServers {
     /// The prefixes of each.
     prefixes: Vec<(SocketAddr, String)>,
-    /// Their health checks: a server that is added again keeps its health while its check exists.
+    /// The health checks of servers that have left: a server that is added again keeps its health
+    /// while its check exists.
     checks: Vec<Arc<ServerCheck>>,
 }
 

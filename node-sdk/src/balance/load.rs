@@ -152,7 +152,7 @@ impl Load {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Its calls in flight and one more, divided by its weight.
+    /// The calls in flight of the member and one more, divided by its weight.
     pub fn load_per_weight(&self, weight: u16) -> u64 {
         (u64::from(self.in_flight()) + 1) * 1_000_000 / u64::from(weight.max(1))
     }

@@ -53,13 +53,13 @@ pub trait Member {
     /// The identity of a member. Sticky keys are hashed with its text.
     type Address: Clone + Ord + Display;
 
-    /// Its address, which no other member of a pool has.
+    /// The address of the member, which no other member of a pool has.
     fn address(&self) -> &Self::Address;
 
-    /// Its address for a [`Balancer`], in the form of [`Candidate`].
+    /// The address of the member for a [`Balancer`], in the form of [`Candidate`].
     fn candidate_address(&self) -> (SocketAddr, Option<&Path>);
 
-    /// Its calls in flight, latency and failures.
+    /// The calls in flight, the latency and the failures of the member.
     fn load(&self) -> &Load;
 
     /// Whether it can be called now.
@@ -70,10 +70,10 @@ pub trait Member {
         readiness
     }
 
-    /// Its weight, in hundredths of the usual one.
+    /// The weight of the member, in hundredths of the usual one.
     fn weight(&self) -> u16;
 
-    /// It runs in our zone.
+    /// Whether the member runs in this process's zone.
     fn same_zone(&self) -> bool {
         false
     }
@@ -83,7 +83,8 @@ pub trait Member {
         None
     }
 
-    /// Its rank when there are too many members: those with the highest scores are called.
+    /// The rank of the member when there are too many members: those with the highest scores are
+    /// called.
     fn rendezvous_score(&self) -> u64 {
         0
     }
@@ -92,11 +93,11 @@ pub trait Member {
 /// Whether a member can be called. The best value comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
-    /// It has a live connection, or will certainly have one.
+    /// The member has a live connection, or will certainly have one.
     Ready,
     /// Being connected.
     Connecting,
-    /// It fails calls, or is suspect.
+    /// The member fails calls, or is suspect.
     Ejected,
     /// Not connected, and worth an attempt.
     Reconnect,

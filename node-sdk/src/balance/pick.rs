@@ -60,19 +60,20 @@ pub trait Balancer: std::fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Candidate<'a> {
-    /// Its address. A server at a Unix socket has none: it is 0.0.0.0 and port 0 then.
+    /// The address of the member. A server at a Unix socket has none: it is 0.0.0.0 and port 0
+    /// then.
     pub address: SocketAddr,
     /// The path of its Unix socket, if it is a server of a gateway that is asked there.
     pub unix_path: Option<&'a Path>,
     /// The id of its instance; nodes of version 1 have none.
     pub instance: Option<&'a str>,
-    /// Its share of the calls, in hundredths of the usual one.
+    /// The share of the calls that the member gets, in hundredths of the usual one.
     pub weight: u16,
     /// The calls of this process that the provider has not answered.
     pub in_flight: u32,
     /// How long its answers to this process usually take; `None` before the first.
     pub latency: Option<Duration>,
-    /// It runs in our zone.
+    /// Whether the member runs in this process's zone.
     pub same_zone: bool,
 }
 

@@ -20,8 +20,8 @@ pub(crate) trait LocalCall: Send + Sync {
     /// finished: see `server/released`.
     fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalResponse;
 
-    /// The same without a response: the caller does not wait for the handler. Returns whether it
-    /// has room for it.
+    /// Makes a call without a response: the caller does not wait for the handler. Returns whether
+    /// it has room for it.
     fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool;
 }
 

@@ -17,11 +17,11 @@ const NOTICE_AFTER: Duration = Duration::from_secs(5);
 /// Which providers of a url a node is told of, by its interests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coverage {
-    /// It is told of all nodes that offer it.
+    /// This node is told of all nodes that offer the route.
     All,
-    /// It is told of some nodes by their names, and they may offer it.
+    /// This node is told of some nodes by their names, and they may offer the route.
     Some,
-    /// It is told of no node that offers it.
+    /// This node is not told of any node that offers the route.
     None,
 }
 

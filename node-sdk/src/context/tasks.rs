@@ -17,12 +17,12 @@ pub(crate) struct NodeTasks {
 }
 
 thread_local! {
-    /// Those of the node whose work this thread is doing.
+    /// The tasks of the node whose work this thread is doing.
     static CURRENT: Cell<Option<NodeTasks>> = const { Cell::new(None) };
 }
 
 impl NodeTasks {
-    /// Those of the node whose handler is running; `None` outside of handlers.
+    /// The tasks of the node whose handler is running; `None` outside of handlers.
     pub(crate) fn current() -> Option<Self> {
         let copy = |current: &Cell<Option<Self>>| {
             let tasks = current.take();
@@ -40,7 +40,8 @@ impl NodeTasks {
         self.tracker.spawn(self.scope(future))
     }
 
-    /// The same, in this runtime; the future is dropped at once if that is shut down.
+    /// Spawns a task in this runtime that the node waits for. The future is dropped at once if the
+    /// runtime is shut down.
     pub(crate) fn spawn_on<F>(&self, future: F, runtime: &Handle)
     where
         F: Future<Output: Send + 'static> + Send + 'static,

@@ -25,7 +25,7 @@ pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 /// What a process registers about itself.
 #[derive(Clone, Debug)]
 pub struct NodeDescription {
-    /// Its name, such as `goods`; `gate` for gateways.
+    /// The name of the node, such as `goods`; `gate` for gateways.
     pub name: String,
     /// The port that it listens on.
     pub port: u16,
@@ -34,14 +34,14 @@ pub struct NodeDescription {
     /// Addresses on which it listens for clients that are not nodes. A node that registers one of
     /// these is never called.
     pub client_addresses: Vec<SocketAddr>,
-    /// Its routes.
+    /// The routes of the node.
     pub routes: Vec<Route>,
     /// The rest of its advert. The instance id is set when it joins.
     pub advert: Advert,
-    /// Its interests: services, by name, and urls, as registered; `None` for all.
+    /// The interests of the node: services, by name, and urls, as registered; `None` for all.
     pub interests: Option<Vec<String>>,
-    /// It asks who offers what it is about to use, and may have a partial view. Means nothing if it
-    /// has interests.
+    /// Whether the node asks who offers what it is about to use, and may have a partial view. Means
+    /// nothing if it has interests.
     pub asks: bool,
     /// The cache file.
     pub cache: Option<PathBuf>,

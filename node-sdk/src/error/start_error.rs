@@ -20,7 +20,7 @@ pub enum StartError {
     DoubledRoute {
         /// The route that was given first.
         other: String,
-        /// The same one, as it was given again.
+        /// The route as it was given again.
         route: String,
     },
     /// A name with a wrong form.

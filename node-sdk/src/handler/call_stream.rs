@@ -38,7 +38,7 @@ struct CallStreamState {
     is_stopping: bool,
     /// The stream ended before its last part.
     is_cut: bool,
-    /// Its parts were discarded for lack of memory.
+    /// Whether parts were discarded for lack of memory.
     out_of_memory: bool,
 }
 

@@ -64,8 +64,8 @@ enum GuardedCall {
         inner: Arc<dyn AnyHandler>,
     },
     Running(RunningHandler),
-    /// It was refused, or its arguments are wrong: only callers that are let through learn the
-    /// latter.
+    /// The call was refused, or its arguments are wrong: only callers that are let through learn
+    /// the latter.
     Failed(ServiceError),
 }
 

@@ -14,14 +14,15 @@ const MAX_REREADS: usize = 16;
 /// How the text of one member is read, if not as a text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ParamForm {
-    /// It is read as the number or boolean that it has in quotes. For a member of a flattened type
-    /// this has to be tried, because serde converts nothing there.
+    /// Whether the member is read as the number or boolean that it has in quotes. For a member of a
+    /// flattened type this has to be tried, because serde converts nothing there.
     pub(super) is_number: bool,
-    /// It is read as a list with this one item.
+    /// Whether the member is read as a list with this one item.
     pub(super) is_list: bool,
-    /// It is empty and is read as absent: it is an option whose type has no empty text.
+    /// Whether the member is empty and is read as absent: it is an option whose type has no empty
+    /// text.
     pub(super) is_absent: bool,
-    /// It was tried as a number, and has to be a text.
+    /// Whether the member was tried as a number, and has to be a text.
     pub(super) is_text: bool,
 }
 

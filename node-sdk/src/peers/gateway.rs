@@ -58,8 +58,8 @@ pub trait GatewayPeers: Sized {
     /// [`join`](Self::join) was cancelled; after a second at most. Cancel safe.
     fn left(&self) -> impl Future<Output = ()> + Send;
 
-    /// The same nodes over connections of their own, for another runtime: a connection belongs to
-    /// the runtime of the task that first calls over it. The returned peers always know the same
+    /// A handle to the nodes with connections of its own, for another runtime: a connection belongs
+    /// to the runtime of the task that first calls over it. The returned peers always know the same
     /// nodes.
     fn for_thread(&self) -> Peers;
 

@@ -33,9 +33,9 @@ struct Loss {
 pub(crate) enum LossVerdict {
     /// The call may be tried again.
     Harmless,
-    /// Its calls crash one node after the other. That is known from now on.
+    /// Calls of the route crash one node after the other. This is known from now on.
     NewlyCrashing,
-    /// The same, and it was known before.
+    /// Calls of the route crash nodes, which was known before.
     Crashing,
 }
 

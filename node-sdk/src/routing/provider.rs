@@ -21,9 +21,9 @@ pub(crate) struct Provider {
     pub(super) weight: u16,
     /// The Distributor has listed it as suspect.
     pub(super) suspect: bool,
-    /// It runs in our zone.
+    /// Whether the provider runs in this process's zone.
     pub(super) same_zone: bool,
-    /// It is this very node, which calls itself without a connection.
+    /// Whether the provider is this very node, which calls itself without a connection.
     pub(crate) is_local: bool,
 }
 

@@ -14,7 +14,7 @@ const MAX_STRIKES: u32 = 3;
 pub(super) struct BadFrames {
     peer: SocketAddr,
     strikes: u32,
-    /// Its last sound packet was of version 1.
+    /// Whether the caller's last sound packet was of version 1.
     is_legacy: bool,
     log: KeyedThrottle,
 }

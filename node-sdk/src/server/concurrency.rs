@@ -28,7 +28,7 @@ pub(crate) struct ConcurrencyLimit {
 /// A call that waits until the limit allows it.
 pub(crate) struct WaitingCall {
     permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
-    /// Its permit to wait, until it begins.
+    /// The permit to wait, until the call begins.
     waiting: Option<OwnedSemaphorePermit>,
     handler: Arc<dyn AnyHandler>,
     call: KeptCall,

@@ -67,7 +67,7 @@ pub(crate) struct LocalRoute {
     pub(crate) handler: Arc<dyn AnyHandler>,
     /// How many calls may run at a time.
     pub(crate) max_concurrency: Option<ConcurrencyLimit>,
-    /// Its calls are not answered, even if they ask for an answer.
+    /// Whether calls of the route are not answered, even if they ask for an answer.
     pub(crate) one_way: bool,
 }
 

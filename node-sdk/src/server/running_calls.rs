@@ -72,7 +72,7 @@ struct CallControl {
 pub(super) enum Polled {
     /// A piece of its response, or the whole.
     Response(RunningCall, PolledResponse),
-    /// Its caller no longer waits.
+    /// The caller no longer waits.
     Left(Option<StartedCall>),
 }
 

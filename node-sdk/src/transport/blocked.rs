@@ -12,7 +12,7 @@ pub struct BlockedAddresses {
 }
 
 impl BlockedAddresses {
-    /// Those of a process that listens at `own` addresses itself.
+    /// The blocked addresses of a process that listens at `own` addresses itself.
     pub fn new(own: Vec<SocketAddr>) -> Self {
         Self { own: own.into_iter().map(canonical).collect() }
     }

@@ -23,7 +23,7 @@ const MAX_HELLO_BYTES: usize = 1024;
 pub(crate) struct Target {
     /// Where lists say that it is.
     pub(crate) address: SocketAddr,
-    /// Its name, for the log.
+    /// The name of the node, for the log.
     pub(crate) name: Box<str>,
     /// Where it says that it is, if it does. A name is looked up at each connect.
     pub(crate) advertised: Option<HostPort>,
@@ -34,7 +34,7 @@ pub(crate) struct Target {
     pub(crate) instance: Option<String>,
     /// Several instances are listed there, and any of them may answer.
     pub(crate) is_shared: bool,
-    /// Its rendezvous score for this node, to choose a subset of many nodes.
+    /// The rendezvous score of the target for this node, to choose a subset of many nodes.
     pub(crate) rendezvous_score: u64,
 }
 

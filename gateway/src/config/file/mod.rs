@@ -65,7 +65,7 @@ pub(crate) fn read_settings(
     if mistakes.is_empty() { Ok(settings) } else { Err(SettingsError::new(mistakes)) }
 }
 
-/// The same, but returns the settings that could be read, and a line for each mistake.
+/// Reads the settings that can be read, and returns a line for each mistake.
 pub(crate) fn try_settings(
     file: Option<&Path>,
     arguments: impl FnOnce(&mut Settings) -> Vec<String>,

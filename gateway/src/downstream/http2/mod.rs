@@ -43,8 +43,8 @@ use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 
 /// Requests of one client at a time: the least that RFC 9113 (6.5.2) recommends.
 const MAX_STREAMS: u32 = 100;
-/// The same for a client that connects when many are connected: the crate's table of streams takes
-/// 0.6 kB for each stream, up to the most that were ever open.
+/// Requests at a time of a client that connects while many are connected: the crate's table of
+/// streams takes 0.6 kB for each stream, up to the most that were ever open.
 const MAX_STREAMS_IN_A_CROWD: u32 = 8;
 /// Bytes of a request's header fields after decompression.
 const MAX_HEADERS_BYTES: u32 = 16 * 1024;

@@ -95,9 +95,9 @@ pub(crate) trait Source: Send {
 /// How sure it is that a client has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientGone {
-    /// It is gone in both directions.
+    /// The client is gone in both directions.
     Surely(Ended),
-    /// It sends no more. It may still read, or be gone: a [byte that is
+    /// The client sends no more. It may still read, or be gone: a [byte that is
     /// written](Sink::write_test_byte) to it shows which.
     Perhaps,
 }
@@ -144,7 +144,8 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) edits: ResponseEdits<'a>,
     /// The client waits for the server's leave to send the body.
     pub(crate) awaits_continue: bool,
-    /// Its permit at the server. The request may be evicted while it waits for its client.
+    /// The permit of the request at the server. The request may be evicted while it waits for its
+    /// client.
     pub(crate) permit: &'a Permit,
 }
 

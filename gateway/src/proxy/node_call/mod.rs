@@ -136,7 +136,7 @@ impl Proxy<'_> {
 enum StreamFault<'e> {
     /// A part is not JSON.
     NotJson,
-    /// It ended before its last part.
+    /// The stream ended before its last part.
     Cut(&'e CallError),
 }
 

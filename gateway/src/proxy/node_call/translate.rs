@@ -125,7 +125,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 pub(crate) enum MediaType<'a> {
     /// By the request's `Content-Type`, if there is one.
     Named(Option<&'a str>),
-    /// That does not count: see [`RouteConfig::any_body`](crate::config::RouteConfig::any_body).
+    /// Any media type is read: see [`RouteConfig::any_body`](crate::config::RouteConfig::any_body).
     Any,
 }
 

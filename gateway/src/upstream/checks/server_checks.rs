@@ -44,7 +44,7 @@ impl Default for ServerChecks {
 /// may list two servers at one address.
 type CheckKey = (ServerAddress, Option<HostPort>, config::Check, Duration);
 
-/// One server, which is checked until this is dropped.
+/// The check of one server, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerCheck {
     connector: Connector,

@@ -18,7 +18,7 @@ pub(crate) const MIN_RATE: u64 = 16 * 1024;
 /// How long the rate is measured: a system reports the bytes that a client has read in pieces of 32
 /// KiB.
 const WINDOW: Duration = Duration::from_secs(2);
-/// This number of evicted holders end at a time, and as many more with each sweep; the next ends
+/// Number of evicted holders that end at a time; with each sweep, as many more may. The next ends
 /// when one has ended. Each end lets in a request that waited, which costs its worker a connection
 /// to the server. If all came at once, other requests would wait until all are done.
 const ENDING_AT_ONCE: usize = 4;
@@ -42,12 +42,12 @@ pub(crate) struct Holder {
     bytes: AtomicU64,
     /// Whether the holder waits for the client, and not for the server.
     is_waiting: AtomicBool,
-    /// It is evicted, and ends when it is notified.
+    /// Whether the holder is evicted: it ends when it is notified.
     is_evicted: AtomicBool,
-    /// It has been notified: it ends now.
+    /// Whether the holder has been notified: it ends now.
     is_notified: AtomicBool,
     waker: AtomicWaker,
-    /// Its index in the list; [`GONE`] when it has been removed.
+    /// The index of the holder in the list; [`GONE`] when it has been removed.
     index: AtomicUsize,
 }
 

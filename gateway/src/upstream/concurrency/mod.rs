@@ -45,7 +45,7 @@ const BACKOFF_FACTOR: u32 = 4;
 pub(crate) struct ServerPermits {
     limit: usize,
     kind: PermitKind,
-    /// The same value as in `state`, to be read without the lock.
+    /// The free permits of `state`, to be read without the lock.
     free: AtomicUsize,
     /// Requests and tunnels that were evicted, over all servers.
     evicted: Arc<AtomicU64>,

@@ -57,7 +57,7 @@ pub(super) struct NamedServer {
     looked_up: Option<Instant>,
     /// Why the last look-up found nothing; the addresses before are kept.
     pub(super) failure: Option<String>,
-    /// One of the addresses could not be connected to since.
+    /// Whether a connect to one of the addresses has failed since.
     pub(super) is_suspect: bool,
 }
 

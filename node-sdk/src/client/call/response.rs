@@ -46,7 +46,7 @@ pub(crate) enum ResponseError {
 }
 
 impl ResponseError {
-    /// As an error of a call of `url`.
+    /// Makes an error of a call of `url`.
     pub(crate) fn into_call_error(self, url: impl FnOnce() -> String) -> CallError {
         match self {
             Self::Refused { status, reason, message, retry_after } => {

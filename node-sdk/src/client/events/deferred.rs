@@ -32,13 +32,13 @@ pub(crate) struct DeferredEvents {
 
 /// Whether an event is sent now or waits.
 enum Placement {
-    /// It is sent at once.
+    /// The event is sent at once.
     Now(Event),
-    /// It is sent to those who are known, as the Distributor cannot be asked.
+    /// The event is sent to the known subscribers, as the Distributor cannot be asked.
     ToKnown(Event, &'static str),
-    /// It waits, with those before it.
+    /// The event waits behind earlier ones.
     Waits,
-    /// It waits, and this has to be waited for.
+    /// The event waits for this answer.
     Asks(Asking),
     /// Too many wait.
     Full,

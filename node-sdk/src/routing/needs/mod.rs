@@ -22,7 +22,7 @@ pub(crate) struct Needs {
     /// The node asks for the urls that it needs. Other nodes are told of all nodes, or of the
     /// interests that their author has named.
     can_ask: bool,
-    /// It has a partial view.
+    /// Whether the node has a partial view.
     is_partial: AtomicBool,
     /// The Distributor takes less than the node uses: as long as the session lasts, nothing is
     /// added that the node has called while it was told of all.

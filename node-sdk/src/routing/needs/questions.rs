@@ -39,7 +39,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(super) enum Asked {
     Known(Answer),
-    /// The same was asked before.
+    /// A question for this route is under way.
     UnderWay(watch::Receiver<Option<Answer>>),
     New(watch::Receiver<Option<Answer>>),
 }
@@ -50,7 +50,7 @@ pub(super) struct Questions {
     is_open: bool,
     /// All routes that are asked for, with those who wait.
     asked: HashMap<Box<str>, watch::Sender<Option<Answer>>>,
-    /// Those that are not sent yet.
+    /// The routes that have not been asked for yet.
     waiting: VecDeque<Box<str>>,
     sent: Option<SentQuestion>,
     /// Most routes of the next packet: fewer once the Distributor has refused so many.
@@ -211,7 +211,7 @@ impl Questions {
         sent.has_registered
     }
 
-    /// The same is asked again at this time.
+    /// Asks the question with this key again at `until`.
     pub(super) fn postpone(&mut self, key: u64, until: Instant) {
         if let Some(sent) = self.sent.take_if(|sent| sent.key == key) {
             sent.routes.into_iter().rev().for_each(|route| self.waiting.push_front(route));

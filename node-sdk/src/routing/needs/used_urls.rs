@@ -37,7 +37,8 @@ impl UsedUrls {
         self.last_use.get(url).inspect(|last_use| last_use.store(self.age(now), Ordering::Relaxed)).is_some()
     }
 
-    /// The same of a path without parameters.
+    /// Records a use of a path without parameters. Returns whether its url is among those that are
+    /// used.
     pub(super) fn use_path(&self, method: &str, path: &str, now: Instant) -> bool {
         let found = self.last_use.find(method, path);
         found.inspect(|found| found.value.store(self.age(now), Ordering::Relaxed)).is_some()

@@ -48,7 +48,7 @@ pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
     pub(crate) target: Target,
-    /// Its load and health, as balancing sees them.
+    /// The load and health of the node, as balancing sees them.
     pub(crate) load: Load,
     /// A health check has failed.
     unhealthy: AtomicBool,
@@ -107,7 +107,7 @@ pub(crate) struct PendingCall {
     connection: Arc<Connection>,
     key: u64,
     done: bool,
-    /// It counts as in flight.
+    /// Whether the call counts as in flight.
     is_counted: bool,
 }
 

@@ -45,7 +45,7 @@ async fn connected() -> (Arc<Connection>, TcpStream) {
     connected_within(&Budget::for_connections()).await
 }
 
-/// The same, with a budget of this many bytes for received parts.
+/// A connection and its other end, with a budget of this many bytes for received parts.
 async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

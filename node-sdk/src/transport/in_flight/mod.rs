@@ -58,7 +58,7 @@ pub(crate) enum CallFailure {
     /// The connection was lost, or could not be made. If the call was `written`, it may have been
     /// carried out.
     Lost { written: bool },
-    /// Its time is over. If the call was `written`, it may have been carried out.
+    /// The time of the call is over. If the call was `written`, it may have been carried out.
     Deadline { written: bool },
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct CallDeadlines {
 /// The settings of a stream once it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
-    /// Its deadline, if it has one.
+    /// The deadline of the stream, if it has one.
     pub(crate) deadline: Option<Instant>,
     /// Bytes that the node was allowed to send ahead.
     pub(crate) window: u32,
