@@ -25,8 +25,8 @@ use crate::io::stream::limit_unsent;
 /// How long, after a stop, connections are still taken that the system has already accepted: they
 /// may carry requests.
 const DRAIN_NOTICE: Duration = Duration::from_millis(50);
-/// Most clients of one worker that wait for others to be evicted. Each has a descriptor beyond the
-/// limit of connections.
+/// Maximum number of clients of one worker that wait for others to be evicted. Each has a
+/// descriptor beyond the limit of connections.
 const MAX_WAITING: usize = 128;
 /// The least time-out of the system for a client that reads nothing.
 const MIN_TCP_TIMEOUT: Duration = Duration::from_secs(300);

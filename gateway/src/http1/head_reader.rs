@@ -16,7 +16,7 @@ use crate::message::head::{
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 
-/// Most bytes of a head. Larger heads are attacks, or cookies that no service wants.
+/// Maximum bytes of a head. Larger heads are attacks, or cookies that no service wants.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Finds the end of heads in a buffer that grows.

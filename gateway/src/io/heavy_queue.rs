@@ -25,9 +25,9 @@ const MAX_EXCESS: Duration = Duration::from_micros(500);
 /// ones were long. It is odd, so that a connection whose long polls alternate with short ones is
 /// seen in both.
 const SAMPLED_DIVISOR: u8 = 5;
-/// Most heavy connections in a turn, if each works for an instant.
+/// Maximum number of heavy connections in a turn, if each works for an instant.
 const MAX_AT_ONCE: usize = 32;
-/// Most heavy connections that wait: more than a worker has.
+/// Maximum number of heavy connections that wait: more than a worker has.
 const MAX_WAITING: usize = 1 << 20;
 
 /// How long a connection has worked lately, each time it was polled: a leaky bucket, and a sample

@@ -9,9 +9,9 @@ use crate::message::fields::{Fields, Span};
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 
-/// Most bytes of a request target: browsers and other servers agree on slightly more than 8,000.
+/// Maximum bytes of a request target: browsers and other servers agree on slightly more than 8,000.
 pub(crate) const MAX_TARGET_BYTES: usize = 16 * 1024;
-/// Most fields of a head, as in Apache httpd.
+/// Maximum number of fields of a head, as in Apache httpd.
 pub(crate) const MAX_FIELDS: usize = 100;
 
 /// A request's head. Everything in it is a part of one piece of memory.

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 const GATHER: Duration = Duration::from_millis(50);
 /// How long the end of the process waits for a slow disk.
 const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
-/// Most bytes of a target, or of a method and a target, that are logged.
+/// Maximum bytes of a target, or of a method and a target, that are logged.
 const MAX_TARGET_BYTES: usize = 1024;
 /// Bytes of a host that are logged: DNS has none that are longer.
 const MAX_HOST_BYTES: usize = 255;

@@ -30,7 +30,7 @@ use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
-/// Most connections of operators. When one more comes, the oldest is closed.
+/// Maximum number of connections of operators. When one more comes, the oldest is closed.
 const MAX_CLIENTS: usize = 64;
 
 /// The state that is reported.

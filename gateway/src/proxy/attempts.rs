@@ -23,12 +23,13 @@ use crate::upstream::concurrency::{Permit, QueueError};
 use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse, ServerConnection};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 
-/// Most servers that are tried for one request: where three have failed, a fourth try is the last.
+/// Maximum number of servers that are tried for one request: where three have failed, a fourth try
+/// is the last.
 const MAX_TRIES: usize = 4;
 /// While more than half of a server's permits are taken, a request waits for this many bytes of its
 /// body, or all of it, before it takes one. A client that sends slowly holds no permit until then.
 const BUFFERED_BYTES: usize = 64 * 1024;
-/// Most cookies that are checked: each costs more than the rest of a request.
+/// Maximum number of cookies that are checked: each costs more than the rest of a request.
 const MAX_COOKIES: usize = 8;
 
 impl Proxy<'_> {

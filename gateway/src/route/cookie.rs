@@ -12,7 +12,7 @@ use ring::hmac;
 pub(crate) const MAX_NAME_BYTES: usize = 64;
 /// Least bytes of a secret that cannot be guessed.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;
-/// Most cookies of one field that are checked.
+/// Maximum number of cookies of one field that are checked.
 const MAX_TRIED: usize = 8;
 
 /// Servers whose names are remembered. The names of further servers are made again each time.

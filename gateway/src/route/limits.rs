@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::io::fair_queue::FairQueue;
 
-/// Most clients of a route whose rates are tracked: they take a megabyte and a half. With more,
-/// those that have been away for longest are forgotten.
+/// Maximum number of clients of a route whose rates are tracked: they take a megabyte and a half.
+/// With more, those that have been away for longest are forgotten.
 const MAX_CLIENTS: usize = 65_536;
 /// Cells of a set. Each set is for clients with similar hashes.
 const WAYS: usize = 4;

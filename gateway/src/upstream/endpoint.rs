@@ -27,8 +27,8 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 /// Subtracted from the time for which a server says that it keeps a connection: a request may take
 /// this long to get there.
 const IN_TRANSIT: Duration = Duration::from_secs(1);
-/// Most idle connections to one server. A burst leaves these for the next one; each takes a
-/// descriptor.
+/// Maximum number of idle connections to one server. A burst leaves these for the next one; each
+/// takes a descriptor.
 const MAX_IDLE: usize = 256;
 /// How long a server is skipped after a failed connect, and at most; the time doubles after each
 /// further failure.

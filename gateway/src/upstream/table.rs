@@ -27,12 +27,13 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::names::ServerNames;
 use crate::upstream::unix_socket::UnixSocket;
 
-/// Most prefixes without a server that are remembered, to tell "not now" from "never".
+/// Maximum number of prefixes without a server that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED: usize = 10_000;
 /// For how long they are remembered: a service that is deployed again, or has failed, is back by
 /// then.
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
-/// Most prefixes of one node, the same as its limit of urls, and most bytes of a prefix.
+/// Maximum number of prefixes of one node, the same as its limit of urls, and maximum bytes of a
+/// prefix.
 const MAX_PREFIXES: usize = 256;
 const MAX_PREFIX_BYTES: usize = 512;
 /// A table with room for this many times its entries is shrunk.

@@ -24,17 +24,17 @@ pub use self::pick::{Balance, Balancer, Candidate, PickOptions};
 pub use self::retry_budget::RetryBudget;
 pub use self::turns::{SharedTurns, Turns};
 
-/// Most providers of a route that one node calls. With many callers, each has a different subset,
-/// and fewer connections.
+/// Maximum number of providers of a route that one node calls. With many callers, each has a
+/// different subset, and fewer connections.
 pub(crate) const MAX_SUBSET: usize = 100;
-/// Most positions of one member in a schedule. Finer weights are rounded.
+/// Maximum number of positions of one member in a schedule. Finer weights are rounded.
 const MAX_SCHEDULE_SHARE: u32 = 16;
 
 /// The members that can take the same calls, with the schedule of the subset that is called.
 #[derive(Debug)]
 pub struct Pool<M> {
     members: Vec<M>,
-    /// Most members that are called.
+    /// Maximum number of members that are called.
     max_subset: usize,
     /// The members that are called, if there are several: positions in `members`.
     subset: Vec<usize>,

@@ -8,7 +8,7 @@ use std::time::Instant;
 const PER_CALL: f64 = 0.2;
 /// Further retries a second, for nodes that call rarely.
 const PER_SECOND: f64 = 10.0;
-/// Most unused retries that are saved.
+/// Maximum number of unused retries that are saved.
 const MAX_SAVED: f64 = 100.0;
 
 /// A budget that all calls of a node share.

@@ -19,7 +19,7 @@ const SECRET_BYTES: usize = 32;
 /// and some for the cache file.
 const MAX_LEAVE_TIME: Duration = Duration::from_secs(1);
 
-/// Most visibility requests that wait for a session.
+/// Maximum number of visibility requests that wait for a session.
 pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 
 /// What a process registers about itself.

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 
 /// Longer arguments are not read again, because they come from no query string.
 const MAX_BYTES: usize = 64 * 1024;
-/// Most times that arguments are read again. Each time, one more member gets another form.
+/// Maximum number of times that arguments are read again. Each time, one more member gets another
+/// form.
 const MAX_REREADS: usize = 16;
 
 /// How the text of one member is read, if not as a text.

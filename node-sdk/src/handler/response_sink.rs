@@ -32,7 +32,7 @@ pub(crate) enum WriteProgress {
 pub(crate) struct ReturnPath {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
-    /// Most bytes of a response to a caller of version 1.
+    /// Maximum bytes of a response to a caller of version 1.
     pub(crate) legacy_bytes: usize,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<Arc<CallStream>>,

@@ -30,7 +30,7 @@ struct GoneRoute {
 }
 
 impl KnownRoutes {
-    /// Most routes that are kept.
+    /// Maximum number of routes that are kept.
     pub(crate) const MAX_ROUTES: usize = 10_000;
     /// How long a route is kept: a node that is deployed again, or has failed, is back by then.
     pub(crate) const KEPT_TIME: Duration = Duration::from_secs(600);

@@ -18,8 +18,8 @@ use crate::routing::reachability::Reachability;
 use crate::routing::table::{NodeChange, RoutingTable};
 use crate::transport::connection::Connection;
 
-/// Most entries that are reported at a time. Further nodes are reported when a call to them fails
-/// again.
+/// Maximum number of entries that are reported at a time. Further nodes are reported when a call to
+/// them fails again.
 const MAX_FAILED: usize = 64;
 
 /// Log lines in ten seconds about nodes that cannot be reached.

@@ -14,8 +14,8 @@ use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::Outcome;
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 
-/// Most calls without a response that wait for one route: their senders cannot be told to try
-/// another node. It is a quarter of the calls of one caller, so that its other calls go on.
+/// Maximum number of calls without a response that wait for one route: their senders cannot be told
+/// to try another node. It is a quarter of the calls of one caller, so that its other calls go on.
 pub(crate) const MAX_WAITING: usize = 256;
 
 /// The limit of one route.

@@ -32,8 +32,9 @@ use crate::transport::budget::Budget;
 /// When a caller may try again a route that has too many running calls.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Most calls in a row, each made while the one before is handled. Services that call each other in
-/// a circle would go on until the deadline. No correct service comes near this number.
+/// Maximum number of calls in a row, each made while the one before is handled. Services that call
+/// each other in a circle would go on until the deadline. No correct service comes near this
+/// number.
 const MAX_HOPS: u8 = 32;
 
 /// The routes of a node, and the state that all its callers share.

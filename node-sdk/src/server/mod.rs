@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::caller_socket::CallerEnd;
 use self::dispatch::LocalService;
 
-/// Most callers: every node and gateway of a large mesh.
+/// Maximum number of callers: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
 /// After the node has left the registry, how long callers have to learn of it and to close their
 /// connections.

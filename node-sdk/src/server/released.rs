@@ -18,11 +18,11 @@ use crate::server::dispatch::StartedCall;
 /// How long such a call may go on, so that a handler that hangs does not stay for ever. Callers
 /// wait for less: nodes for 5 s and gateways for 10 s, unless they are told otherwise.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
-/// Most such calls at a time: as many as one caller may have running.
+/// Maximum number of released calls at a time: as many as one caller may have running.
 const MAX_RELEASED: usize = 1024;
 
-/// Most running events, and other calls without a response, of the node to itself: as many as may
-/// wait for another node.
+/// Maximum number of running events, and of other calls without a response, of the node to itself:
+/// as many as may wait for another node.
 const MAX_LOCAL: usize = 10_000;
 
 /// The calls of one node that go on without a caller.

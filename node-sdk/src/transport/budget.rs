@@ -12,7 +12,7 @@ pub(crate) const DEFAULT_BYTES: usize = 256 << 20;
 /// The default for all called nodes together: partly received packets, and parts of streams that
 /// were not read.
 pub(crate) const CALLED_BYTES: usize = 256 << 20;
-/// Most bytes for one caller: several of the largest packets, in either direction.
+/// Maximum bytes for one caller: several of the largest packets, in either direction.
 const MAX_CALLER_BYTES: usize = 64 << 20;
 /// Bytes that each peer may always have, so that small calls always get through.
 pub(crate) const MIN_BYTES: usize = 16 * 1024;
@@ -26,7 +26,7 @@ const PORTION: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
-    /// Most bytes of one peer.
+    /// Maximum bytes of one peer.
     max_share: usize,
     used: AtomicUsize,
     refused: AtomicU64,

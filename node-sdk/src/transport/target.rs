@@ -15,7 +15,7 @@ use crate::error::lost::LostCalls;
 use crate::error::malformed::MalformedResponses;
 use crate::transport::blocked::BlockedAddresses;
 
-/// Most bytes that a node may send before it has said who it is: a hello has far fewer.
+/// Maximum bytes that a node may send before it has said who it is: a hello has far fewer.
 const MAX_HELLO_BYTES: usize = 1024;
 
 /// The node that a connection leads to.

@@ -15,7 +15,7 @@ use crate::config::settings::top_level;
 
 /// Settings whose values stay out of logs.
 const SECRETS: [&str; 1] = ["cookie_secret"];
-/// Most lines about one file; further mistakes are counted.
+/// Maximum lines about one file; further mistakes are counted.
 const MAX_LINES: usize = 50;
 
 /// A key of a table with its value.

@@ -22,7 +22,7 @@ use crate::config::conflicts::conflicts;
 use crate::config::mistakes::SettingsError;
 use crate::config::settings::{Settings, top_level};
 
-/// Most bytes of a file: many times the size of ten thousand routes.
+/// Maximum bytes of a file: many times the size of ten thousand routes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The port of https unless a url names another.
 const HTTPS: u16 = 443;

@@ -33,7 +33,7 @@ const LARGE_FROM_BYTES: u64 = 1 << 20;
 /// The system buffers this many bytes for a client that does not read. After that, more is read
 /// from the server only when the system would take more.
 pub(super) const UNPACED_BYTES: u64 = 8 * 1024;
-/// Most interim responses of a server, such as 103.
+/// Maximum number of interim responses of a server, such as 103.
 const MAX_INTERIM: u32 = 16;
 /// How long a client waits for a server that neither says `100 Continue` nor answers. Some servers
 /// never say it, and some clients would wait for ever. This is longer than a server takes to check

@@ -12,7 +12,7 @@ use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::Exchange;
 
-/// Most bytes of parts that leave together.
+/// Maximum bytes of parts that leave together.
 const MAX_BATCH_BYTES: usize = 16 * 1024;
 
 /// Answers with a body in parts, until the last part, or until the client goes. Each part leaves as

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::config::{Config, RouteConfig};
 use crate::upstream::checks::server_checks::{MAX_FAILURES, TIMEOUT};
 
-/// Most nodes that one check calls at a time.
+/// Maximum number of nodes that one check calls at a time.
 const MAX_AT_ONCE: usize = 256;
 
 /// The checks of all nodes, for all workers.

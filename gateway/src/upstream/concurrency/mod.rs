@@ -23,8 +23,8 @@ use self::holders::{Holder, Holders, PermitKind};
 use crate::io::fair_queue::FairQueue;
 use crate::upstream::endpoint::Endpoint;
 
-/// Most requests that wait for one server. Beyond this number, a refusal at once is better than a
-/// late response.
+/// Maximum number of requests that wait for one server. Beyond this number, a refusal at once is
+/// better than a late response.
 pub(crate) const MAX_WAITING: usize = 1024;
 /// How long permits count as short after a request had to wait. During that time slow clients are
 /// evicted, so that some permits stay free.

@@ -15,7 +15,8 @@ use crate::routing::needs::questions::Answer;
 use crate::routing::needs::{Asking, Needs};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
-/// Most events that wait, and their bytes. They wait for one answer of the Distributor.
+/// Maximum number of events that wait, and of their bytes. They wait for one answer of the
+/// Distributor.
 const MAX_EVENTS: usize = 1024;
 const MAX_BYTES: usize = 16 << 20;
 /// Events that are sent before other tasks run.

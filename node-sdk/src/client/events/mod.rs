@@ -23,7 +23,7 @@ use crate::routing::provider::{Provider, Providers};
 use crate::routing::subscriptions::SubscriberGroups;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Most bytes of a payload. With its envelope it makes a packet that every node can read.
+/// Maximum bytes of a payload. With its envelope it makes a packet that every node can read.
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).

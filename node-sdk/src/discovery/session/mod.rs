@@ -33,9 +33,9 @@ use crate::routing::registry_view::RegistryView;
 
 /// A Distributor in the same network answers a connect in well under this time, unless it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a list: twice the limit of our Distributor.
+/// Maximum bytes of a list: twice the limit of our Distributor.
 const MAX_LIST_BYTES: usize = 16 << 20;
-/// Most bytes that wait for a Distributor that does not read: a copy of all entries, and more.
+/// Maximum bytes that wait for a Distributor that does not read: a copy of all entries, and more.
 const MAX_UNSENT_BYTES: usize = 32 << 20;
 /// A version 2 Distributor counts as gone after this time without a sign of life, or after three
 /// times the ping period that it announced.

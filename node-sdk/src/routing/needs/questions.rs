@@ -53,7 +53,8 @@ pub(super) struct Questions {
     /// The routes that have not been asked for yet.
     waiting: VecDeque<Box<str>>,
     sent: Option<SentQuestion>,
-    /// Most routes of the next packet: fewer once the Distributor has refused so many.
+    /// Maximum number of routes of the next packet: fewer once the Distributor has refused that
+    /// many.
     max_routes: usize,
     /// The Distributor has put off the answer until then.
     not_before: Option<Instant>,

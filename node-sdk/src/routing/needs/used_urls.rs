@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use protocol::{Route, Router};
 use tokio::time::Instant;
 
-/// Most urls that a node uses at a time: as many as a Distributor takes unless its `--max-urls`
-/// says otherwise.
+/// Maximum number of urls that a node uses at a time: as many as a Distributor takes unless its
+/// `--max-urls` says otherwise.
 pub(crate) const MAX_USED: usize = 256;
 
 /// The part of them, one in this many, that is dropped when there are too many. Each time, the node

@@ -8,7 +8,7 @@ use protocol::{ANY_INSTANCE, Hello, Packet, Version, write_hello};
 
 use super::CallerConnection;
 
-/// Most bytes of a caller's instance id, of which ours have 33, and of its name.
+/// Maximum bytes of a caller's instance id, of which ours have 33, and of its name.
 const MAX_TEXT_BYTES: usize = 128;
 
 impl CallerConnection<'_> {

@@ -32,10 +32,11 @@ use crate::server::running_calls::{Polled, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Most running calls of one caller. Until one is done, no more are read.
+/// Maximum number of running calls of one caller. Until one is done, no more are read.
 const MAX_RUNNING: usize = 1024;
-/// Most streams of one caller, with calls that may become streams. They do not count as running
-/// calls, since they may last long, and the caller's reading paces them. Further ones are refused.
+/// Maximum number of streams of one caller, with calls that may become streams. They do not count
+/// as running calls, since they may last long, and the caller's reading paces them. Further ones
+/// are refused.
 const MAX_STREAMS: usize = 4096;
 /// Bytes of a running call beside its packet: the state of its handler, its slot, its stream. A
 /// handler that only sleeps took 470 bytes.

@@ -12,8 +12,8 @@ use crate::handler::response_sink::ReturnPath;
 use crate::server::running_calls::CallHandle;
 use crate::transport::budget::MIN_BYTES;
 
-/// Most bytes of responses that wait for one caller. Until it reads some of them, its calls are not
-/// read. Its other limits are in [`budget`](crate::transport::budget).
+/// Maximum bytes of responses that wait for one caller. Until it reads some of them, its calls are
+/// not read. Its other limits are in [`budget`](crate::transport::budget).
 const MAX_WAITING_BYTES: usize = 8 << 20;
 
 impl CallerConnection<'_> {

@@ -31,14 +31,14 @@ use crate::transport::limits::{InFlightLimits, MAX_FRAME_BYTES};
 use crate::transport::target::{Connector, Target};
 use crate::transport::write_queue::EnqueueError;
 
-/// Most calls and bytes that wait for one node: more than it can answer within a deadline.
+/// Maximum calls and bytes that wait for one node: more than it can answer within a deadline.
 const LIMITS: InFlightLimits = InFlightLimits {
     max_calls: 10_000,
     max_queued_bytes: 16 << 20,
     max_packet_bytes: MAX_FRAME_BYTES,
     read_window: LEGACY_READ_BYTES,
 };
-/// Most bytes that a caller writes itself.
+/// Maximum bytes that a caller writes itself.
 const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
 
 /// The connection to another node, made when it is first needed.

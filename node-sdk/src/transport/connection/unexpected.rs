@@ -23,7 +23,7 @@ const PACKET: u64 = 1;
 const BYTES_PER_POINT: usize = 8 * 1024;
 /// Points a second: more than a correct node uses, and reading that many costs almost nothing.
 const PER_SECOND: u64 = 200;
-/// Most points: a burst of duplicate responses, or one packet of the largest size.
+/// Maximum number of points: a burst of duplicate responses, or one packet of the largest size.
 const BURST: u64 = 2000;
 /// The first cool-down, and the longest.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
