@@ -18,14 +18,14 @@ use super::tracked_client::{ClientActivity, TrackedClient, millis_after};
 /// How long a client may take to finish a head, a handshake or a body before it is among the first
 /// to be evicted.
 const UNFINISHED_AFTER: Duration = Duration::from_secs(1);
-/// With more clients than one part in this many of all connections, the tracker is crowded.
+/// The tracker is crowded with more clients than a twentieth (1 / this) of all connections.
 const CROWDED_DIVISOR: usize = 20;
-/// With fewer free connections than one part in this many, some clients are evicted before others
-/// have to wait.
+/// Some clients are evicted when fewer than a fiftieth (1 / this) of the connections are free, so
+/// that others need not wait.
 const KEPT_FREE_DIVISOR: usize = 50;
 /// Percent of all connections that one client alone may have, as for the permits of a server.
 const CLIENT_SHARE: usize = 90;
-/// A client with more than one part in this many of all connections is evicted before clients that
+/// A client with more than a twentieth (1 / this) of all connections is evicted before clients that
 /// have been idle for longer.
 const SURPLUS_DIVISOR: usize = 20;
 /// How long a client waits for another one to be evicted: the other one has a second for a last

@@ -27,9 +27,9 @@ const SHORT_UNTIL_DIVISOR: usize = 16;
 /// was. This is longer than the usual `write_timeout`, so that a client that does it again and
 /// again is recognised.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// Such a client may hold one part in this many of the free bytes, and make this many calls of
-/// unknown response size at a time.
+/// Such a client may hold an eighth (1 / this) of the free bytes.
 const UNREAD_DIVISOR: usize = 8;
+/// Maximum number of calls of unknown response size that such a client may make at a time.
 const UNREAD_CALLS: usize = 4;
 /// Calls at a time, while room is short, whose responses may turn out to be large: as many as there
 /// are clients. One client may have as many as are free: alone half.

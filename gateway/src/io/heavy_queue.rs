@@ -20,10 +20,10 @@ const FREE: Duration = Duration::from_micros(100);
 /// At most this much of an excess is counted at a time, so that a stall of the machine is forgotten
 /// after a dozen polls.
 const MAX_EXCESS: Duration = Duration::from_micros(500);
-/// One poll in this many of a light connection is measured, because reading the clock twice for
-/// each costs as much as a twentieth of a small request: the first one, and each while the last
-/// ones were long. It is odd, so that a connection whose long polls alternate with short ones is
-/// seen in both.
+/// A fifth (1 / this) of the polls of a light connection is measured, because reading the clock
+/// twice for each costs as much as a twentieth of a small request: the first one, and each while
+/// the last ones were long. The number is odd, so that a connection whose long polls alternate with
+/// short ones is seen in both.
 const SAMPLED_DIVISOR: u8 = 5;
 /// Maximum number of heavy connections in a turn, if each works for an instant.
 const MAX_AT_ONCE: usize = 32;

@@ -23,7 +23,7 @@ const MAX_REJECTED: f64 = 0.9;
 /// served. So the rejection is delayed, by at most this many measurements that still show a lag.
 const DELAY_STEP: Duration = Duration::from_secs(1);
 const MAX_DELAY_STEPS: u32 = 3;
-/// The weight of one measurement in the mean, one part in this many: a single stall, such as one of
+/// The weight of one measurement in the mean, a quarter (1 / this): a single stall, such as one of
 /// the machine, says little.
 const EWMA_DIVISOR: u64 = 4;
 

@@ -20,7 +20,7 @@ use crate::upstream::concurrency::holders::Holder;
 const MAX_READS: u32 = 8;
 
 /// How often idleness is checked within the time-out of a tunnel: an idle tunnel may stay longer by
-/// one part in this many.
+/// an eighth (1 / this) of that time.
 const CHECKS_PER_TIMEOUT: u32 = 8;
 
 /// Relays bytes both ways until both sides have shut down, neither has sent anything for `idle`, or

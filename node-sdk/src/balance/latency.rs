@@ -16,7 +16,7 @@ const PERIOD_MS: u64 = 10;
 /// The quickest latency of a slow member halves in this time without a call, so that it is tried
 /// again.
 const HALF_LIFE_MS: u64 = 1024;
-/// The weight of an answer in the average: one part in this many.
+/// The weight of an answer in the average: an eighth (1 / this).
 const EWMA_DIVISOR: u64 = 8;
 /// An answer counts in the average as at most this many times the average: one that is late by
 /// chance does not say what is usual.

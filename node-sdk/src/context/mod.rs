@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use self::tasks::NodeTasks;
 
-/// Calls that a handler makes end before its own deadline by one part in this many of the time that
-/// is left, so that it can still answer, or undo what it has done.
+/// Calls that a handler makes end before its own deadline by a tenth (1 / this) of the time that is
+/// left, so that it can still answer, or undo what it has done.
 const MARGIN_DIVISOR: u32 = 10;
 /// And never earlier than this: it is enough for an answer, or one more call.
 const MAX_MARGIN: Duration = Duration::from_millis(100);

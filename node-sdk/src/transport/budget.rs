@@ -16,8 +16,8 @@ pub(crate) const CALLED_BYTES: usize = 256 << 20;
 const MAX_CALLER_BYTES: usize = 64 << 20;
 /// Bytes that each peer may always have, so that small calls always get through.
 pub(crate) const MIN_BYTES: usize = 16 * 1024;
-/// Beyond that, a peer has at most one part in this many of the free bytes. So something is always
-/// left for the next peer, and many greedy peers end with equal shares.
+/// Beyond that, a peer has at most half (1 / this) of the free bytes. So something is always left
+/// for the next peer, and many greedy peers end with equal shares.
 const FREE_DIVISOR: usize = 2;
 /// The budget is charged in portions, so that small changes do not touch the shared counter.
 const PORTION: usize = 16 * 1024;

@@ -31,9 +31,9 @@ pub(crate) const MAX_WAITING: usize = 1024;
 const CROWDED_PERIOD: Duration = Duration::from_secs(10);
 /// How often slow clients are searched for, however many requests arrive.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
-/// One sweep closes at most one tunnel in this many, so that waiting tunnels replace the present
-/// ones within seconds and not at once. Each new tunnel costs its worker a connection to the
-/// server, for which other requests wait.
+/// One sweep closes at most 1 of 512 tunnels (1 / this), so that waiting tunnels replace the
+/// present ones within seconds and not at once. Each new tunnel costs its worker a connection to
+/// the server, for which other requests wait.
 const TUNNELS_FOR_ONE: usize = 512;
 /// A waiting request that has found no slow client searches again after a pause that grows by this
 /// factor. After a search that has found some the pause is short again, because the next holders of
@@ -337,7 +337,7 @@ impl Permit {
 }
 
 impl DrainRate {
-    /// The weight of a sample in the mean: one part in this many. Permits become free by the dozen.
+    /// The weight of a sample in the mean: 1 / 32 (1 / this). Permits become free by the dozen.
     const EWMA_DIVISOR: u32 = 32;
 
     /// Records that a permit is released while a request waits.

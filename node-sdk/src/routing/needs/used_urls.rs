@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// `--max-urls` says otherwise.
 pub(crate) const MAX_USED: usize = 256;
 
-/// The part of them, one in this many, that is dropped when there are too many. Each time, the node
+/// An eighth (1 / this) of the urls is dropped when there are too many. Each time, the node
 /// registers again.
 const DROPPED: usize = 8;
 
