@@ -67,7 +67,7 @@ net::settings! {
         pub write_timeout: Duration = Duration::from_secs(30), where MIN_TIME..=MAX_TIME;
         /// How long requests in flight may take to finish when the gateway stops.
         pub drain_timeout: Duration = Duration::from_secs(30);
-        /// Answer unknown routes as the old gateway did: 404 with an empty body.
+        /// Answer unknown routes as the version 1 gateway did: 404 with an empty body.
         pub empty_404: bool = false;
         /// How each request is logged on standard output.
         pub access_log: AccessLogFormat = AccessLogFormat::Off;

@@ -21,8 +21,8 @@ use crate::upstream::WorkerShared;
 use crate::upstream::checks::node_checks::check_nodes;
 use crate::upstream::table::UpstreamTable;
 
-/// The name under which old gateways register. They ignore entries of this name, so ours must have
-/// it too.
+/// The name under which version 1 gateways register. They ignore entries of this name, so ours must
+/// have it too.
 const NAME: &str = "gate";
 
 /// Registers this gateway, and keeps it registered. Returns the worker of which those of all

@@ -68,8 +68,8 @@ impl Proxy<'_> {
 }
 
 impl MissingRoute {
-    /// The response to a request for the route. With `empty_404` it is as old gateways answered,
-    /// which did not distinguish methods.
+    /// The response to a request for the route. With `empty_404` it is as version 1 gateways
+    /// answered, which did not distinguish methods.
     ///
     /// # Errors
     /// The problem to answer with.

@@ -115,7 +115,7 @@ impl RegistrationHandle {
             self.requests.send(VisibilityRequest { target, answer }).await.ok()?;
             answered.await.ok()
         };
-        // An old Distributor, or none, does not answer.
+        // A version 1 Distributor, or none, does not answer.
         let timeout_after = within.saturating_add(Duration::from_secs(1));
         timeout(timeout_after, asked).await.ok().flatten().unwrap_or_default()
     }

@@ -255,7 +255,7 @@ impl NodeBuilder {
     }
 
     /// Never answers calls of the last route, even if they ask for it: for routes that must stay
-    /// silent, such as a log that old nodes write to.
+    /// silent, such as a log that version 1 nodes write to.
     pub fn one_way(mut self) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.one_way = true,

@@ -12,8 +12,8 @@ use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::node_call::stream_body::StreamFormat;
 
-/// How deep a JSON body may be nested. Old services parse any depth, and crash when they write it
-/// (at about 10,000).
+/// How deep a JSON body may be nested. Version 1 services parse any depth, and crash when they
+/// write it (at about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
 
 /// The media type of responses.

@@ -32,8 +32,8 @@ impl RawResponse {
     /// Reads the response.
     ///
     /// # Errors
-    /// When the frame is not a packet: an old service answers `null` to a method that it does not
-    /// know.
+    /// When the frame is not a packet: a version 1 service answers `null` to a method that it does
+    /// not know.
     pub fn read(&self) -> Result<Response<'_>, protocol::PacketError> {
         Packet::parse(&self.frame).map(|packet| Response::from_packet(&packet))
     }

@@ -60,7 +60,7 @@ impl RegistryClient {
         }
     }
 
-    /// Warns of entries that make no node. An old Distributor may list such.
+    /// Warns of entries that make no node. A version 1 Distributor may list such.
     pub(super) fn warn_of_unreadable(&self, session: &mut RegistrySession<'_>) {
         let unreadable = self.view.with_replica(|replica| replica.unreadable());
         if unreadable > 0 {

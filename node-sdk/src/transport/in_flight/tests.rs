@@ -256,7 +256,7 @@ fn b8_one_way_packets_that_are_not_written_are_lost() {
 }
 
 proptest! {
-    /// Whatever happens, an old node never has more unread bytes than one read takes.
+    /// Whatever happens, a version 1 node never has more unread bytes than one read takes.
     #[test]
     fn the_window_holds(steps in proptest::collection::vec((0_u8..4, 2_usize..40_000), 0..200)) {
         let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 50, max_queued_bytes: 1 << 20, ..LIMITS });
