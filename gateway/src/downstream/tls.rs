@@ -196,7 +196,7 @@ fn warn_of_readers(key: &Path) {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(key).map_or(0, |file| file.permissions().mode());
         if mode & 0o004 != 0 {
-            warn!(key = %key.display(), "every user of this machine may read the key; chmod 600 it");
+            warn!(key = %key.display(), "every user of this machine can read the key; run chmod 600 on it");
         }
     }
 }

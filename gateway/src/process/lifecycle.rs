@@ -121,7 +121,10 @@ fn limit_to_open_files(config: &mut Config) {
         return;
     }
     if wanted == Config::default().max_connections && clients >= FEW_CLIENTS {
-        info!(descriptors, clients, "the limit of open files allows for fewer clients than 10000");
+        info!(
+            descriptors,
+            clients, "the limit of open files allows for fewer clients than 10000; raise LimitNOFILE or ulimit -n"
+        );
     } else {
         let why = "too few descriptors for max_connections: there may be fewer clients; raise LimitNOFILE or ulimit -n";
         warn!(descriptors, wanted, clients, "{why}");

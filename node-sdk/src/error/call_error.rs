@@ -50,7 +50,7 @@ pub enum CallError {
     },
     /// No known node offers this, this node has a [partial view](crate::Peers::nodes), and the
     /// Distributor could not be asked who offers it. Nothing was sent; try again later.
-    #[error("it is not known who offers {url}: {reason}")]
+    #[error("the providers of {url} are not known: {reason}")]
     NotAsked {
         /// The url that was called.
         url: String,
@@ -59,7 +59,7 @@ pub enum CallError {
     },
     /// No Distributor has sent a list since this node started, so that its nodes are not known.
     /// Nothing was sent; try again later.
-    #[error("it is not known who offers {url}: no Distributor has sent a list")]
+    #[error("the providers of {url} are not known: no Distributor has sent a list")]
     NoList {
         /// The url that was called.
         url: String,
@@ -144,7 +144,7 @@ struct Waited(Duration);
 
 impl fmt::Display for Waited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_zero() { f.write_str("0 s, all that was left") } else { write!(f, "{:.1?}", self.0) }
+        if self.0.is_zero() { f.write_str("0 s (no time was left)") } else { write!(f, "{:.1?}", self.0) }
     }
 }
 
@@ -161,6 +161,6 @@ mod tests {
         };
         check(5000, "5.0s");
         check(180, "180.0ms");
-        check(0, "0 s, all that was left");
+        check(0, "0 s (no time was left)");
     }
 }

@@ -35,7 +35,7 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The address of the Distributor is none.
+    /// The Distributor's address is not valid.
     #[error("'{address}' is not the address of a Distributor: {reason}")]
     Distributor {
         /// The text as given.
@@ -43,7 +43,7 @@ pub enum StartError {
         /// What is wrong with it.
         reason: HostPortError,
     },
-    /// The address to advertise is none.
+    /// The advertised address is not valid.
     #[error("'{address}' cannot be advertised: {reason}")]
     Advertise {
         /// The text as given, by the program or in `NODE_ADVERTISE`.

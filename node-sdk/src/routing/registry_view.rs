@@ -245,7 +245,7 @@ impl RegistryView {
         let verdict = self.lock_crashing_routes().record_loss(now, route, node);
         if verdict == LossVerdict::NewlyCrashing {
             let route = escaped(route, MAX_ESCAPED_BYTES);
-            warn!(%node, "nodes are lost one after the other with calls of {route}; these are not tried again for a while");
+            warn!(%node, "calls of {route} crash one node after the other; such calls are not retried for a minute");
         }
         verdict == LossVerdict::Harmless
     }
@@ -287,7 +287,7 @@ impl RegistryView {
         drop((table, state));
         let name = escaped(self.name_of(address).unwrap_or_default(), MAX_ESCAPED_BYTES).to_string();
         let reason = why.as_str();
-        warn!(node = %address, ?name, reason, suppressed, "a node is listed and cannot be called: {}", why.describe());
+        warn!(node = %address, ?name, reason, suppressed, "a listed node cannot be called: {}", why.describe());
     }
 
     /// The name of the node at this address.

@@ -249,9 +249,7 @@ fn check_hops(hops: u8) -> Result<(), ServiceError> {
     if hops <= MAX_HOPS {
         return Ok(());
     }
-    let message = format!(
-        "this call is the end of a chain of {MAX_HOPS} calls, each made for the one before; services may be calling each other in a loop"
-    );
+    let message = format!("more than {MAX_HOPS} calls in a chain; services may be calling each other in a loop");
     Err(ServiceError::new(508, "loop", message))
 }
 

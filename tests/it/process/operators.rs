@@ -314,7 +314,7 @@ async fn gu1_a14_a_node_that_cannot_be_called_is_told_to_those_who_can_mend_it()
     let address = format!("127.0.0.1:{port}");
     gateway.routes_with("GET/lost").await;
     assert_eq!(gateway.known("/lost").await.status, 503);
-    let line = gateway.process.line("a node is listed and cannot be called").await;
+    let line = gateway.process.line("a listed node cannot be called").await;
     assert!(line.contains(&address) && line.contains("refused") && line.contains("lost"), "{line}");
     let routes = gateway.routes().await;
     assert!(routes.contains(&format!("{address} lost, cannot be reached: nothing listens there")), "{routes}");
@@ -358,7 +358,7 @@ async fn gu1_a14_nor_can_a_server_that_registers_be_lost_in_silence() {
     let _node = register(&cluster, json!({ "port": port, "name": "lost", "urls": urls, "$": advert })).await;
     gateway.routes_with("/lost").await;
     assert_eq!(gateway.known("/lost").await.status, 503);
-    let line = gateway.process.line("a node is listed and cannot be called").await;
+    let line = gateway.process.line("a listed node cannot be called").await;
     assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("refused"), "{line}");
     eventually("why says so", async || why(&cluster, "lost").await.contains("gate at 127.0.0.1")).await;
     let server = tests::CountingServer::start_at(([127, 0, 0, 1], port).into()).await;
@@ -477,7 +477,7 @@ async fn gh33_a_balancer_without_its_header_is_told_of() {
     let gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap()]);
     gateway.line("listening").await;
     assert_eq!(HttpClient::connect(at).await.raw(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n").await, None);
-    let line = gateway.line("a client of this balancer is closed: no PROXY header").await;
+    let line = gateway.line("a connection of this balancer is closed: no PROXY header").await;
     assert!(line.contains("WARN") && line.contains("127.0.0.1") && line.contains("proxy_protocol"), "{line}");
 }
 

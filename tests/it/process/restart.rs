@@ -280,7 +280,7 @@ async fn c2_a_service_without_a_log_says_where_it_is() {
 
     let alone = Process::start(HELLO, &[&nobody, "plain"]);
     alone.line("listening").await;
-    alone.line(&format!("no Distributor at {nobody}: trying every 3 s")).await;
+    alone.line(&format!("cannot connect to the Distributor at {nobody}; trying every 3 s")).await;
     assert_eq!(alone.terminate().await.code(), Some(0));
 
     let mut silent = Process::start(HELLO, &[&distributor, "silent"]);

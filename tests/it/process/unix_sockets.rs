@@ -291,7 +291,7 @@ async fn gu22_a_missing_file_is_told_once_and_its_server_is_used_when_it_is_ther
     eventually("it is asked", async || alone.get("/").await.status == 200).await;
     eventually("both are asked", async || mixed.turns(4).await.len() == 2).await;
     for gateway in [gateway, both] {
-        gateway.line("the socket of a server is in order again").await;
+        gateway.line("the socket of a server can be used again").await;
         assert_eq!(gateway.output().matches(why).count(), 1, "told once:\n{}", gateway.output());
         assert_eq!(gateway.terminate().await.code(), Some(0));
     }
@@ -346,7 +346,7 @@ async fn gu22_a_server_that_does_not_accept_is_told_of_and_asked_when_it_does() 
         }
     });
     assert_eq!(scene.get("/").await.status, 200);
-    gateway.line("the socket of a server is in order again").await;
+    gateway.line("the socket of a server can be used again").await;
     accepting.abort();
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
@@ -385,7 +385,7 @@ async fn gu23_who_lacks_which_right_is_told() {
     assert_eq!(scene.get("/").await.problem(), "no_provider");
     mode(&folder.join("a.sock"), 0o666);
     eventually("it may connect", async || scene.get("/").await.status == 200).await;
-    gateway.line("the socket of a server is in order again").await;
+    gateway.line("the socket of a server can be used again").await;
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 

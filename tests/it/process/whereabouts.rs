@@ -268,7 +268,7 @@ async fn a11_a_name_that_a_server_advertises_is_followed_by_the_gateway() {
     let _first = server(two, "two").await;
     net.set_hosts("");
     let gateway = gateway_with(&net, &folder, "distributor = \"127.0.0.1:9000\"\n");
-    let line = gateway.line("advertises a name that is not known here").await;
+    let line = gateway.line("this machine cannot look up the name that a server advertises").await;
     assert!(line.contains("web.test:80"), "{line}");
     gateway.line("listening, for operators").await;
     eventually("it is asked there", async || ask().await == "two").await;

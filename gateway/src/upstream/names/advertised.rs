@@ -168,7 +168,7 @@ async fn run(name: Weak<AdvertisedName>, shared: Arc<LookupShared>) {
             warn!(
                 server,
                 suppressed,
-                "a server advertises a name that is not known here: {why}; it is asked at the address that the Distributor has found"
+                "this machine cannot look up the name that a server advertises: {why}; the server is called at the address that the Distributor has found"
             );
         }
         let rescheduled = Arc::clone(&held.rescheduled);

@@ -185,7 +185,7 @@ impl ServerNames {
                 warn!(%server, suppressed, "a server has no address: {why}; requests for it get 503, and it is looked up every {again} s");
             }
             Some(why) => warn!(%server, suppressed, "a server keeps the addresses that it had: {why}"),
-            None => info!(%server, ?addresses, suppressed, "a server is at these addresses"),
+            None => info!(%server, ?addresses, suppressed, "the name of a server leads to these addresses"),
         }
     }
 

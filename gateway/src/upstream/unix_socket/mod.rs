@@ -124,7 +124,7 @@ impl UnixSocket {
         let server = &self.path;
         match (fault, passed) {
             (Some(why), Some(suppressed)) => warn!(%server, suppressed, "a server cannot be connected to: {why}"),
-            (None, Some(suppressed)) => info!(%server, suppressed, "the socket of a server is in order again"),
+            (None, Some(suppressed)) => info!(%server, suppressed, "the socket of a server can be used again"),
             (_, None) => {}
         }
     }

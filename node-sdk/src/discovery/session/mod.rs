@@ -189,7 +189,7 @@ impl RegistryClient {
         if let Some(suppressed) = retries.failures.allow(Instant::now().into_std()) {
             self.loss_logged = true;
             let at = &self.address;
-            warn!(error, suppressed, "no Distributor at {at}: trying every 3 s");
+            warn!(error, suppressed, "cannot connect to the Distributor at {at}; trying every 3 s");
         }
         RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
     }
