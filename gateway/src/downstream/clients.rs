@@ -1,7 +1,7 @@
 //! The connected clients, and which of them are idle. When connections are short, some are evicted:
-//! first clients that have not finished a head, a handshake or a body for a while, or hardly read
-//! their response; then the connections of one client beyond its share; then those that have been
-//! idle for longest. A client with a request under way stays, unless the gateway waits for it.
+//! first clients that have not finished a head, a handshake or a body for a while, or read their
+//! response very slowly; then the connections of one client beyond its share; then those that have
+//! been idle for longest. A client with a request under way stays, unless the gateway waits for it.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -100,7 +100,7 @@ impl Tls {
         self.acceptor.accept_with(stream.into(), |session| limit_unsent(session, is_crowded))
     }
 
-    /// The most memory that a session may take.
+    /// Maximum memory of a session.
     pub(crate) fn session_bytes(is_crowded: bool) -> usize {
         SESSION_BYTES + max_unsent_bytes(is_crowded)
     }

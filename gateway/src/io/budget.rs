@@ -23,9 +23,8 @@ const GRANT_BYTES: usize = 64 * 1024;
 /// is.
 const SHORT_FROM_DIVISOR: usize = 8;
 const SHORT_UNTIL_DIVISOR: usize = 16;
-/// How long it is remembered that a client has left a response unread, and how large the response
-/// was. This is longer than the usual `write_timeout`, so that a client that does it again and
-/// again is recognised.
+/// How long an unread response of a client, and its size, are remembered. This is longer than the
+/// usual `write_timeout`, so that a client that does it again and again is recognised.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// Such a client may hold an eighth (1 / this) of the free bytes.
 const UNREAD_DIVISOR: usize = 8;

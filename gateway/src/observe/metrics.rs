@@ -17,7 +17,7 @@ pub(crate) struct Metrics {
     pub(super) unanswered: AtomicU64,
     /// Connected clients.
     pub(super) connections: AtomicU64,
-    /// The most bytes that they may take beside the counted ones.
+    /// Maximum uncounted bytes of all clients.
     pub(super) uncounted: AtomicU64,
     /// Requests by the lowest bound above their time; the last counts all others.
     pub(super) times: [AtomicU64; BOUNDS_US.len() + 1],
@@ -90,7 +90,7 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct ConnectionCount(Arc<Metrics>);
 
-/// The most bytes that a client may take beside the counted ones.
+/// Maximum uncounted bytes of a client.
 #[derive(Debug)]
 pub(crate) struct UncountedBytes<'a>(&'a Metrics, usize);
 

@@ -25,8 +25,8 @@ use crate::upstream::table::UpstreamTable;
 /// have it too.
 const NAME: &str = "gate";
 
-/// Registers this gateway, and keeps it registered. Returns the worker of which those of all
-/// threads are made.
+/// Registers this gateway, and keeps it registered. Returns the worker from which each thread makes
+/// its own.
 pub(super) fn start_worker(
     address: SocketAddr,
     client_addresses: Vec<SocketAddr>,

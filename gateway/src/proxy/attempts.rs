@@ -169,7 +169,7 @@ impl Proxy<'_> {
         let connected = match endpoint.reuse(reuse, acquired_at) {
             Some(server) => Ok(server),
             None => {
-                // There is hardly ever a wait, so the waiting future is on the heap.
+                // Waiting is rare, so its future is on the heap.
                 let connecting = Box::pin(timeout_at(attempts.deadline, endpoint.connect(reuse, acquired_at)));
                 exchange.until_client_gone(connecting).await?.map_err(|_elapsed| too_late())?
             }
@@ -317,7 +317,7 @@ async fn acquire_permit(
         return Ok(Some(permit));
     }
     let wait_until = attempts.deadline.min(now + route.queue_timeout);
-    // There is hardly ever a wait, so the waiting future is on the heap.
+    // Waiting is rare, so its future is on the heap.
     match exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await? {
         Ok(permit) => Ok(Some(permit)),
         Err(QueueError::Full) => {

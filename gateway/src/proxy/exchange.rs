@@ -122,8 +122,8 @@ pub(crate) trait Exchange: Send {
     /// Called before a response in parts that does not come from a server.
     fn begin_stream(&mut self);
 
-    /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the
-    /// client is seen to go or not.
+    /// Both directions, and a timer. `has_deadline`: the response ends some time, even if it is not
+    /// noticed that the client has gone.
     fn split<'a>(
         &'a mut self,
         head: &'a RequestHead,

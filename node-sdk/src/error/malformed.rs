@@ -9,8 +9,7 @@ use std::time::Duration;
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
 use tokio::time::Instant;
 
-/// Nodes of which it is remembered what was wrong. Beyond it the one that answered wrongly first is
-/// forgotten.
+/// Maximum number of nodes whose last fault is kept. Beyond it, the oldest is forgotten.
 const MAX_NODES: usize = 1024;
 
 /// The malformed responses of nodes that one process has received.

@@ -18,7 +18,7 @@ pub(super) struct Reachability {
 
 #[derive(Debug)]
 struct ConnectFailure {
-    /// Tells it from a later one of the same node.
+    /// Distinguishes this failure from a later one of the same node.
     number: u64,
     why: Unreachable,
     is_confirmed: bool,

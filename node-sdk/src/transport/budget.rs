@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The default for all callers together: partly received packets, running calls, and parts and
 /// responses that were not read. Ten thousand callers have 160 MiB of [`MIN_BYTES`] besides, and
-/// the allocator holds half as much again. So a node that hostile callers fill stays below 1 GB
-/// (`drill hostile --only node-memory`). With 384 MiB it had just 1 GB.
+/// the allocator holds 50 % more. So a node that hostile callers fill stays below 1 GB (`drill
+/// hostile --only node-memory`). With 384 MiB it had just 1 GB.
 pub(crate) const DEFAULT_BYTES: usize = 256 << 20;
 /// The default for all called nodes together: partly received packets, and parts of streams that
 /// were not read.

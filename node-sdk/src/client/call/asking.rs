@@ -1,4 +1,4 @@
-//! Asking the Distributor who offers what is about to be used, in a node with a partial view.
+//! A node with a partial view asks the Distributor who offers a route before it calls it.
 
 use std::time::Duration;
 

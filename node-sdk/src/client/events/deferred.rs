@@ -206,7 +206,7 @@ mod tests {
         )
     }
 
-    /// Lets so many events wait. Returns their sender.
+    /// Lets that many events wait. Returns their sender.
     fn defer(mesh: &Arc<Mesh>, events: usize) -> impl Future<Output = ()> {
         let Placement::Asks(asking) = place(mesh) else { panic!("the first one asks") };
         for _ in 1..events {

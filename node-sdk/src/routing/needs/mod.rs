@@ -24,8 +24,8 @@ pub(crate) struct Needs {
     can_ask: bool,
     /// Whether the node has a partial view.
     is_partial: AtomicBool,
-    /// The Distributor takes less than the node uses: as long as the session lasts, nothing is
-    /// added that the node has called while it was told of all.
+    /// Whether the Distributor has no room for all that the node uses: until the session ends,
+    /// nothing is added that the node has called while it was told of all.
     is_reduced: AtomicBool,
     used: RwLock<UsedUrls>,
     questions: Mutex<Questions>,
@@ -193,7 +193,7 @@ impl Needs {
         self.read_used().urls()
     }
 
-    /// The node has used this url, of which it was told unasked.
+    /// Records that the node has used a url that it was told of without asking.
     pub(crate) fn add(&self, url: &Route, now: Instant) {
         self.write_used().add(url, now);
     }

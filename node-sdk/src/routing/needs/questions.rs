@@ -158,7 +158,7 @@ impl Questions {
         fitting.count().max(1)
     }
 
-    /// The key and the routes of the packet to send now, of so many routes at most.
+    /// The key and the routes of the packet to send now: at most `room` routes.
     pub(super) fn next(&mut self, now: Instant, room: usize) -> Option<(u64, Vec<Box<str>>)> {
         let due = self.due(now).min(room);
         if due == 0 {
@@ -220,9 +220,9 @@ impl Questions {
         }
     }
 
-    /// The routes of this packet are too many, beside so many urls that the node uses: at most half
-    /// as many are asked for at a time, from now on. Returns false if there are more of those urls,
-    /// or nothing to halve; then the packet is still under way.
+    /// The routes of this packet are too many, beside the `used` urls of the node: from now on, at
+    /// most half as many are asked for at a time. Returns false if there are more of those urls, or
+    /// nothing to halve; then the packet is still under way.
     pub(super) fn ask_fewer(&mut self, key: u64, used: usize, now: Instant) -> bool {
         let routes = self.sent.as_ref().filter(|sent| sent.key == key).map_or(0, |sent| sent.routes.len());
         let is_halved = routes > used.max(1);
