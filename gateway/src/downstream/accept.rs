@@ -24,7 +24,7 @@ use crate::io::stream::limit_unsent;
 
 /// How long, after a stop, connections are still taken that the system has already accepted: they
 /// may carry requests.
-const DRAIN_NOTICE: Duration = Duration::from_millis(50);
+const LAST_ACCEPT_TIME: Duration = Duration::from_millis(50);
 /// Maximum number of clients of one worker that wait for others to be evicted. Each has a
 /// descriptor beyond the limit of connections.
 const MAX_WAITING: usize = 128;
@@ -81,7 +81,7 @@ impl Worker {
                     }
                 }
                 () = sleep_until_opt(accept_until) => break,
-                () = self.stop.cancelled(), if accept_until.is_none() => accept_until = Some(Instant::now() + DRAIN_NOTICE),
+                () = self.stop.cancelled(), if accept_until.is_none() => accept_until = Some(Instant::now() + LAST_ACCEPT_TIME),
             }
         }
         // New clients are refused from now on, and not left in a backlog.

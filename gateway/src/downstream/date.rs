@@ -6,7 +6,7 @@ use net::time_of_day;
 use tokio::time::{Duration, Instant};
 
 /// How long a date may be used again. It shows seconds, so it is half a second late at most.
-const USED_FOR: Duration = Duration::from_millis(500);
+const MAX_AGE: Duration = Duration::from_millis(500);
 
 /// Calls `with` with the time of day as text, which each thread writes twice a second at most.
 pub(crate) fn with_date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
@@ -14,7 +14,7 @@ pub(crate) fn with_date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
         static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
     }
     DATE.with_borrow_mut(|date| {
-        if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= USED_FOR) {
+        if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= MAX_AGE) {
             *date = Some((now, httpdate::fmt_http_date(time_of_day())));
         }
         with(date.as_ref().map_or("", |(_, date)| date))

@@ -25,7 +25,7 @@ const SHORT_FROM_DIVISOR: usize = 8;
 const SHORT_UNTIL_DIVISOR: usize = 16;
 /// How long an unread response of a client, and its size, are remembered. This is longer than the
 /// usual `write_timeout`, so that a client that does it again and again is recognised.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+const UNREAD_MEMORY_TIME: Duration = Duration::from_secs(60);
 /// Such a client may hold an eighth (1 / this) of the free bytes.
 const UNREAD_DIVISOR: usize = 8;
 /// Maximum number of calls of unknown response size that such a client may make at a time.
@@ -164,7 +164,7 @@ impl HeldBudget {
 
     /// Records the size of a response to this request.
     pub(super) fn record_size(&self, method: &str, path: &str, bytes: usize) {
-        let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + REMEMBERED_FOR);
+        let (hash, until) = (self.hasher.hash_one((method, path)), Instant::now() + UNREAD_MEMORY_TIME);
         let mut state = self.lock();
         if bytes > OWN_BYTES { state.sizes.record(hash, bytes, until) } else { state.sizes.remove(hash) }
     }
@@ -189,7 +189,7 @@ impl HeldBudget {
     /// A client has left a response unread.
     fn record_unread(&self, client: IpAddr) {
         self.unread.fetch_add(1, Ordering::Relaxed);
-        let until = Instant::now() + REMEMBERED_FOR;
+        let until = Instant::now() + UNREAD_MEMORY_TIME;
         self.lock().unread.record(self.hasher.hash_one(client), 0, until);
     }
 

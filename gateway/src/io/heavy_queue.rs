@@ -8,18 +8,18 @@ use crate::io::fair_queue::FairQueue;
 
 /// How long heavy connections may work in a turn of a worker, all of them together. All other
 /// connections wait for that long at most: about as long as a request takes.
-pub(crate) const TURN: Duration = Duration::from_micros(200);
+pub(crate) const TURN_TIME: Duration = Duration::from_micros(200);
 /// How long a connection may work each time it is polled without becoming heavy: a few times as
 /// long as half of a small request takes, also on a slow or busy machine, and less than several
 /// large reads and writes in a row do.
-pub(crate) const LIGHT: Duration = Duration::from_micros(50);
+pub(crate) const MAX_LIGHT_TIME: Duration = Duration::from_micros(50);
 /// By how much it may exceed that in all: less than one whole slice of a flood, because thousands
 /// of clients may come for one slice each. A heavy connection that is alone waits for nothing, so
 /// it is better to be strict.
-const FREE: Duration = Duration::from_micros(100);
+const FREE_EXCESS_TIME: Duration = Duration::from_micros(100);
 /// At most this much of an excess is counted at a time, so that a stall of the machine is forgotten
 /// after a dozen polls.
-const MAX_EXCESS: Duration = Duration::from_micros(500);
+const MAX_EXCESS_TIME: Duration = Duration::from_micros(500);
 /// A fifth (1 / this) of the polls of a light connection is measured, because reading the clock
 /// twice for each costs as much as a twentieth of a small request: the first one, and each while
 /// the last ones were long. The number is odd, so that a connection whose long polls alternate with
@@ -44,7 +44,7 @@ pub(crate) struct WorkMeter {
 /// turn. `W` notifies one.
 ///
 /// A turn is all that is ready at a moment. While heavy connections wait, as many of them work in
-/// each turn as probably take [`TURN`], and clients take turns as in a [`FairQueue`].
+/// each turn as probably take [`TURN_TIME`], and clients take turns as in a [`FairQueue`].
 #[derive(Debug)]
 pub(crate) struct HeavyQueue<W> {
     waiting: FairQueue<W>,
@@ -65,9 +65,9 @@ impl WorkMeter {
 
     /// Counts the time of a poll that was measured.
     pub(crate) fn record(&mut self, worked: Duration) {
-        self.excess = (self.excess + worked).saturating_sub(LIGHT).min(MAX_EXCESS);
+        self.excess = (self.excess + worked).saturating_sub(MAX_LIGHT_TIME).min(MAX_EXCESS_TIME);
         // Half, so that one short poll does not end what many long ones have shown.
-        self.is_heavy = self.excess > if self.is_heavy { FREE / 2 } else { FREE };
+        self.is_heavy = self.excess > if self.is_heavy { FREE_EXCESS_TIME / 2 } else { FREE_EXCESS_TIME };
     }
 
     pub(crate) fn is_heavy(&self) -> bool {
@@ -83,7 +83,7 @@ impl<W> HeavyQueue<W> {
 
     /// Whether a heavy connection may work now, without having waited.
     pub(crate) fn has_time(&self) -> bool {
-        self.waiting.waiting() == 0 && self.worked < TURN
+        self.waiting.waiting() == 0 && self.worked < TURN_TIME
     }
 
     /// Enqueues a connection of `client`; `None` when too many wait.
@@ -110,7 +110,7 @@ impl<W> HeavyQueue<W> {
     pub(crate) fn next_turn(&mut self) -> Vec<W> {
         let (worked, polls) = (std::mem::take(&mut self.worked), std::mem::take(&mut self.polls));
         if polls > 0 {
-            let fit = TURN.as_nanos() * polls as u128 / worked.as_nanos().max(1);
+            let fit = TURN_TIME.as_nanos() * polls as u128 / worked.as_nanos().max(1);
             // A turn of cheap ones says little about the next.
             let most = MAX_AT_ONCE.min(2 * self.at_once);
             self.at_once = usize::try_from(fit).unwrap_or(most).clamp(1, most);
@@ -131,7 +131,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::io::poll_slice::SLICE;
+    use crate::io::poll_slice::SLICE_TIME;
 
     const MICROSECOND: Duration = Duration::from_micros(1);
 
@@ -166,7 +166,7 @@ mod tests {
     fn a_flood_is_heavy_after_its_first_slice() {
         let mut meter = WorkMeter::default();
         assert!(meter.begin_poll() && !meter.is_heavy());
-        meter.record(SLICE);
+        meter.record(SLICE_TIME);
         assert!(meter.is_heavy());
     }
 
@@ -207,9 +207,13 @@ mod tests {
         let mut queue = HeavyQueue::new();
         fill(&mut queue, 200, client);
         let sizes = |queue: &mut _, works| (0..8).map(|_| turn(queue, works).len()).collect::<Vec<_>>();
-        assert_eq!(sizes(&mut queue, TURN / 10), [1, 2, 4, 8, 10, 10, 10, 10], "no more than twice as many as before");
-        assert_eq!(sizes(&mut queue, TURN)[1..], [1; 7]);
-        assert_eq!(sizes(&mut queue, 2 * TURN), [1; 8], "one always does");
+        assert_eq!(
+            sizes(&mut queue, TURN_TIME / 10),
+            [1, 2, 4, 8, 10, 10, 10, 10],
+            "no more than twice as many as before"
+        );
+        assert_eq!(sizes(&mut queue, TURN_TIME)[1..], [1; 7]);
+        assert_eq!(sizes(&mut queue, 2 * TURN_TIME), [1; 8], "one always does");
         assert_eq!(sizes(&mut queue, Duration::ZERO)[5..], [MAX_AT_ONCE; 3]);
     }
 
@@ -219,7 +223,7 @@ mod tests {
         fill(&mut queue, 100, client);
         let mut seen = [0; 100];
         for _ in 0..300 {
-            turn(&mut queue, TURN / 3).into_iter().for_each(|number| seen[usize::from(number)] += 1);
+            turn(&mut queue, TURN_TIME / 3).into_iter().for_each(|number| seen[usize::from(number)] += 1);
         }
         assert!(seen.iter().all(|times| (8..=9).contains(times)), "{seen:?}");
     }
@@ -266,7 +270,7 @@ mod tests {
             for number in granted {
                 let (_, since) = waits.remove(&number).expect("it waits");
                 assert!(turn - since <= MOST_TURNS, "{seed}: {} turns", turn - since);
-                queue.record(MICROSECOND * rng.u32(1..2 * u32::try_from(TURN.as_micros()).unwrap()));
+                queue.record(MICROSECOND * rng.u32(1..2 * u32::try_from(TURN_TIME.as_micros()).unwrap()));
             }
         }
     }
@@ -279,9 +283,9 @@ mod tests {
     #[test]
     fn a_connection_need_not_wait_while_the_turn_has_time() {
         let mut queue = HeavyQueue::new();
-        queue.record(TURN / 2);
+        queue.record(TURN_TIME / 2);
         assert!(queue.has_time());
-        queue.record(TURN / 2);
+        queue.record(TURN_TIME / 2);
         assert!(!queue.has_time());
         let ticket = queue.enqueue(client(1), 1).unwrap();
         queue.enqueue(client(2), 2).unwrap();

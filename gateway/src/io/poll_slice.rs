@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 
 /// The length of a slice: a few dozen requests, and so short that fifty clients that never pause
 /// delay the others only by a hundredth of a second.
-pub(crate) const SLICE: Duration = Duration::from_micros(250);
+pub(crate) const SLICE_TIME: Duration = Duration::from_micros(250);
 
 /// Counts the polls of a task. A task that has been polled again has waited.
 #[derive(Debug, Default)]
@@ -53,12 +53,12 @@ impl<'a> PollSlice<'a> {
         Self { polls, seen: 0, begin: None }
     }
 
-    /// Whether the task has worked for [`SLICE`] at `now`. Counting begins with the first call
+    /// Whether the task has worked for [`SLICE_TIME`] at `now`. Counting begins with the first call
     /// after a wait.
     pub(crate) fn is_over(&mut self, now: Instant) -> bool {
         let polls = self.polls.0.load(Ordering::Relaxed);
         match self.begin {
-            Some(begin) if polls == self.seen => now.saturating_duration_since(begin) >= SLICE,
+            Some(begin) if polls == self.seen => now.saturating_duration_since(begin) >= SLICE_TIME,
             _ => {
                 (self.seen, self.begin) = (polls, Some(now));
                 false
@@ -93,12 +93,12 @@ mod tests {
             let mut slice = PollSlice::new(&polls);
             let begin = Instant::now();
             assert!(!slice.is_over(begin));
-            assert!(!slice.is_over(begin + SLICE / 2));
-            assert!(slice.is_over(begin + SLICE));
+            assert!(!slice.is_over(begin + SLICE_TIME / 2));
+            assert!(slice.is_over(begin + SLICE_TIME));
             yield_now().await;
-            assert!(!slice.is_over(begin + 9 * SLICE), "it has waited");
-            assert!(slice.yield_if_over(begin + 10 * SLICE).await);
-            assert!(!slice.is_over(begin + 20 * SLICE));
+            assert!(!slice.is_over(begin + 9 * SLICE_TIME), "it has waited");
+            assert!(slice.yield_if_over(begin + 10 * SLICE_TIME).await);
+            assert!(!slice.is_over(begin + 20 * SLICE_TIME));
         };
         polls.count_polls(work).await;
     }

@@ -154,12 +154,12 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::io::heavy_queue::{LIGHT, TURN};
+    use crate::io::heavy_queue::{MAX_LIGHT_TIME, TURN_TIME};
 
     /// How long a connection works in each poll: so long that it becomes heavy, and so short that
     /// it does not.
-    const LONG_POLL: Duration = LIGHT.saturating_mul(2);
-    const SHORT_POLL: Duration = LIGHT.checked_div(2).unwrap();
+    const LONG_POLL: Duration = MAX_LIGHT_TIME.saturating_mul(2);
+    const SHORT_POLL: Duration = MAX_LIGHT_TIME.checked_div(2).unwrap();
     const HEAVY: usize = 50;
     const TURNS: usize = 500;
     /// Turns after which all of them are heavy.
@@ -219,7 +219,7 @@ mod tests {
     async fn check(poll: Duration, is_bulk: bool) {
         let scene = Scene::start(HEAVY, poll, is_bulk);
         let longest = scene.longest_wait().await;
-        assert!(longest <= TURN + poll, "{poll:?} {is_bulk}: {longest:?}");
+        assert!(longest <= TURN_TIME + poll, "{poll:?} {is_bulk}: {longest:?}");
         let worked = scene.worked.lock().unwrap();
         let (least, most) = (worked.iter().min().unwrap(), worked.iter().max().unwrap());
         // One that is ready a turn later than others has fewer turns.

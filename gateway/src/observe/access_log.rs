@@ -13,7 +13,7 @@ use tracing::{error, warn};
 
 /// How long lines are gathered before they are written together: waking a thread for each costs
 /// more than everything else.
-const GATHER: Duration = Duration::from_millis(50);
+const BATCH_DELAY: Duration = Duration::from_millis(50);
 /// How long the end of the process waits for a slow disk.
 const MAX_FLUSH_TIME: Duration = Duration::from_secs(1);
 /// Maximum bytes of a target, or of a method and a target, that are logged.
@@ -74,7 +74,7 @@ impl AccessLog {
                 );
             }
         };
-        match LineWriter::start("access-log", io::stdout(), GATHER, warn_of_loss) {
+        match LineWriter::start("access-log", io::stdout(), BATCH_DELAY, warn_of_loss) {
             Ok(lines) => Some(Self { format, lines }),
             Err(error) => {
                 error!(%error, "no request is logged: the thread of the access log cannot be started");

@@ -30,6 +30,8 @@ const OTHER_DESCRIPTORS: u64 = 100;
 const FEW_CLIENTS: usize = 1000;
 /// How long stopping may take after the drain has ended or timed out.
 const MAX_END_TIME: Duration = Duration::from_secs(5);
+/// While the file is being read, the log says so each time that this time has passed.
+const SLOW_READ_AFTER: Duration = Duration::from_secs(10);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -222,8 +224,8 @@ async fn reload_on_hang_ups(
                 tokio::select! {
                     // A panic is in the log.
                     _ = &mut reading => break,
-                    () = sleep(SLOW_READ) => {
-                        error!("the file has not been read for {SLOW_READ:?}: a disk, or the other end of a pipe, does not answer; the earlier configuration stays in use");
+                    () = sleep(SLOW_READ_AFTER) => {
+                        error!("the file has not been read for {SLOW_READ_AFTER:?}: a disk, or the other end of a pipe, does not answer; the earlier configuration stays in use");
                     }
                     () = hung_up.notified() => is_asked_again = true,
                 }
@@ -231,9 +233,6 @@ async fn reload_on_hang_ups(
         }
     }
 }
-
-/// While the file is being read, the log says so each time that this time has passed.
-const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// SIGHUP: applies the file as it is now, unless it has mistakes.
 ///

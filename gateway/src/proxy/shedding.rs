@@ -16,8 +16,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// Above the first lag some requests are rejected, and above the second one this share of them. A
 /// full set of clients with one request each delays a worker by one or two tenths of a second,
 /// which is normal.
-const REJECT_FROM: Duration = Duration::from_millis(300);
-const REJECT_MOST_FROM: Duration = Duration::from_millis(1000);
+const MIN_REJECT_LAG: Duration = Duration::from_millis(300);
+const MAX_REJECT_LAG: Duration = Duration::from_millis(1000);
 const MAX_REJECTED: f64 = 0.9;
 /// A client that is rejected at once and retries at once costs nearly as much as one that is
 /// served. So the rejection is delayed, by at most this many measurements that still show a lag.
@@ -55,7 +55,7 @@ impl Shedding {
 
     /// Whether rejections are delayed, which they are not while the worker keeps up.
     pub(crate) fn is_delaying(&self) -> bool {
-        self.lag() > REJECT_FROM
+        self.lag() > MIN_REJECT_LAG
     }
 
     /// Waits as long as a rejection is to be delayed. Cancel safe.
@@ -76,10 +76,10 @@ impl Shedding {
     /// matters.
     pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
         let lag = self.lag();
-        if lag <= REJECT_FROM {
+        if lag <= MIN_REJECT_LAG {
             return false;
         }
-        let part = (lag - REJECT_FROM).as_secs_f64() / (REJECT_MOST_FROM - REJECT_FROM).as_secs_f64();
+        let part = (lag - MIN_REJECT_LAG).as_secs_f64() / (MAX_REJECT_LAG - MIN_REJECT_LAG).as_secs_f64();
         sample() < part.min(1.0) * MAX_REJECTED
     }
 }
@@ -134,7 +134,7 @@ mod tests {
         let lag = lag_beside(100, Duration::from_millis(10)).await;
         assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&lag), "one or two rounds: {lag:?}");
         let lag = lag_beside(100, Duration::from_micros(100)).await;
-        assert!(lag < REJECT_FROM, "many tasks with little work: {lag:?}");
+        assert!(lag < MIN_REJECT_LAG, "many tasks with little work: {lag:?}");
         // A process that does not run for a second, again and again, and has nothing to do then.
         let shedding = Arc::new(Shedding::default());
         let measures = Arc::clone(&shedding);

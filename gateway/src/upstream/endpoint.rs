@@ -20,20 +20,20 @@ use crate::upstream::unix_socket::unix_fault::{SocketFile, UnixFault};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an idle connection is surely open if its server does not say: servers in Node.js close
 /// theirs after five seconds, and a request on its way would be lost.
-const RELIABLE_IDLE: Duration = Duration::from_secs(4);
+const RELIABLE_IDLE_TIME: Duration = Duration::from_secs(4);
 /// The longest time for which an idle connection is kept. Beyond the time in which it is surely
 /// open, only requests that may be sent again use it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 /// Subtracted from the time for which a server says that it keeps a connection: a request may take
 /// this long to get there.
-const IN_TRANSIT: Duration = Duration::from_secs(1);
+const TRANSIT_MARGIN: Duration = Duration::from_secs(1);
 /// Maximum number of idle connections to one server. A burst leaves these for the next one; each
 /// takes a descriptor.
 const MAX_IDLE: usize = 256;
 /// How long a server is skipped after a failed connect, and at most; the time doubles after each
 /// further failure.
-const FIRST_COOL_DOWN: Duration = Duration::from_millis(500);
-const MAX_COOL_DOWN: Duration = Duration::from_secs(10);
+const FIRST_COOL_DOWN_TIME: Duration = Duration::from_millis(500);
+const MAX_COOL_DOWN_TIME: Duration = Duration::from_secs(10);
 /// How long the health of a server is remembered after the server has gone: it may come back, for
 /// example after a restart of the Distributor.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -185,7 +185,7 @@ impl Endpoint {
         }
         let why = error.as_ref().map_or(Unreachable::Timeout, unreachable_because);
         let mut state = self.lock();
-        state.cool_down = (state.cool_down * 2).clamp(FIRST_COOL_DOWN, MAX_COOL_DOWN);
+        state.cool_down = (state.cool_down * 2).clamp(FIRST_COOL_DOWN_TIME, MAX_COOL_DOWN_TIME);
         self.cool_down_until(Instant::now() + state.cool_down);
         Err(ConnectError::Unreachable(why))
     }
@@ -365,8 +365,8 @@ impl ServerConnection {
 impl IdleLimits {
     /// The limits that the server states in `Keep-Alive`, if it does.
     pub(crate) fn from_header(said: Option<Duration>) -> Self {
-        let said = said.map(|said| said.saturating_sub(IN_TRANSIT).min(MAX_IDLE_TIME));
-        Self { sure: said.unwrap_or(RELIABLE_IDLE), most: said.unwrap_or(MAX_IDLE_TIME) }
+        let said = said.map(|said| said.saturating_sub(TRANSIT_MARGIN).min(MAX_IDLE_TIME));
+        Self { sure: said.unwrap_or(RELIABLE_IDLE_TIME), most: said.unwrap_or(MAX_IDLE_TIME) }
     }
 }
 
@@ -397,10 +397,10 @@ mod tests {
         check(Reuse::Any, Duration::ZERO, true).await;
         check(Reuse::Sure, Duration::ZERO, true).await;
         check(Reuse::Never, Duration::ZERO, false).await;
-        check(Reuse::Sure, RELIABLE_IDLE, false).await;
-        check(Reuse::Any, RELIABLE_IDLE, true).await;
+        check(Reuse::Sure, RELIABLE_IDLE_TIME, false).await;
+        check(Reuse::Any, RELIABLE_IDLE_TIME, true).await;
         check(Reuse::Any, MAX_IDLE_TIME, false).await;
-        endpoint.sweep(now + RELIABLE_IDLE);
+        endpoint.sweep(now + RELIABLE_IDLE_TIME);
         assert_eq!(idle(), 1);
         endpoint.sweep(now + MAX_IDLE_TIME);
         assert_eq!(idle(), 0);
@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(idle(), 1);
         endpoint.close_idle();
         assert_eq!(idle(), 0);
-        connect(Reuse::Any, now).await.return_to_pool(IdleLimits::from_header(Some(IN_TRANSIT)), now, now);
+        connect(Reuse::Any, now).await.return_to_pool(IdleLimits::from_header(Some(TRANSIT_MARGIN)), now, now);
         assert_eq!(idle(), 0, "it is closed at once");
     }
 
@@ -422,7 +422,7 @@ mod tests {
             // The server accepts it; otherwise too many would soon wait to be accepted.
             drop(listener.accept().await.unwrap());
         }
-        let later = now + RELIABLE_IDLE;
+        let later = now + RELIABLE_IDLE_TIME;
         let last = endpoint.connect(Reuse::Sure, later).await.unwrap();
         assert!(!last.is_used);
         let (_server, _) = listener.accept().await.unwrap();

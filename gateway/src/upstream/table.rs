@@ -31,7 +31,7 @@ use crate::upstream::unix_socket::UnixSocket;
 const MAX_REMEMBERED: usize = 10_000;
 /// For how long they are remembered: a service that is deployed again, or has failed, is back by
 /// then.
-const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
+const PREFIX_MEMORY_TIME: Duration = Duration::from_secs(600);
 /// Maximum number of prefixes of one node, the same as its limit of urls, and maximum bytes of a
 /// prefix.
 const MAX_PREFIXES: usize = 256;
@@ -355,7 +355,7 @@ impl TableState {
             is_used || endpoint.is_remembered(now)
         });
         if *gone > 0 {
-            prefixes.retain(|_, group| group.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
+            prefixes.retain(|_, group| group.gone.is_none_or(|gone| now < gone.since + PREFIX_MEMORY_TIME));
             *gone = prefixes.values().filter(|group| group.gone.is_some()).count();
         }
         if prefixes.capacity() > MAX_EMPTY_RATIO * prefixes.len().max(MAX_PREFIXES) {
@@ -552,7 +552,7 @@ mod tests {
         tokio::time::advance(crate::upstream::endpoint::FORGET_AFTER).await;
         scene.0.sweep(Instant::now());
         assert!(scene.0.endpoints.is_empty() && who(&scene).is_empty(), "not for ever");
-        tokio::time::advance(REMEMBERED_PREFIX).await;
+        tokio::time::advance(PREFIX_MEMORY_TIME).await;
         scene.0.sweep(Instant::now());
         assert!(scene.find("/api/x").is_none() && scene.0.prefixes.is_empty() && scene.0.gone == 0);
     }
@@ -583,12 +583,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_node_that_drains_for_long_is_not_forgotten() {
         let mut scene = TableScene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
-        tokio::time::advance(REMEMBERED_PREFIX * 2).await;
+        tokio::time::advance(PREFIX_MEMORY_TIME * 2).await;
         scene.0.sweep(Instant::now());
         let api = scene.find("/api/x").unwrap();
         assert_eq!((api.prefix_bytes, pick(&api.group, Balance::RoundRobin, &[])), (4, None), "no other server has it");
         scene.apply_nodes(&[node(2, 100, &["/"])]);
-        tokio::time::advance(REMEMBERED_PREFIX).await;
+        tokio::time::advance(PREFIX_MEMORY_TIME).await;
         scene.0.sweep(Instant::now());
         assert_eq!(scene.find("/api/x").unwrap().prefix_bytes, 0);
     }
@@ -626,7 +626,7 @@ mod tests {
         assert_eq!((scene.0.prefixes.len(), scene.0.gone), (1 + 60 * 166, 1 + 60 * 166));
         assert!(scene.0.prefixes.len() <= MAX_REMEMBERED);
         tokio::time::pause();
-        tokio::time::advance(REMEMBERED_PREFIX).await;
+        tokio::time::advance(PREFIX_MEMORY_TIME).await;
         scene.0.sweep(Instant::now());
         assert_eq!((scene.0.prefixes.len(), scene.0.gone), (0, 0));
         assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "memory is given back");

@@ -9,11 +9,11 @@ use super::latency::Latency;
 const FAILURES: u32 = 5;
 /// How long the first ejection lasts, and the longest. Each ejection lasts twice as long as the one
 /// before. After it, one call tests the member.
-const FIRST_EJECTION: Duration = Duration::from_secs(1);
-const MAX_EJECTION: Duration = Duration::from_secs(30);
+const FIRST_EJECTION_TIME: Duration = Duration::from_secs(1);
+const MAX_EJECTION_TIME: Duration = Duration::from_secs(30);
 /// How long slow start lasts: a process that has just started is slow. The share grows from a
 /// tenth.
-const SLOW_START: Duration = Duration::from_secs(3);
+const SLOW_START_TIME: Duration = Duration::from_secs(3);
 const MIN_SLOW_START_SHARE: f64 = 0.1;
 /// A member in slow start that has had no call for this long takes its turn: ten calls a second are
 /// not too many for it, and people who make one a second see that the turns are even.
@@ -22,7 +22,7 @@ const IDLE_TURN_AFTER: Duration = Duration::from_millis(100);
 /// many times as long as the other one's usually take.
 const CLEARLY_SLOWER: u64 = 2;
 /// And if the difference is more than this: less is noise, and callers do not notice it.
-const MIN_DIFFERENCE: Duration = Duration::from_micros(500);
+const MIN_LATENCY_DIFFERENCE: Duration = Duration::from_micros(500);
 
 /// The load and health of one member. All times are in milliseconds since the member became known.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Load {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             connected: AtomicU64::new(0),
-            ejection: AtomicU64::new(millis(FIRST_EJECTION)),
+            ejection: AtomicU64::new(millis(FIRST_EJECTION_TIME)),
         }
     }
 
@@ -58,7 +58,7 @@ impl Load {
     pub fn begin(&self, now: Instant) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.ejected_until.load(Ordering::Relaxed) > 0 {
-            self.eject(now, millis(FIRST_EJECTION));
+            self.eject(now, millis(FIRST_EJECTION_TIME));
         }
     }
 
@@ -83,7 +83,7 @@ impl Load {
     /// Records a call that timed out. One is enough to eject the member for a moment.
     pub fn record_timeout(&self, now: Instant) {
         if !self.count_failure(now) {
-            self.eject(now, millis(FIRST_EJECTION));
+            self.eject(now, millis(FIRST_EJECTION_TIME));
         }
     }
 
@@ -92,7 +92,7 @@ impl Load {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 < FAILURES {
             return false;
         }
-        let longest = millis(MAX_EJECTION);
+        let longest = millis(MAX_EJECTION_TIME);
         let time =
             self.ejection.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some((time * 2).min(longest)));
         self.failures.store(0, Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl Load {
     /// The part of its usual calls that the member gets, from 0 to 1.
     fn slow_start_share(&self, now: Instant) -> f64 {
         let age = self.millis_at(now).saturating_sub(self.connected.load(Ordering::Relaxed));
-        let slow_start = millis(SLOW_START);
+        let slow_start = millis(SLOW_START_TIME);
         if age >= slow_start { 1.0 } else { (age as f64 / slow_start as f64).max(MIN_SLOW_START_SHARE) }
     }
 
@@ -130,7 +130,7 @@ impl Load {
     pub fn reset(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
-        self.ejection.store(millis(FIRST_EJECTION), Ordering::Relaxed);
+        self.ejection.store(millis(FIRST_EJECTION_TIME), Ordering::Relaxed);
     }
 
     fn eject(&self, now: Instant, time: u64) {
@@ -185,7 +185,9 @@ impl Load {
     /// `other`.
     fn is_clearly_slower(&self, other: &Self, now: Instant) -> bool {
         let (quickest, usual) = (self.quickest(now), other.latency.usual());
-        usual > 0 && quickest > usual * CLEARLY_SLOWER && u128::from(quickest - usual) > MIN_DIFFERENCE.as_micros()
+        usual > 0
+            && quickest > usual * CLEARLY_SLOWER
+            && u128::from(quickest - usual) > MIN_LATENCY_DIFFERENCE.as_micros()
     }
 
     fn quickest(&self, now: Instant) -> u64 {

@@ -22,7 +22,7 @@ use crate::transport::connection::Connection;
 
 /// How long a node that cannot be reached may stay listed before the log says so: a node that dies
 /// is off the list sooner, unless the Distributor is gone.
-const CONFIRM_UNREACHABLE: Duration = Duration::from_secs(1);
+const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 
 /// The other nodes, as calls of one thread see them.
 pub(crate) struct Mesh {
@@ -192,7 +192,7 @@ pub(crate) fn record_reach(view: &Arc<RegistryView>, address: SocketAddr, reache
     let Some(number) = failure else { return };
     let weak = Arc::downgrade(view);
     tokio::spawn(async move {
-        sleep(CONFIRM_UNREACHABLE).await;
+        sleep(CONFIRM_AFTER).await;
         if let Some(view) = weak.upgrade() {
             view.confirm_unreachable(address, number, Instant::now());
         }

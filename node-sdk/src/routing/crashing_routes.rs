@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// between, count as crashed by it.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Calls that one connection loses at once are one loss.
-const ONE_LOSS: Duration = Duration::from_secs(1);
+const SAME_LOSS_WINDOW: Duration = Duration::from_secs(1);
 /// For how long after a loss calls of such a route are not tried again.
 const NO_RETRY_PERIOD: Duration = Duration::from_secs(60);
 /// Routes that are remembered. With more, later ones count as harmless until old ones are
@@ -57,7 +57,7 @@ impl CrashingRoutes {
             (loss.node, loss.at, loss.crashing_until) = (node, now, Some(now + NO_RETRY_PERIOD));
             return LossVerdict::Crashing;
         }
-        let is_same = loss.node == node && passed < ONE_LOSS;
+        let is_same = loss.node == node && passed < SAME_LOSS_WINDOW;
         let is_crashing = !is_same && passed < WINDOW;
         (loss.node, loss.at, loss.crashing_until) = (node, now, is_crashing.then_some(now + NO_RETRY_PERIOD));
         if is_crashing { LossVerdict::NewlyCrashing } else { LossVerdict::Harmless }

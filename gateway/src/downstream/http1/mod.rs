@@ -51,7 +51,7 @@ const MAX_DISCARDED_BYTES: usize = 64 * 1024;
 /// While stopping, how long an idle client may take for one more request, which is still answered.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client's connection, as the handler of its requests sees it.
 #[derive(Debug)]
@@ -311,7 +311,7 @@ impl Http1Connection<'_> {
         let mut deadline = None;
         while self.keep_alive != KeepAlive::Closes && !self.input.body.is_done() {
             self.flush().await?;
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINGER);
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINGER_TIMEOUT);
             self.answered = None;
             match self.next_piece(deadline).await {
                 Ok(Some(data)) if discarded + data.len() <= MAX_DISCARDED_BYTES => discarded += data.len(),
@@ -348,8 +348,8 @@ impl Http1Connection<'_> {
         if open(&mut self.stream).sent(self.limits.write, &self.client.pace).await.is_err() {
             return Ended(why);
         }
-        let _ = timeout(LINGER, open(&mut self.stream).shutdown()).await;
-        self.timer.set(Instant::now() + LINGER);
+        let _ = timeout(LINGER_TIMEOUT, open(&mut self.stream).shutdown()).await;
+        self.timer.set(Instant::now() + LINGER_TIMEOUT);
         // For the whole time: many bytes may be on their way.
         loop {
             tokio::select! {

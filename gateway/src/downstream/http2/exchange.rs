@@ -33,7 +33,7 @@ use crate::upstream::concurrency::Permit;
 /// How many bytes of an unwanted body are read, and for how long. Some clients take a reset for a
 /// failure, even though it says NO_ERROR and follows the whole response (RFC 9113, 8.1).
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A request, and the means to answer it.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Http2Exchange {
     /// Reads the rest of a client's request, within limits. Otherwise a reset could keep the client
     /// from reading its response.
     async fn discard_body(&mut self) {
-        let until = Instant::now() + LINGER;
+        let until = Instant::now() + LINGER_TIMEOUT;
         let mut left = MAX_DISCARDED_BYTES;
         while !self.incoming.body.is_end_stream()
             && let Ok(Piece::Data(data)) = self.incoming.next_piece(until).await

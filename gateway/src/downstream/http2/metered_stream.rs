@@ -15,7 +15,7 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Duration, Instant};
 
-use super::LINGER;
+use super::LINGER_TIMEOUT;
 use super::field_table::FieldTable;
 use super::frames::{FrameEvent, Frames};
 use super::meter::Meter;
@@ -171,7 +171,7 @@ impl AsyncWrite for MeteredStream<'_> {
         // The system resets a connection with unread bytes, and the client loses bytes that it has
         // not read. So the client's bytes are read until it closes, or for a while.
         let this = &mut *self;
-        let timer = this.lingers.get_or_insert_with(|| Timer::at(Instant::now() + LINGER));
+        let timer = this.lingers.get_or_insert_with(|| Timer::at(Instant::now() + LINGER_TIMEOUT));
         loop {
             if timer.poll_expired(task).is_ready() {
                 return Poll::Ready(Ok(()));

@@ -86,7 +86,7 @@ const MAX_LOCAL_RESETS: usize = 100;
 /// How long a client may take to acknowledge that the connection is to be closed.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves one client until it closes, is idle for too long, costs too much, or has to be closed and
 /// its requests are answered.
@@ -114,7 +114,7 @@ async fn serve(
     let handshake = settings(client.is_crowded()).handshake::<_, Bytes>(&mut metered);
     let Some(mut connection) = timeout(config.header_timeout, handshake).await.ok().and_then(Result::ok) else {
         // An orderly end: bytes that the client has sent beyond that are read.
-        let _ = timeout(LINGER, metered.shutdown()).await;
+        let _ = timeout(LINGER_TIMEOUT, metered.shutdown()).await;
         return "no HTTP/2";
     };
     let mut streams = FuturesUnordered::new();
@@ -176,7 +176,7 @@ async fn serve(
     drop(streams);
     connection.abrupt_shutdown(reason);
     let closed = async { while let Some(Ok(_)) = activity.accept(&mut connection).await {} };
-    let _ = timeout(LINGER, closed).await;
+    let _ = timeout(LINGER_TIMEOUT, closed).await;
     why
 }
 

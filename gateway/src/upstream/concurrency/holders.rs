@@ -23,7 +23,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// to the server. If all came at once, other requests would wait until all are done.
 const ENDING_AT_ONCE: usize = 4;
 /// A tunnel that has carried bytes within this time is not evicted.
-const MIN_SILENCE: Duration = Duration::from_secs(1);
+const MIN_SILENT_TIME: Duration = Duration::from_secs(1);
 
 /// The purpose of a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl Holders {
             let waits = watched.holder.is_waiting.load(Ordering::Relaxed) && !watched.is_evicted();
             match kind {
                 PermitKind::Tunnels if bytes > 0 => (watched.seen, watched.seen_at) = (moved, now),
-                PermitKind::Tunnels if elapsed >= MIN_SILENCE && !watched.is_evicted() => {
+                PermitKind::Tunnels if elapsed >= MIN_SILENT_TIME && !watched.is_evicted() => {
                     slow.push((count(watched), elapsed, at))
                 }
                 PermitKind::Tunnels => {}

@@ -10,7 +10,7 @@ use crate::client::mesh::Mesh;
 use crate::client::split_url;
 use crate::client::unknown_route::bad_form;
 use crate::error::CallError;
-use crate::routing::needs::ASK_AGAIN;
+use crate::routing::needs::ASK_INTERVAL;
 use crate::routing::needs::questions::Answer;
 use crate::routing::table::Lookup;
 use crate::transport::limits::DEFAULT_DEADLINE;
@@ -18,7 +18,7 @@ use crate::transport::limits::DEFAULT_DEADLINE;
 /// How long the answer is waited for when nodes are known that offer the url; and half of what is
 /// left until the deadline at most. A Distributor that is well answers in milliseconds. Then the
 /// known nodes are called: one that is silent must not stop calls of nodes that are well.
-const MAX_WAIT_BESIDE_KNOWN: Duration = Duration::from_secs(1);
+const KNOWN_PROVIDER_MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl RawCall<'_> {
     /// Asks first, if this node is not told of all nodes that offer what was found, or nothing was
@@ -94,7 +94,7 @@ impl Mesh {
             for url in urls {
                 self.learn(url).await;
             }
-            sleep(ASK_AGAIN).await;
+            sleep(ASK_INTERVAL).await;
         }
     }
 }
@@ -102,7 +102,7 @@ impl Mesh {
 /// Until when the answer is waited for, by what was found without it.
 fn wait_until(found: &Lookup<'_>, now: Instant, deadline: Instant) -> Instant {
     match found {
-        Lookup::Available(..) => now + (deadline.saturating_duration_since(now) / 2).min(MAX_WAIT_BESIDE_KNOWN),
+        Lookup::Available(..) => now + (deadline.saturating_duration_since(now) / 2).min(KNOWN_PROVIDER_MAX_WAIT),
         Lookup::Unavailable | Lookup::Unknown => deadline,
     }
 }
@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(until - now, Duration::from_millis(expected), "{left} ms are left");
         };
         let known = Lookup::Available(Arc::new(Pool::new(1, Turns::default())), Vec::new());
-        let most = u64::try_from(MAX_WAIT_BESIDE_KNOWN.as_millis()).unwrap();
+        let most = u64::try_from(KNOWN_PROVIDER_MAX_WAIT.as_millis()).unwrap();
         check(&known, 10 * most, most);
         check(&known, most, most / 2);
         check(&known, 0, 0);

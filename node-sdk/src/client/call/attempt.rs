@@ -29,7 +29,7 @@ use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
 use crate::transport::write_queue::EnqueueError;
 
 /// Replaces a timeout that no clock can express.
-const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+const MAX_CALL_TIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl RawCall<'_> {
     /// Makes an attempt. A one-way call is answered at once.
@@ -142,7 +142,7 @@ impl RawCall<'_> {
         if !self.is_probe {
             self.mesh.retries().deposit();
         }
-        let own = now.checked_add(self.timeout).unwrap_or_else(|| now + FOR_EVER);
+        let own = now.checked_add(self.timeout).unwrap_or_else(|| now + MAX_CALL_TIME);
         let deadline = context.inner_deadline(now).map_or(own, |inherited| own.min(inherited));
         self.progress.within = deadline.saturating_duration_since(now);
         *self.progress.deadline.insert(deadline)

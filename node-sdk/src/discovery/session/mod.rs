@@ -39,9 +39,9 @@ const MAX_LIST_BYTES: usize = 16 << 20;
 const MAX_UNSENT_BYTES: usize = 32 << 20;
 /// A version 2 Distributor counts as gone after this time without a sign of life, or after three
 /// times the ping period that it announced.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long to wait for a list that was requested before requesting it again.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
+const LIST_RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// Pause between two reports of failed calls.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two writes of the cache file.
@@ -223,8 +223,8 @@ impl RegistryClient {
             unsent: BytesMut::new(),
             is_v2: false,
             // Any kind of server may accept a connection and stay silent.
-            silent_at: Some(now + SILENCE),
-            silence: SILENCE,
+            silent_at: Some(now + SILENCE_TIMEOUT),
+            silence: SILENCE_TIMEOUT,
             list_requested_at: None,
             register_at: None,
             report_at: now,
@@ -426,7 +426,7 @@ impl RegistrySession<'_> {
 
     /// Requests the list, unless that has just been done.
     fn request_list(&mut self, now: Instant) {
-        if self.list_requested_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
+        if self.list_requested_at.is_none_or(|asked| asked + LIST_RETRY_INTERVAL <= now) {
             self.list_requested_at = Some(now);
             debug!("an update does not fit the known list; requesting the whole list");
             write_list_request(&mut self.unsent, 1);

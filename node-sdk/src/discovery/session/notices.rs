@@ -16,20 +16,20 @@ use crate::discovery::registration::NodeDescription;
 /// The reason of a rejection when the instance id does not belong to the secret; and the pause
 /// before the next attempt.
 const NOT_YOURS: &str = "not_yours";
-const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
+const NOT_YOURS_PAUSE: Duration = Duration::from_secs(10);
 
 /// The reason of a rejection when too many nodes register at once. The Distributor gives each of
 /// them a moment of its own; earlier ones told all of them to come back at once.
 const BUSY: &str = "busy";
-const BUSY_SPREAD: Duration = Duration::from_millis(50);
+const BUSY_SPREAD_TIME: Duration = Duration::from_millis(50);
 
 /// How long to wait before registering again after a rejection that says `retry_after`. `random` is
 /// at most 1.
 fn return_pause(reason: &str, retry_after: Duration, random: f64) -> Duration {
     match reason {
-        BUSY => retry_after.max(BUSY_SPREAD) + BUSY_SPREAD.mul_f64(random),
+        BUSY => retry_after.max(BUSY_SPREAD_TIME) + BUSY_SPREAD_TIME.mul_f64(random),
         // All nodes are told the same, and must not return together.
-        _ => retry_after.max(BUSY_SPREAD).mul_f64(1.0 + random),
+        _ => retry_after.max(BUSY_SPREAD_TIME).mul_f64(1.0 + random),
     }
 }
 
@@ -77,7 +77,7 @@ impl RegistryClient {
             session.register_at = after.map(|after| Instant::now() + after);
         }
         if reason == NOT_YOURS {
-            session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
+            session.register_at = Some(Instant::now() + NOT_YOURS_PAUSE);
             if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
                 error!(
                     name = %self.description.name, id = %self.id, suppressed,

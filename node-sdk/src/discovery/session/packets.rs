@@ -9,7 +9,7 @@ use protocol::{
 };
 use tokio::time::Instant;
 
-use super::{RegistryClient, RegistrySession, SILENCE};
+use super::{RegistryClient, RegistrySession, SILENCE_TIMEOUT};
 use crate::discovery::foreign_server::by_first_packet;
 
 impl RegistryClient {
@@ -102,7 +102,7 @@ impl RegistryClient {
     /// Answers a ping, and requests a list if the digest of the same revision is another one.
     fn handle_ping(&mut self, session: &mut RegistrySession<'_>, ping: &Ping) {
         let now = Instant::now();
-        session.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
+        session.silence = SILENCE_TIMEOUT.max(Duration::from_millis(ping.every).saturating_mul(3));
         session.silent_at = Some(now + session.silence);
         write_pong(&mut session.unsent, self.pong());
         let drifted = self.view.with_replica(|replica| {

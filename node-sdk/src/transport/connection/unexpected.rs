@@ -26,8 +26,8 @@ const PER_SECOND: u64 = 200;
 /// Maximum number of points: a burst of duplicate responses, or one packet of the largest size.
 const BURST: u64 = 2000;
 /// The first cool-down, and the longest.
-const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
-const MAX_COOL_DOWN: Duration = Duration::from_secs(30);
+const FIRST_COOL_DOWN_TIME: Duration = Duration::from_secs(1);
+const MAX_COOL_DOWN_TIME: Duration = Duration::from_secs(30);
 /// After this time without a cool-down, the next one is as short as the first again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
 
@@ -58,7 +58,7 @@ impl UnexpectedFrames {
     /// Records that the connection is closed because of unexpected frames. Returns the cool-down.
     pub(crate) fn close(&mut self, now: Instant) -> Duration {
         let is_forgiven = self.closed.is_none_or(|closed| now.saturating_duration_since(closed) >= FORGIVEN_AFTER);
-        self.cool_down = if is_forgiven { FIRST_COOL_DOWN } else { (self.cool_down * 2).min(MAX_COOL_DOWN) };
+        self.cool_down = if is_forgiven { FIRST_COOL_DOWN_TIME } else { (self.cool_down * 2).min(MAX_COOL_DOWN_TIME) };
         self.closed = Some(now);
         self.cool_down
     }
@@ -108,6 +108,6 @@ mod tests {
         let mut unexpected = UnexpectedFrames::new(start);
         let cool_downs: Vec<_> = (0..7).map(|_| unexpected.close(start).as_secs()).collect();
         assert_eq!(cool_downs, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(unexpected.close(start + FORGIVEN_AFTER), FIRST_COOL_DOWN);
+        assert_eq!(unexpected.close(start + FORGIVEN_AFTER), FIRST_COOL_DOWN_TIME);
     }
 }
