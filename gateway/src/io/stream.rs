@@ -81,7 +81,7 @@ impl MaybeTlsStream {
             Self::Plain(socket) => socket.poll_recv(task, room),
             Self::Tls(stream) => {
                 let mut read = ReadBuf::new(room);
-                ready!(poll_read_tls(own(stream), task, &mut read))?;
+                ready!(poll_read_tls(get_mut_of(stream), task, &mut read))?;
                 Poll::Ready(Ok(read.filled().len()))
             }
         }
@@ -91,7 +91,7 @@ impl MaybeTlsStream {
     pub(crate) fn reset_on_drop(&mut self) {
         match self {
             Self::Plain(socket) => socket.reset_on_drop(),
-            Self::Tls(stream) => own(stream).get_ref().0.reset_on_drop(),
+            Self::Tls(stream) => get_mut_of(stream).get_ref().0.reset_on_drop(),
         }
     }
 }
@@ -161,7 +161,7 @@ impl Readable for MaybeTlsStream {
         match self {
             // Cheaper than tokio's `readable`, which supports any number of waiting tasks.
             Self::Plain(socket) => socket.poll_read_ready(task),
-            Self::Tls(stream) => poll_readable_tls(own(stream), task),
+            Self::Tls(stream) => poll_readable_tls(get_mut_of(stream), task),
         }
     }
 
@@ -217,12 +217,12 @@ pub(crate) enum Written {
     Late,
 }
 
-/// Writes all bytes, unless none are taken for `limit`.
+/// Writes all bytes, unless none are taken for `write_timeout`.
 pub(crate) async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
     output: &mut BytesMut,
-    limit: Duration,
-    client: &ClientPace,
+    write_timeout: Duration,
+    pace: &ClientPace,
 ) -> Result<Written, WriteError> {
     let mut outcome = Written::Full;
     if output.is_empty() {
@@ -235,15 +235,15 @@ pub(crate) async fn write_all(
             None => {
                 outcome = Written::Late;
                 shrink(output);
-                let _wait = client.wait();
-                timeout(limit, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
+                let _wait = pace.wait();
+                timeout(write_timeout, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
             }
         };
         match written {
             Ok(0) | Err(_) => return Err(WriteError::Broken),
             Ok(bytes) => {
                 if outcome == Written::Late {
-                    client.record_bytes(bytes);
+                    pace.record_bytes(bytes);
                 }
                 output.advance(bytes);
             }
@@ -254,8 +254,8 @@ pub(crate) async fn write_all(
         Some(flushed) => flushed,
         None => {
             outcome = Written::Late;
-            let _wait = client.wait();
-            timeout(limit, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?
+            let _wait = pace.wait();
+            timeout(write_timeout, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?
         }
     };
     flushed.map_err(|_broken| WriteError::Broken)?;
@@ -271,7 +271,7 @@ pub(crate) fn shrink(buffer: &mut BytesMut) {
     }
 }
 
-fn own<T>(mutex: &mut Mutex<T>) -> &mut T {
+fn get_mut_of<T>(mutex: &mut Mutex<T>) -> &mut T {
     mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -283,7 +283,7 @@ impl AsyncRead for MaybeTlsStream {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
-            Self::Tls(stream) => poll_read_tls(own(stream), task, buffer),
+            Self::Tls(stream) => poll_read_tls(get_mut_of(stream), task, buffer),
         }
     }
 }
@@ -315,27 +315,27 @@ impl MaybeTlsStream {
     /// waits for nothing. Cancel safe.
     ///
     /// # Errors
-    /// [`WriteError::Stalled`] after `limit`.
-    pub(crate) async fn sent(&mut self, limit: Duration, client: &ClientPace) -> Result<(), WriteError> {
+    /// [`WriteError::Stalled`] after `write_timeout`.
+    pub(crate) async fn sent(&mut self, write_timeout: Duration, pace: &ClientPace) -> Result<(), WriteError> {
         let sent = poll_fn(|task| match self {
             Self::Plain(socket) => socket.poll_sent(task),
-            Self::Tls(stream) => own(stream).get_ref().0.poll_sent(task),
+            Self::Tls(stream) => get_mut_of(stream).get_ref().0.poll_sent(task),
         });
-        within(limit, client, sent).await
+        within(write_timeout, pace, sent).await
     }
 }
 
-/// Waits for the client for `limit` at most.
+/// Waits for the client for `write_timeout` at most.
 async fn within(
-    limit: Duration,
-    client: &ClientPace,
+    write_timeout: Duration,
+    pace: &ClientPace,
     mut waits: impl Future<Output = io::Result<()>> + Unpin,
 ) -> Result<(), WriteError> {
     let waited = match (&mut waits).now_or_never() {
         Some(waited) => waited,
         None => {
-            let _wait = client.wait();
-            timeout(limit, waits).await.map_err(|_elapsed| WriteError::Stalled)?
+            let _wait = pace.wait();
+            timeout(write_timeout, waits).await.map_err(|_elapsed| WriteError::Stalled)?
         }
     };
     waited.map_err(|_broken| WriteError::Broken)
@@ -345,13 +345,13 @@ impl WriteHalf<'_> {
     /// Completes when the system would take more bytes. Until then it is better not to fetch them.
     ///
     /// # Errors
-    /// [`WriteError::Stalled`] after `limit`.
-    pub(crate) async fn writable(&mut self, limit: Duration, client: &ClientPace) -> Result<(), WriteError> {
+    /// [`WriteError::Stalled`] after `write_timeout`.
+    pub(crate) async fn writable(&mut self, write_timeout: Duration, pace: &ClientPace) -> Result<(), WriteError> {
         let writable = poll_fn(|task| match self {
             Self::Plain(socket) => socket.poll_writable(task),
             Self::Tls(stream) => lock(stream).get_ref().0.poll_writable(task),
         });
-        within(limit, client, writable).await
+        within(write_timeout, pace, writable).await
     }
 }
 
@@ -382,7 +382,7 @@ macro_rules! forward_writes {
     };
 }
 
-forward_writes!(MaybeTlsStream, session => own(session));
+forward_writes!(MaybeTlsStream, session => get_mut_of(session));
 forward_writes!(WriteHalf<'_>, session => lock(session));
 
 #[cfg(test)]

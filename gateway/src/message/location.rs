@@ -54,7 +54,7 @@ impl LocationRewrite<'_> {
         // `/api/` would not be for `/api` itself.
         let below = match cookie[path.clone()].trim() {
             "/" => self.prefix.to_owned(),
-            path if path.starts_with('/') => self.below(path)?,
+            path if path.starts_with('/') => self.under_prefix(path)?,
             _ => return None,
         };
         Some(format!("{}{below}{}", &cookie[..path.start], &cookie[path.end..]))
@@ -64,7 +64,7 @@ impl LocationRewrite<'_> {
     /// already, is relative, or is on another host.
     fn rewrite_url(&self, url: &str) -> Option<String> {
         if url.starts_with('/') && !url.starts_with("//") {
-            return self.below(url);
+            return self.under_prefix(url);
         }
         let (scheme, rest) = match url.split_once("//")? {
             ("", rest) => (Scheme::Http, rest),
@@ -74,7 +74,7 @@ impl LocationRewrite<'_> {
         };
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let below = self.below(&path);
+        let below = self.under_prefix(&path);
         if self.host.is_some_and(|host| same_authority(host, authority, scheme)) {
             let before = url.len() - rest.len() + authority.len();
             return below.map(|below| format!("{}{below}", &url[..before]));
@@ -89,7 +89,7 @@ impl LocationRewrite<'_> {
     }
 
     /// The path below the prefix, unless it is below it already.
-    fn below(&self, path: &str) -> Option<String> {
+    fn under_prefix(&self, path: &str) -> Option<String> {
         let is_there =
             path.strip_prefix(self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
         (!is_there).then(|| format!("{}{path}", self.prefix))

@@ -246,7 +246,7 @@ struct Attempts {
     /// The servers that are not tried again.
     tried: Vec<ServerAddress>,
     /// Whether a server had no free permit.
-    found_full: bool,
+    has_found_full: bool,
     /// A server was sent the request before.
     is_retry: bool,
     /// How the request failed at that server, unless the server was closing the connection.
@@ -263,8 +263,8 @@ impl Attempts {
     fn new(context: &RequestContext<'_>) -> Self {
         let RequestContext { head, begin, deadline, .. } = *context;
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
-        let (found_full, is_retry, has_buffered) = (false, false, false);
-        Self { tried: Vec::new(), found_full, is_retry, lost: None, may_repeat, has_buffered, now: begin, deadline }
+        let (has_found_full, is_retry, has_buffered) = (false, false, false);
+        Self { tried: Vec::new(), has_found_full, is_retry, lost: None, may_repeat, has_buffered, now: begin, deadline }
     }
 
     /// Time spent on the client does not count against the server.
@@ -279,7 +279,7 @@ impl Attempts {
         match (self.is_retry, self.may_repeat) {
             (true, _) => Reuse::Never,
             (false, true) => Reuse::Any,
-            (false, false) => Reuse::Sure,
+            (false, false) => Reuse::Reliable,
         }
     }
 
@@ -294,7 +294,7 @@ impl Attempts {
         if let Some(lost) = self.lost.take() {
             return error_of(lost);
         }
-        if self.found_full {
+        if self.has_found_full {
             return all_full();
         }
         let detail = format!("no server of {prefix} can be reached");
@@ -321,7 +321,7 @@ async fn acquire_permit(
     match exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await? {
         Ok(permit) => Ok(Some(permit)),
         Err(QueueError::Full) => {
-            attempts.found_full = true;
+            attempts.has_found_full = true;
             attempts.tried.push(picked.endpoint.address.clone());
             Ok(None)
         }

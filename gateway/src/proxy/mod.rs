@@ -65,7 +65,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) upstreams: &'a UpstreamTable,
     pub(crate) origin: ForwardedInfo,
     /// The peer: a client, or a proxy in front of it.
-    pub(crate) client: IpAddr,
+    pub(crate) peer: IpAddr,
     pub(crate) metrics: &'a Metrics,
     pub(crate) retries: &'a RetryBudget,
     pub(crate) shedding: &'a Shedding,
@@ -108,9 +108,9 @@ impl RequestHandler for Proxy<'_> {
         let begin = Instant::now();
         let snapshot = self.upstreams.snapshot();
         let trusted = &snapshot.config.trusted;
-        let believed = trusted.iter().any(|network| network.contains(&self.client));
-        let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
-        let requester = through
+        let is_trusted_proxy = trusted.iter().any(|network| network.contains(&self.peer));
+        let behind_proxy = is_trusted_proxy.then(|| self.origin.through(self.peer, head.fields(), trusted));
+        let requester = behind_proxy
             .as_ref()
             .map_or_else(|| self.direct_requester(), |(client, origin)| Requester { client: *client, origin });
         let mut unanswered = LogOnDrop { proxy: self, requester, head: &head, begin, is_armed: true };
@@ -133,7 +133,7 @@ impl RequestHandler for Proxy<'_> {
     }
 
     fn reservation(&self) -> Option<Reservation> {
-        self.budget.reserve(self.client, 0).ok()
+        self.budget.reserve(self.peer, 0).ok()
     }
 }
 
@@ -157,7 +157,7 @@ impl Drop for LogOnDrop<'_> {
 impl Proxy<'_> {
     /// The requester without a trusted proxy: the peer itself.
     fn direct_requester(&self) -> Requester<'_> {
-        Requester { client: self.client, origin: &self.origin }
+        Requester { client: self.peer, origin: &self.origin }
     }
 
     /// Counts a request, and writes it to the access log. `head` is `None` if it was malformed.

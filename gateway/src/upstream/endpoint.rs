@@ -79,7 +79,7 @@ pub(crate) struct MalformedResponses {
 struct IdleConnection {
     stream: QueuedSocket,
     /// Until when the server certainly keeps the connection open.
-    sure: Instant,
+    reliable_until: Instant,
     until: Instant,
 }
 
@@ -87,9 +87,9 @@ struct IdleConnection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IdleLimits {
     /// For any request.
-    sure: Duration,
+    reliable: Duration,
     /// For a request that may be sent again if the server has closed the connection meanwhile.
-    most: Duration,
+    max: Duration,
 }
 
 /// Which connections a request may use.
@@ -98,7 +98,7 @@ pub(crate) enum Reuse {
     /// Any connection: if the server is closing it, the request is sent again.
     Any,
     /// An idle connection that is surely open, or else a new one.
-    Sure,
+    Reliable,
     /// A new connection.
     Never,
 }
@@ -192,7 +192,7 @@ impl Endpoint {
 
     /// An idle connection.
     pub(crate) fn reuse(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Option<ServerConnection> {
-        if reuse == Reuse::Sure {
+        if reuse == Reuse::Reliable {
             // A server that has been replaced will close its connections.
             self.follow_file();
         }
@@ -210,7 +210,7 @@ impl Endpoint {
     /// missing changes nothing: the server may still serve its connections.
     fn follow_file(&self) -> u64 {
         let Some(socket) = self.connector.unix() else { return 0 };
-        let seen = socket.look();
+        let seen = socket.observe();
         let mut state = self.lock();
         if seen.is_some() && state.file != seen {
             state.file = seen;
@@ -231,7 +231,7 @@ impl Endpoint {
         let last = state.idle.back()?;
         let fits = match reuse {
             Reuse::Any => last.until > now,
-            Reuse::Sure => last.sure > now,
+            Reuse::Reliable => last.reliable_until > now,
             Reuse::Never => false,
         };
         if fits { state.idle.pop_back().map(|idle| (idle.stream, state.file_changes)) } else { None }
@@ -256,7 +256,7 @@ impl Endpoint {
         response_began: Instant,
         now: Instant,
     ) {
-        if limits.most.is_zero() {
+        if limits.max.is_zero() {
             return;
         }
         let mut state = self.lock();
@@ -267,7 +267,11 @@ impl Endpoint {
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
         }
-        state.idle.push_back(IdleConnection { stream, sure: response_began + limits.sure, until: now + limits.most });
+        state.idle.push_back(IdleConnection {
+            stream,
+            reliable_until: response_began + limits.reliable,
+            until: now + limits.max,
+        });
     }
 
     pub(crate) fn record_malformed(&self, why: String, now: Instant) {
@@ -364,9 +368,9 @@ impl ServerConnection {
 
 impl IdleLimits {
     /// The limits that the server states in `Keep-Alive`, if it does.
-    pub(crate) fn from_header(said: Option<Duration>) -> Self {
-        let said = said.map(|said| said.saturating_sub(TRANSIT_MARGIN).min(MAX_IDLE_TIME));
-        Self { sure: said.unwrap_or(RELIABLE_IDLE_TIME), most: said.unwrap_or(MAX_IDLE_TIME) }
+    pub(crate) fn from_header(stated: Option<Duration>) -> Self {
+        let stated = stated.map(|stated| stated.saturating_sub(TRANSIT_MARGIN).min(MAX_IDLE_TIME));
+        Self { reliable: stated.unwrap_or(RELIABLE_IDLE_TIME), max: stated.unwrap_or(MAX_IDLE_TIME) }
     }
 }
 
@@ -395,9 +399,9 @@ mod tests {
             assert_eq!(idle(), 1, "a new connection leaves the others alone");
         };
         check(Reuse::Any, Duration::ZERO, true).await;
-        check(Reuse::Sure, Duration::ZERO, true).await;
+        check(Reuse::Reliable, Duration::ZERO, true).await;
         check(Reuse::Never, Duration::ZERO, false).await;
-        check(Reuse::Sure, RELIABLE_IDLE_TIME, false).await;
+        check(Reuse::Reliable, RELIABLE_IDLE_TIME, false).await;
         check(Reuse::Any, RELIABLE_IDLE_TIME, true).await;
         check(Reuse::Any, MAX_IDLE_TIME, false).await;
         endpoint.sweep(now + RELIABLE_IDLE_TIME);
@@ -423,16 +427,19 @@ mod tests {
             drop(listener.accept().await.unwrap());
         }
         let later = now + RELIABLE_IDLE_TIME;
-        let last = endpoint.connect(Reuse::Sure, later).await.unwrap();
+        let last = endpoint.connect(Reuse::Reliable, later).await.unwrap();
         assert!(!last.is_used);
         let (_server, _) = listener.accept().await.unwrap();
         last.return_to_pool(unsaid, now, later);
         assert_eq!(endpoint.lock().idle.len(), MAX_IDLE);
-        assert!(!endpoint.connect(Reuse::Sure, later).await.unwrap().is_used, "its response began long ago");
+        assert!(!endpoint.connect(Reuse::Reliable, later).await.unwrap().is_used, "its response began long ago");
         let last = endpoint.connect(Reuse::Any, later).await.unwrap();
         assert!(last.is_used);
         last.return_to_pool(unsaid, later, later);
-        assert!(endpoint.connect(Reuse::Sure, later).await.unwrap().is_used, "a full list keeps the latest one too");
+        assert!(
+            endpoint.connect(Reuse::Reliable, later).await.unwrap().is_used,
+            "a full list keeps the latest one too"
+        );
     }
 
     #[tokio::test]
@@ -479,13 +486,13 @@ mod tests {
         std::fs::rename(&path, folder.path().join("away")).unwrap();
         endpoint.sweep(now);
         assert_eq!(idle(), 1);
-        assert!(endpoint.reuse(Reuse::Sure, now).is_some_and(|connected| connected.is_used));
+        assert!(endpoint.reuse(Reuse::Reliable, now).is_some_and(|connected| connected.is_used));
         std::fs::rename(folder.path().join("away"), &path).unwrap();
         connect().await.return_to_pool(unsaid, now, now);
         assert_eq!(idle(), 1);
         let _second = bind(&beside);
         std::fs::rename(&beside, &path).unwrap();
-        assert!(endpoint.reuse(Reuse::Sure, now).is_none(), "another server is there");
+        assert!(endpoint.reuse(Reuse::Reliable, now).is_none(), "another server is there");
         in_use.return_to_pool(unsaid, now, now);
         assert_eq!(idle(), 0, "it is one of the server before");
         connect().await.return_to_pool(unsaid, now, now);
@@ -498,9 +505,9 @@ mod tests {
 
     #[test]
     fn a_connection_is_kept_for_less_than_the_server_keeps_it() {
-        let check = |said: Option<u64>, sure: u64, most: u64| {
-            let IdleLimits { sure: seen, most: longest } = IdleLimits::from_header(said.map(Duration::from_secs));
-            assert_eq!((seen.as_secs(), longest.as_secs()), (sure, most), "{said:?}");
+        let check = |stated: Option<u64>, reliable: u64, max: u64| {
+            let IdleLimits { reliable: seen, max: longest } = IdleLimits::from_header(stated.map(Duration::from_secs));
+            assert_eq!((seen.as_secs(), longest.as_secs()), (reliable, max), "{stated:?}");
         };
         check(None, 4, 60);
         check(Some(1), 0, 0);

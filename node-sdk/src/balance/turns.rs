@@ -18,12 +18,12 @@ pub struct Turns(Arc<AtomicUsize>);
 /// The turns of all pools of a process.
 #[derive(Debug, Default)]
 pub struct SharedTurns {
-    state: Mutex<SharedState>,
+    state: Mutex<TurnsState>,
     hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
-struct SharedState {
+struct TurnsState {
     /// By a hash of the key of the pool, such as its route.
     turns: HashMap<u64, Weak<AtomicUsize>>,
     /// At this size, the turns of pools that no longer exist are removed.

@@ -84,7 +84,7 @@ pub(crate) fn start(
         waiting: Vec::new(),
         warned: None,
         translated: None,
-        loss_logged: true,
+        has_logged_loss: true,
     };
     tokio::spawn({
         let view = Arc::clone(&view);

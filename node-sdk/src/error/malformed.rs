@@ -14,7 +14,7 @@ const MAX_NODES: usize = 1024;
 
 /// The malformed responses of nodes that one process has received.
 #[derive(Debug, Default)]
-pub(crate) struct MalformedResponses(Mutex<MalformedState>);
+pub(crate) struct MalformedLog(Mutex<MalformedState>);
 
 #[derive(Debug, Default)]
 struct MalformedState {
@@ -34,7 +34,7 @@ pub struct MalformedResponse {
     pub why: String,
 }
 
-impl MalformedResponses {
+impl MalformedLog {
     /// A node has answered in a way that no caller understands.
     pub(crate) fn record(&self, node: SocketAddr, name: &str, why: impl Display) {
         let now = Instant::now();
@@ -77,7 +77,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a14_what_was_wrong_is_remembered_of_so_many_nodes() {
-        let malformed = MalformedResponses::default();
+        let malformed = MalformedLog::default();
         let node = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
         for port in 1..=2 {
             malformed.record(node(port), "n", "\u{1b}noise");

@@ -43,7 +43,7 @@ impl NodeBuilder {
     /// time, so that the exit code of `main` shows it. A node that has started ends only by a
     /// signal.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = self.hear_signals()?;
+        let stop = self.handle_signals()?;
         let node = self.start().await?;
         notify_systemd("READY=1");
         stop.cancelled().await;
@@ -62,7 +62,7 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = self.hear_signals()?;
+        let stop = self.handle_signals()?;
         let node = self.start().await?;
         notify_systemd("READY=1");
         tokio::select! {
@@ -82,7 +82,7 @@ impl NodeBuilder {
     }
 
     /// Effects on the whole process: signal handlers, and lines on standard error.
-    fn hear_signals(&self) -> Result<CancellationToken, StartError> {
+    fn handle_signals(&self) -> Result<CancellationToken, StartError> {
         if !self.silent {
             net::print_without_subscriber();
         }
@@ -163,7 +163,7 @@ impl NodeBuilder {
             router,
             node: Arc::new(NodeContext { states: self.states, peers: peers.clone() }),
             peer_backlog: PeerBacklog::start(),
-            busy: SliceQueue::new(),
+            slices: SliceQueue::new(),
             budget: Budget::new(self.max_buffer_bytes),
             released: ReleasedCalls::new(tasks.clone()),
             tasks,

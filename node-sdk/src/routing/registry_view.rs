@@ -49,8 +49,8 @@ struct ViewState {
     reachability: Reachability,
     /// Limits the log about them.
     unreachable_log: LogThrottle,
-    /// The cache file is out of date.
-    unsaved: bool,
+    /// Whether the cache file is out of date.
+    is_unsaved: bool,
     /// The tables of other threads.
     tables: Vec<Weak<SharedTable>>,
 }
@@ -71,7 +71,7 @@ impl RegistryView {
             failed: BTreeSet::new(),
             reachability: Reachability::default(),
             unreachable_log: LogThrottle::with_burst(MAX_UNREACHABLE_LINES, LogThrottle::LOG_PERIOD),
-            unsaved: false,
+            is_unsaved: false,
             tables: Vec::new(),
         };
         Arc::new(Self {
@@ -142,7 +142,7 @@ impl RegistryView {
         let mut state = self.lock();
         if matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same) {
             state.stale_since = None;
-            state.unsaved = true;
+            state.is_unsaved = true;
             drop(state);
             if let Some(is_partial) = is_partial {
                 self.needs.listed(is_partial);
@@ -203,19 +203,19 @@ impl RegistryView {
 
     /// Whether the cache file is out of date.
     pub(crate) fn is_unsaved(&self) -> bool {
-        self.lock().unsaved
+        self.lock().is_unsaved
     }
 
     /// The content of the cache file has changed.
     pub(crate) fn mark_unsaved(&self) {
-        self.lock().unsaved = true;
+        self.lock().is_unsaved = true;
     }
 
     /// The text for the cache file, which `write` makes if the file is out of date. It then counts
     /// as saved.
     pub(crate) fn cache_text(&self, write: impl FnOnce(&Replica) -> Option<String>) -> Option<String> {
         let mut state = self.lock();
-        std::mem::take(&mut state.unsaved).then(|| write(&state.replica)).flatten()
+        std::mem::take(&mut state.is_unsaved).then(|| write(&state.replica)).flatten()
     }
 
     /// Whether there is something to report of other nodes.

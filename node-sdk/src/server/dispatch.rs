@@ -47,7 +47,7 @@ pub(crate) struct LocalService {
     /// Observes how much version 1 callers on this machine have read.
     pub(crate) peer_backlog: PeerBacklog,
     /// The time slices of callers that send without a pause.
-    pub(crate) busy: SliceQueue,
+    pub(crate) slices: SliceQueue,
     /// The bytes that are held for callers.
     pub(crate) budget: Arc<Budget>,
     /// Work that outlasts calls.

@@ -12,7 +12,7 @@ use protocol::{
 };
 
 use crate::error::lost::LostCalls;
-use crate::error::malformed::MalformedResponses;
+use crate::error::malformed::MalformedLog;
 use crate::transport::blocked::BlockedAddresses;
 
 /// Maximum bytes that a node may send before it has said who it is: a hello has far fewer.
@@ -50,7 +50,7 @@ pub(crate) struct Connector {
     /// Calls without a response that this process has lost.
     pub(crate) lost: Arc<LostCalls>,
     /// Answers that could not be understood.
-    pub(crate) malformed: Arc<MalformedResponses>,
+    pub(crate) malformed: Arc<MalformedLog>,
 }
 
 impl Target {

@@ -128,8 +128,8 @@ impl WriteQueue {
         }
     }
 
-    /// Notes that the packet of this range has no response. Its route is told if it is lost.
-    pub(crate) fn note_one_way(&mut self, range: QueuedRange, route: &Arc<str>) {
+    /// Records that the packet of this range has no response. Its route is told if it is lost.
+    pub(crate) fn record_one_way(&mut self, range: QueuedRange, route: &Arc<str>) {
         match self {
             Self::Batch(batch) => batch.one_way.push_back((range.first + range.bytes as u64, Arc::clone(route))),
             Self::Legacy(legacy) => legacy.one_way.push_back((range.first, Arc::clone(route))),

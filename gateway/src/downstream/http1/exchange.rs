@@ -190,16 +190,16 @@ impl Exchange for Http1Connection<'_> {
     ) -> (impl Source, impl Sink, &'a mut Timer) {
         let (from_client, to_client) = open(&mut self.stream).split();
         let source = Http1Source { input: &mut self.input, from_client, has_deadline };
-        self.chunks = false;
+        self.is_chunked = false;
         let sink = Http1Sink {
             head,
             to_client,
             output: &mut self.output,
             keep_alive: &mut self.keep_alive,
-            limit: self.limits.write,
+            write_timeout: self.timeouts.write,
             status: &mut self.status,
-            client: &self.client.pace,
-            chunks: &mut self.chunks,
+            pace: &self.client.pace,
+            is_chunked: &mut self.is_chunked,
             line: &mut self.line,
             has_head: false,
             zeros: 0,
@@ -220,7 +220,7 @@ impl Exchange for Http1Connection<'_> {
     }
 
     fn end_stream(&mut self, is_whole: bool) {
-        if !is_whole && !self.chunks {
+        if !is_whole && !self.is_chunked {
             // A client that reads to the end of the connection must not take this end for that of
             // the response.
             open(&mut self.stream).reset_on_drop();

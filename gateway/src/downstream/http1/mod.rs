@@ -67,18 +67,18 @@ struct Http1Connection<'a> {
     reservations: Vec<Reservation>,
     head_reservation: Option<Reservation>,
     keep_alive: KeepAlive,
-    /// The body of the response goes in chunks.
-    chunks: bool,
+    /// Whether the body of the response goes in chunks.
+    is_chunked: bool,
     is_head: bool,
     /// The status that the present request was answered with, if it was.
     status: Option<StatusCode>,
     timer: Timer,
     /// When the wait for a head, or for the rest of one, began.
-    since: Instant,
+    waiting_since: Instant,
     /// When the last request was answered, if there was no wait since: this saves a reading of the
     /// clock.
     answered: Option<Instant>,
-    limits: Http1Timeouts,
+    timeouts: Http1Timeouts,
     client: &'a TrackedClient,
     slice: PollSlice<'a>,
     /// Completes when the client is to be closed. It is awaited again and again.
@@ -101,7 +101,7 @@ pub(crate) async fn run(
     client: &TrackedClient,
     handler: &impl RequestHandler,
 ) -> &'static str {
-    let limits =
+    let timeouts =
         Http1Timeouts { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let (now, polls) = (Instant::now(), PollCounter::default());
     let mut connection = Http1Connection {
@@ -121,13 +121,13 @@ pub(crate) async fn run(
         reservations: Vec::new(),
         head_reservation: None,
         keep_alive: KeepAlive::Stays,
-        chunks: false,
+        is_chunked: false,
         is_head: false,
         status: None,
-        timer: Timer::at(now + limits.header),
-        since: now,
+        timer: Timer::at(now + timeouts.header),
+        waiting_since: now,
         answered: None,
-        limits,
+        timeouts,
         client,
         slice: PollSlice::new(&polls),
         stop: std::pin::pin!(client.stop.clone().cancelled_owned()),
@@ -212,13 +212,13 @@ impl Http1Connection<'_> {
         // connection.
         let newly_begun = !std::mem::replace(&mut self.input.has_begun, has_begun);
         if newly_begun && !is_first {
-            self.since = now;
+            self.waiting_since = now;
         }
-        let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
+        let timeout = if has_begun || is_first { self.timeouts.header } else { self.timeouts.idle };
         // A client that is about to send a request is answered, and told that it was the last one.
         // Closing at once would lose that request.
         let stops = !has_begun && self.client.stop.is_cancelled();
-        let due = self.since + limit;
+        let due = self.waiting_since + timeout;
         self.timer.set(if stops { due.min(now + LAST_REQUEST_WAIT) } else { due });
         if self.input.buffer.is_empty() {
             // A client that has not sent any request counts as one that has not finished a head.
@@ -332,7 +332,7 @@ impl Http1Connection<'_> {
 
     /// Writes all waiting bytes.
     async fn flush(&mut self) -> Result<(), Ended> {
-        if write_all(open(&mut self.stream), &mut self.output, self.limits.write, &self.client.pace).await?
+        if write_all(open(&mut self.stream), &mut self.output, self.timeouts.write, &self.client.pace).await?
             == Written::Late
         {
             self.answered = None;
@@ -345,7 +345,7 @@ impl Http1Connection<'_> {
     /// connection, and the client may lose bytes that it has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
         // A slow client has as long for the last message as for all others.
-        if open(&mut self.stream).sent(self.limits.write, &self.client.pace).await.is_err() {
+        if open(&mut self.stream).sent(self.timeouts.write, &self.client.pace).await.is_err() {
             return Ended(why);
         }
         let _ = timeout(LINGER_TIMEOUT, open(&mut self.stream).shutdown()).await;

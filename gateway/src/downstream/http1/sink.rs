@@ -22,11 +22,11 @@ pub(super) struct Http1Sink<'a> {
     pub(super) to_client: WriteHalf<'a>,
     pub(super) output: &'a mut BytesMut,
     pub(super) keep_alive: &'a mut KeepAlive,
-    pub(super) limit: Duration,
+    pub(super) write_timeout: Duration,
     pub(super) status: &'a mut Option<StatusCode>,
-    pub(super) client: &'a ClientPace,
+    pub(super) pace: &'a ClientPace,
     /// The body is sent in chunks, so that its end differs from that of the connection.
-    pub(super) chunks: &'a mut bool,
+    pub(super) is_chunked: &'a mut bool,
     /// The part of the status line that has been written, and whether it is whole.
     pub(super) line: &'a mut StatusLine,
     pub(super) has_head: bool,
@@ -74,7 +74,7 @@ impl Sink for Http1Sink<'_> {
             }
             Framing::Chunked | Framing::Close if self.head.is_1_1 => {
                 out.put_slice(b"transfer-encoding: chunked\r\n");
-                *self.chunks = true;
+                *self.is_chunked = true;
             }
             // HTTP/1.0 has no other way to mark the end of a body.
             Framing::Chunked | Framing::Close => *self.keep_alive = KeepAlive::Closes,
@@ -101,11 +101,11 @@ impl Sink for Http1Sink<'_> {
         if !data.is_empty() {
             self.zeros = 0;
         }
-        put_chunk(self.output, *self.chunks, &data);
+        put_chunk(self.output, *self.is_chunked, &data);
     }
 
     fn end(&mut self, trailers: &[u8]) {
-        if *self.chunks {
+        if *self.is_chunked {
             put_last_chunk(self.output, trailers);
         }
     }
@@ -113,14 +113,14 @@ impl Sink for Http1Sink<'_> {
     fn write_test_byte(&mut self) {
         if !self.has_head {
             self.line.begin(self.output);
-        } else if *self.chunks && self.zeros < MAX_ZEROS {
+        } else if *self.is_chunked && self.zeros < MAX_ZEROS {
             self.output.put_u8(b'0');
             self.zeros += 1;
         }
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
-        write_all(&mut self.to_client, self.output, self.limit, self.client).await?;
+        write_all(&mut self.to_client, self.output, self.write_timeout, self.pace).await?;
         Ok(())
     }
 
@@ -132,6 +132,6 @@ impl Sink for Http1Sink<'_> {
 
     async fn writable(&mut self) -> Result<(), Ended> {
         self.release_buffers();
-        Ok(self.to_client.writable(self.limit, self.client).await?)
+        Ok(self.to_client.writable(self.write_timeout, self.pace).await?)
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Http2Body {
 pub(super) struct Http2Sender {
     pub(super) respond: SendResponse<Bytes>,
     pub(super) send: Option<SendStream<Bytes>>,
-    pub(super) client: Arc<ClientPace>,
+    pub(super) pace: Arc<ClientPace>,
 }
 
 impl Http2Body {
@@ -124,7 +124,7 @@ pub(super) async fn send_data(
     out: &Mutex<Http2Sender>,
     mut data: Bytes,
     ends: bool,
-    limit: Duration,
+    write_timeout: Duration,
 ) -> Result<(), Ended> {
     let gone = || Ended("reset by the client within a response");
     loop {
@@ -144,15 +144,17 @@ pub(super) async fn send_data(
                 Some(send) => send.poll_capacity(task),
                 None => Poll::Ready(None),
             });
-            let client = Arc::clone(&lock(out).client);
-            let _wait = client.wait();
-            let room = timeout(limit, room).await.map_err(|_elapsed| Ended("the client does not read its response"))?;
+            let pace = Arc::clone(&lock(out).pace);
+            let _wait = pace.wait();
+            let room = timeout(write_timeout, room)
+                .await
+                .map_err(|_elapsed| Ended("the client does not read its response"))?;
             room.and_then(Result::ok).ok_or_else(gone)?
         };
         let part = data.split_to(room.min(data.len()));
         let is_last = ends && data.is_empty();
         let mut out = lock(out);
-        out.client.record_bytes(part.len());
+        out.pace.record_bytes(part.len());
         let send = out.send.as_mut().ok_or_else(gone)?;
         send.send_data(part, is_last).map_err(|_| gone())?;
         if data.is_empty() {

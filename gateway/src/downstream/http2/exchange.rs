@@ -47,10 +47,10 @@ pub(super) struct Http2Exchange {
     status: Option<StatusCode>,
     /// The client waits for `100 Continue` before it sends the body.
     needs_continue: bool,
-    length: Framing,
+    framing: Framing,
     is_head: bool,
     /// How long the client may read nothing.
-    limit: Duration,
+    write_timeout: Duration,
 }
 
 impl Http2Exchange {
@@ -58,23 +58,23 @@ impl Http2Exchange {
     pub(super) fn open(
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        limit: Duration,
-        client: Arc<ClientPace>,
+        write_timeout: Duration,
+        pace: Arc<ClientPace>,
     ) -> (Self, Result<RequestHead, Problem>) {
         let (parts, body) = request.into_parts();
         let head = read_head(&parts, body.is_end_stream());
-        let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
+        let framing = head.as_ref().map_or(Framing::Empty, |head| head.framing);
         let needs_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let exchange = Self {
             incoming: Http2Body { body, read_ahead: VecDeque::new() },
-            outgoing: Mutex::new(Http2Sender { respond, send: None, client }),
+            outgoing: Mutex::new(Http2Sender { respond, send: None, pace }),
             timer: None,
             full: None,
             status: None,
             needs_continue,
-            length,
+            framing,
             is_head: parts.method == http::Method::HEAD,
-            limit,
+            write_timeout,
         };
         (exchange, head)
     }
@@ -96,7 +96,7 @@ impl Http2Exchange {
         });
         if self.incoming.is_empty(deadline).await? {
             head.framing = Framing::Empty;
-            self.length = Framing::Empty;
+            self.framing = Framing::Empty;
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Http2Exchange {
         let ends = has_none || self.is_head || body.is_empty();
         self.sender().begin(response, ends)?;
         if !ends {
-            send_data(&self.outgoing, body, true, self.limit).await?;
+            send_data(&self.outgoing, body, true, self.write_timeout).await?;
         }
         held.into_iter().for_each(Reservation::complete);
         Ok(())
@@ -182,7 +182,7 @@ impl Exchange for Http2Exchange {
             let detail = format!("the body is larger than {limit} bytes");
             RequestError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ProblemKind::BODY_TOO_LARGE, detail))
         };
-        match self.length {
+        match self.framing {
             Framing::Empty => return Ok(Bytes::new()),
             Framing::Length(bytes) if bytes > limit as u64 => return Err(too_large()),
             _ => self.send_continue(),
@@ -256,9 +256,9 @@ impl Exchange for Http2Exchange {
         _has_deadline: bool,
         now: Instant,
     ) -> (impl Source, impl Sink, &'a mut Timer) {
-        let Self { incoming, outgoing, timer, limit, status, .. } = self;
-        let timer = timer.get_or_insert_with(|| Timer::at(now + *limit));
-        (Http2Source { incoming, outgoing }, Http2Sink::new(outgoing, *limit, status), timer)
+        let Self { incoming, outgoing, timer, write_timeout, status, .. } = self;
+        let timer = timer.get_or_insert_with(|| Timer::at(now + *write_timeout));
+        (Http2Source { incoming, outgoing }, Http2Sink::new(outgoing, *write_timeout, status), timer)
     }
 
     fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool {

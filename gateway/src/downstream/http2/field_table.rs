@@ -63,24 +63,24 @@ enum Position {
     #[default]
     Field,
     /// A byte of a number: its purpose, and the value and the number of the bits read so far.
-    Number(NumberOf, usize, u32),
-    StringLength(StringOf),
+    Number(NumberPurpose, usize, u32),
+    StringLength(StringPurpose),
     /// In a string, of which this many bytes are left.
-    String(StringOf, usize),
+    String(StringPurpose, usize),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum NumberOf {
+enum NumberPurpose {
     /// The name of a field whose value follows.
     Name,
     /// A whole field, or the size of the table.
     Whole,
     /// The length of a string, which may be compressed.
-    Length(StringOf, bool),
+    Length(StringPurpose, bool),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum StringOf {
+enum StringPurpose {
     Name,
     Value,
 }
@@ -153,10 +153,10 @@ impl FieldTable {
         self.position = match self.position {
             Position::Field => {
                 let (of, bits, is_entry) = match byte {
-                    0x80.. => (NumberOf::Whole, 7, false),
-                    0x40..0x80 => (NumberOf::Name, 6, true),
-                    0x20..0x40 => (NumberOf::Whole, 5, false),
-                    _ => (NumberOf::Name, 4, false),
+                    0x80.. => (NumberPurpose::Whole, 7, false),
+                    0x40..0x80 => (NumberPurpose::Name, 6, true),
+                    0x20..0x40 => (NumberPurpose::Whole, 5, false),
+                    _ => (NumberPurpose::Name, 4, false),
                 };
                 self.entry = is_entry.then_some(ENTRY_OVERHEAD);
                 self.begin_number(of, byte, bits)
@@ -166,7 +166,7 @@ impl FieldTable {
                 let value = value + (usize::from(byte & 0x7F) << bits.min(28));
                 if byte & 0x80 == 0 { self.end_number(of, value) } else { Position::Number(of, value, bits + 7) }
             }
-            Position::StringLength(of) => self.begin_number(NumberOf::Length(of, byte & 0x80 != 0), byte, 7),
+            Position::StringLength(of) => self.begin_number(NumberPurpose::Length(of, byte & 0x80 != 0), byte, 7),
             Position::String(of, left) => {
                 let taken = left.min(bytes.len());
                 self.position = if taken == left { self.end_string(of) } else { Position::String(of, left - taken) };
@@ -177,7 +177,7 @@ impl FieldTable {
     }
 
     /// Reads the first byte of a number, which has `bits` bits of it.
-    fn begin_number(&mut self, of: NumberOf, byte: u8, bits: u32) -> Position {
+    fn begin_number(&mut self, of: NumberPurpose, byte: u8, bits: u32) -> Position {
         let most = (1 << bits) - 1;
         match usize::from(byte) & most {
             value if value < most => self.end_number(of, value),
@@ -185,12 +185,12 @@ impl FieldTable {
         }
     }
 
-    fn end_number(&mut self, of: NumberOf, value: usize) -> Position {
+    fn end_number(&mut self, of: NumberPurpose, value: usize) -> Position {
         match of {
-            NumberOf::Whole => Position::Field,
-            NumberOf::Name if value == 0 => Position::StringLength(StringOf::Name),
-            NumberOf::Name => Position::StringLength(StringOf::Value),
-            NumberOf::Length(of, is_compressed) => {
+            NumberPurpose::Whole => Position::Field,
+            NumberPurpose::Name if value == 0 => Position::StringLength(StringPurpose::Name),
+            NumberPurpose::Name => Position::StringLength(StringPurpose::Value),
+            NumberPurpose::Length(of, is_compressed) => {
                 // The longest code of a byte has 30 bits.
                 let least = if is_compressed { value * 8 / 30 } else { value };
                 self.entry = self.entry.map(|entry| entry + least);
@@ -199,10 +199,10 @@ impl FieldTable {
         }
     }
 
-    fn end_string(&mut self, of: StringOf) -> Position {
+    fn end_string(&mut self, of: StringPurpose) -> Position {
         match of {
-            StringOf::Name => Position::StringLength(StringOf::Value),
-            StringOf::Value => {
+            StringPurpose::Name => Position::StringLength(StringPurpose::Value),
+            StringPurpose::Value => {
                 if let Some(size) = self.entry.take() {
                     self.insert(size);
                 }

@@ -41,11 +41,11 @@ pub(super) struct MeteredStream<'a> {
 
 /// The connection's bytes as its task observes them.
 pub(super) struct ConnectionActivity {
-    /// The client has used up its budget, and is not read from any more.
-    pub(super) flood: AtomicBool,
-    pub(super) since: Instant,
-    /// In milliseconds after `since`.
-    pub(super) wrote: AtomicU64,
+    /// Whether the client has used up its budget, and is not read from any more.
+    pub(super) is_flooding: AtomicBool,
+    pub(super) begun_at: Instant,
+    /// When bytes were last written, in milliseconds after `begun_at`.
+    pub(super) last_write_ms: AtomicU64,
     /// The memory of the table of header fields.
     table_bytes: AtomicUsize,
     /// Bytes that were read since all requests before them were accepted.
@@ -72,18 +72,18 @@ impl<'a> MeteredStream<'a> {
 }
 
 impl ConnectionActivity {
-    pub(super) fn new(since: Instant) -> Self {
+    pub(super) fn new(begun_at: Instant) -> Self {
         Self {
-            flood: AtomicBool::new(false),
-            since,
-            wrote: AtomicU64::new(0),
+            is_flooding: AtomicBool::new(false),
+            begun_at,
+            last_write_ms: AtomicU64::new(0),
             table_bytes: AtomicUsize::new(0),
             round_bytes: AtomicUsize::new(0),
         }
     }
 
     pub(super) fn last_write(&self) -> Instant {
-        self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
+        self.begun_at + Duration::from_millis(self.last_write_ms.load(Ordering::Relaxed))
     }
 
     pub(super) fn table_bytes(&self) -> usize {
@@ -110,7 +110,7 @@ impl ConnectionActivity {
 
 impl AsyncRead for MeteredStream<'_> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.activity.flood.load(Ordering::Relaxed) {
+        if self.activity.is_flooding.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -142,7 +142,7 @@ impl AsyncRead for MeteredStream<'_> {
             task.waker().wake_by_ref();
         }
         if !this.meter.has_points(now) {
-            this.activity.flood.store(true, Ordering::Relaxed);
+            this.activity.is_flooding.store(true, Ordering::Relaxed);
             task.waker().wake_by_ref();
         }
         read
@@ -154,8 +154,8 @@ impl AsyncWrite for MeteredStream<'_> {
         let written = Pin::new(&mut self.stream).poll_write(task, bytes);
         if let Poll::Ready(Ok(bytes)) = written {
             self.meter.sent(bytes);
-            let wrote = u64::try_from(self.activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.activity.wrote.store(wrote, Ordering::Relaxed);
+            let last_write_ms = u64::try_from(self.activity.begun_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.activity.last_write_ms.store(last_write_ms, Ordering::Relaxed);
         }
         written
     }

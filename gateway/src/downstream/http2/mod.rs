@@ -125,7 +125,7 @@ async fn serve(
         tokio::select! {
             biased;
             () = poll_fn(|_| {
-                let costs_too_much = held.is_table_too_large() || activity.flood.load(Ordering::Relaxed);
+                let costs_too_much = held.is_table_too_large() || activity.is_flooding.load(Ordering::Relaxed);
                 if costs_too_much { Poll::Ready(()) } else { Poll::Pending }
             }) => {
                 break ("costs too much", Reason::ENHANCE_YOUR_CALM);

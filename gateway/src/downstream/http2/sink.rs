@@ -27,16 +27,20 @@ pub(super) struct Http2Sink<'a> {
     pub(super) waiting: VecDeque<Bytes>,
     /// The body is complete; these trailers follow.
     pub(super) end: Option<HeaderMap>,
-    /// The head has not ended the stream.
-    pub(super) open: bool,
+    /// Whether the head has not ended the stream.
+    pub(super) is_open: bool,
     pub(super) broken: Option<Ended>,
-    pub(super) limit: Duration,
+    pub(super) write_timeout: Duration,
     pub(super) status: &'a mut Option<StatusCode>,
 }
 
 impl<'a> Http2Sink<'a> {
-    pub(super) fn new(outgoing: &'a Mutex<Http2Sender>, limit: Duration, status: &'a mut Option<StatusCode>) -> Self {
-        Self { outgoing, waiting: VecDeque::new(), end: None, open: true, broken: None, limit, status }
+    pub(super) fn new(
+        outgoing: &'a Mutex<Http2Sender>,
+        write_timeout: Duration,
+        status: &'a mut Option<StatusCode>,
+    ) -> Self {
+        Self { outgoing, waiting: VecDeque::new(), end: None, is_open: true, broken: None, write_timeout, status }
     }
 }
 
@@ -59,8 +63,8 @@ impl Sink for Http2Sink<'_> {
         if !fields.contains_key(DATE) {
             put_date(fields);
         }
-        self.open = response.framing != Framing::Empty;
-        self.broken = lock(self.outgoing).begin(head, !self.open).err();
+        self.is_open = response.framing != Framing::Empty;
+        self.broken = lock(self.outgoing).begin(head, !self.is_open).err();
     }
 
     fn data(&mut self, data: Bytes) {
@@ -103,7 +107,7 @@ impl Sink for Http2Sink<'_> {
         let ends = self.end.as_ref().is_some_and(HeaderMap::is_empty);
         while let Some(data) = self.waiting.pop_front() {
             let is_last = ends && self.waiting.is_empty();
-            send_data(self.outgoing, data, is_last, self.limit).await?;
+            send_data(self.outgoing, data, is_last, self.write_timeout).await?;
             if is_last {
                 self.end = None;
             }
@@ -113,7 +117,7 @@ impl Sink for Http2Sink<'_> {
         let mut out = lock(self.outgoing);
         match &mut out.send {
             // The head has ended the stream already.
-            Some(_) if !self.open => Ok(()),
+            Some(_) if !self.is_open => Ok(()),
             Some(send) if trailers.is_empty() => send.send_data(Bytes::new(), true).map_err(gone),
             Some(send) => send.send_trailers(trailers).map_err(gone),
             None => Ok(()),

@@ -50,7 +50,7 @@ pub(crate) struct ServerCheck {
     connector: Connector,
     how: config::Check,
     every: Duration,
-    alive: AtomicBool,
+    is_alive: AtomicBool,
 }
 
 impl ServerChecks {
@@ -72,7 +72,7 @@ impl ServerChecks {
             connector: endpoint.connector.clone(),
             how: how.clone(),
             every,
-            alive: AtomicBool::new(true),
+            is_alive: AtomicBool::new(true),
         });
         known.insert(key, Arc::downgrade(&check));
         tokio::spawn(run(Arc::downgrade(&check), Arc::clone(&self.log_throttle)));
@@ -82,18 +82,18 @@ impl ServerChecks {
 
 impl ServerCheck {
     pub(crate) fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+        self.is_alive.load(Ordering::Relaxed)
     }
 }
 
 async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
-        let ServerCheck { connector, how, every, alive } = &*held;
+        let ServerCheck { connector, how, every, is_alive } = &*held;
         let sign = timeout(TIMEOUT, probe(connector, how)).await.unwrap_or(Err("no answer in time"));
         failed = if sign.is_ok() { 0 } else { failed + 1 };
-        let is_alive = failed < MAX_FAILURES;
-        if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
+        let passes = failed < MAX_FAILURES;
+        if is_alive.swap(passes, Ordering::Relaxed) != passes {
             let now = Instant::now().into_std();
             let allowed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match (sign, allowed) {

@@ -63,7 +63,7 @@ impl UnixSockets {
         });
         known.insert(path.clone(), Arc::downgrade(&socket));
         drop(known);
-        socket.look();
+        socket.observe();
         socket
     }
 }
@@ -84,7 +84,7 @@ impl UnixSocket {
 
     /// The file at the path, unless it has a fault. Logs a change. Asks the system, which takes
     /// about a microsecond.
-    pub(crate) fn look(&self) -> Option<SocketFile> {
+    pub(crate) fn observe(&self) -> Option<SocketFile> {
         match SocketFile::at(&self.path) {
             Ok(file) => {
                 if self.is_unusable() {

@@ -53,7 +53,7 @@ impl SocketFile {
         if !file.file_type().is_socket() {
             return Err(UnixFault::NoSocket);
         }
-        if !may(path, Access::WRITE_OK) {
+        if !has_access(path, Access::WRITE_OK) {
             return Err(denied(path));
         }
         Ok(Self { device: file.dev(), inode: file.ino(), made: (file.mtime(), file.mtime_nsec()) })
@@ -90,10 +90,10 @@ fn denied(path: &Path) -> UnixFault {
     let user = geteuid().as_raw();
     let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
     folders.reverse();
-    if let Some(closed) = folders.into_iter().find(|folder| !may(folder, Access::EXEC_OK)) {
+    if let Some(closed) = folders.into_iter().find(|folder| !has_access(folder, Access::EXEC_OK)) {
         return UnixFault::Denied(format!("user {user} needs the right to enter the folder {}", closed.display()));
     }
-    match may(path, Access::WRITE_OK) {
+    match has_access(path, Access::WRITE_OK) {
         true => UnixFault::Forbidden,
         false => UnixFault::Denied(format!("user {user} needs the right to write to {}", path.display())),
     }
@@ -101,7 +101,7 @@ fn denied(path: &Path) -> UnixFault {
 
 /// Whether the permissions allow it. Where the system does not say, as in containers that know
 /// fewer system calls, they count as if they did: the connection will show it.
-fn may(path: &Path, access: Access) -> bool {
+fn has_access(path: &Path, access: Access) -> bool {
     accessat(CWD, path, access, AtFlags::EACCESS) != Err(Errno::ACCESS)
 }
 

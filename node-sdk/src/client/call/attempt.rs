@@ -66,7 +66,7 @@ impl RawCall<'_> {
             }
             (Lookup::Unavailable | Lookup::Unknown, None) => return self.no_provider_error().map(Some),
         };
-        if self.progress.declined_here {
+        if self.progress.has_declined_here {
             let here = providers.members().iter().find(|provider| provider.is_local);
             self.pick.excluded = here.map(|provider| provider.connection.address);
         }
@@ -91,9 +91,9 @@ impl RawCall<'_> {
                 }
                 Err(SubmitError::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
                 Err(SubmitError::Connection(refusal)) => {
-                    self.progress.found_full |= refusal == EnqueueError::Full;
+                    self.progress.has_found_full |= refusal == EnqueueError::Full;
                     // A version 2 provider may accept a packet that a version 1 node cannot read.
-                    self.progress.found_too_small |= refusal == EnqueueError::TooLarge;
+                    self.progress.has_found_too_small |= refusal == EnqueueError::TooLarge;
                     self.progress.tried.push(provider.connection.address);
                 }
             }
@@ -158,7 +158,7 @@ impl RawCall<'_> {
     fn local(&self) -> Option<Arc<dyn LocalCall>> {
         // A stream needs a connection, even to this node itself, which must be listed.
         let is_elsewhere = self.address.is_some() || self.pick.instance.is_some() || self.window.is_some();
-        if is_elsewhere || self.progress.declined_here {
+        if is_elsewhere || self.progress.has_declined_here {
             return None;
         }
         self.mesh.local().filter(|service| service.offers(self.method, self.path))
@@ -327,12 +327,12 @@ impl RawCall<'_> {
     /// The result when no node is left to try.
     fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
         let url = self.url();
-        let CallProgress { lost, declined, found_full, found_too_small, .. } = &mut self.progress;
+        let CallProgress { lost, declined, has_found_full, has_found_too_small, .. } = &mut self.progress;
         match (lost, declined.take()) {
             (_, Some(declined)) => Ok(declined),
             (Some(node), None) => Err(CallError::Lost { url, node: *node }),
-            (None, None) if *found_full => Err(CallError::Overloaded { url }),
-            (None, None) if *found_too_small => Err(CallError::TooLarge { url }),
+            (None, None) if *has_found_full => Err(CallError::Overloaded { url }),
+            (None, None) if *has_found_too_small => Err(CallError::TooLarge { url }),
             (None, None) => Err(CallError::NoProvider { url }),
         }
     }
@@ -351,7 +351,7 @@ impl RawCall<'_> {
             CallState::Local(response) => match ready!(response.as_mut().poll(task)) {
                 Some(frame) if is_declined(&frame) => {
                     // Another node may carry it out.
-                    (self.progress.declined, self.progress.declined_here) = (Some(frame), true);
+                    (self.progress.declined, self.progress.has_declined_here) = (Some(frame), true);
                     self.progress.state = CallState::Due;
                     Poll::Ready(Ok(None))
                 }

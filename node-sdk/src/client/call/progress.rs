@@ -23,7 +23,7 @@ pub(super) struct CallProgress {
     pub(super) state: CallState,
     /// The answer of the Distributor, if it was asked who offers the route.
     pub(super) asked: Option<Answer>,
-    /// The call has waited for the first list.
+    /// Whether the call has waited for the first list.
     pub(super) has_waited_for_list: bool,
     /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
@@ -32,12 +32,12 @@ pub(super) struct CallProgress {
     /// A response which says that the call was not carried out. It is returned if no other node
     /// succeeds.
     pub(super) declined: Option<Bytes>,
-    /// The response in `declined`, or an earlier one, came from this node itself.
-    pub(super) declined_here: bool,
-    /// A tried node had no room.
-    pub(super) found_full: bool,
-    /// A tried node cannot take so large a packet.
-    pub(super) found_too_small: bool,
+    /// Whether the response in `declined`, or an earlier one, came from this node itself.
+    pub(super) has_declined_here: bool,
+    /// Whether a tried node had no room.
+    pub(super) has_found_full: bool,
+    /// Whether a tried node cannot take so large a packet.
+    pub(super) has_found_too_small: bool,
     /// The node whose response it is.
     pub(super) answered_by: Option<SocketAddr>,
     /// The stream that the call has become.

@@ -66,8 +66,8 @@ pub(super) struct RegistryClient {
     pub(super) warned: Option<IpAddr>,
     /// The address that this node is listed at and does not have, as the log has said.
     pub(super) translated: Option<IpAddr>,
-    /// The last log line says that there is no connection.
-    pub(super) loss_logged: bool,
+    /// Whether the last log line says that there is no connection.
+    pub(super) has_logged_loss: bool,
 }
 
 /// How a session ended.
@@ -164,7 +164,7 @@ impl RegistryClient {
             SessionEnd::ForeignServer(what) => {
                 let pause = retries.backoff.pause(fastrand::f64());
                 if let Some(suppressed) = retries.foreign_servers.allow(now) {
-                    self.loss_logged = true;
+                    self.has_logged_loss = true;
                     error!(
                         distributor = %self.address, name = %self.description.name, suppressed,
                         "the server at this address is not a Distributor: {what}; check the address; trying again in {:.0} s",
@@ -175,7 +175,7 @@ impl RegistryClient {
             }
         };
         if let Some(suppressed) = retries.losses.allow(now) {
-            self.loss_logged = true;
+            self.has_logged_loss = true;
             warn!(distributor = %self.address, reason, suppressed, "connection to the Distributor lost; the known nodes stay in use");
         }
         // All nodes lost the Distributor at this moment, so they return one after the other, spread
@@ -187,7 +187,7 @@ impl RegistryClient {
     /// Logs that no connection was made, and returns the pause before the next attempt.
     fn pause_after_failure(&mut self, error: &str, retries: &mut Retries) -> Duration {
         if let Some(suppressed) = retries.failures.allow(Instant::now().into_std()) {
-            self.loss_logged = true;
+            self.has_logged_loss = true;
             let at = &self.address;
             warn!(error, suppressed, "cannot connect to the Distributor at {at}; trying every 3 s");
         }

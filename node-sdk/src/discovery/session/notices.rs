@@ -87,7 +87,7 @@ impl RegistryClient {
             }
             return;
         }
-        if uses_too_much(reason) && self.view.needs().use_less() {
+        if uses_too_much(reason) && self.view.needs().halve_used_urls() {
             // Many nodes may be told so at once, when a Distributor starts.
             let pause = return_pause(reason, answer.retry_after.unwrap_or_default(), fastrand::f64());
             session.register_at = Some(Instant::now() + pause);

@@ -47,7 +47,7 @@ impl RegistryClient {
 
     /// Logs that the Distributor is back, if the log has said that it is gone.
     fn log_connected(&mut self, first: &Packet<'_>) {
-        if !std::mem::take(&mut self.loss_logged) {
+        if !std::mem::take(&mut self.has_logged_loss) {
             return;
         }
         // A rejection states its own reason.

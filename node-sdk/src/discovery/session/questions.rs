@@ -70,8 +70,8 @@ impl RegistryClient {
         let Some(key) = question_key(packet).filter(|key| needs.is_question(*key)) else { return false };
         match answer.reason.as_deref().unwrap_or_default() {
             "busy" => needs.postpone(key, Instant::now() + answer.retry_after.unwrap_or(BUSY_WAIT)),
-            TOO_MANY_NEEDS if needs.ask_fewer(key, Instant::now()) => {}
-            reason if uses_too_much(reason) && needs.use_less() => {
+            TOO_MANY_NEEDS if needs.shrink_question(key, Instant::now()) => {}
+            reason if uses_too_much(reason) && needs.halve_used_urls() => {
                 needs.postpone(key, Instant::now());
                 self.warn_of_many(session, reason);
                 self.register(session);

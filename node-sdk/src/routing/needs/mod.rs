@@ -156,9 +156,9 @@ impl Needs {
 
     /// The Distributor takes fewer urls than this node uses and asks for. If it asks for more than
     /// it uses, it asks again, for half as many at a time. Returns whether it does.
-    pub(crate) fn ask_fewer(&self, key: u64, now: Instant) -> bool {
+    pub(crate) fn shrink_question(&self, key: u64, now: Instant) -> bool {
         let used = self.read_used().len();
-        self.questions().ask_fewer(key, used, now)
+        self.questions().shrink_question(key, used, now)
     }
 
     /// The Distributor does not answer.
@@ -173,7 +173,7 @@ impl Needs {
 
     /// The Distributor takes fewer urls: drops half of them. Returns whether there were any to
     /// drop.
-    pub(crate) fn use_less(&self) -> bool {
+    pub(crate) fn halve_used_urls(&self) -> bool {
         self.is_reduced.store(true, Ordering::Relaxed);
         let mut used = self.write_used();
         let before = used.len();
@@ -234,7 +234,7 @@ mod tests {
         (0..20).for_each(|number| needs.add(&Route::parse(&format!("GET/{number}")).unwrap(), now));
         assert!(needs.adds_called());
         let mut left = Vec::new();
-        while needs.use_less() {
+        while needs.halve_used_urls() {
             left.push(needs.registers().len());
             assert!(!needs.adds_called(), "what is dropped does not come back");
         }

@@ -223,7 +223,7 @@ impl Questions {
     /// The routes of this packet are too many, beside the `used` urls of the node: from now on, at
     /// most half as many are asked for at a time. Returns false if there are more of those urls, or
     /// nothing to halve; then the packet is still under way.
-    pub(super) fn ask_fewer(&mut self, key: u64, used: usize, now: Instant) -> bool {
+    pub(super) fn shrink_question(&mut self, key: u64, used: usize, now: Instant) -> bool {
         let routes = self.sent.as_ref().filter(|sent| sent.key == key).map_or(0, |sent| sent.routes.len());
         let is_halved = routes > used.max(1);
         if is_halved {
@@ -384,9 +384,9 @@ mod tests {
         while let Some((key, routes)) = questions.next(now, MAX_NEED_ROUTES) {
             sizes.push(routes.len());
             if routes.len() > 5 {
-                assert!(!questions.ask_fewer(key, routes.len(), now), "the node uses as many urls");
-                assert!(!questions.ask_fewer(key + 1, used, now), "that is another packet");
-                assert!(questions.ask_fewer(key, used, now));
+                assert!(!questions.shrink_question(key, routes.len(), now), "the node uses as many urls");
+                assert!(!questions.shrink_question(key + 1, used, now), "that is another packet");
+                assert!(questions.shrink_question(key, used, now));
                 used = 0;
             } else {
                 questions.answer(key, &vec![None; routes.len()], now);
@@ -396,7 +396,7 @@ mod tests {
         assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::NotOffered)));
         let _waiting = wait(&mut questions, "POST/one", now);
         let (key, _) = questions.next(now, MAX_NEED_ROUTES).unwrap();
-        assert!(!questions.ask_fewer(key, 0, now), "one cannot be halved");
+        assert!(!questions.shrink_question(key, 0, now), "one cannot be halved");
         questions.close();
         questions.open();
         let _waiting: Vec<_> = (0..40).map(|number| wait(&mut questions, &format!("PUT/{number}"), now)).collect();

@@ -126,7 +126,7 @@ pub(crate) async fn run(
         bad_frames: BadFrames::new(peer),
         is_misdirected: false,
         window_checked: None,
-        slice: TimeSlice::with_queue(&service.busy),
+        slice: TimeSlice::with_queue(&service.slices),
         share: PeerShare::new(&service.budget),
         allowed_bytes: MIN_BYTES,
         running_bytes: 0,

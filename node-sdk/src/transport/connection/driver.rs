@@ -128,7 +128,7 @@ impl Connection {
                 if now >= give_up {
                     return Poll::Ready(None);
                 }
-                let due = self.pass_time(now).0.map_or(give_up, |due| due.min(give_up));
+                let due = self.expire_calls(now).0.map_or(give_up, |due| due.min(give_up));
                 if self.sleep_until(context, timer.as_mut(), due).is_pending() {
                     return Poll::Pending;
                 }
@@ -177,7 +177,7 @@ impl Connection {
                 warn!(node = %self.address, "connection closed: the node has not read anything for {WRITE_TIMEOUT:?}");
                 return Poll::Ready(DriverPause::End("stalled"));
             }
-            let (due, expired) = self.pass_time(now);
+            let (due, expired) = self.expire_calls(now);
             if expired {
                 // The node has to be told.
                 continue;
@@ -196,7 +196,7 @@ impl Connection {
 
     /// Ends calls whose deadline is over. Returns the next deadline, and whether any call has
     /// ended.
-    fn pass_time(&self, now: Instant) -> (Option<Instant>, bool) {
+    fn expire_calls(&self, now: Instant) -> (Option<Instant>, bool) {
         let mut state = self.lock();
         let due = state.calls.next_due().map(Instant::from_std);
         if due.is_none_or(|due| due > now) {
@@ -225,7 +225,7 @@ impl Connection {
         let mut state = self.lock();
         loop {
             if socket.unsent.is_empty() && !state.fill_write_buffer(now, &mut socket.unsent) {
-                if state.retired && state.calls.len() == 0 {
+                if state.is_retired && state.calls.len() == 0 {
                     // From now on a call fails as not written.
                     state.socket = None;
                     return Err("retired");

@@ -50,9 +50,9 @@ pub(crate) struct Connection {
     pub(crate) target: Target,
     /// The load and health of the node, as balancing sees them.
     pub(crate) load: Load,
-    /// A health check has failed.
-    unhealthy: AtomicBool,
-    /// The node has answered something over the live connection, if only its hello.
+    /// Whether a health check has failed.
+    is_unhealthy: AtomicBool,
+    /// Whether the node has answered something over the live connection, if only its hello.
     has_answered: AtomicBool,
     state: Mutex<ConnectionState>,
     /// Wakes the task that owns the socket when there is something to write, or the connection is
@@ -66,7 +66,7 @@ struct ConnectionState {
     phase: ConnectionPhase,
     calls: InFlight,
     backoff: Backoff,
-    retired: bool,
+    is_retired: bool,
     /// The live connection.
     socket: Option<Arc<QueuedSocket>>,
     /// The remainder of a write that a caller began: it leaves before all other bytes.
@@ -106,7 +106,7 @@ enum ConnectionPhase {
 pub(crate) struct PendingCall {
     connection: Arc<Connection>,
     key: u64,
-    done: bool,
+    is_done: bool,
     /// Whether the call counts as in flight.
     is_counted: bool,
 }
@@ -120,7 +120,7 @@ impl Connection {
             phase: ConnectionPhase::Idle,
             calls,
             backoff,
-            retired: false,
+            is_retired: false,
             socket: None,
             remainder: BytesMut::new(),
             is_writing: false,
@@ -134,8 +134,8 @@ impl Connection {
         };
         let load = Load::new(Instant::now().into_std());
         let (state, task) = (Mutex::new(state), AtomicWaker::new());
-        let (unhealthy, has_answered) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { address, version, target, load, unhealthy, has_answered, state, task, connector })
+        let (is_unhealthy, has_answered) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { address, version, target, load, is_unhealthy, has_answered, state, task, connector })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
@@ -164,12 +164,12 @@ impl Connection {
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
-        !self.unhealthy.load(Ordering::Relaxed)
+        !self.is_unhealthy.load(Ordering::Relaxed)
     }
 
     /// Returns whether that is a change.
     pub(crate) fn set_health(&self, healthy: bool) -> bool {
-        self.unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
+        self.is_unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
 
     /// The id of the instance that listens there; nodes of version 1 do not say.
@@ -230,7 +230,7 @@ impl Connection {
         wakers.into_iter().for_each(std::task::Waker::wake);
         self.load.begin(now.into_std());
         self.task.wake();
-        Ok(PendingCall { connection: Arc::clone(self), key, done: false, is_counted: true })
+        Ok(PendingCall { connection: Arc::clone(self), key, is_done: false, is_counted: true })
     }
 
     /// Queues a call of this route that has no response. Begin to connect first.
@@ -260,7 +260,7 @@ impl Connection {
 
     /// Takes no more calls: the connection closes when those in flight are done.
     pub(crate) fn retire(&self) {
-        self.lock().retired = true;
+        self.lock().is_retired = true;
         self.task.wake();
     }
 
@@ -344,7 +344,7 @@ impl PendingCall {
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<CallResult> {
         let outcome = self.connection.lock().calls.poll(self.key, context);
         if outcome.is_ready() {
-            self.done = true;
+            self.is_done = true;
             self.stop_counting();
         }
         outcome
@@ -375,7 +375,7 @@ impl PendingCall {
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.is_done {
             self.connection.lock().calls.cancel(self.key);
             self.stop_counting();
             // The node may have to be told, and a retired connection closes after its last call.

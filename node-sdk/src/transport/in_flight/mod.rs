@@ -177,7 +177,7 @@ impl InFlight {
     ) -> Result<(), EnqueueError> {
         let range = self.write_queue.push(&self.limits, None, write)?;
         if let Some(route) = route {
-            self.write_queue.note_one_way(range, route);
+            self.write_queue.record_one_way(range, route);
         }
         Ok(())
     }
