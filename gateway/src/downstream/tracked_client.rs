@@ -25,7 +25,7 @@ pub(crate) struct TrackedClient {
     pub(super) is_notified: AtomicBool,
     /// The position of the client in the list.
     pub(super) index: AtomicUsize,
-    /// The tracker was crowded when it came.
+    /// Whether the tracker was crowded when it came.
     is_crowded: bool,
     /// How fast it reads its responses.
     pub(crate) pace: Arc<ClientPace>,

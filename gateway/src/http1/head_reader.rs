@@ -28,7 +28,7 @@ pub(crate) struct HeadReader {
     line: usize,
     /// Whether an empty line has been skipped.
     has_skipped: bool,
-    /// A line begins with a space: it continues the field before it.
+    /// Whether a line begins with a space: it continues the field before it.
     is_folded: bool,
     line_ends: LineEnds,
 }

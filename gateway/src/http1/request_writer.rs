@@ -26,9 +26,9 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) hops: u8,
     /// The prefix that has been removed from the path.
     pub(crate) stripped: &'a str,
-    /// Fields with `_` in their names are passed on.
+    /// Whether fields with `_` in their names are passed on.
     pub(crate) underscores: bool,
-    /// The client waits for the server's leave to send the body.
+    /// Whether the client waits for the server's leave to send the body.
     pub(crate) expects_continue: bool,
     /// Makes an id, for a request that has none.
     pub(crate) make_id: fn() -> u128,

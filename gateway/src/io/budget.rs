@@ -40,7 +40,7 @@ const UNSIZED_CALLS_SHARE: u8 = 50;
 #[derive(Debug)]
 pub(crate) struct HeldBudget {
     limit: usize,
-    /// Room is short. Changes rarely, and is read for each call.
+    /// Whether room is short. Changes rarely, and is read for each call.
     is_short: AtomicBool,
     /// Locked only briefly; nothing waits while it is.
     state: Mutex<BudgetState>,

@@ -21,16 +21,16 @@ pub(crate) struct RequestHead {
     method: Span,
     target: Span,
     host: Option<Span>,
-    /// Only the target names the host, and no field does.
+    /// Whether only the target names the host, and no field does.
     pub(crate) names_host_in_target: bool,
     /// Whether it is HTTP/1.1; otherwise it is HTTP/1.0.
     pub(crate) is_1_1: bool,
     pub(crate) framing: Framing,
     /// Whether the connection may be used again.
     pub(crate) keep_alive: bool,
-    /// The client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     pub(crate) expects_continue: bool,
-    /// The request asks for a WebSocket.
+    /// Whether the request asks for a WebSocket.
     pub(crate) upgrades: bool,
 }
 

@@ -13,9 +13,9 @@ pub(crate) struct LocationRewrite<'a> {
     /// The host by which clients call the gateway.
     pub(crate) host: Option<&'a str>,
     pub(crate) server: &'a ServerAddress,
-    /// Redirects are rewritten.
+    /// Whether redirects are rewritten.
     pub(crate) redirects: bool,
-    /// The paths of cookies are rewritten.
+    /// Whether the paths of cookies are rewritten.
     pub(crate) cookies: bool,
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     pub(crate) fields: Fields,
     pub(crate) framing: Framing,
-    /// The connection may be used again.
+    /// Whether the connection may be used again.
     pub(crate) keep_alive: bool,
     /// For how long the server keeps an idle connection, if it says so.
     pub(crate) keep_for: Option<Duration>,

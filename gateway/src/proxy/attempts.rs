@@ -247,13 +247,13 @@ struct Attempts {
     tried: Vec<ServerAddress>,
     /// Whether a server had no free permit.
     has_found_full: bool,
-    /// A server was sent the request before.
+    /// Whether a server was sent the request before.
     is_retry: bool,
     /// How the request failed at that server, unless the server was closing the connection.
     lost: Option<ForwardError>,
-    /// The request may be carried out twice.
+    /// Whether the request may be carried out twice.
     may_repeat: bool,
-    /// The body, or its beginning, was read before a permit was taken.
+    /// Whether the body, or its beginning, was read before a permit was taken.
     has_buffered: bool,
     now: Instant,
     deadline: Instant,

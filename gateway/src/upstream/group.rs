@@ -21,7 +21,7 @@ pub(crate) struct UpstreamGroup {
     pub(super) pool: Pool<GroupMember>,
     /// How many nodes register the prefix, including those that want no requests now.
     pub(super) registered: usize,
-    /// The configuration names servers for it, even if they have no address now.
+    /// Whether the configuration names servers for it, even if they have no address now.
     pub(super) is_fixed: bool,
     /// Set when the last registered server has gone.
     pub(super) gone: Option<GroupGone>,
@@ -58,7 +58,7 @@ pub(crate) struct UpstreamMatch {
 #[derive(Debug)]
 pub(crate) struct PickedEndpoint {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// Requests are sent to it without the prefix.
+    /// Whether requests are sent to it without the prefix.
     pub(crate) strip: bool,
     pub(super) requests: Arc<ServerPermits>,
     pub(super) tunnels: Arc<ServerPermits>,

@@ -41,10 +41,10 @@ pub struct Pool<M> {
     /// The order in which members are called: those of our zone if there are any, each as often as
     /// its weight says, spread out.
     schedule: Vec<usize>,
-    /// `subset` and `schedule` match `members`.
+    /// Whether `subset` and `schedule` match `members`.
     is_scheduled: bool,
     turns: Turns,
-    /// A call has picked from it.
+    /// Whether a call has picked from it.
     is_used: AtomicBool,
 }
 

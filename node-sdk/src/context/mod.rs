@@ -33,7 +33,8 @@ pub(crate) struct Context {
     pub(crate) trace: Option<Trace>,
     /// How many calls in a row led to this one.
     pub(crate) hops: u8,
-    /// The caller takes a stream, so streams that are opened for it may outlast the opening.
+    /// Whether the caller takes a stream, so streams that are opened for it may outlast the
+    /// opening.
     pub(crate) may_stream: bool,
 }
 

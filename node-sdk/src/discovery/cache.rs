@@ -58,7 +58,7 @@ pub(crate) struct CachedMesh {
     pub(crate) age: Duration,
     /// The urls that the node has used.
     pub(crate) uses: Vec<String>,
-    /// The node had a partial view.
+    /// Whether the node had a partial view.
     pub(crate) is_partial: bool,
 }
 

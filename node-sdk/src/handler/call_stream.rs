@@ -31,12 +31,12 @@ pub(crate) struct CallStream {
 struct CallStreamState {
     receive: ReceiveWindow,
     send: SendWindow,
-    /// The handler reads items.
+    /// Whether the handler reads items.
     takes_items: bool,
     is_open: bool,
-    /// The node stops: a stream that has nothing to send ends.
+    /// Whether the node stops: a stream that has nothing to send ends.
     is_stopping: bool,
-    /// The stream ended before its last part.
+    /// Whether the stream ended before its last part.
     is_cut: bool,
     /// Whether parts were discarded for lack of memory.
     out_of_memory: bool,

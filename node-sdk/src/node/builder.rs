@@ -43,7 +43,7 @@ pub struct NodeBuilder {
     /// The guards and layers of the routes that follow; the outermost first.
     pub(super) layers: Vec<Layer>,
     pub(super) states: StateMap,
-    /// Prints nothing.
+    /// Whether the node prints nothing.
     pub(super) silent: bool,
     /// A setting for the last route that was given before any route.
     pub(super) misplaced: Option<&'static str>,

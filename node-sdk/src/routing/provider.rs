@@ -19,7 +19,7 @@ pub(crate) struct Provider {
     pub(crate) connection: Arc<Connection>,
     pub(crate) route: Route,
     pub(super) weight: u16,
-    /// The Distributor has listed it as suspect.
+    /// Whether the Distributor has listed it as suspect.
     pub(super) suspect: bool,
     /// Whether the provider runs in this process's zone.
     pub(super) same_zone: bool,

@@ -32,7 +32,7 @@ pub(crate) struct Target {
     pub(crate) read_window: usize,
     /// The instance that listens there; nodes of version 1 do not say.
     pub(crate) instance: Option<String>,
-    /// Several instances are listed there, and any of them may answer.
+    /// Whether several instances are listed there, and any of them may answer.
     pub(crate) is_shared: bool,
     /// The rendezvous score of the target for this node, to choose a subset of many nodes.
     pub(crate) rendezvous_score: u64,

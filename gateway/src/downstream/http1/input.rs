@@ -40,9 +40,9 @@ pub(super) struct Http1Input {
     pub(super) body: BodyReader,
     /// Pieces of the body that have been read and not used yet.
     pub(super) read_ahead: VecDeque<Piece>,
-    /// The client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     pub(super) needs_continue: bool,
-    /// The client sends no more.
+    /// Whether the client sends no more.
     pub(super) has_ended: bool,
     /// How many test bytes it has been sent since then, during the present request.
     pub(super) test_bytes: u32,

@@ -12,7 +12,7 @@ use crate::proxy::forward::{ClientGone, Source};
 pub(super) struct Http1Source<'a> {
     pub(super) input: &'a mut Http1Input,
     pub(super) from_client: ReadHalf<'a>,
-    /// The response ends at some time, whether a close by the client is noticed or not.
+    /// Whether the response ends at some time, even if a close by the client is not noticed.
     pub(super) has_deadline: bool,
 }
 

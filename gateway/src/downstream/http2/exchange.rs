@@ -45,7 +45,7 @@ pub(super) struct Http2Exchange {
     /// A response with a complete body.
     full: Option<FullResponse>,
     status: Option<StatusCode>,
-    /// The client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     needs_continue: bool,
     framing: Framing,
     is_head: bool,

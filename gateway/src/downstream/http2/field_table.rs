@@ -53,7 +53,7 @@ pub(super) struct FieldTable {
     /// The sums of both.
     block_bytes: usize,
     entry_size: usize,
-    /// The last of the blocks is the present one.
+    /// Whether the last of the blocks is the present one.
     is_last_present: bool,
 }
 

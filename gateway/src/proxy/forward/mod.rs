@@ -142,7 +142,7 @@ pub(crate) struct ForwardRequest<'a> {
     /// How long the server may send nothing of a response that it has begun.
     pub(crate) idle_timeout: Duration,
     pub(crate) edits: ResponseEdits<'a>,
-    /// The client waits for the server's leave to send the body.
+    /// Whether the client waits for the server's leave to send the body.
     pub(crate) awaits_continue: bool,
     /// The permit of the request at the server. The request may be evicted while it waits for its
     /// client.
@@ -153,11 +153,11 @@ pub(crate) struct ForwardRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct ForwardOutcome {
     pub(crate) result: Result<Forwarded, ForwardError>,
-    /// The client is being given the response.
+    /// Whether the client is being given the response.
     pub(crate) is_response_begun: bool,
-    /// The server has been given the whole request.
+    /// Whether the server has been given the whole request.
     pub(crate) is_request_sent: bool,
-    /// The client has not been given leave to send its body.
+    /// Whether the client has not been given leave to send its body.
     pub(crate) awaits_continue: bool,
 }
 

@@ -8,13 +8,13 @@ use std::task::Poll;
 /// after the other, so a change needs no waker.
 #[derive(Debug)]
 pub(super) struct ForwardState {
-    /// The client is being given the response.
+    /// Whether the client is being given the response.
     is_response_begun: AtomicBool,
-    /// The server has been given the whole request.
+    /// Whether the server has been given the whole request.
     is_request_sent: AtomicBool,
-    /// The client waits for leave to send its body.
+    /// Whether the client waits for leave to send its body.
     awaits_continue: AtomicBool,
-    /// The client sends no more, and is to be written to.
+    /// Whether the client sends no more, and is to be written to.
     wants_test_byte: AtomicBool,
 }
 

@@ -35,9 +35,10 @@ pub struct RawCall<'a> {
     /// Without a response after this time, another provider is called too.
     pub(super) hedge: Option<Duration>,
     pub(super) address: Option<SocketAddr>,
-    /// Waits for the first list if no node is known that offers the url.
+    /// Whether the call waits for the first list if no node is known that offers the url.
     pub(super) awaits_list: bool,
-    /// A failure does not count against the node: the caller decides.
+    /// Whether the call is a probe: a failure does not count against the node, as the caller
+    /// decides.
     pub(super) is_probe: bool,
     pub(in crate::client) pick: PickOptions<'a>,
     pub(super) progress: CallProgress,

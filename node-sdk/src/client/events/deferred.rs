@@ -136,7 +136,7 @@ impl DeferredEvents {
 struct RouteSender {
     mesh: Arc<Mesh>,
     route: Arc<str>,
-    /// No event is left. Another sender may be at work for the route.
+    /// Whether no event is left. Another sender may be at work for the route.
     is_done: bool,
 }
 

@@ -105,7 +105,7 @@ struct RegistrySession<'a> {
     socket: &'a Socket,
     /// Bytes that the socket has not taken yet.
     unsent: BytesMut,
-    /// The Distributor has sent a version 2 packet.
+    /// Whether the Distributor has sent a version 2 packet.
     is_v2: bool,
     /// When the Distributor counts as gone, unless a packet arrives.
     silent_at: Option<Instant>,
@@ -115,7 +115,8 @@ struct RegistrySession<'a> {
     register_at: Option<Instant>,
     report_at: Instant,
     bad: KeyedThrottle,
-    /// A packet has arrived. A process that accepts connections need not be a working Distributor.
+    /// Whether a packet has arrived. A process that accepts connections need not be a working
+    /// Distributor.
     has_heard_distributor: bool,
     /// The answering server is not a Distributor, but of this kind.
     foreign_server: Option<&'static str>,

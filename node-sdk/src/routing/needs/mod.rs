@@ -19,8 +19,8 @@ use self::used_urls::{MAX_USED, UsedUrls};
 /// The needs of a node that can ask the Distributor. All threads of a process share them.
 #[derive(Debug)]
 pub(crate) struct Needs {
-    /// The node asks for the urls that it needs. Other nodes are told of all nodes, or of the
-    /// interests that their author has named.
+    /// Whether the node asks for the urls that it needs. Other nodes are told of all nodes, or of
+    /// the interests that their author has named.
     can_ask: bool,
     /// Whether the node has a partial view.
     is_partial: AtomicBool,

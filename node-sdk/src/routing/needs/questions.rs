@@ -46,7 +46,7 @@ pub(super) enum Asked {
 
 #[derive(Debug)]
 pub(super) struct Questions {
-    /// There is a session.
+    /// Whether there is a session.
     is_open: bool,
     /// All routes that are asked for, with those who wait.
     asked: HashMap<Box<str>, watch::Sender<Option<Answer>>>,
@@ -70,7 +70,7 @@ pub(super) struct Questions {
 struct SentQuestion {
     key: u64,
     routes: Vec<Box<str>>,
-    /// The node has registered after it.
+    /// Whether the node has registered after it.
     has_registered: bool,
 }
 

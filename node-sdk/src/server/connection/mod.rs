@@ -78,7 +78,7 @@ struct CallerConnection<'a> {
     handles: RunningCalls,
     responses: ResponseQueue,
     bad_frames: BadFrames,
-    /// The caller wants another instance than this one.
+    /// Whether the caller wants another instance than this one.
     is_misdirected: bool,
     /// When the read window of a version 1 caller was looked up.
     window_checked: Option<Instant>,
@@ -91,7 +91,7 @@ struct CallerConnection<'a> {
     /// Bytes that wait in all streams of the caller.
     in_streams: Arc<AtomicUsize>,
     full: LogThrottle,
-    /// The node stops. Its streams have been told to end when they have nothing to send.
+    /// Whether the node stops. Its streams have been told to end when they have nothing to send.
     is_stopping: bool,
 }
 

@@ -77,7 +77,7 @@ struct ConnectionState {
     hello_at: Instant,
     /// The budget for frames that no call waits for.
     unexpected: UnexpectedFrames,
-    /// Another instance listens there, and has begun no call.
+    /// Whether another instance listens there, and has begun no call.
     is_misdirected: bool,
     bad_frames: LogThrottle,
     /// Limits the log about why the connection was closed.

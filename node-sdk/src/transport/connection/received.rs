@@ -23,7 +23,7 @@ struct Received {
     useful: u64,
     /// The points of frames that no call waits for any more, or ever has: see [`cost_of`].
     unexpected: u64,
-    /// The node has answered something.
+    /// Whether the node has answered something.
     has_answered: bool,
 }
 

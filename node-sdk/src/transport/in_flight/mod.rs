@@ -107,7 +107,7 @@ struct WaitingSlot {
 }
 
 const SLOT_BITS: u32 = 16;
-/// Generations of a slot until they begin anew: keys of version 1 stay below 2³¹, because old
+/// Generations of a slot until they begin anew: keys of version 1 stay below 2³¹, because version 1
 /// services may keep them in a signed number of 32 bits.
 const MAX_GENERATION_V1: u32 = (1 << (31 - SLOT_BITS)) - 1;
 
