@@ -1,5 +1,6 @@
-"""A node of the mesh for asyncio, without dependencies."""
+"""A node of the mesh for asyncio, without dependencies: see :class:`Node`."""
 
+from .duplex import Stream
 from .errors import (
     BadAnswer,
     BadArguments,
@@ -17,10 +18,14 @@ from .errors import (
     StartError,
     TooLarge,
 )
+from .handlers import Status
+from .node import Node
+from .service import Call
 
 __all__ = [
     "BadAnswer",
     "BadArguments",
+    "Call",
     "CallError",
     "Deadline",
     "Ended",
@@ -28,10 +33,13 @@ __all__ = [
     "NoList",
     "NoProvider",
     "NoRoute",
+    "Node",
     "Overloaded",
     "Refused",
     "RouteError",
     "ServiceError",
     "StartError",
+    "Status",
+    "Stream",
     "TooLarge",
 ]

@@ -203,8 +203,9 @@ class Replica:
     def _change(self, stamp: dict[str, Any], joined: dict[int, Entry], left: set[int]) -> Outcome:
         begins = (stamp.get("was", stamp["epoch"]), stamp.get("base"))
         if self.state is None or self.state != begins:
-            is_old = self.state is not None and (stamp["epoch"], stamp["rev"]) <= self.state
-            return Outcome.STALE if is_old and self.state and stamp["epoch"] == self.state[0] else Outcome.GAP
+            known = self.state
+            is_old = known is not None and stamp["epoch"] == known[0] and stamp["rev"] <= known[1]
+            return Outcome.STALE if is_old else Outcome.GAP
         entries = {at: entry for at, entry in self.entries.items() if at not in left}
         entries.update(joined)
         digest = _digest(entries)

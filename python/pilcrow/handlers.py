@@ -1,0 +1,172 @@
+"""Handlers: what an author registers for a route, and how the arguments of a call reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from .errors import ServiceError, StartError
+from .router import EVENT, Route
+from .wire import shown
+
+MAX_WAITING = 256
+"""Events, and other calls without a key, that wait for a route at its concurrency limit. More are
+lost: whoever emits them does not wait."""
+
+Reader = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A result with another status than 200: ``return Status(201, order)``. Callers of version 1
+    see the result alone."""
+
+    status: int
+    result: Any = None
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 299:
+            raise ValueError(f"a result has a status from 200 to 299, and not {self.status}: raise a ServiceError")
+
+
+class Handler:
+    """A function for a route."""
+
+    def __init__(self, route: Route, function: Callable[..., Any], max_concurrency: int | None = None) -> None:
+        self.route = route
+        self.function = function
+        self.is_stream = inspect.isasyncgenfunction(function)
+        """It yields the parts of a stream."""
+        self._reads_all = route.method == EVENT
+        self._limit = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
+        self._waiting = 0
+        name = getattr(function, "__name__", repr(function))
+        if max_concurrency is not None and max_concurrency < 1:
+            raise StartError(f"{name}: max_concurrency must be 1 or more, and is {max_concurrency}")
+        if not self.is_stream and not inspect.iscoroutinefunction(function):
+            raise StartError(
+                f"the handler {name} of {route} must be written with `async def`; code that blocks can run in "
+                "`await asyncio.to_thread(…)`"
+            )
+        if self.is_stream and self._reads_all:
+            raise StartError(f"the handler {name} of {route} yields: nobody reads what a handler of an event yields")
+        self._call_name: str | None = None
+        self._parameters: list[tuple[str, Reader, Any]] = []
+        self._read_signature(name)
+
+    def _read_signature(self, name: str) -> None:
+        try:
+            hints = typing.get_type_hints(self.function)
+        except Exception:  # A name of an annotation need not exist when the program runs.
+            hints = {}
+        for one in inspect.signature(self.function).parameters.values():
+            hint = hints.get(one.name)
+            if one.kind is one.VAR_POSITIONAL or one.kind is one.POSITIONAL_ONLY:
+                raise StartError(f"{name}: arguments are passed by name, so `{one}` is no parameter of a handler")
+            if one.kind is one.VAR_KEYWORD:
+                raise StartError(f"{name}: write `params` in place of `{one}`: it is given all arguments")
+            if one.name == "call" or getattr(hint, "__name__", "") == "Call":
+                self._call_name = one.name
+            else:
+                self._parameters.append((one.name, _reader(hint), one.default))
+        if self._reads_all and len(self._parameters) > 1:
+            raise StartError(f"{name}: a handler of an event has one parameter for what was emitted")
+        names = [name for name, _, _ in self._parameters]
+        missing = [one for one in self.route.names if one not in names and "params" not in names]
+        if missing:
+            text = f"{name}: {self.route} has a parameter {missing[0]}"
+            raise StartError(f"{text}, and the handler has none of that name")
+
+    def bind(self, call: Any, params: Any, captured: dict[str, str]) -> dict[str, Any]:
+        """The arguments of the function. Raises :class:`ServiceError` when they do not fit."""
+        bound = {} if self._call_name is None else {self._call_name: call}
+        given = params if isinstance(params, dict) else {}
+        for name, read, default in self._parameters:
+            if name in captured:
+                bound[name] = _read(read, name, captured[name], "bad_path")
+            elif self._reads_all:
+                bound[name] = params
+            elif name == "params":
+                bound[name] = {**given, **captured} if isinstance(params, dict) or captured else params
+            elif name in given:
+                bound[name] = _read(read, name, given[name], "bad_params")
+            elif default is inspect.Parameter.empty:
+                raise ServiceError(400, "bad_params", f"{shown(name)} is missing")
+        return bound
+
+    def is_full(self) -> bool:
+        """Whether no further call may run now."""
+        return self._limit is not None and self._limit.locked()
+
+    async def permit(self) -> asyncio.Semaphore | None:
+        """Waits until the call may run, and gives what is to be released then. Raises
+        :class:`ServiceError` when too many wait."""
+        if self._limit is None:
+            return None
+        if self._limit.locked() and self._waiting >= MAX_WAITING:
+            text = "wait for their turn already; allow more at a time with max_concurrency, or start another node"
+            raise ServiceError(503, "overloaded", f"{MAX_WAITING} {text}")
+        self._waiting += 1
+        try:
+            await self._limit.acquire()
+        finally:
+            self._waiting -= 1
+        return self._limit
+
+
+def _read(read: Reader, name: str, value: Any, reason: str) -> Any:
+    try:
+        return read(name, value)
+    except ValueError as error:
+        raise ServiceError(400, reason, str(error)) from None
+
+
+def _reader(hint: Any) -> Reader:
+    """How a value is read for an annotation. Members of a query string and of a path are text, so
+    numbers and booleans may be written as such."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        inner = [one for one in typing.get_args(hint) if one is not type(None)]
+        if len(inner) == 1 and len(typing.get_args(hint)) == 2:
+            read = _reader(inner[0])
+            return lambda name, value: None if value is None else read(name, value)
+    return {int: _int, float: _float, bool: _bool, str: _str}.get(hint, lambda _, value: value)
+
+
+def _int(name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{name} must be a whole number")
+
+
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError(f"{name} must be a number")
+
+
+def _bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return bool(value == "true")
+    raise ValueError(f"{name} must be true or false")
+
+
+def _str(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{name} must be a text")

@@ -1,0 +1,292 @@
+"""Which nodes offer what: made from the list, changed with it, and looked up for each call."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Callable, Iterable
+
+from .balance import Load, Pool, Readiness, score
+from .connection import Connection
+from .errors import RouteError
+from .pending import Target
+from .replica import Entry
+from .router import EVENT, Route, Router
+from .sockets import blocked_because, ip_of, parse_host_port
+from .wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
+
+MAX_KNOWN_ROUTES = 16_384
+"""Routes that are remembered when nobody offers them any more, to tell "not there now" from "never
+heard of it"."""
+
+MAX_WEIGHT = 1000
+"""The largest weight, in hundredths of the usual share."""
+
+DEFAULT_WEIGHT = 100
+"""The usual share."""
+
+
+class Provider:
+    """A node as a provider of one route: see :class:`pilcrow.balance.Member`."""
+
+    __slots__ = ("connection", "route", "weight", "same_zone", "is_local", "is_suspect", "rank_score")
+
+    def __init__(self, node: Node, route: Route) -> None:
+        self.connection = node.connection
+        self.route = route
+        self.weight = node.weight
+        self.same_zone = node.same_zone
+        self.is_local = node.is_local
+        self.is_suspect = node.is_suspect
+        self.rank_score = node.rank_score
+
+    @property
+    def address(self) -> str:
+        return self.connection.target.address
+
+    @property
+    def instance(self) -> str | None:
+        return self.connection.target.instance
+
+    @property
+    def load(self) -> Load:
+        return self.connection.load
+
+    def readiness(self, now: float) -> Readiness:
+        rank = self.connection.readiness(now)
+        return max(rank, Readiness.EJECTED) if self.is_suspect else rank
+
+
+class Node:
+    """A node that takes calls."""
+
+    def __init__(self, target: Target, routes: list[Route], entry: Entry, connection: Connection) -> None:
+        self.target = target
+        self.routes = routes
+        self.ids = [entry.id]
+        self.connection = connection
+        self.weight = DEFAULT_WEIGHT
+        self.same_zone = False
+        self.is_local = False
+        self.is_suspect = False
+        self.rank_score = 0
+        self.signature: Any = None
+
+
+class Table:
+    """The nodes that are listed, by address, and the pools of providers of each route."""
+
+    def __init__(
+        self,
+        instance: str,
+        zone: str | None,
+        connect: Callable[[Target], Connection],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._instance = instance
+        self._zone = zone
+        self._connect = connect
+        self._warn = warn
+        self._nodes: dict[str, Node] = {}
+        self._providers: Router[dict[str, Provider]] = Router()
+        self._subscribers: dict[str, dict[str, dict[str, Provider]]] = {}
+        self._pools: dict[Any, Pool[Provider]] = {}
+        self._turns: dict[Any, int] = {}
+        self._seen: Router[None] = Router()
+        self._seen_count = 0
+        self._warned: set[str] = set()
+
+    def update(self, entries: Iterable[Entry], suspects: set[int]) -> None:
+        """Takes over what is listed now. Connections to nodes that are still there stay."""
+        listed: dict[str, list[Entry]] = {}
+        for entry in entries:
+            address = _address_of(entry.content)
+            if address is not None:
+                listed.setdefault(address, []).append(entry)
+        for address in [one for one in self._nodes if one not in listed]:
+            node = self._nodes.pop(address)
+            self._take_out(node)
+            node.connection.retire()
+        for address, several in listed.items():
+            # What a Distributor has seen itself counts more than what a node says of itself.
+            seen = [one for one in several if "advertise" not in one.meta] or several
+            self._put(address, seen[0], len(seen) > 1, {one.id for one in several}, suspects)
+
+    def _put(self, address: str, entry: Entry, is_shared: bool, ids: set[int], suspects: set[int]) -> None:
+        is_suspect = bool(ids & suspects)
+        signature = (entry.text, entry.content.get("host"), is_shared, is_suspect)
+        before = self._nodes.get(address)
+        if before is not None and before.signature == signature:
+            before.ids = sorted(ids)
+            return
+        if before is not None:
+            self._take_out(before)
+        target = _target(address, entry, is_shared)
+        why = blocked_because(target.host)
+        routes = self._routes_of(entry)
+        meta = entry.meta
+        if "http" in meta or why is not None:
+            if why is not None and routes:
+                self._warn_once(f"{shown(target.name)} at {address} is not called: {why}")
+            routes = []
+        if before is not None and before.target == target:
+            connection = before.connection
+        else:
+            # Another process listens there now.
+            if before is not None:
+                before.connection.retire()
+            connection = self._connect(target)
+        node = Node(target, routes, entry, connection)
+        node.ids, node.signature, node.is_suspect = sorted(ids), signature, is_suspect
+        node.is_local = target.instance == self._instance
+        node.same_zone = self._zone is not None and meta.get("zone") == self._zone
+        weight = meta.get("weight", DEFAULT_WEIGHT)
+        is_weight = isinstance(weight, int) and not isinstance(weight, bool) and 0 <= weight <= MAX_WEIGHT
+        node.weight = 0 if meta.get("draining") is True else weight if is_weight else DEFAULT_WEIGHT
+        node.rank_score = score(self._instance, address)
+        self._nodes[address] = node
+        self._put_in(node)
+
+    def _routes_of(self, entry: Entry) -> list[Route]:
+        urls = entry.content.get("urls")
+        routes = []
+        for url in urls if isinstance(urls, list) else []:
+            try:
+                routes.append(Route(url if isinstance(url, str) else ""))
+            except RouteError:
+                self._warn_once(f"{shown(entry.content.get('name'))} offers {shown(url)}, which is no route")
+        return routes
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < 1000:
+            self._warned.add(text)
+            self._warn(text)
+
+    def _put_in(self, node: Node) -> None:
+        for route in node.routes:
+            if route.method == EVENT:
+                if node.weight:
+                    groups = self._subscribers.setdefault(route.path, {})
+                    groups.setdefault(node.target.name, {})[node.target.address] = Provider(node, route)
+                    self._forget_pool((route.path, node.target.name))
+                continue
+            self._remember(route)
+            if not node.weight:
+                continue
+            try:
+                known = self._providers.get(route)
+                if known is None:
+                    self._providers.put(route, {})
+                    known = self._providers.get(route)
+            except RouteError as error:
+                self._warn_once(f"a route of {shown(node.target.name)} is not called: {error}")
+                continue
+            assert known is not None
+            # Two routes of one node may differ only in the names of parameters.
+            known[1].setdefault(node.target.address, Provider(node, route))
+            self._forget_pool(known[0].text)
+
+    def _take_out(self, node: Node) -> None:
+        address = node.target.address
+        for route in node.routes:
+            if route.method == EVENT:
+                groups = self._subscribers.get(route.path, {})
+                group = groups.get(node.target.name, {})
+                group.pop(address, None)
+                self._forget_pool((route.path, node.target.name))
+                if not group:
+                    groups.pop(node.target.name, None)
+                if not groups:
+                    self._subscribers.pop(route.path, None)
+                continue
+            known = self._providers.get(route)
+            if known is not None:
+                known[1].pop(address, None)
+                self._forget_pool(known[0].text)
+                if not known[1]:
+                    self._providers.remove(route)
+                    self._turns.pop(known[0].text, None)
+
+    def _forget_pool(self, key: Any) -> None:
+        pool = self._pools.pop(key, None)
+        if pool is not None:
+            self._turns[key] = pool.turn
+
+    def _remember(self, route: Route) -> None:
+        if self._seen.get(route) is None and self._seen_count < MAX_KNOWN_ROUTES:
+            try:
+                self._seen.put(route, None)
+                self._seen_count += 1
+            except RouteError:
+                pass
+
+    def find(self, method: str, path: str) -> tuple[Route, Pool[Provider]] | None:
+        """The route that a call belongs to, and who offers it now."""
+        found = self._providers.find(method, path)
+        if found is None:
+            return None
+        route, providers, _ = found
+        return route, self._pool(route.text, providers)
+
+    def subscribers(self, event: str) -> dict[str, Pool[Provider]]:
+        """The nodes that have subscribed to an event, by their names."""
+        path = f"/{event}"
+        groups = self._subscribers.get(path, {})
+        return {name: self._pool((path, name), group) for name, group in groups.items()}
+
+    def was_offered(self, method: str, path: str) -> bool:
+        """Whether a node has offered the route before."""
+        return self._seen.find(method, path) is not None
+
+    def similar(self, url: str) -> str | None:
+        """The offered route that looks most like a url."""
+        close = difflib.get_close_matches(url, [route.text for route in self._providers.routes()], n=1, cutoff=0.75)
+        return close[0] if close else None
+
+    def ids_of(self, address: str) -> list[int]:
+        """The ids of the list for the nodes at an address."""
+        node = self._nodes.get(address)
+        return [] if node is None else node.ids
+
+    def nodes(self) -> list[Node]:
+        """All nodes that may be called."""
+        return list(self._nodes.values())
+
+    def retire(self) -> None:
+        """Closes all connections when their calls are over."""
+        for node in self._nodes.values():
+            node.connection.retire()
+
+    def _pool(self, key: Any, providers: dict[str, Provider]) -> Pool[Provider]:
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = Pool(providers.values(), self._turns.pop(key, None))
+        return pool
+
+
+def _address_of(content: dict[str, Any]) -> str | None:
+    """``host:port`` as Rust writes socket addresses, by which sticky keys are placed."""
+    address, port = ip_of(content.get("host")), content.get("port")
+    if isinstance(port, str) and port.isascii() and port.isdigit():
+        port = int(port[:6])
+    if address is None or not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        return None
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _target(address: str, entry: Entry, is_shared: bool) -> Target:
+    host, _, port = address.rpartition(":")
+    window = entry.content.get("readWindow")
+    window = window if isinstance(window, int) and not isinstance(window, bool) else 0
+    advertise = entry.meta.get("advertise")
+    name = entry.content.get("name")
+    return Target(
+        address=address,
+        host=host.strip("[]"),
+        port=int(port),
+        name=name if isinstance(name, str) else shown(name),
+        is_v2=isinstance(entry.content.get("$"), dict),
+        instance=entry.instance,
+        read_window=min(max(window, LEGACY_READ_BYTES), MAX_FRAME_BYTES),
+        advertised=parse_host_port(advertise) if isinstance(advertise, str) else None,
+        is_shared=is_shared,
+    )
