@@ -81,11 +81,24 @@ impl FrameDecoder {
     ///
     /// # Errors
     /// [`FrameTooLarge`] as soon as it is certain. Every later call returns it too.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
-        let too_large = FrameTooLarge { max_frame_bytes: self.max_frame_bytes };
         // The last byte searched may have been the first half of a delimiter.
-        let mut from = self.searched.saturating_sub(1);
-        while let Some(end) = find_delimiter(&self.buffer[from..]).map(|at| from + at) {
+        let from = self.searched.saturating_sub(1);
+        match find_delimiter(&self.buffer[from..]) {
+            Some(at) if self.pieces.is_none() && from + at <= self.max_frame_bytes => {
+                Ok(Some(self.split_frame(from + at)))
+            }
+            found => self.next_rare_frame(found.map(|at| from + at)),
+        }
+    }
+
+    /// As [`next_frame`](Self::next_frame), when there is no whole frame, or one that is too large,
+    /// or pieces are joined. `found` is the first delimiter.
+    fn next_rare_frame(&mut self, found: Option<usize>) -> Result<Option<Bytes>, FrameTooLarge> {
+        let too_large = FrameTooLarge { max_frame_bytes: self.max_frame_bytes };
+        let mut next = found;
+        while let Some(end) = next {
             if end > self.max_frame_bytes {
                 return self.give_up_pieces().map(Some).ok_or(too_large);
             }
@@ -97,7 +110,8 @@ impl FrameDecoder {
                     if pieces.count == 1 {
                         pieces.first_end = end;
                     }
-                    from = end + DELIMITER.len();
+                    let from = end + DELIMITER.len();
+                    next = find_delimiter(&self.buffer[from..]).map(|at| from + at);
                     continue;
                 }
                 PieceVerdict::Whole => end,
@@ -122,6 +136,7 @@ impl FrameDecoder {
         Ok(None)
     }
 
+    #[inline]
     fn split_frame(&mut self, end: usize) -> Bytes {
         let frame = self.buffer.split_to(end).freeze();
         self.buffer.advance(DELIMITER.len());
