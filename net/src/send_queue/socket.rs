@@ -193,10 +193,6 @@ impl QueuedSocket {
         })
     }
 
-    fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
-        self.0.or_lost(self.0.socket.recv_buf_now(buffer))
-    }
-
     /// See [`Socket::try_read`].
     ///
     /// # Errors
@@ -240,6 +236,10 @@ impl From<TcpStream> for QueuedSocket {
 impl ReadNow for QueuedSocket {
     fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.or_lost(self.0.socket.recv_now(buffer))
+    }
+
+    fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+        self.0.or_lost(self.0.socket.recv_buf_now(buffer))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use protocol::{FrameDecoder, FrameTooLarge};
 use tokio::time::Instant;
 
@@ -50,11 +50,8 @@ impl FrameReader {
     pub fn fill_at_most(&mut self, socket: &impl ReadNow, most: usize) -> io::Result<bool> {
         self.read_bytes = self.read_bytes.min(most.max(MIN_READ_BYTES));
         let buffer = self.decoder.buffer();
-        let begin = buffer.len();
-        buffer.resize(begin + self.read_bytes, 0);
-        let taken = socket.recv_now(&mut buffer[begin..]);
-        buffer.truncate(begin + taken.as_ref().map_or(0, |bytes| *bytes));
-        match taken {
+        buffer.reserve(self.read_bytes);
+        match socket.recv_buf_now(&mut buffer.limit(self.read_bytes)) {
             Ok(bytes) => {
                 if bytes == self.read_bytes {
                     self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);

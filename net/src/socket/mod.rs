@@ -195,21 +195,6 @@ impl Socket {
         }
     }
 
-    /// As [`ReadNow::recv_now`], into the free room of `buffer`, which must not be empty.
-    pub(crate) fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => recv_buf_now(stream, buffer),
-            Self::Unix(stream) => recv_buf_now(stream, buffer),
-            #[cfg(feature = "virtual-net")]
-            Self::Pipe(pipe) => {
-                let mut read = vec![0; buffer.chunk_mut().len()];
-                let bytes = pipe.try_read(&mut read)?;
-                buffer.put_slice(&read[..bytes]);
-                Ok(bytes)
-            }
-        }
-    }
-
     /// As [`TcpStream::try_write`].
     ///
     /// # Errors
@@ -330,6 +315,13 @@ pub trait ReadNow {
     /// # Errors
     /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there are no bytes.
     fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// As [`recv_now`](Self::recv_now), into the free room of `buffer`, which must not be empty:
+    /// bytes that are written over are not zeroed first.
+    ///
+    /// # Errors
+    /// As for that method.
+    fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize>;
 }
 
 impl ReadNow for Socket {
@@ -339,6 +331,20 @@ impl ReadNow for Socket {
             Self::Unix(stream) => recv_now(stream, buffer),
             #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_read(buffer),
+        }
+    }
+
+    fn recv_buf_now(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => recv_buf_now(stream, buffer),
+            Self::Unix(stream) => recv_buf_now(stream, buffer),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(pipe) => {
+                let mut read = vec![0; buffer.chunk_mut().len()];
+                let bytes = pipe.try_read(&mut read)?;
+                buffer.put_slice(&read[..bytes]);
+                Ok(bytes)
+            }
         }
     }
 }
