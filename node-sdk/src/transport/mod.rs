@@ -9,5 +9,6 @@ pub(crate) mod connection;
 pub(crate) mod flow;
 pub(crate) mod in_flight;
 pub(crate) mod limits;
+pub(crate) mod response_frame;
 pub(crate) mod target;
 pub(crate) mod write_queue;

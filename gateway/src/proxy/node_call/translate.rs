@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 use node_sdk::gateway::RawResponse;
-use protocol::{Version, check_depth, success_parts};
+use protocol::{Version, check_depth};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
@@ -187,10 +187,10 @@ pub(crate) fn is_json_text(text: &[u8]) -> bool {
 pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
     let packet = response.packet();
     // The usual response is split without parsing, and checked once.
-    if let Some((_, body)) = success_parts(packet)
-        && is_json_text(body)
+    if let Some(result) = response.result()
+        && is_json_text(result)
     {
-        return Ok((StatusCode::OK, packet.slice_ref(body)));
+        return Ok((StatusCode::OK, packet.slice_ref(result)));
     }
     let Ok(read) = response.read() else {
         if packet.trim_ascii() != b"null" {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use protocol::{CallMeta, Packet, Part, Version, is_idempotent, write_request};
 use tokio::time::{Instant, timeout_at};
 
@@ -25,7 +24,8 @@ use crate::routing::path_params;
 use crate::routing::provider::{Provider, Providers};
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
-use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
+use crate::transport::in_flight::{CallDeadlines, CallFailure, CallResult, StreamOptions};
+use crate::transport::response_frame::ResponseFrame;
 use crate::transport::write_queue::EnqueueError;
 
 /// Replaces a timeout that no clock can express.
@@ -33,7 +33,7 @@ const MAX_CALL_TIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl RawCall<'_> {
     /// Makes an attempt. A one-way call is answered at once.
-    fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
+    fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<ResponseFrame>, CallError> {
         let now = self.started.take().unwrap_or_else(Instant::now);
         let context = self.context();
         let deadline = self.progress.deadline.unwrap_or_else(|| self.begin(now, &context));
@@ -77,7 +77,7 @@ impl RawCall<'_> {
                 return self.call_local(service, deadline, context);
             }
             match self.submit(provider, &captured, now, deadline, &context) {
-                Ok(None) => return Ok(Some(Bytes::new())),
+                Ok(None) => return Ok(Some(ResponseFrame::default())),
                 Ok(Some(mut pending)) => {
                     // The call may already be lost, and its response must wake this task.
                     if let Poll::Ready(outcome) = pending.poll(task) {
@@ -170,7 +170,7 @@ impl RawCall<'_> {
         service: &Arc<dyn LocalCall>,
         deadline: Instant,
         context: Context,
-    ) -> Result<Option<Bytes>, CallError> {
+    ) -> Result<Option<ResponseFrame>, CallError> {
         let (service, url) = (Arc::clone(service), (self.method, self.path));
         let context = Context { deadline: Some(deadline), ..context };
         let (one_way, idempotent) = (self.one_way, self.idempotent);
@@ -186,7 +186,7 @@ impl RawCall<'_> {
                 self.progress.state = CallState::Local(answer);
                 Ok(None)
             }
-            Ok(None) => Ok(Some(Bytes::new())),
+            Ok(None) => Ok(Some(ResponseFrame::default())),
             Err(SubmitError::Params(source)) => Err(CallError::Params { url: self.url(), source }),
             Err(SubmitError::Connection(_)) => Err(CallError::Overloaded { url: self.url() }),
         }
@@ -251,8 +251,8 @@ impl RawCall<'_> {
     fn resolve(
         &mut self,
         pending: PendingCall,
-        outcome: Result<Bytes, CallFailure>,
-    ) -> Result<Option<Bytes>, CallError> {
+        outcome: CallResult,
+    ) -> Result<Option<ResponseFrame>, CallError> {
         // Most outcomes do not need the time.
         let now = || Instant::now().into_std();
         let connection = pending.connection();
@@ -280,7 +280,7 @@ impl RawCall<'_> {
                 if self.progress.lost.is_some() {
                     self.mesh.record_response(&self.route_name());
                 }
-                if self.window.is_some() && opens_stream(&frame) {
+                if self.window.is_some() && opens_stream(frame.frame()) {
                     self.progress.opened = Some(pending);
                 }
                 Ok(Some(frame))
@@ -325,7 +325,7 @@ impl RawCall<'_> {
     }
 
     /// The result when no node is left to try.
-    fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
+    fn no_provider_error(&mut self) -> Result<ResponseFrame, CallError> {
         let url = self.url();
         let CallProgress { lost, declined, has_found_full, has_found_too_small, .. } = &mut self.progress;
         match (lost, declined.take()) {
@@ -340,7 +340,7 @@ impl RawCall<'_> {
 
 impl RawCall<'_> {
     /// Polls what the call waits for. `None` when that is over and the call goes on: poll it again.
-    fn poll_state(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
+    fn poll_state(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<ResponseFrame>, CallError>> {
         match &mut self.progress.state {
             CallState::Due => {
                 let frame = self.poll_attempt(task)?;
@@ -348,7 +348,7 @@ impl RawCall<'_> {
                 let waits = matches!(self.progress.state, CallState::Waiting(_)) && !hedges;
                 if frame.is_none() && waits { Poll::Pending } else { Poll::Ready(Ok(frame)) }
             }
-            CallState::Local(response) => match ready!(response.as_mut().poll(task)) {
+            CallState::Local(response) => match ready!(response.as_mut().poll(task)).map(ResponseFrame::from) {
                 Some(frame) if is_declined(&frame) => {
                     // Another node may carry it out.
                     (self.progress.declined, self.progress.has_declined_here) = (Some(frame), true);
@@ -380,7 +380,7 @@ impl RawCall<'_> {
 
     /// Handles the outcome of the attempt that the call waits for. `None` when the hedge may still
     /// succeed, or another attempt is due.
-    fn settle(&mut self, outcome: Result<Bytes, CallFailure>) -> Result<Option<Bytes>, CallError> {
+    fn settle(&mut self, outcome: CallResult) -> Result<Option<ResponseFrame>, CallError> {
         let CallState::Waiting(pending) = std::mem::take(&mut self.progress.state) else { return Ok(None) };
         let settled = self.resolve(pending, outcome);
         if !matches!(settled, Ok(Some(_)))

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use crate::balance::{PickOptions, Readiness};
@@ -13,7 +12,7 @@ use crate::client::call::raw_call::RawCall;
 use crate::routing::provider::Provider;
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
-use crate::transport::in_flight::CallFailure;
+use crate::transport::in_flight::CallResult;
 
 /// A connection over which nothing has been answered, not even the hello of version 2, may lead to
 /// a process that is gone: the master of a cluster accepts for its workers. After this time without
@@ -43,7 +42,7 @@ impl RawCall<'_> {
 
     /// Calls a second provider when it is time, and polls that call. When the second call ends
     /// first, the two are swapped.
-    pub(super) fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
+    pub(super) fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<CallResult> {
         if matches!(self.progress.hedge, HedgeState::Idle) {
             let unproven = self.waits_unproven().then_some(UNPROVEN_AFTER);
             let after = self.hedge.filter(|_| self.may_hedge()).or(unproven);

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::client::local_call::LocalResponse;
 use crate::routing::needs::questions::Answer;
 use crate::transport::connection::PendingCall;
+use crate::transport::response_frame::ResponseFrame;
 
 /// The progress of a call.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub(super) struct CallProgress {
     pub(super) lost: Option<SocketAddr>,
     /// A response which says that the call was not carried out. It is returned if no other node
     /// succeeds.
-    pub(super) declined: Option<Bytes>,
+    pub(super) declined: Option<ResponseFrame>,
     /// Whether the response in `declined`, or an earlier one, came from this node itself.
     pub(super) has_declined_here: bool,
     /// Whether a tried node had no room.

@@ -5,23 +5,30 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{LegacyResponse, Packet, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, success_parts};
+use protocol::{LegacyResponse, Packet, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::CallError;
+use crate::transport::response_frame::ResponseFrame;
 
 /// A response as it was received.
 #[derive(Debug)]
 pub struct RawResponse {
-    pub(crate) frame: Bytes,
+    pub(crate) frame: ResponseFrame,
     pub(crate) node: Option<SocketAddr>,
 }
 
 impl RawResponse {
     /// The packet, without its delimiter.
     pub fn packet(&self) -> &Bytes {
-        &self.frame
+        self.frame.frame()
+    }
+
+    /// The JSON text of the result, if the packet is a success in the form that our nodes write.
+    /// Any other packet has to be read. The text may be malformed.
+    pub fn result(&self) -> Option<&[u8]> {
+        self.frame.result()
     }
 
     /// The node that has answered; `None` if it is this one.
@@ -35,7 +42,7 @@ impl RawResponse {
     /// When the frame is not a packet: a version 1 service answers `null` to a method that it does
     /// not know.
     pub fn read(&self) -> Result<Response<'_>, protocol::PacketError> {
-        Packet::parse(&self.frame).map(|packet| Response::from_packet(&packet))
+        Packet::parse(self.packet()).map(|packet| Response::from_packet(&packet))
     }
 }
 
@@ -60,8 +67,8 @@ impl ResponseError {
 /// Reads the result of a response.
 pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, ResponseError> {
     // The usual response is read once. If that fails, parsing the whole packet says why.
-    if let Some((_, body)) = success_parts(&raw.frame)
-        && let Ok(result) = serde_json::from_slice(body)
+    if let Some(result) = raw.result()
+        && let Ok(result) = serde_json::from_slice(result)
     {
         return Ok(result);
     }
@@ -77,7 +84,7 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
         return Err(ResponseError::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
     }
     let read = match answer.version {
-        Version::V1 => read_legacy(&raw.frame),
+        Version::V1 => read_legacy(raw.packet()),
         Version::V2 => serde_json::from_str(answer.body.map_or("null", RawValue::get)),
     };
     read.map_err(ResponseError::Unreadable)
@@ -96,11 +103,11 @@ fn read_legacy<T: DeserializeOwned>(frame: &[u8]) -> Result<T, serde_json::Error
 
 /// Whether a response says that its node has done nothing: it is overloaded, or not the one that
 /// the call is for.
-pub(crate) fn is_declined(frame: &[u8]) -> bool {
-    if success_parts(frame).is_some() {
+pub(crate) fn is_declined(frame: &ResponseFrame) -> bool {
+    if frame.is_success() {
         return false;
     }
-    let Ok(packet) = Packet::parse(frame) else { return false };
+    let Ok(packet) = Packet::parse(frame.frame()) else { return false };
     let answer = Response::from_packet(&packet);
     let said = (answer.status, answer.reason.as_deref().unwrap_or_default());
     answer.version == Version::V2 && matches!(said, (503, "overloaded") | (WRONG_INSTANCE_STATUS, WRONG_INSTANCE))

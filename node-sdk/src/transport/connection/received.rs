@@ -4,13 +4,14 @@
 use std::sync::atomic::Ordering;
 
 use net::{MAX_ESCAPED_BYTES, debug, escaped, warn};
-use protocol::{HELLO_URI, Packet, Part, Side, Version, parse_part, read_credit, success_parts};
+use protocol::{HELLO_URI, Packet, Part, Side, Version, parse_part, read_credit};
 use tokio::time::Instant;
 
 use super::driver::{Driver, WRONG_INSTANCE_PAUSE};
 use super::unexpected::cost_of;
 use super::{Connection, ConnectionState};
 use crate::transport::in_flight::InFlight;
+use crate::transport::response_frame::ResponseFrame;
 use crate::transport::target::Target;
 
 /// Responses that are handed out before their callers run, so that client and server work at the
@@ -100,13 +101,16 @@ impl Connection {
     ) -> Result<Received, &'static str> {
         let mut received = Received { useful: 0, unexpected: 0, has_answered: false };
         for frame in socket.responses.drain(..) {
-            let (key, kind) = match success_parts(&frame) {
-                Some((key, _)) => (Some(key), FrameKind::Response),
-                None if protocol::is_blank(&frame) => {
+            let (key, kind, frame) = match ResponseFrame::parse_success(frame) {
+                Ok((key, frame)) => (Some(key), FrameKind::Response, frame),
+                Err(frame) if protocol::is_blank(&frame) => {
                     received.unexpected += cost_of(frame.len());
                     continue;
                 }
-                None => read_head(&frame, &state.calls, &self.target),
+                Err(frame) => {
+                    let (key, kind) = read_head(&frame, &state.calls, &self.target);
+                    (key, kind, ResponseFrame::other(frame))
+                }
             };
             if let FrameKind::Hello { is_meant } = kind {
                 if !is_meant {
@@ -115,16 +119,16 @@ impl Connection {
                     return Err("another instance listens there");
                 }
                 received.has_answered = true;
-                received.unexpected += cost_of(frame.len());
+                received.unexpected += cost_of(frame.frame().len());
                 continue;
             }
             let answered = match (key, kind) {
                 (Some(key), FrameKind::Response) => state.calls.handle_response(now, key, frame),
-                (Some(key), FrameKind::Part(part)) => state.calls.handle_part(now, key, part, frame),
+                (Some(key), FrameKind::Part(part)) => state.calls.handle_part(now, key, part, frame.into_frame()),
                 (Some(key), FrameKind::Credit(bytes)) => {
-                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|_useless| frame)
+                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|_useless| frame.into_frame())
                 }
-                (None, _) | (Some(_), FrameKind::Hello { .. }) => Err(frame),
+                (None, _) | (Some(_), FrameKind::Hello { .. }) => Err(frame.into_frame()),
             };
             match answered {
                 Ok((took, waker)) => {

@@ -2,13 +2,13 @@ use std::future::poll_fn;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use bytes::Bytes;
 use net::Network;
 use protocol::write_cancel;
 use tokio::task::yield_now;
 
 use super::*;
 use crate::transport::in_flight::MANY_IN_FLIGHT;
+use crate::transport::response_frame::ResponseFrame;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HELLO: &[u8] = "{\"uri\":\"$hello\",\"$\":{\"f\":\"here\",\"n\":\"n\",\"to\":\"*\"}}¶".as_bytes();
@@ -123,7 +123,7 @@ async fn after_many_calls_a_single_one_waits_for_others() {
     reads(&node, &[b'x'; MANY_IN_FLIGHT]).await;
     for pending in &mut many {
         let answered =
-            connection.lock().calls.handle_response(Instant::now().into_std(), pending.key, Bytes::new()).is_ok();
+            connection.lock().calls.handle_response(Instant::now().into_std(), pending.key, ResponseFrame::default()).is_ok();
         assert!(answered && poll_fn(|context| pending.poll(context)).await.is_ok());
     }
     let _alone = call(&connection, b"alone");
@@ -152,7 +152,7 @@ async fn bytes_that_the_system_does_not_take_leave_before_later_ones() {
         let second = call(&connection, b"second");
         bytes.extend_from_slice(b"second");
         reads(&node, &bytes).await;
-        assert!(connection.lock().calls.handle_response(Instant::now().into_std(), second.key, Bytes::new()).is_ok());
+        assert!(connection.lock().calls.handle_response(Instant::now().into_std(), second.key, ResponseFrame::default()).is_ok());
     }
 }
 

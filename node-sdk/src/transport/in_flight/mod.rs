@@ -14,6 +14,7 @@ use protocol::Version;
 use self::streams::StreamSlot;
 pub(crate) use self::streams::{StreamClosed, StreamEnd};
 use crate::transport::limits::InFlightLimits;
+use crate::transport::response_frame::ResponseFrame;
 use crate::transport::write_queue::{EnqueueError, QueuedRange, WriteQueue};
 
 /// The calls of one connection: those that wait to be written, and those that wait for a response.
@@ -49,8 +50,8 @@ pub(crate) struct InFlight {
 /// With this many calls in flight, a delayed write nearly always finds more to send.
 pub(crate) const MANY_IN_FLIGHT: usize = 8;
 
-/// The result of a call: the frame of its response, or why there is none.
-pub(crate) type CallResult = Result<Bytes, CallFailure>;
+/// The result of a call: its response, or why there is none.
+pub(crate) type CallResult = Result<ResponseFrame, CallFailure>;
 
 /// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +198,10 @@ impl InFlight {
                 }
                 Poll::Pending
             }
-            SlotState::Open(open) => Poll::Ready(open.opening.take().ok_or(CallFailure::Lost { written: true })),
+            SlotState::Open(open) => {
+                let opening = open.opening.take().map(ResponseFrame::other);
+                Poll::Ready(opening.ok_or(CallFailure::Lost { written: true }))
+            }
             SlotState::Done(_) | SlotState::Free => match self.release(slot) {
                 SlotState::Done(outcome) => Poll::Ready(outcome),
                 SlotState::Free | SlotState::Waiting(_) | SlotState::Open(_) => {
@@ -234,18 +238,18 @@ impl InFlight {
         &mut self,
         now: Instant,
         key: u64,
-        frame: Bytes,
+        frame: ResponseFrame,
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         self.write_queue.record_read(key);
-        let Some(slot) = self.slot(key) else { return Err(frame) };
+        let Some(slot) = self.slot(key) else { return Err(frame.into_frame()) };
         let began = match &self.slots[slot].state {
             SlotState::Waiting(waiting) => waiting.began,
-            SlotState::Open(open) if open.is_over() => return Err(frame),
+            SlotState::Open(open) if open.is_over() => return Err(frame.into_frame()),
             SlotState::Open(_) => {
                 self.responses_due = self.responses_due.saturating_sub(1);
                 return Ok((None, self.end(slot, StreamEnd::Response(frame))));
             }
-            SlotState::Done(_) | SlotState::Free => return Err(frame),
+            SlotState::Done(_) | SlotState::Free => return Err(frame.into_frame()),
         };
         self.responses_due = self.responses_due.saturating_sub(1);
         Ok((Some(now.saturating_duration_since(began)), self.complete(slot, Ok(frame))))

@@ -8,6 +8,7 @@ use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
 
 use super::{CallFailure, InFlight, SlotState, StreamOptions, WaitingSlot};
 use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
+use crate::transport::response_frame::ResponseFrame;
 use crate::transport::write_queue::{EnqueueError, QueuedRange};
 
 /// A stream.
@@ -32,7 +33,7 @@ pub(crate) struct UselessCredit;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
     /// A response as that of a call: the only result, or an error.
-    Response(Bytes),
+    Response(ResponseFrame),
     Failed(CallFailure),
     /// The node broke the rules of streams.
     Violation(FlowViolation),

@@ -57,7 +57,7 @@ impl Scene {
 
     fn answer(&mut self, key: u64) -> bool {
         let now = self.at(7);
-        self.calls.handle_response(now, key, Bytes::from_static(b"{}")).is_ok()
+        self.calls.handle_response(now, key, ResponseFrame::from(Bytes::from_static(b"{}"))).is_ok()
     }
 
     /// The result of a call.
@@ -144,7 +144,7 @@ fn gu6_only_known_keys_are_responses_and_each_only_once() {
         assert!(!scene.answer(other), "{other}");
     }
     assert!(scene.answer(key) && !scene.answer(key));
-    assert_eq!(scene.outcome(key), Some(Ok(Bytes::from_static(b"{}"))));
+    assert_eq!(scene.outcome(key), Some(Ok(ResponseFrame::from(Bytes::from_static(b"{}")))));
     let next = scene.admit(2).unwrap();
     assert!(next != key && !scene.answer(key), "the slot is the same, but the key is not");
 }
