@@ -50,7 +50,7 @@ net::settings! {
         ///
         /// With the own bytes of ten thousand connections, the process stays below a gigabyte by
         /// default.
-        pub max_held_bytes: usize = 256 << 20, "BYTES", where 1..=usize::MAX;
+        pub max_held_bytes: usize = 192 << 20, "BYTES", where 1..=usize::MAX;
         /// Clients at a time; further ones are closed at once.
         pub max_connections: usize = 10_000, where 1..=usize::MAX;
         /// How long the head of a request may take from its first byte to its last.

@@ -350,7 +350,7 @@ fn oe18_what_has_no_effect_is_told() {
     check_warnings(
         "max_body_bytes = 200_000_000",
         &[
-            "1:18: bodies for nodes have 134217728 bytes at most, half of `max_held_bytes`, whatever `max_body_bytes` says",
+            "1:18: bodies for nodes have 100663296 bytes at most, half of `max_held_bytes`, whatever `max_body_bytes` says",
         ],
     );
     check_warnings("[[route]]\nprefix = \"/\"\ntry_timeout = \"1s\"\ncheck = \"tcp\"\ncheck_every = \"1s\"", &[]);
