@@ -192,9 +192,10 @@ impl Peers {
     ///
     /// # Errors
     /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it
-    /// is larger than nodes accept. If it was sent to no node: [`CallError::NoList`] before the
-    /// first list of nodes has come, [`CallError::OutsideInterests`] when this node is told of no
-    /// subscriber, and [`CallError::NotAsked`] when the Distributor cannot be asked who subscribes.
+    /// is larger than nodes accept. If it was sent to no node: [`CallError::BadUrl`] when no node
+    /// can subscribe to this name, [`CallError::NoList`] before the first list of nodes has come,
+    /// [`CallError::OutsideInterests`] when this node is told of no subscriber, and
+    /// [`CallError::NotAsked`] when the Distributor cannot be asked who subscribes.
     /// [`CallError::Overloaded`] when 1024 events wait for its answer.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::emit(&self.mesh, event, payload)

@@ -69,6 +69,10 @@ async fn c8_a_url_that_is_written_wrongly_is_told_how_to_write_it() {
         assert!(matches!(error, CallError::BadUrl { .. }) && error.to_string().contains(hint), "{url}: {error}");
         assert_eq!(begun.elapsed(), Duration::ZERO, "{url}");
     }
+    for event in ["a b", "orders?of=7", "orders/../sold", "\u{7f}"] {
+        let error = caller.peers().emit(event, &()).unwrap_err();
+        assert!(matches!(error, CallError::BadUrl { .. }), "{event}: {error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -248,11 +248,7 @@ impl RawCall<'_> {
     }
 
     /// Decides what follows from an attempt: the response, or `None` for another attempt.
-    fn resolve(
-        &mut self,
-        pending: PendingCall,
-        outcome: CallResult,
-    ) -> Result<Option<ResponseFrame>, CallError> {
+    fn resolve(&mut self, pending: PendingCall, outcome: CallResult) -> Result<Option<ResponseFrame>, CallError> {
         // Most outcomes do not need the time.
         let now = || Instant::now().into_std();
         let connection = pending.connection();

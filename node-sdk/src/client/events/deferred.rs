@@ -51,6 +51,9 @@ pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
     if !mesh.view().needs().is_partial() {
         return event.send(mesh);
     }
+    if let Some(error) = event.bad_name() {
+        return Err(error);
+    }
     let route = Arc::clone(&event.route);
     match mesh.deferred_events().place(mesh.view().needs(), mesh.view().has_list(), event, Instant::now()) {
         Placement::Now(event) => event.send(mesh),

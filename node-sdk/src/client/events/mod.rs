@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use net::buffers::with_scratch;
-use protocol::{CallMeta, EVENT_METHOD, EVENT_PREFIX, write_request};
+use protocol::{CallMeta, EVENT_METHOD, EVENT_PREFIX, Route, write_request};
 use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
@@ -70,6 +70,12 @@ impl Event {
         Ok(Self { path: format!("/{event}"), route: url().into(), text, audience, context })
     }
 
+    /// The error of a name that no node can subscribe to.
+    pub(super) fn bad_name(&self) -> Option<CallError> {
+        let error = Route::parse(&self.route).err()?;
+        Some(CallError::BadUrl { url: self.route.to_string(), reason: error.reason })
+    }
+
     /// Sends it to the subscribers that are known. Returns their number.
     pub(super) fn send(&self, mesh: &Mesh) -> Result<usize, CallError> {
         let local = mesh.local().filter(|service| service.offers(EVENT_METHOD, &self.path));
@@ -114,6 +120,8 @@ impl Emission<'_> {
         let url = || self.event.route.to_string();
         if reached > 0 || !groups.is_empty() {
             Ok(reached)
+        } else if let Some(error) = self.event.bad_name() {
+            Err(error)
         } else if !self.mesh.view().has_list() {
             Err(CallError::NoList { url: url() })
         } else if coverage(self.mesh.interests(), EVENT_METHOD, &self.event.path) == Coverage::None {

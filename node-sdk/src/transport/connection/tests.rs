@@ -122,8 +122,11 @@ async fn after_many_calls_a_single_one_waits_for_others() {
     let mut many: Vec<_> = (0..MANY_IN_FLIGHT).map(|_| call(&connection, b"x")).collect();
     reads(&node, &[b'x'; MANY_IN_FLIGHT]).await;
     for pending in &mut many {
-        let answered =
-            connection.lock().calls.handle_response(Instant::now().into_std(), pending.key, ResponseFrame::default()).is_ok();
+        let answered = connection
+            .lock()
+            .calls
+            .handle_response(Instant::now().into_std(), pending.key, ResponseFrame::default())
+            .is_ok();
         assert!(answered && poll_fn(|context| pending.poll(context)).await.is_ok());
     }
     let _alone = call(&connection, b"alone");
@@ -152,7 +155,13 @@ async fn bytes_that_the_system_does_not_take_leave_before_later_ones() {
         let second = call(&connection, b"second");
         bytes.extend_from_slice(b"second");
         reads(&node, &bytes).await;
-        assert!(connection.lock().calls.handle_response(Instant::now().into_std(), second.key, ResponseFrame::default()).is_ok());
+        assert!(
+            connection
+                .lock()
+                .calls
+                .handle_response(Instant::now().into_std(), second.key, ResponseFrame::default())
+                .is_ok()
+        );
     }
 }
 
