@@ -41,8 +41,8 @@ def failure_of(packet: Any) -> Refused | None:
 
 
 def result_of(packet: dict[str, Any]) -> Any:
-    """The result of an answer that is no failure. Of version 1 it is ``results`` if nothing else is
-    there, and otherwise an object of all that is not the answer's own."""
+    """The result of an answer that is not a failure. Of version 1 it is ``results`` if nothing else
+    is there, and otherwise an object of all that is not the answer's own."""
     if packet.get("$") is not None:
         return packet.get("params")
     data = {}

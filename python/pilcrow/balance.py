@@ -61,11 +61,11 @@ ZONE_OVERFLOW = 32
 zone that has less than half as many."""
 
 MAX_SUBSET = 100
-"""Most providers of a route that one node calls. With many callers each has a different subset, and
-fewer connections."""
+"""Maximum number of providers of a route that one node calls. With many callers each has a
+different subset, and fewer connections."""
 
 MAX_SCHEDULE_SHARE = 16
-"""Most positions of one provider in a schedule. Finer weights are rounded."""
+"""Maximum number of positions of one provider in a schedule. Finer weights are rounded."""
 
 _MASK = (1 << 64) - 1
 
@@ -86,11 +86,11 @@ class Readiness(IntEnum):
     READY = 0
     CONNECTING = 1
     EJECTED = 2
-    """It fails calls, or is suspect."""
+    """The provider fails calls, or is suspect."""
     RECONNECT = 3
-    """Not connected, and worth an attempt."""
+    """The provider is not connected, and worth an attempt."""
     COOLING_DOWN = 4
-    """Connecting to it has just failed."""
+    """Connecting to the provider has just failed."""
 
 
 class Latency:
@@ -231,31 +231,31 @@ class Member(Protocol):
 
     @property
     def address(self) -> str:
-        """Its address, which no other provider of the pool has."""
+        """The address, which no other provider of the pool has."""
 
     @property
     def instance(self) -> str | None:
-        """The instance that it is, if it says so."""
+        """The instance, if the provider says which one it is."""
 
     @property
     def load(self) -> Load:
-        """Its calls in flight, latency and failures."""
+        """The calls in flight, the latency and the failures."""
 
     @property
     def weight(self) -> int:
-        """Its share of the calls, in hundredths of the usual one."""
+        """The share of the calls, in hundredths of the usual one."""
 
     @property
     def same_zone(self) -> bool:
-        """It runs in our zone."""
+        """Whether the provider runs in our zone."""
 
     @property
     def is_local(self) -> bool:
-        """It is this very node."""
+        """Whether the provider is this very node."""
 
     @property
     def rank_score(self) -> int:
-        """Of more than :data:`MAX_SUBSET` providers, those with the highest are called."""
+        """The rank among more than :data:`MAX_SUBSET` providers: the highest are called."""
 
     def readiness(self, now: float) -> Readiness:
         """Whether it can be called now."""

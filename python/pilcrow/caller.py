@@ -358,7 +358,7 @@ class UnderWay:
                 return
             except asyncio.TimeoutError:
                 where = caller.registry.where
-                text = f"it is not known who offers {self.url}: the {where} has sent no list"
+                text = f"the providers of {self.url} are not known: the {where} has sent no list"
                 raise NoList(text) from None
         if caller.table.was_offered(self.method, self.path):
             raise self._no_provider()

@@ -155,7 +155,7 @@ class Connection:
             self._down_until = max(self._down_until, self._loop.time() + wait)
 
     def renew(self, old: Link, waiting: list[Queued]) -> None:
-        """Makes a new connection to a node that has answered nothing over the old one."""
+        """Makes a new connection to a node that has answered nothing over the one before."""
         if self._link is old:
             self._link, self._is_up = None, False
         try:

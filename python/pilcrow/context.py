@@ -18,8 +18,8 @@ MAX_MARGIN = 0.1
 """And never earlier than this: it is enough for an answer, or one more call."""
 
 MAX_HOPS = 32
-"""Most calls in a row, each made while the one before is handled. Services that call each other in
-a circle would go on until the deadline."""
+"""Maximum number of calls in a row, each made while the one before is handled. Services that call
+each other in a circle would go on until the deadline."""
 
 _TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -29,13 +29,15 @@ class Context:
     """The context of all work for one call."""
 
     deadline: float | None = None
-    """Until when the caller waits, by the clock of the loop; none once it reads a stream."""
+    """The time until which the caller waits, by the clock of the loop; none once it reads a
+    stream."""
     trace: str | None = None
     """A W3C ``traceparent``."""
     hops: int = 0
-    """How many calls in a row led to this one."""
+    """The number of calls in a row that led to this one."""
     may_stream: bool = False
-    """The caller takes a stream, so streams that are opened for it may outlast the opening."""
+    """Whether the caller takes a stream, so streams that are opened for it may outlast the
+    opening."""
 
     def inner_deadline(self, now: float) -> float | None:
         """The deadline of a call that is made now for this one."""

@@ -6,7 +6,7 @@ from .wire import shown
 
 
 class RouteError(ValueError):
-    """A text is not a route."""
+    """A text that is not a route."""
 
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(f"'{shown(text, 60)}' is not a route: {reason}. Write it like GET/goods or GET/goods/{{id}}")
@@ -39,7 +39,7 @@ class CallError(Exception):
     carried out."""
 
     was_sent = False
-    """The call may have been carried out."""
+    """Whether the call may have been carried out."""
 
 
 class NoRoute(CallError):

@@ -38,7 +38,7 @@ class Emission:
         self.is_own = caller.service.router.find(EVENT, self.path) is not None
         if not caller.registry.listed.is_set() and not self.is_own:
             where = caller.registry.where
-            raise NoList(f"it is not known who subscribes to {shown(event)}: the {where} has sent no list")
+            raise NoList(f"the subscribers of {shown(event)} are not known: the {where} has sent no list")
 
     def to_groups(self) -> int:
         """Sends it to one node of each name."""

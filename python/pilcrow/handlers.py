@@ -40,7 +40,7 @@ class Handler:
         self.route = route
         self.function = function
         self.is_stream = inspect.isasyncgenfunction(function)
-        """It yields the parts of a stream."""
+        """Whether it yields the parts of a stream."""
         self._reads_all = route.method == EVENT
         self._limit = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
         self._waiting = 0
@@ -66,7 +66,8 @@ class Handler:
         for one in inspect.signature(self.function).parameters.values():
             hint = hints.get(one.name)
             if one.kind is one.VAR_POSITIONAL or one.kind is one.POSITIONAL_ONLY:
-                raise StartError(f"{name}: arguments are passed by name, so `{one}` is no parameter of a handler")
+                text = f"{name}: arguments are passed by name"
+                raise StartError(f"{text}, so a handler cannot have the parameter `{one}`")
             if one.kind is one.VAR_KEYWORD:
                 raise StartError(f"{name}: write `params` in place of `{one}`: it is given all arguments")
             if one.name == "call" or getattr(hint, "__name__", "") == "Call":

@@ -149,15 +149,15 @@ class CallerConnection(asyncio.Protocol):
 
     def _take(self, packet: Any, now: float) -> None:
         if isinstance(packet, NotAPacket):
-            self._strike("a frame is no packet")
+            self._strike("a frame is not a packet")
             return
         uri = packet.get("uri") if isinstance(packet, dict) else None
         if not isinstance(packet, dict) or not isinstance(uri or "", str):
-            self._strike("a frame is no packet")
+            self._strike("a frame is not a packet")
             return
         method = packet.get("method") or ""
         if not isinstance(method, str):
-            self._strike("a method is no text")
+            self._strike("a method is not a text")
             return
         if self._reader.pieces > 1:
             text = f"{self.peer}: a call was cut by a raw ¶ in a text; its {self._reader.pieces} pieces were joined"

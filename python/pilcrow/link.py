@@ -305,7 +305,7 @@ class Link(asyncio.Protocol):
 
     def _received(self, packet: Any, size: int) -> None:
         if packet is None and not self.target.is_v2:
-            # So an old service answers a method that it does not know.
+            # So a version 1 service answers a method that it does not know.
             only = next(iter(self._unanswered)) if len(self._unanswered) == 1 else None
             self._answered(only, packet, size)
             return
@@ -315,7 +315,7 @@ class Link(asyncio.Protocol):
         meta = packet["$"] if isinstance(packet.get("$"), dict) else None
         key = packet.get("key")
         if isinstance(key, str) and key.isascii() and key.isdigit():
-            key = int(key)  # Old services answer so.
+            key = int(key)  # Version 1 services answer so.
         if packet.get("uri") == "$hello":
             self._hello(meta or {})
         elif packet.get("uri") == "$credit" and meta is not None:

@@ -81,7 +81,7 @@ class Node:
         Raises :class:`StartError`.
         """
         if not _NAME.fullmatch(name):
-            raise StartError(f"'{name}' is no name for a node: it has 1 to 128 of A-Z a-z 0-9 . _ -")
+            raise StartError(f"'{name}' is not a name for a node: a name has 1 to 128 of A-Z a-z 0-9 . _ -")
         if not 0 <= weight <= 1000:
             raise StartError(f"a weight is from 0 to 1000, in hundredths of the usual share, and not {weight}")
         self.name = name
@@ -224,8 +224,8 @@ class Node:
     # Its life.
 
     async def start(self) -> Node:
-        """Listens and begins to register. A Distributor that cannot be reached yet is no error: it
-        is tried again, and the log says so. Raises :class:`StartError`."""
+        """Listens and begins to register. A Distributor that cannot be reached yet is not an error:
+        it is tried again, and the log says so. Raises :class:`StartError`."""
         if self._is_started:
             raise StartError("a node is started once: make another one")
         server = Server(self._service)

@@ -31,19 +31,20 @@ class Target:
     """The node that a connection leads to."""
 
     address: str
-    """Where lists say that it is, as ``host:port``."""
+    """The place where lists say that it is, as ``host:port``."""
     host: str
     port: int
     name: str
     is_v2: bool
     instance: str | None = None
-    """Nodes of version 1 do not say."""
+    """The instance that it is; nodes of version 1 do not say."""
     read_window: int = LEGACY_READ_BYTES
-    """How many unread bytes it may have, if it is of version 1."""
+    """The number of unread bytes that it may have, if it is of version 1."""
     advertised: tuple[str, int] | None = None
-    """Where it says that it is. The Distributor has not seen it, so anything may listen there."""
+    """The place where it says that it is. The Distributor has not seen it, so anything may listen
+    there."""
     is_shared: bool = False
-    """Several instances are listed there, and any of them may answer."""
+    """Whether several instances are listed there. Then any of them may answer."""
 
 
 class Pending:

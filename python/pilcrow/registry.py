@@ -28,7 +28,7 @@ RECONNECT = 3.0
 """Pause before connecting again, in which all nodes come back one by one."""
 
 MAX_FOREIGN_PAUSE = 30.0
-"""The longest pause before a server that is no Distributor is tried again."""
+"""The longest pause before a server that is not a Distributor is tried again."""
 
 SILENCE = 15.0
 """How long a Distributor may be silent; one of version 2 pings far more often."""
@@ -68,7 +68,8 @@ class Registry:
         """``description`` is registered as it stands; ``on_change`` is called with what is
         known."""
         self.host, self.port = parse_address(where)
-        self.where = f"Distributor {where}"
+        self._at = where
+        self.where = f"Distributor at {where}"
         self.replica = Replica()
         self.listed = asyncio.Event()
         """The first list has come."""
@@ -90,7 +91,7 @@ class Registry:
         self._unreachable: dict[int, str] = {}
 
     def start(self) -> None:
-        """Begins to register. A Distributor that cannot be reached yet is no error."""
+        """Begins to register. A Distributor that cannot be reached yet is not an error."""
         self._task = asyncio.get_running_loop().create_task(self._keep_registered())
 
     async def leave(self) -> None:
@@ -153,10 +154,10 @@ class Registry:
                 return
             if foreign:
                 self._foreign_pause = min(self._foreign_pause * 2, MAX_FOREIGN_PAUSE)
-                self._say(f"{self.where} is no Distributor: {foreign}. Is the address right?")
+                self._say(f"the server at {self._at} is not a Distributor: {foreign}. Is the address right?")
                 await self._pause(self._foreign_pause * random.uniform(0.9, 1.1))
                 continue
-            self._say(f"no connection to the {self.where}: {cause}; trying again every 3 s")
+            self._say(f"cannot connect to the {self.where}: {cause}; trying every 3 s")
             # All nodes have lost it at this moment, so they come back one after the other. One that
             # has sent nothing may not work.
             share = self.replica.rank(self._identity.id) if self._was_heard else random.uniform(0.9, 1.1)
@@ -191,7 +192,7 @@ class Registry:
                 for packet in frames.packets():
                     if isinstance(packet, NotAPacket):
                         if not self._was_heard:
-                            return _foreign(begin) or "what it sends is no packet"
+                            return _foreign(begin) or "what it sends is not a packet"
                         continue
                     if (foreign := self._take(packet, frames.text)) is not None:
                         return foreign
@@ -265,7 +266,7 @@ class Registry:
         if outcome is Outcome.GAP:
             self._ask()
         elif outcome is Outcome.BAD:
-            self._say(f"ignored a list of the {self.where} that is none; what was known before stays in use")
+            self._say(f"ignored a packet of the {self.where} that is not a list; what was known before stays in use")
         elif outcome is not Outcome.STALE:
             self._was_heard, self._foreign_pause = True, RECONNECT / 2
             self.listed.set()
@@ -276,7 +277,7 @@ class Registry:
         if self._was_heard and not self.is_registered.is_set() and self._is_listed():
             self.is_registered.set()
             self._trouble = ""
-            LOG.info("registered as %s at the %s", self._description["name"], self.where)
+            LOG.info("registered as %s with the %s", self._description["name"], self.where)
 
     def _is_listed(self) -> bool:
         return self.replica.rank(self._identity.id) is not None or (
@@ -363,4 +364,4 @@ def _foreign(begin: bytes) -> str:
         return "it speaks TLS"
     if text.startswith("SSH-"):
         return "it speaks SSH"
-    return "what it sends is no packet"
+    return "what it sends is not a packet"

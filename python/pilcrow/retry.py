@@ -11,7 +11,8 @@ RETRIES_PER_SECOND = 10.0
 """Further retries a second, for nodes that call rarely."""
 
 MAX_SAVED_RETRIES = 100.0
-"""Most unused retries that are saved, so that a quiet hour does not pay for a storm."""
+"""Maximum number of unused retries that are saved, so that a quiet hour does not pay for a
+storm."""
 
 CRASH_WINDOW = 30.0
 """Two nodes that are lost within this time, each with a call of one route and with no answer in

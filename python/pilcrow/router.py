@@ -9,18 +9,18 @@ from urllib.parse import unquote
 from .errors import RouteError
 
 MAX_ROUTE_BYTES = 512
-"""Longest route in bytes: the Distributor accepts no longer one."""
+"""Maximum bytes of a route: the Distributor accepts no longer one."""
 
 MAX_METHOD_CHARS = 17
-"""Longest method; HTTP's registered methods have at most 17 letters."""
+"""Maximum letters of a method; HTTP's registered methods have at most 17 letters."""
 
 MAX_SHAPES = 16
-"""Most shapes of the routes with parameters that have the same method, number of segments and first
-segment. A shape says which segments are parameters. A look-up tries each shape once, so this bounds
-its cost."""
+"""Maximum number of shapes of the routes with parameters that have the same method, number of
+segments and first segment. A shape says which segments are parameters. A look-up tries each shape
+once, so this bounds its cost."""
 
 MAX_SEGMENTS = 64
-"""Most segments of a route with parameters."""
+"""Maximum number of segments of a route with parameters."""
 
 EVENT = "EVENT"
 """The method of events. Gateways route nothing under it."""
@@ -97,7 +97,7 @@ def own_route(text: str) -> Route:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The method and the path of a call. Raises :class:`RouteError` when the text is no url."""
+    """The method and the path of a call. Raises :class:`RouteError` when the text is not a url."""
     at = url.find("/")
     method, path = url[:at], url[at:]
     if at <= 0 or not _CAPITALS.issuperset(method):
@@ -105,7 +105,7 @@ def split_url(url: str) -> tuple[str, str]:
         hint = f"; is it {word}{path}?" if at > 0 and word in METHODS else ""
         raise RouteError(url, f"it does not begin with a method in capital letters{hint}")
     if "?" in path or "#" in path:
-        raise RouteError(url, "a query is no part of it: what would stand there belongs to the arguments")
+        raise RouteError(url, "a query is not part of it: what would stand there belongs to the arguments")
     return method, path
 
 

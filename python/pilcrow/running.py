@@ -42,9 +42,9 @@ class RunningCall:
         self.outbox: Outbox | None = None
         self.is_open = False
         self.is_leaving = False
-        """The node leaves, and the stream with it."""
+        """Whether the node leaves, and the stream with it."""
         self.is_released = False
-        """The caller no longer waits."""
+        """Whether the caller no longer waits."""
         self.head = ""
 
     def open(self) -> None:

@@ -187,8 +187,8 @@ class Service:
         if found is None:
             raise ServiceError(404, "no_route", f"this node does not offer {shown(method)}{shown(path)}")
         if context.hops > MAX_HOPS:
-            text = f"this call is the end of a chain of {MAX_HOPS} calls, each made for the one before"
-            raise ServiceError(508, "loop", f"{text}; services may be calling each other in a loop")
+            text = f"more than {MAX_HOPS} calls in a chain; services may be calling each other in a loop"
+            raise ServiceError(508, "loop", text)
         return found[1], found[2]
 
     async def answer(

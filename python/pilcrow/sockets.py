@@ -38,7 +38,7 @@ def peer_name(address: Any) -> str:
 
 def ip_of(host: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address of a host as it is listed; IPv4 as such, even if it is mapped to IPv6. None if it
-    is no address."""
+    is not an address."""
     try:
         address = ipaddress.ip_address(str(host).strip("[]").partition("%")[0])
     except ValueError:
@@ -57,7 +57,7 @@ def blocked_because(host: Any) -> str | None:
     """Why a host is never called, even if a node registers it; none if it may be."""
     address = ip_of(host)
     if address is None:
-        return "its host is no address"
+        return "its host is not an address"
     if address.version == 6 and address in _NAT64:
         address = ipaddress.ip_address(int(address) & 0xFFFF_FFFF)
     if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
@@ -92,7 +92,7 @@ def explain(error: BaseException) -> str:
 
 
 def parse_host_port(text: str) -> tuple[str, int] | None:
-    """As :func:`parse_address`, for what another node says; none if it is no address."""
+    """As :func:`parse_address`, for what another node says; none if it is not an address."""
     try:
         return parse_address(text)
     except StartError:

@@ -153,7 +153,7 @@ class Table:
             try:
                 routes.append(Route(url if isinstance(url, str) else ""))
             except RouteError:
-                self._warn_once(f"{shown(entry.content.get('name'))} offers {shown(url)}, which is no route")
+                self._warn_once(f"{shown(entry.content.get('name'))} offers {shown(url)}, which is not a route")
         return routes
 
     def _warn_once(self, text: str) -> None:

@@ -15,26 +15,26 @@ DELIMITER = b"\xc2\xb6"
 """``¶`` in UTF-8. It ends every packet."""
 
 MAX_FRAME_BYTES = 8 << 20
-"""Most bytes of a call or an answer: every node accepts as many. Larger data belongs into a
+"""Maximum bytes of a call or an answer: every node accepts as many. Larger data belongs into a
 stream."""
 
 MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 4096
-"""Most bytes of an event, or of a part of a stream. With its envelope it makes a packet that every
-node can read."""
+"""Maximum bytes of an event, or of a part of a stream. With its envelope it makes a packet that
+every node can read."""
 
 MAX_PIECES = 16
-"""Most pieces into which an old writer may cut a packet by a raw ``¶`` in a text. Each further
-piece would be parsed again with all that came before it."""
+"""Maximum number of pieces into which a version 1 writer may cut a packet by a raw ``¶`` in a text.
+Each further piece would be parsed again with all that came before it."""
 
 MAX_JOINED_BYTES = 65_536
-"""Most bytes of such pieces together: old readers accept no larger packet."""
+"""Maximum bytes of such pieces together: version 1 readers accept no larger packet."""
 
 LEGACY_READ_BYTES = 65_536
 """What one read of a version 1 peer takes. Such a peer dies of a packet in two reads."""
 
 MAX_LEGACY_KEY = (1 << 31) - 1
-"""Keys of calls to version 1 nodes stay at or below this: old services may keep them in a signed
-number of 32 bits."""
+"""Keys of calls to version 1 nodes stay at or below this: version 1 services may keep them in a
+signed number of 32 bits."""
 
 SHOWN_CHARS = 128
 """Characters of foreign text that a log line shows."""
@@ -204,8 +204,8 @@ class FrameReader:
         return len(self._buffer) - self._start + self._piece_bytes
 
     def packets(self) -> Iterator[Any]:
-        """The packets that are whole. A frame that is none is given as a :class:`NotAPacket`; blank
-        frames are skipped.
+        """The packets that are whole. A frame that is not one is given as a :class:`NotAPacket`;
+        blank frames are skipped.
 
         Raises :class:`FrameTooLarge`.
         """
@@ -326,7 +326,7 @@ def key_and_params(packet: dict[str, Any], is_v2: bool) -> tuple[Any, Any]:
         # In version 2 a `key` among the arguments is an argument.
         return (key if _is_key(key) else None), params
     if isinstance(params, str):
-        # Old nodes send their logs so. An answer would crash them.
+        # Version 1 nodes send their logs so. An answer would crash them.
         return None, params
     if isinstance(params, dict):
         inner = params.get("key")

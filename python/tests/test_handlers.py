@@ -91,7 +91,7 @@ class Nodes(unittest.TestCase):
         self.assertIn(words, str(caught.exception))
 
     def test_settings_are_checked(self):
-        self.check(lambda: Node("two words"), "is no name")
+        self.check(lambda: Node("two words"), "is not a name")
         self.check(lambda: Node("a", distributor="nowhere"), "write host:port")
         self.check(lambda: Node("a", distributor="127.0.0.1:0"), "its port is not 0")
         self.check(lambda: Node("a", listen="9010"), "write host:port")

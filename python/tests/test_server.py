@@ -426,7 +426,7 @@ class Starting(unittest.IsolatedAsyncioTestCase):
         with self.assertLogs("pilcrow", "WARNING") as log:
             async with Node("lonely", distributor="127.0.0.1:1"):
                 await eventually(lambda: log.output)
-        self.assertIn("no connection to the Distributor 127.0.0.1:1: nothing is listening there", log.output[0])
+        self.assertIn("cannot connect to the Distributor at 127.0.0.1:1: nothing is listening there", log.output[0])
 
     async def test_a_node_registers_and_leaves_before_it_closes(self):
         async with Distributor() as distributor:
