@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from . import context as contexts
 from .balance import Pool, Readiness
 from .context import Context, child_trace
-from .errors import BadArguments, NoList, ServiceError, TooLarge
+from .errors import BadArguments, NoList, NoRoute, RouteError, ServiceError, TooLarge
 from .pending import NotSent
-from .router import EVENT
+from .router import EVENT, Route
 from .service import Call
 from .wire import MAX_PAYLOAD_BYTES, parse, seal, shown, to_json
 
@@ -28,7 +28,10 @@ class Emission:
         self.path = f"/{event}"
         self.url = f"{EVENT}{self.path}"
         try:
+            Route(self.url)
             self.text = to_json(payload)
+        except RouteError as error:
+            raise NoRoute(f"no node can subscribe to {shown(event)}: {error.reason}") from None
         except (TypeError, ValueError) as error:
             raise BadArguments(f"the payload of {shown(self.url)} has no JSON form: {error}") from None
         if len(self.text.encode(errors="replace")) > MAX_PAYLOAD_BYTES:

@@ -377,6 +377,9 @@ class Shared(CallerTest):
         await eventually(lambda: self.node.lost_events == 2)
         with self.assertRaises(TooLarge):
             self.node.emit("own", "x" * (8 << 20))
+        for name in ("a b", "orders?of=7", "orders/../sold", "\x7f"):
+            with self.assertRaisesRegex(NoRoute, "no node can subscribe to"):
+                self.node.emit(name)
 
 
 class Streams(CallerTest):
