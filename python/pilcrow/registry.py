@@ -157,7 +157,8 @@ class Registry:
                 self._say(f"the server at {self._at} is not a Distributor: {foreign}. Is the address right?")
                 await self._pause(self._foreign_pause * random.uniform(0.9, 1.1))
                 continue
-            self._say(f"cannot connect to the {self.where}: {cause}; trying every 3 s")
+            what = "lost the connection" if self._was_heard else "cannot connect"
+            self._say(f"{what} to the {self.where}: {cause}; trying every 3 s")
             # All nodes have lost it at this moment, so they come back one after the other. One that
             # has sent nothing may not work.
             share = self.replica.rank(self._identity.id) if self._was_heard else random.uniform(0.9, 1.1)

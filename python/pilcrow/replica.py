@@ -12,6 +12,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, Iterable
 
 from .sockets import ip_of, is_own_host
@@ -65,6 +66,18 @@ class Entry:
         """Its instance id."""
         instance = self.meta.get("id")
         return instance if isinstance(instance, str) else None
+
+    @cached_property
+    def address(self) -> str | None:
+        """The address ``host:port`` as Rust writes it, by which sticky keys are placed; none if
+        there is none. It is made once: reading an address costs far more than all else that is
+        done with an entry at each change."""
+        address, port = ip_of(self.content.get("host")), self.content.get("port")
+        if isinstance(port, str) and port.isascii() and port.isdigit():
+            port = int(port[:6])
+        if address is None or not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+            return None
+        return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
     @property
     def where(self) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from .errors import RouteError
 from .pending import Target
 from .replica import Entry
 from .router import EVENT, Route, Router
-from .sockets import blocked_because, ip_of, parse_host_port
+from .sockets import blocked_because, parse_host_port
 from .wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
 
 MAX_KNOWN_ROUTES = 16_384
@@ -62,7 +62,9 @@ class Node:
     def __init__(self, target: Target, routes: list[Route], entry: Entry, connection: Connection) -> None:
         self.target = target
         self.routes = routes
+        self.entry = entry
         self.ids = [entry.id]
+        self.is_shared = target.is_shared
         self.connection = connection
         self.weight = DEFAULT_WEIGHT
         self.same_zone = False
@@ -70,6 +72,11 @@ class Node:
         self.is_suspect = False
         self.rank_score = 0
         self.signature: Any = None
+
+    def is_still(self, listed: list[Entry], suspects: set[int]) -> bool:
+        """Whether nothing has changed, if that can be told without reading what is listed."""
+        is_alone = len(listed) == 1 and not self.is_shared and listed[0] is self.entry
+        return is_alone and self.is_suspect == (self.entry.id in suspects)
 
 
 class Table:
@@ -99,14 +106,16 @@ class Table:
         """Takes over what is listed now. Connections to nodes that are still there stay."""
         listed: dict[str, list[Entry]] = {}
         for entry in entries:
-            address = _address_of(entry.content)
-            if address is not None:
-                listed.setdefault(address, []).append(entry)
+            if entry.address is not None:
+                listed.setdefault(entry.address, []).append(entry)
         for address in [one for one in self._nodes if one not in listed]:
             node = self._nodes.pop(address)
             self._take_out(node)
             node.connection.retire()
         for address, several in listed.items():
+            before = self._nodes.get(address)
+            if before is not None and before.is_still(several, suspects):
+                continue  # As nearly all are.
             # What a Distributor has seen itself counts more than what a node says of itself.
             seen = [one for one in several if "advertise" not in one.meta] or several
             self._put(address, seen[0], len(seen) > 1, {one.id for one in several}, suspects)
@@ -261,16 +270,6 @@ class Table:
         if pool is None:
             pool = self._pools[key] = Pool(providers.values(), self._turns.pop(key, None))
         return pool
-
-
-def _address_of(content: dict[str, Any]) -> str | None:
-    """``host:port`` as Rust writes socket addresses, by which sticky keys are placed."""
-    address, port = ip_of(content.get("host")), content.get("port")
-    if isinstance(port, str) and port.isascii() and port.isdigit():
-        port = int(port[:6])
-    if address is None or not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        return None
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def _target(address: str, entry: Entry, is_shared: bool) -> Target:

@@ -278,6 +278,33 @@ class Calls(CallerTest):
             await self.fails(NoProvider, "GET/first")
             await self.fails(NoRoute, "GET/second")
 
+    async def test_suspects_are_called_when_no_other_is_there(self):
+        first, second = await self.offer(v2("first")), await self.offer(v2("second"))
+        for _ in range(4):  # Both are connected then.
+            await self.node.call("GET/a")
+
+        async def suspect(*ids):
+            packet = self.distributor.list()
+            packet["$"]["suspect"] = list(ids)
+            next(iter(self.distributor.peers.values())).send(packet)
+            await eventually(lambda: self.node._registry.replica.suspects == set(ids))
+
+        await suspect(first.number)
+        self.assertEqual({await self.node.call("GET/a") for _ in range(6)}, {"second"})
+        await suspect(second.number)
+        self.assertEqual({await self.node.call("GET/a") for _ in range(6)}, {"first"})
+        await suspect()
+        self.assertEqual({await self.node.call("GET/a") for _ in range(6)}, {"first", "second"})
+
+    async def test_several_instances_at_one_address(self):
+        played = await self.offer(v2("any"), instance="one")
+        await self.node.call("GET/a")
+        self.distributor.add(played.port, name="goods", urls=["GET/a"], **{"$": {"v": 2, "id": "two"}})
+        await eventually(lambda: self.node._caller.table.nodes()[-1].is_shared)
+        self.assertEqual(await self.node.call("GET/a"), "any")
+        hellos = [packet["$"]["to"] for packet in played.received if packet["uri"] == "$hello"]
+        self.assertEqual(hellos, ["one", "*"])
+
     async def test_http_and_draining_nodes_are_not_called(self):
         await self.offer(v2(), "GET/http", meta={"http": {"prefixes": ["/"]}})
         await self.offer(v2(), "GET/draining", meta={"draining": True})
@@ -604,13 +631,14 @@ class Registering(unittest.IsolatedAsyncioTestCase):
                 await asyncio.wait_for(one._registry.is_registered.wait(), PATIENCE)
 
     async def test_it_comes_back(self):
-        with mock.patch.object(registry, "RECONNECT", 0.05):
+        with mock.patch.object(registry, "RECONNECT", 0.05), self.assertLogs("pilcrow", "WARNING") as log:
             async with Distributor() as distributor, Node("a", distributor=distributor.address) as one:
                 for _ in range(3):
                     await asyncio.wait_for(one._registry.is_registered.wait(), PATIENCE)
                     one._registry.is_registered.clear()
                     next(iter(distributor.peers.values())).close()
                 await asyncio.wait_for(one._registry.is_registered.wait(), PATIENCE)
+        self.assertIn("lost the connection to the Distributor", log.output[0])
 
     async def test_a_server_that_is_no_distributor(self):
         for begin, words in ((b"HTTP/1.1 400 Bad\r\n\r\n", "it speaks HTTP"), (b"SSH-2.0-x\r\n", "it speaks SSH")):
