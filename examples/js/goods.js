@@ -63,7 +63,7 @@ class Goods extends Server {
 const goods = new Goods(readArguments());
 
 // Optional: at a signal, leaves the list, finishes the calls in flight, and then ends.
-require('./stop.js')(() => goods.close());
+require('../../js/lib/stop.js')(() => goods.close());
 
 function readArguments() {
   try {

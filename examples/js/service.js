@@ -5,7 +5,7 @@
 
 const { parseArgs } = require('node:util');
 const { Server, parseAddress } = require('./mesh');
-const stopOnSignals = require('./stop');
+const stopOnSignals = require('../../js/lib/stop');
 
 const HELP = `A service that greets: GET/hello and POST/hello.
 

@@ -5,9 +5,9 @@
 
 const http = require('node:http');
 const { parseArgs } = require('node:util');
-const { offerHttp } = require('./http');
+const { offerHttp } = require('../../js/lib/http');
 const { parseAddress } = require('./mesh');
-const stopOnSignals = require('./stop');
+const stopOnSignals = require('../../js/lib/stop');
 
 const HELP = `An HTTP server that tells what it was asked for.
 

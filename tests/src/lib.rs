@@ -33,7 +33,7 @@ pub use http::{
     gateway_before, http2, request, serve_prefixes, spawn_request, try_request,
 };
 pub use machine::{Container, Namespace, Process, Terminal, can_run, isolate, legacy_peers_can_run, tool_is_installed};
-pub use nodes::{NodeLog, RawNode, answer_to, example, goods, goods_of_version, log_to, streams};
+pub use nodes::{NodeLog, RawNode, answer_to, example, goods, goods_of_version, js_file, log_to, streams};
 pub use peers::{Flood, Listener, Peer};
 
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use node_sdk::{CallError, Node};
 use serde_json::{Value, json};
 use tests::{
-    Cluster, PATIENCE, Peer, Process, eventually, example, goods, goods_of_version, legacy_peers_can_run, patient,
+    Cluster, PATIENCE, Peer, Process, eventually, goods, goods_of_version, js_file, legacy_peers_can_run, patient,
     pick_port, request,
 };
 
@@ -14,8 +14,8 @@ async fn the_javascript_files_pass_their_own_tests() {
     if !legacy_peers_can_run() {
         return;
     }
-    let file = example("mesh.test.js");
-    let mut tests = Process::start("node", &["--test", file.to_str().unwrap()]);
+    let folder = js_file("test/");
+    let mut tests = Process::start("node", &["--test", folder.to_str().unwrap()]);
     // Some tests wait for time-outs of 10 s.
     assert_eq!(tests.ended_within(4 * PATIENCE).await.code(), Some(0), "{}", tests.output());
 }

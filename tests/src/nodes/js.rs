@@ -1,4 +1,4 @@
-//! The services in JavaScript that the repository shows.
+//! The package in JavaScript, and the services that the repository shows.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,11 @@ use crate::{Process, pick_port};
 /// A file of `examples/js`.
 pub fn example(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/js").join(file)
+}
+
+/// A file of the package `js`.
+pub fn js_file(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../js").join(file)
 }
 
 /// Starts the old-style goods service as a node of version 2, and waits until it is registered.

@@ -5,6 +5,6 @@ mod log;
 mod raw_node;
 pub mod streams;
 
-pub use js::{example, goods, goods_of_version};
+pub use js::{example, goods, goods_of_version, js_file};
 pub use log::{NodeLog, log_to};
 pub use raw_node::{RawNode, answer_to};

@@ -1,6 +1,6 @@
 'use strict';
 
-// node --test examples/js/
+// node --test js/test/
 
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
@@ -13,12 +13,12 @@ const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
 const { deflateSync } = require('node:zlib');
-const { farEnd, foreignServer } = require('./hosts');
-const { offerHttp } = require('./http');
-const Server = require('./mesh');
+const { farEnd, foreignServer } = require('../lib/hosts');
+const { offerHttp } = require('../lib/http');
+const Server = require('../lib/mesh');
 const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
-const { LogSender } = require('./logs');
-const { Registry, newIdentity } = require('./registry');
+const { LogSender } = require('../lib/logs');
+const { Registry, newIdentity } = require('../lib/registry');
 
 const PATIENCE_MS = 120_000; // far more than anything takes beside eight busy processes
 
@@ -1204,10 +1204,11 @@ test('an old Distributor is as good', async (t) => {
 test('b9 it loads in a package of ECMAScript modules', async (t) => {
   const home = await mkdtemp(path.join(tmpdir(), 'mesh-'));
   t.after(() => rm(home, { recursive: true }));
-  await cp(__dirname, path.join(home, 'mesh'), { recursive: true });
+  const isOurs = (file) => !file.includes('node_modules');
+  await cp(path.join(__dirname, '..'), path.join(home, 'mesh'), { recursive: true, filter: isOurs });
   await writeFile(path.join(home, 'package.json'), '{"type":"module"}');
-  await writeFile(path.join(home, 'main.js'), `import Server from './mesh/mesh.js';
-    import { offerHttp } from './mesh/http.js';
+  await writeFile(path.join(home, 'main.js'), `import Server from './mesh/lib/mesh.js';
+    import { offerHttp } from './mesh/lib/http.js';
     console.log(typeof Server, typeof Server.Client, typeof offerHttp, Server.Server === Server);
   `);
   const child = spawn(process.execPath, [path.join(home, 'main.js')], { stdio: ['ignore', 'pipe', 'pipe'] });
@@ -1220,7 +1221,7 @@ test('b9 it loads in a package of ECMAScript modules', async (t) => {
 test('b9 it says what is missing there without its package.json', async (t) => {
   const home = await mkdtemp(path.join(tmpdir(), 'mesh-'));
   t.after(() => rm(home, { recursive: true }));
-  await cp(__dirname, home, { recursive: true });
+  await cp(path.join(__dirname, '../lib'), home, { recursive: true });
   await writeFile(path.join(home, 'package.json'), '{"type":"module"}');
   await writeFile(path.join(home, 'main.js'), "await import('./mesh.js');");
   const child = spawn(process.execPath, [path.join(home, 'main.js')], { stdio: ['ignore', 'ignore', 'pipe'] });

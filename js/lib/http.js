@@ -2,7 +2,7 @@
 
 // Registers a plain HTTP server (Node.js's own, Express, Koa or another) with the Distributor, so
 // that the gateway passes it every request whose path begins with one of its prefixes. No
-// dependencies. See web.js.
+// dependencies. See examples/js/web.js.
 
 const { Client, parseAddress } = require('./mesh');
 const { Registry, newIdentity } = require('./registry');
