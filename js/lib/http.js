@@ -4,7 +4,8 @@
 // that the gateway passes it every request whose path begins with one of its prefixes. No
 // dependencies. See examples/js/web.js.
 
-const { Client, parseAddress } = require('./mesh');
+const { Client } = require('./client');
+const { parseAddress } = require('./packets');
 const { Registry, newIdentity } = require('./registry');
 
 const HEARD_MS = 500; // after this time all gateways know that we left; they are told in milliseconds
