@@ -12,6 +12,8 @@ export interface Offer {
   host?: string;
   /** Of the Distributor; 9000 unless given. */
   port?: number;
+  /** Where others can call it, `host:port`, if that is not where the Distributor sees it. */
+  advertise?: string;
   onLog?: (text: string, isTrouble?: boolean) => void;
 }
 

@@ -1,6 +1,6 @@
 'use strict';
 
-// node --test js/test/
+// node --test js/test/*.test.js
 
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
