@@ -29,7 +29,7 @@ const RATE: f64 = 5000.0;
 /// Short, so that stalls of the machine spoil few rounds.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: usize = 11;
-const WARM_UP: Duration = Duration::from_secs(1);
+const WARM_UP_TIME: Duration = Duration::from_secs(1);
 /// Good clients that connect, send one request and leave, one after the other.
 const NEW_CLIENTS: usize = 100;
 /// How long such a client waits for its connection and response.
@@ -55,7 +55,7 @@ pub(crate) async fn attackers(fronts: &[EdgeServer], trust: &TrustAnything, only
                 let at = front.process.address;
                 let sources: Vec<_> = (0..CLIENTS).map(|number| Some(ADDRESSES[number % 2])).collect();
                 let clients = OpenLoop::connect_from(&sources, at, REQUEST).await;
-                clients.run_under_attack(RATE, WARM_UP).await;
+                clients.run_under_attack(RATE, WARM_UP_TIME).await;
                 let usual = AttackSample::of(&clients, at).await;
                 let running = attack.begin(front, trust, from);
                 sleep(attack.comes_within() + SETTLE_TIME).await;

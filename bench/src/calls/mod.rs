@@ -38,7 +38,7 @@ fn good() -> Message {
 }
 
 /// Runs the node that is called. `GET/work` takes `work_us` without using the CPU, and `GET/burn`
-/// uses the CPU for [`BURN`].
+/// uses the CPU for [`BURN_TIME`].
 pub(crate) async fn serve(distributor: String, work_us: u64) {
     async fn echo(Params(good): Params<Message>) -> Result<Message, ServiceError> {
         Ok(good)
@@ -50,7 +50,7 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
     async fn burn(Params(good): Params<Message>, burnt: State<AtomicU64>) -> Result<Message, ServiceError> {
         burnt.fetch_add(1, Ordering::Relaxed);
         let begin = Instant::now();
-        while begin.elapsed() < BURN {}
+        while begin.elapsed() < BURN_TIME {}
         Ok(good)
     }
     async fn burnt(burnt: State<AtomicU64>) -> Result<u64, ServiceError> {
@@ -365,7 +365,7 @@ pub(crate) async fn survive(restarts: usize) {
 }
 
 /// How long the overloaded node works for a call.
-const BURN: Duration = Duration::from_micros(100);
+const BURN_TIME: Duration = Duration::from_micros(100);
 /// How long its callers wait.
 const CALLER_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -384,7 +384,7 @@ pub(crate) async fn overload() {
     let loads =
         [("as many calls as it can carry out", 1.0), ("three times as many", 3.0), ("then 0.9 times as many", 0.9)];
     for (what, times) in loads {
-        let rate = if peak == 0.0 { 1e6 / (BURN.as_micros() as f64 * 1.1) } else { peak * times };
+        let rate = if peak == 0.0 { 1e6 / (BURN_TIME.as_micros() as f64 * 1.1) } else { peak * times };
         let (before, rss) = (burnt().await, server.rss_bytes());
         let during = tokio::time::sleep(10 * second);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a rate")]

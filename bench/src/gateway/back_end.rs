@@ -13,7 +13,7 @@ use super::BIG_BYTES;
 use crate::http::{length_of, usual_response};
 
 /// How long the slow response takes.
-const SLOW: Duration = Duration::from_millis(5);
+const SLOW_TIME: Duration = Duration::from_millis(5);
 const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 
 /// Prints its address, and serves for ever; at a Unix socket, too, if there is a path for it.
@@ -70,7 +70,7 @@ impl Answers {
                 }
                 buffer.drain(..body);
                 if is_slow {
-                    tokio::time::sleep(SLOW).await;
+                    tokio::time::sleep(SLOW_TIME).await;
                 }
                 let answer = if is_big { &self.big } else { &self.small };
                 if stream.write_all(answer).await.is_err() {

@@ -16,8 +16,8 @@ const STARVED_RATE: f64 = 20_000.0;
 /// Clients that find out the capacity of a starved server.
 const STARVED_CLIENTS: usize = 64;
 const STARVED_TIME: Duration = Duration::from_secs(15);
-/// Requests that the server handles at a time. Each takes [`SLOW`](crate::gateway::back_end), and
-/// as long as a timer is late.
+/// Requests that the server handles at a time. Each takes [`SLOW_TIME`](crate::gateway::back_end),
+/// and as long as a timer is late.
 const SERVER_CONCURRENCY: usize = 8;
 /// Clients: enough that one is free whenever a request is due.
 const CLIENTS: usize = 4000;

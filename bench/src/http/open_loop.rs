@@ -20,7 +20,7 @@ const MAX_EVENTS: usize = 64;
 /// How long a run may last: all requests must be answered by then.
 const RUN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long clients of an attacked server wait for the last responses.
-const TIMEOUT_UNDER_ATTACK: Duration = Duration::from_secs(2);
+const ATTACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -93,7 +93,7 @@ impl OpenLoop {
     /// once. A request without a response counts as a wrong response.
     pub(crate) async fn run_under_attack(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
-        let end = Instant::now() + time + TIMEOUT_UNDER_ATTACK;
+        let end = Instant::now() + time + ATTACK_TIMEOUT;
         let run = move || {
             let mut clients = clients.lock().unwrap();
             let mut answers = clients.run(rate, time, end, true);

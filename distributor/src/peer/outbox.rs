@@ -22,7 +22,7 @@ use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
 use crate::updates::transfers::MIN_TRANSFER_BYTES;
 
 /// A peer whose digest stays wrong is sent the list once in this time, not at every sign of life.
-const CORRECT_AGAIN: Duration = Duration::from_secs(30);
+const RESEND_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Newcomers that wait for the publisher. With a crowd, it would come to the last one only after
 /// many rounds. So further nodes are sent the list by their own tasks, which begin at once.
@@ -240,7 +240,7 @@ impl Outbox {
     /// Owes the peer the whole list again, because its digest is not that of the state it was sent:
     /// once in 30 s at most. Returns whether it does.
     pub(crate) fn resend_list(&mut self, now: Instant) -> bool {
-        let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
+        let is_new = self.corrected_at.is_none_or(|at| at + RESEND_INTERVAL <= now);
         if !is_new || self.reply.is_some() || !self.known.view.is_all() {
             return false;
         }

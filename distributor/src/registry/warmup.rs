@@ -10,7 +10,7 @@ use crate::entries::SessionId;
 /// The reconnect period: nodes that are not connected try to connect at least this often.
 const PERIOD: Duration = Duration::from_secs(3);
 /// Every node that comes back has done so within this time.
-const MAX_WARMUP: Duration = Duration::from_secs(6);
+const MAX_WARMUP_TIME: Duration = Duration::from_secs(6);
 /// If no node comes back from an earlier Distributor, all nodes have joined when no join has come
 /// for this time.
 const QUIET_TIME: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const MAX_COPIES: u32 = 3;
 const MAX_OFFERS: usize = 64;
 
 /// Nodes of a copy that are not back within two periods and a second are gone.
-pub(crate) const RETURN_WITHIN: Duration = MAX_WARMUP.saturating_add(Duration::from_secs(1));
+pub(crate) const RETURN_WITHIN: Duration = MAX_WARMUP_TIME.saturating_add(Duration::from_secs(1));
 
 /// The stages of a start.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Warmup {
     pub(crate) fn record_offer(&mut self, now: Instant, session: SessionId, have: ResumePoint) {
         let fresh = match self.stage {
             Stage::Gathering => true,
-            Stage::Warm => self.copies == 0 && now < self.started + MAX_WARMUP,
+            Stage::Warm => self.copies == 0 && now < self.started + MAX_WARMUP_TIME,
             Stage::Collecting(_) | Stage::Copying(..) | Stage::Rebuilding => false,
         };
         if fresh {
@@ -142,7 +142,7 @@ impl Warmup {
     }
 
     fn end(&self) -> Option<Instant> {
-        let longest = self.started + MAX_WARMUP;
+        let longest = self.started + MAX_WARMUP_TIME;
         match self.stage {
             Stage::Gathering => Some(self.last_join.map_or(longest, |last| (last + QUIET_TIME).min(longest))),
             Stage::Rebuilding => Some(longest.max(self.last_join? + PERIOD).min(longest + PERIOD)),

@@ -16,7 +16,7 @@ pub(crate) const MAX_LOOKUPS: usize = 16;
 /// How long a node waits for the look-up of its name before it is told to come again.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// When a node whose name cannot be looked up should register again.
-pub(super) const LOOK_UP_AGAIN: Duration = Duration::from_secs(3);
+pub(super) const LOOKUP_RETRY_AFTER: Duration = Duration::from_secs(3);
 
 /// A registration whose advertised name is being looked up.
 pub(super) struct PendingRegistration {

@@ -20,7 +20,7 @@ use crate::shell::shared::{ConnectionLimit, Shared};
 
 /// While stopping, the Distributor tells peers that register to come back later, for this time.
 /// Then all connections are closed.
-const DRAIN: Duration = Duration::from_millis(200);
+const DRAIN_TIME: Duration = Duration::from_millis(200);
 
 /// Serves all `listeners` as one registry until `stop` is cancelled. Then tells peers that register
 /// to come back later, closes every connection and returns.
@@ -61,7 +61,7 @@ pub async fn serve_with_admin(
     tokio::select! {
         () = stop.cancelled() => {
             shared.drain();
-            sleep(DRAIN).await;
+            sleep(DRAIN_TIME).await;
         }
         // No task ends by itself, so one that ends has panicked. A registry that accepts nodes but
         // does not publish them is worse than none.

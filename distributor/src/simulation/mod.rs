@@ -47,7 +47,7 @@ const EVENTS: usize = 30;
 /// most, and then a reconnect.
 const HEALED_AFTER: Duration = Duration::from_secs(60);
 /// How long after the faults impersonators leave. A node that flaps waits no longer than this.
-const IMPOSTORS_STAY: Duration = Duration::from_secs(26);
+const IMPOSTOR_STAY_TIME: Duration = Duration::from_secs(26);
 /// After how long the system gives up a connection whose other end is silent.
 const DEAD_AFTER: Duration = Duration::from_secs(4);
 /// Bytes that a connection accepts before the other end reads.

@@ -150,7 +150,7 @@ impl World {
             connection.down.is_stalled = false;
             connection.up.is_stalled = false;
         }
-        self.impostors_go = Some(self.now + IMPOSTORS_STAY);
+        self.impostors_go = Some(self.now + IMPOSTOR_STAY_TIME);
         let until = self.now + HEALED_AFTER;
         while !self.all_know_the_truth() {
             assert!(self.now < until, "not healed after {HEALED_AFTER:?}: {}", self.describe());

@@ -19,12 +19,12 @@ const MAX_CACHED_BYTES: usize = 16 << 20;
 const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
 const BYTES_OF_A_LOOK: usize = 64;
 /// How much of the pace may be made up for.
-const UNUSED_PACE: Duration = Duration::from_millis(5);
+const MAX_CATCH_UP_TIME: Duration = Duration::from_millis(5);
 /// For a list for which there is no memory, the entries are only read: a fraction of the work of
 /// encoding it.
 const BYTES_IN_VAIN: usize = 4;
 /// When a peer may try again after there was no memory for its packet.
-const MEMORY_AGAIN: Duration = Duration::from_millis(100);
+const MEMORY_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Lists for peers with a partial view.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl PartialLists {
         self.check_pace(now)?;
         let has_room = self.memory.has_room(bytes);
         self.spend(now, looks, if has_room { bytes } else { bytes / BYTES_IN_VAIN });
-        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
+        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_RETRY_DELAY)) }
     }
 
     /// Whether there is time for a packet for one peer, or when there is.
@@ -103,7 +103,7 @@ impl PartialLists {
     pub(super) fn spend(&mut self, now: Instant, looks: usize, bytes: usize) {
         let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * looks) as f64 / SUBSET_BYTES_PER_SECOND);
         // Timers are coarse: the unused part of the last milliseconds may be used now.
-        let from = self.next_at.map_or(now, |at| at.max(now.checked_sub(UNUSED_PACE).unwrap_or(now)));
+        let from = self.next_at.map_or(now, |at| at.max(now.checked_sub(MAX_CATCH_UP_TIME).unwrap_or(now)));
         self.next_at = Some(from + pace);
     }
 

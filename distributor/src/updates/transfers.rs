@@ -23,7 +23,7 @@ const MAX_TRANSFER_TIME: Duration = Duration::from_millis(250);
 /// peer.
 const MIN_REFUSALS: u64 = 16;
 /// When no further transfer may begin, the first peer in the queue asks again after this time.
-const ASK_AGAIN: Duration = Duration::from_millis(1);
+const RETRY_DELAY: Duration = Duration::from_millis(1);
 /// Most nodes that have registered and wait for their first list. Further nodes are told to come
 /// back, because each new node makes the list longer for which the others wait. It is as many as
 /// may register at once.
@@ -69,7 +69,7 @@ impl Transfers {
         }
         if self.begun.len() >= MAX_TRANSFERS {
             self.refusals += 1;
-            return Err(now + ASK_AGAIN);
+            return Err(now + RETRY_DELAY);
         }
         self.begun.push_back(Transfer { session, since: now, refusals: self.refusals });
         Ok(())

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Bytes that are written in one system call.
 const BATCH_BYTES: usize = 64 * 1024;
 /// How often a flush is tried again while the queue is full.
-const RETRY: Duration = Duration::from_millis(5);
+const FLUSH_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Takes lines from all threads, and never blocks or fails. Lines that cannot be written as fast as
 /// they come, or at all, are lost and counted. Dropping it ends the thread once all lines are
@@ -90,7 +90,7 @@ impl LineWriter {
             if std::time::Instant::now() >= until {
                 return;
             }
-            std::thread::sleep(RETRY);
+            std::thread::sleep(FLUSH_RETRY_INTERVAL);
         }
         let left = until.saturating_duration_since(std::time::Instant::now());
         let _: Result<(), RecvTimeoutError> = is_written.recv_timeout(left);

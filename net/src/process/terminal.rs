@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// A SIGHUP this long before or after the end of a terminal is about that terminal. A later one has
 /// another reason.
-const SAME_EVENT: Duration = Duration::from_secs(2);
+const SAME_EVENT_WINDOW: Duration = Duration::from_secs(2);
 /// For a poll that does not wait.
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// No SIGHUP has come yet.
@@ -77,7 +77,7 @@ impl Terminal {
         }
         match self.closed_at.get() {
             None => HangUp::AtTerminal,
-            Some(closed_at) if now.saturating_duration_since(*closed_at) <= SAME_EVENT => HangUp::TerminalClosed,
+            Some(closed_at) if now.saturating_duration_since(*closed_at) <= SAME_EVENT_WINDOW => HangUp::TerminalClosed,
             Some(_) => HangUp::NoTerminal,
         }
     }
@@ -98,7 +98,7 @@ impl Terminal {
         let hang_up_at = self.hang_up_at.load(Ordering::SeqCst);
         // A shell that ends by a SIGHUP passes it on before the terminal is closed: the signal was
         // taken for another, and is now looked at again.
-        if hang_up_at != NEVER && self.millis(now).saturating_sub(hang_up_at) <= SAME_EVENT.as_millis() as u64 {
+        if hang_up_at != NEVER && self.millis(now).saturating_sub(hang_up_at) <= SAME_EVENT_WINDOW.as_millis() as u64 {
             let _ = raise(SIGHUP);
         }
     }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 const MAX_ADDRESSES: usize = 16;
 /// An address that does not answer for this long is not waited for: the next is tried beside it
 /// (RFC 8305, 5).
-const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The addresses of a host, which may be a name. The two families alternate (RFC 8305, 4), and each
 /// address occurs once. There is at least one. Cancel safe.
@@ -62,7 +62,7 @@ pub async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
                 Ok(Err(error)) => drop(failure.get_or_insert(error)),
                 Err(stopped) => drop(failure.get_or_insert_with(|| io::Error::other(stopped))),
             },
-            () = sleep(NEXT_ATTEMPT), if waiting.len() > 0 => {}
+            () = sleep(CONNECTION_ATTEMPT_DELAY), if waiting.len() > 0 => {}
         }
     }
 }

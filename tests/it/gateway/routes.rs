@@ -169,7 +169,7 @@ async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
     /// So many tasks of the gateway's thread always have work, each for this long: whatever else is
     /// ready waits for their sum.
     const TASKS: u32 = 9;
-    const WORK: Duration = Duration::from_millis(40);
+    const WORK_TIME: Duration = Duration::from_millis(40);
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(3600), burst: 1, by: RateBy::Route };
@@ -188,7 +188,7 @@ async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
         let rounds = rounds.clone();
         working.spawn(async move {
             loop {
-                std::thread::sleep(WORK);
+                std::thread::sleep(WORK_TIME);
                 rounds.send_modify(|rounds| *rounds += 1);
                 tokio::task::yield_now().await;
             }

@@ -11,7 +11,7 @@ use crate::programs::DISTRIBUTOR;
 
 /// How long the Distributor may work until others are told: far more than a change takes, and far
 /// less than it took when one peer could keep all others waiting.
-const SOON: Duration = Duration::from_secs(3);
+const MAX_WORK_TIME: Duration = Duration::from_secs(3);
 
 /// A Distributor in a process of its own, with its own memory and thread.
 async fn distributor(arguments: &[&str]) -> (Process, SocketAddr) {
@@ -58,10 +58,10 @@ async fn fr14_a_connection_that_never_pauses_delays_no_peer() {
             // A new node for each change, because a node that comes and goes has to wait.
             let name = format!("n{flood_number}{round}");
             node.register_v2(&name, 9001, &name, None).await;
-            let told = process.while_it_works(SOON, watcher.list_with(&name)).await;
+            let told = process.while_it_works(MAX_WORK_TIME, watcher.list_with(&name)).await;
             assert!(told.is_some(), "{what}: not told of a join\n{}", tail(&process));
             node.send_packet(&json!({ "uri": "/distributes", "method": "DELETE", "$": {} })).await;
-            let told = process.while_it_works(SOON, watcher.list_without(&name)).await;
+            let told = process.while_it_works(MAX_WORK_TIME, watcher.list_without(&name)).await;
             assert!(told.is_some(), "{what}: not told of a leave\n{}", tail(&process));
         }
     }
@@ -125,7 +125,11 @@ async fn cr6_peers_that_do_not_read_share_a_budget() {
         node.next_list().await;
         let mut late = Peer::connect(address).await;
         late.register_v2("late", 10, "late", None).await;
-        assert!(process.while_it_works(SOON, node.list_with("late")).await.is_some(), "{what}: {}", tail(&process));
+        assert!(
+            process.while_it_works(MAX_WORK_TIME, node.list_with("late")).await.is_some(),
+            "{what}: {}",
+            tail(&process)
+        );
         assert!(rss_bytes(&process) < MAX_BYTES, "{what}: {} bytes", rss_bytes(&process));
     }
 }

@@ -24,7 +24,7 @@ async fn distributor_on(port: u16) -> Process {
 #[tokio::test]
 async fn rs5_a_distributor_that_was_stopped_evicts_no_node() {
     /// Longer than a node that answers no ping stays listed.
-    const STOPPED: Duration = Duration::from_secs(10);
+    const STOP_TIME: Duration = Duration::from_secs(10);
     let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
     let address = format!("127.0.0.1:{}", distributor.port().await);
     let nodes = [Process::start(NODE, &[&address]), Process::start(NODE, &[&address])];
@@ -36,7 +36,7 @@ async fn rs5_a_distributor_that_was_stopped_evicts_no_node() {
     // This ping is answered only when all have been judged, which goes before the next ping.
     while late.next().await.expect("a ping")["uri"] != "$ping" {}
     distributor.signal(Signal::STOP);
-    sleep(STOPPED).await;
+    sleep(STOP_TIME).await;
     distributor.signal(Signal::CONT);
     watcher.next_ping().await;
     late.pong().await;

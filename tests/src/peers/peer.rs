@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::{PATIENCE, pick_port};
 
 /// Between two questions for the list, when it is waited for.
-const BETWEEN_QUESTIONS: Duration = Duration::from_millis(5);
+const QUESTION_INTERVAL: Duration = Duration::from_millis(5);
 
 /// One end of a connection that carries packets.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ impl Peer {
                 if is_right(&names) {
                     return;
                 }
-                sleep(BETWEEN_QUESTIONS).await;
+                sleep(QUESTION_INTERVAL).await;
             }
         };
         let happens = timeout(PATIENCE, asks).await.is_ok();

@@ -13,7 +13,7 @@ use crate::entries::NodeIdentity;
 use crate::rate_limit::token_bucket::TokenBucket;
 
 /// A stay of at least this is not too short.
-const LONG_STAY: Duration = Duration::from_secs(16);
+const LONG_STAY_TIME: Duration = Duration::from_secs(16);
 /// A penalty halves in this time.
 const HALF_LIFE: Duration = Duration::from_secs(8);
 /// The cut-off: after this many short stays, less those that have faded, the next join waits.
@@ -64,7 +64,7 @@ impl Default for Damping {
 impl Damping {
     /// Records that a node has left after it was listed, or deferred, for `stay`.
     pub(crate) fn penalise(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
-        if stay >= LONG_STAY {
+        if stay >= LONG_STAY_TIME {
             return;
         }
         let identity = self.hasher.hash_one(identity);
@@ -142,7 +142,7 @@ mod tests {
     fn long_stays_and_rare_restarts_cost_nothing() {
         let (mut damping, start) = (Damping::default(), now());
         for round in 0..100 {
-            damping.penalise(start + SECOND * round, &identity("forked"), LONG_STAY);
+            damping.penalise(start + SECOND * round, &identity("forked"), LONG_STAY_TIME);
             assert_eq!(damping.delay(start + SECOND * round, &identity("forked")), None);
             damping.penalise(start + SECOND * round * 6, &identity("cron"), SECOND);
             assert_eq!(damping.delay(start + SECOND * round * 6, &identity("cron")), None, "{round}");

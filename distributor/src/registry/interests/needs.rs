@@ -20,7 +20,7 @@ use crate::updates::lists::{PeerState, Wait};
 const SMALL_AGAIN_DIVISOR: usize = 2;
 
 /// After how long a node asks again that is about to be sent the list of what it needs.
-const AFTER_LIST: Duration = Duration::from_millis(10);
+const ASK_AFTER_LIST_DELAY: Duration = Duration::from_millis(10);
 
 /// The time between two nodes that ask again after their questions were turned away: as many come
 /// back in a second as may register.
@@ -173,6 +173,6 @@ impl Registry {
 impl Learned {
     /// The rejection in place of an answer while the node is about to be sent a list.
     pub(crate) fn after_list() -> Rejection {
-        Rejection::new(503, "busy", "the list of what the node needs comes first").retry_after(AFTER_LIST)
+        Rejection::new(503, "busy", "the list of what the node needs comes first").retry_after(ASK_AFTER_LIST_DELAY)
     }
 }

@@ -18,7 +18,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 pub(in crate::registry) const MAX_REPORT_PAIRS: usize = 4096;
 /// Version 1 nodes cannot be pinged. When two peers report one within this time, or the only one
 /// that can, it is suspect for the same time.
-const SUSPICION: Duration = Duration::from_secs(5);
+const SUSPICION_TIME: Duration = Duration::from_secs(5);
 /// Version 1 nodes that were reported.
 const MAX_SUSPICIONS: usize = 1024;
 
@@ -26,10 +26,10 @@ const MAX_SUSPICIONS: usize = 1024;
 /// read, or no peer reaches it. If it is alive after all, it registers again within a few seconds.
 const HUNG_AFTER_REPORTS: Duration = Duration::from_secs(30);
 /// The same where only one peer can say so, such as the gateway of services of version 1.
-const HUNG_AFTER_SOLE: Duration = Duration::from_secs(60);
+const HUNG_AFTER_SOLE_REPORTER: Duration = Duration::from_secs(60);
 /// The same where one peer reports the node again and again, or several do at different times, and
 /// others could and do not. Most often that is a gateway, and the others call nothing there.
-const HUNG_AFTER_SINGLE: Duration = Duration::from_secs(120);
+const HUNG_AFTER_SINGLE_REPORTER: Duration = Duration::from_secs(120);
 /// A node is removed on the reports of a single reporter at most once in this time. If the node
 /// comes back, it lives, and the fault is at the reporter.
 const SINGLE_REPORTER_PERIOD: Duration = Duration::from_secs(3600);
@@ -124,7 +124,7 @@ impl Suspicions {
     fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> Suspected {
         let id = record.id;
         let is_full = self.reported.len() >= MAX_SUSPICIONS;
-        let (until, forgiven_at) = (now + SUSPICION, now + FORGIVEN_AFTER);
+        let (until, forgiven_at) = (now + SUSPICION_TIME, now + FORGIVEN_AFTER);
         let known = match self.reported.entry(id) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
             hash_map::Entry::Vacant(_) if is_full => return Suspected::No,
@@ -141,7 +141,7 @@ impl Suspicions {
             known.by = by;
         }
         known.until = until;
-        let has_been_told = now.saturating_duration_since(known.first) >= HUNG_AFTER_SINGLE;
+        let has_been_told = now.saturating_duration_since(known.first) >= HUNG_AFTER_SINGLE_REPORTER;
         if has_been_told && may_believe_single(&mut self.single_removals, now, record) {
             self.reported.remove(&id);
             return Suspected::Hung;
@@ -150,7 +150,7 @@ impl Suspicions {
             return Suspected::No;
         }
         let since = *known.since.get_or_insert(now);
-        let hung_after = if is_sole { HUNG_AFTER_SOLE } else { HUNG_AFTER_REPORTS };
+        let hung_after = if is_sole { HUNG_AFTER_SOLE_REPORTER } else { HUNG_AFTER_REPORTS };
         if now.saturating_duration_since(since) >= hung_after {
             self.reported.remove(&id);
             return Suspected::Hung;

@@ -13,7 +13,7 @@ use crate::registry::Registry;
 /// Nodes of one report that are looked at.
 const MAX_REPORTED_UNREACHABLE: usize = 64;
 /// How often it is recorded and told that a node cannot be reached, whatever peers report it.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
+const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 /// Nodes that are remembered for that. Beyond it nothing is told until old ones are forgotten.
 const MAX_TOLD: usize = 4096;
 
@@ -36,11 +36,11 @@ pub(crate) struct UnreachableNotice {
 impl UnreachableNodes {
     fn may_tell(&mut self, now: Instant, id: u64) -> bool {
         if self.told.len() >= MAX_TOLD {
-            self.told.retain(|_, told| now < *told + TELL_AGAIN);
+            self.told.retain(|_, told| now < *told + NOTICE_INTERVAL);
         }
         let is_full = self.told.len() >= MAX_TOLD;
         match self.told.get_mut(&id) {
-            Some(told) if now < *told + TELL_AGAIN => false,
+            Some(told) if now < *told + NOTICE_INTERVAL => false,
             Some(told) => {
                 *told = now;
                 true

@@ -16,7 +16,7 @@ use crate::shell::session::SessionGuard;
 
 /// After a peer was told why it is cut, its bytes are read for this time and up to this amount. A
 /// socket that is closed with unread bytes resets the connection, and the message would be lost.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of one such read.
 const LINGER_READ_BYTES: usize = 16 * 1024;
@@ -36,7 +36,7 @@ pub(super) async fn close_with_reason(guard: &SessionGuard, reason: Option<&Reje
     }
     let mut left = LINGER_BYTES;
     let mut slice = TimeSlice::new();
-    let closed = timeout(LINGER, async {
+    let closed = timeout(LINGER_TIMEOUT, async {
         while left > 0 && slice.idle_while(socket.readable()).await.is_ok() {
             slice.yield_if_over().await;
             match discard_received(socket) {

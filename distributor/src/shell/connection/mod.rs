@@ -24,7 +24,7 @@ use crate::registry::Rejection;
 use crate::shell::session::SessionGuard;
 
 /// How long a peer may take to send a packet, or to read a large one, while memory is short.
-pub(super) const TIMEOUT_WHEN_SHORT: Duration = Duration::from_secs(2);
+pub(super) const SHORT_MEMORY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a connection ended.
 pub(super) enum ConnectionEnd {

@@ -18,9 +18,9 @@ use crate::peer::command::{Command, CommandReader, guess_protocol};
 use crate::peer::outbox::Reply;
 use crate::rate_limit::token_bucket::TokenBucket;
 use crate::registry::Rejection;
-use crate::shell::connection::{ConnectionEnd, TIMEOUT_WHEN_SHORT};
+use crate::shell::connection::{ConnectionEnd, SHORT_MEMORY_TIMEOUT};
 use crate::shell::incoming_budget::{IncomingBudget, PacketReservation, PendingReservation};
-use crate::shell::name_lookup::{LOOK_UP_AGAIN, PendingRegistration};
+use crate::shell::name_lookup::{LOOKUP_RETRY_AFTER, PendingRegistration};
 use crate::shell::session::SessionGuard;
 use crate::updates::budget::OutPacket;
 
@@ -226,7 +226,7 @@ impl PeerReader {
             guard.session.outbox().reply(Reply::Packet(answer), self.commands.version());
         } else {
             let rejection = Rejection::new(503, "busy", "unread packets of peers take too much memory");
-            self.reject(guard, Some(key), &rejection.retry_after(TIMEOUT_WHEN_SHORT));
+            self.reject(guard, Some(key), &rejection.retry_after(SHORT_MEMORY_TIMEOUT));
         }
     }
 
@@ -278,7 +278,7 @@ impl PeerReader {
         let host = match (found, before) {
             (Ok(host), _) | (Err(_), Some((_, host))) => host,
             (Err(message), None) => {
-                let rejection = Rejection::new(503, "unknown_name", message).retry_after(LOOK_UP_AGAIN);
+                let rejection = Rejection::new(503, "unknown_name", message).retry_after(LOOKUP_RETRY_AFTER);
                 guard.shared().warn_of_rejection(guard.session.peer, &rejection);
                 return self.reject(guard, None, &rejection);
             }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::queue_state::QueueState;
-use super::{ConnectionEnd, TIMEOUT_WHEN_SHORT};
+use super::{ConnectionEnd, SHORT_MEMORY_TIMEOUT};
 use crate::peer::outbox::Reply;
 use crate::peer::read_probe::{ProbeResult, ReadProbe};
 use crate::registry::Rejection;
@@ -25,7 +25,7 @@ use crate::shell::shared::update_queue::QueueHead;
 /// Packets of one peer that are handled before other tasks run, if they take less than a
 /// [`TimeSlice`].
 const FRAMES_PER_SLICE: u32 = 64;
-/// How often a connection whose peer has taken longer than [`TIMEOUT_WHEN_SHORT`] checks whether
+/// How often a connection whose peer has taken longer than [`SHORT_MEMORY_TIMEOUT`] checks whether
 /// memory is short. Ten thousand such connections cost a few hundredths of a core.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a connection that waits to greet its peer checks whether an earlier list has come.
@@ -227,10 +227,10 @@ impl ConnectionTask<'_> {
     fn recheck_memory(&self, now: Instant) -> Result<Option<Instant>, ConnectionEnd> {
         let shared = self.guard.shared();
         let unread_since = self.guard.session.outbox().unread_since().map(Instant::from_std);
-        let read_by = unread_since.map(|since| since + TIMEOUT_WHEN_SHORT);
+        let read_by = unread_since.map(|since| since + SHORT_MEMORY_TIMEOUT);
         let send_by = match &self.reader.memory {
             PacketMemory::Reserved { since, .. } => {
-                Some(*since + shared.incoming_budget.packet_timeout(TIMEOUT_WHEN_SHORT))
+                Some(*since + shared.incoming_budget.packet_timeout(SHORT_MEMORY_TIMEOUT))
             }
             PacketMemory::Unreserved | PacketMemory::Pending(_) => None,
         };

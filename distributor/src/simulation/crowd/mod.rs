@@ -32,7 +32,7 @@ const READ_BYTES: usize = 2000;
 /// Bytes that the system holds for a connection.
 const SOCKET_BYTES: usize = 16 * 1024;
 /// When a node gives up a Distributor that says nothing, if it was not pinged.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The part of a packet that a node keeps: all of one that is not packed, and of others the state,
 /// which stands first.
 const KEPT_BYTES: usize = 20_000;
@@ -170,7 +170,7 @@ impl Crowd {
             connect_at: Some(now),
             register_at: None,
             silent_at: now,
-            silence: SILENCE,
+            silence: SILENCE_TIMEOUT,
             known: None,
         });
         Self {

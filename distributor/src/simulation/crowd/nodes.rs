@@ -29,7 +29,7 @@ impl Crowd {
         self.next_link += 1;
         self.totals.connections += 1;
         let node = &mut self.nodes[number];
-        (node.link, node.silence, node.silent_at) = (Some(id), SILENCE, self.now + SILENCE);
+        (node.link, node.silence, node.silent_at) = (Some(id), SILENCE_TIMEOUT, self.now + SILENCE_TIMEOUT);
         let greet_at = self.now + Config::default().greet_after;
         let link = CrowdLink {
             node: number,
@@ -113,7 +113,7 @@ impl Crowd {
         if let Ok(packet) = Packet::parse(&frame[..frame.len() - 2]) {
             if packet.uri() == PING_URI {
                 let every = Duration::from_millis(Ping::from_packet(&packet).every);
-                node.silence = SILENCE.max(3 * every);
+                node.silence = SILENCE_TIMEOUT.max(3 * every);
                 node.silent_at = self.now + node.silence;
                 let mut out = BytesMut::new();
                 write_pong(&mut out, protocol::Pong { revision: node.known, digest: None });

@@ -19,7 +19,7 @@ use super::{LAGS, connect, route, server};
 
 const LARGE: usize = 1 << 20;
 /// So long the gateway remembers a client that went without reading.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED_TIME: Duration = Duration::from_secs(60);
 
 async fn large(calls: State<Arc<AtomicUsize>>) -> Result<String, ServiceError> {
     calls.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +121,7 @@ async fn gh30_a_client_that_comes_again_and_does_not_read_gets_less() {
         // It has been seen to go when all that it had is there for others.
         eventually("what was held is given back", async || ask_and_read(3, at, 8).await == [200; 8]).await;
         let (statuses, _held) = ask_and_stop(2, at, 16).await;
-        if left.elapsed() > REMEMBERED {
+        if left.elapsed() > REMEMBERED_TIME {
             // On a machine as busy as that it may have been forgotten.
             continue;
         }
