@@ -11,13 +11,13 @@ use tokio::time::sleep;
 use crate::address::unix_path::UnixPath;
 use crate::socket::Socket;
 
-/// The wait before another attempt at a server whose backlog is full. It doubles with each attempt,
-/// up to the longest wait. A server that runs accepts a connection in less time.
-const FIRST_BACKLOG_WAIT: Duration = Duration::from_millis(1);
-const MAX_BACKLOG_WAIT: Duration = Duration::from_millis(32);
-/// Attempts at a server whose backlog stays full. They take about a second, which is the time after
-/// which TCP makes its second attempt.
-const MAX_BACKLOG_ATTEMPTS: u32 = 36;
+/// The wait before another attempt at a server whose listen backlog is full. It doubles with each
+/// attempt, up to the longest wait. A server that runs accepts a connection in less time.
+const FIRST_LISTEN_BACKLOG_WAIT: Duration = Duration::from_millis(1);
+const MAX_LISTEN_BACKLOG_WAIT: Duration = Duration::from_millis(32);
+/// Attempts at a server whose listen backlog stays full. They take about a second, which is the
+/// time after which TCP makes its second attempt.
+const MAX_LISTEN_BACKLOG_ATTEMPTS: u32 = 36;
 
 /// The address of a server, by which it is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,11 +45,11 @@ impl ServerAddress {
         })
     }
 
-    /// Connects. A Unix socket with a full backlog is asked again for about a second: over TCP the
-    /// system does so. Cancel safe.
+    /// Connects. A Unix socket with a full listen backlog is asked again for about a second: over
+    /// TCP the system does so. Cancel safe.
     ///
-    /// # Errors
-    /// Those of the system; [`WouldBlock`](io::ErrorKind::WouldBlock) if the backlog stays full.
+    /// # Errors The errors of the system; [`WouldBlock`](io::ErrorKind::WouldBlock) if the listen
+    /// backlog stays full.
     pub async fn connect(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(address) => TcpStream::connect(address).await.map(Socket::Tcp),
@@ -59,13 +59,13 @@ impl ServerAddress {
 }
 
 async fn connect_unix(path: &UnixPath) -> io::Result<UnixStream> {
-    let mut wait = FIRST_BACKLOG_WAIT;
-    for _ in 1..MAX_BACKLOG_ATTEMPTS {
+    let mut wait = FIRST_LISTEN_BACKLOG_WAIT;
+    for _ in 1..MAX_LISTEN_BACKLOG_ATTEMPTS {
         match UnixStream::connect(path.as_path()).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(wait).await,
             connected => return connected,
         }
-        wait = MAX_BACKLOG_WAIT.min(wait * 2);
+        wait = MAX_LISTEN_BACKLOG_WAIT.min(wait * 2);
     }
     UnixStream::connect(path.as_path()).await
 }
