@@ -295,10 +295,10 @@ impl EntryTable {
 
     /// Marks a node as suspect, or as not suspect any more. Returns its record if that is a
     /// change.
-    pub(crate) fn mark_suspect(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
-        let entry = self.entries.get_mut(&id).filter(|entry| entry.record.suspect != suspect)?;
+    pub(crate) fn mark_suspect(&mut self, id: u64, is_suspect: bool) -> Option<Arc<Record>> {
+        let entry = self.entries.get_mut(&id).filter(|entry| entry.record.is_suspect != is_suspect)?;
         let before = Arc::clone(&entry.record);
-        entry.record = Arc::new(Record { suspect, ..(*before).clone() });
+        entry.record = Arc::new(Record { is_suspect, ..(*before).clone() });
         let record = Arc::clone(&entry.record);
         self.log_change(id, Some(before), LeaveReason::Changed);
         Some(record)

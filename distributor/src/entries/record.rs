@@ -26,7 +26,7 @@ pub(crate) struct Record {
     pub(crate) version: Version,
     /// Its entry in lists: JSON text in which `¶` is escaped, so its length is that on the wire.
     pub(crate) entry: Box<str>,
-    pub(crate) suspect: bool,
+    pub(crate) is_suspect: bool,
     /// Its own node has registered here. An entry that was only copied from another node may be
     /// false.
     pub(crate) is_confirmed: bool,
@@ -51,14 +51,14 @@ impl Record {
             instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
             version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
             entry: registration.entry(host).replace('¶', "\\u00b6").into(),
-            suspect: false,
+            is_suspect: false,
             is_confirmed: true,
         }
     }
 
     /// Whether lists show the same of both records.
     pub(crate) fn is_listed_as(&self, other: &Self) -> bool {
-        (self.id, &self.entry, self.suspect) == (other.id, &other.entry, other.suspect)
+        (self.id, &self.entry, self.is_suspect) == (other.id, &other.entry, other.is_suspect)
     }
 
     /// About how many bytes of memory it takes: the other members repeat what the entry has.

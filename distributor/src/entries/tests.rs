@@ -310,13 +310,13 @@ proptest! {
             prop_assert!(replica.remove(&id).is_some());
         }
         for record in joined {
-            replica.insert(record.id, Arc::new(Record { suspect: false, ..(*record).clone() }));
+            replica.insert(record.id, Arc::new(Record { is_suspect: false, ..(*record).clone() }));
         }
         for (ids, to) in [(suspect, true), (trusted, false)] {
             for id in ids {
                 let record = replica.get_mut(&id).unwrap();
-                prop_assert_eq!(record.suspect, !to);
-                *record = Arc::new(Record { suspect: to, ..(**record).clone() });
+                prop_assert_eq!(record.is_suspect, !to);
+                *record = Arc::new(Record { is_suspect: to, ..(**record).clone() });
             }
         }
         prop_assert_eq!(&replica, &expected);

@@ -36,7 +36,7 @@ pub(crate) struct Outbox {
     /// Unregistered peers get the list once, at this time.
     greet_at: Instant,
     /// That is the moment that the registry has given it among other silent peers.
-    has_moment: bool,
+    has_greeting_time: bool,
     /// Registered peers are told of changes.
     follows: bool,
     known: PeerState,
@@ -45,12 +45,12 @@ pub(crate) struct Outbox {
     floor: Option<Revision>,
     reply: Option<Reply>,
     notices: Notices,
-    ping: bool,
+    owes_ping: bool,
     remainder: OutPacket,
     /// Since when the rest of a packet has been on its way.
     remainder_since: Option<Instant>,
     /// A large packet is on its way, and the registry waits to hear that it is written.
-    in_transfer: bool,
+    is_in_transfer: bool,
     /// Its packets have to wait, and it has had a ping instead.
     is_waiting: bool,
     window: ReadWindow,
@@ -112,16 +112,16 @@ impl Outbox {
             session,
             version: Version::V1,
             greet_at,
-            has_moment: false,
+            has_greeting_time: false,
             follows: false,
             known: PeerState::default(),
             floor: None,
             reply: None,
             notices: Notices::default(),
-            ping: false,
+            owes_ping: false,
             remainder: OutPacket::default(),
             remainder_since: None,
-            in_transfer: false,
+            is_in_transfer: false,
             is_waiting: false,
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
@@ -256,7 +256,7 @@ impl Outbox {
 
     /// The peer is owed a ping, which asks for a sign of life.
     pub(crate) fn ping(&mut self) {
-        self.ping = true;
+        self.owes_ping = true;
     }
 
     /// Whether a packet has begun to go out and not ended, so that no other may follow.
@@ -280,7 +280,7 @@ impl Outbox {
         if !self.remainder.is_empty() {
             return WriteStep::Write(self.remainder.next());
         }
-        if std::mem::take(&mut self.in_transfer) {
+        if std::mem::take(&mut self.is_in_transfer) {
             registry.record_sent(self.session);
         }
         let mut told = None;
@@ -318,13 +318,13 @@ impl Outbox {
         if self.reply.take().is_none() && told.is_none() {
             // It was a notice, or the ping.
             if !self.notices.remove_first() {
-                self.ping = false;
+                self.owes_ping = false;
             }
         }
         if let Some(told) = told {
             self.record_told(told);
         }
-        self.in_transfer = is_transfer;
+        self.is_in_transfer = is_transfer;
         if told.is_some() && !is_transfer {
             registry.record_sent(self.session);
         }
@@ -353,15 +353,15 @@ impl Outbox {
         if let Some(notice) = self.notices.first() {
             return Unsolicited::Packet(notice.clone().into(), None);
         }
-        if self.ping {
+        if self.owes_ping {
             return Unsolicited::Packet(registry.ping().into(), None);
         }
         if !self.follows {
             if !self.is_to_be_greeted() || now < self.greet_at || registry.defers_updates(Version::V1) {
                 return Unsolicited::Nothing;
             }
-            if !std::mem::replace(&mut self.has_moment, true) {
-                self.greet_at = registry.greeting_moment(now);
+            if !std::mem::replace(&mut self.has_greeting_time, true) {
+                self.greet_at = registry.greeting_time(now);
             }
             if now < self.greet_at {
                 return Unsolicited::Nothing;

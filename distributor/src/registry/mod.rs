@@ -92,7 +92,7 @@ pub(crate) struct Registry {
     /// The states that peers of either version are being told.
     published: PublishedStates,
     next_removal: Instant,
-    draining: bool,
+    is_draining: bool,
 }
 
 #[derive(Debug)]
@@ -128,9 +128,9 @@ pub(crate) struct DueActions {
     /// Version 1 nodes that no peer reports any more.
     pub(crate) trusted: Vec<Arc<Record>>,
     /// No copy of the list before could be used.
-    pub(crate) rebuilds: bool,
+    pub(crate) begins_anew: bool,
     /// Lists are complete from now on.
-    pub(crate) warm: bool,
+    pub(crate) is_warm: bool,
 }
 
 impl Registry {
@@ -159,7 +159,7 @@ impl Registry {
             bad_copy: None,
             published: PublishedStates::default(),
             next_removal: now,
-            draining: false,
+            is_draining: false,
             config,
         }
     }
@@ -176,7 +176,7 @@ impl Registry {
 
     /// How many listed nodes are suspect.
     pub(crate) fn suspects(&self) -> usize {
-        self.entries.records().filter(|record| record.suspect).count()
+        self.entries.records().filter(|record| record.is_suspect).count()
     }
 
     /// How many registrations are deferred.
@@ -224,8 +224,8 @@ impl Registry {
     }
 
     /// When a silent peer whose greeting is due now is greeted: later if there are many.
-    pub(crate) fn greeting_moment(&mut self, now: Instant) -> Instant {
-        self.greetings.moment(now)
+    pub(crate) fn greeting_time(&mut self, now: Instant) -> Instant {
+        self.greetings.greeting_time(now)
     }
 
     /// The state that followers should know. When it changes, they are told.
@@ -262,7 +262,7 @@ impl Registry {
 
     /// From now on no registration is accepted.
     pub(crate) fn drain(&mut self) {
-        self.draining = true;
+        self.is_draining = true;
     }
 
     fn forget(&mut self, session: SessionId) {
@@ -316,14 +316,14 @@ impl Registry {
     /// Records that a peer does not answer, or answers again. Returns its record if followers have
     /// to be told.
     pub(crate) fn apply_verdict(&mut self, now: Instant, session: SessionId, verdict: Verdict) -> Option<Arc<Record>> {
-        let (suspect, event) = match verdict {
+        let (is_suspect, event) = match verdict {
             Verdict::Suspect => (true, "suspect"),
             Verdict::Trust => (false, "trusted"),
             Verdict::Ping | Verdict::Hung => return None,
         };
         let id = self.entries.record_of(session)?.id;
-        let record = self.entries.mark_suspect(id, suspect)?;
-        let why = match (record.version, suspect) {
+        let record = self.entries.mark_suspect(id, is_suspect)?;
+        let why = match (record.version, is_suspect) {
             (Version::V1, true) => "it does not read its list",
             (Version::V1, false) => "it reads its list",
             (Version::V2, true) => "no answer to a ping",
@@ -343,13 +343,13 @@ impl Registry {
     pub(crate) fn run_due(&mut self, now: Instant) -> DueActions {
         let was_restoring = self.warmup.is_restoring();
         let mut due = DueActions { copy_from: self.warmup.next_copy_source(now), ..DueActions::default() };
-        due.rebuilds = was_restoring && !self.warmup.is_restoring();
+        due.begins_anew = was_restoring && !self.warmup.is_restoring();
         if due.copy_from.is_some() {
             self.copy.clear();
         }
         if self.warmup.try_end(now) {
             self.entries.touch();
-            due.warm = true;
+            due.is_warm = true;
         }
         self.review_deferred(now);
         for session in self.deferred.due(now) {

@@ -331,7 +331,7 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
         scene.run_due(ms);
         let now = scene.at(ms);
         scene.registry.report_failed(now, SessionId(by), &[id]);
-        assert_eq!(scene.registry.entries.record(id).unwrap().suspect, suspect, "{ms} {by}");
+        assert_eq!(scene.registry.entries.record(id).unwrap().is_suspect, suspect, "{ms} {by}");
     }
     let many: Vec<u64> = (0..64).collect();
     for by in 0..=MAX_REPORT_PAIRS as u64 / 64 {
@@ -421,11 +421,11 @@ fn reports_make_an_old_node_suspect_and_a_new_one_pinged() {
     assert!(!scene.registry.report_failed(now, SessionId(2), &[old, 999]).has_changed);
     assert!(!scene.registry.report_failed(now, SessionId(2), &[old]).has_changed, "one witness is none");
     assert!(scene.registry.report_failed(now, SessionId(3), &[old]).has_changed);
-    assert!(scene.registry.entries.record(old).unwrap().suspect);
+    assert!(scene.registry.entries.record(old).unwrap().is_suspect);
     scene.run_due(14_999);
-    assert!(scene.registry.entries.record(old).unwrap().suspect);
+    assert!(scene.registry.entries.record(old).unwrap().is_suspect);
     scene.run_due(15_000);
-    assert!(!scene.registry.entries.record(old).unwrap().suspect);
+    assert!(!scene.registry.entries.record(old).unwrap().is_suspect);
     assert_eq!(scene.events("old"), ["joined", "suspect", "trusted"]);
 }
 
@@ -554,7 +554,7 @@ fn e18_the_only_peer_that_can_report_is_believed_after_longer() {
     let report = |scene: &mut RegistryScene, ms: u64| {
         scene.run_due(ms);
         let outcome = scene.registry.report_failed(scene.at(ms), SessionId(2), &[id]);
-        (scene.registry.entries.record(id).unwrap().suspect, outcome.hung.len())
+        (scene.registry.entries.record(id).unwrap().is_suspect, outcome.hung.len())
     };
     for ms in (0..=55_000).step_by(11_000) {
         assert_eq!(report(&mut scene, ms), (true, 0), "{ms}");
@@ -575,7 +575,7 @@ fn e18_an_old_node_that_two_peers_report_for_long_is_gone() {
         scene.run_due(ms);
         let outcome = scene.registry.report_failed(scene.at(ms), SessionId(by), &[id]);
         assert_eq!(outcome.to_probe, [SessionId(1)]);
-        (scene.registry.entries.record(id).unwrap().suspect, outcome.hung.len())
+        (scene.registry.entries.record(id).unwrap().is_suspect, outcome.hung.len())
     };
     for (ms, suspect) in [(0, true), (11_000, true), (22_000, true)] {
         assert_eq!(report(&mut scene, ms, 2), (false, 0), "one witness is none");
@@ -603,7 +603,7 @@ fn e18_one_of_several_peers_is_believed_after_longer_and_once_an_hour() {
         scene.run_due(ms);
         let id = scene.registry.entries.record_of(SessionId(1)).unwrap().id;
         let outcome = scene.registry.report_failed(scene.at(ms), SessionId(2), &[id]);
-        (scene.registry.entries.record(id).unwrap().suspect, outcome.hung.len())
+        (scene.registry.entries.record(id).unwrap().is_suspect, outcome.hung.len())
     };
     let hung_at = |scene: &mut RegistryScene, from: u64, step: usize| {
         (from..from + 600_000).step_by(step).find(|ms| report(scene, *ms) == (false, 1))

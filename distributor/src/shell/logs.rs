@@ -140,10 +140,10 @@ impl Shared {
 
     /// Logs that a node is suspect, or not any more.
     pub(super) fn log_liveness(&self, record: &Record) {
-        let event = if record.suspect { "suspect" } else { "trusted" };
+        let event = if record.is_suspect { "suspect" } else { "trusted" };
         if let Some(suppressed) = self.join_log.allow(event, Instant::now().into_std()) {
             let (name, address) = (shown_name(&record.name), record.address());
-            match record.suspect {
+            match record.is_suspect {
                 true => {
                     info!(%name, address, suppressed, "suspect: the node gives no sign of life, or calls to it fail; others are preferred")
                 }

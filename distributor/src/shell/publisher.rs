@@ -8,7 +8,7 @@ use protocol::{Revision, Version};
 use tokio::time::{Instant, sleep};
 
 use crate::shell::session::{FlushOutcome, Writer};
-use crate::shell::shared::{Shared, index};
+use crate::shell::shared::{Shared, version_index};
 
 /// Sockets written to, and bytes written, before other tasks run, if that takes less than a
 /// [`TimeSlice`].
@@ -41,25 +41,25 @@ impl Publisher {
         let Self { shared, version } = self;
         let mut published = Revision::default();
         loop {
-            shared.changed[index(version)].notified().await;
+            shared.changed[version_index(version)].notified().await;
             let begin = Instant::now();
             let followers: Vec<_> = {
                 let mut state = shared.lock();
                 if state.registry.defers_updates(version) {
                     // Followers are sent the list once the restoring is over.
-                    let gone = state.followers[index(version)].take_gone();
+                    let gone = state.followers[version_index(version)].take_gone();
                     drop((state, gone));
                     continue;
                 }
-                if version == Version::V1 && state.followers[index(version)].all.is_empty() {
+                if version == Version::V1 && state.followers[version_index(version)].all.is_empty() {
                     // Without followers no list is encoded: with thousands of nodes that costs
                     // milliseconds for each change.
-                    let gone = state.followers[index(version)].take_gone();
+                    let gone = state.followers[version_index(version)].take_gone();
                     drop((state, gone));
                     continue;
                 }
                 let newest = state.registry.publish(version);
-                let followers = &mut state.followers[index(version)];
+                let followers = &mut state.followers[version_index(version)];
                 let new = std::mem::take(&mut followers.new);
                 if std::mem::replace(&mut published, newest) == newest {
                     new

@@ -19,7 +19,7 @@ use crate::peer::outbox::{Outbox, WriteStep};
 use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::registry::{Admission, RegisterError, Rejection, ReportOutcome};
 use crate::shell::shared::update_queue::AddressQueue;
-use crate::shell::shared::{Shared, index};
+use crate::shell::shared::{Shared, version_index};
 use crate::updates::lists::Wait;
 
 /// One connection, as the publisher sees it.
@@ -138,7 +138,7 @@ impl SessionGuard {
         let ReportOutcome { has_changed, suspects, to_probe, hung } =
             state.registry.report_failed(now, self.session.id, &report.failed);
         let notices = state.registry.report_unreachable(now, self.session.id, &report.unreachable);
-        let old = &state.followers[index(Version::V1)].all;
+        let old = &state.followers[version_index(Version::V1)].all;
         let to_probe: Vec<_> = to_probe.iter().filter_map(|session| old.get(session).cloned()).collect();
         let hung: Vec<_> = hung.iter().filter_map(|session| old.get(session).cloned()).collect();
         drop(state);

@@ -13,7 +13,7 @@ use crate::registry::DueActions;
 use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::shell::logs::shown_name;
 use crate::shell::session::{FlushOutcome, Writer};
-use crate::shell::shared::{Shared, SharedState, index};
+use crate::shell::shared::{Shared, SharedState, version_index};
 
 impl Shared {
     /// Carries out everything that is due, and pings peers that are silent. Runs until cancelled.
@@ -34,7 +34,7 @@ impl Shared {
                 let before = state.registry.published();
                 let due = state.registry.run_due(now);
                 let SharedState { registry, followers, .. } = &mut *state;
-                let followers = &followers[index(Version::V2)].all;
+                let followers = &followers[version_index(Version::V2)].all;
                 let heard = |session| followers.get(&session).map_or(ActiveTime::ZERO, |session| session.heard());
                 let verdicts = registry.liveness.tick(now, heard);
                 let active_time = u64::try_from(registry.liveness.active_time().as_nanos()).unwrap_or(u64::MAX);
@@ -53,8 +53,8 @@ impl Shared {
     }
 
     fn apply_due(&self, due: DueActions) {
-        let DueActions { copy_from, resolved, listed, gone, trusted, rebuilds, warm } = due;
-        if rebuilds {
+        let DueActions { copy_from, resolved, listed, gone, trusted, begins_anew, is_warm } = due;
+        if begins_anew {
             warn!("no copy of the list before the restart could be used: nodes are listed as they register");
         }
         trusted.iter().for_each(|record| self.log_liveness(record));
@@ -64,7 +64,7 @@ impl Shared {
                 info!(%name, address, suppressed, "listed, after it was deferred");
             }
         }
-        if warm {
+        if is_warm {
             debug!(nodes = self.lock().registry.nodes(), "warm: lists are complete");
         }
         for record in gone {

@@ -22,7 +22,7 @@ impl World {
         let expected: BTreeSet<u16> = expected.map(|other| other.port).collect();
         let listed: BTreeMap<_, _> = distributor.registry.entries().map(|record| (record.id, record)).collect();
         let is_right = |(id, text): (u64, &str)| listed.get(&id).is_some_and(|record| &*record.entry == text);
-        let is_suspect = |id: &u64| listed.get(id).is_some_and(|record| record.suspect);
+        let is_suspect = |id: &u64| listed.get(id).is_some_and(|record| record.is_suspect);
         let nodes = node.replica.nodes();
         // The entries of a list of version 1 have no ids. A node of version 2 has such a list if it
         // was greeted before its registration came, until the next change.

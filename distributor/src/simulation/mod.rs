@@ -112,7 +112,7 @@ struct SimNode {
     urls: Vec<&'static str>,
     /// `None` of a node that is told of all others.
     asking: Option<SimAsking>,
-    draining: bool,
+    is_draining: bool,
     is_up: bool,
     is_frozen: bool,
     connection: Option<u64>,

@@ -8,7 +8,7 @@ impl SimNode {
     pub(super) fn start(&mut self, next_instance: &mut u64, now: Instant, has_cache: bool) {
         *next_instance += 1;
         self.instance = format!("i{next_instance}");
-        (self.is_up, self.is_frozen, self.draining) = (true, false, false);
+        (self.is_up, self.is_frozen, self.is_draining) = (true, false, false);
         let seed = self.replica.revision().filter(|_| has_cache);
         let seeded = seed.map(|revision| Replica::seeded(revision, self.replica.entries()));
         (self.highest, self.connection) = (None, None);
@@ -41,12 +41,12 @@ impl SimNode {
         match self.version {
             Version::V1 => format!(
                 r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":{urls:?},"x":{}}}}}¶"#,
-                self.draining
+                self.is_draining
             )
             .into_bytes(),
             Version::V2 => {
                 let advert =
-                    Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
+                    Advert { id: Some(self.instance.clone()), draining: self.is_draining, ..Advert::default() };
                 // A part is no base for the changes to all.
                 let have = self.replica.revision().filter(|_| !self.is_partial());
                 let mut have = have.map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });

@@ -32,7 +32,7 @@ impl World {
                 instance: String::new(),
                 urls: asking::urls(&mut world.rng),
                 asking: asks.then(SimAsking::default),
-                draining: false,
+                is_draining: false,
                 is_up: false,
                 is_frozen: false,
                 connection: None,
@@ -187,7 +187,7 @@ impl World {
     pub(super) fn update(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if self.rng.bool() {
-            node.draining = !node.draining;
+            node.is_draining = !node.is_draining;
         } else {
             node.urls = asking::urls(&mut self.rng);
         }

@@ -63,7 +63,7 @@ fn legacy_room(entries: &EntryTable, config: &Config) -> Option<usize> {
 
 pub(super) fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, header: &UpdateHeader) -> Bytes {
     let mut out = BytesMut::new();
-    let suspect = records.clone().filter(|record| record.suspect).map(|record| record.id);
+    let suspect = records.clone().filter(|record| record.is_suspect).map(|record| record.id);
     write_list(&mut out, &UNASKED, header, records.map(|record| (record.id, &*record.entry)), suspect);
     out.freeze()
 }
@@ -85,7 +85,7 @@ pub(super) fn encode_change(difference: &Difference, header: &UpdateHeader, base
 /// The list of entries that are packed.
 pub(super) fn encode_packed_list(packing: &Packing, header: &UpdateHeader) -> Bytes {
     let mut out = BytesMut::new();
-    let suspect = packing.records().iter().filter(|record| record.suspect).map(|record| record.id);
+    let suspect = packing.records().iter().filter(|record| record.is_suspect).map(|record| record.id);
     write_packed_list(&mut out, &UNASKED, header, packing.blocks(), suspect);
     out.freeze()
 }

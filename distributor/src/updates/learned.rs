@@ -74,7 +74,7 @@ impl ListCache {
         let looks = looks.saturating_add(changes);
         let mut joined: HashSet<u64> = difference.joined.iter().map(|record| record.id).collect();
         for record in records.into_iter().filter(|record| !before.includes(record)) {
-            if record.suspect && !difference.suspect.contains(&record.id) {
+            if record.is_suspect && !difference.suspect.contains(&record.id) {
                 difference.suspect.push(record.id);
             }
             if joined.insert(record.id) {

@@ -93,14 +93,14 @@ impl Difference {
             (Some(_), None) => self.left.push((*id, if is_listed { LeaveReason::Changed } else { *reason })),
             (before, Some(after)) => {
                 let was_suspect = match before {
-                    Some(before) if before.entry == after.entry => before.suspect,
+                    Some(before) if before.entry == after.entry => before.is_suspect,
                     // A new entry is not suspect.
                     _ => {
                         self.joined.push(Arc::clone(after));
                         false
                     }
                 };
-                match (was_suspect, after.suspect) {
+                match (was_suspect, after.is_suspect) {
                     (false, true) => self.suspect.push(*id),
                     (true, false) => self.trusted.push(*id),
                     (false, false) | (true, true) => {}

@@ -171,7 +171,7 @@ impl Registry {
         options: &RegisterOptions,
     ) -> Result<Admission, RegisterError> {
         let known = self.entries.record_of(session).map(Arc::clone);
-        if self.draining {
+        if self.is_draining {
             return Err(RegisterError::Draining(RETRY_AFTER_STOP));
         }
         if !proves_itself(&registration, options) {

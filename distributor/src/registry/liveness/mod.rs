@@ -61,7 +61,7 @@ type DueQueue = BinaryHeap<Reverse<(ActiveTime, SessionId)>>;
 struct WatchedSession {
     /// When the unanswered ping was sent.
     pinged: Option<ActiveTime>,
-    suspect: bool,
+    is_suspect: bool,
     due: ActiveTime,
 }
 
@@ -127,7 +127,7 @@ impl Liveness {
         // Sessions begin in bursts; their pings should not.
         let spread = (session.0 % 64) as f64 / 64.0;
         let due = self.active_time + self.interval().mul_f64(spread);
-        self.watched.insert(session, WatchedSession { pinged: None, suspect: false, due });
+        self.watched.insert(session, WatchedSession { pinged: None, is_suspect: false, due });
         self.pings.push(Reverse((due, session)));
     }
 
@@ -185,7 +185,7 @@ impl Liveness {
             let Some(watch) = self.watched.get_mut(&session) else { continue };
             let Some(pinged) = watch.pinged else { continue };
             if heard(session) >= pinged {
-                if std::mem::take(&mut watch.suspect) {
+                if std::mem::take(&mut watch.is_suspect) {
                     verdicts.push((session, Verdict::Trust));
                 }
                 watch.pinged = None;
@@ -197,7 +197,7 @@ impl Liveness {
             } else {
                 // Not pinged again: the first ping is on its way, or ahead of whatever would be
                 // sent now.
-                if !std::mem::replace(&mut watch.suspect, true) {
+                if !std::mem::replace(&mut watch.is_suspect, true) {
                     verdicts.push((session, Verdict::Suspect));
                 }
                 watch.due = active_time + SUSPECT_AFTER;

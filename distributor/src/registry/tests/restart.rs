@@ -184,7 +184,7 @@ fn a_copy_that_is_damaged_is_not_used() {
         }
     }
     assert!(!scene.registry.is_restoring() && scene.registry.header().warming);
-    assert!(scene.run_due(6000).warm);
+    assert!(scene.run_due(6000).is_warm);
 }
 
 /// A registry that has restored what another one knew: four workers of one identity, and a node

@@ -65,7 +65,7 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
     let counts = reader.commands.counts;
     // A version 1 peer that follows takes any packet for the list: one that says why it is cut
     // would tell a gateway to forget all of its routes. A plain close tells it to come back.
-    let may_be_told = reader.commands.version() == Version::V2 || !reader.registered;
+    let may_be_told = reader.commands.version() == Version::V2 || !reader.has_registered;
     // Other connections wait for the memory of its packet.
     drop(reader);
     end_connection(&guard, end, counts, may_be_told).await;

@@ -39,8 +39,8 @@ const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 pub(super) struct PeerReader {
     pub(super) frames: FrameReader,
     pub(super) commands: CommandReader,
-    read_before: bool,
-    pub(super) registered: bool,
+    was_read_before: bool,
+    pub(super) has_registered: bool,
     /// When the last packet arrived.
     heard_at: Instant,
     bucket: TokenBucket,
@@ -85,8 +85,8 @@ impl PeerReader {
         Self {
             frames,
             commands: CommandReader::new(),
-            read_before: false,
-            registered: false,
+            was_read_before: false,
+            has_registered: false,
             heard_at: Instant::now(),
             bucket: TokenBucket::new(config.packets_per_second, config.packet_burst),
             waiting: None,
@@ -138,7 +138,7 @@ impl PeerReader {
 
     /// Looks at the first bytes, which may be those of another protocol.
     fn check_protocol(&mut self) -> Result<(), ConnectionEnd> {
-        if self.read_before || self.frames.buffered().is_empty() {
+        if self.was_read_before || self.frames.buffered().is_empty() {
             return Ok(());
         }
         if let Some(other) = guess_protocol(self.frames.buffered()) {
@@ -146,7 +146,7 @@ impl PeerReader {
             return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
         }
         // The longest signature: after this many bytes the guess is as good as it gets.
-        self.read_before = self.frames.buffered().len() >= 12;
+        self.was_read_before = self.frames.buffered().len() >= 12;
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl PeerReader {
                 }
             },
         };
-        self.read_before = true;
+        self.was_read_before = true;
         if let Err(wait) = self.bucket.try_spend(now.into_std()) {
             self.waiting = Some((frame, now + wait));
             return Ok(None);
@@ -191,7 +191,7 @@ impl PeerReader {
             Command::Register(registration, options) => self.locate_and_register(guard, *registration, options),
             Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
             Command::Leave => {
-                self.registered = false;
+                self.has_registered = false;
                 guard.unregister(LeaveReason::Leave);
             }
             Command::Acknowledge(Pong { revision: Some(known), digest }) => {
@@ -300,7 +300,7 @@ impl PeerReader {
         }
         let rejection = match guard.register(registration, version, options) {
             Ok(admission) => {
-                self.registered = true;
+                self.has_registered = true;
                 admission.notice()
             }
             Err(error) => {
@@ -325,7 +325,7 @@ impl PeerReader {
     /// A version 1 peer that is not listed hears of changes: an earlier registration of it stands,
     /// or it is a gateway whose entry no other peer needs.
     fn follow_only(&mut self, guard: &SessionGuard) {
-        self.registered = true;
+        self.has_registered = true;
         guard.follow_only();
     }
 
@@ -349,7 +349,7 @@ impl PeerReader {
 
     /// When a version 2 peer must have registered.
     pub(super) fn register_by(&self, register_timeout: Duration) -> Option<Instant> {
-        let waits = self.commands.version() == Version::V2 && !self.registered && self.pending.is_none();
+        let waits = self.commands.version() == Version::V2 && !self.has_registered && self.pending.is_none();
         waits.then(|| self.heard_at + register_timeout)
     }
 }

@@ -218,7 +218,7 @@ impl Shared {
     }
 
     pub(super) fn follower(&self, session: SessionId) -> Option<Arc<Session>> {
-        self.lock().followers[index(Version::V2)].all.get(&session).cloned()
+        self.lock().followers[version_index(Version::V2)].all.get(&session).cloned()
     }
 
     pub(super) fn notify_followers(&self) {
@@ -248,7 +248,7 @@ impl Shared {
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }
-        let followers = &mut state.followers[index(version)];
+        let followers = &mut state.followers[version_index(version)];
         // A session that is behind is told by its own task at once, and skipped by the publisher.
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
             outbox.is_behind |= version == Version::V2 && followers.new.len() >= MAX_NEWCOMERS;
@@ -279,7 +279,7 @@ impl Shared {
         if changes {
             self.notify_followers();
         } else {
-            self.changed[index(version)].notify_one();
+            self.changed[version_index(version)].notify_one();
         }
         if options.visibility.is_some() || options.resume.is_some() {
             self.rescheduled.notify_one();
@@ -301,14 +301,14 @@ impl Shared {
     pub(super) fn follow_only(&self, session: &Arc<Session>) {
         let mut outbox = session.outbox();
         let mut state = self.lock();
-        let followers = &mut state.followers[index(Version::V1)];
+        let followers = &mut state.followers[version_index(Version::V1)];
         if followers.all.insert(session.id, Arc::clone(session)).is_some() {
             return;
         }
         followers.new.push(Arc::clone(session));
         outbox.follow(Version::V1, None);
         drop((state, outbox));
-        self.changed[index(Version::V1)].notify_one();
+        self.changed[version_index(Version::V1)].notify_one();
     }
 
     pub(super) fn remove_session(&self, session: &Session, reason: LeaveReason) {
@@ -337,7 +337,7 @@ impl Shared {
     }
 }
 
-pub(super) fn index(version: Version) -> usize {
+pub(super) fn version_index(version: Version) -> usize {
     match version {
         Version::V1 => 0,
         Version::V2 => 1,

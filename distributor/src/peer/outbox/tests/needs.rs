@@ -22,7 +22,7 @@ impl Asker {
         let mut peer = Peer::new(65_536);
         peer.registry = Registry::new(config, UpdateBudget::new(usize::MAX), peer.start, 1);
         // While it warms up, nodes retain what its lists lack.
-        assert!(peer.registry.run_due(peer.at(10_000)).warm);
+        assert!(peer.registry.run_due(peer.at(10_000)).is_warm);
         Self { peer, replica: Replica::default(), needs: BTreeSet::new(), ms: 10_000 }
     }
 
@@ -360,7 +360,7 @@ fn a_node_that_asks_calls_what_a_node_calls_that_knows_all() {
                 asked_in_all += usize::from(!expected.is_empty());
             }
         }
-        let suspect: BTreeSet<_> = entries.iter().filter(|record| record.suspect).map(|record| record.id).collect();
+        let suspect: BTreeSet<_> = entries.iter().filter(|record| record.is_suspect).map(|record| record.id).collect();
         for known in &known {
             assert_eq!(known.node.suspect, known.ids.iter().any(|id| suspect.contains(id)), "seed {seed}");
         }
