@@ -28,7 +28,7 @@ pub enum HostName {
     Name(Box<str>),
 }
 
-/// Why a text is no [`HostPort`].
+/// Why a text is not a [`HostPort`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HostPortError {
     /// There is no port.

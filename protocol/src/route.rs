@@ -144,7 +144,7 @@ pub fn foreign_prefix(prefix: &str) -> Option<&'static str> {
 }
 
 /// Whether calls with this method may be carried out twice (RFC 9110, 9.2.2): they are tried again
-/// when they were lost, and dropped when their caller goes. TRACE is no method of the mesh.
+/// when they were lost, and dropped when their caller goes. TRACE is not a method of the mesh.
 pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS")
 }

@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     let matches = command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if args.print_defaults {
-        // A reader that closes it early is no error.
+        // It is not an error if the reader closes the pipe early.
         let _ = std::io::stdout().write_all(defaults().as_bytes());
         return ExitCode::SUCCESS;
     }

@@ -305,7 +305,7 @@ impl Registry {
     }
 
     /// An instance has left. While another instance of this identity is listed or deferred, a leave
-    /// is no short stay: the one that left may be an impostor, a predecessor, or one of several
+    /// is not a short stay: the one that left may be an impostor, a predecessor, or one of several
     /// workers. The last one to leave counts.
     fn penalise_short_stay(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if !self.entries.has_identity(identity) && !self.deferred.has_identity(identity) {

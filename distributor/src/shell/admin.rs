@@ -67,7 +67,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
     }
     let (status, body, with_body) = match request(&head) {
-        None => ("400 Bad Request", "this is no request of HTTP/1\n".to_owned(), true),
+        None => ("400 Bad Request", "this is not an HTTP/1 request\n".to_owned(), true),
         Some(("GET", target)) => found(target, shared, true),
         Some(("HEAD", target)) => found(target, shared, false),
         Some(_) => ("405 Method Not Allowed", "only GET is allowed here\n".to_owned(), true),

@@ -47,7 +47,7 @@ impl SimNode {
             Version::V2 => {
                 let advert =
                     Advert { id: Some(self.instance.clone()), draining: self.is_draining, ..Advert::default() };
-                // A part is no base for the changes to all.
+                // A part is not a base for the changes to all.
                 let have = self.replica.revision().filter(|_| !self.is_partial());
                 let mut have = have.map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });
                 if self.lies {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::entries::SessionId;
 
-/// Packets of fewer bytes are no transfers: a socket takes them at once.
+/// Packets of fewer bytes are not transfers: a socket takes them at once.
 pub(crate) const MIN_TRANSFER_BYTES: usize = 64 * 1024;
 /// Large packets that are under way at a time. Together they fill a fast network, and with what the
 /// system holds for each (128 KiB) they take 32 MiB.

@@ -17,7 +17,7 @@ pub const MAX_UNIX_PATH_BYTES: usize = if cfg!(target_vendor = "apple") { 103 } 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixPath(Arc<str>);
 
-/// Why a text is no [`UnixPath`].
+/// Why a text is not a [`UnixPath`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UnixPathError {
     /// It does not begin with `unix:`.
@@ -26,7 +26,7 @@ pub enum UnixPathError {
     /// There is no path.
     #[error("the path of the socket is missing; write it as unix:/run/app.sock")]
     Empty,
-    /// A name of Linux that is no path.
+    /// An abstract name of Linux, which is not a path.
     #[error("abstract names are not supported, as any process may take one; write a path, as in unix:/run/app.sock")]
     Abstract,
     /// It depends on the folder in which the process was started.

@@ -64,8 +64,7 @@ pub trait Settings {
 
     /// Sets one of [`SETTINGS`](Self::SETTINGS) by its name.
     ///
-    /// # Errors
-    /// When the value is none for this setting, which then stays as it was.
+    /// # Errors When the text is not a value of this setting, which then stays as it was.
     fn set(&mut self, name: &str, given: GivenValue<'_>) -> Result<(), ValueError>;
 }
 
@@ -146,7 +145,7 @@ pub fn apply_arguments<S: Settings>(settings: &mut S, matches: &ArgMatches, pref
 }
 
 /// Lines about variables that begin with `prefix` and set nothing: they may be typing errors.
-/// Variables that Kubernetes and Docker set for a service of that name are none. `known` are
+/// Variables that Kubernetes and Docker set for a service of that name are left out. `known` are
 /// variables without a setting.
 pub fn unknown_variables(
     names: impl IntoIterator<Item = OsString>,
@@ -204,8 +203,8 @@ pub fn most_alike<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str>) -
 /// Each field has a comment, of which the first paragraph is its help, and a default. It has a unit
 /// unless its type has one. After `where` stands what values it may have
 /// ([`SettingValue::Rule`](crate::SettingValue::Rule)), and after `like` an example as a text, if
-/// that of its type is none. `@File` and `@CommandLine` say that it can be set only there. Fields
-/// after `also` are no settings.
+/// that of its type does not fit. `@File` and `@CommandLine` say that it can be set only there.
+/// Fields after `also` are not settings.
 ///
 /// ```
 /// net::settings! {

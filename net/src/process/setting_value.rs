@@ -249,7 +249,7 @@ impl SettingValue for PathBuf {
     }
 }
 
-/// Says what to write instead of a text that is no value of a setting.
+/// Says what to write instead of a text that is not a value of a setting.
 pub type TextRule = fn(&str) -> Result<(), String>;
 
 /// Any text, or one that its rule takes.

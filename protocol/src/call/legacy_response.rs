@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::json::{Members, to_json};
 
-/// The data of a response of version 1 that is no failure.
+/// The data of a response of version 1 that is not a failure.
 #[derive(Debug)]
 pub struct LegacyResponse<'a> {
     /// All of it, as JSON text: `results` if nothing else is there, `null` if nothing is, and
@@ -17,7 +17,7 @@ pub struct LegacyResponse<'a> {
 }
 
 impl<'a> LegacyResponse<'a> {
-    /// Reads the data of a response; `None` for a frame that is no object.
+    /// Reads the data of a response; `None` for a frame that is not an object.
     pub fn parse(frame: &'a [u8]) -> Option<Self> {
         let Members(members) = serde_json::from_slice(frame).ok()?;
         let is_data = |(name, value): &&(Cow<'_, str>, &RawValue)| match name.as_ref() {

@@ -182,7 +182,7 @@ pub fn seal(out: &mut BytesMut, start: usize) {
     out.extend_from_slice(&DELIMITER);
 }
 
-/// Searches for `C2`, which is rare even in Korean text, as it is no continuation byte. `B6` is
+/// Searches for `C2`, which is rare even in Korean text, as it is not a continuation byte. `B6` is
 /// common there.
 fn find_delimiter(bytes: &[u8]) -> Option<usize> {
     memchr_iter(DELIMITER[0], bytes).find(|&at| bytes.get(at + 1) == Some(&DELIMITER[1]))

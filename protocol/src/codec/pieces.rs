@@ -17,7 +17,7 @@ pub(crate) enum PieceVerdict {
     Whole,
     /// It ends in the middle of a text: more has to come.
     Cut,
-    /// The pieces so far are no beginning of a packet. The first of them is a frame by itself.
+    /// The pieces so far are not the beginning of a packet. The first of them is a frame by itself.
     Broken,
 }
 

@@ -212,7 +212,7 @@ fn fuzz_targets_are_short_and_known_and_have_seeds() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= 30, "{name} has {lines} lines: it is two targets");
-        assert!(manifest.contains(&format!("path = \"targets/{name}.rs\"")), "{name} is no program");
+        assert!(manifest.contains(&format!("path = \"targets/{name}.rs\"")), "{name} is not a program");
         let is_replayed = |tests: &String| tests.contains(&format!("check(\"{name}\", {name}::run)"));
         assert!([&ours, &theirs].into_iter().any(is_replayed), "the seeds of {name} are in no test");
     }

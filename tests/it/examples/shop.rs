@@ -77,7 +77,7 @@ async fn c14_the_shop_prints_where_operators_ask_and_they_are_answered() {
     assert!(metrics.status == 200 && metrics.body.contains("gateway_"), "{metrics:?}");
     let mut routes = Process::start(GATEWAY, &["routes", "--admin", &admin]);
     routes.line("  GET/goods/{id}").await;
-    // An event is no request.
+    // An event is not a request.
     routes.line("No request: events").await;
     assert_eq!(routes.ended().await.code(), Some(0));
     assert!(!routes.output().contains("EVENT"), "{}", routes.output());

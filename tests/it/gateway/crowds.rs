@@ -21,7 +21,7 @@ const PERMITS: usize = 40;
 /// More than that.
 const ATTACKERS: usize = 3 * PERMITS;
 
-/// The log line of a gateway whose worker lags. On a busy machine that is no fault, and such a
+/// The log line of a gateway whose worker lags. On a busy machine that is not a fault, and such a
 /// request is made again.
 const LAGS: &str = "the gateway is overloaded";
 

@@ -92,7 +92,7 @@ async fn a21_ignored_parts_of_a_registration_are_logged_and_told() {
     check(2, json!(["get/x"]), json!(null), "'get/x' is not a route").await;
     check(3, json!(["GET/a", "/x"]), json!(null), "'/x' is not a route").await;
     check(4, json!([]), json!({ "http": { "prefixes": "/api" } }), "$.http.prefixes is not a list").await;
-    check(5, json!([]), json!({ "http": { "prefixes": ["p"] } }), "'p' in http.prefixes is no path").await;
+    check(5, json!([]), json!({ "http": { "prefixes": ["p"] } }), "'p' in http.prefixes is not a path").await;
     check(6, json!([]), json!({ "weight": "heavy" }), "$.weight is not a whole number").await;
     // Sound parts are not mentioned, and the same fault is reported once.
     let mut sound = distributor.register(json!({ "port": 7, "name": "n7", "urls": ["GET/{id}"], "$": v2() })).await;

@@ -81,7 +81,7 @@ async fn rs22_a_registration_that_is_read_late_is_no_silence() {
     stream.set_nonblocking(true).unwrap();
     let mut peer = Peer::over(TcpStream::from_std(stream).unwrap());
     let list = peer.next().await.unwrap();
-    assert!(list["$"]["rev"].is_u64(), "it is no list for version 1: {list}");
+    assert!(list["$"]["rev"].is_u64(), "it is not a list for version 1: {list}");
     assert_eq!(list["params"][0]["name"], "late");
 }
 

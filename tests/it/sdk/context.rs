@@ -397,7 +397,7 @@ async fn b3_what_is_not_idempotent_is_finished_when_its_client_goes() {
         check("a call", &format!("{method}/work"), false, is_dropped).await;
         check("a request", &format!("{method}/work"), true, is_dropped).await;
     }
-    // A call of the node to itself is no other.
+    // A call of the node to itself is not different.
     check("a call to itself", "GET/get/self", false, true).await;
     check("a call to itself", "GET/by/self", false, false).await;
     // When a caller dies, its connection is all that says so.

@@ -42,7 +42,7 @@ async fn b6_a_key_has_one_provider_for_all_callers() {
     for (at, node) in nodes[..2].iter().enumerate() {
         assert_eq!(node.peers().call::<usize>("GET/n", &()).await.unwrap(), at);
     }
-    // A node that drains is no provider, for itself neither.
+    // A node that drains is not a provider, not even for itself.
     nodes[0].set_draining(true);
     nodes[0].peers().wait_until(|nodes| nodes.iter().any(|n| n.advert.as_ref().is_some_and(|a| a.draining))).await;
     for key in ["u1", "u2", "u3"] {

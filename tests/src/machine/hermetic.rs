@@ -75,7 +75,7 @@ pub(crate) fn watch() {
 fn numbers(ports: &str) -> Vec<u16> {
     ports
         .split(',')
-        .map(|port| port.parse().unwrap_or_else(|_| panic!("WATCH_PORTS={ports}: {port} is no port")))
+        .map(|port| port.parse().unwrap_or_else(|_| panic!("WATCH_PORTS={ports}: {port} is not a port")))
         .collect()
 }
 

@@ -76,7 +76,7 @@ impl Peer {
         error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
     }
 
-    /// Writes bytes; a connection that the other end has cut is no failure.
+    /// Writes bytes; a connection that the other end has cut is not a failure.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap();
     }

@@ -152,7 +152,7 @@ impl Registry {
             self.entries.record_of(*session).is_none() && self.entries.lacks(&deferred.offers)
         };
         let sole: Vec<_> = self.deferred.iter().filter(joins).map(|(session, one)| (session, one.identity())).collect();
-        // One node is enough for each offer: the others are no sole providers once it is listed.
+        // One node is enough for each offer: the others are not sole providers once it is listed.
         let mut granted = HashSet::new();
         for (session, identity) in sole {
             let Some(deferred) = self.deferred.by_session.get_mut(&session) else { continue };

@@ -19,7 +19,7 @@ pub struct IgnoredParts {
 }
 
 impl Registration {
-    /// The parts that no peer takes notice of, if there are any: urls that are no routes, or match
+    /// The parts that no peer takes notice of, if there are any: urls that are not routes, or match
     /// only themselves though they look like patterns, and members of `$` of a wrong type.
     pub fn ignored(&self) -> Option<IgnoredParts> {
         let urls = self.urls.iter().filter_map(|url| ignored_url(url));
@@ -27,7 +27,7 @@ impl Registration {
         let prefixes = prefixes.filter_map(|prefix| {
             let shown = || prefix.chars().take(60).collect::<String>();
             if !prefix.starts_with('/') {
-                return Some(format!("'{0}' in http.prefixes is no path. Write it like /{0}", shown()));
+                return Some(format!("'{0}' in http.prefixes is not a path. Write it like /{0}", shown()));
             }
             foreign_prefix(prefix).map(|why| format!("'{}' in http.prefixes matches only itself: {why}", shown()))
         });
@@ -37,7 +37,7 @@ impl Registration {
         let ignored = meta.map(|(_, value)| ignored_members(value.get())).unwrap_or_default();
         let has_window = members(&entry).into_iter().any(|(name, _)| name == READ_WINDOW);
         let window = (has_window && self.read_window.is_none())
-            .then(|| format!("{READ_WINDOW} is no whole number of bytes, {LEGACY_READ_BYTES} or more"));
+            .then(|| format!("{READ_WINDOW} is not a whole number of bytes, {LEGACY_READ_BYTES} or more"));
         let mut all = window.into_iter().chain(ignored.into_iter().map(str::to_owned)).chain(prefixes).chain(urls);
         let first = all.next()?;
         Some(IgnoredParts { first, count: 1 + all.count() })
@@ -116,7 +116,7 @@ mod tests {
         check(r#","urls":["GET/a","get/x"]"#, Some(("'get/x' is not a route: it does not begin with a method", 1)));
         check(r#","urls":["/x","GET/a/*"]"#, Some(("'/x' is not a route", 2)));
         check(r#","$":{"http":{"prefixes":"/api"}}"#, Some(("$.http.prefixes is not a list of texts", 1)));
-        check(r#","$":{"http":{"prefixes":["p","/q"]}}"#, Some(("'p' in http.prefixes is no path", 1)));
+        check(r#","$":{"http":{"prefixes":["p","/q"]}}"#, Some(("'p' in http.prefixes is not a path", 1)));
         let matches_itself = "'/api/*' in http.prefixes matches only itself: a prefix has all paths below it";
         check(r#","$":{"http":{"prefixes":["/q","/api/*","/a/{id}"]}}"#, Some((matches_itself, 2)));
         check(r#","$":{"http":true,"weight":"7","zone":1}"#, Some(("$.http is not an object", 3)));

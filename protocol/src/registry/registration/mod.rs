@@ -105,7 +105,7 @@ pub enum RegistrationError {
     #[error("too many http.prefixes, or one is too long; the limits are those of urls")]
     TooManyPrefixes,
     /// The advertised address is none.
-    #[error("advertise is no address that others can call: {0}")]
+    #[error("others cannot call the advertised address: {0}")]
     Advertise(HostPortError),
     /// The name of a version 2 node has other characters than `A-Z a-z 0-9 . _ -`, or is too long.
     #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]

@@ -163,7 +163,7 @@ fn parse_port(text: &str) -> Result<u16, RegistrationError> {
     }
 }
 
-/// A value below what any peer of version 1 takes, or one that is no number, is ignored.
+/// A value below what any peer of version 1 takes, or one that is not a number, is ignored.
 fn parse_read_window(value: &RawValue) -> Option<usize> {
     let bytes: u64 = serde_json::from_str(value.get()).ok()?;
     usize::try_from(bytes).ok().filter(|bytes| *bytes >= LEGACY_READ_BYTES)
