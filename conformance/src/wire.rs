@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Most bytes of an answer: every caller accepts this many.
+/// Maximum bytes of an answer: every caller accepts this many.
 const MAX_FRAME_BYTES: usize = 8 << 20;
 /// How long connecting may take. A node in the same network accepts a connection much sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Most bytes of a name, and of one of its labels (RFC 1035, 2.3.4).
+/// Maximum bytes of a name, and of one of its labels (RFC 1035, 2.3.4).
 const MAX_NAME_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Most bytes that one read of an old peer takes. A packet of 65,536 bytes arrives whole; one of
+/// Maximum bytes that one read of an old peer takes. A packet of 65,536 bytes arrives whole; one of
 /// 65,600 crashes the peer.
 pub const LEGACY_READ_BYTES: usize = 65_536;
 

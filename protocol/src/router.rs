@@ -9,12 +9,12 @@ use smol_str::SmolStr;
 
 use crate::{Route, RouteError, Segment};
 
-/// Most shapes of the routes with parameters that have the same method, number of segments, and
-/// first segment. A shape says which segments are parameters. A look-up tries each shape once, so
-/// this bounds its cost, whatever is registered. Routes of up to five segments cannot have more
-/// shapes.
+/// Maximum number of shapes among routes with parameters that have the same method, number of
+/// segments, and first segment. A shape says which segments are parameters. A look-up tries each
+/// shape once, so this bounds its cost, whatever is registered. Routes of up to five segments
+/// cannot have more shapes.
 const MAX_SHAPES: usize = 16;
-/// Most segments of a route with parameters.
+/// Maximum number of segments of a route with parameters.
 const MAX_SEGMENTS: usize = 64;
 
 /// A value per route. A literal segment wins over a parameter, from left to right.

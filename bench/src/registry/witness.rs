@@ -22,7 +22,7 @@ use crate::registry::swarm::join;
 const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
 /// The name of all these nodes.
 pub(crate) const NAME: &str = "witness";
-/// Most bytes of a list or history.
+/// Maximum bytes of a list or history.
 const MAX_PACKET_BYTES: usize = 64 << 20;
 /// How long to wait for the history.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 /// How long the response may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of a packet: two hundred events with names of version 1 nodes, which may be as long
-/// as a packet (13 MB), and the list that may come before them.
+/// Maximum bytes of a packet: two hundred events with names of version 1 nodes, which may be as
+/// long as a packet (13 MB), and the list that may come before them.
 const MAX_RESPONSE_BYTES: usize = 32 << 20;
 /// The width of a name in columns. Longer names push the other columns aside.
 const NAME_BYTES: usize = 64;

@@ -13,12 +13,12 @@ use crate::updates::encode::left_out;
 
 /// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
-/// Most events of one response: the last ones.
+/// Maximum number of events of one response: the last ones.
 pub(crate) const MAX_EVENTS_SENT: usize = 200;
-/// Most bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes are not
-/// longer; names of version 1 nodes may be as long as a packet.
+/// Maximum bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes are
+/// not longer; names of version 1 nodes may be as long as a packet.
 const MAX_TEXT_BYTES: usize = 128;
-/// Most bytes of all events. Only nodes with the longest names and instances reach it before the
+/// Maximum bytes of all events. Only nodes with the longest names and instances reach it before the
 /// limit of events.
 pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
 /// The reason of an entry that an earlier Distributor listed.

@@ -17,9 +17,9 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest that a session may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Most offers and interests that are looked at in one check, which takes a few milliseconds.
-/// Further waits are checked in the next one. A wait for a node that offers what many use may take
-/// more: the next check is later then.
+/// Maximum number of offers and interests that are looked at in one check, which takes a few
+/// milliseconds. Further waits are checked in the next one. A wait for a node that offers what many
+/// use may take more: the next check is later then.
 const MAX_LOOKS: usize = 20_000;
 
 /// The waits, at most one for each session, and the states that version 2 sessions have
@@ -61,7 +61,7 @@ pub(crate) struct Resolved {
     pub(crate) missing: Vec<SessionId>,
 }
 
-/// Most nodes that are named when a wait ends without enough acknowledgements.
+/// Maximum number of nodes that are named when a wait ends without enough acknowledgements.
 const MAX_MISSING: usize = 8;
 
 impl VisibilityWaits {

@@ -18,9 +18,9 @@ const QUIET_TIME: Duration = Duration::from_secs(1);
 const COLLECT_TIME: Duration = Duration::from_millis(100);
 /// How long a node may take to send its copy.
 const COPY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most nodes that are asked before the list is built from nothing.
+/// Maximum number of nodes that are asked before the list is built from nothing.
 const MAX_COPIES: u32 = 3;
-/// Most offers that are kept: the best of this many is good enough.
+/// Maximum number of offers that are kept: the best of this many is good enough.
 const MAX_OFFERS: usize = 64;
 
 /// Nodes of a copy that are not back within two periods and a second are gone.

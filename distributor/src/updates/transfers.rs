@@ -24,9 +24,9 @@ const MAX_TRANSFER_TIME: Duration = Duration::from_millis(250);
 const MIN_REFUSALS: u64 = 16;
 /// When no further transfer may begin, the first peer in the queue asks again after this time.
 const RETRY_DELAY: Duration = Duration::from_millis(1);
-/// Most nodes that have registered and wait for their first list. Further nodes are told to come
-/// back, because each new node makes the list longer for which the others wait. It is as many as
-/// may register at once.
+/// Maximum number of nodes that have registered and wait for their first list. Further nodes are
+/// told to come back, because each new node makes the list longer for which the others wait. It is
+/// as many as may register at once.
 const MAX_WAITING: usize = 2000;
 
 /// The transfers that have begun, and the nodes that wait for their first list.

@@ -9,8 +9,8 @@ use thiserror::Error;
 
 /// The begin of the text of a path.
 const SCHEME: &str = "unix:";
-/// Most bytes of a path: `sun_path` has 108 on Linux (unix(7)) and 104 on macOS (unix(4)), and its
-/// last byte ends the path.
+/// Maximum bytes of a path: `sun_path` has 108 on Linux (unix(7)) and 104 on macOS (unix(4)), and
+/// its last byte ends the path.
 pub const MAX_UNIX_PATH_BYTES: usize = if cfg!(target_vendor = "apple") { 103 } else { 107 };
 
 /// The absolute path of a Unix socket, written as `unix:/run/app.sock`. Copies share the text.

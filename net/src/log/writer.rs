@@ -38,9 +38,11 @@ enum WriterMessage {
 }
 
 impl LineWriter {
-    /// Most lines that wait to be written: some tenths of a second of an access log at full speed.
+    /// Maximum number of lines that wait to be written: a few tenths of a second of an access log
+    /// at full speed.
     pub const MAX_LINES: usize = 16 * 1024;
-    /// Most bytes that wait to be written, so that long lines cost no more memory than short ones.
+    /// Maximum bytes that wait to be written, so that long lines cost no more memory than short
+    /// ones.
     pub const MAX_BYTES: usize = 4 << 20;
 
     /// Starts a thread that writes to `out`. It writes `batch_delay` after the first line, all

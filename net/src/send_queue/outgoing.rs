@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 
 use crate::buffers;
 
-/// Most bytes of one socket that are queued: a head and a small body. A larger message gains
+/// Maximum bytes of one socket that are queued: a head and a small body. A larger message gains
 /// nothing from waiting, and its copy costs time.
 pub const MAX_QUEUED_BYTES: usize = 4 * 1024;
 

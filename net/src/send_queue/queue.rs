@@ -10,8 +10,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::socket::SocketState;
 
-/// Most sockets in a queue: when there are more, all of them are sent at once. Nothing is gained by
-/// more of them, and the first would have waited for half a millisecond.
+/// Maximum number of sockets in a queue: when there are more, all of them are sent at once. Nothing
+/// is gained by more of them, and the first would have waited for half a millisecond.
 pub(super) const MAX_QUEUED: usize = 64;
 
 /// While it lives, the small messages that tasks of this runtime write to

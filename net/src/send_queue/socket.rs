@@ -20,7 +20,8 @@ use crate::Socket;
 use crate::buffers::with_read_buffer;
 use crate::socket::ReadNow;
 
-/// Most room that bytes are copied into: that costs less than a read by way of the C library does.
+/// Maximum room of a buffer that bytes are copied into: copying costs less than a read by way of
+/// the C library does.
 const MAX_COPIED_BYTES: usize = 8 * 1024;
 
 /// A socket whose small messages are sent when the thread's other tasks have run, if it has a

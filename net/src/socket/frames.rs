@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::socket::ReadNow;
 
-/// Most bytes of one read, so that other connections are served between two reads.
+/// Maximum bytes of one read, so that other connections are served between two reads.
 const MAX_READ_BYTES: usize = 64 * 1024;
 /// Size of the first read, and of later ones while little arrives. Most connections carry small
 /// packets.

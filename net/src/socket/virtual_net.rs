@@ -14,7 +14,7 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// Most bytes that one direction of a connection holds. A writer waits for room.
+/// Maximum bytes that one direction of a connection holds. A writer waits for room.
 const MAX_BYTES: usize = 256 * 1024;
 /// The first of the ports that are chosen when none is given.
 const FIRST_PORT: u16 = 32_768;

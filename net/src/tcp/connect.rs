@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Most addresses of one name that are used: more than any service behind one name should need, and
-/// few enough to try within a second or two.
+/// Maximum number of addresses of one name that are used: more than any service behind one name
+/// should need, and few enough to try within a second or two.
 const MAX_ADDRESSES: usize = 16;
 /// An address that does not answer for this long is not waited for: the next is tried beside it
 /// (RFC 8305, 5).

@@ -4,8 +4,8 @@
 use memchr::memchr2;
 use serde::de::IgnoredAny;
 
-/// Most pieces of one packet. A text with more `¶` is not likely, and each piece makes the reader
-/// parse those before it once more.
+/// Maximum number of pieces of one packet. A text with more `¶` is not likely, and each piece makes
+/// the reader parse those before it once more.
 pub const MAX_PIECES: usize = 16;
 /// Bytes of the pieces together: what version 1 readers take.
 pub const MAX_JOINED_BYTES: usize = crate::LEGACY_READ_BYTES;

@@ -17,8 +17,8 @@ pub const VISIBLE_URI: &str = "$visible";
 /// The uri of [`write_history_request`].
 pub const HISTORY_URI: &str = "/distributes/history";
 
-/// Most bytes of entries in one part of a copy, so that the part is within the Distributor's limit
-/// for packets.
+/// Maximum bytes of entries in one part of a copy, so that the part is within the Distributor's
+/// limit for packets.
 const COPY_PART_BYTES: usize = 32 * 1024;
 
 /// Asks for a sign of life, and says which state is the newest.

@@ -12,7 +12,8 @@ pub const NEED_URI: &str = "$need";
 /// The uri of [`write_needed`].
 pub const NEEDED_URI: &str = "$needed";
 
-/// Most routes of one question. Looking all of them up takes a fraction of a millisecond.
+/// Maximum number of routes of one question. Looking all of them up takes a fraction of a
+/// millisecond.
 pub const MAX_NEED_ROUTES: usize = 64;
 /// Longest route of a question in bytes: it fits into a packet that a Distributor reads, even if
 /// each byte has to be escaped. A path may be longer than the url that it belongs to.

@@ -35,9 +35,9 @@ const IMPURE: [&str; 20] = [
     "tracing::",
 ];
 
-/// Most lines of a file without its tests: beyond that, it has a second noun.
+/// Maximum lines of a file without its tests: beyond that, it has a second noun.
 const MAX_LINES: usize = 450;
-/// Most lines of a file of tests: beyond that, it has a second subject.
+/// Maximum lines of a file of tests: beyond that, it has a second subject.
 const MAX_TEST_LINES: usize = 700;
 
 /// Modules of a crate, each with those that it imports.

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::entries::record::Record;
 
-/// Most families of one url: one for each number of its first segments, from none to seven. The
-/// index has an entry for each of them, and urls are made of as many slashes as a peer likes. A url
-/// with more segments before its first parameter stands for the family of its first seven: a node
-/// is then told of more than it needs, and never of less.
+/// Maximum number of families of one url: one for each number of its first segments, from none to
+/// seven. The index has an entry for each of them, and urls are made of as many slashes as a peer
+/// likes. A url with more segments before its first parameter stands for the family of its first
+/// seven: a node is then told of more than it needs, and never of less.
 const MAX_FAMILIES: usize = 8;
 
 /// The services and urls that a node is told of. Nodes with the same interests have equal values.

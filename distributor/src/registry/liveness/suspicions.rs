@@ -9,7 +9,8 @@ use protocol::Version;
 use crate::entries::{NodeIdentity, Record, SessionId};
 use crate::registry::Registry;
 
-/// Most nodes of one report that are considered: each costs a look-up, and maybe a ping.
+/// Maximum number of nodes of one report that are considered: each costs a look-up, and maybe a
+/// ping.
 const MAX_REPORTED: usize = 64;
 /// A reporter's report of a node counts once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);

@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) update_budget: UpdateBudget,
     /// Memory of packets that have begun to arrive.
     pub(crate) incoming_budget: IncomingBudget,
-    /// Most names of nodes that are looked up at a time.
+    /// Permits for look-ups of names of nodes.
     pub(super) lookups: Arc<Semaphore>,
     pub(crate) counters: Counters,
     /// The active time in nanoseconds: see `liveness`.

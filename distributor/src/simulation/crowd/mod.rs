@@ -92,7 +92,7 @@ struct Totals {
     registrations: usize,
     /// Verdicts on nodes, all of which are alive.
     verdicts: usize,
-    /// Most nodes that had registered and waited for a list.
+    /// The largest number of nodes that had registered and waited for a list at a time.
     unserved: usize,
     /// Bytes of lists for nodes that had not said anything yet.
     greeted: usize,

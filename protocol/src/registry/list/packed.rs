@@ -17,11 +17,11 @@ use thiserror::Error;
 
 use crate::Text;
 
-/// Most bytes that the blocks of one packet may have together when they are unpacked: as many as
+/// Maximum bytes that the blocks of one packet may have together when they are unpacked: as many as
 /// the largest list that a node takes. A few bytes could unpack to a thousand times as many.
 pub const MAX_UNPACKED_BYTES: usize = 16 << 20;
-/// Most blocks of one packet: a list of 16 MiB in blocks of 4 KiB. The Distributor's blocks are
-/// larger.
+/// Maximum number of blocks of one packet: a list of 16 MiB in blocks of 4 KiB. The Distributor's
+/// blocks are larger.
 pub const MAX_BLOCKS: usize = 4096;
 /// How hard to compress. Higher levels take four times as long, and make random ids no shorter.
 const LEVEL: u8 = 1;

@@ -57,7 +57,7 @@ pub enum ListedHost<'a> {
 /// Limits of one registration.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistrationLimits {
-    /// Most urls of a node.
+    /// Maximum number of urls of a node.
     pub max_urls: usize,
     /// Longest url in bytes.
     pub max_url_bytes: usize,
