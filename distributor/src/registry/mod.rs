@@ -53,7 +53,7 @@ use crate::updates::transfers::Transfers;
 /// one round removes.
 const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
 const MIN_REMOVALS: usize = 16;
-/// A round removes at most one part in this many of all nodes, so that a mistake is noticed before
+/// A round removes at most a twentieth (1 / this) of all nodes, so that a mistake is noticed before
 /// all are gone.
 const REMOVAL_DIVISOR: usize = 20;
 

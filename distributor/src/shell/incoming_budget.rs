@@ -21,7 +21,7 @@ pub(crate) struct IncomingBudget {
     each: u32,
 }
 
-/// However many connections wait, a packet has at least one part in this many of the usual time:
+/// However many connections wait, a packet has at least a quarter (1 / this) of the usual time:
 /// cutting connections and accepting them again costs time for all.
 const MAX_SPEEDUP: u32 = 4;
 

@@ -14,8 +14,8 @@ use crate::Socket;
 
 /// Shortest time between two snapshots.
 const MIN_AGE: Duration = Duration::from_millis(10);
-/// Snapshots may take at most one part in this many of all time: the system's table lists every
-/// socket of the machine.
+/// Snapshots may take at most a tenth (1 / this) of all time: the system's table lists every socket
+/// of the machine.
 const COST_DIVISOR: u32 = 10;
 /// Snapshots in a row that have to lack a connection before it counts as one that cannot be
 /// observed. The system's table is read in pieces while it changes, so one snapshot may lack a

@@ -9,7 +9,7 @@ const WINDOW: Duration = Duration::from_secs(3);
 /// This many nodes may vanish whatever their share is: a small mesh on one machine may vanish as a
 /// whole.
 const MAX_USUAL_LOSSES: usize = 8;
-/// One part in this many of the listed nodes is a mass.
+/// A loss of a third (1 / this) of the listed nodes or more is a mass loss.
 const MASS_DIVISOR: usize = 3;
 
 /// The last nodes that vanished without a FIN.
