@@ -48,8 +48,8 @@ struct ConformArgs {
     params: Map<String, Value>,
     /// The version of the protocol that the node should keep. With 1: checks of version 2 are
     /// skipped. A column says of each failure whether the mesh copes with it. missing-params comes
-    /// first, because it crashes most old nodes. old-log runs only if --only names it, because an
-    /// old service may carry it out as a POST.
+    /// first, because it crashes most version 1 nodes. old-log runs only if --only names it,
+    /// because a version 1 service may carry it out as a POST.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     version: u8,
     /// How long an answer may take, in milliseconds.

@@ -126,8 +126,8 @@ impl Wire {
         timeout(within, next).await.unwrap_or(Received::Nothing)
     }
 
-    /// Expects the answer to this key, and returns it; otherwise returns what came. An old node may
-    /// answer the key `7` with `"7"`.
+    /// Expects the answer to this key, and returns it; otherwise returns what came. A version 1
+    /// node may answer the key `7` with `"7"`.
     pub(crate) async fn answer(&mut self, key: &str, within: Duration) -> Result<NodeResponse, String> {
         let came = self.next(within).await;
         let answer = match &came {

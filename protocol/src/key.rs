@@ -18,7 +18,7 @@ pub enum Key {
 impl Key {
     /// The whole number that this key stands for, written as a number or as a string of digits.
     ///
-    /// Old peers answer a request of key `7` with `7` or with `"7"`.
+    /// Version 1 peers answer a request of key `7` with `7` or with `"7"`.
     pub fn number(&self) -> Option<u64> {
         match self {
             Self::Number(number) => Some(*number),

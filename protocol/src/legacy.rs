@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-/// Maximum bytes that one read of an old peer takes. A packet of 65,536 bytes arrives whole; one of
-/// 65,600 crashes the peer.
+/// Maximum bytes that one read of a version 1 peer takes. A packet of 65,536 bytes arrives whole;
+/// one of 65,600 crashes the peer.
 pub const LEGACY_READ_BYTES: usize = 65_536;
 
-/// Counts the bytes that an old peer may not have read yet, and says when more may be written.
+/// Counts the bytes that a version 1 peer may not have read yet, and says when more may be written.
 ///
-/// An old peer does not say how much it has read, and neither does TCP, whose acknowledgements come
-/// from the kernel. If the peer's socket can be observed, [`confirm_read`](Self::confirm_read)
+/// A version 1 peer does not say how much it has read, and neither does TCP, whose acknowledgements
+/// come from the kernel. If the peer's socket can be observed, [`confirm_read`](Self::confirm_read)
 /// keeps the count exact. For other peers the window assumes that everything is read once some time
 /// has passed without a write. A peer that stands still for longer can then find more than one read
 /// takes.
@@ -90,7 +90,7 @@ impl ReadWindow {
     }
 }
 
-/// The condition for the next write to an old peer.
+/// The condition for the next write to a version 1 peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowFull {
     /// Until this time, when everything counts as read.

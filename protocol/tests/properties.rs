@@ -169,8 +169,8 @@ proptest! {
         prop_assert_eq!(out, answer.as_bytes());
     }
 
-    /// Whatever a caller passes, an old service receives an object whose last `key` is ours, and
-    /// whose other members are unchanged.
+    /// Whatever a caller passes, a version 1 service receives an object whose last `key` is ours,
+    /// and whose other members are unchanged.
     #[test]
     fn old_services_always_get_our_key(params in json(), key in any::<u64>()) {
         let mut out = BytesMut::new();

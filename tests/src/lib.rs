@@ -1,4 +1,4 @@
-//! The harness: clusters on port 0, raw peers, processes to kill, and old peers in Node.js.
+//! The harness: clusters on port 0, raw peers, processes to kill, and version 1 peers in Node.js.
 //!
 //! A [`Cluster`] is a Distributor in this process. Nodes and gateways join it, and a [`Peer`] sees
 //! each packet that they are sent. All wait for conditions, for at most [`PATIENCE`]; none sleeps.

@@ -50,7 +50,7 @@ pub(crate) enum Check {
     AnsweredOnce,
     /// a call without a key is never answered
     OneWay,
-    /// a packet whose params are a text, as in old nodes' logs, is never answered
+    /// a packet whose params are a text, as in version 1 nodes' logs, is never answered
     OldLog,
     /// a caller that closes its side after a call still gets the answer
     HalfClose,
@@ -106,8 +106,8 @@ impl Check {
         self == Self::MissingParams
     }
 
-    /// Whether a node of version 1 is checked for this only if `--only` names it: an old service
-    /// may carry out any packet with the method `POST`.
+    /// Whether a node of version 1 is checked for this only if `--only` names it: a version 1
+    /// service may carry out any packet with the method `POST`.
     pub(crate) fn is_only_when_asked(self) -> bool {
         self == Self::OldLog
     }

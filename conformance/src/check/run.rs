@@ -324,7 +324,7 @@ async fn refused(node: &NodeUnderTest) -> Observed {
     let came = wire.next(node.within).await;
     let seen = came.to_string();
     match came {
-        Received::Frame(text) if text.trim() == "null" => Ok("null, as old nodes answer".to_owned()),
+        Received::Frame(text) if text.trim() == "null" => Ok("null, as version 1 nodes answer".to_owned()),
         Received::Frame(text) if NodeResponse::parse(&text).is_some_and(|answer| answer.is_failure()) => Ok(seen),
         Received::Frame(_) | Received::End | Received::Nothing => Err(seen),
     }

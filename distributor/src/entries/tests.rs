@@ -160,7 +160,7 @@ fn cr6_changes_are_remembered_up_to_a_limit_in_bytes() {
     let mut registry = EntryTable::new(5);
     let first = ResumePoint::from(registry.revision());
     let long = registration(&"x".repeat(60_000));
-    // One connection with an old node's name that is as long as a packet.
+    // One connection with a version 1 node's name that is as long as a packet.
     for session in 0..200 {
         registry.register(SessionId(session), &long, "::1");
         registry.remove_session(SessionId(session), LeaveReason::Leave);

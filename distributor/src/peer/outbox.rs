@@ -74,7 +74,7 @@ pub(crate) enum Reply {
 pub(crate) enum WriteStep {
     /// Write these bytes and record how many were taken.
     Write(Bytes),
-    /// An old peer is still reading: wait for this.
+    /// A version 1 peer is still reading: wait for this.
     WaitFor(WindowFull),
     /// Call again at this time: the packet is for this peer only and has to wait.
     Later(Wait),
@@ -303,7 +303,7 @@ impl Outbox {
                 Unsolicited::Nothing => return WriteStep::Done,
             },
         };
-        // A packet in two pieces crashes old peers.
+        // A packet in two pieces crashes version 1 peers.
         let packet = if self.version == Version::V1 { packet.in_one_piece() } else { packet };
         if self.version == Version::V1
             && let Err(full) = self.window.admit(now, packet.len())

@@ -66,7 +66,7 @@ pub(crate) enum FlushOutcome {
     Done,
     /// The socket takes nothing more since this time.
     Stalled(std::time::Instant),
-    /// An old peer is given time to read.
+    /// A version 1 peer is given time to read.
     Paced(WindowFull),
     /// The packet that the peer is owed can be encoded at this time.
     Later(Wait),
@@ -263,7 +263,7 @@ impl Session {
                 WriteStep::Later(wait) => break FlushOutcome::Later(wait),
                 WriteStep::Write(packet) => packet,
             };
-            // One write per packet: a packet in two pieces crashes old peers.
+            // One write per packet: a packet in two pieces crashes version 1 peers.
             match self.socket.try_write(&packet) {
                 Ok(bytes) => {
                     outbox.record_write(now, bytes);

@@ -34,7 +34,7 @@ pub(super) fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
     if let Some(room) = legacy_room(entries, config) {
         return encode(&mut entries.records_within(room).into_iter().map(|record| &*record.entry));
     }
-    // An old peer calls every node in its list, so entries that were only copied are left out.
+    // A version 1 peer calls every node in its list, so entries that were only copied are left out.
     let confirmed = entries.records().filter(|record| record.is_confirmed);
     encode(&mut confirmed.map(|record| &*record.entry))
 }

@@ -176,7 +176,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
         return text.trim().parse().map_err(|error| format!("{error}; {how}"));
     }
     let addresses: Vec<_> = text.trim().to_socket_addrs().map_err(|error| format!("{error}; {how}"))?.collect();
-    // Old nodes connect to 127.0.0.1; the first address of `localhost` may be ::1.
+    // Version 1 nodes connect to 127.0.0.1; the first address of `localhost` may be ::1.
     let preferred = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first());
     preferred.copied().ok_or_else(|| format!("no address is known for this name; {how}"))
 }

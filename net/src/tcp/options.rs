@@ -18,8 +18,8 @@ const FIRST_PROBES: u16 = 5;
 
 /// Sends small packets at once, and has the kernel find out within about 16 s that a peer's machine
 /// is gone. Keep-alive does so for an idle connection. The user timeout of Linux (tcp(7)) does so
-/// for one with bytes under way, which would take about 15 minutes otherwise. Old peers send no
-/// pings that would show it.
+/// for one with bytes under way, which would take about 15 minutes otherwise. Version 1 peers send
+/// no pings that would show it.
 pub fn set_tcp_options(stream: &TcpStream) {
     set_tcp_options_with_timeout(stream, DEAD_AFTER);
 }

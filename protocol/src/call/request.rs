@@ -20,8 +20,8 @@ pub struct Request<'a> {
     /// The key of the response. `None` makes the call one-way, as text for `params` does in version
     /// 1.
     pub key: Option<Key>,
-    /// The arguments, as JSON text. Old services fail without them; for ours, no `params` means
-    /// `null`.
+    /// The arguments, as JSON text. Version 1 services fail without them; for ours, no `params`
+    /// means `null`.
     pub params: Option<&'a str>,
     /// Whether `params` is known to be one JSON value. If not, parsing it will tell: see
     /// [`Request::parse`].
@@ -88,8 +88,8 @@ impl<'a> Request<'a> {
             key: Option<Key>,
         }
         let version = packet.version();
-        // Old peers log by sending text under key 0 to a service that does not answer. An answer
-        // would crash them.
+        // Version 1 peers log by sending text under key 0 to a service that does not answer. An
+        // answer would crash them.
         let is_text = packet.params.is_some_and(|params| params.get().starts_with('"'));
         let key = packet.key.filter(|_| version == Version::V2 || !is_text).or_else(|| {
             // In version 2 a `key` of the arguments is an argument.
@@ -131,7 +131,7 @@ pub fn write_request(
     out.put_slice(br#","method":""#);
     out.put_slice(method.as_bytes());
     out.put_u8(b'"');
-    // Old services answer every packet that has a key, and log those with text for `params`.
+    // Version 1 services answer every packet that has a key, and log those with text for `params`.
     if let Some(key) = key {
         out.put_slice(br#","key":"#);
         put_number(out, key);

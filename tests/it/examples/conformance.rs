@@ -1,5 +1,5 @@
-//! The checks of `nodeconform`, on our nodes, on an old service with one line changed, and on old
-//! ones.
+//! The checks of `nodeconform`, on our nodes, on a version 1 service with one line changed, and on
+//! unchanged ones.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

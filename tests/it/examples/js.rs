@@ -1,4 +1,4 @@
-//! The services in plain JavaScript, and an old service with one changed line.
+//! The services in plain JavaScript, and a version 1 service with one changed line.
 
 use std::net::SocketAddr;
 
@@ -41,7 +41,7 @@ async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
     let stored: Value = caller.peers().call("POST/goods", &json!({ "name": "사과 ¶" })).await.unwrap();
     assert_eq!(stored, json!([{ "name": "사과 ¶" }]));
 
-    // An old caller: in pieces, and with a key beyond JavaScript's integers.
+    // A version 1 caller: in pieces, and with a key beyond JavaScript's integers.
     let mut old = Peer::connect(([127, 0, 0, 1], port).into()).await;
     let call = r#"{"uri":"/goods","method":"GET","params":{"key":9007199254740993}}¶"#;
     for byte in call.as_bytes() {

@@ -397,7 +397,7 @@ async fn a19_a_path_tells_its_methods() {
         http2::ask(&mut connect(gateway).await, head("OPTIONS", "/orders").body(()).unwrap(), &[]).await.unwrap().1["allow"],
         "POST, OPTIONS"
     );
-    // Old gateways told no method from another.
+    // Version 1 gateways told no method from another.
     let response = HttpClient::connect(old).await.request("PUT", "/goods/7", "").await.unwrap();
     assert_eq!((response.status, &*response.body), (404, ""));
 }

@@ -140,8 +140,8 @@ async fn gu19_a_call_whose_client_has_gone_is_not_sent() {
     let cluster = Cluster::start();
     let node = RawNode::join(&cluster).await;
     let gateway = cluster.gateway().await;
-    // Two such calls do not fit into what an old node can read at once, so the second waits for the
-    // first's answer.
+    // Two such calls do not fit into what a version 1 node can read at once, so the second waits
+    // for the first's answer.
     let big = |n: &str| json!({ "n": n, "x": "x".repeat(40_000) }).to_string();
     let first = big("first");
     let first = tokio::spawn(async move { request(gateway, "POST", "/x", &first).await });

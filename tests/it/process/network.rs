@@ -52,7 +52,7 @@ async fn cr7_an_old_node_whose_machine_is_gone_is_noticed_by_the_system() {
     let registration = json!({ "port": 9, "name": "old", "urls": [] });
     let packet = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": registration });
     let (here, port) = (net.here, cluster.address.port());
-    // As silent as an old node: it registers, reads, and sends nothing more.
+    // As silent as a version 1 node: it registers, reads, and sends nothing more.
     let script = format!("exec 3<>/dev/tcp/{here}/{port}; printf '%s¶' '{packet}' >&3; exec cat <&3");
     let _old = net.start("bash", &["-c", &script]);
     let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;

@@ -149,7 +149,7 @@ async fn check_mix(distributor: Generation, gateway: Generation, service: Genera
     }
     let gateway = mix.gateway;
     eventually("it is gone", async || {
-        // An old gateway has no deadline: a call to a node that has just died hangs for ever.
+        // A version 1 gateway has no deadline: a call to a node that has just died hangs for ever.
         let answer = timeout(Duration::from_secs(1), request(gateway, "GET", "/members", "")).await;
         answer.is_ok_and(|answer| answer.status != 200)
     })
@@ -229,14 +229,14 @@ async fn our_nodes_call_old_services_and_read_their_results() {
     let node = Node::builder("caller").distributor(address).start().await.unwrap();
     node.peers().wait_for(&["POST/goods"]).await;
     let stored: Value = node.peers().call("POST/goods", &json!({ "key": "mine", "n": 7 })).await.unwrap();
-    assert_eq!(stored, json!([{ "n": 7 }]), "an old service sees our key, not the caller's");
+    assert_eq!(stored, json!([{ "n": 7 }]), "a version 1 service sees our key, not the caller's");
     let calls: Vec<_> = (0..200)
         .map(|n| {
             let peers = node.peers().clone();
             tokio::spawn(async move {
                 let params = json!({ "n": n, "text": "가나다 \u{b6}".repeat(100) });
-                // An old service answers with a raw delimiter in the text, which no reader can cut:
-                // so ask for no text back.
+                // A version 1 service answers with a raw delimiter in the text, which no reader can
+                // cut: so ask for no text back.
                 peers.call::<Value>("DELETE/goods", &params).await
             })
         })
@@ -264,7 +264,7 @@ async fn old_nodes_survive_crowds_and_churn() {
         let mut observer = cluster.registered("observer").await;
         observer.list_with("goods").await;
         observer.ask_until("the gateway is there", |names| names.len() == 3).await;
-        // A thousand nodes join: far more than the 64 KiB that old nodes can read.
+        // A thousand nodes join: far more than the 64 KiB that version 1 nodes can read.
         let mut crowd = Vec::new();
         for number in 0..1000 {
             let mut peer = cluster.peer().await;

@@ -37,7 +37,7 @@ async fn cold_start(nodes: usize) -> usize {
 #[tokio::test]
 async fn five_hundred_old_nodes_that_start_at_once_are_soon_complete() {
     let bytes = cold_start(500).await;
-    // The old Distributor sent 9.3 GB. A list for each is 500 × 500 records of 120 bytes.
+    // The version 1 Distributor sent 9.3 GB. A list for each is 500 × 500 records of 120 bytes.
     let one_list_each = 500 * 500 * 120;
     assert!(bytes <= 3 * one_list_each, "{bytes} bytes");
 }

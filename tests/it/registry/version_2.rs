@@ -30,7 +30,7 @@ async fn one_change_is_one_small_packet() {
     assert_eq!(change["method"], "PATCH");
     assert_eq!(change["params"]["joined"].as_array().unwrap().len(), 1);
     assert_eq!(change["$"]["rev"].as_u64(), change["$"]["base"].as_u64().map(|base| base + 1));
-    assert_eq!(old.list_with("new").await, ["watcher", "old", "new"], "old nodes get whole lists");
+    assert_eq!(old.list_with("new").await, ["watcher", "old", "new"], "version 1 nodes get whole lists");
     newcomer.reset();
     let left = loop {
         let packet = watcher.next().await.unwrap();

@@ -511,7 +511,7 @@ async fn m12_nodes_of_version_1_are_found_and_a_gateway_knows_all() {
     assert_eq!(Cluster::wait_routed(gateway, "/count").await.status, 200);
     let mut old = cluster.peer().await;
     let port = node.address().port();
-    // What an old node says: it is at the address of a node that answers it.
+    // What a version 1 node says: it is at the address of a node that answers it.
     old.register_with(serde_json::json!({ "port": port, "name": "old", "urls": ["GET/old"] })).await;
     old.list_with("old").await;
     let caller = cluster.node(Node::builder("caller")).await;

@@ -27,7 +27,7 @@ pub fn tool_is_installed(program: &str) -> bool {
     can_run(program, "install it (`.ci/run tools` does)", output.is_ok_and(|output| output.status.success()))
 }
 
-/// Whether Node.js is here to run old peers.
+/// Whether Node.js is here to run version 1 peers.
 #[track_caller]
 pub fn legacy_peers_can_run() -> bool {
     tool_is_installed("node")

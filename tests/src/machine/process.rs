@@ -46,7 +46,7 @@ impl Process {
         let mut child = command
             .args(arguments)
             .envs(environment.iter().copied())
-            // An old peer ends when its standard input does: no orphans.
+            // A version 1 peer ends when its standard input does: no orphans.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -59,7 +59,7 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Starts an emulation of an old peer: `distributor`, `service` or `gateway`.
+    /// Starts an emulation of a version 1 peer: `distributor`, `service` or `gateway`.
     pub fn legacy(program: &str, arguments: &[&str]) -> Self {
         let file = fixtures().join("v1").join(format!("{program}.js"));
         let mut all = vec![file.to_str().unwrap(), "--exit-with-parent"];

@@ -86,7 +86,7 @@ impl Peer {
         let _ = self.stream.shutdown().await;
     }
 
-    /// Writes one packet with its delimiter, as an old peer would.
+    /// Writes one packet with its delimiter, as a version 1 peer would.
     pub async fn send_packet(&mut self, packet: &Value) {
         self.send(format!("{packet}¶")).await;
     }
@@ -246,7 +246,7 @@ impl Peer {
     /// The stable word in the last packet before the end.
     pub async fn rejection_reason(&mut self) -> String {
         let last = self.last_packet().await.expect("a reason");
-        assert_eq!(last["params"], json!([]), "the one form that old readers survive");
+        assert_eq!(last["params"], json!([]), "the one form that version 1 readers survive");
         last["$"]["r"].as_str().unwrap_or_default().to_owned()
     }
 

@@ -179,7 +179,7 @@ impl Registry {
         }
         let record = Record::new(0, &registration, host);
         self.check_room(session, &record)?;
-        // Old nodes cannot be told to come later.
+        // Version 1 nodes cannot be told to come later.
         let is_v2 = registration.advert.is_some();
         if known.is_none()
             && is_v2

@@ -14,8 +14,8 @@ use crate::registry::admission::rejection::Rejection;
 use crate::updates::learned::LearnedUpdate;
 use crate::updates::lists::{PeerState, Wait};
 
-/// A mesh is small again for a node that had a partial view when it has fewer nodes than half (1 /
-/// this) of `tell_all_up_to`. Otherwise, in a mesh of about that size, a node would know all or a
+/// A mesh is small again for a node that had a partial view when it has fewer than half (1 / this)
+/// of `tell_all_up_to` nodes. Otherwise, in a mesh of about that size, a node would know all or a
 /// part by chance.
 const SMALL_AGAIN_DIVISOR: usize = 2;
 

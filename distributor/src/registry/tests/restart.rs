@@ -81,7 +81,7 @@ fn bc5_a_copied_entry_is_told_only_to_peers_that_know_it() {
     // A peer that claims that state, but holds another, does not.
     let mut forges = PeerState { revision: Some(have.revision), digest: Some(Digest(1)), ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
-    assert!(scene.registry.defers_updates(Version::V1), "an old peer would forget what it is not shown");
+    assert!(scene.registry.defers_updates(Version::V1), "a version 1 peer would forget what it is not shown");
     // The node of an entry registers, unchanged.
     scene.register(1000, 2, 2).unwrap();
     assert_eq!(told(&mut scene, 1000, &mut newcomer), ("n2".to_owned(), false));

@@ -57,7 +57,7 @@ struct ConnectionTask<'a> {
     /// microsecond or a millisecond.
     slice: TimeSlice,
     backlog: BacklogPoller,
-    /// Since when an old peer has read none of its unread bytes.
+    /// Since when a version 1 peer has read none of its unread bytes.
     unread_since: Option<Instant>,
     queue: QueueState,
     probe: Option<ReadProbe>,
@@ -70,7 +70,7 @@ enum Wake {
     Ready(std::io::Result<Ready>),
     /// The publisher could not write everything, or the registry has removed the session.
     Notified,
-    /// An old peer's socket was observed. Whether the peer reads.
+    /// A version 1 peer's socket was observed. Whether the peer reads.
     Observed(bool),
     /// Memory for the rest of a packet is reserved.
     Reservation(PacketReservation),
@@ -248,8 +248,8 @@ impl ConnectionTask<'_> {
     async fn wait(&mut self, awaited: &Awaited, stop: &CancellationToken) -> Wake {
         let Self { guard, reader, slice, backlog, queue, probe, .. } = self;
         let session = &guard.session;
-        // It is on the heap, because most connections never wait for an old peer to read, and each
-        // would keep room for it.
+        // It is on the heap, because most connections never wait for a version 1 peer to read, and
+        // each would keep room for it.
         let to_observe = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
         let mut reading = to_observe.map(|full| Box::pin(read_enough(guard, full, backlog)));
         let (memory, pending) = (&mut reader.memory, &mut reader.pending);
@@ -299,7 +299,7 @@ impl ConnectionTask<'_> {
         }
     }
 
-    /// An old peer's socket was observed.
+    /// A version 1 peer's socket was observed.
     fn handle_observation(&mut self, reads: bool) -> Result<(), ConnectionEnd> {
         if reads {
             self.unread_since = None;
@@ -349,7 +349,7 @@ fn takes_too_long(unfinished: &[u8]) -> Rejection {
     Rejection::new(408, "frame_timeout", what)
 }
 
-/// Others report that an old node does not answer. Sends it the list once more, and observes
+/// Others report that a version 1 node does not answer. Sends it the list once more, and observes
 /// whether it reads the list; nothing else may be sent to it. Returns `None` when its socket cannot
 /// be observed, or a reply is about to be sent.
 fn begin_probe(session: &Session) -> Option<ReadProbe> {
@@ -392,7 +392,7 @@ async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     }
 }
 
-/// Waits until an old peer's read window may have room. Returns whether the peer reads.
+/// Waits until a version 1 peer's read window may have room. Returns whether the peer reads.
 async fn read_enough(guard: &SessionGuard, full: WindowFull, backlog: &mut BacklogPoller) -> bool {
     let (session, shared) = (&guard.session, guard.shared());
     match full {

@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     /// Throttles of log lines about nodes that come and go. A node that flaps must not fill the log
     /// either.
     pub(super) join_log: LogThrottles,
-    /// Observes how much old peers on this machine have read.
+    /// Observes how much version 1 peers on this machine have read.
     pub(crate) peer_backlog: PeerBacklog,
     /// Connections whose peers send without a pause work one at a time.
     pub(crate) slices: SliceQueue,

@@ -67,8 +67,8 @@ impl RegistryEntry {
     }
 }
 
-/// The text of an address in lists. Old gateways compare the text, and their Distributor listened
-/// on a dual-stack socket.
+/// The text of an address in lists. Version 1 gateways compare the text, and their Distributor
+/// listened on a dual-stack socket.
 pub fn host_text(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => format!("::ffff:{v4}"),

@@ -116,7 +116,7 @@ fn write_delta_of<'a>(
 /// Writes why a packet is refused, for a peer that has sent `$` or whose connection is about to be
 /// closed. `retry_after` says when the peer may try again.
 ///
-/// `params` is an empty array, the only form that old readers survive.
+/// `params` is an empty array, the only form that version 1 readers survive.
 pub fn write_refusal(
     out: &mut BytesMut,
     key: Option<&Key>,

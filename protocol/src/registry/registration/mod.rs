@@ -131,8 +131,8 @@ impl RegistrationError {
 impl Registration {
     /// Reads the `params` of `POST /distributes`.
     ///
-    /// It is lenient towards old nodes. Their port may be a string, urls and name may be missing,
-    /// and the name may be any text.
+    /// It is lenient towards version 1 nodes. Their port may be a string, urls and name may be
+    /// missing, and the name may be any text.
     ///
     /// # Errors
     /// [`RegistrationError`] names the faulty member.

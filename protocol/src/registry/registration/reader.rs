@@ -1,4 +1,4 @@
-//! Reads the members of a registration in their order, as leniently as old nodes need it, and
+//! Reads the members of a registration in their order, as leniently as version 1 nodes need it, and
 //! writes the text that lists show.
 
 use std::borrow::Cow;
@@ -105,7 +105,7 @@ impl<'l> RegistrationReader<'l> {
         if !self.seen.port {
             return Err(RegistrationError::Port("missing".to_owned()));
         }
-        // Old gateways read `urls` without checking that it is there.
+        // Version 1 gateways read `urls` without checking that it is there.
         if !self.seen.name {
             self.start_member("name").push_str(r#""""#);
         }
@@ -154,7 +154,7 @@ pub(super) fn check_members(list: &[(Cow<'_, str>, &RawValue)]) -> Result<(), Re
 }
 
 fn parse_port(text: &str) -> Result<u16, RegistrationError> {
-    // Old nodes may send their port as a string of digits.
+    // Version 1 nodes may send their port as a string of digits.
     let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
     let whole = digits.bytes().all(|byte| byte.is_ascii_digit());
     match digits.parse() {

@@ -110,8 +110,8 @@ impl Replica {
         self.awaits_list = true;
     }
 
-    /// How many entries of the list make no node, such as those of an old Distributor without a
-    /// usable port.
+    /// How many entries of the list make no node, such as those of a version 1 Distributor without
+    /// a usable port.
     pub fn unreadable(&self) -> usize {
         self.entries.values().filter(|listed| listed.node.is_none()).count()
     }
@@ -185,7 +185,7 @@ impl Replica {
         let mut next = Self { revision: list.header.map(|header| header.revision), registry_host, ..Self::default() };
         // Entries of version 1 have no ids, and none are needed: they are never copied.
         let ids = list.ids.iter().copied().chain(0..);
-        // An old Distributor sends the whole list at every change, and most of it is known.
+        // A version 1 Distributor sends the whole list at every change, and most of it is known.
         let known = self.entries.values().filter(|listed| listed.is_parsed_for(registry_host));
         let known = known.filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
         let known: HashMap<_, _> = known.filter(|(_, node)| !node.suspect).collect();

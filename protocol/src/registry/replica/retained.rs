@@ -77,7 +77,7 @@ impl Replica {
         };
         let kept = std::mem::take(&mut self.retained);
         let kept = kept.into_iter().map(|(address, kept)| match (kept.until, until) {
-            // An old Distributor does not say when it knows all nodes, and later lists do not
+            // A version 1 Distributor does not say when it knows all nodes, and later lists do not
             // extend the time.
             (RetainedUntil::At(time), _) if header.is_none() => (address, kept.node, Some(RetainedUntil::At(time))),
             _ => (address, kept.node, until),
