@@ -119,7 +119,7 @@ impl Daemon {
         }
     }
 
-    /// Its resident memory.
+    /// The resident memory of the process.
     pub(crate) fn rss_bytes(&self) -> u64 {
         self.process().stat().unwrap().rss * procfs::page_size()
     }

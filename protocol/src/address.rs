@@ -34,13 +34,13 @@ pub enum HostPortError {
     /// There is no port.
     #[error("it has no port; write it like 10.0.0.1:9000, [fd00::1]:9000 or registry.example:9000")]
     NoPort,
-    /// The port is none.
+    /// The port is not a port.
     #[error("the port must be a number from 1 to 65535")]
     Port,
     /// An IPv6 address without brackets, where the port begins nowhere.
     #[error("an IPv6 address stands in brackets, as in [fd00::1]:9000")]
     Brackets,
-    /// It is a URL.
+    /// The text is a URL.
     #[error("write the host and the port alone, without http://, as in registry.example:9000")]
     Scheme,
     /// The host is neither an address nor a name.
@@ -51,10 +51,10 @@ pub enum HostPortError {
 /// Why no node can be called at an advertised address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AdvertisedError {
-    /// Every machine reads it as itself.
+    /// Every machine reads the address as its own.
     #[error("every machine takes this for itself; advertise an address that others can reach")]
     ThisMachine,
-    /// It is the address of no single host, or holds on one link only.
+    /// The address is not that of a single host, or holds on one link only.
     #[error("this is not the address of one host that others can reach")]
     NoHost,
 }
@@ -95,10 +95,10 @@ impl HostPort {
 /// Why no node is called at a host, whichever peer names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockedHost {
-    /// It is not one host: unspecified, multicast or broadcast. A connection to 0.0.0.0 or :: ends
-    /// at this machine.
+    /// The address is not that of one host: it is unspecified, multicast or broadcast. A connection
+    /// to 0.0.0.0 or :: ends at this machine.
     NoHost,
-    /// It is link-local, or the address of the metadata of cloud machines.
+    /// The address is link-local, or that of the metadata of cloud machines.
     LinkLocal,
 }
 

@@ -17,8 +17,7 @@ pub enum Version {
     V2,
 }
 
-/// One packet, borrowed from its frame. Unknown members are ignored. A duplicate member is an
-/// error.
+/// A packet, borrowed from its frame. Unknown members are ignored. A duplicate member is an error.
 ///
 /// `params`, `results` and `$` stay raw JSON. They are parsed once, where their type is known.
 #[derive(Debug, Deserialize)]
@@ -41,13 +40,13 @@ pub struct Packet<'a> {
     /// Version 1 responses: 0 means success.
     #[serde(borrow, default)]
     pub errorcode: Option<&'a RawValue>,
-    /// The same, as some services spell it.
+    /// The code as some services spell its name.
     #[serde(borrow, default, rename = "errorCode")]
     pub error_code: Option<&'a RawValue>,
     /// Version 1 responses: text for people.
     #[serde(borrow, default)]
     pub errormessage: Option<&'a RawValue>,
-    /// The same, as some services spell it.
+    /// The message as some services spell its name.
     #[serde(borrow, default, rename = "errorMessage")]
     pub error_message: Option<&'a RawValue>,
     /// Version 1 responses: the data, if there is any.

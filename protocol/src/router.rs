@@ -70,7 +70,7 @@ struct PassThroughHasher(u64);
 /// Why a route is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterError {
-    /// It has parameters, and more than 64 segments.
+    /// The route has parameters, and more than 64 segments.
     TooLong,
     /// Too many shapes of similar routes are registered.
     TooManyShapes,

@@ -17,8 +17,8 @@ const SLOW_CLIENTS: usize = 5000;
 const FLOODING_CLIENTS: usize = 50;
 /// The time between two arrivals: if all attackers came at once, that would be another attack.
 const ARRIVAL_INTERVAL: Duration = Duration::from_micros(400);
-/// The same for attackers that speak TLS: the core that they share with the good clients makes few
-/// more handshakes.
+/// The time between two arrivals of attackers that speak TLS: the core that they share with the
+/// good clients makes few more handshakes.
 const TLS_ARRIVAL_INTERVAL: Duration = Duration::from_millis(2);
 /// Bytes that an attacker uploads at a time: 1.3 kB a second.
 const UPLOAD_PART: usize = 2600;

@@ -64,7 +64,7 @@ enum AttackMeans {
     /// This number of connections that do not read, the first text of each, and the text that they
     /// then send every [`REPEAT_INTERVAL`].
     Unread(usize, fn(usize) -> String, &'static str),
-    /// The same from many addresses, with other texts for each connection.
+    /// Connections from many addresses that do not read, with other texts for each.
     Mixture(usize, fn(usize) -> (String, &'static str)),
 }
 

@@ -128,7 +128,7 @@ pub(crate) async fn calls() {
     competitors().await;
 }
 
-/// The same through nats-server. Its own CPU is not in the figures that are printed.
+/// Measures calls through nats-server. Its own CPU is not in the figures that are printed.
 async fn nats_server() {
     let Some(broker) = Daemon::other("nats-server", &["-p", "19105", "-a", "127.0.0.1"], 19_105).await else {
         return row("NATS request and reply", "not installed");
@@ -166,7 +166,7 @@ async fn caller(peers: Peers) -> Vec<Duration> {
     times
 }
 
-/// The same over a bare connection to the server of the floors.
+/// The times of requests over a bare connection to the server of the floors.
 async fn bytes(address: SocketAddr, json: bool) -> Vec<Duration> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();

@@ -39,7 +39,7 @@ const HALF_ROUNDS: usize = 201;
 /// Short, because a virtual machine sometimes stands still for 20 ms: that spoils few of many
 /// rounds.
 const HALF_ROUND: Duration = Duration::from_millis(100);
-/// The same request as a packet of version 1.
+/// A request of `/echo` as a packet of version 1.
 const PACKET: &str =
     r#"{"uri":"/echo","method":"GET","key":7,"params":{"id":"42","name":"widget","price":"9.5","tags":"a,b"}}¶"#;
 /// The ports of the gateway without an access log, of the one with it, and of the one whose server

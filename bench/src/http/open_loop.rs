@@ -43,7 +43,8 @@ pub(crate) struct TimedResponse {
     pub(crate) took: Duration,
     /// The time since the request was sent.
     pub(crate) waited: Duration,
-    /// It is the expected response; otherwise the server has declined, or there was no response.
+    /// Whether the response is the expected one; otherwise the server has declined, or there was no
+    /// response.
     pub(crate) is_right: bool,
 }
 

@@ -49,7 +49,7 @@ enum CliCommand {
     /// with 1 if nothing is known of it. Do not ask a Distributor of version 1: it cannot answer,
     /// and crashes when a peer disconnects that has not registered.
     Why {
-        /// Its name, address (host:port) or instance id.
+        /// The name, address (host:port) or instance id of the node.
         node: String,
         /// Where the Distributor is.
         #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR", default_value = "127.0.0.1:9000")]

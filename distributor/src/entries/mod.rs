@@ -63,8 +63,8 @@ pub(crate) struct EntryTable {
     digest: Digest,
     /// Bytes of all entries together.
     entry_bytes: usize,
-    /// The same of confirmed entries, by address: another node may have invented the host of one
-    /// that is only copied.
+    /// Bytes of the confirmed entries, by address. Another node may have invented the host of an
+    /// entry that is only copied.
     shares: AddressShares,
 }
 

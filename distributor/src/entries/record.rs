@@ -9,7 +9,7 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// A node's part in lists, and all else that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Its number in the order of registration. Changes name it by this number.
+    /// The number of the node in the order of registration. Changes name the node by this number.
     pub(crate) id: u64,
     pub(crate) name: Box<str>,
     /// The remote end of its connection, as lists spell it.
@@ -20,15 +20,16 @@ pub(crate) struct Record {
     pub(crate) urls: Box<[Box<str>]>,
     /// Prefixes of the paths that it answers, if it speaks HTTP.
     pub(crate) prefixes: Box<[Box<str>]>,
-    /// It neither drains nor has a weight of 0.
+    /// Whether the node takes calls: it does not drain, and its weight is not 0.
     pub(crate) takes_calls: bool,
     pub(crate) instance: Option<Box<str>>,
     pub(crate) version: Version,
-    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is that on the wire.
+    /// The entry of the node in lists: JSON text in which `¶` is escaped, so its length is that on
+    /// the wire.
     pub(crate) entry: Box<str>,
     pub(crate) is_suspect: bool,
-    /// Its own node has registered here. An entry that was only copied from another node may be
-    /// false.
+    /// Whether the node has registered here itself. An entry that was only copied from another node
+    /// may be false.
     pub(crate) is_confirmed: bool,
 }
 

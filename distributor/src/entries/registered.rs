@@ -33,8 +33,8 @@ impl Registered {
 /// Why an entry without a session was retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retained {
-    /// An earlier Distributor knew it.
+    /// An earlier Distributor knew the node.
     OverRestart,
-    /// Its node was lost among many.
+    /// The node was lost among many.
     OverMassLoss,
 }

@@ -16,16 +16,16 @@ pub(crate) enum NoticeKind {
 /// What is wrong with a node that is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Warning {
-    /// There is no room for what it uses.
+    /// There is no room for what the node uses.
     UsesFull,
-    /// Others cannot connect to it.
+    /// Others cannot connect to the node.
     Unreachable,
-    /// A part of its registration is ignored.
+    /// A part of the registration is ignored.
     Ignored,
 }
 
 impl Warning {
-    /// Its stable word.
+    /// The stable word of the warning.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::UsesFull => "uses_full",

@@ -35,9 +35,9 @@ pub(crate) struct Outbox {
     version: Version,
     /// Unregistered peers get the list once, at this time.
     greet_at: Instant,
-    /// That is the moment that the registry has given it among other silent peers.
+    /// Whether `greet_at` is the time that the registry has assigned among silent peers.
     has_greeting_time: bool,
-    /// Registered peers are told of changes.
+    /// Whether the peer is registered, so that it is told of changes.
     follows: bool,
     known: PeerState,
     /// The last state that it was told before it was to be told everything anew. It may be later
@@ -49,14 +49,14 @@ pub(crate) struct Outbox {
     remainder: OutPacket,
     /// Since when the rest of a packet has been on its way.
     remainder_since: Option<Instant>,
-    /// A large packet is on its way, and the registry waits to hear that it is written.
+    /// Whether a large packet is on its way, and the registry waits to hear that it is written.
     is_in_transfer: bool,
-    /// Its packets have to wait, and it has had a ping instead.
+    /// Whether the peer's packets have to wait, and it was sent a ping instead.
     is_waiting: bool,
     window: ReadWindow,
     stalled_since: Option<Instant>,
     corrected_at: Option<Instant>,
-    /// The connection's task waits for what blocks the rest, and then continues by itself.
+    /// Whether the connection's task waits for what blocks the rest, and then continues by itself.
     pub(crate) is_behind: bool,
 }
 

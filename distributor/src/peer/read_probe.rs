@@ -23,15 +23,15 @@ pub(crate) struct ReadProbe {
 /// The result of the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeResult {
-    /// Nothing new: it has to be observed again.
+    /// Nothing new: the peer has to be observed again.
     Waiting,
-    /// It has not read for a moment.
+    /// The peer has not read for a moment.
     Suspect,
-    /// It reads.
+    /// The peer reads.
     Reads,
-    /// It does not.
+    /// The peer does not read.
     Hung,
-    /// It cannot be seen.
+    /// The system does not show whether the peer reads.
     Hidden,
 }
 

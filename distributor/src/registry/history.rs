@@ -174,7 +174,8 @@ impl Registry {
         }
     }
 
-    /// One event of a node. Each listed node is known, whatever is remembered of it.
+    /// The events of a node, or of all nodes if `node` is empty. Each listed node has at least one,
+    /// whatever is remembered of it.
     pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let mut events = self.history.events_of(now, node);
         let listed = self.entries.records().map(|record| &**record);

@@ -110,7 +110,7 @@ struct Tenure {
 #[derive(Debug)]
 pub(crate) struct Removal {
     pub(crate) record: Arc<Record>,
-    /// It stays listed for a while: too many have vanished at once.
+    /// Whether the node stays listed for a while, because too many have vanished at once.
     pub(crate) is_retained: bool,
 }
 
@@ -127,9 +127,9 @@ pub(crate) struct DueActions {
     pub(crate) gone: Vec<Arc<Record>>,
     /// Version 1 nodes that no peer reports any more.
     pub(crate) trusted: Vec<Arc<Record>>,
-    /// No copy of the list before could be used.
+    /// Whether no copy of the earlier list could be used.
     pub(crate) begins_anew: bool,
-    /// Lists are complete from now on.
+    /// Whether lists are complete from now on.
     pub(crate) is_warm: bool,
 }
 

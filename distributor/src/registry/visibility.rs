@@ -39,7 +39,7 @@ pub(crate) struct VisibilityWaits {
 #[derive(Debug, Default)]
 struct Watcher {
     acknowledged: Revision,
-    /// Its interests; `None` means all.
+    /// The interests of the node; `None` means all.
     interests: Option<NumberedInterests>,
 }
 

@@ -22,7 +22,7 @@ use crate::shell::shared::update_queue::AddressQueue;
 use crate::shell::shared::{Shared, version_index};
 use crate::updates::lists::Wait;
 
-/// One connection, as the publisher sees it.
+/// A connection, as the publisher sees it.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -36,17 +36,17 @@ pub(crate) struct Session {
     pub(crate) wake: Notify,
     /// Why the registry has removed the session, once it has.
     pub(crate) cut_reason: OnceLock<LeaveReason>,
-    /// The connection is evicted to make room for another one.
+    /// Whether the connection is evicted to make room for another one.
     pub(crate) is_evicted: AtomicBool,
-    /// Others report that it does not answer. It cannot be pinged, so its socket should be
-    /// observed.
+    /// Whether others report that the node does not answer. It cannot be pinged, so its socket
+    /// should be observed.
     pub(crate) is_reported: AtomicBool,
     pub(super) opened_at: Instant,
     /// The queue that it shares with the other connections of its address group.
     pub(crate) address_queue: AddressQueue,
     /// The active time at its last sign of life, in nanoseconds.
     pub(super) last_heard: AtomicU64,
-    /// It is owed bytes that could not be written yet. A ping would wait behind them.
+    /// Whether the peer is owed bytes that could not be written yet. A ping would wait behind them.
     pub(super) is_owed_bytes: AtomicBool,
 }
 

@@ -85,7 +85,7 @@ struct SimConnection {
     /// Since when all bytes are lost, in both directions.
     black_hole: Option<Instant>,
     outbox: Outbox,
-    /// It is told of changes.
+    /// Whether the node is told of changes.
     follows: bool,
     commands: CommandReader,
     heard: ActiveTime,
@@ -122,9 +122,9 @@ struct SimNode {
     table: BTreeMap<SocketAddr, KnownNode>,
     /// The highest revision that it has known.
     highest: Option<Revision>,
-    /// When it connected, it said that it has a list.
+    /// Whether the node said that it has a list when it connected.
     offered: bool,
-    /// It sends invented nodes when it is asked for its copy of the list.
+    /// Whether the node sends invented nodes when it is asked for its copy of the list.
     lies: bool,
 }
 

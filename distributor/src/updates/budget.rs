@@ -77,7 +77,7 @@ impl OutPacket {
         Self { own: Bytes::new(), shared: packet, grant }
     }
 
-    /// The same packet with other first bytes, which replace `replaced` bytes.
+    /// A copy of the packet whose first `replaced` bytes are `own` instead.
     pub(crate) fn with_own_head(&self, own: Bytes, replaced: usize) -> Self {
         Self { own, shared: self.shared.slice(replaced..), grant: self.grant.clone() }
     }
@@ -100,7 +100,7 @@ impl OutPacket {
         if self.own.is_empty() { self.shared.clone() } else { self.own.clone() }
     }
 
-    /// The same bytes in one piece.
+    /// The packet's bytes in one piece.
     pub(crate) fn in_one_piece(self) -> Self {
         if self.own.is_empty() {
             return self;

@@ -104,8 +104,7 @@ pub(super) fn encode_packed_change<'a>(
     out.freeze()
 }
 
-/// The same list under another key. Only the key is the peer's own; the bytes that follow are
-/// shared.
+/// The list under another key. Only the key is the peer's own; the bytes that follow are shared.
 pub(super) fn under_key(list: &OutPacket, key: &Key) -> OutPacket {
     if *key == UNASKED {
         return list.clone();

@@ -45,7 +45,8 @@ pub(crate) struct ListCache {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PublishedState {
     pub(crate) header: UpdateHeader,
-    /// The node of every entry has registered here, so every peer may see the whole list.
+    /// Whether the node of every entry has registered here, so that every peer may see the whole
+    /// list.
     pub(crate) is_whole: bool,
 }
 
@@ -68,7 +69,7 @@ pub(crate) struct PeerState {
     /// No change up to this one concerns it.
     pub(crate) irrelevant_until: Option<Revision>,
     pub(crate) view: View,
-    /// It reads packed entries.
+    /// Whether the peer reads packed entries.
     pub(crate) takes_packed: bool,
 }
 
@@ -76,8 +77,8 @@ pub(crate) struct PeerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateAfter {
     pub(crate) revision: Revision,
-    /// The peer does not know the entries that were only copied. It is told of each when its node
-    /// registers.
+    /// Whether the peer does not know the entries that were only copied. It is told of each when
+    /// its node registers.
     pub(crate) confirmed_only: bool,
 }
 

@@ -35,7 +35,8 @@ pub(super) struct PackedBlocks {
     bytes: usize,
     /// Counts uses, so that the block that was used longest ago can be dropped.
     uses: u64,
-    /// Its key is random, so that a peer cannot make a text that has the hash of another one.
+    /// The key of the hash is random, so that a peer cannot make a text that has the hash of
+    /// another one.
     hasher: RandomState,
 }
 
@@ -107,7 +108,7 @@ impl PackedBlocks {
         Self { memory, blocks: HashMap::new(), bytes: 0, uses: 0, hasher: RandomState::new() }
     }
 
-    /// These entries as a block, and whether it had to be packed.
+    /// The block of these entries, and whether it had to be packed.
     fn packed(&mut self, records: &[Arc<Record>]) -> (Bytes, bool) {
         let mut text = String::new();
         write_block(&mut text, records.iter().map(|record| (record.id, &*record.entry)));

@@ -30,9 +30,9 @@ const MEMORY_RETRY_DELAY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct PartialLists {
     memory: UpdateBudget,
-    /// Those of the published state.
+    /// The partial lists of the published state, by view.
     published: HashMap<View, OutPacket>,
-    /// The last one that a peer asked for, with its state.
+    /// The last partial list that a peer asked for, with its state.
     answered: Option<(PublishedState, View, OutPacket)>,
     /// When the next packet for a single peer may be encoded.
     next_at: Option<Instant>,

@@ -13,7 +13,7 @@ pub(super) struct SharedDelta {
     pub(super) from: Revision,
     pub(super) to: Revision,
     packet: OutPacket,
-    /// Peers that see all entries must be sent this packet.
+    /// Whether peers that see all entries must be sent this packet.
     pub(super) has_changes: bool,
     packed: PackedForm,
 }
@@ -21,9 +21,9 @@ pub(super) struct SharedDelta {
 /// The packet for peers that take packed entries.
 #[derive(Debug)]
 enum PackedForm {
-    /// It is the same: its entries are few.
+    /// The packed form equals the plain one, because the entries are few.
     Same,
-    /// It is being made, if at least one peer needs it.
+    /// The packed form is being made, if at least one peer needs it.
     UnderWay(Box<(Packing, Difference, UpdateHeader)>),
     Done(OutPacket),
 }

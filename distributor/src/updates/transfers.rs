@@ -18,9 +18,8 @@ const MAX_TRANSFERS: usize = 256;
 /// A transfer ends when the packet is written. While others wait, it counts no longer after this
 /// time: peers that read slowly must not keep others waiting. The packet goes on.
 const MAX_TRANSFER_TIME: Duration = Duration::from_millis(250);
-/// It counts until others have asked this often and were told to wait. On a busy machine all that
-/// is ready is done between two such questions, and then it is this process that is slow, and no
-/// peer.
+/// A transfer counts until other nodes were told to wait this often. On a busy machine everything
+/// that is ready is done between two such requests: then this process is slow, and not the peer.
 const MIN_REFUSALS: u64 = 16;
 /// When no further transfer may begin, the first peer in the queue asks again after this time.
 const RETRY_DELAY: Duration = Duration::from_millis(1);

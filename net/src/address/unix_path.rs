@@ -20,7 +20,7 @@ pub struct UnixPath(Arc<str>);
 /// Why a text is not a [`UnixPath`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UnixPathError {
-    /// It does not begin with `unix:`.
+    /// The text does not begin with `unix:`.
     #[error("write the path of a Unix socket as unix:/run/app.sock")]
     Scheme,
     /// There is no path.
@@ -29,25 +29,25 @@ pub enum UnixPathError {
     /// An abstract name of Linux, which is not a path.
     #[error("abstract names are not supported, as any process may take one; write a path, as in unix:/run/app.sock")]
     Abstract,
-    /// It depends on the folder in which the process was started.
+    /// The path depends on the folder in which the process was started.
     #[error("the path must be absolute, as in unix:/run/app.sock")]
     Relative,
-    /// It is written as a URL.
+    /// The text is a URL.
     #[error("write one slash after unix:, as in unix:/run/app.sock")]
     Slashes,
-    /// It ends as that of a folder does.
+    /// The path ends with a slash, as that of a folder does.
     #[error("this is the path of a folder; write that of the socket in it, as in unix:/run/app.sock")]
     Folder,
     /// More follows than the path.
     #[error("write the path of the socket alone, without a query or the path of a request, as in unix:/run/app.sock")]
     Extra,
-    /// It cannot be shown in a line.
+    /// The path has a character that cannot be shown in a line.
     #[error("the path has a control character")]
     Control,
     /// The system does not take it.
     #[error("the path has {bytes} bytes, and the system takes {MAX_UNIX_PATH_BYTES} at most (sun_path in unix(7))")]
     TooLong {
-        /// Its bytes; a letter beyond ASCII has several.
+        /// The bytes of the path; a letter beyond ASCII has several.
         bytes: usize,
     },
 }

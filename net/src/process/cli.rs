@@ -23,7 +23,7 @@ pub enum LogFormat {
     /// Aligned lines for people, coloured on a terminal.
     #[default]
     Text,
-    /// One JSON object per line.
+    /// A JSON object in each line.
     Json,
 }
 

@@ -18,22 +18,22 @@ const MAX_UNKNOWN_VARIABLES: usize = 8;
 /// The name and the purpose of one setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// As a key in a file. The flag has `-` for `_`; the variable is in capital letters, behind the
-    /// prefix of the program.
+    /// The name, as a key in a file. The flag has `-` for `_`; the variable is in capital letters,
+    /// behind the prefix of the program.
     pub name: &'static str,
-    /// The word for its value in help texts, as in `--idle-timeout <TIME>`.
+    /// The word for the value in help texts, as in `--idle-timeout <TIME>`.
     pub unit: &'static str,
     /// How a file writes the value.
     pub kind: ValueKind,
     /// Where it can be set.
     pub place: SettingPlace,
-    /// A value of its type, as a text.
+    /// A value of the type, as a text.
     #[doc(hidden)]
     pub example: &'static str,
-    /// The comment of its field, line by line.
+    /// The comment of the field, line by line.
     #[doc(hidden)]
     pub comment: &'static str,
-    /// Its default as a text, if it has one.
+    /// The default as a text, if there is one.
     pub default: fn() -> Option<String>,
 }
 
@@ -69,29 +69,29 @@ pub trait Settings {
 }
 
 impl Setting {
-    /// Its effect, as one paragraph without a full stop at its end.
+    /// The effect of the setting, as one paragraph without a full stop at its end.
     pub fn help(&self) -> String {
         let lines = self.comment.lines().map(str::trim).take_while(|line| !line.is_empty());
         let text = lines.collect::<Vec<_>>().join(" ");
         text.strip_suffix('.').unwrap_or(&text).to_owned()
     }
 
-    /// Its flag.
+    /// The flag of the setting.
     pub fn flag(&self) -> String {
         format!("--{}", self.name.replace('_', "-"))
     }
 
-    /// Its variable; `prefix` is that of the program, such as `GATEWAY_`.
+    /// The variable of the setting; `prefix` is that of the program, such as `GATEWAY_`.
     pub fn variable(&self, prefix: &str) -> String {
         format!("{prefix}{}", self.name.to_ascii_uppercase())
     }
 
-    /// A value that it can have, as a text.
+    /// A value that the setting can have, as a text.
     pub fn example(&self) -> String {
         (self.default)().unwrap_or_else(|| self.example.to_owned())
     }
 
-    /// Its argument on the command line, with its variable. What it takes is a text:
+    /// The argument of the setting on the command line, with its variable. What it takes is a text:
     /// [`apply_arguments`] reads it.
     pub fn argument(&self, prefix: &str) -> Arg {
         let argument = Arg::new(self.name)

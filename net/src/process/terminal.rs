@@ -23,7 +23,7 @@ const NEVER: u64 = u64::MAX;
 pub enum HangUp {
     /// The terminal that the program was started from has just been closed.
     TerminalClosed,
-    /// That terminal is still there: another process has sent the signal.
+    /// The terminal is still there: another process has sent the signal.
     AtTerminal,
     /// The program was started from no terminal, or has outlived it.
     NoTerminal,

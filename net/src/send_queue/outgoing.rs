@@ -16,7 +16,7 @@ pub const MAX_QUEUED_BYTES: usize = 4 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     stage: Stage,
-    /// The system did not take all of the last write. It will hardly take the next one.
+    /// Whether the system did not take all of the last write. It will hardly take the next one.
     is_full: bool,
 }
 
@@ -25,9 +25,9 @@ enum Stage {
     /// Everything has been given to the system.
     #[default]
     Clear,
-    /// These bytes wait until other tasks have run.
+    /// The bytes wait until other tasks have run.
     Queued(BytesMut),
-    /// The system has not taken these of the queued bytes. They leave before all others.
+    /// The queued bytes that the system has not taken. They leave before all others.
     Held(BytesMut),
     /// The connection is lost.
     Broken(ErrorKind),
@@ -38,13 +38,13 @@ enum Stage {
 /// Where the accepted bytes of a socket are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BytesState {
-    /// None wait: the system has them, or no more are sent.
+    /// No bytes wait: the system has them, or no more are sent.
     Nothing,
-    /// They wait until other tasks have run.
+    /// The bytes wait until other tasks have run.
     Queued,
-    /// They wait for the system.
+    /// The bytes wait for the system.
     Held,
-    /// They are lost, with the connection.
+    /// The bytes are lost, with the connection.
     Lost,
 }
 

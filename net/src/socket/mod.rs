@@ -53,7 +53,7 @@ pub enum Socket {
     Tcp(TcpStream),
     /// A Unix socket of the system.
     Unix(UnixStream),
-    /// One inside this process.
+    /// A connection inside this process.
     #[cfg(feature = "virtual-net")]
     Pipe(Pipe),
 }
@@ -64,7 +64,7 @@ pub enum Socket {
 pub enum Listener {
     /// A TCP socket of the system.
     Tcp(TcpListener),
-    /// One inside this process.
+    /// A listener inside this process.
     #[cfg(feature = "virtual-net")]
     Pipe(PipeListener),
 }

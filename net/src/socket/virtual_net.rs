@@ -50,7 +50,7 @@ struct NetState {
 #[derive(Clone)]
 struct Work(Arc<dyn Fn() + Send + Sync>);
 
-/// One host of a network. Clones are cheap and stand for the same host.
+/// A host of a network. Clones are cheap and stand for the same host.
 #[derive(Clone, Debug)]
 pub struct Host {
     net: VirtualNet,
@@ -75,17 +75,17 @@ struct Direction {
     /// Chunks of bytes, each with the time at which it arrives.
     chunks: VecDeque<(Instant, Vec<u8>)>,
     bytes: usize,
-    /// The writing end is closed.
+    /// Whether the writing end is closed.
     closed: bool,
-    /// The reading end is closed.
+    /// Whether the reading end is closed.
     reader_gone: bool,
-    /// A host at one end was killed.
+    /// Whether a host at one end was killed.
     reset: bool,
     /// The tasks that wait to read, and to write.
     wakers: [Option<Waker>; 2],
 }
 
-/// One end of a connection.
+/// An end of a connection.
 #[derive(Debug)]
 pub struct Pipe {
     net: VirtualNet,
@@ -148,7 +148,7 @@ impl VirtualNet {
 }
 
 impl Host {
-    /// Its address.
+    /// The address of the host.
     pub fn address(&self) -> IpAddr {
         self.address
     }

@@ -29,7 +29,7 @@ impl BindError {
         Self { address, setting: "--listen", source }
     }
 
-    /// The same error of an address that `setting` sets.
+    /// A copy of the error that names `setting` as the setting of the address.
     #[must_use]
     pub fn set_by(self, setting: &'static str) -> Self {
         Self { setting, ..self }

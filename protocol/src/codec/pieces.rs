@@ -15,7 +15,7 @@ pub const MAX_JOINED_BYTES: usize = crate::LEGACY_READ_BYTES;
 pub(crate) enum PieceVerdict {
     /// A frame by itself, sound or not.
     Whole,
-    /// It ends in the middle of a text: more has to come.
+    /// The frame ends within a text, so more has to come.
     Cut,
     /// The pieces so far are not the beginning of a packet. The first of them is a frame by itself.
     Broken,

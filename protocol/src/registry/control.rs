@@ -136,7 +136,7 @@ pub fn is_copy_request(packet: &Packet<'_>) -> bool {
     (packet.uri(), packet.method()) == (REGISTRY_URI, "GET") && raw.unwrap_or_default().copy
 }
 
-/// One part of all that a node knows.
+/// A part of all that a node knows.
 #[derive(Debug)]
 pub struct CopyPart<'a> {
     /// The state of the whole.

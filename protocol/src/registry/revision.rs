@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 /// A state of the registry of one Distributor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision {
-    /// One for each start of a Distributor, and higher at each: milliseconds since 1970, or one
-    /// more than the epoch that it continues.
+    /// A number for each start of a Distributor, and higher at each: milliseconds since 1970, or
+    /// one more than the epoch that it continues.
     pub epoch: u64,
     /// Counts the changes in that epoch.
     pub rev: u64,

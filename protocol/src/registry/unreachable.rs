@@ -9,7 +9,7 @@ pub enum Unreachable {
     Timeout,
     /// The network does not reach the host.
     HostUnreachable,
-    /// Its name could not be looked up.
+    /// The name of the host could not be looked up.
     UnknownName,
     /// Another instance listens there.
     WrongInstance,

@@ -44,7 +44,7 @@ async fn large() -> Result<&'static RawValue, ServiceError> {
     Ok(*LARGE)
 }
 
-/// The same in parts without end.
+/// The result of [`large`] in parts without end.
 async fn parts() -> Result<Streaming<impl Stream<Item = Result<&'static RawValue, ServiceError>>>, ServiceError> {
     Ok(Streaming(stream::repeat_with(|| Ok(*LARGE))))
 }

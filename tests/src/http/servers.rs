@@ -18,7 +18,7 @@ use crate::{Cluster, PATIENCE, Peer};
 pub struct Server {
     /// Where it accepts connections.
     pub listener: TcpListener,
-    /// Its registration, which ends when this is dropped.
+    /// The registration of the server, which ends when this is dropped.
     pub registered: Option<Peer>,
 }
 

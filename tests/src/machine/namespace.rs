@@ -17,9 +17,9 @@ pub struct Namespace {
     pub here: IpAddr,
     /// The other end, where processes of the namespace are.
     pub there: IpAddr,
-    /// The same ends by IPv6.
+    /// This end of the cable, by IPv6.
     pub here_v6: IpAddr,
-    /// The same ends by IPv6.
+    /// The other end, by IPv6.
     pub there_v6: IpAddr,
 }
 

@@ -106,12 +106,12 @@ impl Process {
         self.ended().await
     }
 
-    /// Waits until it ends by itself, and returns how.
+    /// Waits until the process ends by itself, and returns how.
     pub async fn ended(&mut self) -> ExitStatus {
         self.ended_within(PATIENCE).await
     }
 
-    /// The same, for a program that takes long.
+    /// Waits for this long until the process ends by itself, and returns how.
     pub async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
         match timeout(patience, self.child.wait()).await {
             Ok(status) => status.unwrap(),
@@ -146,7 +146,7 @@ impl Process {
         }
     }
 
-    /// Its number.
+    /// The number of the process.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id().expect("it runs")).unwrap()).unwrap()
     }

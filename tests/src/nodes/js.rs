@@ -21,7 +21,7 @@ pub async fn goods(distributor: SocketAddr) -> (Process, u16) {
     goods_of_version(distributor, 2).await
 }
 
-/// The same, as a node of either version.
+/// Starts that service as a node of either version.
 pub async fn goods_of_version(distributor: SocketAddr, version: u8) -> (Process, u16) {
     let version = version.to_string();
     let (file, port) = (example("goods.js"), pick_port());

@@ -12,7 +12,7 @@ use crate::{Cluster, Listener, Peer};
 pub struct RawNode {
     /// Accepts its callers.
     pub listener: Listener,
-    /// Its registration, which ends when this is dropped.
+    /// The registration of the node, which ends when this is dropped.
     pub registered: Peer,
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Arriving {
     /// The revision has begun to arrive. All bytes from there on are kept.
     has_revision: bool,
     is_counted: bool,
-    /// Its entries are packed. The kept part of it ends here.
+    /// Where the kept part of the packet ends, if its entries are packed.
     packed_at: Option<usize>,
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct SwarmNode {
     pub(super) connected: Cell<bool>,
     /// When it tries to register again.
     pub(super) register_at: Cell<Option<Instant>>,
-    /// It neither reads nor answers.
+    /// Whether the node neither reads nor answers.
     pub(crate) frozen: Cell<bool>,
     pub(super) thaw: Notify,
 }

@@ -12,9 +12,9 @@ use crate::entries::record::Record;
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     pub(crate) entries: Vec<TouchedEntry>,
-    /// Something has changed, even if nothing of it is left to tell.
+    /// Whether something has changed, even if nothing of it is left to tell.
     pub(crate) has_changes: bool,
-    /// The header of lists has changed.
+    /// Whether the header of lists has changed.
     pub(crate) header_changed: bool,
 }
 
@@ -26,7 +26,8 @@ pub(crate) struct TouchedEntry {
     pub(crate) after: Option<Arc<Record>>,
     /// Why it has left, if it has.
     pub(crate) reason: LeaveReason,
-    /// Its node has registered, and receivers that see confirmed entries only do not know it.
+    /// Whether the node has registered itself, and receivers that see confirmed entries only do not
+    /// know it.
     pub(crate) has_returned: bool,
 }
 
@@ -52,9 +53,9 @@ pub(crate) struct Difference {
     pub(crate) left: Vec<(u64, LeaveReason)>,
     pub(crate) suspect: Vec<u64>,
     pub(crate) trusted: Vec<u64>,
-    /// Something has changed, even if nothing of it is left to tell.
+    /// Whether something has changed, even if nothing of it is left to tell.
     pub(crate) has_changes: bool,
-    /// The header of lists has changed.
+    /// Whether the header of lists has changed.
     pub(crate) header_changed: bool,
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum Offer<'o> {
 /// Who has said what a node is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum InterestKind {
-    /// Its author: it is told of these services and urls, and of no others.
+    /// The author of the node, which is told of these services and urls, and of no others.
     Named,
     /// The node itself, by what it uses. It asks for more when it needs more. It is told of all
     /// that may be preferred for its calls, too.
@@ -62,7 +62,7 @@ impl Interests {
         Self { kind: InterestKind::Used, texts, families }
     }
 
-    /// The same, with more urls.
+    /// A copy of the interests with more urls.
     pub(crate) fn with<'u>(&'u self, urls: impl IntoIterator<Item = &'u str>) -> Self {
         Self::used(self.texts.iter().map(|text| &**text).chain(urls))
     }

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use net::address_group;
 
-/// One address may hold this many times the bytes that stay free. A single address gets half of the
-/// space, two get a third each, and some is always left for the next. This is the dynamic threshold
-/// of Choudhury and Hahne, known from the buffers of switches. With its 256 connections an address
-/// has 16 KiB for each node in half of the default list.
+/// An address may hold at most as many bytes as stay free, times this. A single address gets half
+/// of the space, two get a third each, and some is always left for the next. This is the dynamic
+/// threshold of Choudhury and Hahne, known from the buffers of switches. With its 256 connections
+/// an address has 16 KiB for each node in half of the default list.
 const MAX_TIMES_FREE: usize = 1;
 
 /// The bytes that one address may hold while `free` bytes are left for all.

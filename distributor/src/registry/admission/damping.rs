@@ -85,7 +85,8 @@ impl Damping {
         (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
     }
 
-    /// The same for a sole provider. The decision holds for the next join of this identity, too.
+    /// How long a join of a sole provider of this identity must wait now. The decision holds for
+    /// its next join, too.
     pub(crate) fn sole_delay(&mut self, now: Instant, identity: &NodeIdentity) -> Option<Duration> {
         let usual = self.delay(now, identity)?;
         let penalty = self.penalties.get_mut(&self.hasher.hash_one(identity))?;

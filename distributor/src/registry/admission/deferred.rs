@@ -22,7 +22,7 @@ pub(in crate::registry) struct DeferredRegistrations {
     by_instance: HashMap<Box<str>, SessionId>,
     /// How many of them have each identity.
     by_identity: HashMap<NodeIdentity, u32>,
-    /// Bytes of the entries that they would have.
+    /// Bytes of the entries that the nodes would have.
     shares: AddressShares,
     /// When to look which of them have become sole providers, if an entry has gone or changed.
     review_at: Option<Instant>,
@@ -34,9 +34,9 @@ pub(in crate::registry) struct DeferredRegistrations {
 pub(in crate::registry) struct Deferred {
     pub(in crate::registry) registration: Registration,
     pub(in crate::registry) host: String,
-    /// Bytes of the entry that it would have.
+    /// Bytes of the entry that the node would have.
     pub(in crate::registry) bytes: usize,
-    /// Its offers: see [`EntryTable::lacks`](crate::entries::EntryTable::lacks).
+    /// The offers of the node: see [`EntryTable::lacks`](crate::entries::EntryTable::lacks).
     pub(in crate::registry) offers: Box<[u64]>,
     pub(in crate::registry) since: Instant,
     pub(in crate::registry) until: Instant,
@@ -54,12 +54,12 @@ impl DeferredRegistrations {
         self.by_session.len()
     }
 
-    /// Bytes of the entries that they would have.
+    /// Bytes of the entries that the nodes would have.
     pub(in crate::registry) fn bytes(&self) -> usize {
         self.shares.total()
     }
 
-    /// The same by address.
+    /// Bytes of the entries that the nodes would have, by address.
     pub(in crate::registry) fn shares(&self) -> &AddressShares {
         &self.shares
     }
@@ -124,7 +124,7 @@ impl DeferredRegistrations {
         }
     }
 
-    /// Those that wait, with the sessions.
+    /// The registrations that wait, with their sessions.
     pub(in crate::registry) fn iter(&self) -> impl Iterator<Item = (SessionId, &Deferred)> {
         self.by_session.iter().map(|(session, deferred)| (*session, deferred))
     }

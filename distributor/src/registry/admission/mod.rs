@@ -29,9 +29,9 @@ pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 /// The outcome of a registration that is taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It is listed. A session that it superseded has lost its entry.
+    /// The node is listed. A session that it superseded has lost its entry.
     Listed(Registered),
-    /// It will be listed after this time: its node comes and goes, or changes, too often.
+    /// The node will be listed after this time: it comes and goes, or changes, too often.
     Deferred(Duration),
 }
 

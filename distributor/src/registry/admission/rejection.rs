@@ -20,7 +20,7 @@ impl Rejection {
         Self { status, reason, message: message.into(), retry_after: None }
     }
 
-    /// The same, with a time to come back.
+    /// A copy of the rejection with a time to come back.
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
     }

@@ -26,10 +26,12 @@ const MAX_SUSPICIONS: usize = 1024;
 /// A version 1 node is removed when two peers report it again and again for this long: it does not
 /// read, or no peer reaches it. If it is alive after all, it registers again within a few seconds.
 const HUNG_AFTER_REPORTS: Duration = Duration::from_secs(30);
-/// The same where only one peer can say so, such as the gateway of services of version 1.
+/// A version 1 node that only one peer can report, such as the gateway of version 1 services, is
+/// removed after this long.
 const HUNG_AFTER_SOLE_REPORTER: Duration = Duration::from_secs(60);
-/// The same where one peer reports the node again and again, or several do at different times, and
-/// others could and do not. Most often that is a gateway, and the others call nothing there.
+/// A version 1 node that one of several peers reports again and again, or several do at different
+/// times, is removed after this long, when others could report it and do not. Most often that is a
+/// gateway, and the others call nothing there.
 const HUNG_AFTER_SINGLE_REPORTER: Duration = Duration::from_secs(120);
 /// A node is removed on the reports of a single reporter at most once in this time. If the node
 /// comes back, it lives, and the fault is at the reporter.

@@ -55,9 +55,9 @@ pub(super) struct PeerReader {
 
 /// Where the bytes of a packet that has begun to arrive are held.
 pub(super) enum PacketMemory {
-    /// They are few and need no reservation.
+    /// The packet's bytes are few and need no reservation.
     Unreserved,
-    /// They wait for a reservation.
+    /// The packet's bytes wait for a reservation.
     Pending(PendingReservation),
     /// Memory for a whole packet has been reserved since this time.
     Reserved { _reservation: PacketReservation, since: Instant },

@@ -76,7 +76,7 @@ enum Wake {
     Reservation(PacketReservation),
     /// The name that the peer advertises was looked up.
     LookedUp(Result<IpAddr, String>),
-    /// It is first in the queue for a packet of its own.
+    /// The connection is first in the queue for a packet of its own.
     QueueHead(QueueHead),
     /// A deadline may be over.
     Due,
@@ -84,9 +84,9 @@ enum Wake {
 
 /// The events that a round waits for at its end.
 struct Awaited {
-    /// The socket should be read.
+    /// Whether the socket should be read.
     listens: bool,
-    /// The socket should be written.
+    /// Whether the socket should be written.
     writes: bool,
     /// Room in the peer's read window.
     window: Option<WindowFull>,

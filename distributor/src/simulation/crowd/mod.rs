@@ -74,12 +74,12 @@ struct CrowdPublisher {
     /// Followers that are still to be told in this round.
     round: VecDeque<u64>,
     is_ready: bool,
-    /// Something has changed since the round began.
+    /// Whether something has changed since the round began.
     is_wanted: bool,
     bytes: usize,
     worked: Duration,
     began: Option<Instant>,
-    /// Until then it pauses.
+    /// Until when the publisher pauses.
     pause_until: Option<Instant>,
     published: Option<Revision>,
     new: Vec<u64>,
@@ -124,7 +124,7 @@ struct CrowdLink {
     follows: bool,
     is_ready: bool,
     is_queued: bool,
-    /// It waits for its socket to take more.
+    /// Whether the connection waits for its socket to take more.
     is_full: bool,
 }
 

@@ -9,19 +9,19 @@ use crate::{Advert, LEGACY_READ_BYTES, Registration, RegistrationLimits, Route, 
 /// A node as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its name, for people and to tell gateways (`gate`) from services.
+    /// The name of the node, for people and to tell gateways (`gate`) from services.
     pub name: String,
-    /// Where it can be called.
+    /// The host at which the node can be called.
     pub host: IpAddr,
-    /// Where it can be called.
+    /// The port at which the node can be called.
     pub port: u16,
-    /// The routes that it offers. Registered urls that are not routes are left out.
+    /// The routes that the node offers. Registered urls that are not routes are left out.
     pub routes: Vec<Route>,
-    /// Its advert, when it speaks version 2.
+    /// The advert of the node, when it speaks version 2.
     pub advert: Option<Advert>,
-    /// How many unread bytes it may have, if it is of version 1.
+    /// How many unread bytes the node may have, if it is of version 1.
     pub read_window: usize,
-    /// The Distributor has had no sign of life from it for some time.
+    /// Whether the Distributor has had no sign of life from the node for some time.
     pub suspect: bool,
 }
 

@@ -11,21 +11,21 @@ use crate::{Digest, Packet, Revision, UnpackError, UnpackedBlocks};
 pub enum LeaveReason {
     /// The node has said that it leaves.
     Leave,
-    /// Its connection was closed in order, as the system does for a process that ends.
+    /// The node's connection was closed in order, as the system does for a process that ends.
     Closed,
-    /// Its connection was reset.
+    /// The node's connection was reset.
     Reset,
-    /// Its machine answers, but its process does not.
+    /// The node's machine answers, but its process does not.
     Hung,
-    /// Its machine does not answer, or the node has not come back.
+    /// The node's machine does not answer, or the node has not come back.
     Unreachable,
-    /// Its instance has registered on a newer connection.
+    /// The node's instance has registered on a newer connection.
     Superseded,
-    /// It did not read what it was sent.
+    /// The node did not read what it was sent.
     Stalled,
-    /// Its connection was closed because of what it sent.
+    /// The node's connection was closed because of what it sent.
     Refused,
-    /// It is still registered, and no longer matches the interests of the receiver.
+    /// The node is still registered, and no longer matches the interests of the receiver.
     Changed,
 }
 
@@ -53,11 +53,12 @@ pub struct UpdateHeader {
     pub revision: Revision,
     /// The digest of that state; `None` where the receiver is told only a part.
     pub digest: Option<Digest>,
-    /// The Distributor may not know all nodes yet, so the receiver keeps those that are missing.
+    /// Whether the Distributor may not know all nodes yet, so that the receiver keeps those that
+    /// are missing.
     pub warming: bool,
-    /// The receiver should answer with a pong: see [`write_pong`](crate::write_pong).
+    /// Whether the receiver should answer with a pong: see [`write_pong`](crate::write_pong).
     pub ack: bool,
-    /// Of a list: the receiver has a partial view.
+    /// Of a list: whether the receiver has a partial view.
     pub part: bool,
 }
 

@@ -122,7 +122,7 @@ impl Advert {
         read_member::<String>(Some(advertise)).ok_or(HostPortError::Host)?.parse::<HostPort>().map(drop)
     }
 
-    /// Its JSON text, without the members that have their default value.
+    /// The JSON text of the advert, without the members that have their default value.
     pub(crate) fn to_json(&self) -> String {
         let Self { id, http, weight, draining, zone, version, advertise, meta } = self;
         let mut members = vec![r#""v":2"#.to_owned()];

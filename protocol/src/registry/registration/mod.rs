@@ -92,7 +92,7 @@ pub enum RegistrationError {
     /// A url is longer than the limit.
     #[error("a url has {bytes} bytes; at most {max} are allowed")]
     UrlTooLong {
-        /// Its length.
+        /// The length of the url.
         bytes: usize,
         /// The limit.
         max: usize,
@@ -104,7 +104,7 @@ pub enum RegistrationError {
     /// There are more `http.prefixes` than a registration may have urls, or one is longer.
     #[error("too many http.prefixes, or one is too long; the limits are those of urls")]
     TooManyPrefixes,
-    /// The advertised address is none.
+    /// The advertised address is not an address.
     #[error("others cannot call the advertised address: {0}")]
     Advertise(HostPortError),
     /// The name of a version 2 node has other characters than `A-Z a-z 0-9 . _ -`, or is too long.

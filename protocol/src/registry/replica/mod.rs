@@ -30,7 +30,7 @@ pub struct Replica {
     retained: BTreeMap<SocketAddr, Retained>,
     /// Addresses at which the last change made a difference.
     changed: BTreeSet<SocketAddr>,
-    /// The connection to the Distributor is new, and has brought no list yet.
+    /// Whether the connection to the Distributor is new, and has brought no list yet.
     awaits_list: bool,
     warming: bool,
     /// The address of the Distributor, if it is on another machine.
@@ -58,28 +58,28 @@ impl Listed {
 /// The result of applying an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateOutcome {
-    /// It was applied, and a node came, left, changed, or is not listed any more.
+    /// The update was applied, and a node came, left, changed, or is not listed any more.
     Changed,
-    /// It was applied, and no node changed.
+    /// The update was applied, and no node changed.
     Same,
-    /// It is older than what is known, and was ignored.
+    /// The update is older than what is known, and was ignored.
     Stale,
-    /// It does not follow what is known, or does not lead to its digest, and was ignored. The
-    /// receiver should request the list.
+    /// The update does not follow what is known, or does not lead to its digest, and was ignored.
+    /// The receiver should request the list.
     Gap,
 }
 
 /// A node as a replica knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownNode {
-    /// Where it can be called.
+    /// Where the node can be called.
     pub address: SocketAddr,
-    /// What it offers. Entries of the same address are one node, which offers the routes of all of
-    /// them.
+    /// What the node offers. Entries of the same address are one node, which offers the routes of
+    /// all of them.
     pub node: Arc<Node>,
-    /// The ids of its entries; empty when it is not listed.
+    /// The ids of the entries of the node; empty when it is not listed.
     pub ids: Vec<u64>,
-    /// Several instances are listed there, and it cannot be told which of them listens.
+    /// Whether several instances are listed there, and it cannot be told which of them listens.
     pub is_shared: bool,
 }
 
@@ -89,7 +89,7 @@ impl Replica {
         Self::seeded_from(None, revision, entries)
     }
 
-    /// The same, with entries from a Distributor at `registry_host`: see
+    /// A replica of these entries from a Distributor at `registry_host`: see
     /// [`set_registry_host`](Self::set_registry_host).
     pub fn seeded_from<'a>(
         registry_host: Option<IpAddr>,
