@@ -167,7 +167,7 @@ fn connections_within(open_files: u64, wanted: usize) -> usize {
     let room = usize::try_from(open_files.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
     if room < wanted {
         warn!(
-            "only {open_files} open files are allowed: at most {room} connections instead of {wanted}; raise the limit with ulimit -n or LimitNOFILE"
+            "the limit of open files is {open_files}: at most {room} connections instead of {wanted}; raise it with ulimit -n or LimitNOFILE"
         );
     }
     wanted.min(room)

@@ -30,7 +30,7 @@ use crate::entries::expected::ExpectedEntries;
 use crate::entries::offers::Offers;
 use crate::entries::offers::offer_index::OfferIndex;
 use crate::entries::offers::route_index::RouteIndex;
-pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
+pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId, shown_address};
 pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
 
 /// The registered nodes in order of registration, and the last changes.

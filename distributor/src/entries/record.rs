@@ -74,8 +74,12 @@ impl Record {
 
     /// The address at which it can be called, for people.
     pub(crate) fn address(&self) -> String {
-        let host = self.listed_at.as_ref().unwrap_or(&self.host);
-        let host = host.strip_prefix("::ffff:").unwrap_or(host);
-        if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
+        shown_address(self.listed_at.as_ref().unwrap_or(&self.host), self.port)
     }
+}
+
+/// An address for people, from a host as lists spell it.
+pub(crate) fn shown_address(host: &str, port: u16) -> String {
+    let host = host.strip_prefix("::ffff:").unwrap_or(host);
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

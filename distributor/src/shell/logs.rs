@@ -1,6 +1,6 @@
 //! Log lines about nodes and registrations. Each kind has a limit.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
 use net::{Escaped, MAX_ESCAPED_BYTES, escaped};
@@ -22,8 +22,10 @@ pub(super) const MAX_JOIN_LINES: u32 = 100;
 pub(super) struct RegistrationLog<'a> {
     pub(super) nodes: usize,
     pub(super) name: &'a str,
-    pub(super) host: &'a str,
-    pub(super) port: u16,
+    /// The address at which lists show the node.
+    pub(super) address: &'a str,
+    /// The address from which the node has registered.
+    pub(super) seen: IpAddr,
     pub(super) urls: usize,
     pub(super) version: Version,
 }
@@ -37,7 +39,7 @@ impl Shared {
         admission: &Admission,
         warns_of_loopback: bool,
     ) {
-        let RegistrationLog { nodes, name, host, port, urls, version } = *logged;
+        let RegistrationLog { nodes, name, address, seen, urls, version } = *logged;
         let name = shown_name(name);
         let event = match admission {
             Admission::Listed(Registered { outcome: RegisterOutcome::Joined, .. }) => Some("joined"),
@@ -50,16 +52,16 @@ impl Shared {
         match (event.and_then(|event| self.join_log.allow(event, now)), admission) {
             (Some(suppressed), Admission::Listed(_)) => {
                 let event = event.unwrap_or_default();
-                info!(nodes, %name, %host, port, urls, version = ?version, suppressed, "{event}");
+                info!(nodes, %name, address, urls, version = ?version, suppressed, "{event}");
             }
             (Some(suppressed), Admission::Deferred(wait)) => {
-                let seconds = wait.as_secs_f32();
-                info!(%name, %host, port, seconds, suppressed, "deferred: the node comes and goes, or changes, too often");
+                let wait_s = wait.as_secs_f32();
+                info!(%name, address, wait_s, suppressed, "deferred: the node comes and goes, or changes, too often");
             }
-            (None, _) => debug!(nodes, %name, %host, port, "registered"),
+            (None, _) => debug!(nodes, %name, address, "registered"),
         }
-        if warns_of_loopback && let Some(suppressed) = self.warnings.allow_for("loopback", (host, port), now) {
-            warn!(%name, %host, port, suppressed, "nodes on other machines cannot call this node: it listens only on the loopback of its own machine; let it listen on {host} or 0.0.0.0");
+        if warns_of_loopback && let Some(suppressed) = self.warnings.allow_for("loopback", address, now) {
+            warn!(%name, address, suppressed, "nodes on other machines cannot call this node: it listens only on the loopback of its own machine; let it listen on {seen} or 0.0.0.0");
         }
     }
 
@@ -70,11 +72,11 @@ impl Shared {
         logged: &RegistrationLog<'_>,
         shared_url: &SharedUrl,
     ) {
-        let RegistrationLog { name, host, port, .. } = *logged;
+        let RegistrationLog { name, address, .. } = *logged;
         let SharedUrl { url, other, count } = shared_url;
         if let Some(suppressed) = self.warnings.allow_for("shared_url", url, now) {
             let (name, other, url) = (shown_name(name), shown_name(other), escaped(&**url, MAX_ESCAPED_BYTES));
-            warn!(%name, %host, port, %other, %url, urls = count, suppressed, "one url, two services: {url} is offered by {other} and by {name}, and its calls go to either");
+            warn!(%name, address, %other, %url, urls = count, suppressed, "services {other} and {name} both offer {url}: its calls go to either; rename one of the urls");
         }
     }
 
@@ -84,7 +86,7 @@ impl Shared {
         let (address, reason, what) = (record.address(), why.as_str(), why.describe());
         if let Some(suppressed) = self.warnings.allow_for("unreachable", record.id, now) {
             let (name, peer) = (shown_name(&record.name), shown_name(peer));
-            warn!(%name, address, %peer, peer_at, reason, suppressed, "a node cannot be called: {what}");
+            warn!(%name, address, %peer, peer_at, reason, suppressed, "a peer cannot call a node: {what}");
         }
         let message = format!(
             "{peer} at {peer_at} cannot call this node at {address}: {what}. Listen where others can reach it, or advertise the \
@@ -102,11 +104,11 @@ impl Shared {
         logged: &RegistrationLog<'_>,
         (warning, ignored): (Warning, &IgnoredParts),
     ) {
-        let RegistrationLog { name, host, port, .. } = *logged;
+        let RegistrationLog { name, address, .. } = *logged;
         let IgnoredParts { first, count } = ignored;
-        if let Some(suppressed) = self.warnings.allow_for("ignored", (host, port, first), now) {
+        if let Some(suppressed) = self.warnings.allow_for("ignored", (address, first), now) {
             let (name, first) = (shown_name(name), escaped(&**first, 2 * MAX_ESCAPED_BYTES));
-            warn!(%name, %host, port, parts = count, suppressed, "a part of a registration is ignored: {first}");
+            warn!(%name, address, parts = count, suppressed, "a part of a registration is ignored: {first}");
         }
         self.notify(session, warning, &described(ignored));
     }
@@ -145,7 +147,7 @@ impl Shared {
             let (name, address) = (shown_name(&record.name), record.address());
             match record.is_suspect {
                 true => {
-                    info!(%name, address, suppressed, "suspect: the node gives no sign of life, or calls to it fail; others are preferred")
+                    info!(%name, address, suppressed, "suspect: the node does not answer pings or read, or calls to it fail; other providers are preferred")
                 }
                 false => info!(%name, address, suppressed, "trusted: the node is not suspect any more"),
             }

@@ -14,7 +14,7 @@ pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 pub fn notify_systemd(state: &str) {
     let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
     if let Err(error) = send_state(&path, state) {
-        warn!(%error, state, "systemd cannot be notified; it may take this process for one that has not started");
+        warn!(%error, state, "systemd cannot be notified; it may think that this process has not started");
     }
 }
 

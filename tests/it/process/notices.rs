@@ -124,11 +124,11 @@ async fn c7_the_log_names_the_url_and_both_services() {
     let _goods = distributor.register(json!({ "port": 1, "name": "goods", "urls": ["GET/goods", "GET/a"] })).await;
     distributor.process.line("joined").await;
     let _tour = distributor.register(json!({ "port": 2, "name": "tour", "urls": ["GET/goods"] })).await;
-    let line = distributor.warning("GET/goods is offered by goods and by tour").await;
-    assert!(line.contains("one url, two services"), "{line}");
+    let line = distributor.warning("services goods and tour both offer GET/goods").await;
+    assert!(line.contains("rename one of the urls"), "{line}");
     // Another url within the same seconds has a line of its own.
     let _other = distributor.register(json!({ "port": 3, "name": "mails", "urls": ["GET/a"] })).await;
-    distributor.warning("GET/a is offered by goods and by mails").await;
+    distributor.warning("services goods and mails both offer GET/a").await;
     distributor.counts("warnings_total{reason=\"shared_url\"}", 2).await;
 }
 
@@ -152,10 +152,10 @@ async fn a14_each_node_that_cannot_be_called_has_a_line() {
     protocol::write_report(&mut out, &protocol::Report { failed: Vec::new(), unreachable });
     all[2].send(out).await;
     for name in ["one", "two"] {
-        distributor.warning("a node cannot be called: nothing listens there").await;
+        distributor.warning("a peer cannot call a node: nothing listens there").await;
         eventually(name, async || {
             let output = distributor.process.output();
-            output.lines().any(|line| line.contains("a node cannot be called") && line.contains(name))
+            output.lines().any(|line| line.contains("a peer cannot call a node") && line.contains(name))
         })
         .await;
     }

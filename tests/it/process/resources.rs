@@ -24,7 +24,7 @@ async fn cr1_with_60_descriptors_connected_peers_are_served_and_others_refused()
     let mut inside = peer(&process).await;
     inside.register("inside", 1).await;
     inside.list_with("inside").await;
-    process.line("only 60 open files are allowed").await;
+    process.line("the limit of open files is 60").await;
     let mut others = Vec::new();
     for number in 0..120 {
         let mut other = peer(&process).await;

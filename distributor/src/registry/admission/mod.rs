@@ -84,7 +84,7 @@ impl Admission {
 
     /// The notice to the peer, if the registration is not listed at once.
     pub(crate) fn notice(&self) -> Option<Rejection> {
-        let message = "the node comes and goes, or changes, too often; it will be listed as it is now";
+        let message = "the node comes and goes, or changes, too often; this registration will be listed later";
         match self {
             Self::Listed(_) => None,
             Self::Deferred(wait) => Some(Rejection::new(202, "held_back", message).retry_after(*wait)),

@@ -85,7 +85,7 @@ async fn end_connection(guard: &SessionGuard, end: ConnectionEnd, counts: FrameC
         ConnectionEnd::Stalled => {
             let seconds = shared.config.write_timeout.as_secs_f32();
             if let Some(suppressed) = shared.cut_log.allow_for(reason, peer.ip(), Instant::now().into_std()) {
-                warn!(conn, %peer, packets, suppressed, "cut: for {seconds} s the peer has read nothing of what it was sent");
+                warn!(conn, %peer, packets, suppressed, "cut: the peer has read nothing for {seconds} s");
             }
             return abort(&session.socket);
         }

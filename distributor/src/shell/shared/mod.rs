@@ -18,7 +18,7 @@ use tracing::warn;
 pub(super) use self::state::SharedState;
 use self::update_queue::UpdateQueue;
 use crate::config::Config;
-use crate::entries::{MAX_CHANGE_BYTES, SessionId};
+use crate::entries::{MAX_CHANGE_BYTES, SessionId, shown_address};
 use crate::peer::notices::Warning;
 use crate::peer::outbox::{MAX_NEWCOMERS, Outbox};
 use crate::registry::history;
@@ -234,7 +234,8 @@ impl Shared {
     ) -> Result<Admission, RegisterError> {
         let host = host_text(session.peer.ip());
         let now = Instant::now().into_std();
-        let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
+        let (name, urls) = (registration.name.clone(), registration.urls.len());
+        let address = shown_address(registration.listed_at().unwrap_or(&host), registration.port);
         let ignored = registration.ignored();
         // All code that writes to a peer locks them in this order.
         let mut outbox = session.outbox();
@@ -284,7 +285,14 @@ impl Shared {
         if options.visibility.is_some() || options.resume.is_some() {
             self.rescheduled.notify_one();
         }
-        let logged = RegistrationLog { nodes, name: &name, host: &host, port, urls, version };
+        let logged = RegistrationLog {
+            nodes,
+            name: &name,
+            address: &address,
+            seen: session.peer.ip().to_canonical(),
+            urls,
+            version,
+        };
         self.log_registration(now, &logged, &admission, warns_of_loopback);
         if let Some(shared_url) = shared_url {
             self.warn_of_shared_url(now, &logged, &shared_url);
