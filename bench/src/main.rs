@@ -68,7 +68,7 @@ enum Scene {
         /// The nodes speak version 1.
         #[arg(long)]
         old: bool,
-        /// Each node uses the urls of so many others, and is told of these.
+        /// Each node uses the urls of this many others, and is told of these.
         #[arg(long, conflicts_with = "old")]
         needs: Option<usize>,
     },

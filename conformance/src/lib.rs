@@ -39,7 +39,7 @@ const RETURN_PAUSE: Duration = Duration::from_millis(300);
 struct ConformArgs {
     /// Where the node is: host:port.
     address: String,
-    /// The route to call, some hundred times. A route that the node does not offer also works, but
+    /// The route to call, a few hundred times. A route that the node does not offer also works, but
     /// shows less.
     #[arg(long, default_value = "GET/nodeconform", value_parser = Route::parse)]
     url: Route,

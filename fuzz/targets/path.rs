@@ -1,5 +1,5 @@
-//! A path has one normal form, which leads nowhere but down, and which the form that services see
-//! leads back to.
+//! A path has one normal form, which never leaves its root; the form that services see normalises
+//! to it again.
 #![cfg_attr(fuzzing, no_main)]
 
 use gateway::fuzzing::{normalize, readable_path};

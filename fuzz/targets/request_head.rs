@@ -1,5 +1,5 @@
-//! The head of an HTTP/1 request means the same however it arrives, and what a server is sent of it
-//! reads back.
+//! The head of an HTTP/1 request means the same however it arrives, and the head that a server is
+//! sent reads back as the same.
 #![cfg_attr(fuzzing, no_main)]
 
 use gateway::fuzzing::request_head;

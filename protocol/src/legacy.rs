@@ -67,7 +67,7 @@ impl ReadWindow {
         self.written
     }
 
-    /// The bytes that the peer was seen to have read, of [`written`](Self::written). `None` when
+    /// The bytes that the peer is known to have read, of [`written`](Self::written). `None` when
     /// its socket cannot be observed.
     pub fn read(&self) -> Option<u64> {
         self.read_time.is_none().then_some(self.read)

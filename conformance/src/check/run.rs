@@ -9,7 +9,7 @@ use crate::wire::{KeyPosition, NodeResponse, NodeUnderTest, Received, Wire, show
 
 /// Calls in one segment: more than a node handles in one turn of its loop.
 const MANY: u64 = 200;
-/// Parts that are taken of a stream, because it may have no end.
+/// Parts that are read of a stream, because it may have no end.
 const MANY_PARTS: u64 = 5;
 /// Pause between the pieces of a packet, so that the node reads them one by one.
 const PIECE_TIME: Duration = Duration::from_millis(1);

@@ -406,7 +406,7 @@ impl Outbox {
         self.window.written()
     }
 
-    /// The bytes that the peer was seen to have read; `None` when its socket cannot be observed.
+    /// The bytes that the peer is known to have read; `None` when its socket cannot be observed.
     pub(crate) fn read(&self) -> Option<u64> {
         self.window.read()
     }

@@ -41,8 +41,8 @@ impl ReadProbe {
         Self { since: now, written, observations: 0, is_suspect: false }
     }
 
-    /// The node was seen to have `read` this many bytes. Only after `Waiting` and `Suspect` is it
-    /// to be observed again.
+    /// Records that the peer is known to have `read` this many bytes. It has to be observed again
+    /// after `Waiting` and `Suspect` only.
     pub(crate) fn observe(&mut self, now: Instant, read: Option<u64>) -> ProbeResult {
         let Some(read) = read else { return ProbeResult::Hidden };
         if read > self.written {

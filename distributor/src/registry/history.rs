@@ -11,7 +11,7 @@ use crate::registry::admission::deferred::Deferred;
 use crate::registry::admission::instance_of;
 use crate::updates::encode::left_out;
 
-/// Events that are remembered, of some hundred bytes each.
+/// Events that are remembered, of a few hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
 /// Maximum number of events of one response: the last ones.
 pub(crate) const MAX_EVENTS_SENT: usize = 200;

@@ -583,7 +583,7 @@ fn e18_an_old_node_that_two_peers_report_for_long_is_gone() {
     }
     assert_eq!(report(&mut scene, 33_000, 2), (false, 0));
     assert_eq!(report(&mut scene, 34_000, 3).1, 1, "for half a minute");
-    // One that was seen to read stays, and so does one of which no peer complains for as long.
+    // One that is known to read stays, and so does one of which no peer complains for as long.
     for (ms, alive, hung) in [(100_000, false, 0), (111_000, true, 0), (133_000, false, 0), (200_000, false, 0)] {
         report(&mut scene, ms, 2);
         if alive {

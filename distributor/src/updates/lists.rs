@@ -335,7 +335,7 @@ impl ListCache {
         (packet, header.revision)
     }
 
-    /// The newest whole list, or when it can be had. While the registry changes, peers that ask at
+    /// The newest whole list, or when to try again. While the registry changes, peers that ask at
     /// different times share no list.
     fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, Wait> {
         let is_newest = |of: &UpdateHeader| of.revision == header.revision && of.warming == header.warming;
@@ -521,8 +521,8 @@ mod tests {
         }
     }
 
-    /// Sends a node that takes packed entries, or does not, all it is owed. Returns the bytes, and
-    /// how often it had to ask again while entries were packed.
+    /// Sends a node, which may take packed entries, everything that it is owed. Returns the bytes,
+    /// and how often it had to ask again while entries were packed.
     fn catch_up(
         lists: &mut ListCache,
         entries: &EntryTable,

@@ -48,7 +48,7 @@ impl PartialLists {
         self.published.clear();
     }
 
-    /// The list of the published state, or when it can be had.
+    /// The list of the published state, or when to try again.
     pub(super) fn published(
         &mut self,
         now: Instant,
@@ -67,7 +67,7 @@ impl PartialLists {
         Ok(packet)
     }
 
-    /// The list of the newest state, which is not published yet, or when it can be had.
+    /// The list of the newest state, which is not published yet, or when to try again.
     pub(super) fn newest(
         &mut self,
         now: Instant,

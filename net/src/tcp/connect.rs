@@ -11,8 +11,7 @@ use tokio::time::sleep;
 /// Maximum number of addresses of one name that are used: more than any service behind one name
 /// should need, and few enough to try within a second or two.
 const MAX_ADDRESSES: usize = 16;
-/// An address that does not answer for this long is not waited for: the next is tried beside it
-/// (RFC 8305, 5).
+/// If an address does not answer for this long, the next one is tried in parallel (RFC 8305, 5).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The addresses of a host, which may be a name. The two families alternate (RFC 8305, 4), and each

@@ -9,7 +9,7 @@ use crate::rate_limit::token_bucket::TokenBucket;
 /// told, and a peer that has not registered for five seconds is cut.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// The shortest wait while admitted nodes wait for their lists: the time in which some hundreds get
+/// The shortest wait while admitted nodes wait for their lists: the time in which a few hundred get
 /// them.
 const CROWDED_WAIT: Duration = Duration::from_millis(250);
 

@@ -106,7 +106,7 @@ mod tests {
         let expected = all.iter().filter(|(_, interests)| interests.include(&record)).map(|(number, _)| *number);
         assert_eq!(found, expected.collect::<HashSet<_>>());
         assert_eq!(found.len(), 4);
-        // Its name, and three offers of each url, one of which four find.
+        // The node's name, and three offers for each url; four interests match one of them.
         assert!(looks <= 1 + 3 * 200 + 1 + 3 * 200, "{looks}");
         all.iter().for_each(|interests| index.remove(interests));
         assert!(index.is_empty());

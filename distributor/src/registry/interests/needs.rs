@@ -19,13 +19,13 @@ use crate::updates::lists::{PeerState, Wait};
 /// part by chance.
 const SMALL_AGAIN_DIVISOR: usize = 2;
 
-/// After how long a node asks again that is about to be sent the list of what it needs.
+/// How long a node waits before it asks again, if it is about to be sent the list of what it needs.
 const ASK_AFTER_LIST_DELAY: Duration = Duration::from_millis(10);
 
 /// The time between two nodes that ask again after their questions were turned away: as many come
 /// back in a second as may register.
 pub(in crate::registry) const QUESTION_INTERVAL: Duration = Duration::from_micros(200);
-/// None is told to wait longer: its calls wait as long.
+/// No node is told to wait longer, because its calls wait as long.
 pub(in crate::registry) const MAX_QUESTION_WAIT: Duration = Duration::from_secs(1);
 
 /// The answer to a question.

@@ -110,7 +110,7 @@ impl Suspicions {
         over
     }
 
-    /// Records that the node was seen to read: it is not hung, though calls to it may fail.
+    /// Records that the node reads: it is not hung, though calls to it may fail.
     pub(in crate::registry) fn record_alive(&mut self, now: Instant, id: u64) {
         if let Some(suspicion) = self.reported.get_mut(&id) {
             (suspicion.since, suspicion.first) = (None, now);
@@ -238,7 +238,7 @@ impl Registry {
         outcome
     }
 
-    /// Records that a version 1 node was seen to read its list.
+    /// Records that a version 1 node reads its list.
     pub(crate) fn record_reading(&mut self, now: Instant, session: SessionId) {
         if let Some(record) = self.entries.record_of(session) {
             self.suspicions.record_alive(now, record.id);

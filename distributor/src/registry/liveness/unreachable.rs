@@ -12,7 +12,8 @@ use crate::registry::Registry;
 
 /// Nodes of one report that are looked at.
 const MAX_REPORTED_UNREACHABLE: usize = 64;
-/// How often it is recorded and told that a node cannot be reached, whatever peers report it.
+/// How often a node's unreachability is recorded and the node is told, however many peers report
+/// it.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 /// Nodes that are remembered for that. Beyond it nothing is told until old ones are forgotten.
 const MAX_TOLD: usize = 4096;
