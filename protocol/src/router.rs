@@ -114,7 +114,7 @@ impl<T> Router<T> {
             if !self.methods.contains_key(route.method()) {
                 self.methods.insert(route.method().into(), MethodRoutes::default());
             }
-            let method = self.methods.get_mut(route.method()).expect("it was put there");
+            let method = self.methods.get_mut(route.method()).expect("the method was inserted above");
             return Ok(method.exact.entry(SmolStr::new(route.path())).or_insert_with(new));
         }
         match self.methods.get_mut(route.method()) {
@@ -125,7 +125,7 @@ impl<T> Router<T> {
                 self.methods.insert(route.method().into(), MethodRoutes::default());
             }
         }
-        let method = self.methods.get_mut(route.method()).expect("it is there");
+        let method = self.methods.get_mut(route.method()).expect("the method was found or inserted above");
         Ok(method.patterns.entry(route, new))
     }
 

@@ -74,7 +74,7 @@ impl IncomingBudget {
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
                 let (free, each, waits) = (Arc::clone(&self.free), self.each, Waits::among(&self.waiting));
                 Err(Box::pin(async move {
-                    let reservation = free.acquire_many_owned(each).await.expect("it is never closed");
+                    let reservation = free.acquire_many_owned(each).await.expect("the semaphore is never closed");
                     drop(waits);
                     reservation
                 }))

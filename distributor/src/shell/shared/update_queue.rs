@@ -40,8 +40,8 @@ impl UpdateQueue {
     pub(crate) fn enter(&self, group: &AddressQueue) -> PendingHead {
         let (own, all) = (Arc::clone(&group.0), Arc::clone(&self.all));
         Box::pin(async move {
-            let own = own.acquire_owned().await.expect("it is never closed");
-            (own, all.acquire_owned().await.expect("it is never closed"))
+            let own = own.acquire_owned().await.expect("the address's semaphore is never closed");
+            (own, all.acquire_owned().await.expect("the common semaphore is never closed"))
         })
     }
 }
