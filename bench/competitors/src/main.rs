@@ -14,6 +14,7 @@ use tarpc::server::{BaseChannel, Channel as _};
 use tarpc::tokio_serde::formats::{Bincode, Json};
 use tokio::task::JoinSet;
 
+/// As `bench/src/calls` has it, so that the figures can be compared.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
 const IN_FLIGHT: [usize; 3] = [1, 64, 256];

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::daemon_process::be_nicest;
 use crate::http::edge_server::{EdgeServer, TrustAnything};
 
+/// Attackers that send or read slowly: half as many as the gateway has connections.
 const SLOW_CLIENTS: usize = 5000;
 /// Attackers that send without a pause. More of them would measure the network, not HTTP.
 const FLOODING_CLIENTS: usize = 50;

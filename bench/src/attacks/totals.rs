@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::daemon_process::Daemon;
 use crate::report::{row, title};
 
+/// Hostile peers: as many as a daemon takes.
 const PEERS: usize = 10_000;
 /// The time between two arrivals.
 const ARRIVAL_INTERVAL: Duration = Duration::from_micros(400);
@@ -342,6 +343,7 @@ pub(crate) async fn gateway(attack: Option<&str>) {
 }
 
 async fn measure_gateway(name: &str, kinds: Vec<LoadKind>) {
+    // Ports that no other process of this measurement uses.
     const PORT: u16 = 19_160;
     const ADMIN: u16 = 19_161;
     let distributor = Daemon::default_distributor().await;

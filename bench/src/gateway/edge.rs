@@ -22,8 +22,11 @@ use crate::http::edge_server::{EdgeServer, TrustAnything, fronts, gateway_progra
 use crate::registry::swarm::join;
 use crate::report::{median, row, title};
 
+/// Clients that send one request after the other: enough that a server always has a request.
 const CLIENTS: usize = 64;
+/// Long beside the stalls of a virtual machine, which take up to 20 ms.
 const ROUND: Duration = Duration::from_secs(1);
+/// Many short rounds, in turn, so that all programs meet the same disturbances.
 const ROUNDS: usize = 21;
 /// Clients that do nothing.
 const IDLE: usize = 2000;

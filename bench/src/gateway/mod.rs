@@ -27,11 +27,15 @@ use crate::http::ask;
 use crate::http::open_loop::OpenLoop;
 use crate::report::{median, percentiles, row, title, us};
 
+/// Enough for a median that bad rounds do not change.
 const ROUNDS: usize = 11;
 /// Bytes of a download.
 const BIG_BYTES: usize = 16 << 20;
+/// Enough that the steps in which the system counts CPU do not matter.
 const DOWNLOADS: u32 = 50;
+/// Long beside the stalls of a virtual machine, which take up to 20 ms.
 const ROUND: Duration = Duration::from_secs(1);
+/// Connections over which the requests at half load are spread.
 const CLIENTS: usize = 64;
 /// Requests a second at half load: about half of what the slowest of the compared proxies can do.
 const HALF_RATE: f64 = 20_000.0;

@@ -8,6 +8,7 @@ use crate::daemon_process::Daemon;
 use crate::http::open_loop::{OpenLoop, TimedResponse};
 use crate::report::{percentiles, row, title};
 
+/// A port that no other process of this measurement uses.
 const PORT: u16 = 19_160;
 /// A process with this nice value gets a twentieth of the time of one with 0.
 const NICE: i32 = 13;

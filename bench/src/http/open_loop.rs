@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use crate::http::{is_answer, is_whole};
 use crate::report::percentiles;
 
+/// Events of one wait: responses that come together are read together.
 const MAX_EVENTS: usize = 64;
 /// How long a run may last: all requests must be answered by then.
 const RUN_TIMEOUT: Duration = Duration::from_secs(15);
