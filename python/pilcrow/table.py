@@ -38,6 +38,7 @@ class Provider:
         self.is_local = node.is_local
         self.is_suspect = node.is_suspect
         self.rank_score = node.rank_score
+        node.providers.append(self)
 
     @property
     def address(self) -> str:
@@ -65,6 +66,7 @@ class Node:
         self.entry = entry
         self.ids = [entry.id]
         self.is_shared = target.is_shared
+        self.providers: list[Provider] = []
         self.connection = connection
         self.weight = DEFAULT_WEIGHT
         self.same_zone = False
@@ -72,6 +74,13 @@ class Node:
         self.is_suspect = False
         self.rank_score = 0
         self.signature: Any = None
+
+    def suspect(self, is_suspect: bool) -> None:
+        """Says whether others are preferred. On a busy machine that changes often."""
+        if self.is_suspect != is_suspect:
+            self.is_suspect = is_suspect
+            for provider in self.providers:
+                provider.is_suspect = is_suspect
 
     def is_still(self, listed: list[Entry], suspects: set[int]) -> bool:
         """Whether nothing has changed, if that can be told without reading what is listed."""
@@ -122,10 +131,11 @@ class Table:
 
     def _put(self, address: str, entry: Entry, is_shared: bool, ids: set[int], suspects: set[int]) -> None:
         is_suspect = bool(ids & suspects)
-        signature = (entry.text, entry.content.get("host"), is_shared, is_suspect)
+        signature = (entry.text, entry.content.get("host"), is_shared)
         before = self._nodes.get(address)
         if before is not None and before.signature == signature:
-            before.ids = sorted(ids)
+            before.entry, before.ids = entry, sorted(ids)
+            before.suspect(is_suspect)
             return
         if before is not None:
             self._take_out(before)
