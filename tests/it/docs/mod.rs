@@ -93,7 +93,7 @@ fn is_comment(path: &Path, line: &str) -> bool {
     let line = line.trim_start();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("rs" | "js") => line.starts_with("//"),
-        Some("toml" | "sh") => line.starts_with('#'),
+        Some("toml" | "sh" | "py") => line.starts_with('#'),
         // Scripts, and the justfile.
         None => line.starts_with('#'),
         Some(_) => false,

@@ -30,11 +30,11 @@ async fn end(mut process: Process) -> (BTreeMap<String, String>, Option<i32>) {
     (verdicts.map(|(verdict, name)| (name, verdict)).collect(), code)
 }
 
-async fn conform(address: SocketAddr, arguments: &[&str]) -> (BTreeMap<String, String>, Option<i32>) {
+pub(super) async fn conform(address: SocketAddr, arguments: &[&str]) -> (BTreeMap<String, String>, Option<i32>) {
     end(begin(address, arguments)).await
 }
 
-fn with<'a>(verdicts: &'a BTreeMap<String, String>, verdict: &str) -> Vec<&'a str> {
+pub(super) fn with<'a>(verdicts: &'a BTreeMap<String, String>, verdict: &str) -> Vec<&'a str> {
     verdicts.iter().filter(|(_, seen)| *seen == verdict).map(|(name, _)| name.as_str()).collect()
 }
 
