@@ -116,6 +116,9 @@
 //!   handler whose method is idempotent (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or whose
 //!   caller says so ([`Call::idempotent`]), is dropped then. Any other is finished, for 30 s at
 //!   most, and its answer goes nowhere. An open stream ends with its caller.
+//! - **Time to undo.** A handler that is finished has time to undo its work. From when its caller
+//!   has gone, or a call made for it has timed out in the last 500 ms of its time, the calls that
+//!   it makes have these 30 s.
 //! - **Work that outlasts the call** is spawned with [`spawn`]. [`Node::stop`] waits for it. This
 //!   holds for destructors, too, which undo the work of a handler that is dropped.
 //!

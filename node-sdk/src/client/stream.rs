@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::balance::Balance;
 use crate::client::call::raw_call::RawCall;
 use crate::client::call::response::{RawResponse, read_result};
+use crate::client::call::{noting_timeout, read_response};
 use crate::error::CallError;
 use crate::transport::connection::OpenStream;
 use crate::transport::flow::{FlowViolation, read_part};
@@ -93,11 +94,13 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
     type Output = Result<Duplex<T>, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready(answer) = Pin::new(&mut self.raw).poll(context)? else { return Poll::Pending };
+        let polled = Pin::new(&mut self.raw).poll(context);
+        let Poll::Ready(answer) = polled.map(noting_timeout)? else { return Poll::Pending };
         let mut stream = Duplex::from_call(&mut self.raw);
         if stream.open.is_none() {
             // A response in one piece is a stream of one item.
-            stream.whole.push_back(read_result(&answer).map_err(|error| error.into_call_error(|| stream.url.clone()))?);
+            let read = noting_timeout(read_response(Ok(answer), || stream.url.clone()));
+            stream.whole.push_back(read?);
         }
         Poll::Ready(Ok(stream))
     }

@@ -23,6 +23,14 @@ use self::tasks::NodeTasks;
 const MARGIN_DIVISOR: u32 = 10;
 /// And never earlier than this: it is enough for an answer, or one more call.
 const MAX_MARGIN: Duration = Duration::from_millis(100);
+/// How long a call may go on without its caller, with all calls that it makes. Callers wait for
+/// less: nodes for 5 s and gateways for 10 s, unless they are told otherwise. So there is time to
+/// undo the work that was begun for them, and a handler that hangs does not stay for ever.
+pub(crate) const FINISH_TIME: Duration = Duration::from_secs(30);
+/// A timeout this long before the handler's deadline, or later, has used up the handler's time: it
+/// is the sum of the margins in a chain of five calls. An earlier timeout is one that the handler
+/// has set, and there is time to try something else.
+const LATE_TIME: Duration = Duration::from_millis(500);
 
 /// The context of all work for one call. Small enough to be copied, so that handing it down costs
 /// neither an allocation nor a counter.
@@ -36,6 +44,8 @@ pub(crate) struct Context {
     /// Whether the caller takes a stream, so streams that are opened for it may outlast the
     /// opening.
     pub(crate) may_stream: bool,
+    /// Whether the work is finished even if the caller goes.
+    pub(crate) is_finished: bool,
 }
 
 /// The trace that a call belongs to, by W3C Trace Context; calls made for it belong to it too. As
@@ -58,7 +68,7 @@ thread_local! {
 }
 
 impl Context {
-    const EMPTY: Self = Self { deadline: None, trace: None, hops: 0, may_stream: false };
+    const EMPTY: Self = Self { deadline: None, trace: None, hops: 0, may_stream: false, is_finished: false };
 
     /// The context of the call that is being handled; an empty one outside of calls.
     pub(crate) fn current() -> Self {
@@ -78,6 +88,23 @@ impl Context {
     /// For work that outlasts the call: it has no deadline.
     pub(crate) fn outlasting(self) -> Self {
         Self { deadline: None, ..self }
+    }
+
+    /// For a call that is finished without its caller. The calls that it makes from now on, such as
+    /// those that undo its work, have a time of their own.
+    pub(crate) fn finishing(self, now: Instant) -> Self {
+        Self { deadline: Some(now + FINISH_TIME), ..self }
+    }
+
+    /// The handler has made a call that has timed out. If the handler is finished in any case, and
+    /// hardly any of its time is left, it now has time to undo its work. Otherwise the calls that
+    /// undo it would time out, too, before the caller goes and so gives it time.
+    pub(crate) fn record_timeout(now: Instant) {
+        let context = CURRENT.get();
+        let is_late = context.deadline.is_some_and(|deadline| deadline <= now + LATE_TIME);
+        if context.is_finished && is_late {
+            CURRENT.set(context.finishing(now));
+        }
     }
 
     /// The deadline of a call that is made now for this one.

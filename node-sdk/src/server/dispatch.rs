@@ -156,6 +156,7 @@ impl LocalService {
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
             hops: request.meta.hops.saturating_add(1),
             may_stream: to.call_stream.is_some(),
+            is_finished: false,
         };
         let Some(found) = self.router.find(&request.method, &request.uri) else {
             let message = format!("this node does not offer {}{}", request.method, request.uri);
@@ -178,7 +179,9 @@ impl LocalService {
             Ok(RunDecision::Wait(limit, waiting)) => (None, Some((limit, waiting))),
             Err(error) => return StartedCall::failed(to, context, error),
         };
-        let context = Cell::new(context);
+        let is_finished =
+            to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
+        let context = Cell::new(Context { is_finished, ..context });
         let call = IncomingCall {
             version: request.version,
             params: request.params,
@@ -199,8 +202,7 @@ impl LocalService {
         let running =
             std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED)));
         request.verified = call.verified.get();
-        let finishes = to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
-        let finishes = finishes.then(|| offer.route.clone());
+        let finishes = is_finished.then(|| offer.route.clone());
         StartedCall { return_path: to, context: context.get(), running, finishes, _permit: permit }
     }
 
@@ -282,6 +284,11 @@ impl StartedCall {
     pub(crate) fn route_to_finish(&self) -> Option<&Route> {
         let is_open = self.return_path.call_stream.as_ref().is_some_and(|stream| stream.is_open());
         self.finishes.as_ref().filter(|_| self.running.is_ok() && !is_open)
+    }
+
+    /// Its caller has gone, and the call is finished: see [`Context::finishing`].
+    pub(super) fn release(&mut self, now: Instant) {
+        self.context = self.context.finishing(now);
     }
 
     /// Lends the return path of the response, until

@@ -4,20 +4,17 @@
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use net::{KeyedThrottle, warn};
 use protocol::Route;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use crate::context::FINISH_TIME;
 use crate::context::tasks::NodeTasks;
 use crate::handler::response_sink::WriteProgress;
 use crate::server::dispatch::StartedCall;
 
-/// How long such a call may go on, so that a handler that hangs does not stay for ever. Callers
-/// wait for less: nodes for 5 s and gateways for 10 s, unless they are told otherwise.
-pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
 /// Maximum number of released calls at a time: as many as one caller may have running.
 const MAX_RELEASED: usize = 1024;
 
@@ -53,17 +50,19 @@ impl ReleasedCalls {
     }
 
     /// Finishes a call whose caller no longer waits, if it must be finished, as a task of the node,
-    /// which waits for it when it stops. Drops it otherwise.
+    /// which waits for it when it stops. The calls that it makes from then on have [`FINISH_TIME`],
+    /// and not the rest of the caller's time. Drops it otherwise.
     pub(crate) fn finish(&self, mut call: StartedCall) {
         let Some(route) = call.route_to_finish().cloned() else { return };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return warn_of_drop(&self.log_throttle, &route, "too many others are going on already");
         };
         call.return_path.key = None;
+        call.release(Instant::now());
         let log_throttle = Arc::clone(&self.log_throttle);
         self.tasks.spawn(async move {
             let _permit = permit;
-            if timeout(MAX_TIME, finished(call)).await.is_err() {
+            if timeout(FINISH_TIME, finished(call)).await.is_err() {
                 warn_of_drop(&log_throttle, &route, "it took more than 30 s");
             }
         });

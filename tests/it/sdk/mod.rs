@@ -6,6 +6,7 @@ mod calls;
 mod context;
 mod events;
 mod faults;
+mod finishing;
 mod layers;
 mod needs;
 mod notices;

@@ -18,10 +18,12 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::balance::Balance;
 use crate::client::call::raw_call::RawCall;
-use crate::client::call::response::read_result;
+use crate::client::call::response::{RawResponse, read_result};
+use crate::context::Context;
 use crate::error::CallError;
 
 /// A call that is about to be made. Change the settings that should differ from the defaults, then
@@ -104,6 +106,22 @@ impl<'a, T: DeserializeOwned> IntoFuture for Call<'a, T> {
     }
 }
 
+/// Reads the result of a response to a call of `url`.
+pub(super) fn read_response<T: DeserializeOwned>(
+    answer: Result<RawResponse, CallError>,
+    url: impl FnOnce() -> String,
+) -> Result<T, CallError> {
+    read_result(&answer?).map_err(|error| error.into_call_error(url))
+}
+
+/// Records in the context of the work that a call made for it has timed out.
+pub(super) fn noting_timeout<T>(result: Result<T, CallError>) -> Result<T, CallError> {
+    if let Err(CallError::Deadline { .. } | CallError::Refused { status: 504, .. }) = &result {
+        Context::record_timeout(Instant::now());
+    }
+    result
+}
+
 /// A call that is being made.
 #[derive(Debug)]
 pub struct Calling<'a, T> {
@@ -115,8 +133,7 @@ impl<T: DeserializeOwned> Future for Calling<'_, T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.raw)
-            .poll(context)
-            .map(|answer| read_result(&answer?).map_err(|error| error.into_call_error(|| self.raw.url())))
+        let polled = Pin::new(&mut self.raw).poll(context);
+        polled.map(|answer| noting_timeout(read_response(answer, || self.raw.url())))
     }
 }
