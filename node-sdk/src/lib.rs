@@ -108,10 +108,10 @@
 //! gateway, or the node itself:
 //!
 //! - **Trace.** All work for a call is of one [`Trace`], which the gateway begins, or else the
-//!   first handler that asks for it: calls, streams, events, and tasks of [`spawn`].
+//!   first handler that asks for it: calls, streams, events, and tasks of [`detach`].
 //! - **Deadline.** A call made for a call ends a margin before it, a tenth of the time that is left
 //!   and 100 ms at most, so that its error can still be dealt with. An open stream, an event and a
-//!   task of [`spawn`] have no deadline.
+//!   task of [`detach`] have no deadline.
 //! - **Cancelling.** Dropping the future of a call cancels the call, on the remote node too. A
 //!   handler whose method is idempotent (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or whose
 //!   caller says so ([`Call::idempotent`]), is dropped then. Any other is finished, for 30 s at
@@ -119,7 +119,7 @@
 //! - **Time to undo.** A handler that is finished has time to undo its work. From when its caller
 //!   has gone, or a call made for it has timed out in the last 500 ms of its time, the calls that
 //!   it makes have these 30 s.
-//! - **Work that outlasts the call** is spawned with [`spawn`]. [`Node::stop`] waits for it. This
+//! - **Work that outlasts the call** is detached with [`detach`]. [`Node::stop`] waits for it. This
 //!   holds for destructors, too, which undo the work of a handler that is dropped.
 //!
 //! `docs/PROTOCOL.md` in the repository has it as a table.
@@ -177,7 +177,7 @@ mod transport;
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, Calling};
 pub use client::stream::{Duplex, Opening, PartSender, StreamCall};
-pub use context::{Trace, spawn};
+pub use context::{Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]

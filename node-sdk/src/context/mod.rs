@@ -224,8 +224,8 @@ impl<F: Future> Future for InContext<F> {
     }
 }
 
-/// Spawns a task for the call that is being handled. The task may outlast the call. Calls that the
-/// task makes have the call's trace and not its deadline, and go on when its caller goes.
+/// Detaches work from the call that is being handled: it is a task that may outlast the call. Calls
+/// that the task makes have the call's trace and not its deadline, and go on when its caller goes.
 /// [`Node::stop`](crate::Node::stop) waits for such tasks within its time. Tasks of `tokio::spawn`
 /// have no trace, and nothing waits for them.
 ///
@@ -233,14 +233,14 @@ impl<F: Future> Future for InContext<F> {
 /// # use node_sdk::{CallError, Peers, ServiceError};
 /// async fn order(peers: Peers) -> Result<(), ServiceError> {
 ///     let later = peers.clone();
-///     node_sdk::spawn(async move { later.call::<()>("POST/mails", &"thank you").await });
+///     node_sdk::detach(async move { later.call::<()>("POST/mails", &"thank you").await });
 ///     Ok(peers.call("POST/payments", &7).await?)
 /// }
 /// ```
 ///
-/// Work that the response needs is not spawned, but awaited together:
+/// Work that the response needs is not detached, but awaited together:
 /// `tokio::try_join!(peers.call("GET/left", &()), peers.call("GET/right", &()))`.
-pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+pub fn detach<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
@@ -291,11 +291,11 @@ mod tests {
         assert_eq!(inside(), None);
         let seen = InContext::new(context, async {
             tokio::task::yield_now().await;
-            let spawned = spawn(async { Context::current() }).await.unwrap();
+            let detached = detach(async { Context::current() }).await.unwrap();
             let plain = tokio::spawn(async { Context::current().trace.is_some() }).await.unwrap();
             Context::open_stream();
             tokio::task::yield_now().await;
-            (inside(), (spawned.trace.is_some(), spawned.deadline, spawned.hops), plain, Context::current().deadline)
+            (inside(), (detached.trace.is_some(), detached.deadline, detached.hops), plain, Context::current().deadline)
         });
         assert_eq!(seen.await, (Some(PARENT.to_owned()), (true, None, 3), false, None));
         let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| context.enter(|| panic!("on purpose"))));

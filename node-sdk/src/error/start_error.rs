@@ -66,7 +66,7 @@ pub enum StartError {
     #[error("{0} applies to the route before it, but there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
     /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
-    /// [`spawn`](crate::spawn) at work.
+    /// [`detach`](crate::detach) at work.
     #[error("stopped before all work was done: {connections} connections were cut, or tasks left")]
     Cut {
         /// How many connections and tasks.

@@ -112,7 +112,7 @@ impl Node {
     }
 
     /// Stops in order. The node leaves the registry, and serves callers until they have gone, for
-    /// 2 s at most. Then calls in flight, and tasks of [`spawn`](crate::spawn), have 10 s to
+    /// 2 s at most. Then calls in flight, and tasks of [`detach`](crate::detach), have 10 s to
     /// finish. Returns how many connections were cut with calls in flight, and how many tasks were
     /// left at work, together. Dropping the future stops at once.
     pub async fn stop(mut self) -> usize {

@@ -49,9 +49,9 @@ async fn by_gather(trace: Trace, peers: Peers) -> HandlerResult<(String, Seen)> 
     Ok((trace.id().to_owned(), all.remove(0).1?))
 }
 
-async fn by_spawned(trace: Trace, peers: Peers) -> HandlerResult<(String, Seen)> {
-    let spawned = node_sdk::spawn(async move { peers.call::<Seen>("GET/look", &()).await });
-    Ok((trace.id().to_owned(), spawned.await.map_err(|_| ServiceError::internal("lost"))??))
+async fn by_detached(trace: Trace, peers: Peers) -> HandlerResult<(String, Seen)> {
+    let detached = node_sdk::detach(async move { peers.call::<Seen>("GET/look", &()).await });
+    Ok((trace.id().to_owned(), detached.await.map_err(|_| ServiceError::internal("lost"))??))
 }
 
 type Looks = HandlerResult<Streaming<stream::BoxStream<'static, HandlerResult<(String, Seen)>>>>;
@@ -95,7 +95,7 @@ async fn scene() -> (TestMesh, [TestNode; 3]) {
         .route("GET/by/short/call", by_short_call)
         .route("GET/by/own/call", by_own_call)
         .route("GET/by/gather", by_gather)
-        .route("GET/by/spawned", by_spawned)
+        .route("GET/by/detached", by_detached)
         .route("GET/by/items", by_items)
         .route("GET/by/relay", by_relay)
         .route("POST/by/loop", by_loop)
@@ -135,7 +135,7 @@ async fn b1_b2_b3_what_a_call_hands_down() {
     check("GET/by/layered", 1900).await;
     check("GET/by/short/call", 500).await;
     // Work that outlasts a call has none of its time.
-    check("GET/by/spawned", 5000).await;
+    check("GET/by/detached", 5000).await;
 
     // An open stream has no deadline of its opening.
     let check = async |url: &str, count: usize| {
@@ -433,12 +433,12 @@ async fn b3_a_call_that_is_not_wanted_does_not_go_on_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b3_a_node_that_stops_waits_for_spawned_work() {
+async fn b3_a_node_that_stops_waits_for_detached_work() {
     async fn begin(Params(seconds): Params<u64>, work: State<Work>) -> HandlerResult<()> {
-        node_sdk::spawn(async move {
+        node_sdk::detach(async move {
             work.started.fetch_add(1, Ordering::SeqCst);
-            // And for what spawned work spawns.
-            drop(node_sdk::spawn(async move {
+            // It waits for work that detached work has detached, too.
+            drop(node_sdk::detach(async move {
                 sleep(Duration::from_secs(seconds)).await;
                 work.done.fetch_add(1, Ordering::SeqCst);
             }));
@@ -470,7 +470,7 @@ impl Drop for Undo {
     fn drop(&mut self) {
         let peers = self.0.clone();
         drop(peers.emit("undone", &()));
-        node_sdk::spawn(async move {
+        node_sdk::detach(async move {
             sleep(Duration::from_secs(2)).await;
             drop(peers.call::<()>("POST/undo", &()).await);
         });
@@ -497,9 +497,9 @@ async fn b1_b3_what_undoes_dropped_work_is_of_its_trace_and_waited_for() {
         Ok(peers.call("GET/begin", &()).await?)
     }
     async fn abort(trace: Trace, peers: Peers, traces: State<Traces>) -> HandlerResult<()> {
-        let spawned = node_sdk::spawn(begin_in_vain(trace, peers, traces));
+        let detached = node_sdk::detach(begin_in_vain(trace, peers, traces));
         sleep(Duration::from_millis(1)).await;
-        spawned.abort();
+        detached.abort();
         Ok(())
     }
     async fn fail(trace: Trace, peers: Peers, traces: State<Traces>) -> HandlerResult<()> {
