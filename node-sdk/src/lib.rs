@@ -115,7 +115,8 @@
 //! - **Cancelling.** Dropping the future of a call cancels the call, on the remote node too. A
 //!   handler whose method is idempotent (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or whose
 //!   caller says so ([`Call::idempotent`]), is dropped then. Any other is finished, for 30 s at
-//!   most, and its answer goes nowhere. An open stream ends with its caller.
+//!   most, and its answer goes nowhere. So is any handler of a route that is offered
+//!   [`to_the_end`](NodeBuilder::to_the_end). An open stream ends with its caller.
 //! - **Time to undo.** A handler that is finished has time to undo its work. From when its caller
 //!   has gone, or a call made for it has timed out in the last 500 ms of its time, the calls that
 //!   it makes have these 30 s.

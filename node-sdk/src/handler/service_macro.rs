@@ -14,10 +14,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 ///
 /// Each method has its route and named arguments, which are sent as the members of `params`; the
 /// parameters of the route stand in the path. Arguments are owned, and `Serialize` and
-/// `Deserialize`. The trait's `offer` adds its routes to a node. The client's methods fail as
-/// [`Peers::call`](crate::Peers::call) does, and have its defaults. Calls with another timeout or
-/// with a sticky key, and streams, use the same urls without the client: nothing on the wire shows
-/// how a service was written.
+/// `Deserialize`. Settings of a route, such as [`to_the_end`](crate::NodeBuilder::to_the_end), are
+/// behind it, as they are in the builder. The trait's `offer` adds its routes to a node. The
+/// client's methods fail as [`Peers::call`](crate::Peers::call) does, and have its defaults. Calls
+/// with another timeout or with a sticky key, and streams, use the same urls without the client:
+/// nothing on the wire shows how a service was written.
 ///
 /// ```
 /// use node_sdk::{CallError, Node, Peers, ServiceError};
@@ -27,7 +28,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 ///     pub trait Goods, client GoodsClient {
 ///         /// One of them.
 ///         "GET/goods/{id}" => fn find(id: u64) -> String;
-///         "POST/goods" => fn add(name: String, price: u32) -> u64;
+///         "POST/goods".max_concurrency(10) => fn add(name: String, price: u32) -> u64;
+///         "DELETE/goods/{id}".to_the_end() => fn remove(id: u64) -> ();
 ///     }
 /// }
 ///
@@ -40,6 +42,10 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 ///
 ///     async fn add(&self, name: String, price: u32) -> Result<u64, ServiceError> {
 ///         Ok(name.len() as u64 + u64::from(price))
+///     }
+///
+///     async fn remove(&self, _id: u64) -> Result<(), ServiceError> {
+///         Ok(())
 ///     }
 /// }
 ///
@@ -56,7 +62,8 @@ macro_rules! service {
         $visible:vis trait $Service:ident, client $Client:ident {
             $(
                 $(#[$about_method:meta])*
-                $route:literal => fn $method:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty;
+                $route:literal $(.$setting:ident($($value:tt)*))*
+                    => fn $method:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty;
             )*
         }
     ) => {
@@ -88,6 +95,7 @@ macro_rules! service {
                                 service.$method($($argument),*).await
                             }
                         })
+                        $(.$setting($($value)*))*
                     };
                 )*
                 node

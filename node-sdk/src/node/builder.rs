@@ -55,6 +55,7 @@ pub(super) struct RouteDefinition {
     pub(super) handler: Arc<dyn AnyHandler>,
     pub(super) max_concurrency: Option<usize>,
     pub(super) one_way: bool,
+    pub(super) to_the_end: bool,
 }
 
 impl NodeBuilder {
@@ -219,7 +220,7 @@ impl NodeBuilder {
 
     fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {
         let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
-        self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way });
+        self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way, to_the_end: false });
         self
     }
 
@@ -260,6 +261,30 @@ impl NodeBuilder {
         match self.routes.last_mut() {
             Some(route) => route.one_way = true,
             None => self.misplaced = Some("one_way"),
+        }
+        self
+    }
+
+    /// Finishes calls of the last route although their callers go, for 30 s at most. Their answers
+    /// go nowhere then. For work that must not stop halfway although its method is idempotent
+    /// (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or although a caller says that it is
+    /// ([`Call::idempotent`](crate::Call::idempotent)); any other is finished in any case. An open
+    /// stream ends with its caller.
+    ///
+    /// ```
+    /// use node_sdk::{Node, Path, Peers, ServiceError};
+    ///
+    /// async fn replace(Path(id): Path<u64>, peers: Peers) -> Result<(), ServiceError> {
+    ///     peers.call::<()>("POST/stock/take", &id).await?;
+    ///     Ok(peers.call("POST/stock/put", &id).await?)
+    /// }
+    ///
+    /// let node = Node::builder("goods").route("PUT/goods/{id}", replace).to_the_end();
+    /// ```
+    pub fn to_the_end(mut self) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.to_the_end = true,
+            None => self.misplaced = Some("to_the_end"),
         }
         self
     }

@@ -187,7 +187,7 @@ fn build_router(
 ) -> Result<(Vec<Route>, Router<LocalRoute>), StartError> {
     let mut routes = Vec::with_capacity(given.len());
     let mut router = Router::default();
-    for RouteDefinition { text, handler, max_concurrency, one_way } in given {
+    for RouteDefinition { text, handler, max_concurrency, one_way, to_the_end } in given {
         let route = match text.strip_prefix(EVENT_PREFIX) {
             Some(event) => event_route(event)?,
             None => own_route(&text)?,
@@ -196,7 +196,7 @@ fn build_router(
             return Err(StartError::MissingState { route: text, state });
         }
         let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
-        let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
+        let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way, to_the_end });
         let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
         let entry = entry.map_err(|refused| refused.into_error(&route))?;
         if offer.is_some() {

@@ -70,6 +70,8 @@ pub(crate) struct LocalRoute {
     pub(crate) max_concurrency: Option<ConcurrencyLimit>,
     /// Whether calls of the route are not answered, even if they ask for an answer.
     pub(crate) one_way: bool,
+    /// Whether calls are finished even if they are idempotent and the caller goes.
+    pub(crate) to_the_end: bool,
 }
 
 /// A call that has been begun.
@@ -77,8 +79,8 @@ pub(crate) struct StartedCall {
     pub(crate) return_path: ReturnPath,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
-    /// The route, if the call is not idempotent or has no response: it is finished even if its
-    /// caller goes.
+    /// The route, if the call is not idempotent, has no response, or is of a route that says so: it
+    /// is finished even if its caller goes.
     finishes: Option<Route>,
     /// The permit to run at the same time as other calls of the route.
     _permit: Option<OwnedSemaphorePermit>,
@@ -180,7 +182,7 @@ impl LocalService {
             Err(error) => return StartedCall::failed(to, context, error),
         };
         let is_finished =
-            to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
+            to.key.is_none() || offer.to_the_end || !(request.meta.idempotent || is_idempotent(&request.method));
         let context = Cell::new(Context { is_finished, ..context });
         let call = IncomingCall {
             version: request.version,

@@ -61,6 +61,10 @@ async fn b3_a_finished_handler_can_undo_its_work_after_its_caller_has_gone() {
         .shared_state(Arc::clone(&ends))
         .route("POST/orders", order)
         .route("PUT/orders", order)
+        .route("PUT/orders/whole", order)
+        .to_the_end()
+        .route("GET/orders/whole", order)
+        .to_the_end()
         .route("POST/by/self", by_self);
     let orders = mesh.node(orders).await.unwrap();
     let caller = mesh.node(Node::builder("caller")).await.unwrap();
@@ -83,6 +87,8 @@ async fn b3_a_finished_handler_can_undo_its_work_after_its_caller_has_gone() {
     for charge in ["late", "POST/hang", "POST/chain", "POST/fail"] {
         check("POST/orders", charge, false, "undone").await;
         check("POST/by/self", charge, false, "undone").await;
+        check("PUT/orders/whole", charge, false, "undone").await;
+        check("GET/orders/whole", charge, true, "undone").await;
     }
     // A handler that is dropped with its caller has the rest of the caller's time.
     for (charge, expected) in [("late", "dropped"), ("POST/hang", "no answer from POST/undo within 90.0ms")] {

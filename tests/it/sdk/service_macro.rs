@@ -15,6 +15,7 @@ node_sdk::service! {
         "GET/goods/{id}" => fn find(id: u64) -> Product;
         "GET/goods" => fn list() -> Vec<Product>;
         "PUT/goods/{shelf}/{name}" => fn put(shelf: String, name: String, id: u64) -> Product;
+        "DELETE/goods/{id}".to_the_end().max_concurrency(0) => fn remove(id: u64) -> ();
     }
 }
 
@@ -33,6 +34,10 @@ impl Goods for Shelf {
     async fn put(&self, shelf: String, name: String, id: u64) -> Result<Product, ServiceError> {
         Ok(Product { id, name: format!("{name} on {shelf}") })
     }
+
+    async fn remove(&self, _id: u64) -> Result<(), ServiceError> {
+        Ok(())
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,6 +55,8 @@ async fn one_trait_is_both_sides() {
         matches!(&refused, Err(CallError::Refused { status: 404, reason, .. }) if reason == "no_good"),
         "{refused:?}"
     );
+    let refused = goods.remove(7).await;
+    assert!(matches!(refused, Err(CallError::Refused { status: 503, .. })), "the setting holds: {refused:?}");
     // On the wire, it is a service like any other.
     assert_eq!(caller.peers().call::<Vec<Product>>("GET/goods", &()).await.unwrap(), []);
 }
