@@ -84,6 +84,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! `?` on a failed call tells the caller of the handler that a service has failed, and no urls,
+//! addresses or texts of other services: see [`OrRefuse`]. The type `()` takes any answer.
+//!
 //! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or
 //! is idempotent, is retried elsewhere within a budget. [`service!`] makes a trait to implement and
 //! a typed client from one description.
@@ -185,6 +188,7 @@ pub use error::{CallError, ServiceError, StartError};
 pub use handler::HandlerWork;
 #[doc(hidden)]
 pub use handler::call_stream::Parts;
+pub use handler::failed_call::OrRefuse;
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::stream::{Items, Streaming};
 pub use handler::{

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why a call to another node has no result.
+/// Why a call to another node has no result. With `?` in a handler, its caller is told the kind of
+/// fault, and no details: see [`OrRefuse`](crate::OrRefuse).
 ///
 /// ```no_run
 /// use node_sdk::{CallError, Peers};
@@ -15,7 +16,7 @@ use thiserror::Error;
 ///     match peers.call("GET/members/7/name", &()).await {
 ///         Ok(name) => Ok(Some(name)),
 ///         Err(CallError::Refused { status: 404, .. }) => Ok(None),
-///         Err(error @ (CallError::Lost { .. } | CallError::Deadline { .. })) => {
+///         Err(error) if error.was_sent() => {
 ///             eprintln!("{error}; the call may have been carried out");
 ///             Err(error)
 ///         }
@@ -137,6 +138,51 @@ pub enum CallError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl CallError {
+    /// Whether the call was sent, so that it may have been carried out. If not, nothing has
+    /// happened, and it can be made again.
+    pub fn was_sent(&self) -> bool {
+        match self {
+            Self::Deadline { .. } | Self::Lost { .. } | Self::Refused { .. } | Self::Response { .. } => true,
+            Self::NoRoute { .. }
+            | Self::BadUrl { .. }
+            | Self::OutsideInterests { .. }
+            | Self::NotAsked { .. }
+            | Self::NoList { .. }
+            | Self::NoProvider { .. }
+            | Self::Overloaded { .. }
+            | Self::TooLarge { .. }
+            | Self::Ended { .. }
+            | Self::Params { .. } => false,
+        }
+    }
+
+    /// The HTTP status code with which the node has refused the call; `None` for any other failure.
+    pub fn status(&self) -> Option<u16> {
+        if let Self::Refused { status, .. } = self { Some(*status) } else { None }
+    }
+
+    /// What the failure concerns: the url, or the word of a refusal.
+    pub(crate) fn subject(&self) -> &str {
+        match self {
+            Self::Refused { reason, .. } => reason,
+            Self::NoRoute { url }
+            | Self::BadUrl { url, .. }
+            | Self::OutsideInterests { url }
+            | Self::NotAsked { url, .. }
+            | Self::NoList { url }
+            | Self::NoProvider { url }
+            | Self::Overloaded { url }
+            | Self::TooLarge { url }
+            | Self::Deadline { url, .. }
+            | Self::Lost { url, .. }
+            | Self::Ended { url }
+            | Self::Response { url, .. }
+            | Self::Params { url, .. } => url,
+        }
+    }
 }
 
 /// A time that was waited, for a person: `0.0ns` would look like a mistake.

@@ -9,8 +9,6 @@ use net::{LogThrottle, MAX_ESCAPED_BYTES, error, escaped, warn};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::CallError;
-
 /// The answer of a handler that has no result: an HTTP status code, a stable word, and a text for
 /// people. With `From`, errors of your own become one, and handlers can return them:
 ///
@@ -106,32 +104,6 @@ pub(crate) fn error_status(status: u16, reason: &str) -> u16 {
 /// No memory is left to hold `what` until the caller reads it.
 pub(crate) fn no_room(what: &str) -> ServiceError {
     ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
-}
-
-/// A failed call becomes the response of the handler that made it, because the handler cannot do
-/// without the call.
-impl From<CallError> for ServiceError {
-    fn from(error: CallError) -> Self {
-        let message = error.to_string();
-        match error {
-            CallError::NoRoute { .. }
-            | CallError::NoProvider { .. }
-            | CallError::OutsideInterests { .. }
-            | CallError::NotAsked { .. }
-            | CallError::NoList { .. } => Self::new(503, "no_provider", message),
-            CallError::Overloaded { .. } => Self::new(503, "overloaded", message),
-            CallError::TooLarge { .. } => Self::new(413, "too_large", message),
-            CallError::Deadline { .. } => Self::new(504, "deadline", message),
-            CallError::Lost { .. } => Self::new(502, "lost", message),
-            CallError::Ended { .. } => Self::new(502, "ended", message),
-            CallError::Response { .. } => Self::new(502, "bad_answer", message),
-            CallError::Params { .. } | CallError::BadUrl { .. } => Self::new(500, "internal", message),
-            CallError::Refused { status, reason, message, retry_after } => {
-                let status = error_status(status, &reason);
-                Self { status, reason: Cow::Owned(reason), message, retry_after }
-            }
-        }
-    }
 }
 
 /// An error of the system is a fault of this service: 500, with the details in the log. The caller

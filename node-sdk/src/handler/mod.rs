@@ -5,6 +5,7 @@
 
 pub(crate) mod call_stream;
 mod extract;
+pub(crate) mod failed_call;
 pub(crate) mod invocation;
 pub(crate) mod kept_call;
 pub(crate) mod layer;

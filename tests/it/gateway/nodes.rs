@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures::{Stream, TryStreamExt, stream};
 use gateway::{Config, FixedServer, ParamSource, ParamsTemplate, RouteConfig};
-use node_sdk::{Node, Params, ServiceError};
+use node_sdk::{CallError, Node, Params, Path, Peers, ServiceError, Streaming};
 use serde_json::{Value, json};
 use tests::{Cluster, CountingServer, HttpClient, Listener, RawNode, answer_to, request, spawn_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,6 +84,108 @@ async fn answers_of_our_nodes_become_responses() {
         let seen = if status == 200 { response.json() } else { json!(response.problem()) };
         assert_eq!((response.status, seen), (status, expected), "{method} {path}");
     }
+}
+
+/// Each error of a call that a handler may have made; they name an inner service.
+fn inner_errors() -> Vec<CallError> {
+    let url = || "GET/vault/7".to_owned();
+    let source = || serde_json::from_str::<u8>("\"vault\"").unwrap_err();
+    let refused = |status, reason: &str| CallError::Refused {
+        status,
+        reason: reason.to_owned(),
+        message: "this is vault at 10.11.12.13".to_owned(),
+        retry_after: None,
+    };
+    let mut errors = vec![
+        CallError::NoRoute { url: url() },
+        CallError::BadUrl { url: url(), reason: "vault" },
+        CallError::OutsideInterests { url: url() },
+        CallError::NotAsked { url: url(), reason: "vault" },
+        CallError::NoList { url: url() },
+        CallError::NoProvider { url: url() },
+        CallError::Overloaded { url: url() },
+        CallError::TooLarge { url: url() },
+        CallError::Deadline { url: url(), within: Duration::from_millis(4987) },
+        CallError::Lost { url: url(), node: "10.11.12.13:9050".parse().unwrap() },
+        CallError::Ended { url: url() },
+        CallError::Response { url: url(), source: source() },
+        CallError::Params { url: url(), source: source() },
+    ];
+    errors.extend([400, 401, 404, 409, 429, 500, 502, 503, 504, 508].map(|status| refused(status, "vault_word")));
+    // A new variant needs a line above.
+    for error in &errors {
+        match error {
+            CallError::NoRoute { .. }
+            | CallError::BadUrl { .. }
+            | CallError::OutsideInterests { .. }
+            | CallError::NotAsked { .. }
+            | CallError::NoList { .. }
+            | CallError::NoProvider { .. }
+            | CallError::Overloaded { .. }
+            | CallError::TooLarge { .. }
+            | CallError::Deadline { .. }
+            | CallError::Lost { .. }
+            | CallError::Ended { .. }
+            | CallError::Refused { .. }
+            | CallError::Response { .. }
+            | CallError::Params { .. } => {}
+        }
+    }
+    errors
+}
+
+#[tokio::test]
+async fn f6_a_browser_sees_no_inner_address() {
+    async fn fail(Path(at): Path<usize>) -> Result<(), ServiceError> {
+        Err(inner_errors().swap_remove(at).into())
+    }
+    async fn fail_later(Path(at): Path<usize>) -> Result<Streaming<impl Stream<Item = Parts>>, ServiceError> {
+        let error = Err(inner_errors().swap_remove(at));
+        Ok(Streaming(stream::iter([Ok(1), error]).map_err(ServiceError::from)))
+    }
+    async fn call_nobody(peers: Peers) -> Result<(), ServiceError> {
+        Ok(peers.call("GET/vault/7", &()).await?)
+    }
+    async fn call_vault(peers: Peers) -> Result<u8, ServiceError> {
+        Ok(peers.call("GET/vault/open", &()).await?)
+    }
+    async fn ready() -> Result<(), ServiceError> {
+        Ok(())
+    }
+    async fn open() -> Result<&'static str, ServiceError> {
+        Err(ServiceError::not_found("vault_word", "this is vault at 10.11.12.13"))
+    }
+    type Parts = Result<u8, ServiceError>;
+    let cluster = Cluster::start();
+    let _vault = cluster.node(Node::builder("vault").route("GET/vault/open", open)).await;
+    let node = Node::builder("front").route("GET/fail/{at}", fail).route("GET/stream/{at}", fail_later);
+    let node =
+        cluster.node(node.route("GET/nobody", call_nobody).route("GET/called", call_vault).route("GET/a", ready)).await;
+    node.peers().wait_for(&["GET/vault/open"]).await;
+    let gateway = cluster.gateway().await;
+    Cluster::wait_routed(gateway, "/a").await;
+    let check = async |path: &str, is_whole: bool| {
+        let fields = "Host: shop\r\nAccept: application/x-ndjson\r\nConnection: close";
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A stream that fails is cut.
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        let is_error = matches!(status, "429" | "500" | "502" | "503" | "504" | "508");
+        assert_eq!(is_error, is_whole, "{path}: the client has made no mistake: {answer}");
+        let seen = answer.replace(path, "");
+        for secret in ["vault", "GET/", "10.11", "9050", "127.0.0.1", "4987", "4.9"] {
+            assert!(!seen.contains(secret), "{path}: {secret}: {seen}");
+        }
+    };
+    for at in 0..inner_errors().len() {
+        check(&format!("/fail/{at}"), true).await;
+        check(&format!("/stream/{at}"), false).await;
+    }
+    check("/nobody", true).await;
+    check("/called", true).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use node_sdk::{Balance, CallError, Node, Params, Peers, ServiceError, StartError, State};
+use node_sdk::{Balance, CallError, Node, OrRefuse, Params, Peers, ServiceError, StartError, State};
 use serde_json::{Value, json};
 use tests::{Cluster, Listener, Peer, eventually, log_to, patient, pick_port};
 
@@ -20,7 +20,7 @@ async fn hello(Params(Name { name }): Params<Name>, greeting: State<String>) -> 
 }
 
 async fn relay(Params(params): Params<Value>, peers: Peers) -> Result<String, ServiceError> {
-    Ok(peers.call("GET/hello", &params).await?)
+    peers.call("GET/hello", &params).await.or_pass()
 }
 
 async fn sleep(Params(ms): Params<Value>) -> Result<(), ServiceError> {
@@ -50,7 +50,7 @@ async fn nodes_call_each_other_by_route() {
     relay.peers().wait_for(&["GET/hello"]).await;
     let said: String = caller.peers().call("GET/relay", &json!({ "name": "길동 ¶" })).await.unwrap();
     assert_eq!(said, "안녕, 길동 ¶!");
-    // A failure two nodes away arrives with its own words.
+    // A refusal two nodes away arrives with its own words, because the node between passes it on.
     let error = caller.peers().call::<String>("GET/relay", &json!({})).await.unwrap_err();
     let CallError::Refused { status: 400, reason, message, .. } = error else { panic!("{error:?}") };
     assert_eq!((reason.as_str(), message.as_str()), ("bad_params", "missing field `name`"));

@@ -13,7 +13,7 @@ use node_sdk::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tests::streams::HandlerResult;
-use tests::{Cluster, Listener, PATIENCE, Peer, Process, eventually};
+use tests::{Cluster, Listener, PATIENCE, Peer, Process, RawNode, eventually};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -105,6 +105,35 @@ async fn a_result_has_a_status() {
         panic!("the call must be refused")
     };
     assert_eq!(retry_after, Some(Duration::from_secs(2)));
+}
+
+#[tokio::test]
+async fn a_type_without_data_takes_any_answer() {
+    #[derive(serde::Deserialize)]
+    struct Done;
+    async fn answer(Params(answer): Params<Value>) -> HandlerResult<Value> {
+        Ok(answer["answer"].clone())
+    }
+    let (cluster, _callee, caller) = pair(Node::builder("callee").route("POST/answer", answer)).await;
+    let old = RawNode::join(&cluster).await;
+    caller.peers().wait_for(&["POST/x"]).await;
+    for answer in [json!(null), json!(7), json!("text"), json!([1, 2]), json!({ "id": 7 }), json!({})] {
+        let params = json!({ "answer": answer });
+        caller.peers().call::<()>("POST/answer", &params).await.unwrap_or_else(|e| panic!("{answer}: {e}"));
+        caller.peers().call::<Done>("POST/answer", &params).await.unwrap_or_else(|e| panic!("{answer}: {e}"));
+        // A type with data does not.
+        let read = caller.peers().call::<(u8, u8, u8)>("POST/answer", &params).await;
+        assert!(matches!(read, Err(CallError::Response { .. })), "{answer}: {read:?}");
+    }
+    let call = caller.peers().call::<()>("POST/x", &()).into_future();
+    let respond = async {
+        let mut peer = old.listener.accept().await;
+        let key = peer.next().await.unwrap()["key"].clone();
+        peer.send(format!(r#"{{"key":{key},"errorcode":0,"errormessage":"success","results":[1]}}¶"#)).await;
+        peer
+    };
+    let (answered, _peer) = tokio::join!(call, respond);
+    answered.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -1,5 +1,6 @@
-//! Handlers that are finished although their callers have gone.
+//! Handlers that are finished although their callers have gone, and calls of handlers that fail.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -139,4 +140,26 @@ async fn b3_a_timeout_that_the_handler_has_set_leaves_the_deadline_as_it_is() {
     caller.peers().wait_for(&["POST/orders"]).await;
     let said = caller.peers().call::<String>("POST/orders", &()).timeout(Duration::from_secs(3)).await;
     assert_eq!(said.unwrap(), "no answer from GET/hang within 2.8s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f6_work_whose_inner_call_is_refused_is_not_done_again_elsewhere() {
+    async fn pay(peers: Peers, begun: State<AtomicUsize>) -> HandlerResult<()> {
+        begun.fetch_add(1, Ordering::SeqCst);
+        Ok(peers.call("GET/full", &()).await?)
+    }
+    async fn full() -> HandlerResult<()> {
+        Ok(())
+    }
+    let (mesh, begun) = (TestMesh::start(), Arc::new(AtomicUsize::new(0)));
+    let _full = mesh.node(Node::builder("full").route("GET/full", full).max_concurrency(0)).await.unwrap();
+    let payments = || Node::builder("payments").shared_state(Arc::clone(&begun)).route("POST/payments", pay);
+    let nodes = [mesh.node(payments()).await.unwrap(), mesh.node(payments()).await.unwrap()];
+    let caller = mesh.node(Node::builder("caller")).await.unwrap();
+    for node in nodes.iter().chain([&caller]) {
+        node.peers().wait_until(|nodes| nodes.len() == 4).await;
+    }
+    let error = caller.peers().call::<()>("POST/payments", &()).await.unwrap_err();
+    assert_eq!(error.to_string(), "503 unavailable: a service that this one needs cannot answer now; try again later");
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
 }

@@ -64,7 +64,7 @@ impl ResponseError {
     }
 }
 
-/// Reads the result of a response.
+/// Reads the result of a response. A type without data, such as `()`, takes any result.
 pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, ResponseError> {
     // The usual response is read once. If that fails, parsing the whole packet says why.
     if let Some(result) = raw.result()
@@ -87,7 +87,12 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
         Version::V1 => read_legacy(raw.packet()),
         Version::V2 => serde_json::from_str(answer.body.map_or("null", RawValue::get)),
     };
-    read.map_err(ResponseError::Unreadable)
+    read.or_else(|error| takes_anything::<T>().ok_or(error)).map_err(ResponseError::Unreadable)
+}
+
+/// The value of a type without data, which is read from nothing.
+fn takes_anything<T: DeserializeOwned>() -> Option<T> {
+    (size_of::<T>() == 0).then(|| serde_json::from_str("null").ok())?
 }
 
 /// Reads all that a version 1 answer holds, or only its `results` if that is what fits.
