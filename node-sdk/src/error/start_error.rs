@@ -65,6 +65,14 @@ pub enum StartError {
     /// A setting for the last route, but no route was given before.
     #[error("{0} applies to the route before it, but there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
+    /// A guard or a layer that no route follows.
+    #[error("the {kind} {name} stands before no route; write it before the routes that it is for")]
+    CoversNothing {
+        /// `guard` or `layer`.
+        kind: &'static str,
+        /// The path of its function.
+        name: &'static str,
+    },
     /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
     /// [`detach`](crate::detach) at work.
     #[error("stopped before all work was done: {connections} connections were cut, or tasks left")]

@@ -119,12 +119,21 @@ impl<T: DeserializeOwned> FromCall for Params<T> {
         call.verified.set(call.verified.get() || read.is_ok());
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_params", error.to_string()))
     }
+
+    fn optional(call: &IncomingCall<'_>) -> Result<Option<Self>, ServiceError> {
+        let has_none = matches!(&*call.params(), "null" | "{}");
+        if has_none { Ok(None) } else { Self::from_call(call).map(Some) }
+    }
 }
 
 impl<T: DeserializeOwned> FromCall for Path<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read_path(call.route, call.captured);
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_path", error.to_string()))
+    }
+
+    fn optional(call: &IncomingCall<'_>) -> Result<Option<Self>, ServiceError> {
+        if call.captured.is_empty() { Ok(None) } else { Self::from_call(call).map(Some) }
     }
 }
 
@@ -138,6 +147,11 @@ impl<T: Send + Sync + 'static> FromCall for State<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let state = call.node.states.find();
         state.map(Self).ok_or_else(|| ServiceError::internal(format!("no state of type {}", type_name::<T>())))
+    }
+
+    /// `None` if the builder was given none.
+    fn optional(call: &IncomingCall<'_>) -> Result<Option<Self>, ServiceError> {
+        Ok(call.node.states.find().map(Self))
     }
 
     fn missing(states: &StateTypes<'_>) -> Option<&'static str> {

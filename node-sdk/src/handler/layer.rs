@@ -21,7 +21,24 @@ pub(crate) enum Layer {
     Around(Arc<dyn AnyHandler>),
 }
 
+/// A guard or a layer of a builder.
+pub(crate) struct LayerDefinition {
+    pub(crate) layer: Layer,
+    /// The path of the function, for people.
+    pub(crate) name: &'static str,
+    /// Whether a route follows.
+    pub(crate) covers_route: bool,
+}
+
 impl Layer {
+    /// The word of the builder for it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Guard(_) => "guard",
+            Self::Around(_) => "layer",
+        }
+    }
+
     /// `inner` with this around it.
     pub(crate) fn around(self, inner: Arc<dyn AnyHandler>) -> Arc<dyn AnyHandler> {
         match self {

@@ -87,7 +87,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Items<T>`, and `Next` in a layer"
+            `Route`, `Items<T>`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.
@@ -96,10 +96,43 @@ pub trait FromCall: Sized {
     /// The response, when the call lacks the argument.
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError>;
 
+    /// Takes the argument as `Option<Self>`: `None` if the call lacks it. Unless a type says
+    /// otherwise, a call lacks it if [`from_call`](Self::from_call) refuses the call with 4xx.
+    /// [`Params`] and [`Path`] are only lacking if there are no parameters: what cannot be read is
+    /// an error.
+    ///
+    /// # Errors
+    /// The response, when the argument is there and wrong, or this node has a fault.
+    fn optional(call: &IncomingCall<'_>) -> Result<Option<Self>, ServiceError> {
+        match Self::from_call(call) {
+            Ok(argument) => Ok(Some(argument)),
+            Err(error) if error.status < 500 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The type of state that this argument needs and `states` lacks. Checked at start.
     #[doc(hidden)]
     fn missing(_states: &StateTypes<'_>) -> Option<&'static str> {
         None
+    }
+}
+
+/// The argument if the call has it: see [`FromCall::optional`].
+impl<T: FromCall> FromCall for Option<T> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        T::optional(call)
+    }
+}
+
+/// The argument, or why the call has none: the handler decides whether it answers with the error.
+impl<T: FromCall> FromCall for Result<T, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(T::from_call(call))
+    }
+
+    fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
+        T::missing(states)
     }
 }
 

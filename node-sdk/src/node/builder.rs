@@ -1,5 +1,6 @@
 //! The description of a node: where it listens, what it offers, and what it needs.
 
+use std::any::type_name_of_val;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use net::{Network, warn};
 use protocol::{Advert, EVENT_PREFIX, LEGACY_READ_BYTES};
 
 use crate::balance::Balance;
-use crate::handler::layer::Layer;
+use crate::handler::layer::{Layer, LayerDefinition};
 use crate::handler::{AnyHandler, Handler, StateMap, erased};
 use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
@@ -41,7 +42,9 @@ pub struct NodeBuilder {
     pub(super) legacy_bytes: usize,
     pub(super) routes: Vec<RouteDefinition>,
     /// The guards and layers of the routes that follow; the outermost first.
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<LayerDefinition>,
+    /// A guard or layer that no route follows: its kind and its name.
+    pub(super) idle_layer: Option<(&'static str, &'static str)>,
     pub(super) states: StateMap,
     /// Whether the node prints nothing.
     pub(super) silent: bool,
@@ -75,6 +78,7 @@ impl NodeBuilder {
             legacy_bytes: LEGACY_READ_BYTES,
             routes: Vec::new(),
             layers: Vec::new(),
+            idle_layer: None,
             states: StateMap::default(),
             silent: false,
             misplaced: None,
@@ -163,7 +167,8 @@ impl NodeBuilder {
     /// Has `guard` check each call of the routes that follow, until the [`group`](Self::group)
     /// ends, before its handler begins. A guard is written like a handler, with the arguments that
     /// it needs. An error of the guard is the response; any result lets the call through to the
-    /// next guard or [`layer`](Self::layer). Routes without guards and layers pay nothing.
+    /// next guard or [`layer`](Self::layer). Routes without guards and layers pay nothing. A guard
+    /// or layer that no route follows is a [`StartError`](crate::StartError).
     ///
     /// ```no_run
     /// # use node_sdk::{Caller, Node, ServiceError};
@@ -181,7 +186,8 @@ impl NodeBuilder {
     ///     .group(|group| group.guard(admins).route("DELETE/goods/{id}", delete));
     /// ```
     pub fn guard<A: 'static>(mut self, guard: impl Handler<A>) -> Self {
-        self.layers.push(Layer::Guard(erased(guard)));
+        let name = type_name_of_val(&guard);
+        self.layers.push(LayerDefinition { layer: Layer::Guard(erased(guard)), name, covers_route: false });
         self
     }
 
@@ -205,7 +211,8 @@ impl NodeBuilder {
     /// let node = Node::builder("goods").layer(timed).route("GET/goods", list);
     /// ```
     pub fn layer<A: 'static>(mut self, layer: impl Handler<A>) -> Self {
-        self.layers.push(Layer::Around(erased(layer)));
+        let name = type_name_of_val(&layer);
+        self.layers.push(LayerDefinition { layer: Layer::Around(erased(layer)), name, covers_route: false });
         self
     }
 
@@ -214,12 +221,22 @@ impl NodeBuilder {
     pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
         let outer = self.layers.len();
         self = group(self);
-        self.layers.truncate(outer);
+        self.end_layers(outer);
         self
     }
 
+    /// Ends the guards and layers behind the first `outer`, and records one that no route follows.
+    pub(super) fn end_layers(&mut self, outer: usize) {
+        let ended = self.layers.drain(outer.min(self.layers.len())..);
+        let idle = ended.filter(|ended| !ended.covers_route).map(|idle| (idle.layer.kind(), idle.name)).next();
+        self.idle_layer = self.idle_layer.or(idle);
+    }
+
     fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {
-        let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
+        let handler = self.layers.iter_mut().rev().fold(handler, |inner, around| {
+            around.covers_route = true;
+            around.layer.clone().around(inner)
+        });
         self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way, to_the_end: false });
         self
     }

@@ -118,6 +118,10 @@ impl NodeBuilder {
         if let Some(setting) = self.misplaced {
             return Err(StartError::Misplaced(setting));
         }
+        self.end_layers(0);
+        if let Some((kind, name)) = self.idle_layer {
+            return Err(StartError::CoversNothing { kind, name });
+        }
         if !is_name(&self.name) {
             return Err(StartError::Name(self.name.clone()));
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use node_sdk::testing::{TestMesh, TestNode};
-use node_sdk::{Caller, Next, NoContent, Node, Outcome, Params, Route, ServiceError, StartError, State, Streaming};
+use node_sdk::{
+    Caller, Next, NoContent, Node, NodeBuilder, Outcome, Params, Route, ServiceError, StartError, State, Streaming,
+};
 use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
@@ -157,4 +159,33 @@ async fn arguments_of_a_layer_are_checked_at_start() {
     let started = Node::builder("callee").layer(inner).route("GET/nothing", nothing).start().await;
     let Err(StartError::MissingState { route, .. }) = started else { panic!("it started") };
     assert_eq!(route, "GET/nothing");
+}
+
+#[tokio::test]
+async fn f4_a_guard_or_layer_before_no_route_is_an_error_at_start() {
+    async fn nothing() -> Result<(), ServiceError> {
+        Ok(())
+    }
+    async fn pass(next: Next) -> Result<Outcome, ServiceError> {
+        next.run().await
+    }
+    let new = || Node::builder("callee").listen("127.0.0.1:0").distributor("127.0.0.1:1");
+    let check = async |node: NodeBuilder, expected: &str| {
+        let said = node.start().await.map_or_else(|error| error.to_string(), |_node| "starts".to_owned());
+        // Without the paths of the functions, which are those of this test.
+        let said = said.split_whitespace().map(|word| word.rsplit("::").next().unwrap_or(word));
+        assert_eq!(said.collect::<Vec<_>>().join(" "), expected);
+    };
+    let idle = |what: &str| format!("the {what} stands before no route; write it before the routes that it is for");
+    check(new().guard(nothing), &idle("guard nothing")).await;
+    check(new().layer(pass), &idle("layer pass")).await;
+    check(new().route("GET/a", nothing).guard(nothing), &idle("guard nothing")).await;
+    check(new().route("GET/a", nothing).group(|group| group.layer(pass)), &idle("layer pass")).await;
+    check(new().group(|group| group.layer(pass).guard(nothing)).route("GET/a", nothing), &idle("layer pass")).await;
+    check(new().group(|group| group.route("GET/a", nothing).guard(nothing)), &idle("guard nothing")).await;
+    check(new().guard(nothing).layer(pass).route("GET/a", nothing), "starts").await;
+    check(new().guard(nothing).group(|group| group.route("GET/a", nothing)), "starts").await;
+    check(new().group(|group| group.guard(nothing).group(|inner| inner.route("GET/a", nothing))), "starts").await;
+    check(new().guard(nothing).subscribe("a.b", nothing), "starts").await;
+    check(new().group(|group| group).route("GET/a", nothing), "starts").await;
 }

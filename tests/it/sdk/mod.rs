@@ -1,5 +1,6 @@
 //! Services that are written with the SDK, and the calls between them. No test here sends HTTP.
 
+mod arguments;
 mod basics;
 mod call_options;
 mod calls;
