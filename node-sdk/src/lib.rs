@@ -126,7 +126,8 @@
 //! - **Work that outlasts the call** is detached with [`detach`]. [`Node::stop`] waits for it. This
 //!   holds for destructors, too, which undo the work of a handler that is dropped.
 //!
-//! `docs/PROTOCOL.md` in the repository has it as a table.
+//! `docs/CANCELLATION.md` in the repository has an example of each, and `docs/PROTOCOL.md` has the
+//! rules as a table.
 //!
 //! # Cancel safety
 //!
@@ -201,6 +202,11 @@ pub use peers::{Changes, Peers, gateway};
 pub use protocol::{Advert, HttpAdvert, Route, Visibility};
 pub use transport::budget::BufferUsage;
 pub use transport::limits::DEFAULT_DEADLINE;
+
+/// The code of this page is compiled with the tests of this documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/CANCELLATION.md")]
+pub struct Cancellation;
 
 /// What [`service!`] expands to.
 #[doc(hidden)]
