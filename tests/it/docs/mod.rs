@@ -61,8 +61,9 @@ fn code_of(path: &Path) -> String {
 
 /// All documents but the changelog, which is not rewrapped.
 fn documents() -> Vec<String> {
-    let mut documents =
-        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"].map(str::to_owned).to_vec();
+    let mut documents = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md", "js/README.md"]
+        .map(str::to_owned)
+        .to_vec();
     documents.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| {
         let name = entry.unwrap().file_name();
         format!("docs/{}", name.to_string_lossy())
