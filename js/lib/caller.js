@@ -64,7 +64,7 @@ class Caller {
   // Handles a call; `text` is its packet.
   begin(_call, _packet, _text) {}
 
-  // Handles a packet that is no call and has this key.
+  // Handles a packet that is not a call and has this key.
   control(_packet, _key, _text) {}
 
   // The caller waits for a call no more.

@@ -23,7 +23,7 @@ class Client {
     const options = { autoSelectFamily: true, ...this.options };
     const socket = tuned(new net.Socket());
     this.client = socket;
-    this.leftOver = null; // the bytes that had arrived when it ended, and are no whole packet
+    this.leftOver = null; // the bytes that had arrived when it ended, and are not a whole packet
     this.patience(CONNECT_MS);
     const reader = new PacketReader((packet, text) => {
       if (socket.destroyed) return; // the rest of a read

@@ -8,7 +8,7 @@ class ServiceError extends Error {
   constructor(status, reason, message, { retryAfter, cause } = {}) {
     super(message, { cause });
     this.name = 'ServiceError';
-    // What is no error of HTTP is a fault of the service.
+    // What is not an error of HTTP is a fault of the service.
     this.status = Number.isInteger(status) && status >= 400 && status <= 599 ? status : 500;
     this.reason = String(reason);
     this.retryAfter = retryAfter; // milliseconds

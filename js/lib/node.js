@@ -115,7 +115,7 @@ class Node {
 
   #offer(url, handler, options, takesPayload) {
     const bad = (why) => new StartError(`'${shown(url, 60)}' is not a route: ${why}. Write it like GET/goods or GET/goods/{id}`);
-    if (typeof url !== 'string') throw bad('it is no text');
+    if (typeof url !== 'string') throw bad('it is not a text');
     const fault = routeFault(url);
     if (fault) throw bad(fault);
     if (this.#state !== 'new') throw new StartError(`the route ${url} comes too late: give all routes before start()`);
@@ -145,6 +145,7 @@ class Node {
     this.#context = { port: this.port, name: this.name, urls: this.#service.offers.map(({ url }) => url), $: this.#advert() };
     const { advertise } = this.#options;
     const listens = () => this.#server.address()?.address;
+    let timer;
     await new Promise((resolve, reject) => {
       const service = {
         context: this.#context,
@@ -160,11 +161,14 @@ class Node {
       const identity = { ...this.#identity, version: 2, advertise, listens };
       this.#registry = new Registry(service, identity, new Client(host, port), () => {});
       this.#registry.connect();
-      setTimeout(() => resolve(this.isRegistered || this.log('the distributor has not answered yet; serving without it', true)), START_MS).unref();
+      timer = setTimeout(() => {
+        this.log(`the distributor ${host}:${port} has not answered yet; serving without it`, true);
+        resolve();
+      }, START_MS);
     }).catch((error) => {
       this.#end();
       throw error;
-    });
+    }).finally(() => clearTimeout(timer));
     if (this.#state === 'starting') this.#state = 'running';
     this.#timer = setInterval(() => this.#tidy(), TIDY_MS).unref();
     return this;

@@ -64,8 +64,8 @@ class OldStyleCaller extends Caller {
     if (call) this.reply(call, call.version === 1 ? oldAnswer(call.key, said) : newAnswer(call.key, said));
   }
 
-  // Sends a packet that is no answer, such as a list, because an old Distributor may be built on
-  // this file, too. If it is written while a call is handled, the call gets no other answer.
+  // Sends a packet that is not an answer, such as a list, because an old Distributor may be built
+  // on this file, too. If it is written while a call is handled, the call gets no other answer.
   pass(text) {
     const handled = handling.getStore();
     if (handled?.caller === this) this.drop(handled);

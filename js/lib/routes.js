@@ -25,7 +25,7 @@ function routeFault(text) {
   if (Buffer.byteLength(text) > MAX_URL_BYTES) return `it is longer than ${MAX_URL_BYTES} bytes`;
   if (/[\s\p{Cc}?#\\]/u.test(path)) return 'the path has a character that is not allowed in paths';
   const meant = METHODS.find((one) => one !== method && distance(one, method) === 1);
-  if (meant && !METHODS.includes(method)) return `${method} is no method; is ${meant} meant?`;
+  if (meant && !METHODS.includes(method)) return `${method} is not a method; is ${meant} meant?`;
   return segmentsFault(path.split('/').slice(1));
 }
 
@@ -63,7 +63,7 @@ function distance(one, other) {
   return swapped && long.slice(at + 2) === short.slice(at + 2) ? 1 : 2;
 }
 
-// Why a text is no url that can be called; null when it is one.
+// Why a text is not a url that can be called; null when it is.
 function callFault(url) {
   if (typeof url !== 'string') return 'it is a text, such as GET/hello';
   if (url.includes('?')) return 'arguments are the parameters of the call, and do not stand behind a ?';

@@ -36,7 +36,7 @@ test('what is wrong is told before the start, with what to do', async () => {
     [() => new Node('a', { log: 'x' }), /log is a function of a text, or false/],
     [() => new Node('a', { advertise: 'x' }), /advertise: "x" is not an address/],
     [route('get/orders'), /'get\/orders' is not a route: it does not begin with a method in capital letters. Write it like/],
-    [route('PSOT/orders'), /'PSOT\/orders' is not a route: PSOT is no method; is POST meant\?/],
+    [route('PSOT/orders'), /'PSOT\/orders' is not a route: PSOT is not a method; is POST meant\?/],
     [route('GET/a', null), /the route GET\/a has no handler: give a function behind it/],
     [route('GET/a', () => {}, { limit: 1 }), /the route GET\/a has the option limit, which there is not/],
     [route('GET/a', () => {}, { concurrency: 0 }), /concurrency of GET\/a is 0; it is a number of calls, 1 or more/],
@@ -44,7 +44,7 @@ test('what is wrong is told before the start, with what to do', async () => {
     [() => new Node('a').route('GET/a', () => {}).route('GET/a', () => {}), /the route GET\/a is given twice/],
     [() => new Node('a').route('GET/a/{x}', () => {}).route('GET/a/{y}', () => {}), /the routes GET\/a\/\{x\} and GET\/a\/\{y\} are one/],
     [() => new Node('a').on('a/b', () => {}), /'a\/b' is not an event/],
-    [() => new Reply(404), /404 is no status of a result/],
+    [() => new Reply(404), /404 is not the status of a result/],
   ]) assert.throws(act, words);
   const many = new Node('a');
   for (let n = 0; n < 256; n++) many.route(`GET/${n}`, () => {});
@@ -65,6 +65,13 @@ test('a node that the Distributor does not accept does not start', async (t) => 
   };
   const error = await failure(new Node('a', { distributor: distributor.address, log: false }).start());
   assert.match(error.message, /the distributor 127.0.0.1:\d+ does not accept this node: bad_advertise: no such place/);
+});
+
+test('a Distributor that says nothing is not waited for', async (t) => {
+  const silent = await server(t, () => {});
+  const node = await start(t, { address: `127.0.0.1:${silent.port}` }, 'a', (one) => one.route('GET/a', () => 1));
+  assert.match(node.logged.at(-1), /the distributor 127.0.0.1:\d+ has not answered yet; serving without it/);
+  assert.equal(await node.call('GET/a'), 1);
 });
 
 test('without a Distributor a node serves, and registers when there is one', async (t) => {

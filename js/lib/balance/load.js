@@ -11,7 +11,7 @@ const MAX_EJECTION_MS = 30_000; // the longest: then one call tests the member
 const SLOW_START_MS = 3000; // a process that has just started is slow
 const MIN_SLOW_START_SHARE = 0.1; // from which the share grows meanwhile
 const IDLE_TURN_MS = 100; // a member in slow start without a call for so long takes its turn
-const CLEARLY_SLOWER = 2; // times as long as the other one's usual answers: less is no clear difference
+const CLEARLY_SLOWER = 2; // times as long as the other one's usual answers: less is noise
 const MIN_DIFFERENCE_US = 500; // and more than this: less is noise, and callers do not notice it
 
 class Load {

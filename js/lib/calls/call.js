@@ -24,6 +24,7 @@ class Call {
   #renewed = false;
   #streamIsOver = false;
   #onStreamEnd = () => {};
+  #cancel = null; // gives up what the call waits for
 
   // `service`: that of this node, which may answer itself. `stream`: the call opens one.
   constructor(peers, service, url, params, options = {}, stream = false) {
@@ -81,8 +82,6 @@ class Call {
       }
     }
   }
-
-  #cancel = null; // gives up what the call waits for
 
   // One attempt. Resolves to {value} or {stream}; undefined when another one is due.
   async #attempt() {
