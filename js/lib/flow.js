@@ -41,6 +41,14 @@ class Received {
     return null;
   }
 
+  // A usual answer in an open stream is one more part and the end.
+  finishWith(value, bytes) {
+    if (this.#isOver) return;
+    this.#credit = Math.max(this.#credit, 1);
+    this.push(this.#last + 1, false, value, bytes);
+    this.end();
+  }
+
   // No more parts follow; `error` says why, if that is not the usual end.
   end(error) {
     if (this.#isOver) return;

@@ -361,12 +361,16 @@ test('a node that is lost ends its streams with an error, and what breaks the ru
       send(`{"key":${packet.key},"$":{"n":0}}`);
       setTimeout(() => socket.destroy(), 20);
     }
+    if (packet.uri === '/usual') send(`{"key":${packet.key},"$":{"n":0}}¶{"key":${packet.key},"$":{"n":1},"params":1}¶{"key":${packet.key},"$":{},"params":2}`);
     if (packet.uri === '/gap') send(`{"key":${packet.key},"$":{"n":0}}¶{"key":${packet.key},"$":{"n":2},"params":1}`);
   });
-  distributor.list(oldEntry(fake.port, 'fake', ['GET/lost', 'GET/gap'], { $: { v: 2, id: 'x' } }));
+  distributor.list(oldEntry(fake.port, 'fake', ['GET/lost', 'GET/gap', 'GET/usual'], { $: { v: 2, id: 'x' } }));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['GET/gap']);
   assert.match((await failure((await caller.stream('GET/gap')).next())).message, /broke the rules of streams in GET\/gap: a part is missing/);
+  const usual = await caller.stream('GET/usual');
+  await new Promise((resolve) => setTimeout(resolve, 50)); // it is over before it is read
+  assert.deepEqual([await usual.next(), await usual.next(), await usual.next()].map(({ value }) => value), [1, 2, undefined]);
   await eventually('it is cancelled', () => fake.seen.some(({ packet }) => packet.uri === '$cancel'));
   assert.equal((await failure((await caller.stream('GET/lost')).next())).code, 'lost');
 });

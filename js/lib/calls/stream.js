@@ -88,8 +88,10 @@ class CalledStream {
       if (this.#received.isOver) this.#sender.close();
       return !this.#received.isOver;
     }
-    const { error } = readAnswer({ $, params }, this.#url);
-    this.close(error);
+    const { error, value } = readAnswer({ $, params }, this.#url);
+    if (error) this.#received.end(error);
+    else this.#received.finishWith(value, Buffer.byteLength(text));
+    this.#sender.close();
     return false;
   }
 

@@ -67,8 +67,8 @@ async fn rust_calls_javascript() {
     let CallError::Refused { status: 409, reason, retry_after, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((reason.as_str(), retry_after.map(|after| after.as_millis())), ("kept", Some(1500)));
 
-    let parts: Vec<u64> =
-        peers.stream("GET/js/count", &json!({ "upto": 20_000 })).await.unwrap().try_collect().await.unwrap();
+    let parts = peers.stream::<u64>("GET/js/count", &json!({ "upto": 20_000 })).await.unwrap();
+    let parts: Vec<u64> = parts.try_collect().await.unwrap();
     assert_eq!((parts.len(), parts.last()), (20_000, Some(&20_000)));
     let mut sum = peers.stream::<u64>("POST/js/sum", &()).await.unwrap();
     let sender = sum.sender();
