@@ -27,17 +27,31 @@ class ServiceError extends Error {
   }
 }
 
-// What a handler answers when a call that it made has failed and it does not say otherwise. Texts
-// of inner nodes are not for the caller: they name urls and addresses.
-const PASSED_ON = {
-  no_route: [503, 'no_provider', 'a service that this one needs is not there'],
-  no_list: [503, 'no_provider', 'a service that this one needs is not there'],
-  no_provider: [503, 'no_provider', 'a service that this one needs is not there'],
-  overloaded: [503, 'overloaded', 'a service that this one needs has too much to do'],
-  deadline: [504, 'deadline', 'a service that this one needs gave no answer in time'],
-  cancelled: [504, 'deadline', 'the call was given up'],
-};
+// What a handler answers when a call that it made has failed and it does not say otherwise: as
+// nodes in Rust do. Texts of inner nodes are not for the caller, because they name urls and
+// addresses. The word `overloaded` is not among these: it says that nothing was done, and the
+// handler may have done something before it made the call.
+const NO_PROVIDER = [503, 'no_provider', 'a service that this one needs cannot be reached'];
+const UNAVAILABLE = [503, 'unavailable', 'a service that this one needs cannot answer now; try again later'];
+const DEADLINE = [504, 'deadline', 'a service that this one needs has not answered in time'];
+const NO_CALL = [500, 'internal', 'this service has made a call that is none'];
 const FAILED = [502, 'inner_call', 'a service that this one needs has failed'];
+const PASSED_ON = {
+  no_route: NO_PROVIDER,
+  no_list: NO_PROVIDER,
+  no_provider: NO_PROVIDER,
+  overloaded: UNAVAILABLE,
+  deadline: DEADLINE,
+  cancelled: DEADLINE,
+  params: NO_CALL,
+  bad_url: NO_CALL,
+};
+const PASSED_REFUSALS = {
+  429: [429, 'too_many_requests', 'a service that this one needs is called too often; try again later'],
+  503: UNAVAILABLE,
+  504: DEADLINE,
+  508: [508, 'loop', 'services call each other in a loop'],
+};
 
 // Codes of calls that a node may have carried out.
 const SENT = ['deadline', 'lost', 'refused', 'ended'];
@@ -59,13 +73,9 @@ class CallError extends Error {
 
   // The error that a handler answers with when it lets this one pass.
   toServiceError() {
-    const { code, status, reason, retryAfter } = this;
-    const isBusy = code === 'refused' && (status === 503 || status === 429 || status === 504);
-    if (isBusy) {
-      const [, , message] = PASSED_ON[status === 504 ? 'deadline' : 'overloaded'];
-      return new ServiceError(status, reason, message, { retryAfter, cause: this });
-    }
-    const [outer, word, message] = PASSED_ON[code] ?? FAILED;
+    const { code, status, retryAfter } = this;
+    const passed = code === 'refused' ? PASSED_REFUSALS[status] : PASSED_ON[code];
+    const [outer, word, message] = passed ?? FAILED;
     return new ServiceError(outer, word, message, { retryAfter, cause: this });
   }
 }

@@ -44,7 +44,6 @@ test('errors say what has happened, and whether a node may have done something',
     ['POST/goods', {}, { timeout: 0 }, 'params', false, /timeout is 0/],
     ['POST/goods', 'x'.repeat(8 * 1024 * 1024), {}, 'too_large', false, /larger than its nodes accept/],
     ['GET/slow', {}, { timeout: 50 }, 'deadline', true, /no answer from GET\/slow within 50 ms/],
-    ['GET/slow', {}, { signal: AbortSignal.timeout(30) }, 'cancelled', false, /was given up/],
     ['GET/slow', {}, { signal: AbortSignal.abort() }, 'cancelled', false, /was given up/],
     ['GET/goods/1', {}, { instance: 'another' }, 'no_provider', false, /can be reached/],
   ]) {
@@ -52,6 +51,8 @@ test('errors say what has happened, and whether a node may have done something',
     assert.deepEqual([error.name, error.code, error.wasSent], ['CallError', code, wasSent], `${url} ${error.stack}`);
     assert.match(error.message, words);
   }
+  const given = await failure(caller.call('GET/slow', {}, { signal: AbortSignal.timeout(30) }));
+  assert.deepEqual([given.code, given.wasSent], ['cancelled', true]);
   await node.stop();
   await eventually('it has left', () => caller.nodes.length === 1);
   assert.equal((await failure(caller.call('GET/goods/7'))).code, 'no_provider', 'it was offered once');
@@ -61,6 +62,7 @@ test('what a handler lets pass names no url, no address and no inner text', asyn
   const distributor = await new Distributor().start(t);
   await start(t, distributor, 'inner', (one) => one
     .route('GET/slow', () => new Promise(() => {}))
+    .route('GET/overloaded', () => { const { ServiceError } = require('../lib'); throw new ServiceError(503, 'overloaded', 'x'); })
     .route('GET/refuses', () => { const { ServiceError } = require('../lib'); throw new ServiceError(404, 'no_inner', 'at 10.0.0.1'); })
     .route('GET/busy', () => { const { ServiceError } = require('../lib'); throw new ServiceError(503, 'full', 'at 10.0.0.1', { retryAfter: 700 }); }));
   await start(t, distributor, 'outer', (one) => one.route('GET/outer', ({ params, call }) => call(params.url, {}, { timeout: 50 })));
@@ -70,8 +72,9 @@ test('what a handler lets pass names no url, no address and no inner text', asyn
     ['GET/none', [503, 'no_provider', undefined]],
     ['GET/slow', [504, 'deadline', undefined]],
     ['GET/refuses', [502, 'inner_call', undefined]],
-    ['GET/busy', [503, 'full', 700]],
-    ['bad', [502, 'inner_call', undefined]],
+    ['GET/busy', [503, 'unavailable', 700]],
+    ['GET/overloaded', [503, 'unavailable', undefined]],
+    ['bad', [500, 'internal', undefined]],
   ]) {
     const { status, reason, retryAfter, message } = await failure(caller.call('GET/outer', { url }));
     assert.deepEqual([status, reason, retryAfter], expected, url);

@@ -23,6 +23,7 @@ class Call {
   #refusals = new Set();
   #renewed = false;
   #streamIsOver = false;
+  #isSent = false; // a node may have carried it out
   #onStreamEnd = () => {};
   #cancel = null; // gives up what the call waits for
 
@@ -105,7 +106,10 @@ class Call {
       provider.connect();
       const { connection } = provider;
       const { pending, refusal } = this.#submit(connection, provider.url, captured);
-      if (pending) return this.#await(connection, pending, provider);
+      if (pending) {
+        this.#isSent = true;
+        return this.#await(connection, pending, provider);
+      }
       this.#refusals.add(refusal);
       this.#tried.push(provider.address);
     }
@@ -119,6 +123,7 @@ class Call {
   }
 
   async #askSelf() {
+    this.#isSent = true;
     const waits = new Promise((resolve) => { this.#cancel = () => resolve('cancelled'); });
     const timer = setTimeout(this.#cancel, this.deadline - performance.now());
     const outcome = await Promise.race([this.service.callSelf(this), waits]);
@@ -302,7 +307,7 @@ class Call {
   }
 
   #cancelled() {
-    return new CallError('cancelled', this.url, `the call of ${this.url} was given up`);
+    return new CallError('cancelled', this.url, `the call of ${this.url} was given up`, { sent: this.#isSent });
   }
 }
 

@@ -122,7 +122,7 @@ async fn javascript_calls_rust() {
     let seen: Value = peers.call("POST/js/calls", &params).await.unwrap();
     assert_eq!(seen, json!({ "params": { "n": 1, "name": "홍길동" }, "inner": "안녕, inner ¶" }));
     let nothing = peers.call::<Value>("POST/js/calls", &json!({ "url": "GET/none" })).await.unwrap_err();
-    assert_eq!(nothing.to_string(), "503 no_provider: a service that this one needs is not there");
+    assert_eq!(nothing.to_string(), "503 no_provider: a service that this one needs cannot be reached");
 
     let seen: Value = peers.call("POST/js/streams", &()).await.unwrap();
     let expected = json!({
