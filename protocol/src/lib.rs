@@ -64,12 +64,13 @@ pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, IgnoredParts, KnownNode, LeaveReason,
     ListUpdate, ListUpdateError, ListedHost, MAX_BLOCKS, MAX_NEED_BYTES, MAX_NEED_ROUTES, MAX_UNPACKED_BYTES, NEED_URI,
     NEEDED_URI, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
-    RegistrationError, RegistrationLimits, RegistryEntry, Replica, Report, ResumePoint, Revision, UnpackError,
-    UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI, Visibility, VisibilityTarget, WholeList,
-    host_text, is_copy_request, pack, read_copy, read_history_request, read_need, read_needed, read_report,
-    write_block, write_copy, write_copy_request, write_delta, write_history, write_history_request, write_leave,
-    write_legacy_list, write_list, write_list_request, write_need, write_needed, write_packed_delta, write_packed_list,
-    write_ping, write_pong, write_refusal, write_registration, write_report, write_visibility,
+    RegistrationError, RegistrationLimits, RegistryEntry, Replica, Report, ResumePoint, Revision, RouteAdvert,
+    RouteAdverts, UnpackError, UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI, Visibility,
+    VisibilityTarget, WholeList, host_text, is_copy_request, pack, read_copy, read_history_request, read_need,
+    read_needed, read_report, write_block, write_copy, write_copy_request, write_delta, write_history,
+    write_history_request, write_leave, write_legacy_list, write_list, write_list_request, write_need, write_needed,
+    write_packed_delta, write_packed_list, write_ping, write_pong, write_refusal, write_registration, write_report,
+    write_visibility,
 };
 pub use route::{EVENT_METHOD, EVENT_PREFIX, Route, RouteError, Segment, foreign_prefix, is_idempotent};
 pub use router::{RouteMatch, Router, RouterError};

@@ -467,7 +467,16 @@ mod tests {
         };
         let (name, host) = ("n".to_owned(), [127, 0, 0, 1].into());
         let read_window = protocol::LEGACY_READ_BYTES;
-        Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), read_window, suspect: false })
+        Arc::new(Node {
+            name,
+            host,
+            port,
+            routes: Vec::new(),
+            route_adverts: Vec::new(),
+            advert: Some(advert),
+            read_window,
+            suspect: false,
+        })
     }
 
     /// A table with its configuration.

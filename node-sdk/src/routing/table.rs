@@ -447,6 +447,7 @@ mod tests {
             host: address.ip(),
             port,
             routes,
+            route_adverts: Vec::new(),
             advert,
             read_window: LEGACY_READ_BYTES,
             suspect: rng.bool(),
@@ -542,6 +543,7 @@ mod tests {
             host: address.ip(),
             port,
             routes,
+            route_adverts: Vec::new(),
             advert,
             read_window: LEGACY_READ_BYTES,
             suspect: false,
@@ -595,8 +597,16 @@ mod tests {
             let routes = vec![Route::parse("GET/a").unwrap()];
             let advert = Some(Advert { id: Some(id.to_owned()), ..Advert::default() });
             let host = [10, 0, 0, 1].into();
-            let node =
-                Node { name: "n".to_owned(), host, port: 1, routes, advert, read_window: LEGACY_READ_BYTES, suspect };
+            let node = Node {
+                name: "n".to_owned(),
+                host,
+                port: 1,
+                routes,
+                route_adverts: Vec::new(),
+                advert,
+                read_window: LEGACY_READ_BYTES,
+                suspect,
+            };
             let address = SocketAddr::new(host, 1);
             (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1], is_shared: false }))
         };

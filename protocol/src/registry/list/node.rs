@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde::Deserialize;
 
-use crate::{Advert, LEGACY_READ_BYTES, Registration, RegistrationLimits, Route, Version};
+use crate::{Advert, LEGACY_READ_BYTES, Registration, RegistrationLimits, Route, RouteAdvert, Version};
 
 /// A node as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Node {
     pub port: u16,
     /// The routes that the node offers. Registered urls that are not routes are left out.
     pub routes: Vec<Route>,
+    /// What is stated of each of the routes, in their order; `None` if the node cannot say. Empty
+    /// if nothing is stated.
+    pub route_adverts: Vec<Option<RouteAdvert>>,
     /// The advert of the node, when it speaks version 2.
     pub advert: Option<Advert>,
     /// How many unread bytes the node may have, if it is of version 1.
@@ -30,9 +33,23 @@ impl Node {
     pub fn from_entry(entry: &str) -> Option<Self> {
         let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
         let Registration { name, port, urls, advert, read_window, .. } = registration;
-        let routes = urls.iter().filter_map(|url| Route::parse(url).ok()).collect();
+        let parsed: Vec<Option<Route>> = urls.iter().map(|url| Route::parse(url).ok()).collect();
+        let route_adverts = match advert.as_ref().and_then(|advert| advert.routes.as_ref()) {
+            Some(stated) => {
+                let of_routes = parsed.iter().zip(stated.by_position(urls.len())).filter(|(route, _)| route.is_some());
+                of_routes.map(|(_, advert)| Some(advert)).collect()
+            }
+            None => Vec::new(),
+        };
+        let routes = parsed.into_iter().flatten().collect();
         let read_window = read_window.unwrap_or(LEGACY_READ_BYTES);
-        Some(Self { name, host, port, routes, advert, read_window, suspect: false })
+        Some(Self { name, host, port, routes, route_adverts, advert, read_window, suspect: false })
+    }
+
+    /// Its routes, each with what is stated of it; `None` if the node cannot say.
+    pub fn stated_routes(&self) -> impl Iterator<Item = (&Route, Option<&RouteAdvert>)> {
+        let adverts = self.route_adverts.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        self.routes.iter().zip(adverts)
     }
 
     /// The version of the protocol that this node speaks.
@@ -91,6 +108,24 @@ mod tests {
         ] {
             assert_eq!(host_text(address.parse().unwrap()), shown);
         }
+    }
+
+    #[test]
+    fn adverts_of_routes_follow_the_urls_that_are_routes() {
+        #[track_caller]
+        fn check(meta: &str, expected: &[(&str, Option<bool>)]) {
+            let entry = format!(r#"{{"port":1,"name":"a","urls":["*","GET/a","","GET/b"],"host":"::1"{meta}}}"#);
+            let node = Node::from_entry(&entry).unwrap();
+            let seen = node.stated_routes().map(|(route, advert)| (route.as_str(), advert.map(|advert| advert.public)));
+            assert_eq!(seen.collect::<Vec<_>>(), expected);
+        }
+        check("", &[("GET/a", None), ("GET/b", None)]);
+        check(r#","$":{}"#, &[("GET/a", None), ("GET/b", None)]);
+        check(r#","$":{"routes":[]}"#, &[("GET/a", Some(false)), ("GET/b", Some(false))]);
+        check(r#","$":{"routes":[{"at":[3,0],"public":true}]}"#, &[("GET/a", Some(false)), ("GET/b", Some(true))]);
+        check(r#","$":{"routes":7}"#, &[("GET/a", Some(false)), ("GET/b", Some(false))]);
+        // Version 1 has no such member.
+        check(r#","routes":[{"at":[1]}]"#, &[("GET/a", None), ("GET/b", None)]);
     }
 
     #[track_caller]

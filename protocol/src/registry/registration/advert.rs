@@ -4,6 +4,7 @@
 use serde_json::value::RawValue;
 
 use crate::json::{is_object, read_member, to_json};
+use crate::registry::registration::route_advert::RouteAdverts;
 use crate::{HostPort, HostPortError, RegistrationLimits};
 
 /// The statements of a version 2 node about itself, for all nodes: `params.$`.
@@ -25,6 +26,9 @@ pub struct Advert {
     /// The address at which other nodes can call this one, if it differs from the address of its
     /// connection and the port that it listens on: behind a NAT, or in a container.
     pub advertise: Option<HostPort>,
+    /// What it states of its routes; `None` from a node that cannot say, whose routes are all
+    /// public as they always were.
+    pub routes: Option<RouteAdverts>,
     /// JSON text of anything else that the node's operators want to show.
     pub meta: Option<String>,
 }
@@ -93,6 +97,8 @@ impl Advert {
             #[serde(borrow, default)]
             advertise: Option<&'a RawValue>,
             #[serde(borrow, default)]
+            routes: Option<&'a RawValue>,
+            #[serde(borrow, default)]
             meta: Option<&'a RawValue>,
         }
         let raw: RawAdvert<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
@@ -105,6 +111,7 @@ impl Advert {
             zone: read_member(raw.zone),
             version: read_member(raw.version),
             advertise: read_member::<String>(raw.advertise).and_then(|text| text.parse().ok()),
+            routes: raw.routes.map(RouteAdverts::parse),
             meta: raw.meta.map(|meta| meta.get().to_owned()),
         })
     }
@@ -124,7 +131,7 @@ impl Advert {
 
     /// The JSON text of the advert, without the members that have their default value.
     pub(crate) fn to_json(&self) -> String {
-        let Self { id, http, weight, draining, zone, version, advertise, meta } = self;
+        let Self { id, http, weight, draining, zone, version, advertise, routes, meta } = self;
         let mut members = vec![r#""v":2"#.to_owned()];
         let texts = [("id", id), ("version", version), ("zone", zone)];
         members.extend(texts.iter().filter_map(|(name, text)| {
@@ -143,6 +150,9 @@ impl Advert {
         if let Some(http) = http {
             members.push(format!(r#""http":{}"#, http.to_json()));
         }
+        if let Some(routes) = routes {
+            members.push(format!(r#""routes":{}"#, routes.to_json()));
+        }
         if let Some(meta) = meta {
             members.push(format!(r#""meta":{meta}"#));
         }
@@ -160,6 +170,7 @@ impl Default for Advert {
             zone: None,
             version: None,
             advertise: None,
+            routes: None,
             meta: None,
         }
     }
@@ -168,6 +179,7 @@ impl Default for Advert {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RouteAdvert;
 
     #[track_caller]
     fn check(text: &str, expected: Advert) {
@@ -200,6 +212,14 @@ mod tests {
         check(r#"{"advertise":"[fd00::1]:80"}"#, advertise("[fd00::1]:80"));
         check(r#"{"advertise":"shop.example"}"#, usual());
         check(r#"{"advertise":80}"#, usual());
+        let routes = |public: &[bool]| {
+            let adverts = public.iter().map(|public| RouteAdvert { public: *public });
+            Advert { routes: Some(RouteAdverts::new(adverts)), ..usual() }
+        };
+        check(r#"{"routes":[{"at":[1],"public":true}]}"#, routes(&[false, true]));
+        check(r#"{"routes":[]}"#, routes(&[]));
+        check(r#"{"routes":{}}"#, routes(&[]));
+        check(r#"{"routes":null}"#, usual());
         assert_eq!(Advert::parse("[]"), None);
         assert_eq!(Advert::parse("7"), None);
     }
@@ -214,6 +234,7 @@ mod tests {
             zone: Some("서울 \"1\"".into()),
             version: Some("1.2.3".into()),
             advertise: Some("shop.example:80".parse().unwrap()),
+            routes: Some(RouteAdverts::new([true, false, true].map(|public| RouteAdvert { public }))),
             meta: Some(r#"{"team":["a"]}"#.into()),
         };
         check(&all.to_json(), all.clone());

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::json::{Members, is_object, read_member};
 use crate::registry::registration::READ_WINDOW;
+use crate::registry::registration::route_advert::ignored_route_adverts;
 use crate::{LEGACY_READ_BYTES, Registration, Route, foreign_prefix};
 
 /// The parts of a registration that are ignored.
@@ -34,7 +35,7 @@ impl Registration {
         // An entry has all members.
         let entry = self.entry("");
         let meta = members(&entry).into_iter().find(|(name, _)| name == "$");
-        let ignored = meta.map(|(_, value)| ignored_members(value.get())).unwrap_or_default();
+        let ignored = meta.map(|(_, value)| ignored_members(value.get(), self.urls.len())).unwrap_or_default();
         let has_window = members(&entry).into_iter().any(|(name, _)| name == READ_WINDOW);
         let window = (has_window && self.read_window.is_none())
             .then(|| format!("{READ_WINDOW} is not a whole number of bytes, {LEGACY_READ_BYTES} or more"));
@@ -58,8 +59,9 @@ fn members(text: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
     serde_json::from_str::<Members<'_>>(text).map(|Members(list)| list).unwrap_or_default()
 }
 
-/// The members of `$` that count as absent because they are of a wrong type.
-fn ignored_members(text: &str) -> Vec<&'static str> {
+/// The members of `$` that count as absent because they are of a wrong type, of a node with as many
+/// urls.
+fn ignored_members(text: &str, urls: usize) -> Vec<&'static str> {
     if !is_object(text) {
         return vec!["$ is not an object, so this is taken for a node of version 1"];
     }
@@ -72,6 +74,10 @@ fn ignored_members(text: &str) -> Vec<&'static str> {
             "draining" if !is(value, read_member::<bool>(Some(value)).is_some()) => "$.draining is not true or false",
             "zone" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.zone is not a text",
             "version" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.version is not a text",
+            "routes" if value.get() != "null" => {
+                ignored.extend(ignored_route_adverts(value, urls));
+                continue;
+            }
             "http" if !is(value, is_object(value.get())) => "$.http is not an object, so it has no prefixes",
             "http" => {
                 for (name, value) in members(value.get()) {
@@ -122,6 +128,13 @@ mod tests {
         check(r#","$":{"http":true,"weight":"7","zone":1}"#, Some(("$.http is not an object", 3)));
         check(r#","$":{"id":7,"version":[],"draining":"no","http":{"strip":1}}"#, Some(("$.id is not a text", 4)));
         check(r#","$":{"id":"a","weight":7,"zone":null,"http":null,"new":7,"http2":{}}"#, None);
+        check(r#","urls":["GET/a"],"$":{"routes":[{"at":[0],"public":true,"new":7}]}"#, None);
+        check(r#","$":{"routes":[]}"#, None);
+        check(r#","$":{"routes":null}"#, None);
+        check(r#","$":{"routes":{"at":[0]}}"#, Some(("$.routes is not a list, so all routes are internal", 1)));
+        check(r#","$":{"routes":[7,{"public":true}]}"#, Some(("an item of $.routes is not an object", 2)));
+        let beyond = "at of an item of $.routes has a position beyond the end of urls";
+        check(r#","urls":["GET/a"],"$":{"routes":[{"at":[1],"public":1}]}"#, Some((beyond, 2)));
         check(r#","$":7"#, Some(("$ is not an object", 1)));
     }
 }

@@ -6,6 +6,7 @@ mod advert;
 mod ignored;
 mod options;
 mod reader;
+mod route_advert;
 
 use std::net::IpAddr;
 
@@ -17,6 +18,7 @@ pub use self::advert::{Advert, HttpAdvert};
 pub use self::ignored::IgnoredParts;
 pub use self::options::{RegisterOptions, ResumePoint, VisibilityTarget};
 use self::reader::{RegistrationReader, check_members};
+pub use self::route_advert::{RouteAdvert, RouteAdverts};
 use crate::json::{Members, is_object, to_json};
 use crate::{AdvertisedError, HostName, HostPort, HostPortError, REGISTRY_URI, Route, Version, host_text, seal};
 

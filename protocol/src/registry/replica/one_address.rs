@@ -1,15 +1,15 @@
 //! Several entries at one address: they are called as one node.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::Node;
+use crate::{Node, Route, RouteAdvert};
 
 /// The node to call at an address, given the entries there, the oldest first. Also returns whether
 /// the entries are of several instances, so that it is not known which of them listens.
 ///
 /// The newest entry decides, because an older node may have gone unnoticed. It gets the routes of
-/// all. If the Distributor has seen a node at the address, entries of nodes that only advertise the
+/// all; what is stated of a route is the word of the newest that offers it. If the Distributor has seen a node at the address, entries of nodes that only advertise the
 /// address are left out.
 pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) -> Option<(Arc<Node>, bool)> {
     let is_seen = nodes.clone().any(|node| !advertises(node));
@@ -18,11 +18,26 @@ pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) ->
     let is_shared = nodes.clone().any(|node| instance_of(node) != instance_of(newest));
     let mut node = Arc::clone(newest);
     if nodes.clone().nth(1).is_some() {
-        let mut seen = HashSet::new();
-        let routes = nodes.flat_map(|node| &node.routes).filter(|route| seen.insert(*route)).cloned();
-        Arc::make_mut(&mut node).routes = routes.collect();
+        let node = Arc::make_mut(&mut node);
+        (node.routes, node.route_adverts) = merge_routes(nodes).into_iter().unzip();
+        if node.route_adverts.iter().all(Option::is_none) {
+            node.route_adverts.clear();
+        }
     }
     Some((node, is_shared))
+}
+
+/// The routes of all nodes, each once, with what the last node that offers it states.
+fn merge_routes<'n>(nodes: impl Iterator<Item = &'n Arc<Node>>) -> Vec<(Route, Option<RouteAdvert>)> {
+    let (mut merged, mut places) = (Vec::new(), HashMap::new());
+    for (route, advert) in nodes.flat_map(|node| node.stated_routes()) {
+        let place = *places.entry(route).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some((_, earlier)) => *earlier = advert.copied(),
+            None => merged.push((route.clone(), advert.copied())),
+        }
+    }
+    merged
 }
 
 pub(super) fn instance_of(node: &Node) -> Option<&str> {
@@ -63,6 +78,24 @@ mod tests {
         check(&[first.clone(), second.clone()], "second", &["GET/a", "GET/b"], true);
         check(&[old.clone(), second.clone()], "second", &["GET/old", "GET/b"], true);
         check(&[old.clone(), old.clone()], "old", &["GET/old"], false);
+    }
+
+    #[test]
+    fn the_newest_that_offers_a_route_says_who_may_call_it() {
+        #[track_caller]
+        fn check(metas: &[&str], expected: Option<bool>) {
+            let nodes: Vec<_> =
+                metas.iter().map(|meta| node("a", meta, "GET/a")).chain([node("b", "", "GET/b")]).collect();
+            let (node, _) = node_of(nodes.iter()).unwrap();
+            let seen: Vec<_> = node.stated_routes().map(|(_, advert)| advert.map(|advert| advert.public)).collect();
+            assert_eq!(seen, [expected, None]);
+        }
+        let (public, internal) = (r#","$":{"routes":[{"at":[0],"public":true}]}"#, r#","$":{"routes":[]}"#);
+        check(&[""], None);
+        check(&[public], Some(true));
+        check(&[internal, public], Some(true));
+        check(&[public, internal], Some(false));
+        check(&[internal, ""], None);
     }
 
     #[test]
