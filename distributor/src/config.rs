@@ -94,6 +94,12 @@ net::settings! {
         pub legacy_read_time: Duration = Duration::from_millis(500);
         /// What version 1 nodes get when the list is larger than `legacy_list_bytes`.
         pub oversized_list: OversizedList = OversizedList::default();
+        /// Which urls version 1 nodes are told of, if a node says which of its routes are public:
+        /// the public ones, or all.
+        ///
+        /// A version 1 gateway takes every url that it is told of for public. Services that call
+        /// internal routes need all.
+        pub tell_old_peers: ToldToOldPeers = ToldToOldPeers::default();
     }
 }
 
@@ -136,3 +142,14 @@ pub enum OversizedList {
     Send,
 }
 net::word_setting!(OversizedList, "truncate|send");
+
+/// What version 1 peers are told of a node that says which of its routes are public.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ToldToOldPeers {
+    /// Its public urls: a version 1 gateway answers clients with all that it is told of.
+    #[default]
+    Public,
+    /// All of its urls, for version 1 services that call internal routes.
+    All,
+}
+net::word_setting!(ToldToOldPeers, "public|all");

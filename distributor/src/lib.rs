@@ -39,5 +39,5 @@ mod simulation;
 mod updates;
 
 pub use cli::main;
-pub use config::{Config, OversizedList};
+pub use config::{Config, OversizedList, ToldToOldPeers};
 pub use shell::{serve, serve_with_admin};

@@ -3,18 +3,20 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::config::ToldToOldPeers;
 use crate::entries::{EntryTable, Record};
 
 impl EntryTable {
-    /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of
-    /// registration. The first node of each name comes before the second of any, so that every
-    /// service stays known for as long as possible.
-    pub(crate) fn records_within(&self, max_bytes: usize) -> Vec<&Arc<Record>> {
+    /// The confirmed entries that fit into `max_bytes` of a list of version 1 with a comma between
+    /// them, in order of registration. The first node of each name comes before the second of any,
+    /// so that every service stays known for as long as possible.
+    pub(crate) fn records_within(&self, max_bytes: usize, told: ToldToOldPeers) -> Vec<&Arc<Record>> {
         let mut left = max_bytes;
         let mut fits = |record: &Record| {
-            let fits = record.is_confirmed && record.entry.len() < left;
+            let bytes = record.legacy_entry(told).len();
+            let fits = record.is_confirmed && bytes < left;
             if fits {
-                left -= record.entry.len() + 1;
+                left -= bytes + 1;
             }
             fits
         };

@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 
+use crate::config::ToldToOldPeers;
 use crate::entries::address_shares::AddressShares;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 pub(crate) use crate::entries::changelog::difference::{Difference, Touched};
@@ -63,6 +64,8 @@ pub(crate) struct EntryTable {
     digest: Digest,
     /// Bytes of all entries together.
     entry_bytes: usize,
+    /// Bytes of all entries of lists of version 1 that have public urls only.
+    public_bytes: usize,
     /// Bytes of the confirmed entries, by address. Another node may have invented the host of an
     /// entry that is only copied.
     shares: AddressShares,
@@ -113,6 +116,7 @@ impl EntryTable {
             whole_since: 0,
             digest: Digest::default(),
             entry_bytes: 0,
+            public_bytes: 0,
             shares: AddressShares::default(),
         }
     }
@@ -335,6 +339,15 @@ impl EntryTable {
         self.entry_bytes + self.entries.len().saturating_sub(1)
     }
 
+    /// Bytes of all entries of lists of version 1, with a comma between them.
+    pub(crate) fn legacy_list_bytes(&self, told: ToldToOldPeers) -> usize {
+        let entry_bytes = match told {
+            ToldToOldPeers::Public => self.public_bytes,
+            ToldToOldPeers::All => self.entry_bytes,
+        };
+        entry_bytes + self.entries.len().saturating_sub(1)
+    }
+
     /// Bytes of the confirmed entries, by address.
     pub(crate) fn shares(&self) -> &AddressShares {
         &self.shares
@@ -359,6 +372,7 @@ impl EntryTable {
         self.detach(id);
         self.digest.add(id, &record.entry);
         self.entry_bytes += record.entry.len();
+        self.public_bytes += record.legacy_entry(ToldToOldPeers::Public).len();
         if record.is_confirmed {
             self.shares.add(&record.host, record.entry.len());
         } else {
@@ -395,6 +409,7 @@ impl EntryTable {
         let Entry { record, .. } = self.entries.remove(&id)?;
         self.digest.remove(id, &record.entry);
         self.entry_bytes -= record.entry.len();
+        self.public_bytes -= record.legacy_entry(ToldToOldPeers::Public).len();
         if record.is_confirmed {
             self.shares.remove(&record.host, record.entry.len());
         } else {

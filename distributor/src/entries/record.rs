@@ -2,6 +2,8 @@
 
 use protocol::{Registration, Version};
 
+use crate::config::ToldToOldPeers;
+
 /// The number of a connection. It is never used twice, unlike an address and port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
@@ -27,6 +29,8 @@ pub(crate) struct Record {
     /// The entry of the node in lists: JSON text in which `¶` is escaped, so its length is that on
     /// the wire.
     pub(crate) entry: Box<str>,
+    /// The same without what is internal, if the node states what that is.
+    pub(crate) public_entry: Option<Box<str>>,
     pub(crate) is_suspect: bool,
     /// Whether the node has registered here itself. An entry that was only copied from another node
     /// may be false.
@@ -39,6 +43,7 @@ pub(crate) type NodeIdentity = (Box<str>, u16, Box<str>);
 impl Record {
     pub(crate) fn new(id: u64, registration: &Registration, host: &str) -> Self {
         let advert = registration.advert.as_ref();
+        let escaped = |entry: String| entry.replace('¶', "\\u00b6").into();
         let prefixes = advert.and_then(|advert| advert.http.as_ref()).map_or(&[][..], |http| &http.prefixes);
         Self {
             id,
@@ -51,9 +56,18 @@ impl Record {
             takes_calls: advert.is_none_or(|advert| !advert.draining && advert.weight > 0),
             instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
             version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
-            entry: registration.entry(host).replace('¶', "\\u00b6").into(),
+            entry: escaped(registration.entry(host)),
+            public_entry: registration.legacy_entry(host).map(escaped),
             is_suspect: false,
             is_confirmed: true,
+        }
+    }
+
+    /// Its entry in lists of version 1.
+    pub(crate) fn legacy_entry(&self, told: ToldToOldPeers) -> &str {
+        match told {
+            ToldToOldPeers::Public => self.public_entry.as_ref().unwrap_or(&self.entry),
+            ToldToOldPeers::All => &self.entry,
         }
     }
 
@@ -64,7 +78,11 @@ impl Record {
 
     /// About how many bytes of memory it takes: the other members repeat what the entry has.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + 2 * self.entry.len() + (self.urls.len() + self.prefixes.len()) * size_of::<Box<str>>()
+        let public = self.public_entry.as_ref().map_or(0, |entry| entry.len());
+        size_of::<Self>()
+            + 2 * self.entry.len()
+            + public
+            + (self.urls.len() + self.prefixes.len()) * size_of::<Box<str>>()
     }
 
     /// The identity of a node that registers without an instance.

@@ -252,7 +252,7 @@ impl Registry {
 
     /// Bytes of the list for version 1.
     pub(crate) fn legacy_bytes(&self) -> usize {
-        legacy_bytes(&self.entries)
+        legacy_bytes(&self.entries, &self.config)
     }
 
     /// How many listed nodes version 1 peers are not told of, because their list has no room.

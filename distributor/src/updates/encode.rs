@@ -15,8 +15,8 @@ use crate::updates::budget::OutPacket;
 use crate::updates::packing::Packing;
 
 /// Bytes of the whole list for version 1, without encoding it.
-pub(crate) fn legacy_bytes(entries: &EntryTable) -> usize {
-    EMPTY_LIST.len() + entries.list_bytes()
+pub(crate) fn legacy_bytes(entries: &EntryTable, config: &Config) -> usize {
+    EMPTY_LIST.len() + entries.legacy_list_bytes(config.tell_old_peers)
 }
 
 /// A list for version 1 without entries.
@@ -26,17 +26,17 @@ const EMPTY_LIST: &str = r#"{"uri":"/distributes","method":"GET","key":0,"params
 pub(super) const UNASKED: Key = Key::Number(0);
 
 pub(super) fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
-    let encode = |entries: &mut dyn Iterator<Item = &str>| {
+    let told = config.tell_old_peers;
+    let encode = |records: &mut dyn Iterator<Item = &Arc<Record>>| {
         let mut out = BytesMut::new();
-        write_legacy_list(&mut out, &UNASKED, entries);
+        write_legacy_list(&mut out, &UNASKED, records.map(|record| record.legacy_entry(told)));
         out.freeze()
     };
     if let Some(room) = legacy_room(entries, config) {
-        return encode(&mut entries.records_within(room).into_iter().map(|record| &*record.entry));
+        return encode(&mut entries.records_within(room, told).into_iter());
     }
     // A version 1 peer calls every node in its list, so entries that were only copied are left out.
-    let confirmed = entries.records().filter(|record| record.is_confirmed);
-    encode(&mut confirmed.map(|record| &*record.entry))
+    encode(&mut entries.records().filter(|record| record.is_confirmed))
 }
 
 /// Ids of the nodes that version 1 peers are not told of, because their list has no room for all.
@@ -44,7 +44,7 @@ pub(crate) fn left_out(entries: &EntryTable, config: &Config) -> BTreeSet<u64> {
     let Some(room) = legacy_room(entries, config) else { return BTreeSet::new() };
     let confirmed = entries.records().filter(|record| record.is_confirmed);
     let mut left_out: BTreeSet<_> = confirmed.map(|record| record.id).collect();
-    for record in entries.records_within(room) {
+    for record in entries.records_within(room, config.tell_old_peers) {
         left_out.remove(&record.id);
     }
     left_out
@@ -53,7 +53,7 @@ pub(crate) fn left_out(entries: &EntryTable, config: &Config) -> BTreeSet<u64> {
 /// Bytes of entries that fit into a list for version 1; `None` if all of them fit, or are sent
 /// anyway.
 fn legacy_room(entries: &EntryTable, config: &Config) -> Option<usize> {
-    let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
+    let fits = legacy_bytes(entries, config) <= config.legacy_list_bytes;
     match config.oversized_list {
         // Every entry is counted with a comma; the first has none.
         OversizedList::Truncate if !fits => Some((config.legacy_list_bytes + 1).saturating_sub(EMPTY_LIST.len())),

@@ -372,14 +372,18 @@ mod tests {
     use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UnpackedBlocks, UpdateOutcome};
 
     use super::*;
-    use crate::config::OversizedList;
+    use crate::config::{OversizedList, ToldToOldPeers};
     use crate::entries::SessionId;
     use crate::entries::interests::Interests;
     use crate::updates::encode::legacy_bytes;
 
     fn register(entries: &mut EntryTable, session: u64) {
         let params = format!(r#"{{"port":{},"name":"n{session:04}","urls":["GET/¶"]}}"#, session + 1);
-        let params = serde_json::from_str(&params).unwrap();
+        register_with(entries, session, &params);
+    }
+
+    fn register_with(entries: &mut EntryTable, session: u64, params: &str) {
+        let params = serde_json::from_str(params).unwrap();
         let registration = Registration::parse(Some(params), &Config::default().registration_limits()).unwrap();
         entries.register(SessionId(session), &registration, "::1");
     }
@@ -459,12 +463,44 @@ mod tests {
     fn a_list_at_the_limit_is_whole_and_a_longer_one_is_not() {
         let entries = entries(100);
         let bytes = encode_legacy(&entries, &Config::default()).len();
-        assert_eq!(legacy_bytes(&entries), bytes);
+        assert_eq!(legacy_bytes(&entries, &Config::default()), bytes);
         for (legacy_list_bytes, nodes) in [(bytes + 1, 100), (bytes, 100), (bytes - 1, 99)] {
             let config = Config { legacy_list_bytes, ..Config::default() };
             let (list, _) = lists().legacy(&entries, &config);
             assert!(list.len() <= legacy_list_bytes);
             assert_eq!(count(&list.bytes()), nodes);
+        }
+    }
+
+    #[test]
+    fn old_peers_are_told_of_public_routes_alone_unless_a_setting_says_otherwise() {
+        let mut entries = entries(0);
+        for (session, params) in [
+            r#"{"port":1,"name":"old","urls":["GET/a"]}"#,
+            r#"{"port":2,"name":"before","urls":["GET/b"],"$":{"v":2,"id":"1"}}"#,
+            r#"{"port":3,"name":"new","urls":["GET/c","POST/c"],"$":{"id":"2","routes":[{"at":[1],"public":true}]}}"#,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            register_with(&mut entries, session as u64, params);
+        }
+        let shown = [
+            r#"{"port":1,"name":"old","urls":["GET/a"],"host":"::1"}"#,
+            r#"{"port":2,"name":"before","urls":["GET/b"],"$":{"v":2,"id":"1"},"host":"::1"}"#,
+        ]
+        .join(",");
+        let public = r#"{"port":3,"name":"new","urls":["POST/c"],"$":{"id":"2"},"host":"::1"}"#;
+        let all = r#"{"port":3,"name":"new","urls":["GET/c","POST/c"],"$":{"id":"2","routes":[{"at":[1],"public":true}]},"host":"::1"}"#;
+        for (tell_old_peers, new) in [(ToldToOldPeers::Public, public), (ToldToOldPeers::All, all)] {
+            let config = Config { tell_old_peers, ..Config::default() };
+            let expected = format!(r#"{{"uri":"/distributes","method":"GET","key":0,"params":[{shown},{new}]}}¶"#);
+            let (list, _) = lists().legacy(&entries, &config);
+            assert_eq!(list.bytes(), expected.as_bytes());
+            assert_eq!(legacy_bytes(&entries, &config), expected.len());
+            // At the limit it is whole.
+            let config = Config { legacy_list_bytes: expected.len() - 1, ..config };
+            assert_eq!(count(&lists().legacy(&entries, &config).0.bytes()), 2);
         }
     }
 

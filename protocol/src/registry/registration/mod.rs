@@ -4,6 +4,7 @@
 
 mod advert;
 mod ignored;
+mod legacy_entry;
 mod options;
 mod reader;
 mod route_advert;

@@ -1,0 +1,66 @@
+//! The entry of a node as peers of version 1 are shown it. They cannot tell internal routes from
+//! others, and a gateway among them would answer clients with all.
+
+use serde_json::value::RawValue;
+
+use super::Registration;
+use crate::json::{Members, to_json};
+
+impl Registration {
+    /// The [entry](Self::entry) without internal urls, and without what the node states of its
+    /// routes. `None` if the node states nothing, and so has one entry for all.
+    pub fn legacy_entry(&self, host: &str) -> Option<String> {
+        let stated = self.advert.as_ref()?.routes.as_ref()?;
+        let urls = self.urls.iter().zip(stated.by_position(self.urls.len()));
+        let public: Vec<&String> = urls.filter(|(_, advert)| advert.public).map(|(url, _)| url).collect();
+        let entry = self.entry(host);
+        Some(rewrite(&entry, |name, value| match name {
+            "urls" => Some(to_json(&public)),
+            "$" => Some(rewrite(value.get(), |name, value| (name != "routes").then(|| value.get().to_owned()))),
+            _other => Some(value.get().to_owned()),
+        }))
+    }
+}
+
+/// An object whose members have other values, or none.
+fn rewrite(object: &str, mut value_of: impl FnMut(&str, &RawValue) -> Option<String>) -> String {
+    let Members(members) = serde_json::from_str(object).expect("an entry and its $ are objects, as they were read");
+    let members = members.iter().filter_map(|(name, value)| {
+        let value = value_of(name, value)?;
+        Some(format!("{}:{value}", to_json(name)))
+    });
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::RegistrationLimits;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(params: &str, expected: Option<&str>) {
+        let params = serde_json::from_str(params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        assert_eq!(registration.legacy_entry("::1").as_deref(), expected);
+    }
+
+    #[test]
+    fn old_peers_are_not_shown_what_is_internal() {
+        check(r#"{"port":1,"name":"a","urls":["GET/a"]}"#, None);
+        check(r#"{"port":1,"name":"a","urls":["GET/a"],"routes":[]}"#, None);
+        check(r#"{"port":1,"name":"a","urls":["GET/a"],"$":{"v":2,"id":"i"}}"#, None);
+        check(
+            r#"{"port":1,"name":"a","urls":["GET/a","POST/b","EVENT/c"],"$":{"v":2,"routes":[{"at":[0],"public":true}],"id":"i"},"x":"\"y\""}"#,
+            Some(r#"{"port":1,"name":"a","urls":["GET/a"],"$":{"v":2,"id":"i"},"x":"\"y\"","host":"::1"}"#),
+        );
+        check(
+            r#"{"$":{"routes":[{"at":[1,0],"public":true}]},"host":"?","port":1,"name":"a","urls":["GET/a","GET/b"]}"#,
+            Some(r#"{"$":{},"host":"::1","port":1,"name":"a","urls":["GET/a","GET/b"]}"#),
+        );
+        check(
+            r#"{"port":1,"name":"a","urls":["GET/a"],"$":{"routes":{}}}"#,
+            Some(r#"{"port":1,"name":"a","urls":[],"$":{},"host":"::1"}"#),
+        );
+    }
+}
