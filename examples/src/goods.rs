@@ -53,6 +53,7 @@ pub struct Good {
 pub fn node(database: Database) -> NodeBuilder {
     Node::builder("goods")
         .state(database)
+        .public_routes()
         .route("POST/goods", add)
         .route("GET/goods", list)
         .route("GET/goods/{id}", find)

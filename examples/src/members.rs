@@ -30,6 +30,7 @@ pub struct Member {
 pub fn node(database: Database) -> NodeBuilder {
     Node::builder("members")
         .state(database)
+        .public_routes()
         .route("POST/members", join)
         .route("POST/members/login", log_in)
         .route("GET/members", list)

@@ -41,6 +41,7 @@ pub fn node(database: Database) -> NodeBuilder {
     Node::builder("purchases")
         .interests(["members", "goods"])
         .state(database)
+        .public_routes()
         .route("POST/purchases", buy)
         .route("GET/purchases", list)
         .route("GET/purchases/report", report)

@@ -63,7 +63,9 @@ mod proxy;
 mod route;
 mod upstream;
 
-pub use config::{Balance, CertificateFiles, Check, Config, FixedAddress, FixedServer, RouteConfig, Sticky};
+pub use config::{
+    Balance, CertificateFiles, Check, Config, FixedAddress, FixedServer, OldNodesPublic, RouteConfig, Sticky,
+};
 pub use observe::access_log::AccessLogFormat;
 pub use process::cli::main;
 pub use process::serve::{Listeners, Stop, serve, serve_all};

@@ -15,7 +15,8 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), node_sdk::StartError> {
-//!     Node::builder("hello").listen("127.0.0.1:9010").route("GET/hello", hello).serve().await
+//!     let node = Node::builder("hello").listen("127.0.0.1:9010");
+//!     node.route("GET/hello", hello).public().serve().await
 //! }
 //! ```
 //!

@@ -105,6 +105,11 @@ impl Route {
         self.path().contains('{')
     }
 
+    /// Whether both are one route: the names of parameters make no difference.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.method() == other.method() && self.segments().map(literal_of).eq(other.segments().map(literal_of))
+    }
+
     /// Why the route matches itself only, although it looks like a pattern of another framework.
     pub fn foreign_pattern(&self) -> Option<&'static str> {
         self.segments().find_map(|segment| match segment {
@@ -152,6 +157,14 @@ pub fn is_idempotent(method: &str) -> bool {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// What a segment must be; a parameter may be anything.
+fn literal_of(segment: Segment<'_>) -> Option<&str> {
+    match segment {
+        Segment::Literal(literal) => Some(literal),
+        Segment::Parameter(_) => None,
     }
 }
 

@@ -190,7 +190,7 @@ impl<T> Patterns<T> {
     fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> &mut T {
         let (group, shape, key) = (self.group(route), shape(route), self.key(route));
         let same = self.routes.entry(key).or_default();
-        let at = match same.iter().position(|pattern| is_same(&pattern.route, route)) {
+        let at = match same.iter().position(|pattern| pattern.route.is_same(route)) {
             Some(at) => at,
             None => {
                 same.push(Pattern { route: route.clone(), value: new() });
@@ -208,19 +208,19 @@ impl<T> Patterns<T> {
     fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
         let key = self.key(route);
         let same = self.routes.get_mut(&key)?;
-        same.iter_mut().find(|pattern| is_same(&pattern.route, route)).map(|pattern| &mut pattern.value)
+        same.iter_mut().find(|pattern| pattern.route.is_same(route)).map(|pattern| &mut pattern.value)
     }
 
     fn get(&self, route: &Route) -> Option<&T> {
         let same = self.routes.get(&self.key(route))?;
-        same.iter().find(|pattern| is_same(&pattern.route, route)).map(|pattern| &pattern.value)
+        same.iter().find(|pattern| pattern.route.is_same(route)).map(|pattern| &pattern.value)
     }
 
     /// Returns whether there is room for another shape.
     fn remove(&mut self, route: &Route) -> bool {
         let (group, shape, key) = (self.group(route), shape(route), self.key(route));
         let Some(same) = self.routes.get_mut(&key) else { return false };
-        let Some(at) = same.iter().position(|pattern| is_same(&pattern.route, route)) else { return false };
+        let Some(at) = same.iter().position(|pattern| pattern.route.is_same(route)) else { return false };
         same.swap_remove(at);
         if same.is_empty() {
             self.routes.remove(&key);
@@ -332,18 +332,6 @@ fn shape(route: &Route) -> u64 {
     let segments = route.segments().take(MAX_SEGMENTS).enumerate();
     let parameters = segments.filter(|(_, segment)| matches!(segment, Segment::Parameter(_)));
     parameters.fold(0, |shape, (at, _)| shape | bit(at))
-}
-
-/// Whether two routes with parameters differ at most in the names of the parameters.
-fn is_same(one: &Route, other: &Route) -> bool {
-    one.segments().map(literal_of).eq(other.segments().map(literal_of))
-}
-
-fn literal_of(segment: Segment<'_>) -> Option<&str> {
-    match segment {
-        Segment::Literal(literal) => Some(literal),
-        Segment::Parameter(_) => None,
-    }
 }
 
 /// The segments of a path that the parameters of a route capture, if the path belongs to the route.

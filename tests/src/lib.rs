@@ -12,7 +12,7 @@
 //! use tests::Cluster;
 //!
 //! let cluster = Cluster::start();
-//! let node = Node::builder("n").route("GET/n", async || Ok::<_, ServiceError>(7));
+//! let node = Node::builder("n").public_routes().route("GET/n", async || Ok::<_, ServiceError>(7));
 //! let _node = cluster.node(node).await;
 //! let gateway = cluster.gateway().await;
 //! assert_eq!(Cluster::wait_routed(gateway, "/n").await.body, "7");

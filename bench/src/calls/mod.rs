@@ -60,7 +60,7 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
         Ok(burnt.load(Ordering::Relaxed))
     }
     let stop = net::stop_on_signals(|| Duration::from_secs(20)).unwrap();
-    let node = Node::builder("echo").distributor(distributor).state(Duration::from_micros(work_us));
+    let node = Node::builder("echo").public_routes().distributor(distributor).state(Duration::from_micros(work_us));
     let node = node.state(AtomicU64::new(0)).route("GET/burn", burn).route("GET/burnt", burnt);
     let node = node.route("GET/echo", echo).route("GET/work", work).start().await.unwrap();
     println!("{}", node.address());

@@ -168,7 +168,7 @@ async fn pushed(program: &str, port: u16, kind: ChangeKind, nodes: u64) {
 /// Measures the look-up of a route, in this process.
 async fn look_up(nodes: u64) {
     let registry = FakeDistributor::new(ChangeKind::Packets, nodes).await;
-    let node = Node::builder("drill").distributor(registry.address().to_string());
+    let node = Node::builder("drill").public_routes().distributor(registry.address().to_string());
     let (node, told) = tokio::join!(node.start(), registry.greet());
     let (node, _told) = (node.unwrap(), told);
     let peers = node.peers();

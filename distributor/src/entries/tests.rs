@@ -77,8 +77,11 @@ fn a_partial_list_covers_every_name_first() {
     for (bytes, expected) in
         [(0, ""), (one - 1, ""), (one, "a"), (one * 2, "ab"), (one * 3, "abc"), (one * 4, "aabc"), (one * 6, "aabacb")]
     {
-        let fitting: String =
-            registry.records_within(bytes, ToldToOldPeers::Public).iter().map(|record| record.entry.split('"').nth(5).unwrap()).collect();
+        let fitting: String = registry
+            .records_within(bytes, ToldToOldPeers::Public)
+            .iter()
+            .map(|record| record.entry.split('"').nth(5).unwrap())
+            .collect();
         assert_eq!(fitting, expected, "{bytes}");
     }
 }

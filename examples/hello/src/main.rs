@@ -13,5 +13,5 @@ async fn hello(Params(guest): Params<Guest>) -> Result<String, ServiceError> {
 
 #[tokio::main]
 async fn main() -> Result<(), node_sdk::StartError> {
-    Node::builder("hello").route("GET/hello", hello).serve().await
+    Node::builder("hello").route("GET/hello", hello).public().serve().await
 }

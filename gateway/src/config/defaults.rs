@@ -29,7 +29,7 @@ pub(crate) fn print_defaults() -> String {
 fn written(setting: &Setting) -> String {
     let text = setting.example();
     match setting.kind {
-        ValueKind::Number | ValueKind::Switch | ValueKind::Table => text,
+        ValueKind::Number | ValueKind::Switch | ValueKind::SwitchOrList | ValueKind::Table => text,
         ValueKind::Text | ValueKind::Path => format!("{:?}", text.split('|').next().unwrap_or_default()),
         ValueKind::Tables if text.starts_with('{') => format!("[{text}]"),
         ValueKind::List | ValueKind::Tables => format!("[{text:?}]"),

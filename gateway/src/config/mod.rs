@@ -8,6 +8,7 @@ pub(crate) mod defaults;
 pub(crate) mod file;
 mod fixed_server;
 pub(crate) mod mistakes;
+mod old_nodes;
 pub(crate) mod settings;
 pub(crate) mod snapshot;
 mod values;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use node_sdk::gateway::UnstatedRoutes;
 use protocol::HostPort;
 
 use self::settings::host_and_port;
@@ -25,6 +27,7 @@ use crate::route::limits::RouteLimits;
 use crate::route::params::ParamsTemplate;
 
 pub use self::fixed_server::{FixedAddress, FixedServer};
+pub use self::old_nodes::OldNodesPublic;
 pub use node_sdk::Balance;
 
 net::settings! {
@@ -69,6 +72,9 @@ net::settings! {
         pub drain_timeout: Duration = Duration::from_secs(30);
         /// Answer unknown routes as the version 1 gateway did: 404 with an empty body.
         pub empty_404: bool = false;
+        /// Whether clients have the routes of nodes that cannot say which are public: of version
+        /// 1, and of version 2 before that; or a list of those that they have.
+        pub old_nodes_public: OldNodesPublic = OldNodesPublic(UnstatedRoutes::Public);
         /// How each request is logged on standard output.
         pub access_log: AccessLogFormat = AccessLogFormat::Off;
         /// Balancers whose connections begin with the PROXY protocol.

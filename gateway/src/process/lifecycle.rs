@@ -271,6 +271,7 @@ fn reload(
         ("distributor", config.distributor == new.config.distributor),
         ("advertise", config.advertise == new.config.advertise),
         ("cache", config.cache == new.config.cache),
+        ("old_nodes_public", config.old_nodes_public == new.config.old_nodes_public),
         ("access_log", config.access_log == new.config.access_log),
         ("max_held_bytes", config.max_held_bytes == new.config.max_held_bytes),
         ("max_connections", *wanted_connections == new.config.max_connections),

@@ -28,16 +28,18 @@ struct Offer {
 /// Writes the whole page.
 pub(super) fn routes_page(peers: &Peers, upstreams: &[Arc<UpstreamTable>], shared: &WorkerShared) -> String {
     let mut out = String::new();
-    let offers = offers(peers);
+    let [offers, internal] = [false, true].map(|is_internal| offers(peers, is_internal));
     write_nodes(&mut out, &offers);
     write_servers(&mut out, upstreams, shared);
     let _ = writeln!(out, "Otherwise it is answered by 503 if a node has offered its route before, and else by 404.");
+    write_internal(&mut out, &internal);
     write_events(&mut out, &offers);
     write_blocked_nodes(&mut out, peers);
     out
 }
 
-fn offers(peers: &Peers) -> Offers {
+/// The offers for clients, or the internal ones.
+fn offers(peers: &Peers, is_internal: bool) -> Offers {
     let mut offers = Offers::new();
     for node in peers.nodes() {
         let at = SocketAddr::new(node.host, node.port);
@@ -47,7 +49,8 @@ fn offers(peers: &Peers) -> Offers {
         }
         let name = escaped(&node.name, MAX_ESCAPED_BYTES).to_string();
         let (state, malformed) = (state(peers, at, &node), malformed(peers, at));
-        for route in &node.routes {
+        let routes = node.stated_routes().filter(|(route, advert)| peers.is_internal(route, *advert) == is_internal);
+        for (route, _) in routes {
             let mark = match peers.is_refused(at, route) {
                 true => ", not called: too many similar routes have parameters at other positions",
                 false => "",
@@ -88,9 +91,23 @@ fn write_nodes(out: &mut String, offers: &Offers) {
             count => format!("  ({count} services offer it: calls go to any)"),
         };
         let _ = writeln!(out, "  {route}{mark}");
-        for node in nodes {
-            let _ = writeln!(out, "      {node}");
-        }
+        write_lines(out, nodes);
+    }
+}
+
+fn write_internal(out: &mut String, offers: &Offers) {
+    if !offers.is_empty() {
+        let _ = writeln!(out, "Not for clients: internal routes, which are answered as if no node offered them:");
+    }
+    for (route, Offer { nodes, .. }) in offers {
+        let _ = writeln!(out, "  {route}");
+        write_lines(out, nodes);
+    }
+}
+
+fn write_lines(out: &mut String, nodes: &[String]) {
+    for node in nodes {
+        let _ = writeln!(out, "      {node}");
     }
 }
 
@@ -119,9 +136,7 @@ fn write_events(out: &mut String, offers: &Offers) {
     }
     for (event, Offer { nodes, .. }) in events() {
         let _ = writeln!(out, "  {event}");
-        for node in nodes {
-            let _ = writeln!(out, "      {node}");
-        }
+        write_lines(out, nodes);
     }
 }
 

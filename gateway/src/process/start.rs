@@ -45,6 +45,7 @@ pub(super) fn start_worker(
         client_addresses,
         advert,
         cache: config.cache.clone(),
+        public_only: Some(config.old_nodes_public.0.clone()),
         ..NodeDescription::new(NAME, address.port(), Vec::new())
     };
     info!(%address, distributor = %config.distributor, "listening");

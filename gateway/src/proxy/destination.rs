@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
+use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::CallError;
 use node_sdk::gateway::GatewayPeers;
+use tracing::debug;
 
 use super::Proxy;
 use crate::config::RouteConfig;
@@ -31,7 +33,7 @@ pub(super) enum MissingRoute {
     Unavailable,
     /// Nodes offer the path by other methods: the value of `Allow`.
     OtherMethods(String),
-    /// No node offers the path, and none ever has.
+    /// No node offers the path to clients, and none ever has.
     Unknown,
 }
 
@@ -39,29 +41,34 @@ pub(super) enum MissingRoute {
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 impl Proxy<'_> {
-    /// Nodes that offer the very route come first, then servers of the longest prefix, then nodes
-    /// that offered the route once. A route with `nodes = false` has servers only.
+    /// Nodes that offer the very route to clients come first, then servers of the longest prefix,
+    /// then nodes that offered the route once. A route with `nodes = false` has servers only.
     pub(super) fn destination<'a>(&self, route: &RouteConfig, method: &'a str, path: &'a str) -> Destination<'a> {
-        if !route.nodes {
-            return self.upstreams.find(path).map_or(Destination::None(MissingRoute::Unknown), Destination::Upstream);
-        }
         // A path that takes GET takes HEAD too (RFC 9110, 9.3.2).
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
+        let paths = || [Some(path), readable.as_deref()].into_iter().flatten();
+        // A node may read a path in either form.
+        let is_internal =
+            |method: &str| readable.is_some() && paths().any(|path| self.peers.has_internal(method, path));
         for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
-            if let Some(method) = methods.iter().find(|method| self.peers.offers(method, &path)) {
+            let offers = |method: &&&str| route.nodes && self.peers.offers(method, &path) && !is_internal(method);
+            if let Some(method) = methods.iter().find(offers) {
                 return Destination::Node(method, path);
             }
         }
         if let Some(upstream) = self.upstreams.find(path) {
             return Destination::Upstream(upstream);
         }
-        let is_known = |method: &str| {
-            let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
-            paths.any(|path| self.peers.has_known(method, path))
-        };
+        if !route.nodes {
+            return Destination::None(MissingRoute::Unknown);
+        }
+        let is_known = |method: &str| !is_internal(method) && paths().any(|path| self.peers.has_known(method, path));
         if methods.iter().any(|method| is_known(method)) {
             return Destination::None(MissingRoute::Unavailable);
+        }
+        if methods.iter().any(|method| self.peers.has_internal(method, path)) {
+            debug!(path = ?escaped(path, MAX_ESCAPED_BYTES), "the route is internal");
         }
         Destination::None(allow(is_known).map_or(MissingRoute::Unknown, MissingRoute::OtherMethods))
     }

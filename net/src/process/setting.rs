@@ -102,7 +102,7 @@ impl Setting {
             .help(self.help());
         let argument = match self.kind {
             ValueKind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
-            ValueKind::List => argument.action(ArgAction::Append),
+            ValueKind::List | ValueKind::SwitchOrList => argument.action(ArgAction::Append),
             ValueKind::Text | ValueKind::Number | ValueKind::Path | ValueKind::Table | ValueKind::Tables => argument,
         };
         match (self.default)() {

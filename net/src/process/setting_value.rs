@@ -25,6 +25,8 @@ pub enum ValueKind {
     Path,
     /// Texts in brackets, or one text.
     List,
+    /// `true` or `false` without quotes, or a list.
+    SwitchOrList,
     /// A table, which only the reader of the file knows.
     Table,
     /// Several of these in brackets.
@@ -36,7 +38,7 @@ impl ValueKind {
     const fn list(self) -> Self {
         match self {
             Self::Table | Self::Tables => Self::Tables,
-            Self::Text | Self::Number | Self::Switch | Self::Path | Self::List => Self::List,
+            Self::Text | Self::Number | Self::Switch | Self::Path | Self::List | Self::SwitchOrList => Self::List,
         }
     }
 }
@@ -86,7 +88,7 @@ pub trait SettingValue: Sized {
     fn read_os(text: &OsStr, rule: Option<&Self::Rule>) -> Result<Self, ValueError> {
         let text = text.to_str().ok_or_else(|| ValueError { item: 0, message: "it is not UTF-8".to_owned() })?;
         match Self::KIND {
-            ValueKind::List => Self::read_items(&text.split(',').collect::<Vec<_>>(), rule),
+            ValueKind::List | ValueKind::SwitchOrList => Self::read_items(&text.split(',').collect::<Vec<_>>(), rule),
             ValueKind::Text
             | ValueKind::Number
             | ValueKind::Switch

@@ -82,7 +82,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_node_calls_itself_without_a_connection() {
-        let local_node = LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default());
+        let local_node =
+            LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default(), None);
         let mesh = Mesh::new(RegistryView::new(Arc::clone(&local_node), false), local_node, Balance::default(), None);
         let call = async |path| RawCall::new(&mesh, "GET", path, CallArguments::Text("[1]")).await;
         assert!(matches!(call("/a").await, Err(CallError::NoRoute { .. })), "nothing is offered yet");

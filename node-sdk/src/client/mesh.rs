@@ -98,6 +98,11 @@ impl Mesh {
         self.table.read().lookup(method, path)
     }
 
+    /// As [`lookup`](Self::lookup), and also finds internal routes that are not called for clients.
+    pub(crate) fn lookup_all<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
+        self.table.read().lookup_all(method, path)
+    }
+
     /// The nodes that have subscribed to an event.
     pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
         self.table.read().subscribers(path)

@@ -52,6 +52,7 @@ pub(crate) fn start(
         description.advert.zone.clone(),
         description.network.clone(),
         blocked,
+        description.public_only.clone(),
     );
     let can_ask = description.asks && description.interests.is_none();
     let view = RegistryView::new(Arc::clone(&local_node), can_ask);
@@ -85,6 +86,7 @@ pub(crate) fn start(
         warned: None,
         translated: None,
         has_logged_loss: true,
+        has_logged_old_distributor: false,
     };
     tokio::spawn({
         let view = Arc::clone(&view);

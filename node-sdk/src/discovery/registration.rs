@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
+use crate::routing::local_node::UnstatedRoutes;
 
 /// Random bytes of a secret: too many to guess.
 const SECRET_BYTES: usize = 32;
@@ -45,6 +46,9 @@ pub struct NodeDescription {
     pub asks: bool,
     /// The cache file.
     pub cache: Option<PathBuf>,
+    /// Calls are made for clients: public routes are called, and no others. It says which routes
+    /// are public of nodes that cannot say. `None` for a node, which calls all routes.
+    pub public_only: Option<UnstatedRoutes>,
     /// How one of several providers is picked.
     pub balance: Balance,
     /// The network of its connections.
@@ -64,6 +68,7 @@ impl NodeDescription {
             interests: None,
             asks: false,
             cache: None,
+            public_only: None,
             balance: Balance::default(),
             network: Network::default(),
         }

@@ -73,6 +73,12 @@ pub enum StartError {
         /// The path of its function.
         name: &'static str,
     },
+    /// An event was made public.
+    #[error("the event {event} cannot be public: clients of a gateway call routes, and only nodes emit events")]
+    PublicEvent {
+        /// Its name.
+        event: String,
+    },
     /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
     /// [`detach`](crate::detach) at work.
     #[error("stopped before all work was done: {connections} connections were cut, or tasks left")]

@@ -26,8 +26,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// node_sdk::service! {
 ///     /// What can be bought.
 ///     pub trait Goods, client GoodsClient {
-///         /// One of them.
-///         "GET/goods/{id}" => fn find(id: u64) -> String;
+///         /// One of them. Clients of a gateway may ask for it, too.
+///         "GET/goods/{id}".public() => fn find(id: u64) -> String;
 ///         "POST/goods".max_concurrency(10) => fn add(name: String, price: u32) -> u64;
 ///         "DELETE/goods/{id}".to_the_end() => fn remove(id: u64) -> ();
 ///     }

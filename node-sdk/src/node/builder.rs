@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use net::{Network, warn};
-use protocol::{Advert, EVENT_PREFIX, LEGACY_READ_BYTES};
+use protocol::{Advert, EVENT_PREFIX, LEGACY_READ_BYTES, RouteAdvert};
 
 use crate::balance::Balance;
 use crate::handler::layer::{Layer, LayerDefinition};
@@ -48,6 +48,8 @@ pub struct NodeBuilder {
     pub(super) states: StateMap,
     /// Whether the node prints nothing.
     pub(super) silent: bool,
+    /// The routes that follow are public.
+    pub(super) public_routes: bool,
     /// A setting for the last route that was given before any route.
     pub(super) misplaced: Option<&'static str>,
 }
@@ -59,6 +61,7 @@ pub(super) struct RouteDefinition {
     pub(super) max_concurrency: Option<usize>,
     pub(super) one_way: bool,
     pub(super) to_the_end: bool,
+    pub(super) advert: RouteAdvert,
 }
 
 impl NodeBuilder {
@@ -81,6 +84,7 @@ impl NodeBuilder {
             idle_layer: None,
             states: StateMap::default(),
             silent: false,
+            public_routes: false,
             misplaced: None,
         }
     }
@@ -217,11 +221,38 @@ impl NodeBuilder {
     }
 
     /// Adds routes with guards and layers of their own. The routes that `group` adds stay; its
-    /// guards and layers end with the group.
+    /// guards, its layers and its [`public_routes`](Self::public_routes) end with the group.
     pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
-        let outer = self.layers.len();
+        let (outer, public_routes) = (self.layers.len(), self.public_routes);
         self = group(self);
         self.end_layers(outer);
+        self.public_routes = public_routes;
+        self
+    }
+
+    /// Makes the last route public: gateways answer clients with it. Other routes are internal:
+    /// nodes can call them, and to clients they do not exist.
+    ///
+    /// ```no_run
+    /// # use node_sdk::{Node, ServiceError};
+    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
+    /// # async fn reserve() -> Result<(), ServiceError> { Ok(()) }
+    /// let node = Node::builder("goods")
+    ///     .route("GET/goods", list)
+    ///     .public()
+    ///     .route("POST/goods/reserve", reserve);
+    /// ```
+    pub fn public(mut self) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.advert.public = true,
+            None => self.misplaced = Some("public"),
+        }
+        self
+    }
+
+    /// Makes the routes that follow [public](Self::public), until the [`group`](Self::group) ends.
+    pub fn public_routes(mut self) -> Self {
+        self.public_routes = true;
         self
     }
 
@@ -237,7 +268,9 @@ impl NodeBuilder {
             around.covers_route = true;
             around.layer.clone().around(inner)
         });
-        self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way, to_the_end: false });
+        let advert = RouteAdvert { public: self.public_routes && !text.starts_with(EVENT_PREFIX) };
+        let (max_concurrency, to_the_end) = (None, false);
+        self.routes.push(RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, advert });
         self
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
-use protocol::{EVENT_PREFIX, HostPort, Route, Router, Visibility};
+use protocol::{EVENT_PREFIX, HostPort, Route, RouteAdverts, Router, Visibility};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::registration::NodeDescription;
@@ -97,6 +97,9 @@ impl NodeBuilder {
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(mut self) -> Result<Node, StartError> {
         self.check()?;
+        if !self.routes.is_empty() {
+            self.advert.routes = Some(RouteAdverts::new(self.routes.iter().map(|route| route.advert)));
+        }
         let (routes, router) = build_router(std::mem::take(&mut self.routes), &self.states)?;
         let listener = self.network.bind(resolve(&self.listen)?)?;
         let wrong = |source| StartError::Address { address: self.listen.clone(), source };
@@ -153,6 +156,7 @@ impl NodeBuilder {
             interests: self.interests.clone(),
             asks: true,
             cache: self.cache.clone(),
+            public_only: None,
             balance: self.balance,
             network: self.network.clone(),
         }
@@ -191,8 +195,9 @@ fn build_router(
 ) -> Result<(Vec<Route>, Router<LocalRoute>), StartError> {
     let mut routes = Vec::with_capacity(given.len());
     let mut router = Router::default();
-    for RouteDefinition { text, handler, max_concurrency, one_way, to_the_end } in given {
+    for RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, advert } in given {
         let route = match text.strip_prefix(EVENT_PREFIX) {
+            Some(event) if advert.public => return Err(StartError::PublicEvent { event: event.to_owned() }),
             Some(event) => event_route(event)?,
             None => own_route(&text)?,
         };

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use protocol::is_idempotent;
-use protocol::{Route, Unreachable};
+use protocol::{Route, RouteAdvert, Unreachable};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, SharedTurns, Turns, affinity};
@@ -32,6 +32,7 @@ use crate::client::{CallArguments, split_url};
 pub use crate::discovery::registration::NodeDescription;
 pub use crate::error::malformed::MalformedResponse;
 use crate::peers::Peers;
+pub use crate::routing::local_node::UnstatedRoutes;
 use crate::routing::path_params;
 use crate::routing::table::Lookup;
 pub use crate::transport::blocked::BlockedAddresses;
@@ -84,8 +85,16 @@ pub trait GatewayPeers: Sized {
     /// Whether a node offers this, or has offered it within the last ten minutes.
     fn has_known(&self, method: &str, path: &str) -> bool;
 
+    /// Whether a route, of which its node states this, is not called because these peers call
+    /// [for clients](NodeDescription::public_only).
+    fn is_internal(&self, route: &Route, advert: Option<&RouteAdvert>) -> bool;
+
+    /// Whether the path belongs to an internal route, which is not called for clients.
+    fn has_internal(&self, method: &str, path: &str) -> bool;
+
     /// The providers of `url` that this node balances over, a subset of large sets, with their
-    /// instance ids.
+    /// instance ids. Those that offer it internally are among them, because they can be
+    /// [probed](Self::probe).
     fn balanced_providers(&self, url: &str) -> Vec<(SocketAddr, Option<String>)>;
 
     /// Sets whether the node at this address is healthy. Calls go to a node that is not healthy
@@ -180,11 +189,20 @@ impl GatewayPeers for Peers {
         !matches!(self.mesh.lookup(method, path), Lookup::Unknown)
     }
 
+    fn is_internal(&self, route: &Route, advert: Option<&RouteAdvert>) -> bool {
+        self.mesh.local_node().is_internal(route, advert)
+    }
+
+    fn has_internal(&self, method: &str, path: &str) -> bool {
+        matches!(self.mesh.lookup_all(method, path), Lookup::Available(providers, _) if providers.members().is_empty())
+    }
+
     fn balanced_providers(&self, url: &str) -> Vec<(SocketAddr, Option<String>)> {
         let (method, path) = split_url(url);
-        let Lookup::Available(providers, _) = self.mesh.lookup(method, path) else { return Vec::new() };
+        let Lookup::Available(providers, _) = self.mesh.lookup_all(method, path) else { return Vec::new() };
         providers
-            .subset()
+            .pools()
+            .flat_map(Pool::subset)
             .map(|provider| (provider.connection.address, provider.connection.instance().map(str::to_owned)))
             .collect()
     }

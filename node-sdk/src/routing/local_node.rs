@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use net::Network;
+use protocol::{Node, Route, RouteAdvert};
 
 use crate::balance::SharedTurns;
+use crate::routing::subscriptions::is_event;
 use crate::transport::blocked::BlockedAddresses;
 use crate::transport::budget::Budget;
 use crate::transport::target::Connector;
@@ -23,6 +25,30 @@ pub(crate) struct LocalNode {
     pub(crate) buffer_budget: Arc<Budget>,
     /// The turns among the providers of each route, in all threads.
     pub(crate) turns: SharedTurns,
+    /// It calls for clients, which have public routes only.
+    public_only: Option<UnstatedRoutes>,
+}
+
+/// Which routes are public of nodes that cannot say: those of version 1, and those of version 2
+/// before routes could be internal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnstatedRoutes {
+    /// All.
+    Public,
+    /// None.
+    Internal,
+    /// These; the names of parameters make no difference.
+    Only(Vec<Route>),
+}
+
+impl UnstatedRoutes {
+    fn is_public(&self, route: &Route) -> bool {
+        match self {
+            Self::Public => true,
+            Self::Internal => false,
+            Self::Only(public) => public.iter().any(|one| one.is_same(route)),
+        }
+    }
 }
 
 impl LocalNode {
@@ -32,6 +58,7 @@ impl LocalNode {
         zone: Option<String>,
         network: Network,
         blocked: BlockedAddresses,
+        public_only: Option<UnstatedRoutes>,
     ) -> Arc<Self> {
         let connector = Connector {
             network,
@@ -47,7 +74,22 @@ impl LocalNode {
             connector,
             buffer_budget: Budget::for_connections(),
             turns: SharedTurns::default(),
+            public_only,
         })
+    }
+
+    /// Whether a route, of which its node states this, is not called because this process calls for
+    /// clients.
+    pub(crate) fn is_internal(&self, route: &Route, advert: Option<&RouteAdvert>) -> bool {
+        let Some(unstated) = &self.public_only else { return false };
+        // No client emits events.
+        !is_event(route) && !advert.map_or_else(|| unstated.is_public(route), |advert| advert.public)
+    }
+
+    /// The routes of a node without the internal ones, if these are not called.
+    pub(crate) fn callable_routes<'n>(&self, node: &'n Node) -> impl Iterator<Item = &'n Route> {
+        let routes = node.stated_routes().filter(|(route, advert)| !self.is_internal(route, *advert));
+        routes.map(|(route, _)| route)
     }
 
     /// Why an address is never called, if it is not.

@@ -1,18 +1,96 @@
 //! A node as a provider of one route, as balancing sees it.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use protocol::Route;
+use protocol::{Advert, Node, Route};
 use tokio::time::Instant;
 
-use crate::balance::{Load, Member, Pool, Readiness};
+use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, Turns};
 use crate::transport::connection::Connection;
 
 /// The nodes that offer one route and take calls. A pool does not change while a call picks from
 /// it.
 pub(crate) type Providers = Pool<Provider>;
+
+/// The pools of one route. As a pool, it is that of the nodes that are called.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteProviders {
+    called: Providers,
+    /// Nodes for which the route is internal, in the tables of a process that calls for clients. It
+    /// only asks whether they are healthy. Boxed, because most routes have none.
+    internal: Option<Box<Providers>>,
+}
+
+/// The share of the calls that a node gets: none if it takes no calls now.
+pub(super) fn weight(node: &Node) -> u16 {
+    let advert = node.advert.as_ref();
+    advert.map_or(Advert::DEFAULT_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight })
+}
+
+impl RouteProviders {
+    /// No nodes, which are called in `turns`.
+    pub(crate) fn new(turns: Turns) -> Self {
+        Self { called: Pool::new(MAX_SUBSET, turns), internal: None }
+    }
+
+    /// Adds a node that is not in it; afterwards [`rebuild_schedules`](Self::rebuild_schedules).
+    pub(super) fn add(&mut self, provider: Provider, is_internal: bool) {
+        match is_internal {
+            true => {
+                self.internal.get_or_insert_with(|| Box::new(Pool::new(MAX_SUBSET, Turns::default()))).push(provider)
+            }
+            false => self.called.push(provider),
+        }
+    }
+
+    /// Whether the node at this address was the last that was added to one of the pools.
+    pub(super) fn has_last(&self, address: SocketAddr) -> bool {
+        let is_last = |pool: &Providers| pool.members().last().is_some_and(|last| last.connection.address == address);
+        is_last(&self.called) || self.internal.as_deref().is_some_and(is_last)
+    }
+
+    /// Removes the nodes for which `keep` is false; afterwards
+    /// [`rebuild_schedules`](Self::rebuild_schedules).
+    pub(super) fn retain_all(&mut self, keep: impl Fn(&Provider) -> bool) {
+        self.called.retain(&keep);
+        if let Some(pool) = &mut self.internal {
+            pool.retain(&keep);
+        }
+    }
+
+    pub(super) fn are_scheduled(&self) -> bool {
+        self.called.is_scheduled() && self.internal.as_ref().is_none_or(|pool| pool.is_scheduled())
+    }
+
+    pub(super) fn rebuild_schedules(&mut self) {
+        self.called.rebuild_schedule();
+        self.internal = self.internal.take().filter(|pool| !pool.members().is_empty());
+        if let Some(pool) = &mut self.internal {
+            pool.rebuild_schedule();
+        }
+    }
+
+    /// Whether no node offers the route any more.
+    pub(super) fn are_empty(&self) -> bool {
+        self.called.members().is_empty() && self.internal.as_ref().is_none_or(|pool| pool.members().is_empty())
+    }
+
+    /// All pools.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Providers> {
+        std::iter::once(&self.called).chain(self.internal.as_deref())
+    }
+}
+
+impl Deref for RouteProviders {
+    type Target = Providers;
+
+    fn deref(&self) -> &Providers {
+        &self.called
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use protocol::{EVENT_METHOD, EVENT_PREFIX, Route, RouteError};
 
-use crate::routing::provider::Providers;
+use crate::routing::provider::RouteProviders;
 
 /// The subscribers of one event, by the names of nodes: the nodes of one name are a group.
-pub(crate) type SubscriberGroups = BTreeMap<Box<str>, Arc<Providers>>;
+pub(crate) type SubscriberGroups = BTreeMap<Box<str>, Arc<RouteProviders>>;
 
 /// The route of a subscription.
 pub(crate) fn event_route(event: &str) -> Result<Route, RouteError> {

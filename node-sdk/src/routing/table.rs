@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
-use protocol::{Advert, EVENT_METHOD, KnownNode, Node, Route, Router, RouterError, Version};
+use protocol::{EVENT_METHOD, KnownNode, Node, Route, Router, RouterError, Version};
 use tokio::time::Instant;
 
 use crate::balance::{MAX_SUBSET, affinity};
 use crate::routing::known_routes::KnownRoutes;
 use crate::routing::local_node::LocalNode;
-use crate::routing::provider::{Provider, Providers};
+use crate::routing::provider::{Provider, RouteProviders, weight};
 use crate::routing::subscriptions::{SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
 use crate::transport::limits::MAX_FRAME_BYTES;
@@ -24,7 +24,7 @@ pub(crate) struct RoutingTable {
     local_node: Arc<LocalNode>,
     nodes: BTreeMap<SocketAddr, KnownNode>,
     connections: HashMap<SocketAddr, Arc<Connection>>,
-    router: Router<Arc<Providers>>,
+    router: Router<Arc<RouteProviders>>,
     /// The subscribers of events.
     events: Router<Arc<SubscriberGroups>>,
     /// Routes of nodes that take no calls now, each with the number of these nodes.
@@ -50,10 +50,10 @@ pub(crate) type NodeChange = (SocketAddr, Option<KnownNode>);
 #[derive(Debug)]
 pub(crate) enum Lookup<'p> {
     /// The route has providers. With the segments of the path that parameters captured.
-    Available(Arc<Providers>, Vec<&'p str>),
+    Available(Arc<RouteProviders>, Vec<&'p str>),
     /// No node offers the route any more, or none takes calls.
     Unavailable,
-    /// No node has ever offered the route.
+    /// No node has ever offered the route, or it is internal and this process calls for clients.
     Unknown,
 }
 
@@ -116,7 +116,12 @@ impl RoutingTable {
 
     pub(crate) fn lookup<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
         if let Some(found) = self.router.find(method, path) {
-            return Lookup::Available(Arc::clone(found.value), found.captured);
+            // An internal route hides the others that its path belongs to. A node that offers both
+            // would answer a call of such a path by the internal one.
+            return match found.value.members().is_empty() {
+                false => Lookup::Available(Arc::clone(found.value), found.captured),
+                true => Lookup::Unknown,
+            };
         }
         // The clock is read only for a route without providers, which is rare.
         let is_known =
@@ -156,7 +161,15 @@ impl RoutingTable {
 
     /// Whether the route has providers.
     pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
-        self.router.find(method, path).is_some()
+        self.router.find(method, path).is_some_and(|found| !found.value.members().is_empty())
+    }
+
+    /// As [`lookup`](Self::lookup), and also finds internal routes that are not called for clients.
+    pub(crate) fn lookup_all<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
+        match self.router.find(method, path) {
+            Some(found) => Lookup::Available(Arc::clone(found.value), found.captured),
+            None => Lookup::Unknown,
+        }
     }
 
     /// The subscribers of an event.
@@ -191,17 +204,18 @@ impl RoutingTable {
     /// Replaces the nodes at the changed addresses. Returns whether routes that were refused may be
     /// taken now.
     fn change(&mut self, changes: &[NodeChange], now: Instant) -> bool {
+        let local_node = Arc::clone(&self.local_node);
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old = moved.iter().filter_map(|address| self.nodes.remove(address));
         // A blocked node was in no pool.
         let old: Vec<KnownNode> = old.filter(|known| self.blocked.remove(&known.address).is_none()).collect();
         for (node, route) in old.iter().filter_map(callable).flat_map(routes) {
             // One pass over a pool removes all nodes that have changed.
-            if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_scheduled()) {
-                Arc::make_mut(pool).retain(|provider| !moved.contains(&provider.connection.address));
+            if let Some(pools) = self.pools(node, route).filter(|pools| pools.are_scheduled()) {
+                Arc::make_mut(pools).retain_all(|provider| !moved.contains(&provider.connection.address));
             }
         }
-        for (_, route) in old.iter().filter_map(inactive).flat_map(routes) {
+        for route in old.iter().filter_map(inactive).flat_map(|node| local_node.callable_routes(node)) {
             if let Some(count) = self.inactive.get_mut(route) {
                 *count -= 1;
                 if *count == 0 {
@@ -221,15 +235,15 @@ impl RoutingTable {
         let new = changes.iter().filter_map(|(_, known)| known.as_ref());
         let mut makes_room = false;
         for (node, route) in old.iter().chain(new).filter_map(callable).flat_map(routes) {
-            match self.pool(node, route) {
-                Some(pool) if pool.members().is_empty() => makes_room |= self.remove(node, route),
-                Some(pool) if !pool.is_scheduled() => Arc::make_mut(pool).rebuild_schedule(),
+            match self.pools(node, route) {
+                Some(pools) if pools.are_empty() => makes_room |= self.remove(node, route),
+                Some(pools) if !pools.are_scheduled() => Arc::make_mut(pools).rebuild_schedules(),
                 Some(_) | None => {}
             }
         }
         self.keep_called_newcomers();
         for known in &old {
-            for (_, route) in callable(known).into_iter().flat_map(routes) {
+            for route in callable(known).into_iter().flat_map(|node| local_node.callable_routes(node)) {
                 if !is_event(route) && !self.router.has(route) && !self.inactive.has(route) {
                     self.known_routes.add(route, known.address, now);
                 }
@@ -265,33 +279,63 @@ impl RoutingTable {
         let same_zone = self.local_node.zone.is_some() && self.local_node.zone.as_ref() == zone;
         let (weight, suspect) = (weight(node), node.suspect);
         let mut is_called = false;
-        for route in &node.routes {
-            if weight == 0 {
+        if weight == 0 {
+            for route in self.local_node.callable_routes(node).filter(|route| !is_event(route)) {
                 // A refused route is not counted.
-                if !is_event(route)
-                    && let Ok(count) = self.inactive.entry(route, || 0)
-                {
+                if let Ok(count) = self.inactive.entry(route, || 0) {
                     *count += 1;
                 }
-                continue;
             }
-            match self.pool_or_new(node, route) {
-                Ok(pool) => {
-                    is_called |= pool.is_used();
-                    // Two routes of one node may differ only in the names of parameters.
-                    if pool.members().last().is_none_or(|last| last.connection.address != *address) {
-                        let (connection, route) = (Arc::clone(&connection), route.clone());
-                        let provider = Provider { connection, route, weight, suspect, same_zone, is_local };
-                        Arc::make_mut(pool).push(provider);
-                    }
-                }
-                Err(refused) => self.refuse(known, route, refused, now),
-            }
+        } else {
+            let provider_of = |route: &Route| Provider {
+                connection: Arc::clone(&connection),
+                route: route.clone(),
+                weight,
+                suspect,
+                same_zone,
+                is_local,
+            };
+            is_called = self.add_routes(known, provider_of, now);
         }
         if is_newcomer && is_called && !is_local && self.newcomers.len() < MAX_SUBSET {
             self.newcomers.push(Arc::clone(&connection));
         }
         self.connections.insert(*address, connection);
+    }
+
+    /// Adds a node to the pools of its routes. Returns whether one of them is called.
+    fn add_routes(&mut self, known: &KnownNode, provider_of: impl Fn(&Route) -> Provider, now: Instant) -> bool {
+        let KnownNode { address, node, .. } = known;
+        let local_node = Arc::clone(&self.local_node);
+        let (mut is_called, mut unguarded) = (false, None);
+        // Internal ones first, so that a route that a node states twice is internal.
+        for is_internal in [true, false] {
+            let routes =
+                node.stated_routes().filter(|(route, advert)| local_node.is_internal(route, *advert) == is_internal);
+            for (route, _) in routes {
+                if let Some(refused) = unguarded.filter(|_| route.is_pattern()) {
+                    // The node might answer it by the internal route that is not in the router.
+                    self.refuse(known, route, refused, now);
+                    continue;
+                }
+                match self.pools_or_new(node, route) {
+                    Ok(pools) => {
+                        is_called |= pools.is_used();
+                        // Two routes of one node may differ only in the names of parameters.
+                        if !pools.has_last(*address) {
+                            Arc::make_mut(pools).add(provider_of(route), is_internal);
+                        }
+                    }
+                    Err(refused) => {
+                        if is_internal {
+                            unguarded = Some(refused);
+                        }
+                        self.refuse(known, route, refused, now);
+                    }
+                }
+            }
+        }
+        is_called
     }
 
     /// Records that a node is never called, if so, and returns whether it is.
@@ -326,25 +370,25 @@ impl RoutingTable {
             let address = connection.address;
             let Some(KnownNode { node, .. }) = self.nodes.get(&address).cloned() else { return false };
             node.routes.iter().any(|route| {
-                let pool = self.pool(&node, route);
+                let pool = self.pools(&node, route);
                 pool.is_some_and(|pool| pool.is_used() && pool.subset().any(|one| one.connection.address == address))
             })
         });
         self.newcomers = newcomers;
     }
 
-    fn pool(&mut self, node: &Node, route: &Route) -> Option<&mut Arc<Providers>> {
+    fn pools(&mut self, node: &Node, route: &Route) -> Option<&mut Arc<RouteProviders>> {
         if is_event(route) {
             return Arc::make_mut(self.events.get_mut(route)?).get_mut(&*node.name);
         }
         self.router.get_mut(route)
     }
 
-    fn pool_or_new(&mut self, node: &Node, route: &Route) -> Result<&mut Arc<Providers>, RouterError> {
+    fn pools_or_new(&mut self, node: &Node, route: &Route) -> Result<&mut Arc<RouteProviders>, RouterError> {
         // Events have turns for each group.
         let group = is_event(route).then_some(node.name.as_str());
         let turns = &self.local_node.turns;
-        let new = || Arc::new(Providers::new(MAX_SUBSET, turns.of((route.as_str(), group))));
+        let new = || Arc::new(RouteProviders::new(turns.of((route.as_str(), group))));
         if is_event(route) {
             let groups = Arc::make_mut(self.events.entry(route, Arc::default)?);
             return Ok(groups.entry(node.name.as_str().into()).or_insert_with(new));
@@ -352,7 +396,7 @@ impl RoutingTable {
         self.router.entry(route, new)
     }
 
-    /// Removes an empty pool, and returns whether routes that were refused may be taken now.
+    /// Removes empty pools, and returns whether routes that were refused may be taken now.
     fn remove(&mut self, node: &Node, route: &Route) -> bool {
         if !is_event(route) {
             return self.router.remove(route);
@@ -396,11 +440,6 @@ fn inactive(known: &KnownNode) -> Option<&Node> {
     callable(known).filter(|node| weight(node) == 0)
 }
 
-fn weight(node: &Node) -> u16 {
-    let advert = node.advert.as_ref();
-    advert.map_or(Advert::DEFAULT_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight })
-}
-
 fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {
     node.routes.iter().map(move |route| (node, route))
 }
@@ -409,9 +448,11 @@ fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {
 mod tests {
     use fastrand::Rng;
     use net::Network;
-    use protocol::LEGACY_READ_BYTES;
+    use protocol::{Advert, LEGACY_READ_BYTES, RouteAdvert};
 
     use super::*;
+    use crate::routing::local_node::UnstatedRoutes;
+    use crate::routing::provider::Providers;
     use crate::transport::blocked::BlockedAddresses;
 
     /// Few enough that each is shared, left and offered again.
@@ -420,6 +461,10 @@ mod tests {
     const PATHS: [(&str, &str); 5] = [("GET", "/a"), ("POST", "/a"), ("GET", "/a/1"), ("GET", "/1/b"), ("GET", "/a/b")];
 
     fn table() -> RoutingTable {
+        table_for(None)
+    }
+
+    fn table_for(clients: Option<UnstatedRoutes>) -> RoutingTable {
         let network = Network::default();
         RoutingTable::new(LocalNode::new(
             "here".to_owned(),
@@ -427,12 +472,14 @@ mod tests {
             Some("a".to_owned()),
             network,
             BlockedAddresses::default(),
+            clients,
         ))
     }
 
     fn known(rng: &mut Rng, port: u16) -> KnownNode {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
-        let routes = ROUTES.iter().filter(|_| rng.bool()).map(|route| Route::parse(route).unwrap()).collect();
+        let routes: Vec<_> = ROUTES.iter().filter(|_| rng.bool()).map(|route| Route::parse(route).unwrap()).collect();
+        let route_adverts = routes.iter().map(|_| rng.bool().then(|| RouteAdvert { public: rng.bool() })).collect();
         let advert = Advert {
             id: Some(format!("i{}", rng.u8(0..2))),
             weight: rng.choice([0, 50, 100]).unwrap(),
@@ -447,7 +494,7 @@ mod tests {
             host: address.ip(),
             port,
             routes,
-            route_adverts: Vec::new(),
+            route_adverts,
             advert,
             read_window: LEGACY_READ_BYTES,
             suspect: rng.bool(),
@@ -459,7 +506,7 @@ mod tests {
     type Members = BTreeSet<(SocketAddr, u16, bool, bool)>;
 
     fn members(pool: &Providers) -> Members {
-        assert!(pool.is_scheduled() && !pool.members().is_empty());
+        assert!(pool.is_scheduled());
         let members = pool.members().iter().map(|one| (one.connection.address, one.weight, one.suspect, one.same_zone));
         let set: Members = members.collect();
         assert_eq!(set.len(), pool.members().len(), "no node is listed twice");
@@ -470,8 +517,11 @@ mod tests {
     fn seen(table: &RoutingTable) -> Vec<(String, Members)> {
         let mut seen = Vec::new();
         for (method, path) in PATHS {
-            if let Lookup::Available(providers, _) = table.lookup(method, path) {
-                seen.push((format!("{method}{path}"), members(&providers)));
+            let called = matches!(table.lookup(method, path), Lookup::Available(..));
+            assert_eq!(called, table.offers(method, path));
+            if let Lookup::Available(providers, _) = table.lookup_all(method, path) {
+                assert!(called != providers.members().is_empty() && !providers.are_empty());
+                seen.extend(providers.pools().map(|pool| (format!("{method}{path}"), members(pool))));
             }
         }
         for event in ["/told", "/told.too"] {
@@ -486,7 +536,9 @@ mod tests {
     async fn changes_one_by_one_lead_where_all_at_once_do() {
         for seed in 0..300 {
             let rng = &mut Rng::with_seed(seed);
-            let mut table = table();
+            let clients = [None, Some(UnstatedRoutes::Public), Some(UnstatedRoutes::Internal)];
+            let for_nodes = seed % 3 == 0;
+            let mut table = table_for(clients.into_iter().nth(usize::try_from(seed % 3).unwrap()).flatten());
             for _ in 0..rng.u8(1..12) {
                 let ports: BTreeSet<u16> = (0..rng.u8(1..5)).map(|_| rng.u16(1..6)).collect();
                 let changes: Vec<NodeChange> = ports
@@ -498,6 +550,10 @@ mod tests {
                     .collect();
                 table.apply(&changes, Instant::now());
                 assert_eq!(seen(&table), seen(&table.for_thread(Instant::now())), "seed {seed}");
+                let has_internal = PATHS.iter().any(|(method, path)| {
+                    matches!(table.lookup_all(method, path), Lookup::Available(all, _) if all.pools().count() > 1)
+                });
+                assert!(!(for_nodes && has_internal), "a node's own table has no pools of internal routes");
             }
             let callable = table.nodes.values().filter(|known| callable(known).is_some()).count();
             assert_eq!(table.connections.len(), callable, "seed {seed}");
@@ -588,6 +644,29 @@ mod tests {
         table.apply(&[(many.0, None)], Instant::now());
         assert!(!table.is_refused(late.0, &late_route));
         assert!(matches!(table.lookup("GET", "/a/x/x/x/1/x/2"), Lookup::Available(..)));
+    }
+
+    #[tokio::test]
+    async fn a_node_with_an_internal_route_that_is_ignored_is_not_called_by_patterns() {
+        let mut table = table_for(Some(UnstatedRoutes::Public));
+        let route = |bits: usize| {
+            let segment = |at: usize| if bits >> at & 1 == 0 { "/x".to_owned() } else { format!("/{{p{at}}}") };
+            format!("GET/a{}", (0..6).map(segment).collect::<String>())
+        };
+        let many = node_of(1, 100, (1..17).map(route));
+        let (at, mut late) = node_of(2, 100, ["GET/b".to_owned(), route(1), route(40)]);
+        let node = Arc::make_mut(&mut late.as_mut().unwrap().node);
+        node.route_adverts = [true, true, false].map(|public| Some(RouteAdvert { public })).into();
+        table.apply(&[many.clone(), (at, late)], Instant::now());
+        let providers = |table: &RoutingTable, path: &str| match table.lookup("GET", path) {
+            Lookup::Available(providers, _) => members(&providers).into_iter().map(|member| member.0).collect(),
+            Lookup::Unavailable | Lookup::Unknown => Vec::new(),
+        };
+        assert_eq!(providers(&table, "/a/1/x/x/x/x/x"), [many.0], "it might run the internal one for such a path");
+        assert_eq!(providers(&table, "/b"), [at]);
+        table.apply(&[(many.0, None)], Instant::now());
+        assert_eq!(providers(&table, "/a/1/x/x/x/x/x"), [at]);
+        assert!(matches!(table.lookup("GET", "/a/x/x/x/1/x/2"), Lookup::Unknown), "it is internal");
     }
 
     #[tokio::test]

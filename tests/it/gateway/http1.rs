@@ -14,7 +14,7 @@ use crate::programs::GATEWAY;
 #[tokio::test]
 async fn clients_that_are_slow_or_idle_are_closed_and_others_are_not() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
+    let _node = cluster.node(Node::builder("math").public_routes().route("GET/double", double)).await;
     let config = Config {
         header_timeout: Duration::from_millis(200),
         idle_timeout: Duration::from_millis(300),
@@ -44,7 +44,9 @@ async fn told(gateway: std::net::SocketAddr, request: &str) -> String {
 #[tokio::test]
 async fn gh1_gh5_nothing_follows_a_malformed_request() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("math").route("GET/double", double).route("POST/double", double)).await;
+    let _node = cluster
+        .node(Node::builder("math").public_routes().route("GET/double", double).route("POST/double", double))
+        .await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/double?n=1").await;
     let good = "GET /double?n=1 HTTP/1.1\r\nHost: g\r\n\r\n";
@@ -85,7 +87,7 @@ async fn gh3_an_unwanted_body_is_skipped_or_ends_the_connection() {
 #[tokio::test]
 async fn gh9_the_client_idle_for_longest_makes_room() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
+    let _node = cluster.node(Node::builder("n").public_routes().route("GET/double", double)).await;
     let gateway = cluster.gateway_with(Config { max_connections: 3, ..Config::default() }).await;
     Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut clients = Vec::new();
@@ -120,7 +122,7 @@ async fn gh29_operators_have_an_address_of_their_own() {
     };
     assert_eq!(ask("/health").await, (200, "alive\n".to_owned()));
     eventually("it has heard of itself", async || ask("/ready").await.0 == 200).await;
-    let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
+    let _node = cluster.node(Node::builder("math").public_routes().route("GET/double", double)).await;
     Cluster::wait_routed(at, "/double?n=1").await;
     let mut client = HttpClient::connect(at).await;
     for path in ["/double?n=1", "/double?n=2", "/double?n=x"] {

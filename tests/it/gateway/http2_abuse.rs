@@ -139,7 +139,7 @@ async fn gh12_to_gh16_floods_are_ended_and_others_are_served() {
 #[tokio::test]
 async fn gh17_a_client_that_opens_no_window_loses_its_streams() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("n").route("GET/big", big)).await;
+    let _node = cluster.node(Node::builder("n").public_routes().route("GET/big", big)).await;
     let config = Config {
         h2c: true,
         write_timeout: Duration::from_millis(200),
@@ -168,7 +168,7 @@ async fn gh17_a_client_that_opens_no_window_loses_its_streams() {
 #[tokio::test]
 async fn gh9_an_idle_http2_client_that_ignores_goaway_makes_room() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
+    let _node = cluster.node(Node::builder("n").public_routes().route("GET/double", double)).await;
     let config = Config { h2c: true, max_connections: 1, ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
     Cluster::wait_routed(gateway, "/double?n=1").await;
@@ -182,7 +182,7 @@ async fn gh9_an_idle_http2_client_that_ignores_goaway_makes_room() {
 #[tokio::test]
 async fn gh9_an_http2_client_that_does_not_read_makes_room() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
+    let _node = cluster.node(Node::builder("n").public_routes().route("GET/double", double)).await;
     let config = Config { h2c: true, max_connections: 1, ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
     Cluster::wait_routed(gateway, "/double?n=1").await;

@@ -166,7 +166,11 @@ async fn a9_a_call_of_a_client_that_has_said_all_is_answered_and_of_one_that_is_
         }
     };
     let plain = async || Ok::<_, ServiceError>(1);
-    let node = Node::builder("n").route("GET/work", work.clone()).route("POST/work", work).route("GET/plain", plain);
+    let node = Node::builder("n")
+        .public_routes()
+        .route("GET/work", work.clone())
+        .route("POST/work", work)
+        .route("GET/plain", plain);
     let _node = cluster.node(node).await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/plain").await;
@@ -369,8 +373,11 @@ async fn a18_early_hints_are_passed_on() {
 async fn a19_a_path_tells_its_methods() {
     let cluster = Cluster::start();
     let plain = async || Ok::<_, ServiceError>(1);
-    let node =
-        Node::builder("n").route("GET/goods/{id}", plain).route("DELETE/goods/{id}", plain).route("POST/orders", plain);
+    let node = Node::builder("n")
+        .public_routes()
+        .route("GET/goods/{id}", plain)
+        .route("DELETE/goods/{id}", plain)
+        .route("POST/orders", plain);
     let _node = cluster.node(node).await;
     let gateways = [Config { h2c: true, ..Config::default() }, Config { empty_404: true, ..Config::default() }];
     let [gateway, old] = gateways.map(|config| cluster.gateway_with(config));

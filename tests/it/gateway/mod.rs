@@ -2,6 +2,7 @@
 //! Tests that need a process of its own are in `process`.
 
 mod crowds;
+mod exposure;
 mod http1;
 mod http2;
 mod http2_abuse;

@@ -100,7 +100,11 @@ async fn gu10_one_of_three_leaves_without_a_failed_call() {
     let cluster = Cluster::start();
     let mut nodes = Vec::new();
     for _ in 0..3 {
-        nodes.push(cluster.node(Node::builder("hello").route("POST/hello", hello).route("GET/hello", hello)).await);
+        nodes.push(
+            cluster
+                .node(Node::builder("hello").public_routes().route("POST/hello", hello).route("GET/hello", hello))
+                .await,
+        );
     }
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/hello").await;
@@ -125,7 +129,7 @@ async fn gu11_gone_is_503_and_unknown_is_404() {
     let gateway = cluster.gateway().await;
     assert_eq!(request(gateway, "GET", "/hello", "").await.problem(), "no_route");
     for _ in 0..2 {
-        let node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+        let node = cluster.node(Node::builder("hello").public_routes().route("GET/hello", hello)).await;
         assert_eq!(Cluster::wait_routed(gateway, "/hello").await.status, 200);
         node.stop().await;
         eventually("the gateway has heard", async || request(gateway, "GET", "/hello", "").await.status != 200).await;

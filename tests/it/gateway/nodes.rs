@@ -57,6 +57,7 @@ async fn panics() -> Result<(), ServiceError> {
 async fn answers_of_our_nodes_become_responses() {
     let cluster = Cluster::start();
     let node = Node::builder("math")
+        .public_routes()
         .route("GET/double", double)
         .route("POST/double", double)
         .route("GET/items/{id}/{part}", item)
@@ -158,7 +159,7 @@ async fn f6_a_browser_sees_no_inner_address() {
     type Parts = Result<u8, ServiceError>;
     let cluster = Cluster::start();
     let _vault = cluster.node(Node::builder("vault").route("GET/vault/open", open)).await;
-    let node = Node::builder("front").route("GET/fail/{at}", fail).route("GET/stream/{at}", fail_later);
+    let node = Node::builder("front").public_routes().route("GET/fail/{at}", fail).route("GET/stream/{at}", fail_later);
     let node =
         cluster.node(node.route("GET/nobody", call_nobody).route("GET/called", call_vault).route("GET/a", ready)).await;
     node.peers().wait_for(&["GET/vault/open"]).await;
@@ -191,7 +192,7 @@ async fn f6_a_browser_sees_no_inner_address() {
 #[tokio::test]
 async fn a_route_with_get_has_head() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
+    let _node = cluster.node(Node::builder("math").public_routes().route("GET/double", double)).await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut stream = TcpStream::connect(gateway).await.unwrap();
@@ -205,7 +206,9 @@ async fn a_route_with_get_has_head() {
 #[tokio::test]
 async fn faults_of_a_request_are_named() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("math").route("POST/double", double).route("GET/double", double)).await;
+    let _node = cluster
+        .node(Node::builder("math").public_routes().route("POST/double", double).route("GET/double", double))
+        .await;
     let config = Config { max_body_bytes: 1000, request_timeout: Duration::from_millis(500), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
     Cluster::wait_routed(gateway, "/double?n=1").await;
@@ -317,7 +320,7 @@ fn to(server: &CountingServer) -> Vec<FixedServer> {
 #[tokio::test]
 async fn e3_a_route_can_keep_requests_off_the_nodes() {
     let cluster = Cluster::start();
-    let node = Node::builder("math").route("GET/double", double).route("GET/a/double", double);
+    let node = Node::builder("math").public_routes().route("GET/double", double).route("GET/a/double", double);
     let _node = cluster.node(node).await;
     let server = CountingServer::start().await;
     let mut config = route("/double", |route| {
@@ -390,7 +393,7 @@ async fn e3_services_of_another_dialect_get_what_they_know() {
 #[tokio::test]
 async fn e14_a_route_may_read_bodies_as_old_gateways_did() {
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("math").route("POST/double", double)).await;
+    let _node = cluster.node(Node::builder("math").public_routes().route("POST/double", double)).await;
     let gateway = cluster.gateway_with(route("/double", |route| route.any_body = true)).await;
     for (header, body) in [
         ("", "n=4"),

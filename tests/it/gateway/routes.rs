@@ -86,8 +86,9 @@ async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
 #[tokio::test]
 async fn a_route_calls_nodes_in_turn_or_one_node_per_client() {
     let cluster = Cluster::start();
-    let who =
-        |name: &'static str| Node::builder(name).route("GET/who", move || async move { Ok::<_, ServiceError>(name) });
+    let who = |name: &'static str| {
+        Node::builder(name).public_routes().route("GET/who", move || async move { Ok::<_, ServiceError>(name) })
+    };
     let _nodes = [cluster.node(who("a")).await, cluster.node(who("b")).await];
     let check = async |balance: Option<Balance>, sticky: Option<Sticky>, expected: &[usize]| {
         let at = gateway(&cluster, RouteConfig { balance, sticky, ..RouteConfig::new(vec!["/".to_owned()]) }).await;
@@ -265,7 +266,7 @@ async fn a_node_that_fails_its_checks_is_skipped_until_it_recovers() {
             }
         };
         let who = move || async move { Ok::<_, ServiceError>(name) };
-        let node = Node::builder(name).route("GET/who", who).route("GET/health", check);
+        let node = Node::builder(name).route("GET/who", who).public().route("GET/health", check);
         nodes.push((cluster.node(node).await, health));
     }
     let every = Duration::from_millis(20);

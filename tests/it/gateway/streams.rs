@@ -152,7 +152,10 @@ async fn gh8_a_stream_waits_for_a_client_that_does_not_read() {
     }
     let cluster = Cluster::start();
     let made = Arc::new(AtomicUsize::new(0));
-    let node = Node::builder("callee").route("GET/large", large).route("GET/plain", async || Ok::<_, ServiceError>(7));
+    let node = Node::builder("callee")
+        .public_routes()
+        .route("GET/large", large)
+        .route("GET/plain", async || Ok::<_, ServiceError>(7));
     let _node = cluster.node(node.shared_state(Arc::clone(&made))).await;
     let config = Config { write_timeout: Duration::from_secs(1), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;

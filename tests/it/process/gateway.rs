@@ -444,7 +444,7 @@ async fn operators_see_the_routes() {
     async fn hello() -> Result<&'static str, node_sdk::ServiceError> {
         Ok("hi")
     }
-    let _node = cluster.node(node_sdk::Node::builder("hello").route("GET/hello", hello)).await;
+    let _node = cluster.node(node_sdk::Node::builder("hello").public_routes().route("GET/hello", hello)).await;
     let (at, admin) = (pick_address().to_string(), pick_address().to_string());
     let gateway =
         Process::start(GATEWAY, &["--listen", &at, "--distributor", &cluster.address.to_string(), "--admin", &admin]);

@@ -408,7 +408,7 @@ async fn a14_a_stream_that_is_cut_and_a_request_that_is_not_served_are_told_of()
     }
     let cluster = Cluster::start();
     let gateway = GatewayWithAdmin::start(&cluster).await;
-    let node = cluster.node(Node::builder("ticks").route("GET/ticks", ticks)).await;
+    let node = cluster.node(Node::builder("ticks").public_routes().route("GET/ticks", ticks)).await;
     gateway.routes_with("GET/ticks").await;
     let text = "GET /ticks HTTP/1.1\r\nHost: g\r\nAccept: application/x-ndjson\r\n\r\n";
     assert_eq!(HttpClient::connect(gateway.at).await.raw(text.as_bytes()).await, None);
@@ -434,7 +434,7 @@ async fn a_route_whose_only_node_drains_is_not_gone() {
     }
     let cluster = Cluster::start();
     let gateway = GatewayWithAdmin::start(&cluster).await;
-    let node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+    let node = cluster.node(Node::builder("hello").public_routes().route("GET/hello", hello)).await;
     let is_answered = async |status: u16| request(gateway.at, "GET", "/hello", "").await.status == status;
     eventually("it is called", async || is_answered(200).await).await;
     node.set_draining(true);

@@ -120,7 +120,7 @@ async fn rs4_a_kill_and_restart_of_the_distributor_costs_no_request() {
     let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
     distributor.line("listening").await;
     let start = async |name: &str, route: &str| {
-        Node::builder(name).distributor(&address).route(route, hello).start().await.unwrap()
+        Node::builder(name).public_routes().distributor(&address).route(route, hello).start().await.unwrap()
     };
     let (a, b) = (start("a", "GET/a").await, start("b", "GET/b").await);
     let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -159,8 +159,9 @@ async fn c3_why_knows_all_nodes_after_a_restart() {
     let address = format!("127.0.0.1:{}", pick_port());
     let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
     distributor.line("listening").await;
-    let start =
-        async |name: &str| Node::builder(name).distributor(&address).route("GET/x", hello).start().await.unwrap();
+    let start = async |name: &str| {
+        Node::builder(name).public_routes().distributor(&address).route("GET/x", hello).start().await.unwrap()
+    };
     let nodes = [start("alpha").await, start("beta").await, start("gamma").await];
     for node in &nodes {
         node.peers().wait_until(|nodes| nodes.len() == 3).await;
@@ -233,7 +234,7 @@ async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
         Ok("hello")
     }
     let cluster = Cluster::start();
-    let _node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+    let _node = cluster.node(Node::builder("hello").public_routes().route("GET/hello", hello)).await;
     let address = cluster.address.to_string();
     let at = SocketAddr::from(([127, 0, 0, 1], pick_port()));
     let listen = at.to_string();

@@ -90,6 +90,7 @@ impl Mix {
             }
             Generation::Ours => {
                 let node = Node::builder(name)
+                    .public_routes()
                     .distributor(format!("127.0.0.1:{port}"))
                     .state(Stored::default())
                     .route(&format!("POST/{name}"), add)
@@ -312,7 +313,11 @@ async fn the_plain_javascript_example_joins_and_is_called() {
 #[tokio::test]
 async fn an_old_caller_gets_one_answer_in_its_own_form() {
     let cluster = Cluster::start();
-    let node = Node::builder("goods").state(Stored::default()).route("GET/goods", list).route("POST/goods", add);
+    let node = Node::builder("goods")
+        .public_routes()
+        .state(Stored::default())
+        .route("GET/goods", list)
+        .route("POST/goods", add);
     let node = cluster.node(node).await;
     let mut caller = tests::Peer::connect(node.address()).await;
     for (call, answer) in [
@@ -427,7 +432,7 @@ async fn e4_a_raw_delimiter_in_calls_of_an_old_gate_does_no_harm() {
 #[tokio::test]
 async fn e4_what_cannot_be_joined_is_ignored_and_the_gate_is_not_cut() {
     let cluster = Cluster::start();
-    let node = Node::builder("goods").state(Stored::default()).route("GET/goods", list);
+    let node = Node::builder("goods").public_routes().state(Stored::default()).route("GET/goods", list);
     let node = cluster.node(node).await;
     let mut gate = tests::Peer::connect(node.address()).await;
     for key in 1..=5 {

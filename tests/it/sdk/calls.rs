@@ -308,6 +308,8 @@ async fn settings_of_a_route_need_one() {
     for (node, text) in [
         (Node::builder("n").max_concurrency(3), "max_concurrency applies to the route before it, but there is none"),
         (Node::builder("n").one_way(), "write .route(…).one_way(…)"),
+        (Node::builder("n").public(), "write .route(…).public(…)"),
+        (Node::builder("n").subscribe("told", number).public(), "the event told cannot be public"),
     ] {
         let error = node.start().await.map(drop).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");

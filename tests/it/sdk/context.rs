@@ -227,7 +227,7 @@ async fn b1_a_trace_is_begun_or_continued_at_the_gateway() {
     }
     let cluster = Cluster::start();
     let _inner = cluster.node(Node::builder("inner").route("GET/inner", inner)).await;
-    let outer = cluster.node(Node::builder("outer").route("GET/outer", outer)).await;
+    let outer = cluster.node(Node::builder("outer").public_routes().route("GET/outer", outer)).await;
     outer.peers().wait_for(&["GET/inner"]).await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/outer").await;
@@ -265,8 +265,9 @@ async fn b2_a_stream_through_the_gateway_outlasts_the_timeout_of_requests() {
         Ok(Streaming(peers.stream::<u64>("GET/ticks", &()).await?.map_err(ServiceError::from)))
     }
     let cluster = Cluster::start();
-    let _one = cluster.node(Node::builder("one").route("GET/one", one)).await;
-    let node = cluster.node(Node::builder("node").route("GET/ticks", ticks).route("GET/relay", relay)).await;
+    let _one = cluster.node(Node::builder("one").public_routes().route("GET/one", one)).await;
+    let node =
+        cluster.node(Node::builder("node").public_routes().route("GET/ticks", ticks).route("GET/relay", relay)).await;
     node.peers().wait_for(&["GET/one", "GET/ticks"]).await;
     let config = gateway::Config { request_timeout: Duration::from_millis(300), ..gateway::Config::default() };
     let gateway = cluster.gateway_with(config).await;
@@ -344,7 +345,7 @@ async fn work(work: State<Work>) -> HandlerResult<()> {
 async fn b3_what_is_not_idempotent_is_finished_when_its_client_goes() {
     let cluster = Cluster::start();
     let state = Arc::new(Work::default());
-    let mut node = Node::builder("node").shared_state(Arc::clone(&state));
+    let mut node = Node::builder("node").public_routes().shared_state(Arc::clone(&state));
     for method in ["GET", "PUT", "DELETE", "POST", "PATCH"] {
         node = node.route(&format!("{method}/work"), work);
     }

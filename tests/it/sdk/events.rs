@@ -93,7 +93,7 @@ async fn an_event_is_not_a_call() {
         Ok(peers.call::<()>("EVENT/orders.created", &1).await.unwrap_err().to_string())
     }
     let (cluster, nodes, sums) = cluster().await;
-    let asking = cluster.node(Node::builder("asking").route("GET/ask", ask)).await;
+    let asking = cluster.node(Node::builder("asking").public_routes().route("GET/ask", ask)).await;
     asking.peers().wait_until(|nodes| nodes.len() == 4).await;
     assert_eq!(asking.peers().call::<String>("GET/ask", &()).await.unwrap(), "no node offers EVENT/orders.created");
     // Nor does the gateway accept it.

@@ -30,7 +30,7 @@ async fn member(Path(id): Path<u64>) -> Result<u64, ServiceError> {
 }
 
 fn offers(service: &'static str, url: &str) -> NodeBuilder {
-    Node::builder(service).state(service).route(url, name)
+    Node::builder(service).public_routes().state(service).route(url, name)
 }
 
 /// The names of the nodes that are known.
@@ -507,7 +507,7 @@ async fn m12_nodes_of_version_1_are_found_and_a_gateway_knows_all() {
     }
     let cluster = large();
     let gateway = cluster.gateway().await;
-    let node = cluster.node(Node::builder("counts").route("GET/count", count)).await;
+    let node = cluster.node(Node::builder("counts").public_routes().route("GET/count", count)).await;
     assert_eq!(Cluster::wait_routed(gateway, "/count").await.status, 200);
     let mut old = cluster.peer().await;
     let port = node.address().port();

@@ -13,7 +13,7 @@ node_sdk::service! {
     /// Something that can be bought.
     pub(crate) trait Goods, client GoodsClient {
         "GET/goods/{id}" => fn find(id: u64) -> Product;
-        "GET/goods" => fn list() -> Vec<Product>;
+        "GET/goods".public() => fn list() -> Vec<Product>;
         "PUT/goods/{shelf}/{name}" => fn put(shelf: String, name: String, id: u64) -> Product;
         "DELETE/goods/{id}".to_the_end().max_concurrency(0) => fn remove(id: u64) -> ();
     }
@@ -57,6 +57,10 @@ async fn one_trait_is_both_sides() {
     );
     let refused = goods.remove(7).await;
     assert!(matches!(refused, Err(CallError::Refused { status: 503, .. })), "the setting holds: {refused:?}");
+    let nodes = caller.peers().nodes();
+    let stated = nodes.iter().flat_map(|node| node.stated_routes());
+    let public: Vec<_> = stated.filter(|(_, advert)| advert.unwrap().public).map(|(route, _)| route.as_str()).collect();
+    assert_eq!(public, ["GET/goods"]);
     // On the wire, it is a service like any other.
     assert_eq!(caller.peers().call::<Vec<Product>>("GET/goods", &()).await.unwrap(), []);
 }

@@ -53,6 +53,27 @@ async fn c8_a_call_made_at_once_waits_for_the_first_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_states_which_of_its_routes_are_public() {
+    /// The routes of a node, each with whether it is public.
+    async fn check(node: node_sdk::NodeBuilder, expected: &[(&str, bool)]) {
+        let mesh = TestMesh::start();
+        let node = mesh.node(node).await.unwrap();
+        node.peers().wait_until(|nodes| nodes.len() == 1).await;
+        let entry = node.peers().nodes().pop().unwrap();
+        let stated = entry.stated_routes().map(|(route, advert)| (route.as_str(), advert.unwrap().public));
+        assert_eq!(stated.collect::<Vec<_>>(), expected);
+    }
+    let node = || Node::builder("n");
+    check(greeter(), &[("GET/hello", false), ("EVENT/told", false)]).await;
+    let one = node().route("GET/a", hello).route("GET/b", hello).public().route("GET/c", hello);
+    check(one, &[("GET/a", false), ("GET/b", true), ("GET/c", false)]).await;
+    let all = node().public_routes().route("GET/a", hello).subscribe("told", hello).route("GET/b", hello);
+    check(all, &[("GET/a", true), ("EVENT/told", false), ("GET/b", true)]).await;
+    let group = node().group(|group| group.public_routes().route("GET/a", hello)).route("GET/b", hello);
+    check(group, &[("GET/a", true), ("GET/b", false)]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn c8_a_url_that_is_written_wrongly_is_told_how_to_write_it() {
     let mesh = TestMesh::start();
     let _greeter = mesh.node(greeter()).await.unwrap();

@@ -18,7 +18,7 @@ async fn hello(Params(who): Params<Who>) -> Result<String, ServiceError> {
 async fn main() -> Result<(), node_sdk::StartError> {
     let mut arguments = std::env::args().skip(1);
     let (distributor, how) = (arguments.next().unwrap_or_default(), arguments.next());
-    let node = Node::builder("hello").distributor(distributor).route("GET/hello", hello);
+    let node = Node::builder("hello").public_routes().distributor(distributor).route("GET/hello", hello);
     let node = match arguments.next() {
         Some(address) => node.listen(address),
         None => node,

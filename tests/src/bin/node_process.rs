@@ -70,6 +70,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let distributor = std::env::args().nth(1).ok_or("where is the Distributor?")?;
     let listen = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
     let node = Node::builder("who")
+        .public_routes()
         .listen(listen)
         .distributor(distributor)
         .route("GET/who", who)

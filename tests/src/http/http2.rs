@@ -64,7 +64,11 @@ pub async fn big() -> Result<String, ServiceError> {
 pub async fn served() -> (Cluster, SocketAddr, Server, Node) {
     let cluster = Cluster::start();
     let server = Server::join(&cluster, &["/api"]).await;
-    let node = Node::builder("n").route("GET/double", double).route("POST/double", double).route("GET/big", big);
+    let node = Node::builder("n")
+        .public_routes()
+        .route("GET/double", double)
+        .route("POST/double", double)
+        .route("GET/big", big);
     let node = cluster.node(node).await;
     let config = Config { h2c: true, header_timeout: Duration::from_secs(1), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;

@@ -64,6 +64,7 @@ fn idle(working: Arc<AtomicUsize>) -> impl Stream<Item = HandlerResult<u64>> + S
 /// A node with streams of all kinds; the idle ones count themselves in its state.
 pub fn offers(name: &str) -> NodeBuilder {
     Node::builder(name)
+        .public_routes()
         .route("GET/count", count)
         .route("POST/sum", sum)
         .route("POST/double", double)

@@ -149,8 +149,10 @@ impl<'t> FileReader<'t> {
                 return Some(vec![(at, Cow::Borrowed(&**text))]);
             }
             (ValueKind::Number, DeValue::Integer(number)) => return Some(vec![(at, decimal(number).into())]),
-            (ValueKind::Switch, DeValue::Boolean(switch)) => return Some(vec![(at, switch.to_string().into())]),
-            (ValueKind::List, DeValue::Array(items)) => {
+            (ValueKind::Switch | ValueKind::SwitchOrList, DeValue::Boolean(switch)) => {
+                return Some(vec![(at, switch.to_string().into())]);
+            }
+            (ValueKind::List | ValueKind::SwitchOrList, DeValue::Array(items)) => {
                 let mut texts = Vec::new();
                 for item in items.iter() {
                     if let Some(word) = self.bare(item) {
@@ -337,7 +339,9 @@ fn decimal(number: &DeInteger<'_>) -> String {
 fn how_to_write_word(setting: &Setting, word: &str) -> String {
     let word = shown(word);
     match setting.kind {
-        ValueKind::Number | ValueKind::Switch | ValueKind::Table | ValueKind::Tables => how_to_write(setting),
+        ValueKind::Number | ValueKind::Switch | ValueKind::SwitchOrList | ValueKind::Table | ValueKind::Tables => {
+            how_to_write(setting)
+        }
         _ if SECRETS.contains(&setting.name) => "write it in quotes".to_owned(),
         ValueKind::Text | ValueKind::Path => format!("write it in quotes: \"{word}\""),
         ValueKind::List => format!("write a list in quotes: [\"{word}\"]"),
@@ -355,6 +359,7 @@ fn how_to_write(setting: &Setting) -> String {
         ValueKind::Text | ValueKind::Path => format!("write it in quotes, such as \"{example}\""),
         ValueKind::Number => format!("write a whole number without quotes, such as {example}"),
         ValueKind::Switch => "write true or false, without quotes".to_owned(),
+        ValueKind::SwitchOrList => format!("write true, false, or a list such as [\"{}\"]", setting.example),
         ValueKind::List => format!("write a list such as [\"{}\"]", setting.example),
         ValueKind::Table | ValueKind::Tables => format!("write {}", setting.example),
     }

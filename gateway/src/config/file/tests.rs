@@ -131,6 +131,18 @@ fn oe18_a_slip_is_told_in_the_words_of_the_setting() {
     );
     check("trusted = [\"::1\", \"x\"]", &["1:19: trusted = \"x\": write a network such as 10.0.0.0/8, or an address"]);
     check("trusted = [1]", &["1:12: trusted = 1: write it in quotes, such as \"10.0.0.0/8\""]);
+    check(
+        "old_nodes_public = 1",
+        &["1:20: old_nodes_public = 1: write true, false, or a list such as [\"GET/goods\"]"],
+    );
+    check(
+        "old_nodes_public = \"false\"",
+        &["1:20: old_nodes_public = \"false\": write true, false, or a list such as [\"GET/goods\"]"],
+    );
+    check(
+        "old_nodes_public = [\"GET/a\", \"a\"]",
+        &["1:30: old_nodes_public = \"a\": write a route such as GET/goods"],
+    );
     check("trusted = 1", &["1:11: trusted = 1: write a list such as [\"10.0.0.0/8\"]"]);
     check(
         "cookie_secret = \"fifteen letters\"",

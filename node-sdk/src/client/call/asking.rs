@@ -112,7 +112,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::balance::{Pool, Turns};
+    use crate::balance::Turns;
+    use crate::routing::provider::RouteProviders;
 
     #[tokio::test(start_paused = true)]
     async fn beside_known_nodes_the_answer_is_waited_for_briefly() {
@@ -121,7 +122,7 @@ mod tests {
             let until = wait_until(found, now, now + Duration::from_millis(left));
             assert_eq!(until - now, Duration::from_millis(expected), "{left} ms are left");
         };
-        let known = Lookup::Available(Arc::new(Pool::new(1, Turns::default())), Vec::new());
+        let known = Lookup::Available(Arc::new(RouteProviders::new(Turns::default())), Vec::new());
         let most = u64::try_from(KNOWN_PROVIDER_MAX_WAIT.as_millis()).unwrap();
         check(&known, 10 * most, most);
         check(&known, most, most / 2);

@@ -21,7 +21,7 @@ use crate::client::unknown_route;
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::path_params;
-use crate::routing::provider::{Provider, Providers};
+use crate::routing::provider::{Provider, RouteProviders};
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::{CallDeadlines, CallFailure, CallResult, StreamOptions};
@@ -54,7 +54,10 @@ impl RawCall<'_> {
         {
             return self.call_local(service, deadline, context);
         }
-        let found = self.mesh.lookup(self.method, self.path);
+        let found = match self.is_probe {
+            true => self.mesh.lookup_all(self.method, self.path),
+            false => self.mesh.lookup(self.method, self.path),
+        };
         if self.mesh.view().needs().is_partial() && self.asks_first(&found, now, deadline) {
             return Ok(None);
         }
@@ -102,7 +105,12 @@ impl RawCall<'_> {
 
     /// The provider of the next attempt, and begins to connect to it. A node that `answers_itself`
     /// needs no connection for that.
-    fn pick_provider<'p>(&self, providers: &'p Providers, now: Instant, answers_itself: bool) -> Option<&'p Provider> {
+    fn pick_provider<'p>(
+        &self,
+        providers: &'p RouteProviders,
+        now: Instant,
+        answers_itself: bool,
+    ) -> Option<&'p Provider> {
         let Some(address) = self.address else {
             let options = PickOptions { tried: &self.progress.tried, ..self.pick };
             return providers.pick(&options, now, |provider| {
@@ -111,7 +119,8 @@ impl RawCall<'_> {
                 }
             });
         };
-        let provider = providers.members().iter().find(|provider| provider.connection.address == address);
+        let mut members = providers.pools().flat_map(|pool| pool.members());
+        let provider = members.find(|provider| provider.connection.address == address);
         let provider = provider.filter(|_| self.progress.tried.is_empty());
         provider.inspect(|provider| self.mesh.connect(&provider.connection))
     }

@@ -194,7 +194,8 @@ mod tests {
     const TOLD: &str = "told";
 
     fn part() -> Arc<Mesh> {
-        let local_node = LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default());
+        let local_node =
+            LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default(), None);
         let mesh = Mesh::new(RegistryView::new(Arc::clone(&local_node), true), local_node, Balance::default(), None);
         mesh.view().needs().listed(true);
         Arc::new(mesh)

@@ -68,6 +68,9 @@ pub(super) struct RegistryClient {
     pub(super) translated: Option<IpAddr>,
     /// Whether the last log line says that there is no connection.
     pub(super) has_logged_loss: bool,
+    /// Whether the log has said that the Distributor is of version 1, which does not know internal
+    /// routes.
+    pub(super) has_logged_old_distributor: bool,
 }
 
 /// How a session ended.

@@ -12,6 +12,7 @@ use super::questions::uses_too_much;
 use super::{RegistryClient, RegistrySession};
 use crate::discovery::reach::{is_translated, unreachable};
 use crate::discovery::registration::NodeDescription;
+use crate::routing::subscriptions::is_event;
 
 /// The reason of a rejection when the instance id does not belong to the secret; and the pause
 /// before the next attempt.
@@ -42,6 +43,22 @@ impl RegistryClient {
             && self.warned.replace(there) != Some(there)
         {
             warn!(%name, distributor = %self.address, "{why}");
+        }
+    }
+
+    /// Warns once that a Distributor of version 1 shows internal routes of this node to old
+    /// gateways.
+    pub(super) fn warn_of_internal_routes(&mut self) {
+        let NodeDescription { name, routes, advert, .. } = &self.description;
+        let Some(stated) = &advert.routes else { return };
+        let mut adverts = routes.iter().zip(stated.by_position(routes.len()));
+        let has_internal = adverts.any(|(route, advert)| !is_event(route) && !advert.public);
+        if has_internal && !std::mem::replace(&mut self.has_logged_old_distributor, true) {
+            warn!(
+                %name, distributor = %self.address,
+                "the Distributor is of version 1, and shows internal routes of this node to gateways of version 1, which \
+                 answer clients with them: upgrade it"
+            );
         }
     }
 

@@ -93,6 +93,9 @@ impl RegistryClient {
         // Only lists of a Distributor of version 1 have such entries.
         if matches!(update, ListUpdate::Whole(_)) {
             self.warn_of_unreadable(session);
+            if header.is_none() {
+                self.warn_of_internal_routes();
+            }
         }
         if header.is_some_and(|header| header.ack) {
             write_pong(&mut session.unsent, self.pong());

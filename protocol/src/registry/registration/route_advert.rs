@@ -46,7 +46,7 @@ impl RouteAdverts {
     }
 
     /// The advert of each of as many urls. If two objects name a position, the first counts.
-    pub(crate) fn by_position(&self, urls: usize) -> Vec<RouteAdvert> {
+    pub fn by_position(&self, urls: usize) -> Vec<RouteAdvert> {
         let mut adverts = vec![RouteAdvert::default(); urls];
         for (positions, advert) in self.0.iter().rev() {
             for at in positions {

@@ -9,8 +9,8 @@ use crate::{Node, Route, RouteAdvert};
 /// the entries are of several instances, so that it is not known which of them listens.
 ///
 /// The newest entry decides, because an older node may have gone unnoticed. It gets the routes of
-/// all; what is stated of a route is the word of the newest that offers it. If the Distributor has seen a node at the address, entries of nodes that only advertise the
-/// address are left out.
+/// all; what is stated of a route is the word of the newest that offers it. If the Distributor has
+/// seen a node at the address, entries of nodes that only advertise the address are left out.
 pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) -> Option<(Arc<Node>, bool)> {
     let is_seen = nodes.clone().any(|node| !advertises(node));
     let nodes = nodes.filter(|node| !is_seen || !advertises(node));

@@ -34,7 +34,7 @@ async fn small(Params(_): Params<serde_json::Value>) -> Result<&'static str, Ser
 /// a node that gives them; and how often it was called for one.
 async fn holding(cluster: &Cluster, times: usize) -> (SocketAddr, Node, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
-    let node = Node::builder("goods").state(Arc::clone(&calls));
+    let node = Node::builder("goods").public_routes().state(Arc::clone(&calls));
     let node = node.route("GET/large", large).route("POST/small", small);
     let node = cluster.node(node).await;
     let max_held_bytes = times * (LARGE + 64 * 1024);
