@@ -69,5 +69,6 @@ pub use config::{
 pub use observe::access_log::AccessLogFormat;
 pub use process::cli::main;
 pub use process::serve::{Listeners, Stop, serve, serve_all};
+pub use route::access::{RequestPattern, RouteAccess};
 pub use route::limits::{Rate, RateBy, RouteLimits};
 pub use route::params::{ParamSource, ParamsTemplate};

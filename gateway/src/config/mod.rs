@@ -23,6 +23,7 @@ use protocol::HostPort;
 use self::settings::host_and_port;
 use self::values::long_enough;
 use crate::observe::access_log::AccessLogFormat;
+use crate::route::access::RouteAccess;
 use crate::route::limits::RouteLimits;
 use crate::route::params::ParamsTemplate;
 
@@ -133,6 +134,8 @@ pub struct RouteConfig {
     pub rewrite_cookies: bool,
     /// Servers get fields whose names contain `_`, which some servers confuse with others.
     pub underscores: bool,
+    /// Which requests are answered, whoever offers what they ask for; all unless given.
+    pub access: Option<RouteAccess>,
     /// Nodes are called with packets below these paths. Otherwise requests go to servers only.
     pub nodes: bool,
     /// The `params` of calls, for nodes that speak another dialect.
@@ -217,6 +220,7 @@ impl RouteConfig {
             rewrite_location: false,
             rewrite_cookies: false,
             underscores: false,
+            access: None,
             nodes: true,
             params: None,
             any_body: false,

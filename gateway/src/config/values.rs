@@ -6,6 +6,7 @@ use net::{SettingValue, ValueKind};
 
 use crate::config::{Balance, CertificateFiles, Check, Sticky};
 use crate::observe::access_log::AccessLogFormat;
+use crate::route::access::RequestPattern;
 use crate::route::cookie::{MAX_NAME_BYTES, MIN_SECRET_BYTES};
 use crate::route::limits::{Rate, RateBy};
 use crate::route::params::ParamsTemplate;
@@ -67,6 +68,24 @@ impl SettingValue for CheckTarget {
             Self::Servers(Check::Tcp) => Some("tcp".to_owned()),
             Self::Servers(Check::Http(text)) | Self::Nodes(text) => Some(text.clone()),
         }
+    }
+}
+
+impl SettingValue for RequestPattern {
+    const KIND: ValueKind = ValueKind::Text;
+    const UNIT: &'static str = "REQUEST";
+    const EXAMPLE: &'static str = "GET/goods";
+    type Rule = ();
+
+    fn read(text: &str, _rule: Option<&()>) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(match self {
+            Self::Method(method) => method.clone(),
+            Self::Route(route) => route.to_string(),
+        })
     }
 }
 

@@ -51,26 +51,40 @@ impl Proxy<'_> {
         // A node may read a path in either form.
         let is_internal =
             |method: &str| readable.is_some() && paths().any(|path| self.peers.has_internal(method, path));
-        for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
-            let offers = |method: &&&str| route.nodes && self.peers.offers(method, &path) && !is_internal(method);
-            if let Some(method) = methods.iter().find(offers) {
-                return Destination::Node(method, path);
+        let permits = |method: &str| route.access.as_ref().is_none_or(|access| access.permits(method, path));
+        if permits(method) {
+            for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
+                let offers = |method: &&&str| route.nodes && self.peers.offers(method, &path) && !is_internal(method);
+                if let Some(method) = methods.iter().find(offers) {
+                    return Destination::Node(method, path);
+                }
             }
-        }
-        if let Some(upstream) = self.upstreams.find(path) {
-            return Destination::Upstream(upstream);
+            if let Some(upstream) = self.upstreams.find(path) {
+                return Destination::Upstream(upstream);
+            }
         }
         if !route.nodes {
             return Destination::None(MissingRoute::Unknown);
         }
-        let is_known = |method: &str| !is_internal(method) && paths().any(|path| self.peers.has_known(method, path));
+        let is_known = |method: &str| {
+            permits(method) && !is_internal(method) && paths().any(|path| self.peers.has_known(method, path))
+        };
         if methods.iter().any(|method| is_known(method)) {
             return Destination::None(MissingRoute::Unavailable);
         }
-        if methods.iter().any(|method| self.peers.has_internal(method, path)) {
-            debug!(path = ?escaped(path, MAX_ESCAPED_BYTES), "the route is internal");
-        }
+        self.log_missing(methods, path, permits(method));
         Destination::None(allow(is_known).map_or(MissingRoute::Unknown, MissingRoute::OtherMethods))
+    }
+
+    /// Logs why a request has no destination although a node offers its route.
+    fn log_missing(&self, methods: &[&str], path: &str, is_permitted: bool) {
+        let is_internal = || methods.iter().any(|method| self.peers.has_internal(method, path));
+        let path = escaped(path, MAX_ESCAPED_BYTES);
+        if !is_permitted {
+            debug!(?path, "`allow` or `deny` of a [[route]] excludes the request");
+        } else if is_internal() {
+            debug!(?path, "the route is internal");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
-use gateway::{Config, FixedServer, OldNodesPublic, RouteConfig};
+use gateway::{Config, FixedServer, OldNodesPublic, RequestPattern, RouteAccess, RouteConfig};
 use node_sdk::gateway::UnstatedRoutes;
 use node_sdk::{Node, Route, ServiceError};
 use serde_json::{Value, json};
@@ -244,4 +244,62 @@ async fn servers_answer_what_is_internal_to_nodes() {
     assert_eq!(server.asked(), 0);
     assert_eq!(request(scene.gateway, "GET", "/web/internal", "").await.status, 200);
     assert_eq!(server.asked(), 1);
+}
+
+#[tokio::test]
+async fn an_operator_closes_what_is_public_and_opens_nothing() {
+    let server = CountingServer::start().await;
+    let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<RequestPattern>>();
+    let route = |prefix: &str, allow: Option<&[&str]>, deny: &[&str]| RouteConfig {
+        access: Some(RouteAccess::new(allow.map(patterns), patterns(deny)).unwrap()),
+        ..RouteConfig::new(vec![prefix.to_owned()])
+    };
+    let deny = &["DELETE", "POST/payments", "GET/goods/export", "GET/상품"];
+    let servers = vec![FixedServer { address: server.address.into(), weight: 100 }];
+    let routes = vec![
+        route("/", None, deny),
+        route("/old", Some(&["GET", "POST/old/orders"]), &[]),
+        RouteConfig { servers, ..route("/web", None, &["GET/web/secret", "POST"]) },
+    ];
+    let scene = Scene::start(Config { routes, ..Config::default() }).await;
+    let urls = &[
+        "GET/goods/{id}",
+        "GET/goods/export",
+        "DELETE/goods/{id}",
+        "POST/payments",
+        "GET/상품",
+        "GET/old/{page}",
+        "POST/old/orders",
+        "PUT/old/orders",
+        "GET/inner",
+    ];
+    let _node = scene.join("node", urls, Stated::Public(8)).await;
+    scene.settle().await;
+    scene
+        .check(&[
+            ("GET", "/goods/7", "node GET/goods/{id}"),
+            // The path counts, whichever route it belongs to.
+            ("GET", "/goods/export", "no"),
+            ("HEAD", "/goods/%65xport", "no"),
+            ("POST", "/payments", "no"),
+            ("OPTIONS", "/payments", "no"),
+            ("GET", "/%EC%83%81%ED%92%88", "no"),
+            ("GET", "/old/7", "node GET/old/{page}"),
+            ("POST", "/old/orders", "node POST/old/orders"),
+            ("GET", "/inner", "no"),
+        ])
+        .await;
+    for (method, path, status, allow) in [
+        ("DELETE", "/goods/7", 405, "GET, HEAD, OPTIONS"),
+        ("OPTIONS", "/goods/7", 204, "GET, HEAD, OPTIONS"),
+        ("PUT", "/old/orders", 405, "GET, HEAD, POST, OPTIONS"),
+    ] {
+        let answer = request(scene.gateway, method, path, "").await;
+        assert_eq!((answer.status, answer.header("allow")), (status, Some(allow)), "{method} {path}");
+    }
+    for (method, path) in [("GET", "/web/secret"), ("POST", "/web/x"), ("DELETE", "/x")] {
+        assert_eq!(request(scene.gateway, method, path, "").await.problem(), "no_route", "{method} {path}");
+    }
+    assert_eq!(server.asked(), 0);
+    assert_eq!(request(scene.gateway, "GET", "/web/x", "").await.status, 200);
 }

@@ -10,9 +10,10 @@ use super::file_reader::{Entry, FileReader, entries};
 use crate::config::mistakes::shown;
 use crate::config::values::{BalanceName, CheckTarget, cookie_name};
 use crate::config::{FixedAddress, FixedServer, MAX_TIME, MIN_TIME, RouteConfig};
+use crate::route::access::{RequestPattern, RouteAccess};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
-use crate::route::path::normalize;
+use crate::route::path::{normal_prefix, normalize};
 
 net::settings! {
     /// The keys of a `[[route]]`.
@@ -33,6 +34,11 @@ net::settings! {
         @File raw_path: bool = false;
         /// Servers get fields with `_` in their names; see Fields.
         @File underscores: bool = false;
+        /// A list of methods such as `GET`, and routes such as `POST/orders/{id}`: other requests
+        /// are answered as if nothing offered what they ask for; see Public and internal.
+        @File allow: Option<Vec<RequestPattern>> = None;
+        /// A list of such requests that are answered so; it wins over `allow`.
+        @File deny: Vec<RequestPattern> = Vec::new();
         /// Nodes are called with packets; otherwise only servers are asked.
         @File nodes: bool = true;
         /// The `params` of calls; see Services of another dialect.
@@ -139,6 +145,7 @@ fn read_route<'t>(
     route.check_prefixes(reader, &keys.prefix, seen);
     route.check_cookie(reader, &keys, seen);
     route.check_targets(reader, &keys);
+    route.check_access(reader, &keys);
     route.warn_of_no_effect(reader, &keys);
     keys.route()
 }
@@ -218,6 +225,26 @@ impl RouteTable<'_, '_> {
         }
     }
 
+    /// The requests that are allowed or denied are below a prefix of the route.
+    fn check_access(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
+        let prefixes: Vec<String> = keys.prefix.iter().filter_map(|prefix| normal_prefix(prefix)).collect();
+        let is_below = |path: &str| {
+            let rest = |prefix: &String| {
+                path.strip_prefix(prefix.as_str()).map(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            prefixes.iter().any(|prefix| rest(prefix) == Some(true))
+        };
+        for (key, patterns) in [("allow", keys.allow.as_deref().unwrap_or_default()), ("deny", &keys.deny)] {
+            let Some(at) = self.offset(reader, key) else { continue };
+            if let Some(path) = patterns.iter().filter_map(RequestPattern::path).find(|path| !is_below(path)) {
+                reader.mistake(at, format!("{key}: `{}` is not below the prefix of this [[route]]", shown(path)));
+            }
+            if let Err(error) = RouteAccess::new(None::<Vec<_>>, patterns.iter().cloned()) {
+                reader.mistake(at, format!("{key}: {}", error.reason()));
+            }
+        }
+    }
+
     fn warn_of_no_effect(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
         for (key, is_set) in [("rewrite_location", keys.rewrite_location), ("rewrite_cookies", keys.rewrite_cookies)] {
             if is_set && !keys.strip {
@@ -236,6 +263,9 @@ impl RouteTable<'_, '_> {
 
 impl RouteSettings {
     fn route(self) -> RouteConfig {
+        // A list that cannot be looked up is a mistake of the file.
+        let has_access = self.allow.is_some() || !self.deny.is_empty();
+        let access = has_access.then(|| RouteAccess::new(self.allow, self.deny).unwrap_or_default());
         let (balance, sticky) = self.balance.map_or((None, None), BalanceName::rule);
         let (check, node_check) = match self.check {
             None => (None, None),
@@ -250,6 +280,7 @@ impl RouteSettings {
             rewrite_location: self.rewrite_location,
             rewrite_cookies: self.rewrite_cookies,
             underscores: self.underscores,
+            access,
             nodes: self.nodes,
             params: self.params,
             any_body: self.any_body,

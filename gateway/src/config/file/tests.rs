@@ -207,6 +207,11 @@ fn oe18_slips_in_tables_have_their_own_places() {
         "[[route]]\nprefix = \"/\"\nidle_timeout = \"1s\"",
         &["3:1: `idle_timeout` is not a key of [[route]]; it belongs above the first line with a bracket"],
     );
+    let route = |keys: &str| format!("[[route]]\nprefix = \"/a\"\n{keys}");
+    check(&route("deny = [\"DELETE\", \"GET/a\", \"POST/a/{x}\"]\nallow = []"), &[]);
+    check(&route("deny = [\"delete\"]"), &["3:9: deny = \"delete\": write a method such as DELETE"]);
+    check(&route("allow = [\"GET\", \"10.0.0.0/8\"]"), &["3:17: allow = \"10.0.0.0/8\": it lists methods and routes"]);
+    check(&route("allow = [\"GET/ab\"]"), &["3:9: allow: `/ab` is not below the prefix of this [[route]]"]);
     check("[[route]]\nprefix = []", &["2:10: prefix: write a path such as \"/\", which is all, or a list of paths"]);
     check("[[route]]\nprefix = \"/..\"", &["2:10: prefix `/..`: "]);
     check("[[route]]\nprfix = \"/a\"\nprefix = \"/a\"", &["2:1: unknown key `prfix`; did you mean `prefix`?"]);
