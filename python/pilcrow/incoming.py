@@ -38,6 +38,13 @@ MAX_RUNNING = 1024
 MAX_UNREAD_BYTES = 8 << 20
 """Bytes of answers that a caller has not read. With more, no call of it is begun."""
 
+MAX_PART_BYTES = 1 << 20
+"""Bytes of parts of streams that a caller has not read: four times the credit of a usual caller. With
+more, no part is added, whatever credit it has granted."""
+
+ROOM_PAUSE = 0.01
+"""How often it is looked whether a caller has read parts."""
+
 MAX_CALLER_BYTES = 64 << 20
 """Bytes that are held for one caller: some of the largest calls while they run. An answer that has
 no room is an error."""
@@ -331,6 +338,11 @@ class CallerConnection(asyncio.Protocol):
             self._writer.write(packet)
         else:
             self._writer.write_legacy(packet)
+
+    async def room(self, outbox: Outbox) -> None:
+        """Waits while the caller has too many parts to read, and until the end of the stream."""
+        while self._writer.waiting > MAX_PART_BYTES and not outbox.is_over:
+            await asyncio.sleep(ROOM_PAUSE)
 
     def write(self, packet: bytes) -> None:
         """Writes a packet of a stream."""

@@ -79,6 +79,10 @@ class RunningCall:
         except asyncio.CancelledError:
             if self.is_leaving:
                 self.caller.refuse(self, ServiceError(503, "leaving", "this node is leaving"))
+            elif self.key is not None:
+                # Nobody has cancelled this task: the handler has waited for one that was.
+                error = RuntimeError("the handler has let a CancelledError pass")
+                self.caller.refuse(self, self.caller.service.failure(error, call))
             raise
         finally:
             self.caller.forget(self)
@@ -100,7 +104,7 @@ class RunningCall:
                 except StopAsyncIteration:
                     break
                 self.open()
-                if not await self.outbox.credit():
+                if not await self._may_send():
                     return
                 self.caller.write(self.outbox.part(self.head, to_json(part)))
                 following = parts.__anext__()
@@ -116,9 +120,18 @@ class RunningCall:
             if permit is not None:
                 permit.release()
 
+    async def _may_send(self) -> bool:
+        """Waits until a part may be sent: for credit, and until the caller has read enough, as it
+        may grant any credit. False when the stream is over."""
+        assert self.outbox is not None
+        if not await self.outbox.credit():
+            return False
+        await self.caller.room(self.outbox)
+        return not self.outbox.is_over
+
     async def _end_with(self, text: str) -> None:
         """A usual answer of a call that has become a stream is one more part and the end."""
         assert self.outbox is not None
-        if await self.outbox.credit():
+        if await self._may_send():
             self.caller.write(self.outbox.part(self.head, text))
             self.caller.write(self.outbox.end(self.head))

@@ -23,6 +23,7 @@ class ServerTest(unittest.IsolatedAsyncioTestCase):
         self.going = asyncio.Event()
         self.done = []
         self.cancelled = []
+        self.parts = 0
         self.add_routes()
         await self.node.start()
         self.addAsyncCleanup(self.stop)
@@ -78,6 +79,18 @@ class ServerTest(unittest.IsolatedAsyncioTestCase):
             for number in range(to):
                 yield number
 
+        @self.node.route("GET/parts")
+        async def parts():
+            while True:
+                self.parts += 1
+                yield "x" * 1000
+
+        @self.node.route("GET/cancelled")
+        async def waits_for_a_cancelled_task():
+            task = asyncio.ensure_future(asyncio.sleep(60))
+            task.cancel()
+            await task
+
         @self.node.route("POST/hold")
         async def hold(call):
             async for _ in call.items():
@@ -122,6 +135,23 @@ class Answers(ServerTest):
         self.assertNotIn("10.0.0.7", str(answer))
         self.assertIn("a secret of 10.0.0.7", log.output[0])
         self.assertIn("Traceback", log.output[0])
+
+    async def test_a_handler_that_waits_for_a_cancelled_task_has_an_answer(self):
+        answer = await self.ask(call("/cancelled"))
+        self.assertEqual((answer["$"]["s"], answer["$"]["r"]), (500, "internal"))
+
+    async def test_credit_without_end_fills_no_memory_and_keeps_no_other_waiting(self):
+        raw = await self.raw()
+        raw.writer.transport.pause_reading()
+        raw.send(call("/parts", c=(1 << 53) - 1))
+        before = -1
+        while self.parts < 1000 or self.parts != before:
+            before = self.parts
+            await asyncio.wait_for(asyncio.sleep(0.1), PATIENCE)
+        self.assertEqual((await self.ask(call()))["$"], {})
+        raw.writer.transport.resume_reading()
+        while self.parts <= 2 * before:
+            await raw.next()
 
     async def test_calls_that_came_too_late_or_too_deep_are_not_begun(self):
         self.assertEqual((await self.ask(call(d=0)))["$"]["r"], "deadline")
