@@ -4,7 +4,7 @@
 // What a call means is left to classes that extend this one.
 
 const { CALL_BYTES, CALL_WEIGHT, MIN_BYTES } = require('./budget');
-const { FRAME_LIMIT, PacketReader, isObject, join, keyOf, parts, seal, shownKey } = require('./packets');
+const { FRAME_LIMIT, PacketReader, isObject, join, keyOf, numberIn, parts, seal, shownKey } = require('./packets');
 const { Reading } = require('./turns');
 
 const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not read; beyond this, it is not read from
@@ -92,7 +92,7 @@ class Caller {
     const key = isLog ? undefined : keyOf(members, version);
     const bytes = CALL_BYTES + text.length * CALL_WEIGHT;
     const name = key === undefined ? undefined : shownKey(key);
-    const keep = Math.min(Math.max(packet.$?.d || 0, CALL_MS), MAX_WAIT_MS);
+    const keep = Math.min(Math.max(numberIn(packet.$?.d) || 0, CALL_MS), MAX_WAIT_MS);
     const call = { caller: this, key, name, version, at: performance.now(), keep, bytes, isOpen: false };
     if (key !== undefined) {
       this.calls.add(call);
@@ -101,7 +101,7 @@ class Caller {
     }
     if (this.misdirected) {
       this.fail(call, WRONG_INSTANCE, 'wrong_instance', 'this is another instance, or another service, than the call is for');
-    } else if (packet.$?.d <= 0) {
+    } else if (numberIn(packet.$?.d) <= 0) {
       this.fail(call, 504, 'deadline', 'the call came too late to be begun');
     } else {
       this.begin(call, packet, text);

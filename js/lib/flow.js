@@ -90,15 +90,16 @@ class Received {
 }
 
 // The sending side. `write` sends a packet with a number, and returns its bytes without the
-// delimiter.
+// delimiter. `room` returns a promise while too much waits to be written, and otherwise null: the
+// other side may grant any credit and read nothing.
 class Sender {
   #sent = 0;
   #isOver = false;
   #tail = Promise.resolve();
   #granted = null;
 
-  constructor(credit, write) {
-    Object.assign(this, { credit, write });
+  constructor(credit, write, room = () => null) {
+    Object.assign(this, { credit, write, room });
   }
 
   get isOver() {
@@ -120,6 +121,7 @@ class Sender {
 
   async #sendNext(part) {
     while (this.credit <= 0 && !this.#isOver) await new Promise((resolve) => { this.#granted = resolve; });
+    for (let full = this.room(); full !== null && !this.#isOver; full = this.room()) await full;
     if (this.#isOver) return false;
     this.credit -= this.write(++this.#sent, part);
     return true;

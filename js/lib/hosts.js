@@ -3,6 +3,7 @@
 // Tells hosts of this machine from hosts of others.
 
 const { BlockList, isIP } = require('node:net');
+const { textIn } = require('./packets');
 
 const OWN = new BlockList(); // IPv4 as such or inside of IPv6, in all spellings
 OWN.addSubnet('127.0.0.0', 8, 'ipv4');
@@ -16,7 +17,7 @@ const OWN_NAME = /^((.+\.)?localhost\.?|(0x[\da-f]*|\d+)(\.(0x[\da-f]*|\d+)){0,3
 
 // Whether a connection to this host ends at the machine that makes it.
 function isOwn(host) {
-  const bare = String(host).replace(/^\[|\]$|%.*$/g, '');
+  const bare = textIn(host).replace(/^\[|\]$|%.*$/g, '');
   const family = isIP(bare);
   if (family === 0) return OWN_NAME.test(bare);
   return OWN.check(bare, family === 6 ? 'ipv6' : 'ipv4');

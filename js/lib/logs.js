@@ -2,6 +2,8 @@
 
 // Services of version 1 send each packet that they receive to the node `logs`, if there is one.
 
+const { numberIn } = require('./packets');
+
 const UNSENT_LIMIT = 1024 * 1024; // bytes that wait for a node that does not read; more packets are lost
 
 const LOG_PERIOD_MS = 10_000; // one line about lost packets in this time
@@ -25,7 +27,7 @@ class LogSender {
     if (!node) this.end();
     if (!node || this.own === NAME || this.isConnected) return;
     this.cause = 'it closed the connection';
-    const client = this.connect(node.host, Number(node.port), () => this.ended(client, node), (_, error) => {
+    const client = this.connect(node.host, numberIn(node.port), () => this.ended(client, node), (_, error) => {
       this.cause = error.message;
     });
     this.client = client;

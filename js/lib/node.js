@@ -10,7 +10,7 @@ const { Peers } = require('./calls/peers');
 const { Client, tuned } = require('./client');
 const { current, within } = require('./context');
 const { StartError } = require('./errors');
-const { FRAME_LIMIT, explain, parseAddress, shown } = require('./packets');
+const { FRAME_LIMIT, explain, parseAddress, shown, textIn } = require('./packets');
 const { Registry, newIdentity } = require('./registry');
 const { routeFault } = require('./routes');
 const { NodeCaller } = require('./server/node_caller');
@@ -264,7 +264,7 @@ class Node {
       this.onIdle();
     };
     running.then(done, (error) => {
-      this.complain(`detached work failed: ${error?.stack ?? error}`);
+      this.complain(`detached work failed: ${textIn(error?.stack ?? error)}`);
       done();
     });
     return running;
@@ -315,7 +315,7 @@ class Node {
   // An event, or another call without an answer, was lost.
   lost(route, why) {
     this.#lostEvents++;
-    this.complain(`${shown(route)} was lost: ${why?.message ?? why}`);
+    this.complain(`${shown(route)} was lost: ${textIn(why?.message ?? why)}`);
   }
 
   log(text, isTrouble = false) {

@@ -6,7 +6,7 @@
 const { AsyncLocalStorage } = require('node:async_hooks');
 const { Caller } = require('./caller');
 const { failure, newAnswer, oldAnswer } = require('./old_answers');
-const { cut, isObject, parts, seal, shown, shownKey } = require('./packets');
+const { cut, isObject, parts, seal, shown, shownKey, textIn } = require('./packets');
 
 const handling = new AsyncLocalStorage(); // the call for which the service's code runs
 
@@ -41,7 +41,7 @@ class OldStyleCaller extends Caller {
     this.onPacket(text);
     // Whatever a stranger sends, an error of the service costs at most this call.
     handling.run(call, async () => this.onRead(packet)).catch((error) => {
-      this.complain(`${shown(`${method}${uri}`)} failed: ${error?.stack ?? error}`);
+      this.complain(`${shown(`${method}${uri}`)} failed: ${textIn(error?.stack ?? error)}`);
       this.fail(call, 500, 'internal', 'the service failed');
     });
   }

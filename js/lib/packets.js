@@ -284,9 +284,24 @@ function crc32(bytes) {
   return ~crc >>> 0;
 }
 
+// A stranger's value as a number; NaN when it is none. JSON can hold objects whose `valueOf` and
+// `toString` are no functions: JavaScript throws when it converts them.
+function numberIn(value) {
+  return typeof value === 'number' || typeof value === 'string' ? Number(value) : NaN;
+}
+
+// The same as a text, and for what a handler throws.
+function textIn(value) {
+  try {
+    return String(value);
+  } catch {
+    return Object.prototype.toString.call(value);
+  }
+}
+
 // Foreign text for a log: cut to a length, and without characters that a terminal acts on.
 function shown(text, most = 128) {
-  const whole = String(text);
+  const whole = textIn(text);
   const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
   return whole.length > most ? `${begin}…` : begin;
 }
@@ -322,6 +337,6 @@ function explain(error) {
 }
 
 module.exports = {
-  FRAME_LIMIT, PacketReader, crc32, cut, encode, explain, isObject, join, keyOf, parseAddress, parts, seal,
-  shown, shownKey,
+  FRAME_LIMIT, PacketReader, crc32, cut, encode, explain, isObject, join, keyOf, numberIn, parseAddress, parts, seal,
+  shown, shownKey, textIn,
 };

@@ -4,7 +4,7 @@
 
 const { createHash, randomBytes } = require('node:crypto');
 const { farEnd, inVain, isOwn, foreignServer } = require('./hosts');
-const { explain, isObject, shown } = require('./packets');
+const { explain, isObject, numberIn, shown, textIn } = require('./packets');
 const { LIST_LIMIT, Replica } = require('./replica');
 
 const COPY_PART_BYTES = 32 * 1024; // bytes of entries in a part of a copy: the packet stays below 64 KiB
@@ -120,7 +120,7 @@ class Registry {
   logTranslation() {
     const { localAddress } = this.client.client ?? {};
     const { host, port } = this.replica.entryOf(this) ?? {};
-    const [here, told] = [localAddress, host].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
+    const [here, told] = [localAddress, host].map((one) => textIn(one).replace(/^::ffff:(?=\d+\.)/i, ''));
     const isKnown = host !== undefined && localAddress !== undefined && !isOwn(here) && !isOwn(told);
     if (!isKnown || here === told || this.advertise !== undefined || this.translatedTo === told) return;
     this.translatedTo = told;
@@ -149,7 +149,7 @@ class Registry {
   pinged({ every, epoch, rev, digest }) {
     const { state } = this.replica;
     this.heard = true;
-    this.client.patience(Math.min(Math.max(SILENCE_MS, 3 * every || 0), MAX_WAIT_MS));
+    this.client.patience(Math.min(Math.max(SILENCE_MS, 3 * numberIn(every) || 0), MAX_WAIT_MS));
     this.pong();
     const sameState = state !== null && state.epoch === epoch && state.rev === rev;
     if (sameState && digest !== undefined && digest !== this.replica.digest) this.ask();
@@ -199,7 +199,8 @@ class Registry {
     } while (at < all.length);
   }
 
-  turnedAway({ s, r, m, ra }) {
+  turnedAway({ s: status, r, m, ra: wait }) {
+    const [s, ra] = [numberIn(status), numberIn(wait)];
     if (r === 'not_yours') {
       this.notYours();
       return;
@@ -209,9 +210,9 @@ class Registry {
     this.service.onTurnedAway?.({ s, r, m, ra });
     if (!(s >= 400 && ra >= 0)) return;
     // The moment is random, because otherwise all refused nodes would come back together.
-    const wait = Math.min(Math.max(ra, 50), MAX_WAIT_MS) * (1 + Math.random());
+    const pause = Math.min(Math.max(ra, 50), MAX_WAIT_MS) * (1 + Math.random());
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.register(), wait);
+    this.timer = setTimeout(() => this.register(), pause);
   }
 
   // The Distributor says that our id belongs to another process. Only the secret could register it.

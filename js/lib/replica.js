@@ -4,9 +4,10 @@
 
 const { inflateSync } = require('node:zlib');
 const { resolved } = require('./hosts');
-const { crc32, isObject, parts } = require('./packets');
+const { crc32, isObject, numberIn, parts, textIn } = require('./packets');
 
 const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice the limit of our Distributor
+const MAX_BLOCKS = 4096; // packed blocks of one packet: a Distributor makes blocks of 4 KiB and more
 const HOLD_MS = 11_000; // how long nodes are kept that a restarted version 1 Distributor does not list yet
 
 // Changes are applied in order and without gaps, and a restarted Distributor that knows less makes
@@ -99,6 +100,7 @@ class Replica {
     if (stamp.was !== undefined) this.suspects = new Set();
     for (const id of idsIn(stamp.suspect)) this.suspects.add(id);
     for (const id of [...idsIn(stamp.trusted), ...left]) this.suspects.delete(id);
+    for (const id of this.suspects) if (!next.has(id)) this.suspects.delete(id);
     return same ? 'same' : 'changed';
   }
 
@@ -131,7 +133,7 @@ class Replica {
   entryOf({ service: { context }, version, id }) {
     const isIt = version === 2
       ? ({ entry }) => entry?.$?.id === id
-      : ({ entry }) => entry?.name === context.name && Number(entry.port) === context.port;
+      : ({ entry }) => entry?.name === context.name && numberIn(entry.port) === context.port;
     return [...this.entries.values()].find(isIt)?.entry;
   }
 
@@ -147,6 +149,7 @@ class Replica {
 function unpacked(blocks = []) {
   const all = { ids: [], entries: [], texts: [] };
   let room = LIST_LIMIT;
+  if (blocks?.length > MAX_BLOCKS) return null;
   try {
     for (const block of blocks) {
       const bytes = inflateSync(Buffer.from(block, 'base64'), { maxOutputLength: room });
@@ -185,7 +188,7 @@ function sum(entries) {
 }
 
 function addressOf(entry) {
-  return `${entry?.host} ${entry?.port}`;
+  return `${textIn(entry?.host)} ${textIn(entry?.port)}`;
 }
 
 module.exports = { HOLD_MS, LIST_LIMIT, Replica };

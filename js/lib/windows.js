@@ -2,12 +2,12 @@
 
 // How much peers of version 1 can read at once.
 
-const { FRAME_LIMIT, isObject } = require('./packets');
+const { FRAME_LIMIT, isObject, textIn } = require('./packets');
 
 const OLD_READ_BYTES = 65536; // an old peer reads at most this at once, and crashes on a packet in two reads
 
 // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d.
-const plainHost = (host) => String(host).replace(/^::ffff:(?=\d+\.)/i, '');
+const plainHost = (host) => textIn(host).replace(/^::ffff:(?=\d+\.)/i, '');
 
 // How many bytes the version 1 node of this entry may have unread.
 function readWindow({ readWindow: window }) {

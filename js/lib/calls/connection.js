@@ -7,7 +7,7 @@
 const { Client } = require('../client');
 const { Load } = require('../balance/load');
 const { COOLING_DOWN, CONNECTING, EJECTED, READY, RECONNECT } = require('../balance/pool');
-const { FRAME_LIMIT, isObject, seal } = require('../packets');
+const { FRAME_LIMIT, isObject, numberIn, seal } = require('../packets');
 const { guardedLookup, unreachableWord } = require('./reach');
 const { CalledStream } = require('./stream');
 const { WriteQueue } = require('./write_queue');
@@ -225,7 +225,7 @@ class Connection {
       this.#greeted(packet.$);
       return;
     }
-    const key = packet === null ? this.#onlyKey() : Number(packet?.key);
+    const key = packet === null ? this.#onlyKey() : numberIn(packet?.key);
     const pending = this.#pending.get(key);
     if (!pending || !(packet === null || isObject(packet))) {
       this.#tookUseless(text.length);

@@ -4,6 +4,7 @@
 
 const { CallError } = require('../errors');
 const { Received, STREAM_WINDOW, Sender } = require('../flow');
+const { numberIn, textIn } = require('../packets');
 
 const MAX_WAITING = 1024; // parts that wait to be sent: a sender that awaits each has one
 
@@ -130,11 +131,13 @@ function readAnswer(packet, url, node) {
   }
   const code = [packet.errorcode, packet.errorCode].find((one) => ![undefined, null, 0, '0', '', false].includes(one));
   if (code === undefined) return { status: 200, value: dataOf(packet) };
-  const status = Number.isInteger(Number(code)) && code >= 400 && code < 600 ? Number(code) : 500;
-  const reason = /^\w+$/.test(String(code)) ? `errorcode_${code}`.toLowerCase() : 'errorcode';
+  const status = httpErrorOf(numberIn(code));
+  const reason = /^\w+$/.test(textIn(code)) ? `errorcode_${code}`.toLowerCase() : 'errorcode';
   const said = packet.errormessage ?? packet.errorMessage ?? '';
   return { error: refused(url, { status, reason, message: typeof said === 'string' ? said : JSON.stringify(said), node }) };
 }
+
+const httpErrorOf = (code) => (Number.isInteger(code) && code >= 400 && code < 600 ? code : 500);
 
 // The content of an answer of version 1: see "Calls" in docs/PROTOCOL.md.
 function dataOf(packet) {

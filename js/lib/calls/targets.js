@@ -2,7 +2,7 @@
 
 // Where the nodes of a list are, and how they are called.
 
-const { isObject, parseAddress } = require('../packets');
+const { isObject, numberIn, parseAddress, textIn } = require('../packets');
 const { plainHost, readWindow } = require('../windows');
 const { score } = require('../balance/rendezvous');
 
@@ -27,7 +27,7 @@ function advertisedBy(entry) {
 // What a node of the list is to its callers; null when it cannot be called. Entries come from
 // strangers, and may hold anything.
 function nodeOf({ id, entry, isSuspect }) {
-  const port = Number(entry.port);
+  const port = numberIn(entry.port);
   if (typeof entry.host !== 'string' || !(Number.isInteger(port) && port >= 1 && port <= MAX_PORT)) return null;
   const $ = isObject(entry.$) ? entry.$ : null;
   const host = plainHost(entry.host);
@@ -40,7 +40,7 @@ function nodeOf({ id, entry, isSuspect }) {
     host,
     port,
     address: addressOf(host, port),
-    name: String(entry.name),
+    name: textIn(entry.name),
     version: $ === null ? 1 : 2,
     window: readWindow(entry),
     instance: typeof $?.id === 'string' ? $.id : undefined,

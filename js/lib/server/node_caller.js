@@ -9,16 +9,20 @@ const { isIdempotent } = require('../routes');
 const { overloaded } = require('./concurrency');
 const { ServedStream } = require('./stream');
 
+const MAX_PART_BYTES = 1024 * 1024; // bytes that wait to be written for streams: four that a usual caller has given credit for
 const MAX_STREAMS = 4096; // open streams of one caller; its reading paces them
 
 class NodeCaller extends Caller {
   #base = Infinity; // of the fastest call so far: when it arrived, less its time since $hello
   #stated = { instance: undefined, name: undefined };
   #open = new Map(); // streams by their keys
+  #room = null; // {promise, resolve} while parts wait for the caller to read
 
   constructor(socket, options, service) {
     super(socket, options);
     this.service = service;
+    socket.on('drain', () => this.#hasRoom());
+    socket.on('close', () => this.#hasRoom());
   }
 
   greet($) {
@@ -89,6 +93,21 @@ class NodeCaller extends Caller {
         this.socket.destroy();
       }
     }
+  }
+
+  // A promise while the caller has so much to read that no part may be added; otherwise null.
+  room() {
+    if (this.socket.destroyed || this.socket.writableLength <= MAX_PART_BYTES) return null;
+    if (this.#room === null) {
+      this.#room = {};
+      this.#room.promise = new Promise((resolve) => { this.#room.resolve = resolve; });
+    }
+    return this.#room.promise;
+  }
+
+  #hasRoom() {
+    this.#room?.resolve();
+    this.#room = null;
   }
 
   drop(call) {

@@ -4,7 +4,7 @@
 
 const { Context, within } = require('../context');
 const { CallError, ServiceError } = require('../errors');
-const { isObject, shown } = require('../packets');
+const { isObject, shown, textIn } = require('../packets');
 const { Router, parameterNames } = require('../routes');
 const { Concurrency } = require('./concurrency');
 const { IncomingCall } = require('./incoming');
@@ -97,7 +97,7 @@ class Service {
   // log.
   #errorOf(error, url) {
     if (error instanceof ServiceError) return error;
-    this.node.complain(`${shown(url)} failed: ${error?.stack ?? error}`);
+    this.node.complain(`${shown(url)} failed: ${stackOf(error)}`);
     if (error instanceof CallError) return error.toServiceError();
     return new ServiceError(500, 'internal', 'the handler failed');
   }
@@ -141,6 +141,15 @@ class Service {
       this.#left.delete(call);
       this.node.onIdle();
     };
+  }
+}
+
+// What a handler has thrown, for the log. It can be anything.
+function stackOf(error) {
+  try {
+    return textIn(error?.stack ?? error);
+  } catch {
+    return 'an error that cannot be read';
   }
 }
 

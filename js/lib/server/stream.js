@@ -17,7 +17,8 @@ class ServedStream {
   // the call becomes a stream.
   constructor(call, credit, onOpen) {
     Object.assign(this, { call, onOpen, received: null });
-    this.sender = new Sender(credit, (n, text) => this.#write(`{"key":${call.key},"$":{"n":${n}},"params":${text}}`));
+    const write = (n, text) => this.#write(`{"key":${call.key},"$":{"n":${n}},"params":${text}}`);
+    this.sender = new Sender(credit, write, () => call.caller.room());
   }
 
   open() {
