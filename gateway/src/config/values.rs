@@ -74,7 +74,7 @@ impl SettingValue for CheckTarget {
 impl SettingValue for RequestPattern {
     const KIND: ValueKind = ValueKind::Text;
     const UNIT: &'static str = "REQUEST";
-    const EXAMPLE: &'static str = "GET/goods";
+    const EXAMPLE: &'static str = "GET/api/goods";
     type Rule = ();
 
     fn read(text: &str, _rule: Option<&()>) -> Result<Self, String> {

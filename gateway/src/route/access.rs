@@ -107,7 +107,11 @@ impl FromStr for RequestPattern {
         }
         // A route checks its method; any path will do for one alone.
         let route = Route::parse(if path.is_empty() { format!("{method}/") } else { text.to_owned() }.as_str());
+        let no_path = "no request has this path: write it without . and .. and //";
         let Ok(route) = route else {
+            if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+                return Err(no_path.to_owned());
+            }
             return Err("write a method such as DELETE, or a route such as GET/goods or GET/goods/{id}".to_owned());
         };
         if path.is_empty() {
@@ -116,7 +120,7 @@ impl FromStr for RequestPattern {
         if let Some(why) = route.foreign_pattern() {
             return Err(format!("it matches only itself: {why}"));
         }
-        let normal = normal_path(&route).ok_or("no request has this path: write it without . and .. and //")?;
+        let normal = normal_path(&route).ok_or(no_path)?;
         Route::parse(&format!("{method}{normal}")).map(Self::Route).map_err(|error| error.to_string())
     }
 }
