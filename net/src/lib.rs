@@ -66,7 +66,9 @@ pub use process::{
     sleep_until_opt, stop_on_signals, stop_on_signals_unless, time_of_day, unique_id,
 };
 pub use send_queue::{MAX_QUEUED_BYTES, QueuedSocket, SendQueue};
-pub use socket::{Acceptor, BacklogPoller, FrameReader, Listener, Network, PeerBacklog, ReadNow, Socket, set_options};
+pub use socket::{
+    Acceptor, BacklogPoller, FrameReader, Listener, Network, PeerBacklog, ReadNow, Socket, set_socket_options,
+};
 #[cfg(feature = "virtual-net")]
 pub use socket::{Host, Pipe, PipeListener, VirtualNet};
 pub use tcp::{

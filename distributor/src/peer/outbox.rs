@@ -361,7 +361,7 @@ impl Outbox {
                 return Unsolicited::Nothing;
             }
             if !std::mem::replace(&mut self.has_greeting_time, true) {
-                self.greet_at = registry.greeting_time(now);
+                self.greet_at = registry.assign_greeting_time(now);
             }
             if now < self.greet_at {
                 return Unsolicited::Nothing;

@@ -20,7 +20,7 @@ pub(crate) struct Greetings {
 
 impl Greetings {
     /// When a peer whose greeting is due at `now` is greeted.
-    pub(super) fn greeting_time(&mut self, now: Instant) -> Instant {
+    pub(super) fn assign_greeting_time(&mut self, now: Instant) -> Instant {
         let whole_at = self.whole_at.map_or(now, |at| at.max(now)) + INTERVAL;
         let wait = whole_at.saturating_duration_since(now + INTERVAL * BURST);
         if wait > MAX_WAIT {
@@ -40,10 +40,10 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn check(peers: u32, last: Duration, later: Duration, one: Duration) {
         let (now, mut greetings) = (Instant::now(), Greetings::default());
-        let waits: Vec<_> = (0..peers).map(|_| greetings.greeting_time(now) - now).collect();
+        let waits: Vec<_> = (0..peers).map(|_| greetings.assign_greeting_time(now) - now).collect();
         assert!(waits.is_sorted(), "in the order of their coming");
         assert_eq!(waits.last(), Some(&last), "{peers}");
-        assert_eq!(greetings.greeting_time(now + later) - (now + later), one, "{peers}");
+        assert_eq!(greetings.assign_greeting_time(now + later) - (now + later), one, "{peers}");
     }
 
     #[test]

@@ -224,8 +224,8 @@ impl Registry {
     }
 
     /// When a silent peer whose greeting is due now is greeted: later if there are many.
-    pub(crate) fn greeting_time(&mut self, now: Instant) -> Instant {
-        self.greetings.greeting_time(now)
+    pub(crate) fn assign_greeting_time(&mut self, now: Instant) -> Instant {
+        self.greetings.assign_greeting_time(now)
     }
 
     /// The state that followers should know. When it changes, they are told.
@@ -297,7 +297,7 @@ impl Registry {
             let since = tenure.and_then(|tenure| tenure.since);
             let stay = since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
             self.entries.remove_session(session, reason);
-            self.deferred.offers_changed(now);
+            self.deferred.record_offer_change(now);
             self.penalise_short_stay(now, &record.identity(), stay);
             self.history.record(now, self.revision().rev, &record, "left", reason.as_str());
         }
@@ -363,7 +363,7 @@ impl Registry {
             due.gone = self.entries.expire(now, most);
             if !due.gone.is_empty() {
                 self.next_removal = now + REMOVAL_PERIOD;
-                self.deferred.offers_changed(now);
+                self.deferred.record_offer_change(now);
             }
             for record in &due.gone {
                 self.history.record(now, self.revision().rev, record, "left", "it did not come back");

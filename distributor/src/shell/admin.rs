@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, set_options};
+use net::{Acceptor, set_socket_options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -32,7 +32,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         tokio::select! {
             (socket, _) = acceptor.accept() => {
-                set_options(&socket);
+                set_socket_options(&socket);
                 let Some(stream) = socket.into_tcp() else { continue };
                 order.retain(|client| !client.is_finished());
                 if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {

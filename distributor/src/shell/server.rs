@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, KeyedThrottle, Listener, LogThrottle, address_group, set_options};
+use net::{Acceptor, KeyedThrottle, Listener, LogThrottle, address_group, set_socket_options};
 use protocol::Version;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -107,7 +107,7 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
     loop {
         tokio::select! {
             (socket, peer) = acceptor.accept() => {
-                set_options(&socket);
+                set_socket_options(&socket);
                 let (reason, refused) = match shared.open(socket, peer) {
                     Ok(guard) => {
                         connections.spawn(connection::run(guard, stop.clone()));

@@ -48,19 +48,19 @@ impl SimAsking {
         Self { uses: self.uses, is_partial: self.is_partial, ..Self::default() }
     }
 
-    /// A connection is new: questions of an earlier one are not answered.
-    pub(super) fn connected(&mut self) {
+    /// Records a new connection: questions of an earlier one are not answered.
+    pub(super) fn record_connect(&mut self) {
         (self.has_list, self.question, self.ask_at) = (false, None, None);
         self.waiting.clear();
     }
 
-    /// A list has come.
-    pub(super) fn listed(&mut self, is_partial: bool) {
+    /// Records that a list has come.
+    pub(super) fn record_list(&mut self, is_partial: bool) {
         (self.is_partial, self.has_list) = (is_partial, true);
     }
 
-    /// The node registers, with what it uses.
-    pub(super) fn registers(&mut self) {
+    /// Records that the node registers, with what it uses.
+    pub(super) fn record_registration(&mut self) {
         if let Some(question) = &mut self.question {
             question.has_registered = true;
         }

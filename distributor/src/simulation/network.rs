@@ -47,9 +47,9 @@ impl World {
             let id = self.next_connection;
             self.next_connection += 1;
             node.connection = Some(id);
-            node.replica.connected();
+            node.replica.record_connect();
             node.offered = node.replica.revision().is_some() && !node.is_partial();
-            node.asking.iter_mut().for_each(SimAsking::connected);
+            node.asking.iter_mut().for_each(SimAsking::record_connect);
             let greet_at = self.now + Duration::from_millis(100);
             let mut connection = SimConnection {
                 node: number,
@@ -274,7 +274,7 @@ impl World {
     pub(super) fn lose(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if let Some(id) = node.connection.take() {
-            node.replica.disconnected();
+            node.replica.record_disconnect();
             let rank = node.replica.rank(&node.instance).unwrap_or(0.5);
             node.connect_at = self.now + Duration::from_secs(3).mul_f64(rank);
             if let Some(connection) = self.connections.get_mut(&id) {

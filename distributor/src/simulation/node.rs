@@ -36,7 +36,7 @@ impl SimNode {
     }
 
     pub(super) fn registration(&mut self) -> Vec<u8> {
-        self.asking.iter_mut().for_each(SimAsking::registers);
+        self.asking.iter_mut().for_each(SimAsking::record_registration);
         let Self { name, port, urls, .. } = &*self;
         match self.version {
             Version::V1 => format!(
@@ -138,7 +138,7 @@ impl SimNode {
             && matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same)
             && let Some(asking) = &mut self.asking
         {
-            asking.listed(list.header.is_some_and(|header| header.part));
+            asking.record_list(list.header.is_some_and(|header| header.part));
         }
         if outcome == UpdateOutcome::Gap {
             // It has lost the list that it offered when it connected, because it was sent one in

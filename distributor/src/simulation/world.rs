@@ -90,7 +90,7 @@ impl World {
                     // again while the Distributor still has its old session.
                     if self.rng.bool() {
                         self.nodes[node].connection = None;
-                        self.nodes[node].replica.disconnected();
+                        self.nodes[node].replica.record_disconnect();
                         self.nodes[node].connect_at = self.now;
                     }
                 }

@@ -316,7 +316,7 @@ impl MaybeTlsStream {
     ///
     /// # Errors
     /// [`WriteError::Stalled`] after `write_timeout`.
-    pub(crate) async fn sent(&mut self, write_timeout: Duration, pace: &ClientPace) -> Result<(), WriteError> {
+    pub(crate) async fn wait_sent(&mut self, write_timeout: Duration, pace: &ClientPace) -> Result<(), WriteError> {
         let sent = poll_fn(|task| match self {
             Self::Plain(socket) => socket.poll_sent(task),
             Self::Tls(stream) => get_mut_of(stream).get_ref().0.poll_sent(task),
@@ -441,9 +441,9 @@ mod tests {
         let (limit, pace) = (Duration::from_millis(100), ClientPace::new(tokio::time::Instant::now()));
         let mut output = BytesMut::from("last");
         assert_eq!(write_all(&mut stream, &mut output, limit, &pace).await.unwrap(), Written::Full);
-        assert!(matches!(stream.sent(limit, &pace).await, Err(WriteError::Stalled)));
+        assert!(matches!(stream.wait_sent(limit, &pace).await, Err(WriteError::Stalled)));
         let mut read = vec![0; taken];
-        let (sent, _) = tokio::join!(stream.sent(Duration::from_secs(30), &pace), client.read_exact(&mut read));
+        let (sent, _) = tokio::join!(stream.wait_sent(Duration::from_secs(30), &pace), client.read_exact(&mut read));
         sent.unwrap();
         assert!(read.ends_with(b"xlast"));
     }

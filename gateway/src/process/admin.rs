@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use http::StatusCode;
-use net::{Acceptor, set_options};
+use net::{Acceptor, set_socket_options};
 use node_sdk::Peers;
 use node_sdk::gateway::GatewayPeers;
 use tokio::net::TcpListener;
@@ -58,7 +58,7 @@ impl Admin {
         loop {
             tokio::select! {
                 (socket, _) = acceptor.accept() => {
-                    set_options(&socket);
+                    set_socket_options(&socket);
                     let Some(stream) = socket.into_tcp() else { continue };
                     let admin = self.clone();
                     order.retain(|client| !client.is_finished());

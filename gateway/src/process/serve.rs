@@ -168,7 +168,7 @@ fn start_thread(
 
 /// Waits until the registry has been left and the access log is written.
 async fn finish(worker: &Worker) {
-    worker.peers.left().await;
+    worker.peers.wait_left().await;
     if let Some(log) = &worker.access_log {
         log.flush();
     }

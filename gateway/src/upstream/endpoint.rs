@@ -165,7 +165,7 @@ impl Endpoint {
                 let has_recovered = self.cooling_down_until.swap(0, Ordering::Relaxed) > 0;
                 if has_recovered {
                     self.lock().cool_down = Duration::ZERO;
-                    self.load.connected(Instant::now().into_std());
+                    self.load.record_connect(Instant::now().into_std());
                 }
                 let (stream, endpoint) = (Some(QueuedSocket::new(socket)), Arc::clone(self));
                 return Ok(ServerConnection { stream, endpoint, file_changes, is_used: false, has_recovered });

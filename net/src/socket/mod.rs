@@ -350,7 +350,7 @@ impl ReadNow for Socket {
 }
 
 /// Sets the options of a TCP socket: see [`set_tcp_options`].
-pub fn set_options(socket: &Socket) {
+pub fn set_socket_options(socket: &Socket) {
     if let Some(stream) = socket.tcp() {
         set_tcp_options(stream);
     }

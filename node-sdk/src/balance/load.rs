@@ -101,7 +101,7 @@ impl Load {
     }
 
     /// Records a new connection: slow start begins.
-    pub fn connected(&self, now: Instant) {
+    pub fn record_connect(&self, now: Instant) {
         self.connected.store(self.millis_at(now), Ordering::Relaxed);
         self.reset();
     }

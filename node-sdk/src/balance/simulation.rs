@@ -98,7 +98,7 @@ impl World {
     fn join(&mut self, work_us: f64, at: u64) {
         let port = 1 + self.pool.members().len() as u16;
         let load = Load::new(self.at(at).into_std());
-        load.connected(self.at(at).into_std());
+        load.record_connect(self.at(at).into_std());
         let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
         let (paused_until, calls) = (Cell::new(0), Cell::new(0));
         self.pool.push(SimulatedMember { address, load, work_us, paused_until, calls });

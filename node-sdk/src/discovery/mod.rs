@@ -108,7 +108,7 @@ async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: Cancella
             return;
         }
         // A new session reads everything again.
-        view.disconnected();
+        view.record_disconnect();
         let pause = restarts.pause_after(started.elapsed());
         error!(
             pause_s = pause.as_secs(),

@@ -96,7 +96,7 @@ impl RegistrationHandle {
     /// Completes when the Distributor has been told that this node leaves, and the cache file is
     /// written; a slow disk may hold that up, so it is waited for [`MAX_LEAVE_TIME`] at most.
     /// Cancel safe.
-    pub(crate) async fn left(&self) {
+    pub(crate) async fn wait_left(&self) {
         let _ = timeout(MAX_LEAVE_TIME, self.left.cancelled()).await;
     }
 

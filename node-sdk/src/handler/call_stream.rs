@@ -124,8 +124,8 @@ impl CallStream {
     }
 
     /// Records that a part of this size was sent.
-    pub(crate) fn sent(&self, bytes: usize) {
-        self.lock().send.sent(bytes);
+    pub(crate) fn record_sent(&self, bytes: usize) {
+        self.lock().send.record_sent(bytes);
     }
 
     /// The error that ends a stream with nothing to send, if the node stops.

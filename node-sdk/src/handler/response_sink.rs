@@ -120,7 +120,7 @@ impl<'a> ResponseSink<'a> {
                 Poll::Ready(Some(Ok(()))) => {
                     let bytes = writer.end(self.out);
                     if bytes <= MAX_FRAME_BYTES {
-                        call_stream.sent(bytes);
+                        call_stream.record_sent(bytes);
                         continue;
                     }
                     Some(ServiceError::new(500, "answer_too_large", format!("a part has {bytes} bytes")))

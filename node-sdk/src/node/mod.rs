@@ -118,7 +118,7 @@ impl Node {
     pub async fn stop(mut self) -> usize {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
-        self.peers.registration.left().await;
+        self.peers.registration.wait_left().await;
         if cut > 0 {
             net::log_last_line(move || {
                 warn!(connections = cut, "stopped before all work was done: connections were cut, or tasks left")

@@ -57,7 +57,7 @@ pub trait GatewayPeers: Sized {
 
     /// Completes when the Distributor has been told that this process leaves, after `stop` of
     /// [`join`](Self::join) was cancelled; after a second at most. Cancel safe.
-    fn left(&self) -> impl Future<Output = ()> + Send;
+    fn wait_left(&self) -> impl Future<Output = ()> + Send;
 
     /// A handle to the nodes with connections of its own, for another runtime: a connection belongs
     /// to the runtime of the task that first calls over it. The returned peers always know the same
@@ -140,8 +140,8 @@ impl GatewayPeers for Peers {
         Self::register(description, (address != NO_DISTRIBUTOR).then_some(address), stop)
     }
 
-    async fn left(&self) {
-        self.registration.left().await;
+    async fn wait_left(&self) {
+        self.registration.wait_left().await;
     }
 
     fn for_thread(&self) -> Peers {

@@ -47,7 +47,7 @@ impl KnownRoutes {
         }
         self.next += 1;
         self.by_age.insert(number, GoneRoute { since: now, node, route: route.clone() });
-        self.count(node, |numbers| numbers.insert(number));
+        self.update_numbers(node, |numbers| numbers.insert(number));
         if self.by_age.len() > Self::MAX_ROUTES
             && let Some((_, fullest)) = self.fullest.last()
             && let Some(oldest) = self.by_node.get(fullest).and_then(BTreeSet::first).copied()
@@ -74,12 +74,12 @@ impl KnownRoutes {
     fn remove(&mut self, number: u64) {
         if let Some(GoneRoute { node, route, .. }) = self.by_age.remove(&number) {
             self.routes.remove(&route);
-            self.count(node, |numbers| numbers.remove(&number));
+            self.update_numbers(node, |numbers| numbers.remove(&number));
         }
     }
 
     /// Changes the set of routes that a node has left behind.
-    fn count(&mut self, node: SocketAddr, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+    fn update_numbers(&mut self, node: SocketAddr, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let numbers = self.by_node.entry(node).or_default();
         self.fullest.remove(&(numbers.len(), node));
         change(numbers);

@@ -133,7 +133,7 @@ impl RegistryView {
         };
         if is_partial == Some(true) {
             // Before nodes vanish from the tables, so that calls to them ask.
-            self.needs.listed(true);
+            self.needs.record_list(true);
         }
         self.change(|replica| {
             outcome = replica.apply(now, update);
@@ -145,7 +145,7 @@ impl RegistryView {
             state.is_unsaved = true;
             drop(state);
             if let Some(is_partial) = is_partial {
-                self.needs.listed(is_partial);
+                self.needs.record_list(is_partial);
             }
             self.has_list.send_if_modified(|has_list| !std::mem::replace(has_list, true));
         }
@@ -167,16 +167,16 @@ impl RegistryView {
     }
 
     /// Records a new connection to a Distributor, at this address unless it is on this machine.
-    pub(crate) fn reconnected(&self, registry_host: Option<IpAddr>) {
+    pub(crate) fn record_reconnect(&self, registry_host: Option<IpAddr>) {
         let mut state = self.lock();
-        state.replica.connected();
+        state.replica.record_connect();
         state.replica.set_registry_host(registry_host);
     }
 
-    pub(crate) fn disconnected(&self) {
-        self.needs.disconnected();
+    pub(crate) fn record_disconnect(&self) {
+        self.needs.record_disconnect();
         let mut state = self.lock();
-        state.replica.disconnected();
+        state.replica.record_disconnect();
         state.stale_since.get_or_insert_with(Instant::now);
     }
 

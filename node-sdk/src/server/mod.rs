@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, Listener, LogThrottle, Socket, debug, set_options, sleep_until_opt, warn};
+use net::{Acceptor, Listener, LogThrottle, Socket, debug, set_socket_options, sleep_until_opt, warn};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
     let finish = CancellationToken::new();
     let mut admit = |connections: &mut JoinSet<()>, socket: Socket, peer: SocketAddr| {
         if connections.len() < MAX_CALLERS {
-            set_options(&socket);
+            set_socket_options(&socket);
             connections.spawn(run(socket, peer, Arc::clone(&service), finish.clone()));
         } else if let Some(suppressed) = full.allow(Instant::now().into_std()) {
             warn!(

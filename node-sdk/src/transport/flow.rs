@@ -155,7 +155,7 @@ impl SendWindow {
     }
 
     /// Records that a packet of this size was sent, not counting its delimiter.
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    pub(crate) fn record_sent(&mut self, bytes: usize) {
         self.sent += 1;
         self.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
     }
@@ -231,7 +231,7 @@ mod tests {
             }
             receive.push(part(number), frame(1000)).unwrap();
             assert_eq!(send.next_number(), number);
-            send.sent(1000);
+            send.record_sent(1000);
             sent += 1000;
             let overhead = receive.waiting.len() * PART_OVERHEAD_BYTES;
             assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000 + overhead);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use net::{FrameReader, Network, Socket, set_options};
+use net::{FrameReader, Network, Socket, set_socket_options};
 use protocol::{
     ANY_INSTANCE, HELLO_URI, Hello, HostName, HostPort, Packet, Unreachable, Version, is_blank, write_hello,
 };
@@ -93,7 +93,7 @@ impl Connector {
     /// Connects to a node. If it has to answer first, it has. Cancel safe.
     pub(crate) async fn connect(&self, target: &Target) -> Result<Socket, Unreachable> {
         let stream = self.open(target).await?;
-        set_options(&stream);
+        set_socket_options(&stream);
         if target.has_to_answer() {
             self.await_hello(target, &stream).await?;
         }

@@ -75,7 +75,7 @@ impl SwarmNode {
         net::set_tcp_options(stream);
         write(stream, self.registration().as_bytes()).await?;
         if let Some(replica) = &mut *self.replica.borrow_mut() {
-            replica.connected();
+            replica.record_connect();
         }
         let mut packet = Arriving::default();
         loop {

@@ -118,7 +118,7 @@ impl DeferredRegistrations {
     }
 
     /// Records that an entry has gone or changed: a node that waits may be a sole provider now.
-    pub(in crate::registry) fn offers_changed(&mut self, now: Instant) {
+    pub(in crate::registry) fn record_offer_change(&mut self, now: Instant) {
         if !self.by_session.is_empty() && self.review_at.is_none() {
             self.review_at = Some(self.reviewed.map_or(now, |reviewed| now.max(reviewed + REVIEW_PERIOD)));
         }

@@ -287,7 +287,7 @@ impl Registry {
             RegisterOutcome::Joined => tenure.listed = listed,
             RegisterOutcome::Updated => {
                 tenure.listed = listed;
-                self.deferred.offers_changed(now);
+                self.deferred.record_offer_change(now);
             }
             RegisterOutcome::Unchanged => {}
         }

@@ -345,7 +345,7 @@ impl Http1Connection<'_> {
     /// connection, and the client may lose bytes that it has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
         // A slow client has as long for the last message as for all others.
-        if open(&mut self.stream).sent(self.timeouts.write, &self.client.pace).await.is_err() {
+        if open(&mut self.stream).wait_sent(self.timeouts.write, &self.client.pace).await.is_err() {
             return Ended(why);
         }
         let _ = timeout(LINGER_TIMEOUT, open(&mut self.stream).shutdown()).await;

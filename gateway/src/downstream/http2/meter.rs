@@ -40,7 +40,7 @@ impl Meter {
     }
 
     /// Counts bytes that were sent to the client.
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    pub(crate) fn record_sent(&mut self, bytes: usize) {
         self.points = (self.points + bytes as f64 / BYTES_PER_POINT).min(BURST);
     }
 }
@@ -111,9 +111,9 @@ mod tests {
         assert!(!takes(&mut meter, ping, start));
         let later = start + Duration::from_secs(1);
         assert_eq!((0..1000).take_while(|_| takes(&mut meter, ping, later)).count(), 99);
-        meter.sent(2048 * 51);
+        meter.record_sent(2048 * 51);
         assert_eq!((0..1000).take_while(|_| takes(&mut meter, ping, later)).count(), 50);
-        meter.sent(usize::MAX);
+        meter.record_sent(usize::MAX);
         assert_eq!((0..2000).take_while(|_| takes(&mut meter, ping, later)).count(), 1000);
     }
 }

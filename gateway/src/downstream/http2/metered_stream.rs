@@ -153,7 +153,7 @@ impl AsyncWrite for MeteredStream<'_> {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(task, bytes);
         if let Poll::Ready(Ok(bytes)) = written {
-            self.meter.sent(bytes);
+            self.meter.record_sent(bytes);
             let last_write_ms = u64::try_from(self.activity.begun_at.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.activity.last_write_ms.store(last_write_ms, Ordering::Relaxed);
         }

@@ -197,7 +197,7 @@ mod tests {
         let local_node =
             LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default(), None);
         let mesh = Mesh::new(RegistryView::new(Arc::clone(&local_node), true), local_node, Balance::default(), None);
-        mesh.view().needs().listed(true);
+        mesh.view().needs().record_list(true);
         Arc::new(mesh)
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use net::{
-    FrameReader, KeyedThrottle, LogThrottle, Socket, TimeSlice, debug, error, set_options, sleep_until_opt, warn,
+    FrameReader, KeyedThrottle, LogThrottle, Socket, TimeSlice, debug, error, set_socket_options, sleep_until_opt, warn,
 };
 use protocol::{
     Advert, HostPort, Pong, RegisterOptions, ResumePoint, Secret, VisibilityTarget, write_leave, write_list_request,
@@ -141,7 +141,7 @@ impl RegistryClient {
                     retries.failures = LogThrottle::new(LOG_PERIOD);
                     let started = Instant::now();
                     let (end, has_heard_distributor) = self.run_session(&socket, &stop).await;
-                    self.view.disconnected();
+                    self.view.record_disconnect();
                     if stop.is_cancelled() {
                         return;
                     }
@@ -215,9 +215,9 @@ impl RegistryClient {
     /// Registers and applies updates until the connection ends. Returns why it ended, and whether a
     /// packet of a Distributor came.
     async fn run_session(&mut self, socket: &Socket, stop: &CancellationToken) -> (SessionEnd, bool) {
-        set_options(socket);
+        set_socket_options(socket);
         let ends = socket.ends();
-        self.view.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
+        self.view.record_reconnect(ends.and_then(|(here, there)| registry_host(here, there)));
         if let Some((here, there)) = ends {
             self.warn_of_reach(here, there);
         }
@@ -300,7 +300,7 @@ impl RegistryClient {
                     self.waiting.push(request);
                     self.register(session);
                 }
-                () = self.view.needs().asked() => {}
+                () = self.view.needs().wait_asked() => {}
                 () = sleep_until_opt(expiry.into_iter().chain(question_at).min()) => {}
                 () = sleep_until_opt(session.register_at) => {
                     session.register_at = None;

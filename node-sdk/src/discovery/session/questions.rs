@@ -32,7 +32,7 @@ impl RegistryClient {
             return (None, false);
         }
         let uses = self.view.used_urls();
-        needs.registers();
+        needs.take_urls_to_register();
         (Some(uses), needs.is_partial())
     }
 

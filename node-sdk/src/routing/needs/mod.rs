@@ -66,17 +66,17 @@ impl Needs {
         }
     }
 
-    /// The Distributor has sent a list of all nodes, or a partial view. As long as the session
-    /// lasts, it can be asked.
-    pub(crate) fn listed(&self, is_partial: bool) {
+    /// Records that the Distributor has sent a list of all nodes, or a partial view. It can be
+    /// asked as long as the session lasts.
+    pub(crate) fn record_list(&self, is_partial: bool) {
         if self.can_ask {
             self.is_partial.store(is_partial, Ordering::Relaxed);
             self.questions().open();
         }
     }
 
-    /// There is no Distributor that could be asked any more.
-    pub(crate) fn disconnected(&self) {
+    /// Records that no Distributor can be asked any more.
+    pub(crate) fn record_disconnect(&self) {
         self.is_reduced.store(false, Ordering::Relaxed);
         self.questions().close();
     }
@@ -105,7 +105,7 @@ impl Needs {
     }
 
     /// Completes when there may be a question to send. Cancel safe.
-    pub(crate) async fn asked(&self) {
+    pub(crate) async fn wait_asked(&self) {
         self.asked.notified().await;
     }
 
@@ -133,9 +133,9 @@ impl Needs {
         self.questions().next_at()
     }
 
-    /// The node registers, with what it uses.
-    pub(crate) fn registers(&self) -> Vec<String> {
-        self.questions().registers();
+    /// Takes the used urls for a registration, and records that the node has registered.
+    pub(crate) fn take_urls_to_register(&self) -> Vec<String> {
+        self.questions().record_registration();
         self.read_used().urls()
     }
 
@@ -235,11 +235,11 @@ mod tests {
         assert!(needs.adds_called());
         let mut left = Vec::new();
         while needs.halve_used_urls() {
-            left.push(needs.registers().len());
+            left.push(needs.take_urls_to_register().len());
             assert!(!needs.adds_called(), "what is dropped does not come back");
         }
         assert_eq!(left, [10, 5, 2, 1, 0]);
-        needs.disconnected();
+        needs.record_disconnect();
         assert!(needs.adds_called(), "another Distributor may take more");
     }
 
@@ -247,7 +247,7 @@ mod tests {
     async fn what_is_registered_before_a_question_is_not_registered_again_after_its_answer() {
         let now = Instant::now();
         let needs = Needs::new(true, now);
-        needs.listed(true);
+        needs.record_list(true);
         (0..MAX_USED).for_each(|number| needs.add(&Route::parse(&format!("GET/{number}")).unwrap(), now));
         assert!(!needs.make_room(now), "nothing is asked for");
         let Err(asking) = needs.ask("GET/early", now) else { panic!("it is asked for") };
@@ -257,12 +257,12 @@ mod tests {
             let Err(_asking) = needs.ask(route, now) else { panic!("{route} is asked for") };
             if needs.make_room(now) {
                 assert_eq!(route, "GET/a", "then there is room for more");
-                assert!(needs.registers().len() < MAX_USED);
+                assert!(needs.take_urls_to_register().len() < MAX_USED);
             }
             let (key, routes) = needs.next_question(now).unwrap();
             assert_eq!(routes, [route.into()]);
             if registers_meanwhile {
-                needs.registers();
+                needs.take_urls_to_register();
             }
             assert_eq!(needs.answer(key, &[Some(route.to_owned())], now), registers_meanwhile);
         }

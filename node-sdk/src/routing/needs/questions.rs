@@ -186,8 +186,8 @@ impl Questions {
         self.sent.as_ref().is_some_and(|sent| sent.key == key)
     }
 
-    /// The node registers anew.
-    pub(super) fn registers(&mut self) {
+    /// Records that the node registers anew.
+    pub(super) fn record_registration(&mut self) {
         if let Some(sent) = &mut self.sent {
             sent.has_registered = true;
         }
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!((questions.next(now, MAX_NEED_ROUTES), questions.next_at()), (None, Some(later)));
         let (key, routes) = questions.next(later, MAX_NEED_ROUTES).unwrap();
         assert_eq!(routes, ["GET/a".into()]);
-        questions.registers();
+        questions.record_registration();
         questions.refuse(key, "no");
         assert_eq!(*waiting.borrow(), Some(Answer::Failed("no")));
         let waiting = wait(&mut questions, "GET/a", later);
@@ -424,7 +424,7 @@ mod tests {
         questions.open();
         let _waiting = wait(&mut questions, "GET/a", later);
         let (key, _) = questions.next(later, MAX_NEED_ROUTES).unwrap();
-        questions.registers();
+        questions.record_registration();
         assert!(questions.answer(key, &[None], later), "it has registered meanwhile");
     }
 }

@@ -85,7 +85,7 @@ impl Connection {
             state.socket = Some(Arc::clone(&stream));
             state.backoff.succeeded();
         }
-        self.load.connected(Instant::now().into_std());
+        self.load.record_connect(Instant::now().into_std());
         is_up();
         let mut reader = FrameReader::new(MAX_FRAME_BYTES);
         reader.join_pieces(self.version == Version::V1);

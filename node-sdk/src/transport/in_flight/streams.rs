@@ -151,7 +151,7 @@ impl InFlight {
         let number = open.send.next_number();
         let range = self.write_queue.push(&self.limits, None, |out| write(number, out))?;
         if let Some(open) = self.open(key) {
-            open.send.sent(range.bytes - DELIMITER.len());
+            open.send.record_sent(range.bytes - DELIMITER.len());
         }
         Ok(true)
     }

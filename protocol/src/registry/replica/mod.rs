@@ -106,7 +106,7 @@ impl Replica {
 
     /// Records that the connection to the Distributor is new. No node is removed until it brings a
     /// list: what accepts a connection need not be a Distributor that works.
-    pub fn connected(&mut self) {
+    pub fn record_connect(&mut self) {
         self.awaits_list = true;
     }
 

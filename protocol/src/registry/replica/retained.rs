@@ -33,7 +33,7 @@ enum RetainedUntil {
 impl Replica {
     /// Records that the connection to the Distributor is lost. Until there is another, no node is
     /// removed.
-    pub fn disconnected(&mut self) {
+    pub fn record_disconnect(&mut self) {
         self.awaits_list = false;
         for kept in self.retained.values_mut() {
             kept.until = RetainedUntil::Open;

@@ -65,7 +65,7 @@ impl Observer {
 
     /// Applies a list of version 1.
     #[track_caller]
-    fn old(&mut self, second: u64, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
+    fn legacy_list(&mut self, second: u64, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| entry(*port)).collect();
         let mut out = BytesMut::new();
         write_legacy_list(&mut out, &Key::Number(0), entries.iter().map(String::as_str));
@@ -105,22 +105,22 @@ use UpdateOutcome::{Changed, Gap, Same, Stale};
 #[test]
 fn a_list_of_an_old_distributor_is_the_truth() {
     let mut observer = Observer::new();
-    observer.old(0, &[1, 2], Changed, &[1, 2]);
-    observer.old(0, &[2, 3], Changed, &[2, 3]);
-    observer.old(0, &[2, 3], Same, &[2, 3]);
-    observer.old(0, &[], Changed, &[]);
+    observer.legacy_list(0, &[1, 2], Changed, &[1, 2]);
+    observer.legacy_list(0, &[2, 3], Changed, &[2, 3]);
+    observer.legacy_list(0, &[2, 3], Same, &[2, 3]);
+    observer.legacy_list(0, &[], Changed, &[]);
 }
 
 #[test]
 fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
     let mut observer = Observer::new();
-    observer.old(0, &[1, 2, 3], Changed, &[1, 2, 3]);
-    observer.replica.connected();
+    observer.legacy_list(0, &[1, 2, 3], Changed, &[1, 2, 3]);
+    observer.replica.record_connect();
     assert!(!observer.replica.expire(observer.at(99)), "no node is removed before the first list");
-    observer.old(100, &[], Changed, &[1, 2, 3]);
-    observer.old(101, &[4], Changed, &[1, 2, 3, 4]);
-    observer.old(102, &[1, 4], Changed, &[1, 2, 3, 4]);
-    observer.old(103, &[4], Changed, &[2, 3, 4]);
+    observer.legacy_list(100, &[], Changed, &[1, 2, 3]);
+    observer.legacy_list(101, &[4], Changed, &[1, 2, 3, 4]);
+    observer.legacy_list(102, &[1, 4], Changed, &[1, 2, 3, 4]);
+    observer.legacy_list(103, &[4], Changed, &[2, 3, 4]);
     assert!(observer.replica.mark_unreachable("127.0.0.1:3".parse().unwrap()), "not listed and not reachable");
     observer.follow();
     assert!(!observer.replica.mark_unreachable("127.0.0.1:4".parse().unwrap()), "a list shows it");
@@ -129,19 +129,19 @@ fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
     assert!(observer.replica.expire(observer.at(111)));
     observer.follow();
     assert_eq!(observer.ports(), [4]);
-    observer.old(112, &[], Changed, &[]);
+    observer.legacy_list(112, &[], Changed, &[]);
 }
 
 #[test]
 fn rs4_no_node_is_removed_while_there_is_no_distributor() {
     let mut observer = Observer::new();
-    observer.old(0, &[1, 2], Changed, &[1, 2]);
-    observer.replica.connected();
-    observer.old(100, &[], Changed, &[1, 2]);
-    observer.replica.disconnected();
+    observer.legacy_list(0, &[1, 2], Changed, &[1, 2]);
+    observer.replica.record_connect();
+    observer.legacy_list(100, &[], Changed, &[1, 2]);
+    observer.replica.record_disconnect();
     assert!(!observer.replica.expire(observer.at(4000)));
-    observer.replica.connected();
-    observer.old(4001, &[2], Changed, &[1, 2]);
+    observer.replica.record_connect();
+    observer.legacy_list(4001, &[2], Changed, &[1, 2]);
     assert!(observer.replica.expire(observer.at(4012)));
     observer.follow();
     assert_eq!(observer.ports(), [2]);
@@ -193,8 +193,8 @@ fn bc13_an_update_with_a_wrong_digest_is_ignored() {
 fn bc5_no_node_is_removed_while_a_distributor_warms_up() {
     let mut observer = Observer::new();
     observer.whole_list(&header((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
-    observer.replica.disconnected();
-    observer.replica.connected();
+    observer.replica.record_disconnect();
+    observer.replica.record_connect();
     let warming = |rev, ports: &[u16]| UpdateHeader { warming: true, ..header((6, rev), ports) };
     observer.whole_list(&warming(0, &[]), &[], Changed, &[1, 2, 3]);
     assert!(observer.replica.is_warming());
@@ -208,8 +208,8 @@ fn bc5_no_node_is_removed_while_a_distributor_warms_up() {
 fn a_successor_continues_the_state_of_its_predecessor() {
     let mut observer = Observer::new();
     observer.whole_list(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
-    observer.replica.disconnected();
-    observer.replica.connected();
+    observer.replica.record_disconnect();
+    observer.replica.record_connect();
     observer.delta((5, 7), &header((6, 1), &[1, 2]), (&[], &[]), Same, &[1, 2]);
     assert_eq!(observer.replica.revision(), Some(Revision { epoch: 6, rev: 1 }));
     observer.delta((6, 1), &header((6, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
@@ -223,7 +223,7 @@ fn a_seed_is_known_until_a_list_or_a_call_says_otherwise() {
     observer.replica = Replica::seeded(Revision { epoch: 5, rev: 7 }, seed);
     observer.follow();
     assert_eq!((observer.ports(), observer.replica.digest()), (vec![1, 2], digest(&[1, 2])));
-    observer.replica.connected();
+    observer.replica.record_connect();
     observer.delta((5, 7), &header((5, 8), &[2]), (&[], &[1]), Changed, &[2]);
 }
 
@@ -304,7 +304,7 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
             let mut replica = Replica::seeded_from(None, Revision { epoch: 1, rev: 1 }, std::iter::empty());
             // What a Distributor of this machine said before does not count as the same.
             for far in [None, far].into_iter().skip(usize::from(!is_told_again)) {
-                replica.connected();
+                replica.record_connect();
                 replica.set_registry_host(far);
                 let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
                 let mut unpacked = UnpackedBlocks::default();
