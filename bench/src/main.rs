@@ -65,11 +65,11 @@ enum Scene {
         /// How many nodes start.
         #[arg(long, default_value_t = 1000)]
         nodes: usize,
-        /// The nodes speak version 1.
-        #[arg(long)]
-        old: bool,
+        /// Whether the nodes speak version 1.
+        #[arg(long = "old")]
+        is_legacy: bool,
         /// Each node uses the urls of this many others, and is told of these.
-        #[arg(long, conflicts_with = "old")]
+        #[arg(long, conflicts_with = "is_legacy")]
         needs: Option<usize>,
     },
     /// A node that is told what it uses, in a large mesh: its CPU and memory beside those of one
@@ -248,7 +248,7 @@ async fn play(scene: Scene) {
     match scene {
         Scene::FanOut { nodes, rounds, alone } => registry::fan_out(nodes, rounds, alone).await,
         Scene::Storm { nodes, seconds } => registry::storm(nodes, seconds).await,
-        Scene::ColdStart { nodes, old, needs } => registry::cold_start(nodes, old, needs).await,
+        Scene::ColdStart { nodes, is_legacy, needs } => registry::cold_start(nodes, is_legacy, needs).await,
         Scene::PartialView { nodes, seconds } => partial_view::partial_view(nodes, seconds).await,
         Scene::PartialViewNode { distributor, known, urls } => partial_view::follow(distributor, known, &urls).await,
         Scene::PartialViewServer { distributor } => partial_view::serve(distributor).await,

@@ -132,7 +132,8 @@ impl OpenLoopClients {
         Self { epoll, address, request, all }
     }
 
-    /// `may_cut`: the server may cut clients off, and refuse new ones.
+    /// Sends requests at this rate. With `may_cut`, the server may cut clients off, and refuse new
+    /// ones.
     fn run(&mut self, rate: f64, time: Duration, end: Instant, may_cut: bool) -> Vec<TimedResponse> {
         let Self { epoll, address, request, all } = self;
         let total = (rate * time.as_secs_f64()) as u32;

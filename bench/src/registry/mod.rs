@@ -108,8 +108,8 @@ pub(crate) async fn storm(nodes: usize, seconds: u64) {
 }
 
 /// Measures a start of all nodes at once.
-pub(crate) async fn cold_start(nodes: usize, old: bool, needs: Option<usize>) {
-    let version = if old { 1 } else { 2 };
+pub(crate) async fn cold_start(nodes: usize, is_legacy: bool, needs: Option<usize>) {
+    let version = if is_legacy { 1 } else { 2 };
     let known = needs.map_or_else(|| "all".to_owned(), |needs| format!("the {needs} others that it uses"));
     title(&format!("{nodes} nodes of version {version} start at once: time until each knows {known}"));
     let mut rounds = Vec::new();
@@ -117,13 +117,13 @@ pub(crate) async fn cold_start(nodes: usize, old: bool, needs: Option<usize>) {
         let daemon = Daemon::distributor(0, &[]).await;
         let mut swarm = Swarm::new(daemon.address);
         let begin = Instant::now();
-        swarm.start_with(nodes, old, needs.map(|each| Needs { each, of: nodes }));
+        swarm.start_with(nodes, is_legacy, needs.map(|each| Needs { each, of: nodes }));
         swarm.complete(needs.unwrap_or(nodes)).await;
         rounds.push((begin.elapsed(), daemon.cpu(), swarm.seen.bytes.get(), daemon.rss_bytes()));
     }
     rounds.sort_unstable();
     let (time, cpu, bytes, rss) = rounds[rounds.len() / 2];
-    let record = if old { 105 } else { 160 };
+    let record = if is_legacy { 105 } else { 160 };
     let one_list_each = (nodes * needs.unwrap_or(nodes) * record) as f64;
     row(
         &format!("all nodes know {}", needs.map_or("all", |_| "them")),

@@ -349,7 +349,7 @@ async fn a1_a2_by_ipv6_the_loopback_of_another_machine_is_not_called() {
 }
 
 #[tokio::test]
-async fn c11_what_is_no_distributor_is_called_so() {
+async fn c11_a_server_that_is_not_a_distributor_is_named_so() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let web = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {

@@ -70,7 +70,7 @@ async fn bc1_an_old_reader_that_stops_is_cut_as_well() {
 }
 
 #[tokio::test]
-async fn rs22_a_registration_that_is_read_late_is_no_silence() {
+async fn rs22_a_registration_that_is_read_late_does_not_count_as_silence() {
     // There is one thread: when the Distributor first looks, the time for the greeting is over and
     // the registration is there.
     let cluster = Cluster::with(Config { greet_after: Duration::ZERO, ..patient() });

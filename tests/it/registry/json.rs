@@ -89,7 +89,7 @@ async fn js1_broken_json_is_refused_with_its_position() {
 }
 
 #[tokio::test]
-async fn js1_valid_json_is_no_strike() {
+async fn js1_valid_json_does_not_count_as_a_strike() {
     let packet = |extra: &str| format!(r#"{{"uri":"/distributes","method":"GET","key":99,"x":{extra}}}"#);
     let sound = [
         "[]",

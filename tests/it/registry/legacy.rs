@@ -1,5 +1,6 @@
-//! Old and new in every mix. The old programs are emulations in Node.js of programs that have been
-//! in the field for years, with their weaknesses: bytes that would crash the originals crash these.
+//! Both versions in every mix. The programs of version 1 are emulations in Node.js of programs that
+//! have been in the field for years, with their weaknesses: bytes that would crash the originals
+//! crash these.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -16,16 +17,16 @@ use crate::programs::DISTRIBUTOR;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Generation {
-    Old,
-    Ours,
+    Version1,
+    Version2,
 }
 
-/// A Distributor, a gateway and services, each old or ours.
+/// A Distributor, a gateway and services, each of version 1 or 2.
 struct Mix {
     distributor: Process,
     gateway: SocketAddr,
     gateway_age: Generation,
-    old: Vec<Process>,
+    version_1: Vec<Process>,
     nodes: Vec<Node>,
     _stop: DropGuard,
 }
@@ -51,19 +52,19 @@ impl Mix {
     async fn start(distributor: Generation, gateway: Generation, family: &str) -> Self {
         let port = pick_port().to_string();
         let distributor = match distributor {
-            Generation::Old => Process::legacy("distributor", &["--port", &port, "--family", family]),
-            Generation::Ours => Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]),
+            Generation::Version1 => Process::legacy("distributor", &["--port", &port, "--family", family]),
+            Generation::Version2 => Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]),
         };
         distributor.line("listening").await;
         let stop = CancellationToken::new();
-        let mut old = Vec::new();
+        let mut version_1 = Vec::new();
         let address = match gateway {
-            Generation::Old => {
+            Generation::Version1 => {
                 let arguments = ["--port", "0", "--distributor", &port, "--family", family, "--connect-delay", "50"];
-                old.push(Process::legacy("gateway", &arguments));
-                SocketAddr::new("127.0.0.1".parse().unwrap(), old[0].port().await)
+                version_1.push(Process::legacy("gateway", &arguments));
+                SocketAddr::new("127.0.0.1".parse().unwrap(), version_1[0].port().await)
             }
-            Generation::Ours => {
+            Generation::Version2 => {
                 let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
                 let address = listener.local_addr().unwrap();
                 let distributor = format!("127.0.0.1:{port}");
@@ -72,7 +73,14 @@ impl Mix {
                 address
             }
         };
-        Self { distributor, gateway: address, gateway_age: gateway, old, nodes: Vec::new(), _stop: stop.drop_guard() }
+        Self {
+            distributor,
+            gateway: address,
+            gateway_age: gateway,
+            version_1,
+            nodes: Vec::new(),
+            _stop: stop.drop_guard(),
+        }
     }
 
     async fn distributor_port(&self) -> String {
@@ -83,12 +91,12 @@ impl Mix {
         let port = self.distributor_port().await;
         let urls = format!("POST/{name},GET/{name},DELETE/{name}");
         match age {
-            Generation::Old => {
+            Generation::Version1 => {
                 let mut arguments = vec!["--name", name, "--port", "0", "--urls", &urls, "--distributor", &port];
                 arguments.extend(["--connect-delay", "50"].iter().chain(extra));
-                self.old.push(Process::legacy("service", &arguments));
+                self.version_1.push(Process::legacy("service", &arguments));
             }
-            Generation::Ours => {
+            Generation::Version2 => {
                 let node = Node::builder(name)
                     .public_routes()
                     .distributor(format!("127.0.0.1:{port}"))
@@ -110,12 +118,12 @@ impl Mix {
         let response = request(self.gateway, method, path, body).await;
         assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")), "{path}");
         let mut answer = response.json();
-        if (self.gateway_age, service) == (Generation::Ours, Generation::Ours) {
+        if (self.gateway_age, service) == (Generation::Version2, Generation::Version2) {
             assert_eq!(answer, data);
             return;
         }
         assert!(answer.as_object_mut().unwrap().remove("key").is_some(), "the whole packet, its key included");
-        let nothing = data == json!([]) && method == "GET" && service == Generation::Old;
+        let nothing = data == json!([]) && method == "GET" && service == Generation::Version1;
         let expected = if nothing {
             json!({ "errorcode": 1, "errormessage": "no data" })
         } else {
@@ -126,7 +134,7 @@ impl Mix {
 
     /// Checks that all of them are still running.
     fn check_alive(&mut self) {
-        for process in self.old.iter_mut().chain([&mut self.distributor]) {
+        for process in self.version_1.iter_mut().chain([&mut self.distributor]) {
             assert!(process.is_running(), "{}", process.output());
         }
     }
@@ -145,8 +153,8 @@ async fn check_mix(distributor: Generation, gateway: Generation, service: Genera
     mix.service(service, "members", &["--family", family]).await;
     mix.check(service, "GET", "/members", "", json!([])).await;
     match service {
-        Generation::Old => mix.old.pop().unwrap().kill().await,
-        Generation::Ours => drop(mix.nodes.pop().unwrap().stop().await),
+        Generation::Version1 => mix.version_1.pop().unwrap().kill().await,
+        Generation::Version2 => drop(mix.nodes.pop().unwrap().stop().await),
     }
     let gateway = mix.gateway;
     eventually("it is gone", async || {
@@ -173,14 +181,14 @@ macro_rules! mixes {
 }
 
 mixes! {
-    mix_old_distributor_old_gateway_old_services: Old Old Old;
-    mix_old_distributor_old_gateway_our_services: Old Old Ours;
-    mix_old_distributor_our_gateway_old_services: Old Ours Old;
-    mix_old_distributor_our_gateway_our_services: Old Ours Ours;
-    mix_our_distributor_old_gateway_old_services: Ours Old Old;
-    mix_our_distributor_old_gateway_our_services: Ours Old Ours;
-    mix_our_distributor_our_gateway_old_services: Ours Ours Old;
-    mix_our_distributor_our_gateway_our_services: Ours Ours Ours;
+    mix_old_distributor_old_gateway_old_services: Version1 Version1 Version1;
+    mix_old_distributor_old_gateway_our_services: Version1 Version1 Version2;
+    mix_old_distributor_our_gateway_old_services: Version1 Version2 Version1;
+    mix_old_distributor_our_gateway_our_services: Version1 Version2 Version2;
+    mix_our_distributor_old_gateway_old_services: Version2 Version1 Version1;
+    mix_our_distributor_old_gateway_our_services: Version2 Version1 Version2;
+    mix_our_distributor_our_gateway_old_services: Version2 Version2 Version1;
+    mix_our_distributor_our_gateway_our_services: Version2 Version2 Version2;
 }
 
 #[tokio::test]
@@ -188,10 +196,10 @@ async fn old_and_our_providers_of_one_url_take_turns() {
     if !legacy_peers_can_run() {
         return;
     }
-    for gateway in [Generation::Old, Generation::Ours] {
-        let mut mix = Mix::start(Generation::Ours, gateway, "strict").await;
-        mix.service(Generation::Old, "goods", &["--family", "strict"]).await;
-        mix.service(Generation::Ours, "goods", &[]).await;
+    for gateway in [Generation::Version1, Generation::Version2] {
+        let mut mix = Mix::start(Generation::Version2, gateway, "strict").await;
+        mix.service(Generation::Version1, "goods", &["--family", "strict"]).await;
+        mix.service(Generation::Version2, "goods", &[]).await;
         let (mut old, mut ours) = (false, false);
         eventually("both have answered", async || {
             let answer = request(mix.gateway, "GET", "/goods", "").await.json();
@@ -210,8 +218,8 @@ async fn both_dialects_of_the_key() {
         return;
     }
     for extra in [&["--key", "string"][..], &["--top-key"], &["--top-key", "--key", "string"]] {
-        let mut mix = Mix::start(Generation::Ours, Generation::Ours, "strict").await;
-        mix.service(Generation::Old, "goods", extra).await;
+        let mut mix = Mix::start(Generation::Version2, Generation::Version2, "strict").await;
+        mix.service(Generation::Version1, "goods", extra).await;
         let answer = request(mix.gateway, "POST", "/goods", r#"{"a":1}"#).await.json();
         assert_eq!(answer["results"], json!([{ "a": 1 }]), "{answer}");
         mix.check_alive();
@@ -224,8 +232,8 @@ async fn our_nodes_call_old_services_and_read_their_results() {
         return;
     }
     let (log, _guard) = NodeLog::start();
-    let mut mix = Mix::start(Generation::Ours, Generation::Ours, "buffering").await;
-    mix.service(Generation::Old, "goods", &["--key", "string"]).await;
+    let mut mix = Mix::start(Generation::Version2, Generation::Version2, "buffering").await;
+    mix.service(Generation::Version1, "goods", &["--key", "string"]).await;
     let address = format!("127.0.0.1:{}", mix.distributor_port().await);
     let node = Node::builder("caller").distributor(address).start().await.unwrap();
     node.peers().wait_for(&["POST/goods"]).await;
@@ -413,8 +421,8 @@ async fn e4_a_raw_delimiter_in_calls_of_an_old_gate_does_no_harm() {
     if !legacy_peers_can_run() {
         return;
     }
-    let mut mix = Mix::start(Generation::Ours, Generation::Old, "buffering").await;
-    mix.service(Generation::Ours, "notes", &[]).await;
+    let mut mix = Mix::start(Generation::Version2, Generation::Version1, "buffering").await;
+    mix.service(Generation::Version2, "notes", &[]).await;
     let (_goods, _) = tests::goods(format!("127.0.0.1:{}", mix.distributor_port().await).parse().unwrap()).await;
     let gateway = mix.gateway;
     eventually("goods is routed", async || request(gateway, "DELETE", "/goods", "").await.status == 200).await;

@@ -58,7 +58,7 @@ async fn arguments_that_a_call_may_lack() {
     check("POST/params", json!(7), "Some(7)").await;
     check("POST/params", json!(null), "None").await;
     check("POST/params", json!({}), "None").await;
-    // What is there and wrong is no lack.
+    // An argument that is there and wrong does not count as lacking.
     check("POST/params", json!("seven"), "400 bad_params").await;
     check("POST/named/7", json!(null), r#"Some(Object {"id": String("7")})"#).await;
     check("POST/result", json!(7), "Ok(7)").await;

@@ -46,7 +46,7 @@ async fn b8_a_lost_event_is_a_warning_with_its_name_and_is_counted() {
 }
 
 #[tokio::test]
-async fn a14_an_answer_that_is_no_packet_is_told() {
+async fn a14_an_answer_that_is_not_a_packet_is_told() {
     let (log, _guard) = NodeLog::start();
     let cluster = Cluster::start();
     let caller = cluster.node(Node::builder("caller")).await;

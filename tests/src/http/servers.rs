@@ -164,7 +164,7 @@ impl CountingServer {
         Self { address, asked, status, accepting }
     }
 
-    /// From now on it answers with this status; with 0, not at all.
+    /// Answers with this status from now on; with 0, not at all.
     pub fn answers(&self, status: usize) {
         self.status.store(status, Ordering::Relaxed);
     }

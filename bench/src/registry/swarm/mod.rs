@@ -57,17 +57,17 @@ impl Swarm {
     }
 
     /// Starts nodes. They connect at once.
-    pub(crate) fn start(&mut self, count: usize, old: bool) {
-        self.start_with(count, old, None);
+    pub(crate) fn start(&mut self, count: usize, is_legacy: bool) {
+        self.start_with(count, is_legacy, None);
     }
 
     /// Starts nodes that are told of what they use. They connect at once.
-    pub(crate) fn start_with(&mut self, count: usize, old: bool, needs: Option<Needs>) {
+    pub(crate) fn start_with(&mut self, count: usize, is_legacy: bool, needs: Option<Needs>) {
         for _ in 0..count {
             let number = self.nodes.len();
-            let replica = (number < REPLICAS && !old && needs.is_none()).then(Replica::default);
+            let replica = (number < REPLICAS && !is_legacy && needs.is_none()).then(Replica::default);
             let replica = RefCell::new(replica);
-            let node = Rc::new(SwarmNode { number, old, needs, replica, ..SwarmNode::default() });
+            let node = Rc::new(SwarmNode { number, is_legacy, needs, replica, ..SwarmNode::default() });
             self.nodes.push(Rc::clone(&node));
             if node.replica.borrow().is_some() {
                 self.seen.with_replica.borrow_mut().push(Rc::clone(&node));
@@ -104,7 +104,7 @@ impl Swarm {
     /// Waits until every node knows this number of entries, and all are at the same revision.
     pub(crate) async fn complete(&self, entries: usize) {
         self.until("every node is complete", |swarm| swarm.is_complete(entries)).await;
-        if self.nodes.first().is_some_and(|node| !node.old && node.needs.is_none()) {
+        if self.nodes.first().is_some_and(|node| !node.is_legacy && node.needs.is_none()) {
             self.check().await;
         }
     }
@@ -115,7 +115,7 @@ impl Swarm {
         let known = self.nodes.first().map(|node| (node.revision.get(), node.entries.get()));
         self.nodes.iter().filter(|node| !node.frozen.get()).all(|node| {
             if let Some((revision, entries)) = known
-                && !node.old
+                && !node.is_legacy
                 && node.needs.is_none()
                 && node.revision.get() == revision
             {

@@ -29,7 +29,7 @@ pub(crate) struct Needs {
 #[derive(Debug, Default)]
 pub(crate) struct SwarmNode {
     pub(super) number: usize,
-    pub(super) old: bool,
+    pub(super) is_legacy: bool,
     /// Of how many others it uses the url, and is told; `None` for all.
     pub(super) needs: Option<Needs>,
     /// How many entries it knows.
@@ -134,7 +134,7 @@ impl SwarmNode {
         let urls = own.as_deref().unwrap_or(r#"["POST/goods","GET/goods"]"#);
         // As random as ids of real nodes: what repeats packs better.
         let instance = fastrand::Rng::with_seed(number as u64).u128(..);
-        if self.old {
+        if self.is_legacy {
             return format!(
                 r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls}}}}}¶"#
             );
@@ -186,7 +186,7 @@ impl SwarmNode {
         (!out.is_empty()).then_some(out)
     }
 
-    /// A node that only counts sends the copy of a node with a replica at the same revision.
+    /// The copy of a node with a replica at the same revision, for a node that only counts.
     fn copy_of_another(&self, seen: &SwarmSample) -> Option<BytesMut> {
         let mut out = BytesMut::new();
         for node in seen.with_replica.borrow().iter() {
@@ -213,7 +213,7 @@ impl SwarmNode {
         self.entries.set(entries);
     }
 
-    /// A node that is thorough applies the update to its replica, and compares the digests.
+    /// Applies the update to the replica of a thorough node, and compares the digests.
     fn apply_to_replica(&self, frame: &[u8], is_change: bool, out: &mut BytesMut) {
         let Some(replica) = &mut *self.replica.borrow_mut() else { return };
         let mut unpacked = UnpackedBlocks::default();
