@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_are_no_keys() {
+    fn other_types_are_not_keys() {
         for text in ["[]", "{}", "true", "null"] {
             assert!(serde_json::from_str::<Key>(text).is_err(), "{text}");
         }

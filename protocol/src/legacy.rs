@@ -32,7 +32,7 @@ impl ReadWindow {
         Self { max_unread_bytes, read_time, unread: 0, written: 0, read: 0, last_write: None }
     }
 
-    /// From now on the peer may have this many bytes unread.
+    /// Sets how many bytes the peer may have unread from now on.
     pub fn set_max_unread_bytes(&mut self, bytes: usize) {
         self.max_unread_bytes = bytes;
     }

@@ -11,7 +11,7 @@ use crate::json::{Text, is_object};
 /// The version of the protocol that a peer speaks, as far as its packets have shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// The peer has not sent `$`. It is sent nothing that the old code did not send.
+    /// The peer has not sent `$`. It is sent nothing that version 1 did not send.
     V1,
     /// The peer has sent `$`.
     V2,

@@ -115,7 +115,7 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
     LogGuard(())
 }
 
-/// See <https://no-color.org>.
+/// Whether log lines have colours: see <https://no-color.org>.
 fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }

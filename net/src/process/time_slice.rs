@@ -116,7 +116,7 @@ impl TimeSlice {
     }
 
     /// Waits until the task is scheduled, for work that takes long, such as a large packet. Returns
-    /// at once if a permit is free.
+    /// at once if a permit is free. Cancel safe.
     pub async fn acquire(&mut self) {
         let Some(SliceQueue(turns)) = &self.queue else { return };
         if self.permit.is_none() {
@@ -149,7 +149,7 @@ impl TimeSlice {
 
     /// Lets other tasks run, and begins the next slice. Cancel safe.
     pub async fn yield_now(&mut self) {
-        // To the end of the queue.
+        // Goes to the end of the queue.
         self.permit = None;
         if let Some(SliceQueue(turns)) = &self.queue {
             // The semaphore is never closed.
@@ -211,7 +211,7 @@ mod tests {
         assert!(!slice.is_over());
         slice.idle_while(std::future::ready(())).await;
         advance(2 * SHORT).await;
-        assert!(slice.is_over(), "a future that is ready at once is no wait");
+        assert!(slice.is_over(), "a future that is ready at once does not count as a wait");
         slice.idle_while(sleep(SHORT)).await;
         assert!(!slice.is_over(), "it has waited");
     }

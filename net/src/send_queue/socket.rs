@@ -39,11 +39,11 @@ pub struct QueuedSocket(Arc<SocketState>);
 #[derive(Debug)]
 pub(super) struct SocketState {
     socket: Socket,
-    /// Each write leaves at once.
+    /// Whether each write leaves at once.
     is_direct: bool,
     /// Held for a system call at most.
     writes: Mutex<Writes>,
-    /// A queued message could not be sent.
+    /// Whether a queued message could not be sent.
     is_lost: AtomicBool,
 }
 
@@ -54,7 +54,7 @@ struct Writes {
     writer: Option<Waker>,
     /// Sends what is held.
     sender: Option<Waker>,
-    /// The socket was dropped.
+    /// Whether the socket was dropped.
     is_abandoned: bool,
 }
 
@@ -339,7 +339,7 @@ impl SocketState {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// A connection that was lost in sending has not ended in order.
+    /// Replaces an end in order by an error, if the connection was lost in sending.
     fn or_lost(&self, read: io::Result<usize>) -> io::Result<usize> {
         match read {
             Ok(0) if self.is_lost.load(Ordering::Relaxed) => Err(io::ErrorKind::ConnectionReset.into()),

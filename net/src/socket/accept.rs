@@ -54,7 +54,7 @@ impl Acceptor {
     }
 
     /// Closes the listener, and gives the connections that the system has accepted before.
-    /// `is_shared`: another process accepts from the socket too, and goes on.
+    /// With `is_shared`, another process accepts from the socket too, and goes on.
     pub fn close(self, is_shared: bool) -> Vec<(Socket, SocketAddr)> {
         match self.listener {
             Listener::Tcp(listener) => {

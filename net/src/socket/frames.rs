@@ -43,12 +43,12 @@ impl FrameReader {
         self.fill_at_most(socket, MAX_READ_BYTES)
     }
 
-    /// As [`fill`](Self::fill), of at most `most` bytes, or 2 kB if that is more.
+    /// As [`fill`](Self::fill), of at most `max` bytes, or 2 kB if that is more.
     ///
     /// # Errors
     /// As for [`fill`](Self::fill).
-    pub fn fill_at_most(&mut self, socket: &impl ReadNow, most: usize) -> io::Result<bool> {
-        self.read_bytes = self.read_bytes.min(most.max(MIN_READ_BYTES));
+    pub fn fill_at_most(&mut self, socket: &impl ReadNow, max: usize) -> io::Result<bool> {
+        self.read_bytes = self.read_bytes.min(max.max(MIN_READ_BYTES));
         let buffer = self.decoder.buffer();
         buffer.reserve(self.read_bytes);
         match socket.recv_buf_now(&mut buffer.limit(self.read_bytes)) {

@@ -12,8 +12,8 @@ use crate::debug;
 ///
 /// On Linux no connection is accepted any more while they are taken; one that comes meanwhile is
 /// not answered, tries again after a second, and is refused then. Elsewhere a client that connects
-/// in this very moment may be reset. `is_shared`: another process accepts from this socket too, so
-/// that none is reset in any case.
+/// in this very moment may be reset. With `is_shared`, another process accepts from this socket
+/// too, so that none is reset in any case.
 pub(crate) fn close(listener: TcpListener, is_shared: bool) -> Vec<(TcpStream, SocketAddr)> {
     let mut accepted = Vec::new();
     // The runtime learns of connections later than the system.

@@ -1,5 +1,5 @@
 //! Reads and writes of a stream's socket by system calls, without the C library. The library checks
-//! before and after each call whether the thread is to be cancelled. That is a tenth of the time
+//! before and after each call whether the thread should be cancelled. That is a tenth of the time
 //! that a small message spends outside the kernel.
 
 use std::io::{self, IoSlice};

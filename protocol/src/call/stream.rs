@@ -20,7 +20,7 @@ pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub struct Part {
     /// `n`: 0 for the packet that opens the response and has no data, then one more for each part.
     pub number: u64,
-    /// `end`: no part follows.
+    /// Whether no part follows (`end`).
     pub is_end: bool,
 }
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn other_packets_are_no_parts() {
+    fn other_packets_are_not_parts() {
         for text in [r#"{"key":7,"$":{}}"#, r#"{"key":7,"$":{"n":-1}}"#, r#"{"key":7,"n":1}"#, r#"{"key":7,"$":7}"#] {
             assert_eq!(Part::from_packet(&Packet::parse(text.as_bytes()).unwrap()), None, "{text}");
         }

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn e4_what_is_no_piece_is_a_frame_of_its_own() {
+    fn e4_bytes_that_are_not_a_piece_are_a_frame_of_their_own() {
         check("{]¶{\"a\":¶x\"¶¶", &[("{]", 1), ("{\"a\":", 1), ("x\"", 1), ("", 1)]);
         // A packet that was torn, and a sound one behind it.
         check(r#"{"a":"x¶{"b":"y"}¶"#, &[(r#"{"a":"x"#, 1), (r#"{"b":"y"}"#, 1)]);

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_is_refused_in_words() {
+    fn bytes_that_are_not_a_block_are_refused_in_words() {
         for broken in [r#"["%"]"#, r#"["AAAA"]"#, r#"[""]"#] {
             check(broken, Err("a packed block is broken"));
         }

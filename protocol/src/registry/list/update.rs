@@ -58,7 +58,7 @@ pub struct UpdateHeader {
     pub warming: bool,
     /// Whether the receiver should answer with a pong: see [`write_pong`](crate::write_pong).
     pub ack: bool,
-    /// Of a list: whether the receiver has a partial view.
+    /// Whether the receiver has a partial view, if this is the header of a list.
     pub part: bool,
 }
 

@@ -17,7 +17,7 @@ pub struct Advert {
     /// The node's share of the calls among the providers of a route. The default is 100; 0 gets
     /// none.
     pub weight: u16,
-    /// The node finishes its calls in flight and wants no new ones.
+    /// Whether the node finishes its calls in flight and wants no new ones.
     pub draining: bool,
     /// Where the node runs, such as a data centre.
     pub zone: Option<String>,

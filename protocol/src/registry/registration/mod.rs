@@ -178,7 +178,7 @@ impl Registration {
         })
     }
 
-    /// From now on lists show this host, and not that of the connection.
+    /// Shows this host in lists from now on, and not that of the connection.
     pub fn list_at(&mut self, host: IpAddr) {
         self.listed_at = Some(host_text(host));
     }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn rg16_white_space_is_no_difference() {
+    fn rg16_white_space_does_not_make_a_difference() {
         let close = parse(r#"{"port":1,"name":{"a":[1]},"urls":[]}"#).unwrap();
         assert_eq!(parse(r#"{ "port": 1, "name": { "a" : [1] }, "urls": [ ] }"#).unwrap(), close);
         let close = parse(r#"{"port":1,"name":"a","urls":[],"$":{"meta":{"a":[1]}}}"#).unwrap();

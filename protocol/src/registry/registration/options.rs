@@ -16,16 +16,16 @@ pub struct RegisterOptions {
     /// The node can ask who offers a route: see [`write_need`](crate::write_need). These are the
     /// registered urls, and events, that it has used so far; `None` from a node that cannot ask.
     pub uses: Option<Vec<String>>,
-    /// The node can ask, and had a partial view before.
+    /// Whether the node can ask, and had a partial view before.
     pub part: bool,
     /// Asks to be told when enough nodes know of the registration.
     pub visibility: Option<VisibilityTarget>,
     /// Proves that the instance id belongs to this node, when the id is made of a secret.
     pub secret: Option<Secret>,
-    /// The node listens only on the loopback of its machine. Nodes on other machines cannot call
-    /// it.
+    /// Whether the node listens only on the loopback of its machine, so that nodes on other
+    /// machines cannot call it.
     pub loopback: bool,
-    /// The node reads packed entries: see [`UnpackedBlocks`](crate::UnpackedBlocks).
+    /// Whether the node reads packed entries: see [`UnpackedBlocks`](crate::UnpackedBlocks).
     pub packed: bool,
 }
 

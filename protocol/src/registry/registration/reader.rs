@@ -37,7 +37,7 @@ struct MembersSeen {
 impl<'l> RegistrationReader<'l> {
     /// A reader of these members, whose text has `bytes`.
     pub(super) fn new(members: &[(Cow<'_, str>, &RawValue)], bytes: usize, limits: &'l RegistrationLimits) -> Self {
-        // As all others will read it.
+        // Compact, as all others will read it.
         let meta = members.iter().find(|(name, _)| name == "$").map(|(_, value)| compact(value.get()));
         let registration = Registration {
             name: String::new(),

@@ -56,7 +56,7 @@ impl Replica {
         !self.changed.is_empty()
     }
 
-    /// When the next retained node is to be removed.
+    /// When the next retained node will be removed.
     pub fn next_expiry(&self) -> Option<Instant> {
         let times = self.retained.values().filter_map(|kept| match kept.until {
             RetainedUntil::At(time) => Some(time),
