@@ -138,7 +138,7 @@ pub enum OversizedList {
     /// all nodes.
     #[default]
     Truncate,
-    /// The whole list: it crashes readers of the old code, but not patched ones.
+    /// The whole list: it crashes readers of version 1, but not patched ones.
     Send,
 }
 net::word_setting!(OversizedList, "truncate|send");

@@ -11,10 +11,6 @@
 //! | set limits | [`Config`] |
 //! | run the whole program, with its command line | [`main`] |
 //!
-//! `registry` decides, with the table of `entries` and the encoded `updates`. `peer` knows what
-//! frames mean and what one peer is still to be sent. All of these are pure: time is an argument.
-//! `shell` surrounds them with sockets, tasks and clocks.
-//!
 //! ```no_run
 //! use tokio::net::TcpListener;
 //! use tokio_util::sync::CancellationToken;
@@ -26,6 +22,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Inside
+//!
+//! `registry` decides, with the table of `entries` and the encoded `updates`. `peer` knows what
+//! frames mean and what one peer must still be sent. All of these are pure: time is an argument.
+//! `shell` surrounds them with sockets, tasks and clocks.
 
 mod cli;
 mod config;

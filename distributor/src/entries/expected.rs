@@ -25,7 +25,7 @@ impl ExpectedEntries {
         self.ids.get(identity)?.first().copied()
     }
 
-    /// The entry has its node, or is gone.
+    /// Removes an entry that has its node, or is gone.
     pub(super) fn remove(&mut self, identity: &NodeIdentity, id: u64) {
         if let Some(ids) = self.ids.get_mut(identity) {
             ids.remove(&id);

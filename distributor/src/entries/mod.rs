@@ -56,8 +56,8 @@ pub(crate) struct EntryTable {
     unconfirmed: usize,
     /// Entries whose nodes have registered since the last change that says so.
     returned: Vec<Arc<Record>>,
-    /// A list without the unconfirmed entries was sent. Its receivers must be told when those nodes
-    /// register.
+    /// Whether a list without the unconfirmed entries was sent. Its receivers must be told when
+    /// those nodes register.
     is_partly_published: bool,
     /// The first revision from which every list has been whole.
     whole_since: u64,
@@ -275,11 +275,11 @@ impl EntryTable {
         Some(record)
     }
 
-    /// Removes up to `most` retained entries whose time is over.
-    pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
+    /// Removes up to `max` retained entries whose time is over.
+    pub(crate) fn expire(&mut self, now: Instant, max: usize) -> Vec<Arc<Record>> {
         let is_due = |entry: &Entry| matches!(entry.owner, Owner::Retained(until) if until <= now);
         let due: Vec<u64> =
-            self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(id, _)| *id).take(most).collect();
+            self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(id, _)| *id).take(max).collect();
         due.into_iter().filter_map(|id| self.remove(id, LeaveReason::Unreachable)).collect()
     }
 

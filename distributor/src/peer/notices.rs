@@ -44,7 +44,7 @@ pub(super) struct Notices {
 }
 
 impl Notices {
-    /// The peer is owed this notice, in place of one of its kind that still waits.
+    /// Owes the peer this notice, in place of one of its kind that still waits.
     pub(super) fn set(&mut self, kind: NoticeKind, packet: Bytes) {
         match self.waiting.iter_mut().find(|(other, _)| *other == kind) {
             Some((_, waiting)) => *waiting = packet,

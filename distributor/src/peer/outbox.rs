@@ -130,7 +130,7 @@ impl Outbox {
         }
     }
 
-    /// From now on the peer is told of every change that concerns it, in the form of its version.
+    /// Tells the peer of every change that concerns it from now on, in the form of its version.
     /// Returns whether it has to be told all of that first.
     pub(crate) fn follow(&mut self, version: Version, interests: Option<Arc<Interests>>) -> bool {
         // A greeting in the form of version 1 carries no state that changes could start from.
@@ -156,7 +156,7 @@ impl Outbox {
         }
     }
 
-    /// From now on the peer is sent nothing unasked.
+    /// Sends the peer nothing unasked from now on.
     pub(crate) fn unfollow(&mut self) {
         self.follows = false;
     }
@@ -182,15 +182,15 @@ impl Outbox {
         self.greet_at = at;
     }
 
-    /// The peer is owed a reply. One at a time: ask [`owes_reply`](Self::owes_reply) before reading
-    /// its next packet.
+    /// Owes the peer a reply. It is owed one at a time: ask [`owes_reply`](Self::owes_reply) before
+    /// reading its next packet.
     pub(crate) fn reply(&mut self, reply: Reply, version: Version) {
         self.version = version;
         self.reply = Some(reply);
     }
 
-    /// The peer asks who offers these routes, and is owed the answer. Those of these nodes that it
-    /// does not know are sent before the answer, in the same reply.
+    /// Owes the peer the answer to its question: who offers these routes? Those of these nodes that
+    /// it does not know are sent before the answer, in the same reply.
     ///
     /// # Errors
     /// The rejection that it is sent instead.
@@ -199,12 +199,13 @@ impl Outbox {
         now: Instant,
         registry: &mut Registry,
         host: &str,
-        (key, routes): (&Key, &[String]),
+        key: &Key,
+        routes: &[String],
     ) -> Result<(), Rejection> {
         if !self.follows || self.version != Version::V2 {
             return Err(Rejection::new(400, "bad_need", "a node registers before it asks"));
         }
-        let Learned { needs, interests, update } = registry.learn(now, (self.session, host), &self.known, routes)?;
+        let Learned { needs, interests, update } = registry.learn(now, self.session, host, &self.known, routes)?;
         if interests.is_some() {
             self.known.view.interests = interests;
         }
@@ -249,12 +250,12 @@ impl Outbox {
         true
     }
 
-    /// The peer is owed this notice, in place of one of its kind that is still waiting.
+    /// Owes the peer this notice, in place of one of its kind that is still waiting.
     pub(crate) fn notify(&mut self, kind: NoticeKind, packet: Bytes) {
         self.notices.set(kind, packet);
     }
 
-    /// The peer is owed a ping, which asks for a sign of life.
+    /// Owes the peer a ping, which asks for a sign of life.
     pub(crate) fn ping(&mut self) {
         self.owes_ping = true;
     }
@@ -316,7 +317,7 @@ impl Outbox {
         }
         self.is_waiting = false;
         if self.reply.take().is_none() && told.is_none() {
-            // It was a notice, or the ping.
+            // The packet was a notice, or the ping.
             if !self.notices.remove_first() {
                 self.owes_ping = false;
             }

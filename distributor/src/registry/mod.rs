@@ -239,7 +239,7 @@ impl Registry {
             || self.entries.whole_since().is_some_and(|since| have.revision.rev >= since)
     }
 
-    /// The next session whose instance has registered on a newer session. It is to be told so, and
+    /// The next session whose instance has registered on a newer session. It must be told so, and
     /// cut.
     pub(crate) fn poll_superseded(&mut self) -> Option<SessionId> {
         self.superseded.pop()
@@ -260,7 +260,7 @@ impl Registry {
         left_out(&self.entries, &self.config).len()
     }
 
-    /// From now on no registration is accepted.
+    /// Accepts no registration from now on.
     pub(crate) fn drain(&mut self) {
         self.is_draining = true;
     }
@@ -304,9 +304,9 @@ impl Registry {
         Some(Removal { record, is_retained })
     }
 
-    /// An instance has left. While another instance of this identity is listed or deferred, a leave
-    /// is not a short stay: the one that left may be an impostor, a predecessor, or one of several
-    /// workers. The last one to leave counts.
+    /// Penalises an instance that has left, if its stay was short. While another instance of this
+    /// identity is listed or deferred, a leave is not a short stay: the one that left may be an
+    /// impostor, a predecessor, or one of several workers. The last one to leave counts.
     fn penalise_short_stay(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if !self.entries.has_identity(identity) && !self.deferred.has_identity(identity) {
             self.damping.penalise(now, identity, stay);
@@ -359,8 +359,8 @@ impl Registry {
             }
         }
         if self.entries.retained_len() > 0 && self.next_removal <= now {
-            let most = MIN_REMOVALS.max(self.entries.len() / REMOVAL_DIVISOR);
-            due.gone = self.entries.expire(now, most);
+            let max_removals = MIN_REMOVALS.max(self.entries.len() / REMOVAL_DIVISOR);
+            due.gone = self.entries.expire(now, max_removals);
             if !due.gone.is_empty() {
                 self.next_removal = now + REMOVAL_PERIOD;
                 self.deferred.record_offer_change(now);

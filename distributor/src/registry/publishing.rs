@@ -1,4 +1,4 @@
-//! The states that peers are being told, and the update that each peer is to be sent.
+//! The states that peers are being told, and the update that each peer should be sent.
 
 use std::time::Instant;
 
@@ -87,8 +87,8 @@ impl Registry {
         self.transfers.end(session);
     }
 
-    /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes
-    /// register.
+    /// Records whether this update is a list without the unconfirmed entries: its peer has to be
+    /// told when those nodes register.
     fn count_unconfirmed(&mut self, next_update: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
         let update = next_update(self);
         if matches!(&update, NextUpdate::Packet(_, told) if told.confirmed_only) {

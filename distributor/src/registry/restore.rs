@@ -48,7 +48,7 @@ impl Registry {
         true
     }
 
-    /// Another node is asked. Returns `false`.
+    /// Refuses the copy, so that another node is asked. Returns `false`.
     fn refuse_copy(&mut self, now: Instant, why: &'static str) -> bool {
         self.warmup.record_bad_copy(now);
         self.bad_copy = Some(why);

@@ -70,7 +70,8 @@ impl VisibilityWaits {
         self.watchers.entry(session).or_default();
     }
 
-    /// The session is told of these nodes only, and has nothing to acknowledge about others.
+    /// Records that the session is told of these nodes only, and has nothing to acknowledge about
+    /// others.
     pub(crate) fn set_interests(&mut self, session: SessionId, interests: Option<&Arc<Interests>>) {
         let Some(watcher) = self.watchers.get_mut(&session) else { return };
         let known = interests.map(|interests| self.interests.add(interests));

@@ -27,7 +27,7 @@ const MAX_HEAD_BYTES: usize = 8 * 1024;
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut acceptor = Acceptor::new(listener);
     let mut clients = JoinSet::new();
-    // In the order in which they came.
+    // The clients, in the order in which they came.
     let mut order: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         tokio::select! {

@@ -18,7 +18,7 @@ pub(crate) struct IncomingBudget {
     limit: usize,
     /// Bytes reserved for one packet: the most that it may have. A packet that has begun must not
     /// wait for the rest of its memory.
-    each: u32,
+    packet_bytes: u32,
 }
 
 /// However many connections wait, a packet has at least a quarter (1 / this) of the usual time:
@@ -31,11 +31,11 @@ pub(crate) type PacketReservation = OwnedSemaphorePermit;
 pub(crate) type PendingReservation = Pin<Box<dyn Future<Output = PacketReservation> + Send>>;
 
 impl IncomingBudget {
-    /// A budget of `limit` bytes, for packets of `each` bytes; at least for one packet.
-    pub(crate) fn new(limit: usize, each: usize) -> Self {
-        let each = u32::try_from(each).unwrap_or(u32::MAX);
-        let limit = limit.clamp(usize::try_from(each).unwrap_or(usize::MAX), Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(limit)), waiting: Arc::default(), limit, each }
+    /// A budget of `limit` bytes, for packets of `packet_bytes`; at least for one packet.
+    pub(crate) fn new(limit: usize, packet_bytes: usize) -> Self {
+        let packet_bytes = u32::try_from(packet_bytes).unwrap_or(u32::MAX);
+        let limit = limit.clamp(usize::try_from(packet_bytes).unwrap_or(usize::MAX), Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(limit)), waiting: Arc::default(), limit, packet_bytes }
     }
 
     /// Bytes that are reserved now.
@@ -57,7 +57,7 @@ impl IncomingBudget {
     /// connections wait, and less when many do, so that the last one still waits for about `usual`.
     /// The packet of an honest peer is already in its socket when it gets one.
     pub(crate) fn packet_timeout(&self, usual: Duration) -> Duration {
-        let reservations = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
+        let reservations = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.packet_bytes.max(1));
         let rounds = 1.0 + self.waiting() as f64 / reservations.max(1) as f64;
         usual.div_f64(rounds).max(usual / MAX_SPEEDUP)
     }
@@ -69,12 +69,14 @@ impl IncomingBudget {
 
     /// Memory for a packet, at once or after earlier requests.
     pub(crate) fn acquire(&self) -> Result<PacketReservation, PendingReservation> {
-        match Arc::clone(&self.free).try_acquire_many_owned(self.each) {
+        match Arc::clone(&self.free).try_acquire_many_owned(self.packet_bytes) {
             Ok(reservation) => Ok(reservation),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
-                let (free, each, waits) = (Arc::clone(&self.free), self.each, Waits::among(&self.waiting));
+                let (free, packet_bytes, waits) =
+                    (Arc::clone(&self.free), self.packet_bytes, Waits::among(&self.waiting));
                 Err(Box::pin(async move {
-                    let reservation = free.acquire_many_owned(each).await.expect("the semaphore is never closed");
+                    let reservation =
+                        free.acquire_many_owned(packet_bytes).await.expect("the semaphore is never closed");
                     drop(waits);
                     reservation
                 }))

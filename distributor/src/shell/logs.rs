@@ -102,7 +102,8 @@ impl Shared {
         now: std::time::Instant,
         session: SessionId,
         logged: &RegistrationLog<'_>,
-        (warning, ignored): (Warning, &IgnoredParts),
+        warning: Warning,
+        ignored: &IgnoredParts,
     ) {
         let RegistrationLog { name, address, .. } = *logged;
         let IgnoredParts { first, count } = ignored;

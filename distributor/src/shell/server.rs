@@ -31,6 +31,7 @@ pub async fn serve(listeners: Vec<impl Into<Listener>>, config: Config, stop: Ca
 }
 
 /// As [`serve`], and answers operators' requests for `/health` and `/metrics` over HTTP at `admin`.
+/// Dropping the future stops at once too.
 pub async fn serve_with_admin(
     listeners: Vec<impl Into<Listener>>,
     admin: Option<TcpListener>,

@@ -91,7 +91,7 @@ impl SessionGuard {
         self.shared.register(&self.session, registration, version, options)
     }
 
-    /// From now on a version 1 peer whose registration is not taken is told of changes.
+    /// Tells a version 1 peer of changes from now on, although its registration is not taken.
     pub(crate) fn follow_only(&self) {
         self.shared.follow_only(&self.session);
     }
@@ -103,7 +103,7 @@ impl SessionGuard {
         self.shared.lock().await_registration(&self.session);
     }
 
-    /// The peer has given a sign of life.
+    /// Records that the peer has given a sign of life.
     pub(crate) fn record_sign_of_life(&self) {
         self.session.last_heard.store(self.shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -119,7 +119,7 @@ impl SessionGuard {
         }
     }
 
-    /// The peer asks who offers these routes, and is owed the answer.
+    /// Owes the peer the answer to its question: who offers these routes?
     ///
     /// # Errors
     /// The rejection that it is sent instead.
@@ -127,7 +127,7 @@ impl SessionGuard {
         let now = Instant::now().into_std();
         let host = host_text(self.session.peer.ip());
         let mut outbox = self.session.outbox();
-        let answered = outbox.answer_need(now, &mut self.shared.lock().registry, &host, (key, routes));
+        let answered = outbox.answer_need(now, &mut self.shared.lock().registry, &host, key, routes);
         self.shared.counters.record_question(answered.as_ref().err());
         answered
     }
@@ -138,9 +138,9 @@ impl SessionGuard {
         let ReportOutcome { has_changed, suspects, to_probe, hung } =
             state.registry.report_failed(now, self.session.id, &report.failed);
         let notices = state.registry.report_unreachable(now, self.session.id, &report.unreachable);
-        let old = &state.followers[version_index(Version::V1)].all;
-        let to_probe: Vec<_> = to_probe.iter().filter_map(|session| old.get(session).cloned()).collect();
-        let hung: Vec<_> = hung.iter().filter_map(|session| old.get(session).cloned()).collect();
+        let version_1 = &state.followers[version_index(Version::V1)].all;
+        let to_probe: Vec<_> = to_probe.iter().filter_map(|session| version_1.get(session).cloned()).collect();
+        let hung: Vec<_> = hung.iter().filter_map(|session| version_1.get(session).cloned()).collect();
         drop(state);
         for session in to_probe {
             session.is_reported.store(true, Ordering::Relaxed);

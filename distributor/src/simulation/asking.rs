@@ -15,9 +15,9 @@ const TELL_ALL_UP_TO: [usize; 4] = [0, 0, 3, 1000];
 #[derive(Default)]
 pub(super) struct SimAsking {
     pub(super) uses: BTreeSet<String>,
-    /// The last list says that the node has a partial view.
+    /// Whether the last list says that the node has a partial view.
     pub(super) is_partial: bool,
-    /// A list has come over this connection.
+    /// Whether a list has come over this connection.
     has_list: bool,
     waiting: BTreeSet<&'static str>,
     question: Option<SimQuestion>,
@@ -29,7 +29,7 @@ pub(super) struct SimAsking {
 struct SimQuestion {
     key: u64,
     routes: Vec<&'static str>,
-    /// The node has registered since.
+    /// Whether the node has registered since.
     has_registered: bool,
 }
 
@@ -137,7 +137,7 @@ impl SimNode {
 }
 
 impl World {
-    /// A node is about to call something.
+    /// Lets a node ask for something that it is about to call.
     pub(super) fn use_route(&mut self, number: usize) {
         let route = ROUTES[self.rng.usize(0..ROUTES.len())];
         if let Some(asking) = &mut self.nodes[number].asking
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    /// A node has not used a url for long, and registers without it.
+    /// Lets a node register without a url that it has not used for long.
     pub(super) fn forget_url(&mut self, number: usize) {
         let Some(asking) = &mut self.nodes[number].asking else { return };
         let Some(url) = asking.uses.iter().nth(self.rng.usize(0..8)).cloned() else { return };
@@ -155,7 +155,7 @@ impl World {
         self.register_again(number);
     }
 
-    /// A node registers again over its connection, if it has one.
+    /// Lets a node register again over its connection, if it has one.
     pub(super) fn register_again(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if node.is_up
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// Nodes send their questions.
+    /// Lets nodes send their questions.
     pub(super) fn ask(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.is_up && !node.is_frozen) {
             if let Some(connection) = node.connection.and_then(|id| self.connections.get_mut(&id))

@@ -67,7 +67,7 @@ struct World {
     /// the faults, the time at which all of them leave.
     impostors: BTreeSet<u64>,
     impostors_go: Option<Instant>,
-    /// The faults have ended.
+    /// Whether the faults have ended.
     is_healing: bool,
 }
 
@@ -97,7 +97,7 @@ struct SimConnection {
 #[derive(Default)]
 struct SimPipe {
     bytes: BytesMut,
-    /// No bytes arrive at present.
+    /// Whether no bytes arrive at present.
     is_stalled: bool,
     /// The sender has closed. The receiver finds out when it has read the rest.
     closed: Option<LeaveReason>,

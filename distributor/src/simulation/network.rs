@@ -229,7 +229,7 @@ impl World {
                 }
             }
             Command::Need(key, routes) => {
-                if let Err(rejection) = connection.outbox.answer_need(self.now, registry, HOST, (&key, &routes)) {
+                if let Err(rejection) = connection.outbox.answer_need(self.now, registry, HOST, &key, &routes) {
                     let mut out = BytesMut::new();
                     let Rejection { status, reason, message, retry_after } = &rejection;
                     write_refusal(&mut out, Some(&key), *status, reason, message, *retry_after);
@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    /// The node notices that its connection is gone, and plans the next one.
+    /// Lets a node notice that its connection is gone, and plan the next one.
     pub(super) fn lose(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if let Some(id) = node.connection.take() {

@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// The process of a node dies.
+    /// Lets the process of a node die.
     pub(super) fn kill(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         node.is_up = false;
@@ -169,7 +169,7 @@ impl World {
         }
     }
 
-    /// A node leaves in order; one of version 1 can only die.
+    /// Lets a node leave in order; one of version 1 can only die.
     pub(super) fn leave(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if node.version == Version::V2
@@ -183,7 +183,7 @@ impl World {
         self.kill(number);
     }
 
-    /// A node changes its registration.
+    /// Lets a node change its registration.
     pub(super) fn update(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if self.rng.bool() {
@@ -194,7 +194,7 @@ impl World {
         self.register_again(number);
     }
 
-    /// The process of the Distributor dies.
+    /// Lets the process of the Distributor die.
     pub(super) fn kill_distributor(&mut self) {
         self.distributor = None;
         self.impostors.clear();

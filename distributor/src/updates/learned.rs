@@ -53,7 +53,8 @@ impl ListCache {
         entries: &EntryTable,
         header: UpdateHeader,
         known: &PeerState,
-        (interests, added): (&Arc<Interests>, Interests),
+        interests: &Arc<Interests>,
+        added: Interests,
     ) -> Result<LearnedUpdate, Wait> {
         self.check_pace(now)?;
         let before = &known.view;
@@ -126,7 +127,7 @@ mod tests {
     ) -> Result<LearnedUpdate, Wait> {
         let interests = Arc::new(Interests::used(["GET/a", "GET/b"]));
         let added = Interests::used(["GET/b"]);
-        lists.learned(now, entries, *header, known, (&interests, added))
+        lists.learned(now, entries, *header, known, &interests, added)
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl PartialLists {
         Self { memory, published: HashMap::new(), answered: None, next_at: None }
     }
 
-    /// Another state is published from now on.
+    /// Forgets the lists of the published state, because another one is published from now on.
     pub(super) fn clear(&mut self) {
         self.published.clear();
     }

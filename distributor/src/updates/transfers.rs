@@ -47,7 +47,7 @@ struct Transfer {
 }
 
 impl Transfers {
-    /// A node has registered that knows nothing.
+    /// Records that a node which knows nothing waits for the list.
     pub(crate) fn wait_for_list(&mut self, session: SessionId) {
         self.waiting.insert(session);
     }
@@ -74,7 +74,7 @@ impl Transfers {
         Ok(())
     }
 
-    /// A peer has been sent a list or change, or has gone.
+    /// Ends the transfer to a peer that has been sent a list or change, or has gone.
     pub(crate) fn end(&mut self, session: SessionId) {
         self.waiting.remove(&session);
         if let Some(at) = self.begun.iter().position(|transfer| transfer.session == session) {

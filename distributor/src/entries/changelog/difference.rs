@@ -74,7 +74,7 @@ impl EntryTable {
 }
 
 impl Difference {
-    /// A difference that tells the receiver nothing but the new revision.
+    /// Whether the difference tells the receiver nothing but the new revision.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { joined, left, suspect, trusted, header_changed, .. } = self;
         joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !header_changed

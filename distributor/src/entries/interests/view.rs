@@ -10,8 +10,8 @@ use crate::entries::record::Record;
 pub(crate) struct View {
     /// The peer's interests; `None` means all.
     pub(crate) interests: Option<Arc<Interests>>,
-    /// The peer does not see entries that were only copied from another node: it was sent a list
-    /// while there were such entries.
+    /// Whether the peer does not see entries that were only copied from another node: it was sent a
+    /// list while there were such entries.
     pub(crate) confirmed_only: bool,
 }
 

@@ -131,7 +131,7 @@ fn rs22_a_node_that_is_turned_away_is_sent_no_list_while_it_waits() {
 }
 
 #[test]
-fn a_greeting_of_version_1_is_no_base_for_changes() {
+fn a_greeting_of_version_1_is_not_a_base_for_changes() {
     let mut peer = Peer::new(65_536);
     peer.check(100, 3, Ok(Some(3)));
     peer.outbox.follow(Version::V2, None);

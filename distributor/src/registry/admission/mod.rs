@@ -63,7 +63,7 @@ pub(crate) struct RegisterEffects {
     /// A url that it offers beside a service of another name, if it has one.
     pub(crate) shared_url: Option<SharedUrl>,
     /// What it uses has no room, and it is told of less.
-    pub(crate) unfit: Option<IgnoredParts>,
+    pub(crate) uses_without_room: Option<IgnoredParts>,
 }
 
 /// A url that services of two names offer.
@@ -128,7 +128,7 @@ impl Registry {
         host: &str,
         options: &RegisterOptions,
     ) -> Result<RegisterEffects, RegisterError> {
-        let (interests, unfit) = self.fitting_interests(session, host, options)?;
+        let (interests, uses_without_room) = self.fitting_interests(session, host, options)?;
         let interest_bytes = interests.as_ref().map_or(0, |interests| interests.bytes());
         if is_cut {
             return Err(RegisterError::Superseded);
@@ -143,7 +143,7 @@ impl Registry {
         self.visibility.set_interests(session, interests.as_ref());
         let shared_url =
             if matches!(admission, Admission::Listed(_)) { self.record_shared_url(now, session) } else { None };
-        Ok(RegisterEffects { admission, interests, resume, shared_url, unfit })
+        Ok(RegisterEffects { admission, interests, resume, shared_url, uses_without_room })
     }
 
     /// Records in the history that services of two names offer one url, and returns which.

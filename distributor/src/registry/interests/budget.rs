@@ -49,7 +49,7 @@ impl InterestBudget {
         if is_within_share(host, held, free) { Ok(()) } else { Err(RegisterError::AddressFull) }
     }
 
-    /// A session has these interests from now on, and no others.
+    /// Records that a session has these interests from now on, and no others.
     pub(in crate::registry) fn set(&mut self, session: SessionId, host: &str, bytes: usize) {
         self.remove(session);
         if bytes > 0 {

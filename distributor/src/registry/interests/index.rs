@@ -45,7 +45,7 @@ impl InterestIndex {
         (number, Arc::clone(interests))
     }
 
-    /// A session does not have these interests any more.
+    /// Removes the interests of a session.
     pub(in crate::registry) fn remove(&mut self, (number, interests): &NumberedInterests) {
         let Some(count) = self.counts.get_mut(interests) else { return };
         count.sessions -= 1;

@@ -103,7 +103,8 @@ impl Registry {
     pub(crate) fn learn(
         &mut self,
         now: Instant,
-        (session, host): (SessionId, &str),
+        session: SessionId,
+        host: &str,
         known: &PeerState,
         routes: &[String],
     ) -> Result<Learned, Rejection> {
@@ -132,8 +133,8 @@ impl Registry {
             let checked = self.interest_budget.check(session, host, interests.bytes());
             checked.map_err(|error| error.rejection().unwrap_or_else(|| Rejection::new(503, "busy", "it is cut")))?;
         }
-        let concerned = (grown.as_ref().unwrap_or(before), Interests::used(added));
-        let update = self.lists.learned(now, &self.entries, header, known, concerned);
+        let interests = grown.as_ref().unwrap_or(before);
+        let update = self.lists.learned(now, &self.entries, header, known, interests, Interests::used(added));
         let update = update.map_err(|wait| self.turn_away(now, wait))?;
         if matches!(&update, LearnedUpdate::Change(_, told) if told.confirmed_only) {
             self.entries.publish_partly();

@@ -80,13 +80,13 @@ enum Suspected {
 /// The next step after a report.
 #[derive(Debug, Default)]
 pub(crate) struct ReportOutcome {
-    /// Followers have to be told.
+    /// Whether followers have to be told.
     pub(crate) has_changed: bool,
     /// Version 1 nodes that are suspect from now on.
     pub(crate) suspects: Vec<Arc<Record>>,
     /// Version 1 nodes that should show whether they read.
     pub(crate) to_probe: Vec<SessionId>,
-    /// Version 1 nodes that are to be cut.
+    /// Version 1 nodes that must be cut.
     pub(crate) hung: Vec<SessionId>,
 }
 
@@ -122,8 +122,8 @@ impl Suspicions {
         self.report_pairs.len()
     }
 
-    /// The consequence for a version 1 node that this peer has reported. `is_sole`: no other peer
-    /// can report.
+    /// The consequence for a version 1 node that this peer has reported. With `is_sole`, no other
+    /// peer can report.
     fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> Suspected {
         let id = record.id;
         let is_full = self.reported.len() >= MAX_SUSPICIONS;
@@ -196,8 +196,8 @@ fn may_believe_single(single_removals: &mut HashMap<NodeIdentity, Instant>, now:
 }
 
 impl Registry {
-    /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a
-    /// while for each node.
+    /// Records that a peer says that calls to these nodes failed. That counts if the peer is a node
+    /// itself, once in a while for each node.
     pub(crate) fn report_failed(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> ReportOutcome {
         let rev = self.revision().rev;
         let mut outcome = ReportOutcome::default();

@@ -24,7 +24,7 @@ pub(in crate::registry) struct UnreachableNodes {
     told: HashMap<u64, Instant>,
 }
 
-/// A node that is to be told that a peer cannot reach it.
+/// A node that must be told that a peer cannot reach it.
 #[derive(Debug)]
 pub(crate) struct UnreachableNotice {
     pub(crate) session: SessionId,
@@ -56,8 +56,8 @@ impl UnreachableNodes {
 }
 
 impl Registry {
-    /// A peer says that it cannot connect to these nodes. That counts if it is a node itself, and
-    /// once in a while for each node. Returns which nodes are to be told.
+    /// Records that a peer says that it cannot connect to these nodes. That counts if the peer is a
+    /// node itself, and once in a while for each node. Returns which nodes must be told.
     pub(crate) fn report_unreachable(
         &mut self,
         now: Instant,

@@ -57,8 +57,8 @@ fn bc6_one_address_leaves_room_in_the_list_for_others() {
             assert_eq!(scene.registry.largest_share().0, 0, "{host}");
             continue;
         }
-        // Not by a longer registration either, nor from the same network; but what stays as long as
-        // it was is taken, and so are others.
+        // Neither a longer registration nor one from the same network is taken. One that is not
+        // longer than before is, and so are those of others.
         assert_eq!(scene.register_from(host, 0, 400), Err(expected), "{host}");
         assert_eq!(scene.register_from(same, 2000, 100), Err(expected), "{host}");
         assert!(scene.register_from(host, 0, 100).is_ok(), "{host}");
@@ -114,7 +114,7 @@ fn a_node_is_listed_even_if_there_is_no_room_for_what_it_uses() {
         let effects = scene.registry.register_session(scene.start, session_id, false, registration, "::1", options)?;
         assert!(scene.registry.interest_budget().used() <= 20_000);
         assert!(scene.registry.entries().any(|record| record.port == session as u16), "{session}");
-        Ok(effects.interests.map(|interests| (interests.len(), effects.unfit.is_some())))
+        Ok(effects.interests.map(|interests| (interests.len(), effects.uses_without_room.is_some())))
     };
     let uses = |urls: usize| {
         let uses = (0..urls).map(|at| format!("GET/{at:020}")).collect();

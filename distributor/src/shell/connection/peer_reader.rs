@@ -250,7 +250,7 @@ impl PeerReader {
         }
     }
 
-    /// Finds out where a node is to be listed, and registers it.
+    /// Finds out where a node should be listed, and registers it.
     fn locate_and_register(&mut self, guard: &SessionGuard, registration: Registration, options: RegisterOptions) {
         let seen = guard.session.peer.ip();
         match registration.listed_host(seen) {

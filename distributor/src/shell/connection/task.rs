@@ -299,7 +299,7 @@ impl ConnectionTask<'_> {
         }
     }
 
-    /// A version 1 peer's socket was observed.
+    /// Handles what was observed of a version 1 peer's socket.
     fn handle_observation(&mut self, reads: bool) -> Result<(), ConnectionEnd> {
         if reads {
             self.unread_since = None;
@@ -319,7 +319,7 @@ impl ConnectionTask<'_> {
         Ok(())
     }
 
-    /// A deadline may be over.
+    /// Ends the connection if a deadline is over.
     fn handle_due(&mut self, awaited: &Awaited) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);

@@ -201,7 +201,7 @@ impl Shared {
         }
     }
 
-    /// From now on peers that register are told to come back later.
+    /// Tells peers that register from now on to come back later.
     pub(crate) fn drain(&self) {
         self.lock().registry.drain();
     }
@@ -243,7 +243,7 @@ impl Shared {
         let before = state.registry.published();
         let is_cut = session.cut_reason.get().is_some();
         let effects = state.registry.register_session(now, session.id, is_cut, registration, &host, options)?;
-        let RegisterEffects { admission, interests, resume, shared_url, unfit } = effects;
+        let RegisterEffects { admission, interests, resume, shared_url, uses_without_room } = effects;
         let is_to_be_told = outbox.follow(version, interests);
         outbox.take_packed(options.packed);
         if let Some(resume) = resume {
@@ -266,12 +266,12 @@ impl Shared {
         }
         // A node that registers the same again has been told.
         let ignored = ignored.or_else(|| state.registry.refused_urls(session.id)).filter(|_| !admission.is_unchanged());
-        let unfit = unfit.map(|unfit| (Warning::UsesFull, unfit));
-        if unfit.is_some() {
+        let uses_without_room = uses_without_room.map(|uses_without_room| (Warning::UsesFull, uses_without_room));
+        if uses_without_room.is_some() {
             self.counters.record_uses_refused();
         }
         let ignored = ignored.map(|ignored| (Warning::Ignored, ignored));
-        for (_, ignored) in unfit.iter().chain(&ignored) {
+        for (_, ignored) in uses_without_room.iter().chain(&ignored) {
             state.registry.record_ignored(now, session.id, described(ignored));
         }
         let nodes = state.registry.nodes();
@@ -297,8 +297,8 @@ impl Shared {
         if let Some(shared_url) = shared_url {
             self.warn_of_shared_url(now, &logged, &shared_url);
         }
-        for (warning, ignored) in unfit.iter().chain(&ignored) {
-            self.report_ignored(now, session.id, &logged, (*warning, ignored));
+        for (warning, ignored) in uses_without_room.iter().chain(&ignored) {
+            self.report_ignored(now, session.id, &logged, *warning, ignored);
         }
         self.warn_of_size(shown_name(&name));
         Ok(admission)
@@ -338,8 +338,8 @@ impl Shared {
         self.log_removal(nodes, session.peer, &record, reason, is_retained);
     }
 
-    /// A panic under the lock would have left half a change behind. No code of ours panics there,
-    /// and a live registry is better than none.
+    /// Locks the state. A panic under the lock would have left half a change behind. No code of
+    /// ours panics there, and a live registry is better than none.
     pub(super) fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

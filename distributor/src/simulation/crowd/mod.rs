@@ -192,10 +192,10 @@ impl Crowd {
     }
 
     /// Runs until all nodes know all.
-    fn run(&mut self, most: Duration) {
+    fn run(&mut self, max_time: Duration) {
         let mut next_step = self.now;
         while !self.is_complete() {
-            assert!(self.now < self.start + most, "it does not end: {:?}", self.totals);
+            assert!(self.now < self.start + max_time, "it does not end: {:?}", self.totals);
             // Nodes work in steps of a millisecond, and the Distributor takes as long as it takes.
             if self.now >= next_step || self.ready.is_empty() {
                 let steps = (self.now.saturating_duration_since(next_step).as_millis() + 1).min(1000);

@@ -73,9 +73,9 @@ impl Crowd {
         self.wake(id);
     }
 
-    /// A node reads, and reacts.
-    fn read(&mut self, number: usize, id: u64, most: usize) {
-        let mut room = most;
+    /// Lets a node read, and react.
+    fn read(&mut self, number: usize, id: u64, max_bytes: usize) {
+        let mut room = max_bytes;
         while let Some(link) = self.links.get_mut(&id)
             && room > 0
             && let Some(piece) = link.down.front_mut()
@@ -131,7 +131,7 @@ impl Crowd {
         }
     }
 
-    /// The connection ends, and the node comes back.
+    /// Ends the connection, after which the node comes back.
     pub(super) fn cut(&mut self, id: u64) {
         let Some(link) = self.links.remove(&id) else { return };
         self.registry.remove_session(self.now, SessionId(id), LeaveReason::Closed);

@@ -95,7 +95,7 @@ impl Asker {
         for _ in 0..3 {
             self.ms += 20;
             let (now, key) = (self.peer.at(self.ms), Key::Number(7));
-            match self.peer.outbox.answer_need(now, &mut self.peer.registry, "::1", (&key, &routes)) {
+            match self.peer.outbox.answer_need(now, &mut self.peer.registry, "::1", &key, &routes) {
                 Ok(()) => {
                     let answer = self.read().expect("an answer");
                     self.needs.extend(answer.iter().flatten().cloned());
@@ -247,7 +247,7 @@ fn nodes_whose_questions_are_turned_away_come_back_one_by_one() {
     asker.read();
     let (now, routes) = (asker.peer.at(asker.ms), ["GET/a".to_owned()]);
     let Asker { peer: Peer { registry, outbox, .. }, .. } = &mut asker;
-    let mut ask = || registry.learn(now, (PEER, "::1"), &outbox.known, &routes);
+    let mut ask = || registry.learn(now, PEER, "::1", &outbox.known, &routes);
     assert!((0..100_000).any(|_| ask().is_err()), "it takes no time");
     let waits: Vec<_> = (0..1000).map(|_| ask().unwrap_err().retry_after.unwrap()).collect();
     assert_eq!(waits.iter().collect::<BTreeSet<_>>().len(), waits.len());
