@@ -122,26 +122,28 @@ pub struct RouteConfig {
     pub prefixes: Vec<String>,
     /// Servers that speak HTTP and do not register.
     pub servers: Vec<FixedServer>,
-    /// Requests are sent to servers without the prefix.
+    /// Whether requests are sent to servers without the prefix.
     pub strip: bool,
-    /// Servers see the path as the client has sent it, and not its normal form. A path with `..` in
-    /// it is refused.
+    /// Whether servers see the path as the client has sent it, and not its normal form. A path with
+    /// `..` in it is refused.
     pub raw_path: bool,
-    /// Redirects of servers are put below the prefix: for servers that do not see the prefix and do
-    /// not know it.
+    /// Whether redirects of servers are put below the prefix: for servers that do not see the
+    /// prefix and do not know it.
     pub rewrite_location: bool,
-    /// The paths of cookies that servers set are put below the prefix, for the same servers.
+    /// Whether the paths of cookies that servers set are put below the prefix, for the same
+    /// servers.
     pub rewrite_cookies: bool,
-    /// Servers get fields whose names contain `_`, which some servers confuse with others.
+    /// Whether servers get fields whose names contain `_`, which some servers confuse with others.
     pub underscores: bool,
     /// Which requests are answered, whoever offers what they ask for; all unless given.
     pub access: Option<RouteAccess>,
-    /// Nodes are called with packets below these paths. Otherwise requests go to servers only.
+    /// Whether nodes are called with packets below these paths. Otherwise requests go to servers
+    /// only.
     pub nodes: bool,
     /// The `params` of calls, for nodes that speak another dialect.
     pub params: Option<ParamsTemplate>,
-    /// Bodies for nodes are read whatever media type they have, as gateways of version 1 did: as
-    /// JSON if they are a JSON object, and otherwise as a form.
+    /// Whether bodies for nodes are read whatever media type they have, as gateways of version 1
+    /// did: as JSON if they are a JSON object, and otherwise as a form.
     pub any_body: bool,
     /// The cookie of [`Sticky::Cookie`]. Unless given, each prefix has a name of its own.
     pub cookie: Option<String>,

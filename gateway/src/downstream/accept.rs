@@ -51,21 +51,22 @@ impl Worker {
         let mut full = LogThrottle::default();
         let mut accept_until = None;
         // Waiting clients count as connections.
-        let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
+        let max_connections = config.borrow().max_connections.saturating_add(MAX_WAITING);
         let mut admit = |connections: &mut JoinSet<()>, socket: Socket, client: SocketAddr, is_tls: bool| {
             let worker = || self.with_stop(&stop);
             let is_proxy = || self.is_proxy_for_many(client.ip());
-            let what = match self.clients.admit(client.ip(), is_proxy, connections.len() < most, Instant::now()) {
-                ClientAdmission::Admitted(permit) => {
-                    connections.spawn(worker().run(socket, client, is_tls, permit));
-                    return;
-                }
-                ClientAdmission::Waits => {
-                    connections.spawn(worker().run_when_free(socket, client, is_tls));
-                    "an idle client is evicted"
-                }
-                ClientAdmission::Refused => "connection closed",
-            };
+            let what =
+                match self.clients.admit(client.ip(), is_proxy, connections.len() < max_connections, Instant::now()) {
+                    ClientAdmission::Admitted(permit) => {
+                        connections.spawn(worker().run(socket, client, is_tls, permit));
+                        return;
+                    }
+                    ClientAdmission::Waits => {
+                        connections.spawn(worker().run_when_free(socket, client, is_tls));
+                        "an idle client is evicted"
+                    }
+                    ClientAdmission::Refused => "connection closed",
+                };
             if let Some(suppressed) = full.allow(Instant::now().into_std()) {
                 let limit = config.borrow().max_connections;
                 warn!(%client, limit, suppressed, "{what}: the limit of clients is reached (--max-connections)");
@@ -118,7 +119,7 @@ impl Worker {
         .map(AbortOnDropHandle::new)
     }
 
-    /// Another client is being evicted, which takes a moment.
+    /// Runs a client for which another one is being evicted, which takes a moment.
     async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
         if let Some(permit) = self.clients.wait().await {
             self.run(socket, address, is_tls, permit).await;

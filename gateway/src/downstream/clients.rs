@@ -43,7 +43,7 @@ pub(crate) struct ClientTracker {
     limit: usize,
     /// Connections that are still free.
     free: Arc<Semaphore>,
-    taken: Mutex<TrackedClients>,
+    clients: Mutex<TrackedClients>,
     /// Clients that wait for others to be evicted.
     waiting: AtomicUsize,
 }
@@ -52,7 +52,7 @@ pub(crate) struct ClientTracker {
 struct TrackedClients {
     list: Vec<(Arc<TrackedClient>, IpAddr)>,
     /// How many connections each client has.
-    each: HashMap<IpAddr, usize>,
+    connections: HashMap<IpAddr, usize>,
     /// Clients that are being evicted and have not gone yet.
     evicting: usize,
     next_search: Option<Instant>,
@@ -77,7 +77,7 @@ pub(crate) enum ClientAdmission {
 }
 
 /// Which clients are evicted first: those of the highest rank, and of a rank those that have been
-/// in it for longest. `of`: how many connections the client has; those with the most go first.
+/// in it for longest. Clients with the most `connections` go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionRank {
     /// The client has just connected, and may be about to send a request.
@@ -85,11 +85,11 @@ enum EvictionRank {
     Idle,
     /// The address of the client has more connections than its share.
     Surplus {
-        of: usize,
+        connections: usize,
     },
     /// The client has not finished a message, or has read very slowly, for a while.
     Unfinished {
-        of: usize,
+        connections: usize,
     },
 }
 
@@ -102,11 +102,11 @@ impl ClientTracker {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let free = Arc::new(Semaphore::new(limit));
-        Self { since: Instant::now(), limit, free, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
+        Self { since: Instant::now(), limit, free, clients: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
     /// Admits a new client if there is room for it. When room is short, another client is evicted.
-    /// `is_proxy`: it stands for many clients. `may_wait`: one more client may wait.
+    /// A client that `is_proxy` stands for many. With `may_wait`, one more client may wait.
     pub(crate) fn admit(
         &self,
         client: IpAddr,
@@ -149,22 +149,22 @@ impl ClientTracker {
         permit: Option<OwnedSemaphorePermit>,
     ) -> ClientGuard {
         let client = address_group(client);
-        let mut taken = self.lock();
-        let is_crowded = taken.list.len() > self.limit / CROWDED_DIVISOR;
+        let mut clients = self.lock();
+        let is_crowded = clients.list.len() > self.limit / CROWDED_DIVISOR;
         let tracked = TrackedClient::new(stop, self.since, is_crowded);
         tracked.mark_started(Instant::now());
-        tracked.index.store(taken.list.len(), Ordering::Relaxed);
+        tracked.index.store(clients.list.len(), Ordering::Relaxed);
         let tracked = Arc::new(tracked);
-        taken.list.push((Arc::clone(&tracked), client));
-        *taken.each.entry(client).or_default() += 1;
+        clients.list.push((Arc::clone(&tracked), client));
+        *clients.connections.entry(client).or_default() += 1;
         ClientGuard { tracker: Arc::clone(self), tracked, _permit: permit }
     }
 
     /// Whether `client` may have one more connection while `free` are left: no client takes the
     /// last ones from all others. If it may not, only its own connections are evicted for it.
     fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
-        let has = self.lock().each.get(&address_group(client)).copied().unwrap_or(0);
-        has * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
+        let connections = self.lock().connections.get(&address_group(client)).copied().unwrap_or(0);
+        connections * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
     }
 
     /// Whether so few connections are free that clients should be evicted.
@@ -172,20 +172,20 @@ impl ClientTracker {
         free == 0 || free < self.limit / KEPT_FREE_DIVISOR
     }
 
-    /// Evicts some clients, so that waiting ones get a connection and some are free; with `of`,
-    /// only connections of that client. Returns whether one is being evicted for one more waiting
+    /// Evicts some clients, so that waiting ones get a connection and some are free; with `only`,
+    /// connections of that client. Returns whether one is being evicted for one more waiting
     /// client.
-    fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
-        let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
-        let mut taken = self.lock();
+    fn evict_idlest(&self, only: Option<IpAddr>, free: usize, now: Instant) -> bool {
+        let (waiting, only) = (self.waiting.load(Ordering::Relaxed), only.map(address_group));
+        let mut clients = self.lock();
         let wanted = (self.limit / KEPT_FREE_DIVISOR).saturating_sub(free).max(1) + waiting;
-        let wanted = wanted.saturating_sub(taken.evicting);
-        let is_time = taken.list.len() <= SEARCH_ALWAYS_UP_TO || taken.next_search.is_none_or(|next| now >= next);
+        let wanted = wanted.saturating_sub(clients.evicting);
+        let is_time = clients.list.len() <= SEARCH_ALWAYS_UP_TO || clients.next_search.is_none_or(|next| now >= next);
         if wanted > 0 && is_time {
-            taken.next_search = Some(now + SEARCH_INTERVAL);
-            self.evict(&mut taken, of, wanted, now);
+            clients.next_search = Some(now + SEARCH_INTERVAL);
+            self.evict(&mut clients, only, wanted, now);
         }
-        taken.evicting > waiting
+        clients.evicting > waiting
     }
 
     /// Counts a client that waits for others to be evicted.
@@ -194,11 +194,11 @@ impl ClientTracker {
         AcceptWait(self)
     }
 
-    fn evict(&self, taken: &mut TrackedClients, of: Option<IpAddr>, wanted: usize, now: Instant) {
+    fn evict(&self, clients: &mut TrackedClients, only: Option<IpAddr>, wanted: usize, now: Instant) {
         let now = millis_after(self.since, now);
         let mut all = Vec::new();
-        for (at, (tracked, client)) in taken.list.iter().enumerate() {
-            let is_wanted = of.is_none_or(|of| of == *client);
+        for (at, (tracked, client)) in clients.list.iter().enumerate() {
+            let is_wanted = only.is_none_or(|only| only == *client);
             if !is_wanted || tracked.is_notified.load(Ordering::Relaxed) {
                 continue;
             }
@@ -211,10 +211,10 @@ impl ClientTracker {
                     None => continue,
                 },
             };
-            let has = taken.each.get(client).copied().unwrap_or(0);
+            let connections = clients.connections.get(client).copied().unwrap_or(0);
             let rank = match has_begun {
-                true if Duration::from_millis(age) >= UNFINISHED_AFTER => EvictionRank::Unfinished { of: has },
-                _ if has > self.limit / SURPLUS_DIVISOR => EvictionRank::Surplus { of: has },
+                true if Duration::from_millis(age) >= UNFINISHED_AFTER => EvictionRank::Unfinished { connections },
+                _ if connections > self.limit / SURPLUS_DIVISOR => EvictionRank::Surplus { connections },
                 false => EvictionRank::Idle,
                 true => EvictionRank::JustStarted,
             };
@@ -222,33 +222,33 @@ impl ClientTracker {
         }
         all.sort_unstable_by(|one, other| other.cmp(one));
         for (.., at) in all.into_iter().take(wanted) {
-            taken.list[at].0.evict();
-            taken.evicting += 1;
+            clients.list[at].0.evict();
+            clients.evicting += 1;
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, TrackedClients> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientGuard {
     /// Changes the client, because the balancer in front of us has named another one.
     pub(crate) fn set_client(&self, client: IpAddr) {
-        let (mut taken, client) = (self.tracker.lock(), address_group(client));
+        let (mut clients, client) = (self.tracker.lock(), address_group(client));
         let index = self.tracked.index.load(Ordering::Relaxed);
-        let before = std::mem::replace(&mut taken.list[index].1, client);
-        taken.remove(before);
-        *taken.each.entry(client).or_default() += 1;
+        let before = std::mem::replace(&mut clients.list[index].1, client);
+        clients.remove(before);
+        *clients.connections.entry(client).or_default() += 1;
     }
 }
 
 impl TrackedClients {
     fn remove(&mut self, client: IpAddr) {
-        if let Some(has) = self.each.get_mut(&client) {
-            *has -= 1;
-            if *has == 0 {
-                self.each.remove(&client);
+        if let Some(connections) = self.connections.get_mut(&client) {
+            *connections -= 1;
+            if *connections == 0 {
+                self.connections.remove(&client);
             }
         }
     }
@@ -264,15 +264,15 @@ impl std::ops::Deref for ClientGuard {
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
-        let mut taken = self.tracker.lock();
+        let mut clients = self.tracker.lock();
         let index = self.tracked.index.load(Ordering::Relaxed);
         // The last client moves to this one's position.
-        let (_, client) = taken.list.swap_remove(index);
-        if let Some((moved, _)) = taken.list.get(index) {
+        let (_, client) = clients.list.swap_remove(index);
+        if let Some((moved, _)) = clients.list.get(index) {
             moved.index.store(index, Ordering::Relaxed);
         }
-        taken.remove(client);
-        taken.evicting -= usize::from(self.tracked.is_notified.load(Ordering::Relaxed));
+        clients.remove(client);
+        clients.evicting -= usize::from(self.tracked.is_notified.load(Ordering::Relaxed));
     }
 }
 
@@ -335,8 +335,8 @@ mod tests {
         scene.clients[1].mark_idle(Instant::now());
         let _all: Vec<_> = scene.clients.drain(..).collect();
         drop(_all);
-        let taken = scene.tracker.lock();
-        assert!(taken.list.is_empty() && taken.each.is_empty() && taken.evicting == 0);
+        let clients = scene.tracker.lock();
+        assert!(clients.list.is_empty() && clients.connections.is_empty() && clients.evicting == 0);
     }
 
     #[tokio::test(start_paused = true)]

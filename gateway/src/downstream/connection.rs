@@ -121,7 +121,7 @@ impl DownstreamConnection<'_> {
         let _session_bytes = self.worker.metrics.count_uncounted(Tls::session_bytes(is_crowded));
         let accepted = {
             let handshake = pin!(tls.accept(stream, is_crowded));
-            // It takes as long as a dozen requests.
+            // A handshake takes as long as a dozen requests, so it is shared out.
             timeout(config.handshake_timeout, self.share(address, handshake, || true)).await
         };
         match accepted {
@@ -221,17 +221,17 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
     let mut first = [0; PREFACE.len()];
     let (mut before, mut pause) = (0, RECHECK_INTERVAL);
     loop {
-        let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
-        match look(&first[..there]) {
+        let peeked = stream.peek(&mut first).await.ok().filter(|peeked| *peeked > 0)?;
+        match look(&first[..peeked]) {
             Peeked::Known(known) => return Some(known),
             // The system does not report further bytes after those that it has reported, so they
             // are polled for. It does not report a close either.
             Peeked::More if pause > MAX_PAUSE => return None,
-            Peeked::More if there == before => {
+            Peeked::More if peeked == before => {
                 sleep(pause).await;
                 pause *= 2;
             }
-            Peeked::More => (before, pause) = (there, RECHECK_INTERVAL),
+            Peeked::More => (before, pause) = (peeked, RECHECK_INTERVAL),
         }
     }
 }

@@ -48,21 +48,21 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
     let mut first = [0; MAX_BYTES];
     let (mut before, mut pause) = (0, RECHECK_INTERVAL);
     loop {
-        let there = stream.peek(&mut first).await?;
-        match parse(&first[..there]) {
+        let peeked = stream.peek(&mut first).await?;
+        match parse(&first[..peeked]) {
             Some(Ok((announced, bytes))) => {
                 stream.read_exact(&mut first[..bytes]).await?;
                 return Ok(announced);
             }
             Some(Err(BadHeader)) => return Err(io::ErrorKind::InvalidData.into()),
-            None if there == 0 || there == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
+            None if peeked == 0 || peeked == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
             // The system does not report further bytes after those that it has reported.
             None if pause > MAX_PAUSE => return Err(io::ErrorKind::TimedOut.into()),
-            None if there == before => {
+            None if peeked == before => {
                 sleep(pause).await;
                 pause *= 2;
             }
-            None => (before, pause) = (there, RECHECK_INTERVAL),
+            None => (before, pause) = (peeked, RECHECK_INTERVAL),
         }
     }
 }

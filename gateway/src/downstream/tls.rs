@@ -95,7 +95,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Makes the TLS handshake with a client. `is_crowded`: many clients are connected.
+    /// Makes the TLS handshake with a client. With `is_crowded`, many clients are connected.
     pub(crate) fn accept(&self, stream: TcpStream, is_crowded: bool) -> Accept<QueuedSocket> {
         self.acceptor.accept_with(stream.into(), |session| limit_unsent(session, is_crowded))
     }
@@ -188,8 +188,8 @@ fn explain(error: &pem::Error, wanted: &str) -> String {
     }
 }
 
-/// A process that reads the key can pose as this gateway. Files may be mounted with fixed rights,
-/// so this is only a warning.
+/// Warns if others can read the key: they could pose as this gateway. Files may be mounted with
+/// fixed rights, so this is only a warning.
 fn warn_of_readers(key: &Path) {
     #[cfg(unix)]
     {

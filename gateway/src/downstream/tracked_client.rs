@@ -13,12 +13,12 @@ use crate::io::client_pace::ClientPace;
 /// A client as the list of clients sees it.
 #[derive(Debug)]
 pub(crate) struct TrackedClient {
-    /// Cancelled when the client is to be closed after its present requests.
+    /// Cancelled when the client should be closed after its present requests.
     pub(crate) stop: CancellationToken,
     since: Instant,
     /// A [`ClientActivity`], as its bits.
     activity: AtomicU64,
-    /// Whether the client is to be closed now.
+    /// Whether the client must be closed now.
     pub(super) is_evicted: AtomicBool,
     waker: AtomicWaker,
     /// Whether the client is being evicted, in either way.
@@ -118,8 +118,8 @@ impl TrackedClient {
         if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// A client between two requests may be about to send one, so it is told to close first. A
-    /// client that has begun a message and does not continue is closed at once.
+    /// Evicts the client. Between two requests it may be about to send one, so it is told to close
+    /// first. A client that has begun a message and does not continue is closed at once.
     pub(super) fn evict(&self) {
         self.is_notified.store(true, Ordering::Relaxed);
         match self.activity() {

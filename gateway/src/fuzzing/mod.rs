@@ -137,8 +137,8 @@ pub struct Body {
     pub most_kept: usize,
 }
 
-/// Reads a body that arrives in pieces of `size` bytes. `is_response`: its lines may end with LF
-/// alone.
+/// Reads a body that arrives in pieces of `size` bytes. With `is_response`, its lines may end with
+/// LF alone.
 pub fn body(end: BodyEnd, bytes: &[u8], size: usize, is_response: bool) -> Body {
     let framing = match end {
         BodyEnd::Length(length) => Framing::Length(length),

@@ -34,7 +34,7 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) make_id: fn() -> u128,
 }
 
-/// The head of a request as a server is to see it. Names keep their case. A client's statements
+/// The head of a request as a server should see it. Names keep their case. A client's statements
 /// about its own origin are replaced, because they may be false. Names with `_`, which some servers
 /// take for others, are left out unless the server wants them; gives how many.
 pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) -> u64 {
@@ -107,8 +107,8 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, st
     }
 }
 
-/// Writes the fields of a response for the client. `with_length`: its Content-Length describes a
-/// body that is not sent. Where it redirects to, and the paths of cookies, may be put below a
+/// Writes the fields of a response for the client. With `with_length`, its Content-Length describes
+/// a body that is not sent. Where it redirects to, and the paths of cookies, may be put below a
 /// prefix.
 pub(crate) fn put_response_fields(
     out: &mut BytesMut,
@@ -120,7 +120,7 @@ pub(crate) fn put_response_fields(
     let mut has_length = false;
     for (name, value) in fields.iter() {
         if with_length && name.eq_ignore_ascii_case(b"content-length") {
-            // A server may say it twice.
+            // A server may state the length twice.
             if !std::mem::replace(&mut has_length, true) {
                 put(out, name, tokens(value).next().unwrap_or_default());
             }

@@ -27,8 +27,8 @@ impl Default for ResponseReader {
 }
 
 impl ResponseReader {
-    /// Takes the next head from `buffer`; `None` until it is complete. `without_body`: the response
-    /// to HEAD.
+    /// Takes the next head from `buffer`; `None` until it is complete. With `without_body`, it is
+    /// that of the response to HEAD.
     ///
     /// # Errors
     /// What is wrong with the head, for the log.
@@ -36,7 +36,7 @@ impl ResponseReader {
         match self.heads.whole(buffer) {
             Ok(Some(bytes)) => parse(bytes, without_body).map(Some).map_err(str::to_owned),
             Ok(None) => Ok(None),
-            // These speak of requests.
+            // These texts speak of requests.
             Err(problem) if problem.kind == ProblemKind::BAD_REQUEST_LINE => {
                 Err("it does not begin as HTTP does".to_owned())
             }

@@ -7,18 +7,26 @@ use http::StatusCode;
 
 use super::request_writer::put_trailers;
 
-/// Appends a complete response; `without_body`: as the answer to HEAD.
-#[expect(clippy::too_many_arguments, reason = "each is a part of one head")]
+/// The head of a complete response, except the status line that is written as a [`StatusLine`].
+#[derive(Debug)]
+pub(crate) struct FullHead<F> {
+    pub(crate) status: StatusCode,
+    /// The fields, except those that this module writes itself.
+    pub(crate) fields: F,
+    pub(crate) keep_alive: KeepAlive,
+    /// Whether the response answers HEAD, so that its body is not written.
+    pub(crate) is_bodiless: bool,
+}
+
+/// Appends a complete response, which was written at `date`.
 pub(crate) fn put_full<'a>(
     out: &mut BytesMut,
     line: &mut StatusLine,
-    status: StatusCode,
-    fields: impl Iterator<Item = (&'static str, &'a str)>,
+    head: FullHead<impl Iterator<Item = (&'static str, &'a str)>>,
     body: &[u8],
-    keep_alive: KeepAlive,
-    without_body: bool,
     date: &str,
 ) {
+    let FullHead { status, fields, keep_alive, is_bodiless } = head;
     out.reserve(256 + body.len());
     line.finish(out, status);
     for (name, value) in fields {
@@ -37,7 +45,7 @@ pub(crate) fn put_full<'a>(
     keep_alive.write(out);
     put_date(out, date);
     out.put_slice(b"\r\n");
-    if !has_none && !without_body {
+    if !has_none && !is_bodiless {
         out.put_slice(body);
     }
 }
@@ -132,7 +140,8 @@ mod tests {
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(("retry-after", "3"));
         let fields = [("content-type", "text/plain")].into_iter().chain(retry_after);
         let line = &mut StatusLine::default();
-        put_full(&mut out, line, status, fields, b"abc", keep_alive, without_body, "now GMT");
+        let head = FullHead { status, fields, keep_alive, is_bodiless: without_body };
+        put_full(&mut out, line, head, b"abc", "now GMT");
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));

@@ -124,9 +124,9 @@ impl HeldBudget {
         let mut state = self.lock();
         let divisor = if self.has_left_unread(&state, client) { UNREAD_DIVISOR } else { 1 };
         let BudgetState { free, held, .. } = &mut *state;
-        let has = held.get(&client).copied().unwrap_or(0);
-        let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left / divisor);
-        if may {
+        let held_by_client = held.get(&client).copied().unwrap_or(0);
+        let fits = free.checked_sub(bytes).is_some_and(|left| held_by_client + bytes <= left / divisor);
+        if fits {
             *free -= bytes;
             *held.entry(client).or_default() += bytes;
             if self.limit - *free > self.limit / SHORT_FROM_DIVISOR {
@@ -135,7 +135,7 @@ impl HeldBudget {
         } else {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
-        may
+        fits
     }
 
     fn release(&self, client: IpAddr, bytes: usize) {
@@ -186,7 +186,7 @@ impl HeldBudget {
         self.lock().unsized_calls.release(address_group(client));
     }
 
-    /// A client has left a response unread.
+    /// Records that a client has left a response unread.
     fn record_unread(&self, client: IpAddr) {
         self.unread.fetch_add(1, Ordering::Relaxed);
         let until = Instant::now() + UNREAD_MEMORY_TIME;

@@ -21,11 +21,10 @@ pub(crate) struct FairQueue<W> {
     max_percent: usize,
     held: HashMap<IpAddr, usize>,
     queues: HashMap<IpAddr, Queue<W>>,
-    /// Clients with a queue, the next one first: those that had a permit when they began to wait,
-    /// and those that had none.
-    rotation: [VecDeque<IpAddr>; 2],
-    /// Which of the two lists was served last.
-    last: usize,
+    /// Clients with a queue, by what they held when they began to wait.
+    rotation: Rotation,
+    /// The clients that were served last.
+    last: Holding,
     waiting: usize,
     max_waiting: usize,
     tickets: u64,
@@ -35,11 +34,24 @@ pub(crate) struct FairQueue<W> {
 #[derive(Debug)]
 struct Queue<W> {
     waiters: VecDeque<(u64, W)>,
-    list: usize,
+    holding: Holding,
 }
 
-const HAVE_SOME: usize = 0;
-const HAVE_NONE: usize = 1;
+/// Whether a client held a permit when it began to wait.
+#[derive(Clone, Copy, Debug)]
+enum Holding {
+    Some,
+    None,
+}
+
+/// The clients that wait, the next one first.
+#[derive(Debug, Default)]
+struct Rotation {
+    /// Those that hold a permit.
+    some: VecDeque<IpAddr>,
+    /// Those that hold none.
+    none: VecDeque<IpAddr>,
+}
 
 impl<W> FairQueue<W> {
     pub(crate) fn new(limit: usize, max_percent: u8, max_waiting: usize) -> Self {
@@ -48,8 +60,8 @@ impl<W> FairQueue<W> {
             max_percent: usize::from(max_percent.clamp(1, 100)),
             held: HashMap::default(),
             queues: HashMap::default(),
-            rotation: Default::default(),
-            last: HAVE_SOME,
+            rotation: Rotation::default(),
+            last: Holding::Some,
             waiting: 0,
             max_waiting,
             tickets: 0,
@@ -76,14 +88,14 @@ impl<W> FairQueue<W> {
         }
         let held = self.held.entry(client).or_default();
         // With 90 percent: nine times the number of free permits.
-        let may = self.max_percent == 100 || *held * (100 - self.max_percent) < self.free * self.max_percent;
-        if may {
+        let is_allowed = self.max_percent == 100 || *held * (100 - self.max_percent) < self.free * self.max_percent;
+        if is_allowed {
             *held += 1;
             self.free -= 1;
         } else if *held == 0 {
             self.held.remove(&client);
         }
-        may
+        is_allowed
     }
 
     /// Releases a permit of `client`.
@@ -99,14 +111,14 @@ impl<W> FairQueue<W> {
 
     /// How many requests are served before the next one of `client`.
     pub(crate) fn ahead(&self, client: IpAddr) -> usize {
-        let (own, list) = match self.queues.get(&client) {
-            Some(queue) => (queue.waiters.len(), queue.list),
-            None => (0, self.list_of(client)),
+        let (own, holding) = match self.queues.get(&client) {
+            Some(queue) => (queue.waiters.len(), queue.holding),
+            None => (0, self.holding_of(client)),
         };
         // One request of the other list after each of its own list.
         let rounds = own + 1;
-        let mine = self.rotation[list].len();
-        let others = mine.min(self.rotation[1 - list].len());
+        let mine = self.rotation.list(holding).len();
+        let others = mine.min(self.rotation.list(holding.other()).len());
         self.waiting.min((mine + others).saturating_mul(rounds))
     }
 
@@ -122,10 +134,10 @@ impl<W> FairQueue<W> {
             self.cancel(longest, last);
         }
         self.tickets += 1;
-        let list = self.list_of(client);
+        let holding = self.holding_of(client);
         let queue = self.queues.entry(client).or_insert_with(|| {
-            self.rotation[list].push_back(client);
-            Queue { waiters: VecDeque::new(), list }
+            self.rotation.list_mut(holding).push_back(client);
+            Queue { waiters: VecDeque::new(), holding }
         });
         queue.waiters.push_back((self.tickets, waiter));
         self.waiting += 1;
@@ -139,33 +151,33 @@ impl<W> FairQueue<W> {
         queue.waiters.remove(at);
         self.waiting -= 1;
         if queue.waiters.is_empty() {
-            self.rotation[queue.list].retain(|other| *other != client);
+            self.rotation.list_mut(queue.holding).retain(|other| *other != client);
             self.queues.remove(&client);
         }
     }
 
     /// Takes a permit for the next request that may have one.
     pub(crate) fn pop(&mut self) -> Option<(IpAddr, W)> {
-        let first = 1 - self.last;
-        self.pop_from(first).or_else(|| self.pop_from(1 - first))
+        let first = self.last.other();
+        self.pop_from(first).or_else(|| self.pop_from(first.other()))
     }
 
-    fn pop_from(&mut self, list: usize) -> Option<(IpAddr, W)> {
-        for _ in 0..self.rotation[list].len() {
-            let client = self.rotation[list].pop_front()?;
+    fn pop_from(&mut self, holding: Holding) -> Option<(IpAddr, W)> {
+        for _ in 0..self.rotation.list(holding).len() {
+            let client = self.rotation.list_mut(holding).pop_front()?;
             if !self.try_acquire(client) {
-                self.rotation[list].push_back(client);
+                self.rotation.list_mut(holding).push_back(client);
                 continue;
             }
-            self.last = list;
+            self.last = holding;
             let queue = self.queues.get_mut(&client)?;
             let (_, waiter) = queue.waiters.pop_front()?;
             self.waiting -= 1;
             if queue.waiters.is_empty() {
                 self.queues.remove(&client);
             } else {
-                queue.list = HAVE_SOME;
-                self.rotation[HAVE_SOME].push_back(client);
+                queue.holding = Holding::Some;
+                self.rotation.some.push_back(client);
             }
             return Some((client, waiter));
         }
@@ -173,8 +185,33 @@ impl<W> FairQueue<W> {
     }
 
     /// The list in which `client` waits if it begins now.
-    fn list_of(&self, client: IpAddr) -> usize {
-        if self.held.contains_key(&client) { HAVE_SOME } else { HAVE_NONE }
+    fn holding_of(&self, client: IpAddr) -> Holding {
+        if self.held.contains_key(&client) { Holding::Some } else { Holding::None }
+    }
+}
+
+impl Holding {
+    fn other(self) -> Self {
+        match self {
+            Self::Some => Self::None,
+            Self::None => Self::Some,
+        }
+    }
+}
+
+impl Rotation {
+    fn list(&self, holding: Holding) -> &VecDeque<IpAddr> {
+        match holding {
+            Holding::Some => &self.some,
+            Holding::None => &self.none,
+        }
+    }
+
+    fn list_mut(&mut self, holding: Holding) -> &mut VecDeque<IpAddr> {
+        match holding {
+            Holding::Some => &mut self.some,
+            Holding::None => &mut self.none,
+        }
     }
 }
 
@@ -239,7 +276,8 @@ mod tests {
         assert!(
             queue.held.is_empty()
                 && queue.queues.is_empty()
-                && queue.rotation.iter().all(VecDeque::is_empty)
+                && queue.rotation.some.is_empty()
+                && queue.rotation.none.is_empty()
                 && queue.free() == 1
         );
     }

@@ -56,7 +56,7 @@ pub(crate) struct HeavyQueue<W> {
 }
 
 impl WorkMeter {
-    /// Counts one poll of the connection, and returns whether it is to be measured.
+    /// Counts one poll of the connection, and returns whether it should be measured.
     pub(crate) fn begin_poll(&mut self) -> bool {
         let is_sampled = self.until_measured == 0;
         self.until_measured = if is_sampled { SAMPLED_DIVISOR } else { self.until_measured } - 1;
@@ -112,8 +112,8 @@ impl<W> HeavyQueue<W> {
         if polls > 0 {
             let fit = TURN_TIME.as_nanos() * polls as u128 / worked.as_nanos().max(1);
             // A turn of cheap ones says little about the next.
-            let most = MAX_AT_ONCE.min(2 * self.at_once);
-            self.at_once = usize::try_from(fit).unwrap_or(most).clamp(1, most);
+            let max = MAX_AT_ONCE.min(2 * self.at_once);
+            self.at_once = usize::try_from(fit).unwrap_or(max).clamp(1, max);
         }
         let granted: Vec<_> = std::iter::from_fn(|| self.waiting.pop()).take(self.at_once).collect();
         granted

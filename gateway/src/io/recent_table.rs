@@ -24,7 +24,7 @@ struct Cell {
 }
 
 impl RecentTable {
-    /// There has never been an entry.
+    /// Whether there has never been an entry.
     pub(crate) fn is_empty(&self) -> bool {
         self.sets.is_empty()
     }

@@ -297,8 +297,8 @@ impl AsyncRead for ReadHalf<'_> {
     }
 }
 
-/// A client that closes without TLS's close_notify, as most do, counts as closed: HTTP says where a
-/// message ends.
+/// Reads from a client over TLS. One that closes without TLS's close_notify, as most do, counts as
+/// closed: HTTP says where a message ends.
 fn poll_read_tls(
     stream: &mut TlsStream<QueuedSocket>,
     task: &mut Context<'_>,

@@ -118,7 +118,7 @@ impl TimeShare<'_> {
         let wait = Arc::new(HeavyWait::default());
         wait.waker.register(task.waker());
         let is_first = !queue.has_waiting();
-        // More than a worker has never wait.
+        // The queue has room for more connections than a worker has.
         let Some(ticket) = queue.enqueue(self.client, Arc::clone(&wait)) else { return true };
         drop(queue);
         on_wait();

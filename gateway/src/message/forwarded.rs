@@ -128,7 +128,7 @@ fn parameters(forwarded: &str, name: &str) -> String {
         let value = value.unwrap_or_default();
         let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
         let value = quoted.map_or_else(|| value.to_owned(), |value| value.replace('\\', ""));
-        // It would be two values.
+        // A comma would make two values of it.
         values.push(if value.contains(',') { String::new() } else { value });
     }
     if values.iter().all(String::is_empty) { String::new() } else { values.join(", ") }
@@ -148,7 +148,7 @@ fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A path that may stand in front of another: nothing in it has to be escaped, or leads up.
+/// Whether a path may stand in front of another: nothing in it has to be escaped, or leads up.
 fn is_plain_path(path: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
     path.starts_with('/')

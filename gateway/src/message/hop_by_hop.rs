@@ -36,7 +36,7 @@ pub(crate) fn late_trailer(name: &[u8]) -> bool {
     is_late || belongs_to_connection(name) || is_rebuilt(name)
 }
 
-/// Fields with `_` that a server may take for those that it is told by the gateway alone.
+/// Whether a server may take a field with `_` for one that it is told by the gateway alone.
 pub(crate) fn imitates(name: &[u8]) -> bool {
     let name = &*with_hyphens(name);
     let own = ["host", "x-request-id"];

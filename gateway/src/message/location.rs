@@ -20,7 +20,7 @@ pub(crate) struct LocationRewrite<'a> {
 }
 
 impl LocationRewrite<'_> {
-    /// The value of a field as clients are to see it; `None` if it stays as it is.
+    /// The value of a field as clients should see it; `None` if it stays as it is.
     pub(crate) fn rewrite(&self, name: &[u8], value: &[u8]) -> Option<String> {
         let is_place = || name.eq_ignore_ascii_case(b"location") || name.eq_ignore_ascii_case(b"content-location");
         if self.redirects && is_place() {

@@ -53,7 +53,7 @@ impl Admin {
     pub(crate) async fn serve(self, listener: TcpListener) {
         let mut acceptor = Acceptor::new(listener);
         let mut clients = JoinSet::new();
-        // In the order in which they came.
+        // The clients, in the order in which they came.
         let mut order: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             tokio::select! {

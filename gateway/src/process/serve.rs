@@ -67,6 +67,7 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
 /// As [`serve`], with a thread for each listener of a kind. The threads share an address, and no
 /// state on the path of a request. A change of `config` applies to later connections and requests.
 /// The address of the registry, the limit of clients and the form of the access log do not change.
+/// Dropping the future does not stop the threads: cancel the token.
 ///
 /// # Errors
 /// Those of the listeners' addresses, of certificates, and of a system that refuses threads.

@@ -49,7 +49,7 @@ impl FullResponse {
 impl From<&Problem> for FullResponse {
     fn from(problem: &Problem) -> Self {
         let retry_after = problem.retry_after_seconds().map(|seconds| match seconds {
-            // The usual ones cost nothing.
+            // The usual times cost nothing.
             1 => Cow::Borrowed("1"),
             Problem::RETRY_AFTER_SECONDS => Cow::Borrowed("3"),
             other => Cow::Owned(other.to_string()),
@@ -122,8 +122,8 @@ pub(crate) trait Exchange: Send {
     /// Called before a response in parts that does not come from a server.
     fn begin_stream(&mut self);
 
-    /// Both directions, and a timer. `has_deadline`: the response ends some time, even if it is not
-    /// noticed that the client has gone.
+    /// Both directions, and a timer. With `has_deadline`, the response ends some time, even if it
+    /// is not noticed that the client has gone.
     fn split<'a>(
         &'a mut self,
         head: &'a RequestHead,
@@ -135,7 +135,7 @@ pub(crate) trait Exchange: Send {
     /// connection may be used again.
     fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool;
 
-    /// Called after a response in parts. `is_whole`: it was not cut.
+    /// Called after a response in parts, which was not cut if it `is_whole`.
     fn end_stream(&mut self, is_whole: bool);
 
     /// Relays bytes both ways until both sides have shut down, one fails, or neither has sent

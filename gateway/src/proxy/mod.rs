@@ -91,7 +91,7 @@ struct RequestContext<'a> {
     route: &'a RouteConfig,
     /// In the form that it is routed by.
     path: &'a str,
-    /// The path as it was sent, if servers are to see it so.
+    /// The path as it was sent, if servers should see it so.
     raw_path: Option<&'a str>,
     query: &'a str,
     /// The client, as far as known.
@@ -272,7 +272,7 @@ impl Proxy<'_> {
 struct RoutedPath<'a> {
     /// In the form that it is routed by.
     path: Cow<'a, str>,
-    /// The path as it was sent, if servers are to see it so.
+    /// The path as it was sent, if servers should see it so.
     raw_path: Option<&'a str>,
     route: &'a RouteConfig,
 }

@@ -41,7 +41,7 @@ impl Shedding {
         loop {
             ticks.tick().await;
             let ready = Instant::now();
-            // To the end of the queue.
+            // Goes to the end of the queue.
             yield_now().await;
             self.record_lag(ready.elapsed());
         }
@@ -58,7 +58,7 @@ impl Shedding {
         self.lag() > MIN_REJECT_LAG
     }
 
-    /// Waits as long as a rejection is to be delayed. Cancel safe.
+    /// Waits as long as a rejection should be delayed. Cancel safe.
     pub(crate) async fn delay(&self) {
         for _ in 0..MAX_DELAY_STEPS {
             sleep(DELAY_STEP).await;

@@ -106,7 +106,8 @@ impl CookieSigner {
         hmac::verify(&self.key, &id.to_be_bytes(), &tag).ok().map(|()| id)
     }
 
-    /// The value of `Set-Cookie` for a server. `is_tls`: the client must send it over TLS only.
+    /// The value of `Set-Cookie` for a server. With `is_tls`, the client must send it over TLS
+    /// only.
     pub(crate) fn set_cookie(&self, name: CookieName<'_>, server: &ServerAddress, is_tls: bool) -> String {
         let (id, secure) = (self.id(server), if is_tls { "; Secure" } else { "" });
         format!("{name}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))

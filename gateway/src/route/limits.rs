@@ -163,19 +163,19 @@ impl ClientRates {
         let hash = self.hasher.hash_one(client);
         // Times begin at 1: 0 is a free cell.
         let now = nanos(now.saturating_duration_since(self.since)) + 1;
-        let each = nanos(rate.every / rate.requests.max(1));
-        let ahead = each.saturating_mul(rate.burst.max(1).into());
+        let interval = nanos(rate.every / rate.requests.max(1));
+        let ahead = interval.saturating_mul(rate.burst.max(1).into());
         let set = &mut self.cells[usize::try_from(hash).unwrap_or_default() % SETS];
         // Its own cell, or else that of the client that has been away for longest, which has
         // usually paid by now.
         let own = set.iter().position(|cell| cell.tag == hash);
         let at = own.unwrap_or_else(|| (0..WAYS).min_by_key(|at| set[*at].paid_at).unwrap_or(0));
         let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };
-        let wait = (paid_at + each).saturating_sub(now + ahead);
+        let wait = (paid_at + interval).saturating_sub(now + ahead);
         if wait > 0 {
             return Err(Duration::from_nanos(wait));
         }
-        set[at] = RateCell { tag: hash, paid_at: paid_at + each };
+        set[at] = RateCell { tag: hash, paid_at: paid_at + interval };
         Ok(())
     }
 }

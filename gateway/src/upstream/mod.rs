@@ -14,7 +14,9 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod unix_socket;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, Weak};
 
 use net::LogThrottles;
 use node_sdk::gateway::{BlockedAddresses, SharedTurns};
@@ -65,6 +67,13 @@ impl WorkerShared {
     /// The number of requests and tunnels that were evicted for others.
     pub(crate) fn evicted(&self) -> u64 {
         self.permits.evicted()
+    }
+}
+
+/// Drops what nobody uses any more, if the map would have to grow for one more.
+fn drop_unused<K: Eq + Hash, V, S: BuildHasher>(known: &mut HashMap<K, Weak<V>, S>) {
+    if known.len() == known.capacity() {
+        known.retain(|_, value| value.strong_count() > 0);
     }
 }
 

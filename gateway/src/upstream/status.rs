@@ -23,7 +23,7 @@ pub(crate) struct EndpointStatus {
     /// The fault of its Unix socket.
     pub(super) fault: Option<UnixFault>,
     pub(super) in_flight: u32,
-    /// Since the process began, and for how long there was none.
+    /// The malformed responses since the process began, and how long ago the last one came.
     pub(super) malformed: Option<(MalformedResponses, Duration)>,
 }
 

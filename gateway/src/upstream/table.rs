@@ -67,7 +67,7 @@ struct TableState {
     /// request has found does not change.
     prefixes: HashMap<Box<str>, Arc<UpstreamGroup>>,
     /// How many prefixes have no server any more.
-    gone: usize,
+    gone_prefixes: usize,
     /// The nodes that are servers.
     nodes: HashMap<SocketAddr, Arc<Node>>,
     /// Fixed servers, which do not register.
@@ -134,7 +134,7 @@ impl UpstreamTable {
         self.change(|state, snapshot, now| state.apply_config(snapshot, shared, now));
     }
 
-    /// A server could not be connected to.
+    /// Records that a server could not be connected to.
     pub(crate) fn record_unreachable(&self, address: &ServerAddress) {
         if let Some(address) = address.tcp() {
             self.names.record_unreachable(address);
@@ -206,11 +206,11 @@ impl TableState {
             }
         }
         self.prefixes.values_mut().for_each(|group| Arc::make_mut(group).pool.rebuild_schedule());
-        self.gone = 0;
+        self.gone_prefixes = 0;
         self.apply_nodes(&nodes, snapshot, shared, now);
         // A prefix that was only in the file is forgotten at once; a registered one may come back.
         for (prefix, group) in old.into_iter().filter(|(_, group)| group.gone.is_some()) {
-            self.gone += usize::from(!self.prefixes.contains_key(&prefix));
+            self.gone_prefixes += usize::from(!self.prefixes.contains_key(&prefix));
             self.prefixes.entry(prefix).or_insert(group);
         }
     }
@@ -315,15 +315,15 @@ impl TableState {
         }
         let group = Arc::make_mut(group);
         group.pool.rebuild_schedule();
-        self.gone -= usize::from(group.gone.is_some());
-        self.gone += usize::from(is_gone);
+        self.gone_prefixes -= usize::from(group.gone.is_some());
+        self.gone_prefixes += usize::from(is_gone);
         group.gone = is_gone.then(|| group.gone.unwrap_or(GroupGone { since: now, node }));
     }
 
     /// Forgets gone prefixes beyond the limit: the oldest of the nodes that left the most behind,
     /// so that a node that invents prefixes displaces its own.
     fn evict_gone_groups(&mut self) {
-        if self.gone <= MAX_REMEMBERED {
+        if self.gone_prefixes <= MAX_REMEMBERED {
             return;
         }
         let mut by_node: HashMap<SocketAddr, Vec<(Instant, Box<str>)>> = HashMap::default();
@@ -338,14 +338,14 @@ impl TableState {
             list.sort_unstable();
             for (_, prefix) in &list[..list.len() - share] {
                 self.prefixes.remove(prefix);
-                self.gone -= 1;
+                self.gone_prefixes -= 1;
             }
         }
     }
 
     /// Forgets prefixes that have been gone for long.
     fn sweep(&mut self, now: Instant) {
-        let Self { prefixes, gone, nodes, fixed, endpoints } = self;
+        let Self { prefixes, gone_prefixes, nodes, fixed, endpoints } = self;
         endpoints.values().for_each(|endpoint| endpoint.sweep(now));
         endpoints.retain(|key, endpoint| {
             let is_used = is_used(key, nodes, fixed);
@@ -354,9 +354,9 @@ impl TableState {
             }
             is_used || endpoint.is_remembered(now)
         });
-        if *gone > 0 {
+        if *gone_prefixes > 0 {
             prefixes.retain(|_, group| group.gone.is_none_or(|gone| now < gone.since + PREFIX_MEMORY_TIME));
-            *gone = prefixes.values().filter(|group| group.gone.is_some()).count();
+            *gone_prefixes = prefixes.values().filter(|group| group.gone.is_some()).count();
         }
         if prefixes.capacity() > MAX_EMPTY_RATIO * prefixes.len().max(MAX_PREFIXES) {
             prefixes.shrink_to_fit();
@@ -548,11 +548,11 @@ mod tests {
         };
         let endpoint = Arc::clone(&scene.0.endpoints[&endpoint_key(&one)]);
         scene.apply_nodes(&[]);
-        assert_eq!((who(&scene), scene.0.gone), (vec![], 1));
+        assert_eq!((who(&scene), scene.0.gone_prefixes), (vec![], 1));
         scene.apply_nodes(&[node(1, 0, &["/api"])]);
-        assert_eq!((who(&scene), scene.0.gone), (vec![], 0), "it drains");
+        assert_eq!((who(&scene), scene.0.gone_prefixes), (vec![], 0), "it drains");
         scene.apply_nodes(&[Arc::clone(&one), Arc::clone(&two)]);
-        assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
+        assert_eq!((who(&scene), scene.0.gone_prefixes), (vec![1, 1, 2, 2], 0));
         assert!(Arc::ptr_eq(&scene.0.endpoints[&endpoint_key(&one)], &endpoint), "its health is still known");
         scene.apply_nodes(&[node(1, 100, &["/other"]), two]);
         assert_eq!(who(&scene), [2; 4], "the other server has another prefix now");
@@ -563,7 +563,7 @@ mod tests {
         assert!(scene.0.endpoints.is_empty() && who(&scene).is_empty(), "not for ever");
         tokio::time::advance(PREFIX_MEMORY_TIME).await;
         scene.0.sweep(Instant::now());
-        assert!(scene.find("/api/x").is_none() && scene.0.prefixes.is_empty() && scene.0.gone == 0);
+        assert!(scene.find("/api/x").is_none() && scene.0.prefixes.is_empty() && scene.0.gone_prefixes == 0);
     }
 
     #[tokio::test]
@@ -632,12 +632,12 @@ mod tests {
         scene.apply_nodes(&many);
         scene.apply_nodes(&[]);
         assert!(scene.find("/real/x").is_some(), "a node that leaves many behind displaces its own");
-        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (1 + 60 * 166, 1 + 60 * 166));
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone_prefixes), (1 + 60 * 166, 1 + 60 * 166));
         assert!(scene.0.prefixes.len() <= MAX_REMEMBERED);
         tokio::time::pause();
         tokio::time::advance(PREFIX_MEMORY_TIME).await;
         scene.0.sweep(Instant::now());
-        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (0, 0));
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone_prefixes), (0, 0));
         assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "memory is given back");
     }
 

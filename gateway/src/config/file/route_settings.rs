@@ -168,7 +168,7 @@ impl RouteTable<'_, '_> {
         reader.warning(&format!("{}{key}", self.scope), message);
     }
 
-    /// Each prefix has a normal form, and no other route has it.
+    /// Checks that each prefix has a normal form and stands in no other route.
     fn check_prefixes(&self, reader: &mut FileReader<'_>, prefixes: &[String], seen: &mut Seen) {
         let Some(at) = self.offset(reader, "prefix") else {
             return reader.mistake(self.at, "this [[route]] has no `prefix`, such as prefix = \"/\" for all");
@@ -195,7 +195,7 @@ impl RouteTable<'_, '_> {
         }
     }
 
-    /// The cookie is used, and by this route only.
+    /// Checks that the cookie is used, and by this route only.
     fn check_cookie(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut Seen) {
         let (Some(cookie), Some(at)) = (&keys.cookie, self.offset(reader, "cookie")) else { return };
         if let Some((_, line)) = seen.cookies.iter().find(|(other, _)| other == cookie) {
@@ -207,7 +207,7 @@ impl RouteTable<'_, '_> {
         }
     }
 
-    /// The route has nodes or servers where a setting is about them.
+    /// Checks that the route has nodes or servers where a setting is about them.
     fn check_targets(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
         let checks_nodes = matches!(keys.check, Some(CheckTarget::Nodes(_)));
         if checks_nodes

@@ -154,7 +154,7 @@ fn oe18_a_slip_is_told_in_the_words_of_the_setting() {
 }
 
 #[test]
-fn oe18_a_text_that_is_no_toml_is_told_in_words() {
+fn oe18_a_text_that_is_not_toml_is_told_in_words() {
     check("listen = ", &["1:10: `listen` has no value"]);
     check("listen", &["1:7: `listen` has no value: write `listen = …`"]);
     check("listen: \"a\"", &["1:7: write `=` between a name and its value, and not `:`"]);

@@ -17,7 +17,7 @@ use super::source::Http1Source;
 use super::{Http1Connection, open};
 use crate::downstream::date::with_date;
 use crate::http1::body::BodyReader;
-use crate::http1::response_writer::{KeepAlive, put_full};
+use crate::http1::response_writer::{FullHead, KeepAlive, put_full};
 use crate::io::budget::Reservation;
 use crate::io::stream::Readable;
 use crate::io::timer::Timer;
@@ -152,11 +152,10 @@ impl Exchange for Http1Connection<'_> {
         let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
-        let (line, status) = (&mut self.line, response.status);
-        let (output, without_body) = (&mut self.output, self.is_head);
-        with_date(now, |date| {
-            put_full(output, line, status, response.fields(), &response.body, keep_alive, without_body, date);
-        });
+        let (status, fields) = (response.status, response.fields());
+        let head = FullHead { status, fields, keep_alive, is_bodiless: self.is_head };
+        let (output, line) = (&mut self.output, &mut self.line);
+        with_date(now, |date| put_full(output, line, head, &response.body, date));
         self.reservations.extend(response.held.take().filter(Reservation::is_large));
         now
     }

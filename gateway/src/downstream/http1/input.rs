@@ -132,8 +132,8 @@ impl Http1Input {
     /// Cancel safe; to be called again.
     ///
     /// A client that is gone looks the same as one that has only closed its sending side (RFC 9112,
-    /// 9.6), until something is written to it. So the client is to be written to, at once and now
-    /// and then.
+    /// 9.6), until something is written to it. So something must be written to the client, at
+    /// once and now and then.
     pub(super) async fn client_gone(&mut self, stream: &mut (impl Readable + Send + Sync)) -> Option<ClientGone> {
         while !self.has_ended {
             if self.buffer.len() >= MAX_AHEAD_BYTES {

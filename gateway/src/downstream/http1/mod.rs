@@ -81,7 +81,7 @@ struct Http1Connection<'a> {
     timeouts: Http1Timeouts,
     client: &'a TrackedClient,
     slice: PollSlice<'a>,
-    /// Completes when the client is to be closed. It is awaited again and again.
+    /// Completes when the client should be closed. May be awaited again.
     stop: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
 

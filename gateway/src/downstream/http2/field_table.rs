@@ -178,9 +178,9 @@ impl FieldTable {
 
     /// Reads the first byte of a number, which has `bits` bits of it.
     fn begin_number(&mut self, of: NumberPurpose, byte: u8, bits: u32) -> Position {
-        let most = (1 << bits) - 1;
-        match usize::from(byte) & most {
-            value if value < most => self.end_number(of, value),
+        let max = (1 << bits) - 1;
+        match usize::from(byte) & max {
+            value if value < max => self.end_number(of, value),
             value => Position::Number(of, value, 0),
         }
     }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn gh12_padding_and_priority_are_no_fields() {
+    fn gh12_padding_and_priority_do_not_count_as_fields() {
         let entry = field(0x40, 3);
         let padded = [&[4][..], &entry, &[0x40; 4]].concat();
         check(&[(1, 4 | PADDED, &padded)], 3 * padded.len());

@@ -12,7 +12,7 @@ use crate::message::head::{
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 
-/// The head of an HTTP/2 request in the form of HTTP/1.1. `ends`: there is no body.
+/// The head of an HTTP/2 request in the form of HTTP/1.1. A request that `ends` has no body.
 ///
 /// # Errors
 /// The problem to answer with.
@@ -24,8 +24,8 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
         return Err(target_too_long());
     }
     check_method(method)?;
-    let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
-    let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
+    let values_of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
+    let mut hosts = authority.map(str::as_bytes).into_iter().chain(values_of("host"));
     let host = hosts.next().ok_or_else(|| bad(ProblemKind::BAD_HOST, "a request names the host that it is for"))?;
     let scheme = if parts.uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
     let is_same = |other: &[u8]| match (std::str::from_utf8(host), std::str::from_utf8(other)) {
@@ -35,7 +35,7 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
     if hosts.any(|other| !is_same(other)) {
         return Err(bad(ProblemKind::BAD_HOST, "the Host header and :authority name different hosts"));
     }
-    let mut lengths = of("content-length").map(content_length);
+    let mut lengths = values_of("content-length").map(content_length);
     let framing = match (lengths.next().transpose()?, lengths.next()) {
         (_, Some(_)) => return Err(bad(ProblemKind::BAD_FRAMING, "a request must have at most one Content-Length")),
         _ if ends => Framing::Empty,
@@ -44,7 +44,7 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
         (None, None) => Framing::Chunked,
     };
     let mut expects_continue = false;
-    for expectation in of("expect") {
+    for expectation in values_of("expect") {
         check_expectation(expectation)?;
         expects_continue = true;
     }
@@ -55,7 +55,7 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
         builder.push(name.as_str().as_bytes(), value.as_bytes());
     }
     // Cookies come in parts, so that each can be compressed: RFC 9113, 8.2.3.
-    let cookies: Vec<&[u8]> = of("cookie").collect();
+    let cookies: Vec<&[u8]> = values_of("cookie").collect();
     if !cookies.is_empty() {
         builder.push(b"cookie", &cookies.join(&b"; "[..]));
     }

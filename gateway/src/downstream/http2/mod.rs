@@ -83,7 +83,7 @@ pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES
 const STREAM_BYTES: usize = 5 * 1024;
 /// Streams that we may have to reset because of the client's errors.
 const MAX_LOCAL_RESETS: usize = 100;
-/// How long a client may take to acknowledge that the connection is to be closed.
+/// How long a client may take to acknowledge that the connection will be closed.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);

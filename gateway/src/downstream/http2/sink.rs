@@ -125,7 +125,7 @@ impl Sink for Http2Sink<'_> {
     }
 }
 
-/// A response's status and fields, as the client is to see them.
+/// A response's status and fields, as the client should see them.
 fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>) -> Response<()> {
     let mut head = Response::new(());
     *head.status_mut() = response.status;

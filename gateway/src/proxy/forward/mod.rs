@@ -107,8 +107,8 @@ pub(crate) trait Sink: Send {
     /// A head before that of the response itself, such as 103.
     fn interim(&mut self, response: &ResponseHead);
 
-    /// Sends the head. `early`: the server has not been sent the whole request, and may never read
-    /// the rest.
+    /// Sends the head. If it is `early`, the server has not been sent the whole request, and may
+    /// never read the rest.
     fn head(&mut self, response: &ResponseHead, early: bool, edits: &ResponseEdits<'_>);
 
     fn data(&mut self, data: Bytes);
@@ -131,7 +131,7 @@ pub(crate) trait Sink: Send {
     fn writable(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 }
 
-/// A request that is to be passed on.
+/// A request that should be passed on.
 pub(crate) struct ForwardRequest<'a> {
     pub(crate) head: &'a RequestHead,
     /// The head for the server.
@@ -178,7 +178,7 @@ pub(crate) async fn forward(
         sink,
         deadline: &deadline,
         idle_timeout,
-        // With time left for the answer.
+        // Leaves time for the answer.
         continue_wait: CONTINUE_WAIT.min(timeout / 4),
         state: &state,
         sent_at,

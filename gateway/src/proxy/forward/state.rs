@@ -14,7 +14,7 @@ pub(super) struct ForwardState {
     is_request_sent: AtomicBool,
     /// Whether the client waits for leave to send its body.
     awaits_continue: AtomicBool,
-    /// Whether the client sends no more, and is to be written to.
+    /// Whether the client sends no more, and must be written to.
     wants_test_byte: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl ForwardState {
         .await;
     }
 
-    /// Completes when the client is to be written to.
+    /// Completes when the client must be written to.
     pub(super) async fn test_byte_requested(&self) {
         poll_fn(|_| if self.wants_test_byte.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
         self.wants_test_byte.store(false, Ordering::Relaxed);

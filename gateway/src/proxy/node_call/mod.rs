@@ -79,7 +79,7 @@ impl Proxy<'_> {
         let read = to_http(&response);
         self.record_if_malformed(&response, &read);
         let (status, body) = match (read, format) {
-            // As a GET would be answered.
+            // HEAD gets the head that GET would.
             (Err(problem), Some(format)) if head.method() == "HEAD" && is_stream(&problem) => {
                 let head_only = ResponseHead { framing: Framing::Empty, ..format.head() };
                 respond_with_stream(head, &head_only, futures::stream::empty(), exchange).await?;

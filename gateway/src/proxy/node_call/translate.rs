@@ -166,7 +166,7 @@ pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<Stri
     }
 }
 
-/// `application/json` and its relatives such as `application/problem+json` (RFC 6839).
+/// Whether this is `application/json` or a relative, such as `application/problem+json` (RFC 6839).
 fn is_json(media_type: &str) -> bool {
     let subtype =
         media_type.get(..12).filter(|start| start.eq_ignore_ascii_case("application/")).map(|_| &media_type[12..]);

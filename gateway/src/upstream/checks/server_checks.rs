@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::config::{self, RouteConfig};
 use crate::http1::response_reader::ResponseReader;
 use crate::upstream::connector::Connector;
+use crate::upstream::drop_unused;
 use crate::upstream::endpoint::Endpoint;
 
 /// How long a server may take to answer a check.
@@ -64,10 +65,7 @@ impl ServerChecks {
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
             return check;
         }
-        if known.len() == known.capacity() {
-            // The map would grow: a good time to drop unused checks.
-            known.retain(|_, check| check.strong_count() > 0);
-        }
+        drop_unused(&mut known);
         let check = Arc::new(ServerCheck {
             connector: endpoint.connector.clone(),
             how: how.clone(),

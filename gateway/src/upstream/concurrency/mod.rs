@@ -21,6 +21,7 @@ use tracing::warn;
 
 use self::holders::{Holder, Holders, PermitKind};
 use crate::io::fair_queue::FairQueue;
+use crate::upstream::drop_unused;
 use crate::upstream::endpoint::Endpoint;
 
 /// Maximum number of requests that wait for one server. Beyond this number, a refusal at once is
@@ -126,17 +127,14 @@ impl PermitTable {
         limit: usize,
         client_share: u8,
     ) -> Arc<ServerPermits> {
-        let which = PermitKey { server, limit, client_share, is_for_tunnels: kind == PermitKind::Tunnels };
+        let key = PermitKey { server, limit, client_share, is_for_tunnels: kind == PermitKind::Tunnels };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(permits) = known.get(&which).and_then(Weak::upgrade) {
+        if let Some(permits) = known.get(&key).and_then(Weak::upgrade) {
             return permits;
         }
-        if known.len() == known.capacity() {
-            // The map would grow: a good time to drop unused permits.
-            known.retain(|_, permits| permits.strong_count() > 0);
-        }
+        drop_unused(&mut known);
         let permits = Arc::new(ServerPermits::new(limit, kind, client_share, Arc::clone(&self.evicted)));
-        known.insert(which, Arc::downgrade(&permits));
+        known.insert(key, Arc::downgrade(&permits));
         permits
     }
 
@@ -329,7 +327,7 @@ impl Permit {
         self.inner.holder.get().map_or(Poll::Pending, |holder| holder.poll_evicted(task))
     }
 
-    /// From now on the request may be evicted.
+    /// Lets the request be evicted from now on.
     pub(crate) fn holder(&self) -> &Holder {
         let InnerPermit { permits, client, holder } = &self.inner;
         holder.get_or_init(|| permits.lock().holders.add(*client, Instant::now()))

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::{LOOKUP_TIMEOUT, NamedServer};
+use crate::upstream::drop_unused;
 
 /// Look-ups at a time, apart from those of the configuration: each has a thread of the system.
 const MAX_AT_ONCE: usize = 16;
@@ -69,10 +70,7 @@ impl AdvertisedNames {
         if let Some(name) = known.get(server).and_then(Weak::upgrade) {
             return Some(name);
         }
-        if known.len() == known.capacity() {
-            // The map would grow: a good time to drop unused names.
-            known.retain(|_, name| name.strong_count() > 0);
-        }
+        drop_unused(&mut known);
         let (state, rescheduled) = (Mutex::default(), Arc::default());
         let name = Arc::new(AdvertisedName { server: server.clone(), state, rescheduled });
         known.insert(server.clone(), Arc::downgrade(&name));
@@ -100,7 +98,7 @@ impl AdvertisedName {
         connected
     }
 
-    /// A server of this name could not be connected to: it may have moved.
+    /// Records that a server of this name could not be connected to: it may have moved.
     pub(crate) fn mark_suspect(&self) {
         if !std::mem::replace(&mut self.lock().named.is_suspect, true) {
             self.rescheduled.notify_one();

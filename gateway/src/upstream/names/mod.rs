@@ -98,7 +98,7 @@ impl ServerNames {
         self.changed.subscribe()
     }
 
-    /// A server could not be connected to: its name may have moved.
+    /// Records that a server could not be connected to: its name may have moved.
     pub(crate) fn record_unreachable(&self, address: SocketAddr) {
         let mut is_new = false;
         for known in self.lock().values_mut().filter(|known| known.addresses.contains(&address)) {

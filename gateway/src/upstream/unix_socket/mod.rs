@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::unix_fault::{SocketFile, UnixFault};
+use crate::upstream::drop_unused;
 
 /// Log lines about sockets in ten seconds: each is of interest, unless one flaps, or all of them
 /// do.
@@ -51,10 +52,7 @@ impl UnixSockets {
         if let Some(socket) = known.get(path).and_then(Weak::upgrade) {
             return socket;
         }
-        if known.len() == known.capacity() {
-            // The map would grow: a good time to drop unused sockets.
-            known.retain(|_, socket| socket.strong_count() > 0);
-        }
+        drop_unused(&mut known);
         let socket = Arc::new(UnixSocket {
             path: path.clone(),
             fault: Mutex::default(),
