@@ -20,6 +20,14 @@
 //! }
 //! ```
 //!
+//! | to | start with |
+//! |---|---|
+//! | run one service until a signal stops it | [`serve`](NodeBuilder::serve) |
+//! | run nodes beside other work in one process | [`start`](NodeBuilder::start), for a [`Node`] |
+//! | only call others | a [`Node`] without routes, and its [`peers`](Node::peers) |
+//! | call others from a handler | [`Peers`] as an argument |
+//! | test services | `testing::TestMesh`, of the feature `testing` |
+//!
 //! # Answering calls
 //!
 //! A handler is an async function. Its arguments say what it needs of a call. It returns anything
@@ -69,8 +77,35 @@
 //! | the parts that the caller sends | [`Items`] |
 //! | a type of your own | that type, which is [`FromCall`] |
 //!
-//! A result in parts is [`Streaming`]. [`guard`](NodeBuilder::guard)s check calls before a handler,
-//! and [`layer`](NodeBuilder::layer)s wrap it.
+//! # Guards and layers
+//!
+//! A [`guard`](NodeBuilder::guard) checks calls before the handler: its error is the answer. A
+//! [`layer`](NodeBuilder::layer) stands around the handler. Both hold for the routes that follow,
+//! until their [`group`](NodeBuilder::group) ends.
+//!
+//! ```
+//! # use node_sdk::{Caller, Next, Node, Outcome, Route, ServiceError};
+//! # async fn list() -> Result<Vec<u64>, ServiceError> { Ok(vec![7]) }
+//! # async fn delete() -> Result<(), ServiceError> { Ok(()) }
+//! async fn admins(caller: Caller) -> Result<(), ServiceError> {
+//!     match caller.name().as_deref() {
+//!         Some("admin") => Ok(()),
+//!         _ => Err(ServiceError::new(403, "admins_only", "this is for admins")),
+//!     }
+//! }
+//!
+//! async fn logged(route: Route, next: Next) -> Result<Outcome, ServiceError> {
+//!     let outcome = next.run().await;
+//!     let status = outcome.as_ref().map_or_else(|error| error.status, Outcome::status);
+//!     println!("{route}: {status}");
+//!     outcome
+//! }
+//!
+//! let node = Node::builder("goods")
+//!     .layer(logged)
+//!     .route("GET/goods", list)
+//!     .group(|group| group.guard(admins).route("DELETE/goods/{id}", delete));
+//! ```
 //!
 //! # Calling other nodes
 //!
@@ -91,6 +126,60 @@
 //! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or
 //! is idempotent, is retried elsewhere within a budget. [`service!`] makes a trait to implement and
 //! a typed client from one description.
+//!
+//! # Errors
+//!
+//! A [`CallError`] says what became of a call, and so what its caller can do:
+//!
+//! ```no_run
+//! use node_sdk::{CallError, Peers};
+//!
+//! async fn name_of_member(peers: &Peers) -> Result<String, CallError> {
+//!     match peers.call("GET/members/7/name", &()).await {
+//!         // The member does not exist: the node has answered.
+//!         Err(CallError::Refused { status: 404, .. }) => Ok("nobody".to_owned()),
+//!         // Nothing was sent, so trying again does no harm. A misspelt url ends here, too.
+//!         Err(error @ (CallError::NoRoute { .. } | CallError::NoProvider { .. })) => {
+//!             eprintln!("{error}; is the service running?");
+//!             Err(error)
+//!         }
+//!         // The call may have been carried out. Ask for its effect before it is tried again.
+//!         Err(error @ (CallError::Lost { .. } | CallError::Deadline { .. })) => Err(error),
+//!         other => other,
+//!     }
+//! }
+//! ```
+//!
+//! # Streams
+//!
+//! A handler that returns [`Streaming`] answers in parts, and one that takes [`Items`] reads parts
+//! of its caller. [`Peers::stream`] opens such a call:
+//!
+//! ```no_run
+//! # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+//! use futures::TryStreamExt;
+//!
+//! let mut ticks = peers.stream::<u64>("GET/ticks", &()).await?;
+//! while let Some(tick) = ticks.try_next().await? {
+//!     println!("{tick}");
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # Events
+//!
+//! [`Peers::emit`] tells one node of each name that has [subscribed](NodeBuilder::subscribe) to an
+//! event. Nobody answers, and nothing is stored: a node that is away does not get the event later.
+//!
+//! ```
+//! # use node_sdk::{Node, Params, ServiceError};
+//! async fn welcome(Params(member): Params<u64>) -> Result<(), ServiceError> {
+//!     println!("welcome, {member}");
+//!     Ok(())
+//! }
+//!
+//! let node = Node::builder("mails").subscribe("members.joined", welcome);
+//! ```
 //!
 //! # Log lines
 //!
@@ -156,12 +245,19 @@
 //! clock that can be paused. It brings tokio's `test-util`, so enable it for tests only, under
 //! `[dev-dependencies]`.
 //!
-//! ```ignore
+#![cfg_attr(feature = "testing", doc = "```")]
+#![cfg_attr(not(feature = "testing"), doc = "```ignore")]
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use node_sdk::testing::TestMesh;
+//! # use node_sdk::{Node, ServiceError};
+//! # async fn hello() -> Result<String, ServiceError> { Ok("Hello!".to_owned()) }
 //! let mesh = TestMesh::start();
 //! let greeter = mesh.node(Node::builder("greeter").route("GET/hello", hello)).await?;
 //! let caller = mesh.node(Node::builder("caller")).await?;
 //! caller.peers().wait_for(&["GET/hello"]).await;
 //! assert_eq!(caller.peers().call::<String>("GET/hello", &()).await?, "Hello!");
+//! # Ok(()) }
 //! ```
 //!
 //! # For gateways

@@ -148,6 +148,13 @@ impl NodeBuilder {
     /// large mesh, and is told of all nodes of a small one: see [`Peers::nodes`].
     /// [`Node::ready`](crate::Node::ready) waits for what is set.
     ///
+    /// ```
+    /// # use node_sdk::Node;
+    /// // All routes of the service `members`, one url, and the subscribers of an event.
+    /// let interests = ["members", "GET/goods/{id}", "EVENT/orders.created"];
+    /// let node = Node::builder("orders").interests(interests);
+    /// ```
+    ///
     /// [`Peers::nodes`]: crate::Peers::nodes
     pub fn interests<T: Into<String>>(mut self, interests: impl IntoIterator<Item = T>) -> Self {
         self.interests = Some(interests.into_iter().map(Into::into).collect());
@@ -157,6 +164,11 @@ impl NodeBuilder {
     /// Keeps the known nodes in this file, so that the next start can call them before it reaches
     /// the Distributor. The file is replaced in one step; a damaged file is not used. Each process
     /// needs its own file.
+    ///
+    /// ```
+    /// # use node_sdk::Node;
+    /// let node = Node::builder("orders").cache("/var/lib/orders/nodes.cache");
+    /// ```
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache = Some(path.into());
         self
@@ -222,6 +234,16 @@ impl NodeBuilder {
 
     /// Adds routes with guards and layers of their own. The routes that `group` adds stay; its
     /// guards, its layers and its [`public_routes`](Self::public_routes) end with the group.
+    ///
+    /// ```
+    /// # use node_sdk::{Caller, Node, ServiceError};
+    /// # async fn signed_in(_caller: Caller) -> Result<(), ServiceError> { Ok(()) }
+    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
+    /// # async fn add() -> Result<(), ServiceError> { Ok(()) }
+    /// let node = Node::builder("goods")
+    ///     .group(|group| group.guard(signed_in).route("POST/goods", add))
+    ///     .route("GET/goods", list); // without the guard
+    /// ```
     pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
         let (outer, public_routes) = (self.layers.len(), self.public_routes);
         self = group(self);
@@ -297,6 +319,12 @@ impl NodeBuilder {
     /// answered at once with 503 `overloaded`, and callers try another node. Events, and other
     /// calls without a response, wait for their turn, 256 at most; further ones are lost, which is
     /// a warning in the log and counts among [`Node::lost_events`](crate::Node::lost_events).
+    ///
+    /// ```
+    /// # use node_sdk::{Node, ServiceError};
+    /// # async fn render() -> Result<(), ServiceError> { Ok(()) }
+    /// let node = Node::builder("reports").route("GET/reports/{id}", render).max_concurrency(4);
+    /// ```
     pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.max_concurrency = Some(calls),
@@ -384,6 +412,18 @@ impl NodeBuilder {
 
     /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second value
     /// of a type replaces the first.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// use node_sdk::{Node, ServiceError, State};
+    ///
+    /// async fn count(calls: State<AtomicU64>) -> Result<u64, ServiceError> {
+    ///     Ok(calls.fetch_add(1, Ordering::Relaxed))
+    /// }
+    ///
+    /// let node = Node::builder("counter").state(AtomicU64::new(0)).route("POST/count", count);
+    /// ```
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
         self.shared_state(Arc::new(state))
     }

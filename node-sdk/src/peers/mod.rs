@@ -82,20 +82,30 @@ impl Peers {
     }
 
     /// Calls a node that offers `url`, such as `GET/members` or `GET/members/7`, and reads the
-    /// result as a `T`.
+    /// result as a `T`. Await the returned value to run the call.
     ///
-    /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
+    /// # Which node
+    ///
+    /// Providers are picked as [`Balance`](crate::Balance) says. A node that offers the url itself
     /// calls itself, unless the call has a [key](Call::sticky_key) or the node has no room for it.
-    /// A provider that cannot be reached is skipped. A call made before the first list of nodes has
-    /// come waits for it, as long as the call may take. A node with a [partial view](Self::nodes)
-    /// asks the Distributor at the first call of a url. The call waits for the answer; if nodes are
-    /// known that offer the url, it waits for a second and half of its time at most. A call that
-    /// was lost on the way is tried once more elsewhere if its method is idempotent by HTTP's rules
-    /// (RFC 9110, 9.2.2), or if [`Call::idempotent`] says so. A call made while another one is
-    /// handled ends a margin before that one.
+    /// A provider that cannot be reached is skipped.
     ///
-    /// Await the returned value to run the call. Dropping that future cancels the call, on the
-    /// remote node too.
+    /// # Waiting
+    ///
+    /// A call made before the first list of nodes has come waits for it, as long as the call may
+    /// take. A node with a [partial view](Self::nodes) asks the Distributor at the first call of a
+    /// url. The call waits for the answer; if nodes are known that offer the url, it waits for a
+    /// second and half of its time at most. A call made while another one is handled ends a margin
+    /// before that one.
+    ///
+    /// # Retries
+    ///
+    /// A call that was lost on the way is tried once more elsewhere if its method is idempotent by
+    /// HTTP's rules (RFC 9110, 9.2.2), or if [`Call::idempotent`] says so.
+    ///
+    /// # Cancelling
+    ///
+    /// Dropping the future cancels the call, on the remote node too.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -132,7 +142,8 @@ impl Peers {
     }
 
     /// Calls every node that offers `url`, all at once, and returns the result of each. Waits for
-    /// the first list as [`call`](Self::call) does.
+    /// the first list as [`call`](Self::call) does. Dropping the future cancels the calls that have
+    /// no answer yet.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) {
@@ -160,7 +171,8 @@ impl Peers {
     }
 
     /// Sends a message without a response, such as a log line, to one node that offers `url`.
-    /// Returns when the message is queued for its connection.
+    /// Returns when the message is queued for its connection. Dropping the future before that sends
+    /// nothing.
     ///
     /// # Errors
     /// [`CallError`] when no node can be reached. Success does not mean that the message arrived.
@@ -317,7 +329,7 @@ impl Peers {
         self.registration.wait_visible(percent, within).await
     }
 
-    /// From now on `service` handles calls of routes that this node itself offers.
+    /// Lets `service` handle calls of routes that this node itself offers from now on.
     pub(crate) fn set_local(&self, service: Weak<dyn LocalCall>) {
         self.mesh.set_local(service);
     }
