@@ -174,9 +174,9 @@ impl Load {
         }
         let differs = self.is_clearly_slower(other, now) || other.is_clearly_slower(self, now);
         let (ours, theirs) = if differs { (self.latency.usual(), other.latency.usual()) } else { (1, 1) };
-        let most = f64::from(weight.max(other_weight));
+        let heaviest = f64::from(weight.max(other_weight));
         let cost = |latency: u64, in_flight: u32, weight: u16| {
-            (latency as f64).powi(2) * (1.0 + f64::from(in_flight) * most / f64::from(weight.max(1)))
+            (latency as f64).powi(2) * (1.0 + f64::from(in_flight) * heaviest / f64::from(weight.max(1)))
         };
         cost(ours, self.in_flight(), weight) < cost(theirs, other.in_flight(), other_weight) / 2.0
     }

@@ -191,17 +191,17 @@ impl<M: Member> Pool<M> {
 
 /// Positions in the order of calls: each as often as its weight says, and spread out.
 fn schedule(weights: &[u32]) -> Vec<usize> {
-    let most = weights.iter().copied().max().unwrap_or(0);
-    if most == 0 || weights.iter().all(|weight| *weight == most) {
+    let heaviest = weights.iter().copied().max().unwrap_or(0);
+    if heaviest == 0 || weights.iter().all(|weight| *weight == heaviest) {
         return (0..weights.len()).collect();
     }
     // As few positions as possible: weights of 100 and 200 give one and two.
     let divisor = weights.iter().copied().fold(0, gcd);
     let positions_of = |weight: u32| {
-        if most / divisor <= MAX_SCHEDULE_SHARE {
+        if heaviest / divisor <= MAX_SCHEDULE_SHARE {
             weight / divisor
         } else {
-            (weight * MAX_SCHEDULE_SHARE).div_ceil(most)
+            (weight * MAX_SCHEDULE_SHARE).div_ceil(heaviest)
         }
     };
     let mut slots = Vec::new();

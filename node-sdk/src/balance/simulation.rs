@@ -86,7 +86,7 @@ impl World {
         world
     }
 
-    /// From now on a member works for `work_us` for each call.
+    /// Sets for how long a member works for each call from now on.
     fn work(&mut self, member: usize, work_us: f64) {
         self.pool.members[member].work_us = work_us;
     }

@@ -181,7 +181,7 @@ impl Mesh {
         self.local.get()?.upgrade()
     }
 
-    /// From now on `service` handles calls of routes that this node itself offers.
+    /// Lets `service` handle calls of routes that this node itself offers from now on.
     pub(crate) fn set_local(&self, service: Weak<dyn LocalCall>) {
         let _ = self.local.set(service);
     }

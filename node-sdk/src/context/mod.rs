@@ -195,7 +195,7 @@ pin_project! {
     #[derive(Debug)]
     pub(crate) struct InContext<F> {
         context: Context,
-        // There until it is dropped.
+        // `None` only while it is dropped.
         #[pin]
         future: Option<F>,
     }

@@ -71,7 +71,7 @@ pin_project! {
     pub(crate) struct ScopedFuture<F> {
         // Lent to the thread while the future is polled, so that no counter is touched.
         tasks: Option<NodeTasks>,
-        // There until it is dropped.
+        // `None` only while it is dropped.
         #[pin]
         future: Option<F>,
     }

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn rs14_half_a_file_or_a_flipped_bit_is_no_file() {
+    fn rs14_half_a_file_or_a_flipped_bit_is_read_as_nothing() {
         let (_folder, path) = file();
         let whole = text(&replica(), vec!["GET/a".to_owned(), "EVENT/¶".to_owned()], true).unwrap();
         for bytes in 0..whole.len() - 1 {

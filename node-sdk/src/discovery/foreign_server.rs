@@ -58,7 +58,7 @@ impl ForeignServerBackoff {
         next.mul_f64(0.9 + chance / 5.0)
     }
 
-    /// A Distributor has answered.
+    /// Forgets the foreign server, because a Distributor has answered.
     pub(super) fn reset(&mut self) {
         self.last = None;
     }

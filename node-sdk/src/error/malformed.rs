@@ -35,7 +35,7 @@ pub struct MalformedResponse {
 }
 
 impl MalformedLog {
-    /// A node has answered in a way that no caller understands.
+    /// Records that a node has answered in a way that no caller understands.
     pub(crate) fn record(&self, node: SocketAddr, name: &str, why: impl Display) {
         let now = Instant::now();
         let why = escaped(why, MAX_ESCAPED_BYTES).to_string();
@@ -65,7 +65,7 @@ impl MalformedLog {
         Some(MalformedResponse { ago: last.elapsed(), ..known.clone() })
     }
 
-    /// Nothing waits while it is held, and a panic elsewhere leaves the state whole.
+    /// Locks the state. Nothing waits while it is locked, and a panic elsewhere leaves it whole.
     fn lock(&self) -> MutexGuard<'_, MalformedState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -101,7 +101,7 @@ pub(crate) fn error_status(status: u16, reason: &str) -> u16 {
     500
 }
 
-/// No memory is left to hold `what` until the caller reads it.
+/// The error when no memory is left to hold `what` until the caller reads it.
 pub(crate) fn no_room(what: &str) -> ServiceError {
     ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn b9_a_status_that_is_no_error_is_sent_as_500() {
+    fn b9_a_status_that_does_not_mean_an_error_is_sent_as_500() {
         for (status, expected) in [(999, 500), (302, 500), (204, 500), (0, 500), (399, 500), (600, 500)] {
             assert_eq!(ServiceError::new(status, "word", "text").status, expected, "{status}");
         }

@@ -90,7 +90,7 @@ impl CallStream {
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// The node stops.
+    /// Tells the call that the node stops.
     pub(crate) fn stop(&self) {
         self.lock().is_stopping = true;
         self.task.wake();
@@ -101,7 +101,7 @@ impl CallStream {
     }
 
     /// Marks the stream as open, if the handler reads items or returns `parts`. Returns whether the
-    /// packet that opens it is to be sent now.
+    /// packet that opens it must be sent now.
     pub(crate) fn set_open(&self, parts: bool) -> bool {
         let mut state = self.lock();
         (parts || state.takes_items) && !std::mem::replace(&mut state.is_open, true)

@@ -40,7 +40,7 @@ use crate::routing::path_params;
 pub struct IncomingCall<'a> {
     pub(crate) version: Version,
     pub(crate) params: Option<&'a str>,
-    /// The text of `params` was parsed without an error.
+    /// Whether the text of `params` was parsed without an error.
     pub(crate) verified: Cell<bool>,
     pub(crate) route: &'a Route,
     pub(crate) captured: &'a [&'a str],

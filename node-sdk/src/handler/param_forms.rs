@@ -76,8 +76,8 @@ impl ParamForm {
             if expected.starts_with("a sequence") {
                 return (!self.is_list).then_some(Self { is_list: true, ..self });
             }
-            let may = !self.is_number && !self.is_text && is_number(text);
-            return may.then_some(Self { is_number: true, ..self });
+            let is_new_form = !self.is_number && !self.is_text && is_number(text);
+            return is_new_form.then_some(Self { is_number: true, ..self });
         }
         // Another member has the same text, and is the number.
         let kinds = ["integer", "floating point", "boolean"];

@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn b9_an_empty_text_is_no_number_of_an_option() {
+    fn b9_an_empty_text_is_not_a_number_of_an_option() {
         #[derive(Debug, Default, PartialEq, serde::Deserialize)]
         #[serde(default)]
         struct Options {

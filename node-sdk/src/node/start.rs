@@ -36,7 +36,8 @@ impl NodeBuilder {
     /// status 130. A process that is still there after 15 s, because all its threads are busy
     /// or blocked by a log that is not read, ends with status 1.
     ///
-    /// A unit of systemd may say `Type=notify`: the node is ready when it listens.
+    /// A unit of systemd may say `Type=notify`: the node is ready when it listens. Dropping the
+    /// future stops the node at once, and cuts its connections.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
@@ -52,7 +53,8 @@ impl NodeBuilder {
 
     /// As [`serve`](Self::serve), and logs when `percent` of all version 2 nodes know this one;
     /// when that takes longer than `within`, the log names some nodes that do not. `ready` is
-    /// called in either case, for scripts that start processes one after the other.
+    /// called in either case, for scripts that start processes one after the other. Dropping the
+    /// future stops the node at once, and cuts its connections.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start.
@@ -90,7 +92,7 @@ impl NodeBuilder {
     }
 
     /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
-    /// that cannot be reached yet is not an error.
+    /// that cannot be reached yet is not an error. Dropping the future leaves nothing running.
     ///
     /// # Errors
     /// [`StartError`]. Nothing is left running.

@@ -69,7 +69,7 @@ impl TestMesh {
     }
 
     /// Starts a node on a machine of its own. The mesh chooses its address and that of the
-    /// Distributor.
+    /// Distributor. Dropping the future leaves no node running.
     ///
     /// # Errors
     /// [`StartError`] as from [`NodeBuilder::start`].
@@ -127,7 +127,7 @@ impl TestNode {
         self.host.kill();
     }
 
-    /// Stops the node in order: see [`Node::stop`].
+    /// Stops the node in order: see [`Node::stop`]. Dropping the future stops the node at once.
     pub async fn stop(self) -> usize {
         self.node.stop().await
     }
@@ -138,7 +138,7 @@ impl TestNode {
         self.host.freeze(is_frozen);
     }
 
-    /// From now on delays everything that the node sends and receives.
+    /// Delays everything that the node sends and receives from now on.
     pub fn slow(&self, delay: Duration) {
         self.host.set_delay(delay);
     }

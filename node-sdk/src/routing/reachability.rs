@@ -26,7 +26,7 @@ struct ConnectFailure {
 
 impl Reachability {
     /// Records that a listed node could not be connected to. If it could before, returns a number
-    /// by which the failure is to be [confirmed](Self::confirm).
+    /// by which the failure should be [confirmed](Self::confirm).
     pub(super) fn record_failure(&mut self, address: SocketAddr, why: Unreachable) -> Option<u64> {
         if let Some(known) = self.failures.get_mut(&address) {
             known.why = why;
@@ -62,9 +62,9 @@ impl Reachability {
         !self.to_report.is_empty()
     }
 
-    /// Up to `most` entries that are to be reported.
-    pub(super) fn drain_reports(&mut self, most: usize) -> Vec<(u64, Unreachable)> {
-        let later = self.to_report.keys().nth(most).copied();
+    /// Up to `max` entries that should be reported.
+    pub(super) fn drain_reports(&mut self, max: usize) -> Vec<(u64, Unreachable)> {
+        let later = self.to_report.keys().nth(max).copied();
         let rest = later.map(|id| self.to_report.split_off(&id)).unwrap_or_default();
         std::mem::replace(&mut self.to_report, rest).into_iter().collect()
     }

@@ -263,7 +263,7 @@ impl RegistryView {
     }
 
     /// Records that the node at this address could not be connected to. If it could before, the
-    /// failure is to be [confirmed](Self::confirm_unreachable) by the returned number.
+    /// failure should be [confirmed](Self::confirm_unreachable) by the returned number.
     pub(crate) fn mark_unreachable(&self, address: SocketAddr, why: Unreachable) -> Option<u64> {
         self.change(|replica| replica.mark_unreachable(address));
         self.record_failed(address);
@@ -272,13 +272,13 @@ impl RegistryView {
         if is_listed { state.reachability.record_failure(address, why) } else { None }
     }
 
-    /// There is a connection to the node at this address.
+    /// Records that there is a connection to the node at this address.
     pub(crate) fn mark_reached(&self, address: SocketAddr) {
         self.lock().reachability.forget(address);
     }
 
-    /// A while after a failure: if the node is still listed and has not been reached, the log says
-    /// so, and so will a report.
+    /// Confirms a failure after a while: if the node is still listed and has not been reached, the
+    /// log says so, and so will a report.
     pub(crate) fn confirm_unreachable(&self, address: SocketAddr, number: u64, now: Instant) {
         let mut state = self.lock();
         let table = self.main.read();
@@ -335,7 +335,7 @@ impl RegistryView {
         self.crashing_routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing waits inside, and a panic elsewhere leaves the state whole.
+    /// Locks the state. Nothing waits while it is locked, and a panic elsewhere leaves it whole.
     fn lock(&self) -> MutexGuard<'_, ViewState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

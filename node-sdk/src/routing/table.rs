@@ -105,8 +105,8 @@ impl RoutingTable {
     /// version 1 peer of that host states, as nothing shows which of them calls. `None` if none is
     /// listed.
     pub(crate) fn read_window_of(&self, host: IpAddr) -> Option<usize> {
-        let old = self.nodes().filter(|node| node.host == host && node.version() == Version::V1);
-        old.map(|node| node.read_window).min()
+        let version_1 = self.nodes().filter(|node| node.host == host && node.version() == Version::V1);
+        version_1.map(|node| node.read_window).min()
     }
 
     /// The ids of the entries that list the node at this address.

@@ -24,15 +24,15 @@ impl BadFrames {
         Self { peer, strikes: 0, is_legacy: false, log: KeyedThrottle::default() }
     }
 
-    /// The caller has sent a sound packet.
+    /// Records that the caller has sent a sound packet.
     pub(super) fn record_sound(&mut self, version: Version) {
         self.is_legacy = version == Version::V1;
     }
 
-    /// A frame is not a packet, and is ignored.
+    /// Counts a frame that is not a packet, and is ignored.
     ///
     /// # Errors
-    /// The caller is to be cut, for this reason.
+    /// The caller must be cut, for this reason.
     pub(super) fn reject(&mut self) -> Result<(), &'static str> {
         if let Some(suppressed) = self.log.allow("no packet", Instant::now().into_std()) {
             warn!(peer = %self.peer, suppressed, "a frame of this caller is not a packet, and is ignored");

@@ -271,7 +271,7 @@ fn check_time(waited: Duration, time: Option<Duration>) -> Result<(), ServiceErr
     Ok(())
 }
 
-/// The caller may try again soon, or at another node.
+/// The error that tells the caller to try again soon, or at another node.
 fn overloaded(message: impl Into<String>) -> ServiceError {
     ServiceError::new(503, "overloaded", message).retry_after(RETRY_AFTER)
 }

@@ -54,7 +54,7 @@ impl ResponseQueue {
         }
     }
 
-    /// From now on a caller of version 1 may have this many bytes unread.
+    /// Sets how many bytes a caller of version 1 may have unread from now on.
     pub(crate) fn set_read_window(&mut self, bytes: usize) {
         self.window.set_max_unread_bytes(bytes);
     }

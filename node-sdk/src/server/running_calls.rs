@@ -90,7 +90,7 @@ impl RunningCall {
 }
 
 impl CallHandle {
-    /// The caller no longer waits. The next poll of the call gives it back.
+    /// Records that the caller no longer waits. The next poll of the call gives it back.
     pub(super) fn leave(&self) {
         self.control.is_left.store(true, Ordering::Release);
         self.control.task.wake();

@@ -41,7 +41,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Asks the system, which binds only addresses of this machine.
+/// Whether this is an address of this machine. The system binds no others.
 fn is_of_this_machine(host: IpAddr) -> bool {
     host.is_loopback() || UdpSocket::bind((host, 0)).is_ok()
 }

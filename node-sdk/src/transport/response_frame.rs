@@ -1,6 +1,6 @@
 //! The frame of a response, read once for its key and for where its result is.
 //!
-//! It must not parse what is no usual response: `client::call::response` does.
+//! It must not parse an unusual response: `client::call::response` does.
 
 use bytes::Bytes;
 use protocol::success_parts;

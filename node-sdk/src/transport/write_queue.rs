@@ -301,7 +301,8 @@ impl BatchQueue {
 }
 
 impl LegacyQueue {
-    /// The node has answered this call, so it has read the call and everything before it.
+    /// Records that the node has answered this call, so that it has read the call and everything
+    /// before it.
     fn record_read(&mut self, key: u64) {
         if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
             let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();

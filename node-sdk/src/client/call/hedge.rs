@@ -31,7 +31,7 @@ impl RawCall<'_> {
         matches!(&self.progress.state, CallState::Waiting(first) if first.connection().is_unproven()) && !self.is_probe
     }
 
-    /// The connection of the call is still being made.
+    /// Whether the connection of the call is still being made.
     fn is_connecting(&self) -> bool {
         matches!(&self.progress.state, CallState::Waiting(first) if !first.connection().is_up())
     }

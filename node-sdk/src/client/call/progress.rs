@@ -47,7 +47,7 @@ pub(super) struct CallProgress {
 
 #[derive(Default)]
 pub(super) enum CallState {
-    /// The next attempt is to be made.
+    /// The next attempt should be made.
     #[default]
     Due,
     Waiting(PendingCall),

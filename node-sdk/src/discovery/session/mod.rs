@@ -402,8 +402,8 @@ impl RegistryClient {
 }
 
 impl RegistrySession<'_> {
-    /// The server has sent something, which is a sign of life. Its first bytes may show that it is
-    /// no Distributor.
+    /// Records that the server has sent something, which is a sign of life. Its first bytes may
+    /// show that it is not a Distributor.
     fn record_bytes(&mut self, buffered: &[u8]) {
         if !self.has_heard_distributor {
             self.foreign_server = by_first_bytes(buffered);

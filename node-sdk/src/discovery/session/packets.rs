@@ -60,7 +60,7 @@ impl RegistryClient {
         }
     }
 
-    /// The Distributor has restarted, and asks for all that this node knows.
+    /// Sends all that this node knows to a Distributor that has restarted, and asks for it.
     fn write_copy(&self, session: &mut RegistrySession<'_>) {
         self.view.with_replica(|replica| {
             if let Some(revision) = replica.revision() {

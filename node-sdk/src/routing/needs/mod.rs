@@ -29,7 +29,7 @@ pub(crate) struct Needs {
     is_reduced: AtomicBool,
     used: RwLock<UsedUrls>,
     questions: Mutex<Questions>,
-    /// There may be a question to send.
+    /// Notified when there may be a question to send.
     asked: Notify,
 }
 
@@ -86,7 +86,7 @@ impl Needs {
         self.read_used().use_url(url, now)
     }
 
-    /// Whether it is told of all subscribers of this event, which it is about to emit.
+    /// Whether the node is told of all subscribers of this event, which it is about to emit.
     pub(crate) fn use_event(&self, path: &str, now: Instant) -> bool {
         self.read_used().use_path(EVENT_METHOD, path, now)
     }
@@ -139,8 +139,8 @@ impl Needs {
         self.read_used().urls()
     }
 
-    /// The Distributor has answered. Returns whether the node has to register again: it has done so
-    /// meanwhile, without what it has learned now.
+    /// Passes on the answer of the Distributor. Returns whether the node has to register again: it
+    /// has done so meanwhile, without what it has learned now.
     pub(crate) fn answer(&self, key: u64, needs: &[Option<String>], now: Instant) -> bool {
         // The learned urls are added before the tasks that wait for the answer are woken.
         let learned: Vec<Route> = needs.iter().flatten().filter_map(|url| Route::parse(url).ok()).collect();
@@ -149,19 +149,20 @@ impl Needs {
         has_registered && !learned.is_empty()
     }
 
-    /// The Distributor has put off the answer: it is asked again after a time.
+    /// Asks the Distributor, which has put off the answer, again at `until`.
     pub(crate) fn postpone(&self, key: u64, until: Instant) {
         self.questions().postpone(key, until);
     }
 
-    /// The Distributor takes fewer urls than this node uses and asks for. If it asks for more than
-    /// it uses, it asks again, for half as many at a time. Returns whether it does.
+    /// Shrinks a question, because the Distributor takes fewer urls than this node uses and asks
+    /// for. If the node asks for more than it uses, it asks again, for half as many at a time.
+    /// Returns whether it does.
     pub(crate) fn shrink_question(&self, key: u64, now: Instant) -> bool {
         let used = self.read_used().len();
         self.questions().shrink_question(key, used, now)
     }
 
-    /// The Distributor does not answer.
+    /// Fails a question that the Distributor does not answer.
     pub(crate) fn refuse(&self, key: u64, why: &'static str) {
         self.questions().refuse(key, why);
     }
@@ -171,8 +172,8 @@ impl Needs {
         self.questions().is_sent(key)
     }
 
-    /// The Distributor takes fewer urls: drops half of them. Returns whether there were any to
-    /// drop.
+    /// Drops half of the used urls, because the Distributor takes fewer. Returns whether there were
+    /// any to drop.
     pub(crate) fn halve_used_urls(&self) -> bool {
         self.is_reduced.store(true, Ordering::Relaxed);
         let mut used = self.write_used();

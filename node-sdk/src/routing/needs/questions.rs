@@ -97,7 +97,7 @@ impl Questions {
         self.is_open = true;
     }
 
-    /// There is no session any more: all that wait are told so.
+    /// Tells all that wait that there is no session any more.
     pub(super) fn close(&mut self) {
         self.is_open = false;
         (self.sent, self.not_before, self.max_routes) = (None, None, MAX_NEED_ROUTES);
@@ -130,8 +130,8 @@ impl Questions {
         Asked::New(receiver)
     }
 
-    /// How many routes the packet has that is to be sent now; 0 if there is none. The one before
-    /// has to be answered first.
+    /// How many routes the packet has that is due now; 0 if there is none. The one before has to be
+    /// answered first.
     pub(super) fn due(&mut self, now: Instant) -> usize {
         if self.sent.is_some() || self.not_before.is_some_and(|at| now < at) {
             return 0;
@@ -220,9 +220,9 @@ impl Questions {
         }
     }
 
-    /// The routes of this packet are too many, beside the `used` urls of the node: from now on, at
-    /// most half as many are asked for at a time. Returns false if there are more of those urls, or
-    /// nothing to halve; then the packet is still under way.
+    /// Asks for at most half as many routes at a time from now on, because those of this packet are
+    /// too many beside the `used` urls of the node. Returns false if there are more of those urls,
+    /// or nothing to halve; then the packet is still under way.
     pub(super) fn shrink_question(&mut self, key: u64, used: usize, now: Instant) -> bool {
         let routes = self.sent.as_ref().filter(|sent| sent.key == key).map_or(0, |sent| sent.routes.len());
         let is_halved = routes > used.max(1);

@@ -250,7 +250,7 @@ impl CallerConnection<'_> {
     /// the rest does not come.
     ///
     /// # Errors
-    /// Why the connection is to be cut.
+    /// Why the connection must be cut.
     fn handle_late_frame(&mut self) -> Result<(), &'static str> {
         if self.reader.give_up_pieces().is_none() {
             return Err("a call took too long to arrive");

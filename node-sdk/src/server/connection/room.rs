@@ -45,9 +45,10 @@ impl CallerConnection<'_> {
         while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
             let waiting =
                 |call: &CallHandle| call.call_stream.as_ref().map_or(0, |call_stream| call_stream.waiting_bytes());
-            let most = self.handles.by_key.values().max_by_key(|call| waiting(call));
+            let largest = self.handles.by_key.values().max_by_key(|call| waiting(call));
             // The remaining bytes belong to calls that are over.
-            let Some(call_stream) = most.filter(|most| waiting(most) > 0).and_then(|most| most.call_stream.clone())
+            let Some(call_stream) =
+                largest.filter(|largest| waiting(largest) > 0).and_then(|largest| largest.call_stream.clone())
             else {
                 break;
             };

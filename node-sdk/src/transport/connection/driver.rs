@@ -77,7 +77,7 @@ impl Connection {
                 return Err(why);
             }
         };
-        // It was waited for.
+        // A target that has to answer has done so: `connect` waited for its hello.
         self.has_answered.store(self.target.has_to_answer(), Ordering::Relaxed);
         {
             let mut state = self.lock();

@@ -152,13 +152,13 @@ impl Connection {
         }
     }
 
-    /// The node has answered nothing over this connection. The process that accepted it may not be
-    /// the one that answers.
+    /// Whether the node has answered nothing over this connection. The process that accepted it may
+    /// not be the one that answers.
     pub(crate) fn is_unproven(&self) -> bool {
         !self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// There is a connection.
+    /// Whether there is a connection.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.lock().phase, ConnectionPhase::Up)
     }
@@ -269,7 +269,7 @@ impl Connection {
         self.instance().map(|instance| escaped(instance, MAX_ESCAPED_BYTES).to_string())
     }
 
-    /// Nothing waits while it is held, and a panic elsewhere leaves the state whole.
+    /// Locks the state. Nothing waits while it is locked, and a panic elsewhere leaves it whole.
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -367,7 +367,7 @@ impl InFlight {
         self.next_deadline.into_iter().chain(self.write_queue.next_due()).min()
     }
 
-    /// Whether the last call is to be written at once: it is the only one, and few calls were in
+    /// Whether the last call should be written at once: it is the only one, and few calls were in
     /// flight before.
     pub(crate) fn is_quiet(&self) -> bool {
         self.waiting == 1 && self.last_peak < MANY_IN_FLIGHT

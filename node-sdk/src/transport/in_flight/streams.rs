@@ -219,7 +219,7 @@ impl StreamSlot {
         Self { opening: Some(opening), receive, send, deadline, end: None, range }
     }
 
-    /// Records that no more parts follow.
+    /// Whether no more parts follow.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() || self.receive.is_over()
     }
