@@ -47,7 +47,7 @@ enum Scene {
         /// Changes, of which the median is printed.
         #[arg(long, default_value_t = 100)]
         rounds: usize,
-        /// Leaves out redis, nats-server and etcd.
+        /// Whether to leave out redis, nats-server and etcd.
         #[arg(long)]
         alone: bool,
     },

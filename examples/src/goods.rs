@@ -135,7 +135,7 @@ async fn page(
         .await
 }
 
-/// Told by `purchases`, which need not know who wants to know.
+/// Counts an event of `purchases`, which need not know who wants to know.
 async fn count(Params(purchase): Params<Purchase>, database: State<Database>) -> Result<(), ServiceError> {
     database
         .run(move |db| {

@@ -68,8 +68,9 @@ impl HostPort {
         }
     }
 
-    /// Whether a node that the Distributor sees at `seen` may advertise this. A loopback address is
-    /// for nodes that come over loopback themselves: others take it for the Distributor's machine.
+    /// Checks that a node which the Distributor sees at `seen` may advertise this. A loopback
+    /// address is for nodes that come over loopback themselves: others take it for the
+    /// Distributor's machine.
     ///
     /// # Errors
     /// [`AdvertisedError`] says why not.

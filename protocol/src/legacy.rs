@@ -37,7 +37,7 @@ impl ReadWindow {
         self.max_unread_bytes = bytes;
     }
 
-    /// Whether `bytes` more may be written now.
+    /// Checks that `bytes` more may be written now.
     ///
     /// More bytes than the whole window are admitted when nothing else is unread. The caller should
     /// avoid such writes.

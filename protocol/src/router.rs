@@ -176,7 +176,7 @@ impl<T> Router<T> {
 }
 
 impl<T> Patterns<T> {
-    /// Whether a route that has no value may be added.
+    /// Checks that a route that has no value may be added.
     fn check(&self, route: &Route) -> Result<(), RouterError> {
         if segments(route.path()).nth(MAX_SEGMENTS).is_some() {
             return Err(RouterError::TooLong);

@@ -130,7 +130,7 @@ fn spawn_unread(
     });
 }
 
-/// One attacker that does not read. It connects again whenever it is cut off.
+/// Runs an attacker that does not read. It connects again whenever it is cut off.
 async fn unread(from: Option<Ipv4Addr>, at: SocketAddr, first: String, again: &'static str) {
     loop {
         let socket = TcpSocket::new_v4().unwrap();

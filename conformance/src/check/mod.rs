@@ -100,8 +100,8 @@ impl Check {
         )
     }
 
-    /// Known nodes of version 1 crash on this check, so it runs first. If the node is started
-    /// again, the other checks see a node that works.
+    /// Whether known nodes of version 1 crash on this check, so that it runs first. If the node is
+    /// started again, the other checks see a node that works.
     pub(crate) fn is_deadly(self) -> bool {
         self == Self::MissingParams
     }

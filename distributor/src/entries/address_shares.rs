@@ -52,7 +52,7 @@ pub(crate) fn is_same_address(one: &str, other: &str) -> bool {
     group_of(one) == group_of(other)
 }
 
-/// A host is the remote end of a connection, and so an address.
+/// The group of a host, which is the remote end of a connection, and so an address.
 fn group_of(host: &str) -> IpAddr {
     host.parse().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address_group)
 }

@@ -332,7 +332,7 @@ impl Outbox {
         self.begin(now, packet)
     }
 
-    /// The peer's packets have to wait. It is pinged at once: nodes give up a Distributor that says
+    /// Lets the peer's packets wait. It is pinged at once: nodes give up a Distributor that says
     /// nothing for long.
     fn wait(&mut self, now: Instant, registry: &Registry, wait: Wait) -> WriteStep {
         let is_new = !std::mem::replace(&mut self.is_waiting, true);

@@ -71,8 +71,8 @@ impl Registry {
         })
     }
 
-    /// Whether a large packet may begin to go out to a peer, or when to ask again. Once it is
-    /// written, call [`record_sent`](Self::record_sent).
+    /// Begins to send a large packet to a peer, or returns when to ask again. Once it is written,
+    /// call [`record_sent`](Self::record_sent).
     pub(crate) fn try_begin(&mut self, now: Instant, session: SessionId) -> Result<(), Instant> {
         self.transfers.try_begin(now, session)
     }
@@ -82,7 +82,8 @@ impl Registry {
         self.lists.reserved(packet)
     }
 
-    /// A list or change has been written to a peer, or is so short that its socket takes it.
+    /// Records that a list or change has been written to a peer, or is so short that its socket
+    /// takes it.
     pub(crate) fn record_sent(&mut self, session: SessionId) {
         self.transfers.end(session);
     }

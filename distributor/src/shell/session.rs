@@ -224,7 +224,7 @@ impl Session {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The registry has removed the session; its task ends it.
+    /// Has the task of the session end it, because the registry has removed it.
     pub(super) fn cut(&self, reason: LeaveReason) {
         let _ = self.cut_reason.set(reason);
         self.wake.notify_one();

@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// Both ends write as much as fits, and bytes under way arrive in pieces.
+    /// Lets both ends write as much as fits, and delivers bytes under way in pieces.
     pub(super) fn deliver(&mut self) {
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {

@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    /// An impersonator registers with a node's instance id, and leaves at once or stays.
+    /// Lets an impersonator register with a node's instance id, and leave at once or stay.
     pub(super) fn impersonate(&mut self, number: usize, leaves: bool) {
         let Some(distributor) = &mut self.distributor else { return };
         let SimNode { name, instance, .. } = &self.nodes[number];

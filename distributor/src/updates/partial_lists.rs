@@ -94,7 +94,7 @@ impl PartialLists {
         if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_RETRY_DELAY)) }
     }
 
-    /// Whether there is time for a packet for one peer, or when there is.
+    /// Checks that there is time for a packet for one peer. The error says when there is.
     pub(super) fn check_pace(&self, now: Instant) -> Result<(), Wait> {
         self.next_at.filter(|at| now < *at).map_or(Ok(()), |at| Err(Wait::Pace(at)))
     }

@@ -140,7 +140,7 @@ table_setting! {
     CertificateFiles, "CERTIFICATE", "{ chain = \"cert.pem\", key = \"key.pem\" }";
 }
 
-/// Whether a secret is so long that it cannot be guessed.
+/// Checks that a secret is so long that it cannot be guessed.
 pub(super) fn long_enough(secret: &str) -> Result<(), String> {
     match secret.len() < MIN_SECRET_BYTES {
         true => Err(format!("write at least {MIN_SECRET_BYTES} characters: openssl rand -hex 32")),
@@ -148,7 +148,7 @@ pub(super) fn long_enough(secret: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a text can be the name of a cookie: a token (RFC 6265, 4.1.1).
+/// Checks that a text can be the name of a cookie: a token (RFC 6265, 4.1.1).
 pub(super) fn cookie_name(name: &str) -> Result<(), String> {
     match name.len() <= MAX_NAME_BYTES && HeaderName::from_bytes(name.as_bytes()).is_ok() {
         true => Ok(()),

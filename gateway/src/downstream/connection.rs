@@ -145,7 +145,8 @@ impl DownstreamConnection<'_> {
         }
     }
 
-    /// A balancer has to begin with its header. Its operator has to know; its clients see a close.
+    /// Logs that a balancer has not begun with its header. Its operator has to know; its clients
+    /// see a close.
     fn refuse_balancer(&self, why: &'static str) -> &'static str {
         let (balancer, throttles) = (self.address.ip(), &self.worker.shared.log_throttles);
         if let Some(suppressed) = throttles.allow_for("no_proxy_header", balancer, Instant::now().into_std()) {

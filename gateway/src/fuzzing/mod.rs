@@ -78,7 +78,7 @@ fn request(head: &RequestHead) -> Head {
     }
 }
 
-/// Without the id that each request is given if it has none.
+/// The bytes without the id that each request is given if it has none.
 fn without_id(request: &[u8]) -> Bytes {
     let is_id = |line: &[u8]| line.starts_with(b"x-request-id: ");
     request.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_id(line)).flatten().copied().collect()

@@ -88,7 +88,7 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
     left_out
 }
 
-/// X-Forwarded-For, -Proto, -Host and -Prefix, and RFC 7239's Forwarded.
+/// Writes X-Forwarded-For, -Proto, -Host and -Prefix, and RFC 7239's Forwarded.
 fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, stripped: &str) {
     let ForwardedInfo { fields, before, prefix, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());

@@ -68,7 +68,7 @@ impl<'a> ResponseRoom<'a> {
         Ok(())
     }
 
-    /// The response has arrived, and is held until its client has read it.
+    /// Holds a response that has arrived until its client has read it.
     ///
     /// # Errors
     /// [`OverBudget`] when there is no room for it.

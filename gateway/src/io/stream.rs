@@ -87,7 +87,7 @@ impl MaybeTlsStream {
         }
     }
 
-    /// From now on, dropping the stream resets it, so that the client sees a cut and not an end.
+    /// Has the stream reset when it is dropped, so that the client sees a cut and not an end.
     pub(crate) fn reset_on_drop(&mut self) {
         match self {
             Self::Plain(socket) => socket.reset_on_drop(),

@@ -85,8 +85,8 @@ impl RequestHead {
         &self.fields
     }
 
-    /// A target in absolute form names its host too, which must be the one in `Host` (RFC 9112,
-    /// 3.2.2).
+    /// Checks the target, and cuts one in absolute form to its path. The host in it must be the one
+    /// in `Host` (RFC 9112, 3.2.2).
     fn apply_absolute_target(&mut self) -> Result<(), Problem> {
         let target = self.target();
         if matches!(self.method(), "CONNECT" | "TRACE") {
@@ -228,7 +228,7 @@ pub(crate) fn check_method(method: &str) -> Result<(), Problem> {
     if is_one { Ok(()) } else { Err(bad(ProblemKind::BAD_REQUEST_LINE, "a method must consist of capital letters")) }
 }
 
-/// The value of `Expect`: there is one that it may have (RFC 9110, 10.1.1).
+/// Checks the value of `Expect`, which may be only one (RFC 9110, 10.1.1).
 pub(crate) fn check_expectation(value: &[u8]) -> Result<(), Problem> {
     if value.eq_ignore_ascii_case(b"100-continue") {
         return Ok(());

@@ -112,8 +112,8 @@ async fn run_inner(
     Ok(())
 }
 
-/// Each client takes two descriptors: its own, and one to a server. Where the system gives fewer,
-/// there may be fewer clients. An operator who has set no limit is warned only if these are few.
+/// Limits the clients to the descriptors that the system gives. Each client takes two: its own, and
+/// one to a server. An operator who has set no limit is warned only if these are few.
 fn limit_to_open_files(config: &mut Config) {
     let descriptors = raise_open_files();
     let wanted = config.max_connections;
@@ -234,7 +234,7 @@ async fn reload_on_hang_ups(
     }
 }
 
-/// SIGHUP: applies the file as it is now, unless it has mistakes.
+/// Applies the file as it is now, at SIGHUP, unless it has mistakes.
 ///
 /// A file that has lost all of its routes counts as one that was cut while it was written. To
 /// remove all routes, start a new process.
@@ -286,7 +286,7 @@ fn reload(
     info!("the configuration has been reloaded");
 }
 
-/// SIGUSR2: a new process serves, and this one drains.
+/// Hands over to a new process at SIGUSR2: it serves, and this one drains.
 async fn hand_over_on_signals(
     signals: &mut Signal,
     listeners: Vec<(ListenerKind, OwnedFd)>,

@@ -267,7 +267,8 @@ impl Attempts {
         Self { tried: Vec::new(), has_found_full, is_retry, lost: None, may_repeat, has_buffered, now: begin, deadline }
     }
 
-    /// Time spent on the client does not count against the server.
+    /// Records that the body was read into memory. Time spent on the client does not count against
+    /// the server.
     fn record_buffered(&mut self, now: Instant) {
         self.has_buffered = true;
         self.deadline += now.saturating_duration_since(self.now);

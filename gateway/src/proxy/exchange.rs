@@ -119,7 +119,7 @@ pub(crate) trait Exchange: Send {
     /// Sends `100 Continue`, unless `awaits_continue`: then the server's is passed on.
     fn begin_forward(&mut self, awaits_continue: bool) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Called before a response in parts that does not come from a server.
+    /// Begins a response in parts that does not come from a server.
     fn begin_stream(&mut self);
 
     /// Both directions, and a timer. With `has_deadline`, the response ends some time, even if it
@@ -131,11 +131,11 @@ pub(crate) trait Exchange: Send {
         now: Instant,
     ) -> (impl Source, impl Sink, &'a mut Timer);
 
-    /// Called after a request was passed on. Returns whether all of it was, so that the server's
+    /// Ends a request that was passed on. Returns whether all of it was, so that the server's
     /// connection may be used again.
     fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool;
 
-    /// Called after a response in parts, which was not cut if it `is_whole`.
+    /// Ends a response in parts, which was not cut if it `is_whole`.
     fn end_stream(&mut self, is_whole: bool);
 
     /// Relays bytes both ways until both sides have shut down, one fails, or neither has sent

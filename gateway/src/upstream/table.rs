@@ -407,7 +407,8 @@ fn node_address(node: &Node) -> SocketAddr {
     SocketAddr::new(node.host, node.port)
 }
 
-/// For an advertised address, the list has both host and port.
+/// The key of the server that a node is. For an advertised address, the list has both host and
+/// port.
 fn endpoint_key(node: &Node) -> EndpointKey {
     let advertised = node.advert.as_ref().and_then(|advert| advert.advertise.as_ref());
     (node_address(node).into(), advertised.filter(|advertised| advertised.socket_address().is_none()).cloned())

@@ -21,7 +21,7 @@ const CRATES: [&str; 2] = ["net", "node_sdk"];
 /// Bytes of a line that are printed.
 const LINE_BYTES: usize = 2048;
 
-/// From now on, lines of this crate and of node-sdk, from info on, are printed to standard error
+/// Prints lines of this crate and of node-sdk, from info on, to standard error from now on,
 /// whenever the program has no tracing subscriber. No task waits for that, and nothing fails.
 pub fn print_without_subscriber() {
     if PRINTER.get().is_none() {

@@ -135,7 +135,7 @@ impl TimeSlice {
         self.steps.add(bytes) && self.is_over()
     }
 
-    /// The next steps are of another kind: that the last ones were cheap says nothing of them.
+    /// Forgets how cheap the last steps were, because the next ones are of another kind.
     pub fn expect_other_steps(&mut self) {
         self.steps = ClockSteps::FIRST;
     }

@@ -146,7 +146,7 @@ impl Outgoing {
         }
     }
 
-    /// Ready when everything that was accepted has been sent. From then on nothing is accepted.
+    /// Completes when everything that was accepted has been sent. From then on nothing is accepted.
     ///
     /// # Errors
     /// The one that the connection was lost by.

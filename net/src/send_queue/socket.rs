@@ -221,8 +221,8 @@ impl QueuedSocket {
         TcpStream::from_std(std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?))
     }
 
-    /// From now on, dropping the socket resets the connection, so that the peer sees a cut and not
-    /// an end. A Unix socket cannot be reset: its peer sees an end.
+    /// Has the connection reset when the socket is dropped, so that the peer sees a cut and not an
+    /// end. A Unix socket cannot be reset: its peer sees an end.
     pub fn reset_on_drop(&self) {
         self.0.reset_on_drop();
     }
@@ -245,9 +245,9 @@ impl ReadNow for QueuedSocket {
 }
 
 impl Drop for QueuedSocket {
-    /// Queued bytes are still sent. Bytes that the system has not taken are lost, because a peer
-    /// that does not read would keep them for ever; the peer sees a reset, and the end if the
-    /// socket is a Unix socket.
+    /// Sends queued bytes still. Bytes that the system has not taken are lost, because a peer that
+    /// does not read would keep them for ever; the peer sees a reset, and the end if the socket is
+    /// a Unix socket.
     fn drop(&mut self) {
         let mut writes = self.0.lock();
         writes.is_abandoned = true;
@@ -332,7 +332,7 @@ impl SocketState {
         flushed
     }
 
-    /// A queued message cannot be sent. The reader has to learn of that.
+    /// Records that a queued message cannot be sent. The reader has to learn of that.
     fn lose(&self) {
         self.is_lost.store(true, Ordering::Relaxed);
         // It would fail only if the connection had ended in both directions.

@@ -88,7 +88,7 @@ impl FrameReader {
         Ok(frame)
     }
 
-    /// Whether frames are joined that a peer of version 1 has cut: see
+    /// Sets whether frames are joined that a peer of version 1 has cut: see
     /// [`FrameDecoder::join_pieces`].
     pub fn join_pieces(&mut self, joins: bool) {
         self.decoder.join_pieces(joins);

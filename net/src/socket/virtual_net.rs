@@ -252,7 +252,7 @@ impl NetState {
         self.work.get(&self.connections.get(&id)?.ends[side].ip()).cloned()
     }
 
-    /// Whether an end can be read now: it has bytes, the end of the stream, or an error.
+    /// Checks that an end can be read now: it has bytes, the end of the stream, or an error.
     fn readable(&self, id: u64, side: usize) -> Result<(), NotReadable> {
         let Some(VirtualConnection { ends, directions }) = self.connections.get(&id) else { return Ok(()) };
         if self.frozen.contains(&ends[side].ip()) || self.is_cut(ends[0].ip(), ends[1].ip()) {

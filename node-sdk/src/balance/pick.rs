@@ -49,10 +49,10 @@ pub enum Balance {
 /// let node = Node::builder("caller").balance(Balance::Custom(&Quickest));
 /// ```
 pub trait Balancer: std::fmt::Debug + Send + Sync {
-    /// The position in `candidates` of the provider to call; beyond the last, the first is called.
-    /// There is at least one candidate. All have a live connection, are not ejected, and were not
-    /// tried for this call before. Called for every call that more than one provider could take, in
-    /// the task that makes the call: it should be quick.
+    /// Returns the position in `candidates` of the provider to call; beyond the last, the first is
+    /// called. There is at least one candidate. All have a live connection, are not ejected, and
+    /// were not tried for this call before. Called for every call that more than one provider could
+    /// take, in the task that makes the call: it should be quick.
     fn pick(&self, candidates: &[Candidate<'_>]) -> usize;
 }
 

@@ -80,25 +80,25 @@ impl Context {
         CURRENT.set(self);
     }
 
-    /// The call that is being handled has become a stream, which has no deadline.
+    /// Removes the deadline of the call that is being handled, because it has become a stream.
     pub(crate) fn open_stream() {
         CURRENT.set(Self { deadline: None, ..CURRENT.get() });
     }
 
-    /// For work that outlasts the call: it has no deadline.
+    /// The context of work that outlasts the call: it has no deadline.
     pub(crate) fn outlasting(self) -> Self {
         Self { deadline: None, ..self }
     }
 
-    /// For a call that is finished without its caller. The calls that it makes from now on, such as
-    /// those that undo its work, have a time of their own.
+    /// The context of a call that is finished without its caller. The calls that it makes from now
+    /// on, such as those that undo its work, have a time of their own.
     pub(crate) fn finishing(self, now: Instant) -> Self {
         Self { deadline: Some(now + FINISH_TIME), ..self }
     }
 
-    /// The handler has made a call that has timed out. If the handler is finished in any case, and
-    /// hardly any of its time is left, it now has time to undo its work. Otherwise the calls that
-    /// undo it would time out, too, before the caller goes and so gives it time.
+    /// Records that a call of the handler has timed out. If the handler is finished in any case,
+    /// and hardly any of its time is left, it now has time to undo its work. Otherwise the calls
+    /// that undo it would time out, too, before the caller goes and so gives it time.
     pub(crate) fn record_timeout(now: Instant) {
         let context = CURRENT.get();
         let is_late = context.deadline.is_some_and(|deadline| deadline <= now + LATE_TIME);

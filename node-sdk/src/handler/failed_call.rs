@@ -122,7 +122,7 @@ fn answer(error: &CallError) -> (u16, &'static str, &'static str, Option<Duratio
     (status, reason, message, after)
 }
 
-/// The details, which the caller is not told.
+/// Logs the details, which the caller is not told.
 fn log(error: &CallError) {
     static LOG_THROTTLE: Mutex<Option<KeyedThrottle>> = Mutex::new(None);
     let now = Instant::now().into_std();

@@ -62,7 +62,7 @@ impl<'a> ResponseSink<'a> {
         Self { start: out.len(), out, to }
     }
 
-    /// A result, which `write` makes into JSON text.
+    /// Writes a result, which `write` makes into JSON text.
     pub(crate) fn success(&mut self, status: u16, write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>) {
         let Some(key) = &self.to.key else { return };
         let limit = match self.to.version {
@@ -82,7 +82,7 @@ impl<'a> ResponseSink<'a> {
         }
     }
 
-    /// Why there is no result.
+    /// Writes why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
         let Some(key) = &self.to.key else {
             return match &self.to.one_way {

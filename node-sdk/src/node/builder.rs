@@ -48,7 +48,7 @@ pub struct NodeBuilder {
     pub(super) states: StateMap,
     /// Whether the node prints nothing.
     pub(super) silent: bool,
-    /// The routes that follow are public.
+    /// Whether the routes that follow are public.
     pub(super) public_routes: bool,
     /// A setting for the last route that was given before any route.
     pub(super) misplaced: Option<&'static str>,

@@ -206,7 +206,7 @@ impl RegistryView {
         self.lock().is_unsaved
     }
 
-    /// The content of the cache file has changed.
+    /// Records that the content of the cache file has changed.
     pub(crate) fn mark_unsaved(&self) {
         self.lock().is_unsaved = true;
     }
@@ -255,8 +255,7 @@ impl RegistryView {
         self.lock_crashing_routes().record_response(route);
     }
 
-    /// From now on, calls to the node of this connection go over a new connection. The old one ends
-    /// with its last call.
+    /// Replaces the connection to a node from now on. The old one ends with its last call.
     pub(crate) fn renew(&self, table: &SharedTable, connection: &Arc<Connection>) {
         let _in_order = self.lock();
         table.table.write().unwrap_or_else(PoisonError::into_inner).renew(connection, Instant::now());

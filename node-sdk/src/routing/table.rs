@@ -145,7 +145,8 @@ impl RoutingTable {
         !self.newcomers.is_empty()
     }
 
-    /// The routes that were called, and the events that were emitted, with providers now.
+    /// Passes the routes that were called, and the events that were emitted, with providers now, to
+    /// `called`.
     pub(crate) fn called_urls(&self, mut called: impl FnMut(&Route)) {
         let nodes = self.nodes.values().filter_map(callable);
         for (node, route) in nodes.flat_map(routes) {

@@ -248,7 +248,7 @@ impl LocalRoute {
     }
 }
 
-/// The chain of calls, each made for the one before, must have an end.
+/// Checks that the chain of calls, each made for the one before, has an end.
 fn check_hops(hops: u8) -> Result<(), ServiceError> {
     if hops <= MAX_HOPS {
         return Ok(());
@@ -257,7 +257,7 @@ fn check_hops(hops: u8) -> Result<(), ServiceError> {
     Err(ServiceError::new(508, "loop", message))
 }
 
-/// A call with a deadline that has `waited` on its way must have enough of its time left.
+/// Checks that a call with a deadline which has `waited` on its way has enough of its time left.
 fn check_time(waited: Duration, time: Option<Duration>) -> Result<(), ServiceError> {
     let Some(time) = time else { return Ok(()) };
     if waited >= time {

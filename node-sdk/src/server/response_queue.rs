@@ -69,8 +69,8 @@ impl ResponseQueue {
         self.batch.len() + self.legacy_bytes + self.remainder_capacity.max(self.remainder.len())
     }
 
-    /// Called while the caller does not read: copies the remainder of a large write, without the
-    /// bytes that were written.
+    /// Copies the remainder of a large write, without the bytes that were written, while the caller
+    /// does not read.
     pub(crate) fn shrink(&mut self) {
         if self.remainder_capacity > USUAL_BATCH_BYTES && self.remainder.len() <= self.remainder_capacity / 2 {
             self.remainder = Bytes::copy_from_slice(&self.remainder);

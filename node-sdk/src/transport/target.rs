@@ -69,7 +69,7 @@ impl Target {
         self.version == Version::V2 && self.advertised.is_some()
     }
 
-    /// The first packet of a connection: who calls, and whom.
+    /// Writes the first packet of a connection: who calls, and whom.
     pub(crate) fn write_hello(&self, out: &mut BytesMut, connector: &Connector) {
         let [from, name] = [&connector.instance, &connector.name].map(|text| Some(Cow::Borrowed(&**text)));
         // A node answers only if it is asked for an instance, and its answer shows that it reads.

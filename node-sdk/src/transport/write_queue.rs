@@ -118,7 +118,7 @@ impl WriteQueue {
         }
     }
 
-    /// The socket has taken this many bytes.
+    /// Records that the socket has taken this many bytes.
     pub(crate) fn record_write(&mut self, bytes: usize) {
         if let Self::Batch(batch) = self {
             batch.written += bytes as u64;
@@ -310,7 +310,7 @@ impl LegacyQueue {
         }
     }
 
-    /// One-way packets count as read after some time.
+    /// Counts one-way packets as read after some time.
     fn assume_read(&mut self, now: Instant) {
         while let Some(UnreadPacket { key: None, bytes, written }) = self.unread.front()
             && *written + LEGACY_READ_TIME <= now

@@ -75,7 +75,7 @@ call_meta! {
     /// `f`: the instance that calls, or for which a gateway calls. It applies to later calls on the
     /// connection too.
     from: Option<Cow<'a, str>> = "f": Cow<'a, str>, Some, Option::as_deref;
-    /// `i`: the call is idempotent.
+    /// Whether the call is idempotent (`i`).
     idempotent: bool = "i": bool, Some, |is: &bool| is.then_some(true);
     /// `at`: the number of this attempt; 0 for the first.
     attempt: u8 = "at": u64, |attempt| u8::try_from(attempt).ok(), non_zero;

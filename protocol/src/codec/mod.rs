@@ -48,9 +48,9 @@ impl FrameDecoder {
         Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes, pieces: None, last_pieces: 0 }
     }
 
-    /// Whether frames are joined that a peer of version 1 has cut by a `¶` in a text which it did
-    /// not escape. Up to [`MAX_PIECES`] pieces, of [`MAX_JOINED_BYTES`]
-    /// together, wait in the buffer for the next.
+    /// Sets whether frames are joined that a peer of version 1 has cut by a `¶` in a text which it
+    /// did not escape. Up to [`MAX_PIECES`] pieces, of [`MAX_JOINED_BYTES`] together, wait in the
+    /// buffer for the next.
     pub fn join_pieces(&mut self, joins: bool) {
         if joins != self.pieces.is_some() {
             self.pieces = joins.then(Pieces::default);

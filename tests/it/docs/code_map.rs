@@ -199,7 +199,8 @@ fn the_code_map_names_all_folders_and_no_others() {
     }
 }
 
-/// A path that a page names, whole or below the `src` of a crate, with or without `.rs`.
+/// Whether there is a file at a path that a page names, whole or below the `src` of a crate, with
+/// or without `.rs`.
 fn exists(path: &str) -> bool {
     let below = CRATES.map(|krate| root().join(krate).join("src").join(path));
     below.into_iter().chain([root().join(path)]).any(|path| path.exists() || path.with_extension("rs").is_file())

@@ -163,7 +163,7 @@ struct Case {
 }
 
 impl Case {
-    /// Its own log blocks it before it registers.
+    /// Whether its own log blocks it before it registers.
     fn is_stuck(&self) -> bool {
         self.program == HELLO && self.variant == Variant::Usual && self.output == Output::AlwaysFull
     }

@@ -129,7 +129,7 @@ impl Namespace {
         self.rule(&["-A", "OUTPUT", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"]);
     }
 
-    /// No rules any more.
+    /// Removes all rules.
     pub fn heal(&self) {
         self.rule(&["-F"]);
     }

@@ -10,7 +10,7 @@ pub(super) struct Arriving {
     pub(super) bytes: Vec<u8>,
     joined: usize,
     left: usize,
-    /// The revision has begun to arrive. All bytes from there on are kept.
+    /// Whether the revision has begun to arrive. All bytes from there on are kept.
     has_revision: bool,
     is_counted: bool,
     /// Where the kept part of the packet ends, if its entries are packed.

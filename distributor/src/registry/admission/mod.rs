@@ -227,8 +227,8 @@ impl Registry {
         Ok(Admission::Listed(registered))
     }
 
-    /// Whether the list has room for this entry beside all others and all that wait to be listed,
-    /// and its address a share that is large enough. What is replaced does not count.
+    /// Checks that the list has room for this entry beside all others and all that wait to be
+    /// listed, and its address a share that is large enough. What is replaced does not count.
     fn check_room(&self, session: SessionId, record: &Record) -> Result<(), RegisterError> {
         let (host, bytes) = (&*record.host, record.entry.len());
         let instance = record.instance.as_deref();

@@ -36,7 +36,7 @@ impl InterestBudget {
         self.shares.total()
     }
 
-    /// Whether there is room for interests of `bytes` bytes, in place of those that the session
+    /// Checks that there is room for interests of `bytes` bytes, in place of those that the session
     /// has.
     pub(in crate::registry) fn check(&self, session: SessionId, host: &str, bytes: usize) -> Result<(), RegisterError> {
         let replaced = self.by_session.get(&session).map_or(0, |interests| interests.bytes);

@@ -269,8 +269,8 @@ impl PeerReader {
         }
     }
 
-    /// The name that a node advertises was looked up. A node that is listed stays at the address
-    /// that was found before when none is found now.
+    /// Registers a node whose advertised name was looked up. A node that is listed stays at the
+    /// address that was found before when none is found now.
     pub(super) fn handle_looked_up(&mut self, guard: &SessionGuard, found: Result<IpAddr, String>) {
         let Some(PendingRegistration { registration, options, .. }) = self.pending.take() else { return };
         let advertised = registration.advertised().cloned();
@@ -322,7 +322,7 @@ impl PeerReader {
         }
     }
 
-    /// A version 1 peer that is not listed hears of changes: an earlier registration of it stands,
+    /// Tells a version 1 peer that is not listed of changes: an earlier registration of it stands,
     /// or it is a gateway whose entry no other peer needs.
     fn follow_only(&mut self, guard: &SessionGuard) {
         self.has_registered = true;

@@ -222,8 +222,8 @@ impl ConnectionTask<'_> {
         Ok(Awaited { listens, writes, window, frame_deadline, write_deadline, register_deadline, greet_at, next })
     }
 
-    /// While memory is short, a peer that holds much of it has less time. Returns when to check
-    /// that again.
+    /// Ends the connection of a peer that reads or sends too slowly while memory is short. Returns
+    /// when to check that again.
     fn recheck_memory(&self, now: Instant) -> Result<Option<Instant>, ConnectionEnd> {
         let shared = self.guard.shared();
         let unread_since = self.guard.session.outbox().unread_since().map(Instant::from_std);

@@ -304,8 +304,8 @@ impl Shared {
         Ok(admission)
     }
 
-    /// A version 1 peer is told of changes from now on, and is not listed. It counts as a
-    /// connection that has registered nothing: it makes room for others.
+    /// Tells a version 1 peer that is not listed of changes from now on. It counts as a connection
+    /// that has registered nothing: it makes room for others.
     pub(super) fn follow_only(&self, session: &Arc<Session>) {
         let mut outbox = session.outbox();
         let mut state = self.lock();

@@ -218,7 +218,7 @@ impl Crowd {
         self.registry.nodes() == NODES && self.nodes.iter().all(|node| node.known == newest)
     }
 
-    /// The task of this link has something to do.
+    /// Wakes the task of this link, which has something to do.
     fn wake(&mut self, id: u64) {
         if let Some(link) = self.links.get_mut(&id)
             && !std::mem::replace(&mut link.is_ready, true)
@@ -234,8 +234,8 @@ impl Crowd {
         }
     }
 
-    /// The next event that is due: a greeting, the head of the queue, the end of the publisher's
-    /// pause, a ping or a verdict. It waits behind the work that is ready.
+    /// Carries out the next event that is due: a greeting, the head of the queue, the end of the
+    /// publisher's pause, a ping or a verdict. It waits behind the work that is ready.
     fn step_timers(&mut self) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
         let greeted = self.links.iter().filter(|(_, link)| !link.is_ready && is_due(link.outbox.greet_at()));
@@ -254,7 +254,7 @@ impl Crowd {
         }
     }
 
-    /// As in `shell/timers`.
+    /// Pings and judges peers, as in `shell/timers`.
     fn tick(&mut self) {
         self.next_tick = Some(self.now + self.registry.liveness.period());
         self.registry.run_due(self.now);
@@ -287,7 +287,7 @@ impl Crowd {
         self.wake_publisher();
     }
 
-    /// One round of a link's task, as in `shell/connection/task`.
+    /// Carries out one round of a link's task, as in `shell/connection/task`.
     fn run_link(&mut self, id: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.is_ready = false;
@@ -405,7 +405,7 @@ impl Crowd {
         }
     }
 
-    /// A slice of the publisher's round, as in `shell/publisher`.
+    /// Carries out a slice of the publisher's round, as in `shell/publisher`.
     fn publish(&mut self) {
         self.publisher.is_ready = false;
         let begin = self.now;

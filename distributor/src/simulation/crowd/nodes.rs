@@ -6,7 +6,7 @@ use protocol::{Ping, Response};
 use super::*;
 
 impl Crowd {
-    /// The events of all nodes in some milliseconds.
+    /// Carries out the events of all nodes in some milliseconds.
     pub(super) fn step_nodes(&mut self, milliseconds: usize) {
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];

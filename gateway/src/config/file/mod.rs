@@ -119,7 +119,7 @@ fn parse(file: &Path, text: &str, arguments: impl FnOnce(&mut Settings) -> Vec<S
     (settings, mistakes)
 }
 
-/// A line for each mistake of a text, as if it were the file `f`.
+/// Checks a text as if it were the file `f`. The error has a line for each mistake.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_text(text: &str) -> Result<(), Vec<String>> {
     let (_, mistakes) = parse(Path::new("f"), text, |_| Vec::new());

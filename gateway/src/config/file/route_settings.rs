@@ -225,7 +225,7 @@ impl RouteTable<'_, '_> {
         }
     }
 
-    /// The requests that are allowed or denied are below a prefix of the route.
+    /// Checks that the requests that are allowed or denied are below a prefix of the route.
     fn check_access(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
         let prefixes: Vec<String> = keys.prefix.iter().filter_map(|prefix| normal_prefix(prefix)).collect();
         let is_below = |path: &str| {

@@ -235,8 +235,8 @@ impl Exchange for Http1Connection<'_> {
 }
 
 impl Http1Connection<'_> {
-    /// Both sides have agreed. Bytes that were already read from either are passed on, and then all
-    /// further ones.
+    /// Starts a tunnel on which both sides have agreed: passes on the bytes that were already read
+    /// from either, and then all further ones.
     async fn start_tunnel(
         &mut self,
         mut server: QueuedSocket,

@@ -61,8 +61,8 @@ impl Http1Input {
         self.heads.next(&mut self.buffer)
     }
 
-    /// A chunked body without chunks that has already arrived counts as no body, so that the
-    /// request may be tried again.
+    /// Skips a chunked body without chunks that has already arrived. The request then has no body,
+    /// and may be tried again.
     pub(super) fn skip_empty_body(&mut self, head: &mut RequestHead) {
         const EMPTY: &[u8] = b"0\r\n\r\n";
         if head.framing == Framing::Chunked && self.buffer.starts_with(EMPTY) {

@@ -304,7 +304,7 @@ impl Http1Connection<'_> {
         self.keep_alive
     }
 
-    /// After a response: skips the rest of the request, or ends the connection.
+    /// Skips the rest of the request after a response, or ends the connection.
     async fn finish(&mut self) -> Result<(), Ended> {
         self.input.read_ahead.clear();
         let mut discarded = 0;

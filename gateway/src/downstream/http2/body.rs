@@ -114,7 +114,8 @@ impl Http2Sender {
     }
 }
 
-/// Both directions of a stream use it, in one task, so it is never contended.
+/// Locks what both directions of a stream use. They do so in one task, so the lock is never
+/// contended.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

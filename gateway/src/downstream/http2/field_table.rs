@@ -211,8 +211,8 @@ impl FieldTable {
         }
     }
 
-    /// The present block puts an entry of at least this size into the table. A block is there as
-    /// long as one of its entries may be: entries go in the order in which they came.
+    /// Inserts an entry of at least this size, which the present block puts into the table. A block
+    /// is there as long as one of its entries may be: entries go in the order in which they came.
     fn insert(&mut self, size: usize) {
         match self.blocks.back_mut() {
             Some((_, entries)) if self.is_last_present => *entries += size,

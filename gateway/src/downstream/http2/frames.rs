@@ -76,7 +76,7 @@ impl Frames {
     }
 }
 
-/// The first bit is reserved.
+/// The stream of a frame: the first bit is reserved.
 pub(super) fn stream_id(bytes: [u8; 4]) -> u32 {
     u32::from_be_bytes(bytes) & (u32::MAX >> 1)
 }

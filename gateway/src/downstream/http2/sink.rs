@@ -90,12 +90,12 @@ impl Sink for Http2Sink<'_> {
         self.end = Some(fields);
     }
 
-    /// A stream that is gone has been reset.
+    /// Writes nothing: a stream that is gone has been reset.
     fn write_test_byte(&mut self) {}
 
     fn release_buffers(&mut self) {}
 
-    /// [`flush`](Self::flush) has already waited for the client's window.
+    /// Does not wait: [`flush`](Self::flush) has already waited for the client's window.
     async fn writable(&mut self) -> Result<(), Ended> {
         Ok(())
     }

@@ -30,7 +30,8 @@ impl MovingDeadline {
         self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
     }
 
-    /// The task that moves the deadline must poll this, so that the new deadline is noticed.
+    /// Completes when the deadline is over. The task that moves it must poll this, so that the new
+    /// one is noticed.
     pub(super) fn poll_expired(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
         timer.set(self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed)));
         timer.poll_expired(task)

@@ -104,7 +104,7 @@ pub(crate) enum ClientGone {
 
 /// The destination of a response.
 pub(crate) trait Sink: Send {
-    /// A head before that of the response itself, such as 103.
+    /// Sends a head before that of the response itself, such as 103.
     fn interim(&mut self, response: &ResponseHead);
 
     /// Sends the head. If it is `early`, the server has not been sent the whole request, and may
@@ -123,8 +123,8 @@ pub(crate) trait Sink: Send {
     /// Waits until everything that was sent is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Called when everything is on its way and nothing follows for a while: thousands of requests
-    /// may wait, and none of them holds a buffer.
+    /// Releases buffers when everything is on its way and nothing follows for a while: thousands of
+    /// requests may wait, and none of them holds a buffer.
     fn release_buffers(&mut self);
 
     /// Waits until the client would read more, when everything is on its way.

@@ -146,8 +146,8 @@ impl Holders {
         self.evicting
     }
 
-    /// Evicts `wanted` holders, or as many as are slow. `usual`: while at most this many wait for
-    /// their clients, only slow ones are evicted. Returns how many are evicted.
+    /// Evicts `wanted` holders, or as many as are slow. While at most `usual` wait for their
+    /// clients, only slow ones are evicted. Returns how many are evicted.
     pub(crate) fn evict_slow(&mut self, kind: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
         let mut each: HashMap<IpAddr, usize> = HashMap::default();
         for watched in self.watched.iter().filter(|watched| !watched.is_evicted()) {

@@ -219,7 +219,7 @@ impl ServerPermits {
         }
     }
 
-    /// If a request waits, evicts slow clients. Returns how many.
+    /// Evicts slow clients if a request waits. Returns how many.
     fn evict_for_waiters(&self, now: Instant) -> usize {
         let mut state = self.lock();
         if state.queue.waiting() == 0 {
@@ -229,7 +229,7 @@ impl ServerPermits {
         self.evict_slow(&mut state, now)
     }
 
-    /// A request had to wait recently, so a few permits are kept free for others.
+    /// Keeps a few permits free for others, if a request had to wait recently.
     fn keep_some_free(&self, state: &mut PermitState, now: Instant) {
         if state.crowded_until.is_some_and(|until| now >= until) {
             state.crowded_until = None;

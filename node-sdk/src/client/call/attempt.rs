@@ -125,7 +125,7 @@ impl RawCall<'_> {
         provider.inspect(|provider| self.mesh.connect(&provider.connection))
     }
 
-    /// No node is known that offers the url. Waits for the first list if that is to come.
+    /// Handles a url that no known node offers: waits for the first list if that has not come.
     fn unknown_route(&mut self, deadline: Instant) -> Result<(), CallError> {
         if let Some(error) = self.not_asked_error() {
             return Err(error);

@@ -246,8 +246,8 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// A packet took too long to arrive. If a raw `¶` has cut it, its pieces are given up, because
-    /// the rest does not come.
+    /// Handles a packet that took too long to arrive. If a raw `¶` has cut it, its pieces are given
+    /// up, because the rest does not come.
     ///
     /// # Errors
     /// Why the connection must be cut.
@@ -371,13 +371,13 @@ impl CallerConnection<'_> {
         self.running.push(call);
     }
 
-    /// A part of a stream from the caller. A part for a call that is over is ignored.
+    /// Handles a part of a stream from the caller. A part for a call that is over is ignored.
     fn handle_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
         let Some(call_stream) = self.handles.call_stream(key) else { return Ok(()) };
         call_stream.push_part(part, frame.clone()).map_err(|_abuse| "stream parts that break flow control")
     }
 
-    /// A control packet. An unknown one is ignored.
+    /// Handles a control packet. An unknown one is ignored.
     fn handle_control(&mut self, request: &Request<'_>, frame: &[u8]) {
         match &*request.uri {
             HELLO_URI => self.handle_hello(frame),

@@ -148,7 +148,7 @@ impl Connection {
         Ok(received)
     }
 
-    /// A frame that no call waits for (late, doubled, invented) is only counted.
+    /// Counts a frame that no call waits for (late, doubled, invented).
     fn handle_unclaimed(
         &self,
         state: &mut ConnectionState,

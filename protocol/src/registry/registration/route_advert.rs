@@ -7,7 +7,8 @@ use crate::json::{is_object, read_member, to_json};
 /// The statements of a node about one of its routes. A route that is not stated has the defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteAdvert {
-    /// Gateways answer clients with it. Otherwise it is internal: only nodes can call it.
+    /// Whether gateways answer clients with the route. Otherwise it is internal: only nodes can
+    /// call it.
     pub public: bool,
 }
 
