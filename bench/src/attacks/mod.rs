@@ -91,11 +91,11 @@ impl AttackSample {
             rounds.push(clients.run_under_attack(RATE, ROUND).await);
         }
         let staying = |number: usize| {
-            let of = |round: &Vec<TimedResponse>| {
+            let group_of = |round: &Vec<TimedResponse>| {
                 let theirs = round.iter().filter(|answer| answer.client % 2 == number);
                 ClientGroup::of(theirs.map(|answer| answer.is_right.then_some(answer.took)).collect())
             };
-            let groups: Vec<ClientGroup> = rounds.iter().map(of).collect();
+            let groups: Vec<ClientGroup> = rounds.iter().map(group_of).collect();
             // The median of the rounds: one p99 over all rounds would show the machine's stalls.
             let times: Vec<f64> = groups.iter().filter_map(|group| group.p99).collect();
             ClientGroup {

@@ -271,9 +271,9 @@ async fn distributor(attack: &PeerAttack) {
     let before = daemon.rss_bytes();
     let running = attack.means.begin(daemon.address);
     sleep(attack.means.comes_within()).await;
-    let mut most = daemon.rss_bytes();
+    let mut peak = daemon.rss_bytes();
     let (begin, used) = (Instant::now(), daemon.cpu());
-    let mut report = witnesses.watch(WATCH_TIME, || most = most.max(daemon.rss_bytes())).await;
+    let mut report = witnesses.watch(WATCH_TIME, || peak = peak.max(daemon.rss_bytes())).await;
     let busy = (daemon.cpu() - used).as_secs_f64() / begin.elapsed().as_secs_f64();
     drop(running);
     let told = if report.told.is_empty() {
@@ -293,7 +293,7 @@ async fn distributor(attack: &PeerAttack) {
             report.lost,
             100.0 * busy,
             before as f64 / 1e6,
-            most as f64 / 1e6
+            peak as f64 / 1e6
         ),
     );
 }
@@ -347,15 +347,15 @@ async fn node(attack: &PeerAttack) {
     let doubts = Suspicions::about(distributor.address, "echo");
     let running = attack.means.begin(server.address);
     sleep(attack.means.comes_within()).await;
-    let mut most = server.rss_bytes();
+    let mut peak = server.rss_bytes();
     let during = async {
         for _ in 0..WATCH_TIME.as_millis() / 50 {
             sleep(Duration::from_millis(50)).await;
-            most = most.max(server.rss_bytes());
+            peak = peak.max(server.rss_bytes());
         }
     };
     let figures = calls::beside_attackers(caller.peers(), during).await;
     drop(running);
     caller.stop().await;
-    row(attack.name, &format!("{figures}; {} suspected; memory at most {:.0} MB", doubts.count(), most as f64 / 1e6));
+    row(attack.name, &format!("{figures}; {} suspected; memory at most {:.0} MB", doubts.count(), peak as f64 / 1e6));
 }

@@ -334,8 +334,8 @@ pub(crate) async fn gateway(attack: Option<&str>) {
         ("heads of 60 kB that do not end", LoadKind::new(format!("GET / HTTP/1.1\r\nHost: g\r\n{fields}"), "")),
     ];
     let all = kinds.iter().map(|(_, kind)| kind.clone()).collect();
-    let each = kinds.into_iter().map(|(name, kind)| (name, vec![kind]));
-    for (name, kinds) in each.chain([("all of these", all)]) {
+    let single = kinds.into_iter().map(|(name, kind)| (name, vec![kind]));
+    for (name, kinds) in single.chain([("all of these", all)]) {
         if attack.is_none_or(|attack| name.starts_with(attack)) {
             measure_gateway(name, kinds).await;
         }

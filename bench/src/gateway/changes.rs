@@ -177,15 +177,15 @@ async fn look_up(nodes: u64) {
     let scattered = |at: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     let path = |at: u64| format!("/n{}/r{}", scattered(at) % nodes, at % ROUTES as u64);
     let paths: Vec<String> = (0..LOOK_UPS as u64 / 10).map(path).collect();
-    let each = |found: &dyn Fn(&str) -> bool| {
+    let nanos_of = |found: &dyn Fn(&str) -> bool| {
         let begin = Instant::now();
         assert_eq!(paths.iter().cycle().take(LOOK_UPS).filter(|path| found(path)).count(), LOOK_UPS);
         begin.elapsed().as_secs_f64() * 1e9 / LOOK_UPS as f64
     };
-    let ours = each(&|path| peers.offers("GET", path));
+    let ours = nanos_of(&|path| peers.offers("GET", path));
     let all = (0..nodes).flat_map(|node| (0..ROUTES).map(move |route| (format!("/n{node}/r{route}"), [node; 2])));
     let map: HashMap<String, [u64; 2]> = all.collect();
-    let floor = each(&|path| map.get(path).is_some_and(|value| value[0] == value[1]));
+    let floor = nanos_of(&|path| map.get(path).is_some_and(|value| value[0] == value[1]));
     row(
         &format!("look-up among {} routes", nodes * ROUTES as u64),
         &format!("{ours:.0} ns each, in random order; a bare hash map {floor:.0} ns"),

@@ -184,8 +184,9 @@ async fn idle(fronts: &[EdgeServer], trust: &TrustAnything) {
             secure.push(stream);
         }
         let after = front.process.rss_bytes();
-        let each = |bytes: u64| bytes as f64 / IDLE as f64 / 1000.0;
-        let (plain_each, secure_each) = (each(middle.saturating_sub(before)), each(after.saturating_sub(middle)));
+        let kilobytes_each = |bytes: u64| bytes as f64 / IDLE as f64 / 1000.0;
+        let (plain_each, secure_each) =
+            (kilobytes_each(middle.saturating_sub(before)), kilobytes_each(after.saturating_sub(middle)));
         row(front.name, &format!("{plain_each:.1} kB in clear, {secure_each:.1} kB with TLS"));
         drop((plain, secure));
     }

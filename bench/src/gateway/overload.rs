@@ -42,9 +42,9 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
         let pace = OpenLoop::connect(gateway.address, "GET /slow HTTP/1.1\r\nHost: mesh\r\n\r\n", CLIENTS).await;
         OverloadSample::of(&pace.run(rate, time).await)
     };
-    // Measures the capacity: sends a little more than it can be.
-    let most = SERVER_CONCURRENCY as f64 / 0.005;
-    let peak = load(most, ROUND_TIME).await;
+    // Measures the capacity: sends a little more than the server can answer.
+    let ideal = SERVER_CONCURRENCY as f64 / 0.005;
+    let peak = load(ideal, ROUND_TIME).await;
     let capacity = peak.answered as f64 / ROUND_TIME.as_secs_f64();
     row("at its capacity", &format!("{capacity:.0}/s, p99 {:.0} ms", peak.p99.as_secs_f64() * 1e3));
     for times in [2.0, 5.0, 10.0] {
@@ -82,10 +82,10 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
     let peak = answers.iter().filter(|answer| answer.is_right).count() as f64 / STARVED_TIME.as_secs_f64();
     let text = |answers: &[TimedResponse], cpu: Duration| {
         let waited = |is_right: bool| {
-            let of = answers.iter().filter(|answer| answer.is_right == is_right);
-            let mut of: Vec<_> = of.map(|answer| answer.waited).collect();
-            let (p50, p99) = if of.is_empty() { Default::default() } else { percentiles(&mut of) };
-            (of.len() as f64 / STARVED_TIME.as_secs_f64(), p50.as_secs_f64(), p99.as_secs_f64())
+            let answers = answers.iter().filter(|answer| answer.is_right == is_right);
+            let mut waited: Vec<_> = answers.map(|answer| answer.waited).collect();
+            let (p50, p99) = if waited.is_empty() { Default::default() } else { percentiles(&mut waited) };
+            (waited.len() as f64 / STARVED_TIME.as_secs_f64(), p50.as_secs_f64(), p99.as_secs_f64())
         };
         let ((right, p50, p99), (declined, half, _)) = (waited(true), waited(false));
         let share = 100.0 * right / peak;

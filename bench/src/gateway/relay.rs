@@ -48,15 +48,15 @@ pub(crate) fn serve(back_end: SocketAddr) {
                 }
                 continue;
             }
-            let of = usize::try_from(event.data.u64()).unwrap();
-            let pair = sides.get_disjoint_mut([of, of ^ 1]).unwrap();
+            let side = usize::try_from(event.data.u64()).unwrap();
+            let pair = sides.get_disjoint_mut([side, side ^ 1]).unwrap();
             let [Some(this), Some(other)] = pair else { continue };
             // This side may have bytes to read, and may accept bytes that the other side has sent.
             let is_open =
                 pass_on(this, other, &mut buffer) && (this.rest.is_empty() || pass_on(other, this, &mut buffer));
             if !is_open {
-                sides[of] = None;
-                sides[of ^ 1] = None;
+                sides[side] = None;
+                sides[side ^ 1] = None;
             }
         }
     }

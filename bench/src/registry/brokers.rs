@@ -137,11 +137,11 @@ async fn measure(other: &Broker, daemon: &Daemon, nodes: usize, rounds: usize) {
         let _ = publisher.try_read_buf(&mut scrap);
         sleep(Duration::from_millis(100)).await;
     }
-    let each = (daemon.cpu() - before).as_secs_f64() * 1e6 / (rounds * nodes) as f64;
+    let cpu_each = (daemon.cpu() - before).as_secs_f64() * 1e6 / (rounds * nodes) as f64;
     let (p50, p99) = percentiles(&mut times);
     row(
         other.name,
-        &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each   {memory:.1} kB each", ms(p50), ms(p99)),
+        &format!("p50 {:7.1} ms   p99 {:7.1} ms   {cpu_each:5.2} µs CPU each   {memory:.1} kB each", ms(p50), ms(p99)),
     );
     subscribers.iter().for_each(tokio::task::JoinHandle::abort);
 }

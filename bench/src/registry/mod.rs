@@ -55,22 +55,22 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
         sleep(gap).await;
     }
     swarm.check().await;
-    let each = (daemon.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
+    let cpu_each = (daemon.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
     for (what, times) in [("a join", &mut joins), ("a leave, or kill -9", &mut leaves)] {
         let (p50, p99) = percentiles(times);
         row(
             &format!("distributor: {what}"),
-            &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each", ms(p50), ms(p99)),
+            &format!("p50 {:7.1} ms   p99 {:7.1} ms   {cpu_each:5.2} µs CPU each", ms(p50), ms(p99)),
         );
     }
     drop((daemon, swarm));
     let bare = Daemon::server(&["fan-out-floor"]).await;
     let before = bare.cpu();
     let (p50, p99) = percentiles(&mut baseline::fan_out(bare.address, nodes, 2 * rounds, gap).await);
-    let each = (bare.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
+    let cpu_each = (bare.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
     row(
         "floor: a server that sends the same bytes",
-        &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each", ms(p50), ms(p99)),
+        &format!("p50 {:7.1} ms   p99 {:7.1} ms   {cpu_each:5.2} µs CPU each", ms(p50), ms(p99)),
     );
     if !alone {
         brokers::fan_out(nodes, rounds).await;
@@ -179,7 +179,7 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
         let sleepers = &swarm.nodes()[nodes - frozen..];
         sleepers.iter().for_each(|node| node.frozen.set(true));
         let (rss, begin) = (daemon.rss_bytes(), Instant::now());
-        let mut most = rss;
+        let mut peak = rss;
         let mut joined = std::collections::VecDeque::new();
         let mut changes = 0;
         while begin.elapsed() < Duration::from_secs(seconds) {
@@ -193,7 +193,7 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
                 }
                 changes += 1;
             }
-            most = most.max(daemon.rss_bytes());
+            peak = peak.max(daemon.rss_bytes());
             sleep(Duration::from_millis(1)).await;
         }
         let mut latencies: Vec<_> =
@@ -202,11 +202,11 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
         let ratio = before.replace(p99).map_or_else(String::new, |before| {
             format!(" ({:.2} × that without them)", p99.as_secs_f64() / before.as_secs_f64())
         });
-        let (grown, most) = (mb(most.saturating_sub(rss)), mb(most));
+        let (grown, peak) = (mb(peak.saturating_sub(rss)), mb(peak));
         row(
             &format!("{frozen} nodes do not read"),
             &format!(
-                "time until others are told: p50 {:.1} ms, p99 {:.1} ms{ratio}   memory at most {most:.0} MB, {grown:.1} MB more than before",
+                "time until others are told: p50 {:.1} ms, p99 {:.1} ms{ratio}   memory at most {peak:.0} MB, {grown:.1} MB more than before",
                 ms(p50),
                 ms(p99)
             ),

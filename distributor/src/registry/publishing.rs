@@ -9,7 +9,7 @@ use crate::entries::SessionId;
 use crate::entries::interests::view::View;
 use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
-use crate::updates::lists::{NextUpdate, PeerState, PublishedState};
+use crate::updates::lists::{ListRequest, NextUpdate, PeerState, PublishedState};
 
 /// The states that are being published.
 #[derive(Debug, Default)]
@@ -67,7 +67,13 @@ impl Registry {
     pub(crate) fn list_for(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> NextUpdate {
         let header = self.header();
         self.count_unconfirmed(|registry| {
-            registry.lists.list_for(now, &registry.entries, &registry.config, header, (version, key), view)
+            registry.lists.list_for(
+                now,
+                &registry.entries,
+                &registry.config,
+                header,
+                ListRequest { version, key, view },
+            )
         })
     }
 

@@ -325,8 +325,8 @@ impl SimPipe {
         if self.is_stalled || self.bytes.is_empty() {
             return BytesMut::new();
         }
-        let most = self.bytes.len();
-        let bytes = if rng.bool() { most } else { rng.usize(1..=most) };
+        let max = self.bytes.len();
+        let bytes = if rng.bool() { max } else { rng.usize(1..=max) };
         self.bytes.split_to(bytes)
     }
 

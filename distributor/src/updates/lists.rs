@@ -50,6 +50,15 @@ pub(crate) struct PublishedState {
     pub(crate) is_whole: bool,
 }
 
+/// The request of a peer for the newest list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListRequest<'a> {
+    pub(crate) version: Version,
+    /// The peer's key, under which it is answered.
+    pub(crate) key: &'a Key,
+    pub(crate) view: &'a View,
+}
+
 /// A peer that has missed at most this many changes gets them merged into a packet of its own, of
 /// at most this many bytes. Other peers get the shared deltas or the list, which cost the same
 /// memory however many peers are behind.
@@ -264,9 +273,9 @@ impl ListCache {
         entries: &EntryTable,
         config: &Config,
         header: UpdateHeader,
-        (version, key): (Version, &Key),
-        view: &View,
+        request: ListRequest<'_>,
     ) -> NextUpdate {
+        let ListRequest { version, key, view } = request;
         let view = View { interests: view.interests.clone(), confirmed_only: !entries.is_whole() };
         let list = match version {
             Version::V1 => Ok(self.legacy(entries, config).0),
@@ -350,18 +359,18 @@ impl ListCache {
 
 /// Whether so little has changed since a list of this state that a delta from there to `header` is
 /// short.
-pub(super) fn is_recent(entries: &EntryTable, of: &UpdateHeader, header: &UpdateHeader) -> bool {
+pub(super) fn is_recent(entries: &EntryTable, from: &UpdateHeader, header: &UpdateHeader) -> bool {
     const ENTRIES_PER_CHANGE: u64 = 8;
-    let behind = header.revision.rev.saturating_sub(of.revision.rev);
-    leads_to(entries, of, header) && behind * ENTRIES_PER_CHANGE <= entries.len() as u64
+    let behind = header.revision.rev.saturating_sub(from.revision.rev);
+    leads_to(entries, from, header) && behind * ENTRIES_PER_CHANGE <= entries.len() as u64
 }
 
 /// Whether there is a delta from a list of this state to that of `header`.
-pub(super) fn leads_to(entries: &EntryTable, of: &UpdateHeader, header: &UpdateHeader) -> bool {
-    of.revision.epoch == header.revision.epoch
-        && entries.base(of.revision.into()).is_some()
-        && of.revision <= header.revision
-        && (of.warming || !header.warming)
+pub(super) fn leads_to(entries: &EntryTable, from: &UpdateHeader, header: &UpdateHeader) -> bool {
+    from.revision.epoch == header.revision.epoch
+        && entries.base(from.revision.into()).is_some()
+        && from.revision <= header.revision
+        && (from.warming || !header.warming)
 }
 
 #[cfg(test)]
@@ -423,7 +432,13 @@ mod tests {
             for version in [Version::V1, Version::V2] {
                 let key: Key = serde_json::from_str(key).unwrap();
                 let (config, view) = (Config::default(), View::default());
-                let answer = lists.list_for(now(), &entries, &config, header(&entries), (version, &key), &view);
+                let answer = lists.list_for(
+                    now(),
+                    &entries,
+                    &config,
+                    header(&entries),
+                    ListRequest { version, key: &key, view: &view },
+                );
                 let NextUpdate::Packet(answer, _) = answer else { panic!("{answer:?}") };
                 let answer = answer.bytes();
                 let packet = Packet::parse(&answer[..answer.len() - 2]).unwrap();
@@ -441,8 +456,8 @@ mod tests {
         let mut kept = Vec::new();
         for second in 1..=10 {
             let (now, key) = (start + Duration::from_secs(second), Key::Number(second));
-            let (of, view) = (header(&entries), View::default());
-            match lists.list_for(now, &entries, &Config::default(), of, (Version::V2, &key), &view) {
+            let request = ListRequest { version: Version::V2, key: &key, view: &View::default() };
+            match lists.list_for(now, &entries, &Config::default(), header(&entries), request) {
                 NextUpdate::Packet(packet, _) => kept.push(packet),
                 NextUpdate::Later(wait) => assert!(wait.until() > now),
                 NextUpdate::Nothing(_) => panic!("the peer has asked for the list"),
@@ -452,10 +467,9 @@ mod tests {
         assert!((1..=3).contains(&kept.len()), "{} are kept", kept.len());
         assert!(!memory.has_room(entries.list_bytes()), "all other lists wait for memory");
         kept.clear();
-        let of = header(&entries);
-        let asked = (Version::V2, &Key::Number(11));
+        let request = ListRequest { version: Version::V2, key: &Key::Number(11), view: &View::default() };
         let now = start + Duration::from_secs(11);
-        let answer = lists.list_for(now, &entries, &Config::default(), of, asked, &View::default());
+        let answer = lists.list_for(now, &entries, &Config::default(), header(&entries), request);
         assert!(matches!(answer, NextUpdate::Packet(..)), "{answer:?}");
     }
 

@@ -399,8 +399,8 @@ mod tests {
         for _ in 0..90 {
             scene.come(1).await;
         }
-        let may = |client: u8, free| scene.tracker.has_share_left([10, 0, 0, client].into(), free);
-        assert!(!may(1, 10) && may(2, 10) && may(1, 11) && may(2, 0));
+        let has_share = |client: u8, free| scene.tracker.has_share_left([10, 0, 0, client].into(), free);
+        assert!(!has_share(1, 10) && has_share(2, 10) && has_share(1, 11) && has_share(2, 0));
     }
 
     #[tokio::test(start_paused = true)]

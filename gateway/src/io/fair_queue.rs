@@ -227,7 +227,9 @@ mod tests {
     fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
         let mut queue = FairQueue::<()>::new(limit, percent, 0);
         (0..clients)
-            .map(|number| std::iter::repeat_with(|| queue.try_acquire(client(number))).take_while(|may| *may).count())
+            .map(|number| {
+                std::iter::repeat_with(|| queue.try_acquire(client(number))).take_while(|is_taken| *is_taken).count()
+            })
             .collect()
     }
 

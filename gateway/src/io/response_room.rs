@@ -117,9 +117,9 @@ mod tests {
 
         /// Calls, each on a connection of its own, until one is refused: how many were made, and
         /// how many responses are held.
-        fn call(&mut self, number: u8, path: &str, bytes: usize, most: usize) -> (usize, usize) {
+        fn call(&mut self, number: u8, path: &str, bytes: usize, max: usize) -> (usize, usize) {
             let (mut made, mut held) = (0, 0);
-            for _ in 0..most {
+            for _ in 0..max {
                 let connection = ConnectionBudget::new(&self.budget);
                 let Ok(room) = ResponseRoom::new(&connection, client(number), "GET", path) else { continue };
                 made += 1;

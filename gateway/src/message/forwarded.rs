@@ -85,10 +85,10 @@ impl ForwardedInfo {
             values[last.min(values.len() - 1)].to_owned()
         };
         let proto = of_client(&protos);
-        let is = |names: [&str; 2]| names.iter().any(|name| proto.eq_ignore_ascii_case(name));
+        let is_one_of = |names: [&str; 2]| names.iter().any(|name| proto.eq_ignore_ascii_case(name));
         let scheme = match () {
-            () if is(["https", "wss"]) => Scheme::Https,
-            () if is(["http", "ws"]) => Scheme::Http,
+            () if is_one_of(["https", "wss"]) => Scheme::Https,
+            () if is_one_of(["http", "ws"]) => Scheme::Http,
             () => self.scheme,
         };
         let host = of_client(&hosts);

@@ -90,7 +90,7 @@ impl Proxy<'_> {
             head,
             bytes: self.write_head(context, endpoint, stripped, awaits_continue, sent_at),
             now: sent_at,
-            timeout: route.try_timeout.filter(|_| is_first).map_or(left, |most| most.min(left)),
+            timeout: route.try_timeout.filter(|_| is_first).map_or(left, |max| max.min(left)),
             idle_timeout: snapshot.config.response_idle_timeout,
             edits: ResponseEdits { set_cookie, location: location_rewrite(context, endpoint, stripped) },
             awaits_continue,

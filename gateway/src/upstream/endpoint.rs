@@ -251,7 +251,8 @@ impl Endpoint {
 
     fn return_to_pool(
         &self,
-        (stream, file_changes): (QueuedSocket, u64),
+        stream: QueuedSocket,
+        file_changes: u64,
         limits: IdleLimits,
         response_began: Instant,
         now: Instant,
@@ -361,7 +362,7 @@ impl ServerConnection {
     /// may count as its end.
     pub(crate) fn return_to_pool(mut self, limits: IdleLimits, response_began: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.endpoint.return_to_pool((stream, self.file_changes), limits, response_began, now);
+            self.endpoint.return_to_pool(stream, self.file_changes, limits, response_began, now);
         }
     }
 }

@@ -332,8 +332,8 @@ impl TableState {
                 by_node.entry(node).or_default().push((since, prefix.clone()));
             }
         }
-        let kept = |most: usize| by_node.values().map(|list| list.len().min(most)).sum::<usize>();
-        let share = (0..=MAX_REMEMBERED).collect::<Vec<_>>().partition_point(|most| kept(*most) <= MAX_REMEMBERED) - 1;
+        let kept = |max: usize| by_node.values().map(|list| list.len().min(max)).sum::<usize>();
+        let share = (0..=MAX_REMEMBERED).collect::<Vec<_>>().partition_point(|max| kept(*max) <= MAX_REMEMBERED) - 1;
         for mut list in by_node.into_values().filter(|list| list.len() > share) {
             list.sort_unstable();
             for (_, prefix) in &list[..list.len() - share] {

@@ -124,10 +124,10 @@ mod tests {
         check("unix:/run/app.sock:", Err(UnixPathError::Extra));
         check("unix:/run/app\n.sock", Err(UnixPathError::Control));
         check("unix:/run/app\0.sock", Err(UnixPathError::Control));
-        let of = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
-        check(&format!("unix:{}", of(MAX_UNIX_PATH_BYTES)), Ok(&of(MAX_UNIX_PATH_BYTES)));
+        let path_of = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        check(&format!("unix:{}", path_of(MAX_UNIX_PATH_BYTES)), Ok(&path_of(MAX_UNIX_PATH_BYTES)));
         let bytes = MAX_UNIX_PATH_BYTES + 1;
-        check(&format!("unix:{}", of(bytes)), Err(UnixPathError::TooLong { bytes }));
+        check(&format!("unix:{}", path_of(bytes)), Err(UnixPathError::TooLong { bytes }));
         check(&format!("unix:/{}", "가".repeat(40)), Err(UnixPathError::TooLong { bytes: 121 }));
     }
 

@@ -39,10 +39,10 @@ mod tests {
     #[test]
     fn systemd_is_notified_wherever_it_listens() {
         let folder = std::env::temp_dir().join(format!("notify-{:x}", crate::unique_id()));
-        let there = UnixDatagram::bind(&folder).unwrap();
+        let receiver = UnixDatagram::bind(&folder).unwrap();
         send_state(folder.as_os_str(), "READY=1").unwrap();
         let mut buffer = [0; 64];
-        let read = there.recv(&mut buffer).unwrap();
+        let read = receiver.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..read], b"READY=1");
         std::fs::remove_file(&folder).unwrap();
         assert!(send_state(folder.as_os_str(), "READY=1").is_err(), "no socket receives it");

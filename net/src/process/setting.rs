@@ -130,7 +130,7 @@ pub fn settings_table<'a>(
 pub fn apply_arguments<S: Settings>(settings: &mut S, matches: &ArgMatches, prefix: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for setting in S::SETTINGS.iter().filter(|setting| setting.place != SettingPlace::File) {
-        let by = match matches.value_source(setting.name) {
+        let source = match matches.value_source(setting.name) {
             Some(ValueSource::CommandLine) => format!("{} ", setting.flag()),
             Some(ValueSource::EnvVariable) => format!("{}=", setting.variable(prefix)),
             _ => continue,
@@ -138,7 +138,7 @@ pub fn apply_arguments<S: Settings>(settings: &mut S, matches: &ArgMatches, pref
         let values: Vec<&OsString> = matches.get_many(setting.name).unwrap_or_default().collect();
         let text = values.iter().map(|value| value.as_os_str()).collect::<Vec<_>>().join(OsStr::new(","));
         if let Err(error) = settings.set(setting.name, GivenValue::Text(&text)) {
-            wrong.push(format!("{by}{}: {}", text.display(), error.message));
+            wrong.push(format!("{source}{}: {}", text.display(), error.message));
         }
     }
     wrong
@@ -182,11 +182,11 @@ pub fn unknown_variables(
 fn is_service_link(rest: &str) -> bool {
     let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
     let words: Vec<&str> = rest.split('_').collect();
-    let has =
+    let has_pair =
         |first: &str, second: &dyn Fn(&str) -> bool| words.windows(2).any(|pair| pair[0] == first && second(pair[1]));
     words.last() == Some(&"PORT")
-        || has("SERVICE", &|word| word == "HOST" || word == "PORT")
-        || has("PORT", &is_number)
+        || has_pair("SERVICE", &|word| word == "HOST" || word == "PORT")
+        || has_pair("PORT", &is_number)
         || words.first() == Some(&"ENV")
         || rest == "NAME"
 }

@@ -151,10 +151,10 @@ mod tests {
     #[tokio::test]
     async fn a11_every_address_is_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let there = listener.local_addr().unwrap();
-        let refused = |last| SocketAddr::from(([127, 0, 0, last], there.port()));
-        for addresses in [vec![there], vec![refused(2), there], vec![refused(2), refused(3), there]] {
-            assert_eq!(connect_any(&addresses).await.unwrap().peer_addr().unwrap(), there);
+        let listening = listener.local_addr().unwrap();
+        let refused = |last| SocketAddr::from(([127, 0, 0, last], listening.port()));
+        for addresses in [vec![listening], vec![refused(2), listening], vec![refused(2), refused(3), listening]] {
+            assert_eq!(connect_any(&addresses).await.unwrap().peer_addr().unwrap(), listening);
         }
         let error = connect_any(&[refused(2), refused(3)]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
@@ -173,8 +173,8 @@ mod tests {
         while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(silent)).await {
             held.push(stream);
         }
-        let there = listener.local_addr().unwrap();
-        let connected = tokio::time::timeout(Duration::from_secs(30), connect_any(&[silent, there])).await;
-        assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), there);
+        let listening = listener.local_addr().unwrap();
+        let connected = tokio::time::timeout(Duration::from_secs(30), connect_any(&[silent, listening])).await;
+        assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), listening);
     }
 }

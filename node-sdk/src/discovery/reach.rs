@@ -15,11 +15,11 @@ pub(super) fn unreachable(listen: IpAddr, told: IpAddr, port: u16) -> Option<Str
     if is_everywhere || listen == told {
         return None;
     }
-    let who = if listen.is_loopback() && !told.is_loopback() { "no other machine" } else { "no other node" };
+    let callers = if listen.is_loopback() && !told.is_loopback() { "no other machine" } else { "no other node" };
     let everywhere = if told.is_ipv4() { "0.0.0.0" } else { "[::]" };
     let (listens, told_at) = (SocketAddr::new(listen, port), SocketAddr::new(told, port));
     Some(format!(
-        "{who} can call this node: it listens on {listens}, and others are told {told_at}; have it listen on {told} or on \
+        "{callers} can call this node: it listens on {listens}, and others are told {told_at}; have it listen on {told} or on \
          {everywhere}, or advertise the address at which it can be called (.advertise(…), NODE_ADVERTISE)"
     ))
 }

@@ -84,13 +84,13 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         malformed.record(node(2), "n", "more");
-        let of = |port| malformed.of(node(port)).map(|known| (known.count, known.ago.as_secs(), known.why));
-        assert_eq!(of(1), Some((1, 1, "\\u{1b}noise".to_owned())));
-        assert_eq!(of(2), Some((2, 0, "more".to_owned())));
-        assert_eq!((of(3), malformed.total()), (None, 3));
+        let known = |port| malformed.of(node(port)).map(|known| (known.count, known.ago.as_secs(), known.why));
+        assert_eq!(known(1), Some((1, 1, "\\u{1b}noise".to_owned())));
+        assert_eq!(known(2), Some((2, 0, "more".to_owned())));
+        assert_eq!((known(3), malformed.total()), (None, 3));
         for port in 3..3 + MAX_NODES as u16 - 1 {
             malformed.record(node(port), "n", "noise");
         }
-        assert!(of(1).is_none() && of(2).is_some(), "the first is forgotten");
+        assert!(known(1).is_none() && known(2).is_some(), "the first is forgotten");
     }
 }

@@ -197,15 +197,15 @@ mod tests {
         fn check(inner: (u16, &str), told: (u16, &str), passed: (u16, &str), own: (u16, &str)) {
             let failed = || Err::<(), _>(refused(inner.0, inner.1));
             assert_eq!(failed().unwrap_err().status(), Some(inner.0));
-            let is = |error: ServiceError, expected: (u16, &str)| {
+            let check_error = |error: ServiceError, expected: (u16, &str)| {
                 assert_eq!((error.status, error.reason.as_ref()), expected, "{error}");
                 error
             };
             let by_question_mark = || -> Result<(), ServiceError> { Ok(failed()?) };
-            assert_eq!(is(by_question_mark().unwrap_err(), told).retry_after, RETRY_AFTER);
-            let passed = is(failed().or_pass().unwrap_err(), passed);
+            assert_eq!(check_error(by_question_mark().unwrap_err(), told).retry_after, RETRY_AFTER);
+            let passed = check_error(failed().or_pass().unwrap_err(), passed);
             assert_eq!((passed.message.as_str(), passed.retry_after), ("inner", RETRY_AFTER));
-            is(failed().or_refuse(404, "no_member", "there is no such member").unwrap_err(), own);
+            check_error(failed().or_refuse(404, "no_member", "there is no such member").unwrap_err(), own);
         }
         let failed = (502, "inner_call");
         check((404, "no_good"), failed, (404, "no_good"), (404, "no_member"));

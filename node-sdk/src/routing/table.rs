@@ -567,20 +567,20 @@ mod tests {
     #[tokio::test]
     async fn c9_newcomers_that_are_called_are_connected_and_no_others() {
         let (mut table, now) = (table(), Instant::now());
-        let of = |port: u16| node_of(port, 100, ["GET/a".to_owned()]);
-        table.apply(&[of(1)], now);
+        let node = |port: u16| node_of(port, 100, ["GET/a".to_owned()]);
+        table.apply(&[node(1)], now);
         assert!(table.take_newcomers().is_empty(), "nobody calls it yet");
         let Lookup::Available(providers, _) = table.lookup("GET", "/a") else { panic!("it is offered") };
         providers.pick(&crate::balance::PickOptions::default(), now, |_| {}).unwrap();
         drop(providers);
-        table.apply(&[of(2), node_of(3, 100, ["GET/b".to_owned()])], now);
+        table.apply(&[node(2), node_of(3, 100, ["GET/b".to_owned()])], now);
         let ports = |table: &mut RoutingTable| -> BTreeSet<u16> {
             table.take_newcomers().iter().map(|connection| connection.address.port()).collect()
         };
         assert_eq!(ports(&mut table), [2].into());
         let mut connected = BTreeSet::from([1, 2]);
         for port in 10..10 + 3 * u16::try_from(MAX_SUBSET).unwrap() {
-            table.apply(&[of(port)], now);
+            table.apply(&[node(port)], now);
             connected.extend(ports(&mut table));
         }
         let Lookup::Available(providers, _) = table.lookup("GET", "/a") else { panic!("it is offered") };

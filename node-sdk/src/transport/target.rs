@@ -56,11 +56,11 @@ pub(crate) struct Connector {
 impl Target {
     /// Whether a connection to this node is one to `other`.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let of = |target: &Self| {
+        let kind_of = |target: &Self| {
             let (version, window, is_shared) = (target.version, target.read_window, target.is_shared);
             (version, window, is_shared, target.instance.clone(), target.advertised.clone())
         };
-        self.address == other.address && of(self) == of(other)
+        self.address == other.address && kind_of(self) == kind_of(other)
     }
 
     /// Whether no call is sent before the node has said that it is the one. The Distributor has not

@@ -122,8 +122,8 @@ fn arrows_of(krate: &str) -> Arrows {
                 None => vec![first_word(rest)],
             };
             for name in names {
-                let of = if is_module(name) { Some(name) } else { exports.get(name).map(String::as_str) };
-                imported.extend(of.filter(|of| *of != module && is_module(of)).map(str::to_owned));
+                let origin = if is_module(name) { Some(name) } else { exports.get(name).map(String::as_str) };
+                imported.extend(origin.filter(|origin| *origin != module && is_module(origin)).map(str::to_owned));
             }
         }
     }

@@ -86,10 +86,10 @@ async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
 #[tokio::test]
 async fn a_route_calls_nodes_in_turn_or_one_node_per_client() {
     let cluster = Cluster::start();
-    let who = |name: &'static str| {
+    let node_named = |name: &'static str| {
         Node::builder(name).public_routes().route("GET/who", move || async move { Ok::<_, ServiceError>(name) })
     };
-    let _nodes = [cluster.node(who("a")).await, cluster.node(who("b")).await];
+    let _nodes = [cluster.node(node_named("a")).await, cluster.node(node_named("b")).await];
     let check = async |balance: Option<Balance>, sticky: Option<Sticky>, expected: &[usize]| {
         let at = gateway(&cluster, RouteConfig { balance, sticky, ..RouteConfig::new(vec!["/".to_owned()]) }).await;
         let mut client = HttpClient::connect(at).await;

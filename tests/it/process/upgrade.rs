@@ -43,8 +43,8 @@ impl ReplaceableGateway {
     }
 
     async fn successor_has_started(&self) {
-        let has = || self.process.output().matches(" listening ").count() == 2;
-        eventually("the successor has started", async || has()).await;
+        let listens_twice = || self.process.output().matches(" listening ").count() == 2;
+        eventually("the successor has started", async || listens_twice()).await;
     }
 
     /// Waits until no process has the port.

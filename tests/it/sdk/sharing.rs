@@ -257,8 +257,8 @@ async fn shares_in(time: Duration, in_flight: usize, threads: &[Peers; 2]) -> [u
         });
     }
     let counts = callers.join_all().await;
-    let of = |at: usize| counts.iter().map(|counts| counts[at]).sum::<usize>();
-    [0, 1, 2].map(|at| of(at) * 100 / (of(0) + of(1) + of(2)))
+    let calls_of = |at: usize| counts.iter().map(|counts| counts[at]).sum::<usize>();
+    [0, 1, 2].map(|at| calls_of(at) * 100 / (calls_of(0) + calls_of(1) + calls_of(2)))
 }
 
 #[tokio::test(start_paused = true)]

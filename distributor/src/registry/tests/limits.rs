@@ -122,9 +122,9 @@ fn a_node_is_listed_even_if_there_is_no_room_for_what_it_uses() {
     };
     // As after a restart of the Distributor.
     let told: Vec<_> = (1..=30).map(|session| register(session, &uses(20)).unwrap().unwrap()).collect();
-    let with = told.iter().filter(|told| **told == (20, false)).count();
-    assert!((10..20).contains(&with), "{with}");
-    assert!(told[with..].iter().all(|told| *told == (0, true)), "{told:?}");
+    let served = told.iter().filter(|told| **told == (20, false)).count();
+    assert!((10..20).contains(&served), "{served}");
+    assert!(told[served..].iter().all(|told| *told == (0, true)), "{told:?}");
     // It keeps what it has, or registers with less.
     assert_eq!(register(1, &uses(200)), Ok(Some((20, true))));
     assert_eq!(register(1, &uses(5)), Ok(Some((5, false))));

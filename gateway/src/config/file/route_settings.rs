@@ -110,7 +110,7 @@ pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeVal
     for (number, value) in list.iter().enumerate() {
         if let Some(table) = reader.table("route", value, "[[route]]") {
             let at = value.span().start;
-            routes.push(read_route(reader, &format!("route.{number}."), (at, table), &mut seen));
+            routes.push(read_route(reader, &format!("route.{number}."), at, table, &mut seen));
         }
     }
     routes
@@ -127,7 +127,8 @@ struct Seen {
 fn read_route<'t>(
     reader: &mut FileReader<'t>,
     scope: &str,
-    (at, table): (usize, &DeTable<'t>),
+    at: usize,
+    table: &DeTable<'t>,
     seen: &mut Seen,
 ) -> RouteConfig {
     let mut keys = RouteSettings::default();

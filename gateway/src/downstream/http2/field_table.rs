@@ -177,30 +177,30 @@ impl FieldTable {
     }
 
     /// Reads the first byte of a number, which has `bits` bits of it.
-    fn begin_number(&mut self, of: NumberPurpose, byte: u8, bits: u32) -> Position {
+    fn begin_number(&mut self, purpose: NumberPurpose, byte: u8, bits: u32) -> Position {
         let max = (1 << bits) - 1;
         match usize::from(byte) & max {
-            value if value < max => self.end_number(of, value),
-            value => Position::Number(of, value, 0),
+            value if value < max => self.end_number(purpose, value),
+            value => Position::Number(purpose, value, 0),
         }
     }
 
-    fn end_number(&mut self, of: NumberPurpose, value: usize) -> Position {
-        match of {
+    fn end_number(&mut self, purpose: NumberPurpose, value: usize) -> Position {
+        match purpose {
             NumberPurpose::Whole => Position::Field,
             NumberPurpose::Name if value == 0 => Position::StringLength(StringPurpose::Name),
             NumberPurpose::Name => Position::StringLength(StringPurpose::Value),
-            NumberPurpose::Length(of, is_compressed) => {
+            NumberPurpose::Length(purpose, is_compressed) => {
                 // The longest code of a byte has 30 bits.
                 let least = if is_compressed { value * 8 / 30 } else { value };
                 self.entry = self.entry.map(|entry| entry + least);
-                if value == 0 { self.end_string(of) } else { Position::String(of, value) }
+                if value == 0 { self.end_string(purpose) } else { Position::String(purpose, value) }
             }
         }
     }
 
-    fn end_string(&mut self, of: StringPurpose) -> Position {
-        match of {
+    fn end_string(&mut self, purpose: StringPurpose) -> Position {
+        match purpose {
             StringPurpose::Name => Position::StringLength(StringPurpose::Value),
             StringPurpose::Value => {
                 if let Some(size) = self.entry.take() {

@@ -20,9 +20,9 @@ pub(super) struct ForwardState {
 
 impl ForwardState {
     pub(super) fn new(awaits_continue: bool) -> Self {
-        let no = || AtomicBool::new(false);
+        let unset = || AtomicBool::new(false);
         let awaits_continue = AtomicBool::new(awaits_continue);
-        Self { is_response_begun: no(), is_request_sent: no(), awaits_continue, wants_test_byte: no() }
+        Self { is_response_begun: unset(), is_request_sent: unset(), awaits_continue, wants_test_byte: unset() }
     }
 
     pub(super) fn is_response_begun(&self) -> bool {

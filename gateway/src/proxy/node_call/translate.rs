@@ -228,9 +228,9 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Pro
 
 /// Whether a node's response was of no use, for a reason that its operator has to know.
 pub(crate) fn is_malformed(problem: &Problem) -> bool {
-    let is = |status, kind| problem.status == status && problem.kind == kind;
-    is(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER)
-        || is(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN)
+    let is_problem = |status, kind| problem.status == status && problem.kind == kind;
+    is_problem(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER)
+        || is_problem(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN)
 }
 
 /// Whether this is the problem by which a node says that its response is a stream.

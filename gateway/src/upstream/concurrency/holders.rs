@@ -149,11 +149,11 @@ impl Holders {
     /// Evicts `wanted` holders, or as many as are slow. While at most `usual` wait for their
     /// clients, only slow ones are evicted. Returns how many are evicted.
     pub(crate) fn evict_slow(&mut self, kind: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
-        let mut each: HashMap<IpAddr, usize> = HashMap::default();
+        let mut holders_of: HashMap<IpAddr, usize> = HashMap::default();
         for watched in self.watched.iter().filter(|watched| !watched.is_evicted()) {
-            *each.entry(watched.holder.client).or_default() += 1;
+            *holders_of.entry(watched.holder.client).or_default() += 1;
         }
-        let count = |watched: &WatchedHolder| each.get(&watched.holder.client).copied().unwrap_or(0);
+        let count = |watched: &WatchedHolder| holders_of.get(&watched.holder.client).copied().unwrap_or(0);
         // Holders of the clients with the most holders come first, and of each client the slowest,
         // or the longest silent.
         let (mut slow, mut unproven) = (Vec::new(), Vec::new());

@@ -188,10 +188,10 @@ mod tests {
 
     #[track_caller]
     fn check(named: &[&str], listed: &str, reached: Option<&str>, expected: &[&str]) {
-        let of = |text: &str| SocketAddr::new(text.parse().unwrap(), 80);
-        let named: Vec<_> = named.iter().copied().map(of).collect();
-        let order = in_order(&named, of(listed), reached.map(of));
-        assert_eq!(order, expected.iter().copied().map(of).collect::<Vec<_>>(), "{named:?} {listed} {reached:?}");
+        let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 80);
+        let named: Vec<_> = named.iter().copied().map(address).collect();
+        let order = in_order(&named, address(listed), reached.map(address));
+        assert_eq!(order, expected.iter().copied().map(address).collect::<Vec<_>>(), "{named:?} {listed} {reached:?}");
     }
 
     #[test]

@@ -70,8 +70,8 @@ impl RawCall<'_> {
             (Lookup::Unavailable | Lookup::Unknown, None) => return self.no_provider_error().map(Some),
         };
         if self.progress.has_declined_here {
-            let here = providers.members().iter().find(|provider| provider.is_local);
-            self.pick.excluded = here.map(|provider| provider.connection.address);
+            let local_provider = providers.members().iter().find(|provider| provider.is_local);
+            self.pick.excluded = local_provider.map(|provider| provider.connection.address);
         }
         loop {
             let picked = self.pick_provider(&providers, now, local.is_some());

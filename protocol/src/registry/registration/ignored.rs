@@ -65,27 +65,29 @@ fn ignored_members(text: &str, urls: usize) -> Vec<&'static str> {
     if !is_object(text) {
         return vec!["$ is not an object, so this is taken for a node of version 1"];
     }
-    let is = |value: &RawValue, expected: bool| value.get() == "null" || expected;
+    let is_valid = |value: &RawValue, expected: bool| value.get() == "null" || expected;
     let mut ignored = Vec::new();
     for (name, value) in members(text) {
         let wrong = match name.as_ref() {
-            "id" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.id is not a text",
-            "weight" if !is(value, read_member::<u64>(Some(value)).is_some()) => "$.weight is not a whole number",
-            "draining" if !is(value, read_member::<bool>(Some(value)).is_some()) => "$.draining is not true or false",
-            "zone" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.zone is not a text",
-            "version" if !is(value, read_member::<String>(Some(value)).is_some()) => "$.version is not a text",
+            "id" if !is_valid(value, read_member::<String>(Some(value)).is_some()) => "$.id is not a text",
+            "weight" if !is_valid(value, read_member::<u64>(Some(value)).is_some()) => "$.weight is not a whole number",
+            "draining" if !is_valid(value, read_member::<bool>(Some(value)).is_some()) => {
+                "$.draining is not true or false"
+            }
+            "zone" if !is_valid(value, read_member::<String>(Some(value)).is_some()) => "$.zone is not a text",
+            "version" if !is_valid(value, read_member::<String>(Some(value)).is_some()) => "$.version is not a text",
             "routes" if value.get() != "null" => {
                 ignored.extend(ignored_route_adverts(value, urls));
                 continue;
             }
-            "http" if !is(value, is_object(value.get())) => "$.http is not an object, so it has no prefixes",
+            "http" if !is_valid(value, is_object(value.get())) => "$.http is not an object, so it has no prefixes",
             "http" => {
                 for (name, value) in members(value.get()) {
                     match name.as_ref() {
-                        "prefixes" if !is(value, read_member::<Vec<String>>(Some(value)).is_some()) => {
+                        "prefixes" if !is_valid(value, read_member::<Vec<String>>(Some(value)).is_some()) => {
                             ignored.push("$.http.prefixes is not a list of texts");
                         }
-                        "strip" if !is(value, read_member::<bool>(Some(value)).is_some()) => {
+                        "strip" if !is_valid(value, read_member::<bool>(Some(value)).is_some()) => {
                             ignored.push("$.http.strip is not true or false");
                         }
                         _sound_or_unknown => {}
