@@ -2,6 +2,8 @@
 //! name exist.
 
 mod code_map;
+mod conversations;
+mod least_peers;
 mod limits;
 
 use std::fs;
@@ -64,10 +66,11 @@ fn documents() -> Vec<String> {
     let mut documents = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md", "js/README.md"]
         .map(str::to_owned)
         .to_vec();
-    documents.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| {
-        let name = entry.unwrap().file_name();
-        format!("docs/{}", name.to_string_lossy())
-    }));
+    for folder in ["docs", "docs/guide"] {
+        let names = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        let pages = names.map(|name| format!("{folder}/{}", name.to_string_lossy()));
+        documents.extend(pages.filter(|page| page.ends_with(".md")));
+    }
     documents
 }
 

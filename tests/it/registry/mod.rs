@@ -8,7 +8,6 @@ mod legacy;
 mod outages;
 mod registration;
 mod scale;
-mod transcript;
 mod version_2;
 mod visibility;
 
