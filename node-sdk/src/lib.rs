@@ -216,8 +216,8 @@
 //! - **Work that outlasts the call** is detached with [`detach`]. [`Node::stop`] waits for it. This
 //!   holds for destructors, too, which undo the work of a handler that is dropped.
 //!
-//! `docs/CANCELLATION.md` in the repository has an example of each, and `docs/PROTOCOL.md` has the
-//! rules as a table.
+//! `docs/guide/cancellation.md` in the repository has an example of each, and `docs/PROTOCOL.md`
+//! has the rules as a table.
 //!
 //! # Cancel safety
 //!
@@ -300,10 +300,27 @@ pub use protocol::{Advert, HttpAdvert, Route, Visibility};
 pub use transport::budget::BufferUsage;
 pub use transport::limits::DEFAULT_DEADLINE;
 
-/// The code of this page is compiled with the tests of this documentation.
+/// The pages of the guide. Their code is compiled with the tests of this documentation.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/CANCELLATION.md")]
-pub struct Cancellation;
+mod guide {
+    #[doc = include_str!("../../docs/guide/services.md")]
+    pub struct Services;
+    #[doc = include_str!("../../docs/guide/errors.md")]
+    pub struct Errors;
+    #[doc = include_str!("../../docs/guide/layers.md")]
+    pub struct Layers;
+    #[doc = include_str!("../../docs/guide/streams.md")]
+    pub struct Streams;
+    #[doc = include_str!("../../docs/guide/events.md")]
+    pub struct Events;
+    #[doc = include_str!("../../docs/guide/cancellation.md")]
+    pub struct Cancellation;
+    #[doc = include_str!("../../docs/guide/deploying.md")]
+    pub struct Deploying;
+    #[cfg(feature = "testing")]
+    #[doc = include_str!("../../docs/guide/testing.md")]
+    pub struct Testing;
+}
 
 /// What [`service!`] expands to.
 #[doc(hidden)]
