@@ -2,7 +2,7 @@
 #![cfg_attr(fuzzing, no_main)]
 
 use bytes::BytesMut;
-use protocol::{Key, Packet, Request, Version, write_request};
+use protocol::{ClientRequest, JsonText, Key, Packet, Request, Version, write_request};
 
 pub(crate) fn run(data: &[u8]) {
     let parsed = Packet::parse(data).map(Request::from_packet);
@@ -12,6 +12,9 @@ pub(crate) fn run(data: &[u8]) {
     }
     let parsed = parsed.expect("what is cut out is JSON");
     assert_eq!(format!("{call:?}"), format!("{parsed:?}"));
+    if let Some(client) = call.meta.request.and_then(|JsonText(text)| ClientRequest::parse(text)) {
+        assert_eq!(ClientRequest::parse(&client.to_json()).as_ref(), Some(&client));
+    }
     let key = call.key.as_ref().and_then(Key::number);
     let mut out = BytesMut::new();
     write_request(&mut out, Version::V2, ("GET", &call.uri), key, call.params.unwrap_or("null"), &call.meta);

@@ -2,7 +2,7 @@
 #![cfg_attr(fuzzing, no_main)]
 
 use bytes::BytesMut;
-use protocol::{Key, Packet, Response, ResponsePayload, Version, success_parts, write_response};
+use protocol::{Key, Packet, Response, ResponseHeaders, ResponsePayload, Version, success_parts, write_response};
 use serde_json::value::RawValue;
 
 pub(crate) fn run(data: &[u8]) {
@@ -18,7 +18,8 @@ pub(crate) fn run(data: &[u8]) {
     let Response { status, reason, message, retry_after, .. } = Response::from_packet(&packet);
     let (reason, message) = (reason.unwrap_or_default(), message.unwrap_or_default());
     let mut out = BytesMut::new();
-    let payload = ResponsePayload::Failure { status, reason: &reason, message: &message, retry_after };
+    let headers = &ResponseHeaders::NONE;
+    let payload = ResponsePayload::Failure { status, reason: &reason, message: &message, retry_after, headers };
     write_response(&mut out, Version::V2, &packet.key.unwrap_or(Key::Number(1)), payload);
     let again = Packet::parse(&out[..out.len() - 2]).expect("it is sound");
     let again = Response::from_packet(&again);

@@ -287,6 +287,9 @@ pub use handler::HandlerWork;
 #[doc(hidden)]
 pub use handler::call_stream::Parts;
 pub use handler::failed_call::OrRefuse;
+pub use handler::http::{
+    Bearer, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse, Redirect, SameSite, Text, Wants,
+};
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::stream::{Items, Streaming};
 pub use handler::{
@@ -296,7 +299,7 @@ pub use handler::{
 pub use node::testing;
 pub use node::{Node, NodeBuilder};
 pub use peers::{Changes, Peers, gateway};
-pub use protocol::{Advert, HttpAdvert, Route, Visibility};
+pub use protocol::{Advert, HttpAdvert, ResponseHeaders, Route, Visibility};
 pub use transport::budget::BufferUsage;
 pub use transport::limits::DEFAULT_DEADLINE;
 

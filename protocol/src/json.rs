@@ -103,6 +103,13 @@ pub(crate) fn number_prefix(text: &[u8]) -> Option<(u64, &[u8])> {
     Some((number, &text[end..]))
 }
 
+/// Reads one JSON value of any kind, and returns what follows it.
+pub(crate) fn value_prefix(text: &[u8]) -> Option<(&str, &[u8])> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+    let value = values.next()?.ok()?.get();
+    Some((value, &text[values.byte_offset()..]))
+}
+
 /// Reads text up to its closing quote, if it has no escapes.
 pub(crate) fn plain_text(rest: &str) -> Option<(&str, &str)> {
     let (text, rest) = rest.split_at(memchr::memchr(b'"', rest.as_bytes())?);

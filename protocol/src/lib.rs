@@ -50,10 +50,10 @@ mod secret;
 
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
-    ANY_INSTANCE, CREDIT_URI, CallMeta, HELLO_URI, Hello, LegacyResponse, PART_URI, Part, PartWriter, Request,
-    Response, ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part,
-    read_credit, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
-    write_response,
+    ANY_INSTANCE, CREDIT_URI, CallMeta, ClientRequest, HELLO_URI, Hello, JsonText, LegacyResponse, PART_URI, Part,
+    PartWriter, Request, Response, ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW,
+    Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts, success_parts,
+    write_cancel, write_credit, write_end, write_hello, write_open, write_request, write_response,
 };
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, is_blank, seal};
 pub use json::{Members, Text, TooDeep, check_depth, is_one_value};
@@ -66,11 +66,11 @@ pub use registry::{
     NEEDED_URI, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
     RegistrationError, RegistrationLimits, RegistryEntry, Replica, Report, ResumePoint, Revision, RouteAdvert,
     RouteAdverts, UnpackError, UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI, Visibility,
-    VisibilityTarget, WholeList, host_text, is_copy_request, pack, read_copy, read_history_request, read_need,
-    read_needed, read_report, write_block, write_copy, write_copy_request, write_delta, write_history,
-    write_history_request, write_leave, write_legacy_list, write_list, write_list_request, write_need, write_needed,
-    write_packed_delta, write_packed_list, write_ping, write_pong, write_refusal, write_registration, write_report,
-    write_visibility,
+    VisibilityTarget, WantedHeaders, WholeList, host_text, is_copy_request, is_field_name, pack, read_copy,
+    read_history_request, read_need, read_needed, read_report, write_block, write_copy, write_copy_request,
+    write_delta, write_history, write_history_request, write_leave, write_legacy_list, write_list, write_list_request,
+    write_need, write_needed, write_packed_delta, write_packed_list, write_ping, write_pong, write_refusal,
+    write_registration, write_report, write_visibility,
 };
 pub use route::{EVENT_METHOD, EVENT_PREFIX, Route, RouteError, Segment, foreign_prefix, is_idempotent};
 pub use router::{RouteMatch, Router, RouterError};

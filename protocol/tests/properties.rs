@@ -4,9 +4,10 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
-    CallMeta, FrameDecoder, FrameTooLarge, Key, ListUpdate, Packet, Ping, RegisterOptions, Registration,
-    RegistrationLimits, Replica, Request, Response, ResponsePayload, Route, UnpackedBlocks, Version, check_depth,
-    read_copy, read_report, seal, write_request, write_response,
+    CallMeta, FrameDecoder, FrameTooLarge, JsonText, Key, ListUpdate, Packet, Ping, RegisterOptions, Registration,
+    RegistrationLimits, Replica, Request, Response, ResponseHeaders, ResponsePayload, ResponseWriter, Route,
+    UnpackedBlocks, Version, check_depth, read_copy, read_pairs, read_report, response_parts, seal, write_request,
+    write_response,
 };
 
 const LIMIT: usize = 200;
@@ -200,11 +201,12 @@ proptest! {
     #[test]
     fn cutting_is_parsing(
         uri in "[a-z/\"¶\\\\]{0,6}", key in proptest::option::of(0_u64..1 << 53), params in json(), extra in "(,\"x\":1)?",
-        cut in 0_usize..200, put in "[{}\":,$a1 \n\u{c}]?",
+        cut in 0_usize..200, put in "[{}\":,$a1 \n\u{c}]?", client in json(),
     ) {
         let params = params.to_string();
         let mut out = BytesMut::new();
-        let meta = CallMeta { attempt: 1, ..CallMeta::default() };
+        let client = client.to_string();
+        let meta = CallMeta { attempt: 1, request: Some(JsonText(&client)), ..CallMeta::default() };
         write_request(&mut out, Version::V2, ("GET", &uri), key, &params, &meta);
         let mut text = String::from_utf8(out[..out.len() - 3].to_vec()).unwrap() + &extra + "}";
         if cut < text.len() && text.is_char_boundary(cut) {
@@ -222,6 +224,47 @@ proptest! {
             (Ok(mut quick), Err(_)) => prop_assert!(quick.verify().is_err(), "{text}"),
             (Err(_), Ok(_)) => prop_assert!(false, "{text}"),
             (Err(_), Err(_)) => {}
+        }
+    }
+}
+
+proptest! {
+    /// The same of a response with header fields, and these read back.
+    #[test]
+    fn cutting_a_response_is_parsing(
+        status in 200_u16..600, fields in vec((".{0,3}", ".{0,5}"), 0..4), body in json(),
+        extra in "(,\"x\":1)?", cut in 0_usize..80, put in "[{}\":,$a1\\[\\]]?",
+    ) {
+        let mut headers = ResponseHeaders::default();
+        fields.iter().for_each(|(name, value)| headers.append(name.clone(), value.clone()));
+        let mut out = BytesMut::new();
+        let writer = ResponseWriter::begin_http(&mut out, &Key::Number(7), status, &headers);
+        out.extend_from_slice(body.to_string().as_bytes());
+        writer.end(&mut out);
+        let whole = out[..out.len() - 2].to_vec();
+        if let Some(parts) = response_parts(&whole) {
+            let pairs = parts.headers.map(|text| read_pairs(text.as_bytes()).expect("it is written so"));
+            let pairs = pairs.unwrap_or_default();
+            let seen: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (&**name, &**value)).collect();
+            prop_assert_eq!(seen, headers.iter().collect::<Vec<_>>());
+        } else {
+            prop_assert!(false, "our own form is cut");
+        }
+        let mut text = String::from_utf8(whole[..whole.len() - 1].to_vec()).unwrap() + &extra + "}";
+        if cut < text.len() && text.is_char_boundary(cut) {
+            text.insert_str(cut, &put);
+        }
+        let Some(parts) = response_parts(text.as_bytes()) else { return Ok(()) };
+        let body = serde_json::from_slice::<&serde_json::value::RawValue>(parts.body);
+        match Packet::parse(text.as_bytes()) {
+            Ok(packet) if body.is_ok() => {
+                let read = Response::from_packet(&packet);
+                prop_assert_eq!((read.status, packet.key), (parts.status, Some(Key::Number(parts.key))));
+                prop_assert_eq!(read.headers.map(|text| text.get()), parts.headers);
+                prop_assert_eq!(read.body.map_or("null", |body| body.get()).as_bytes(), parts.body.trim_ascii());
+            }
+            Ok(_) => {}
+            Err(_) => prop_assert!(body.is_err(), "{text}"),
         }
     }
 }

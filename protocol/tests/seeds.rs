@@ -21,6 +21,8 @@ mod registration;
 mod request;
 #[path = "../../fuzz/targets/response.rs"]
 mod response;
+#[path = "../../fuzz/targets/response_fields.rs"]
+mod response_fields;
 #[path = "../../fuzz/targets/stream.rs"]
 mod stream;
 #[path = "../../fuzz/targets/updates.rs"]
@@ -50,6 +52,7 @@ fn seeds_of_the_fuzz_targets_hold() {
     check("registration", registration::run);
     check("request", request::run);
     check("response", response::run);
+    check("response_fields", response_fields::run);
     check("stream", stream::run);
     check("updates", updates::run);
 }

@@ -66,7 +66,7 @@ fn request(head: &RequestHead) -> Head {
         stripped: "",
         underscores: false,
         expects_continue: false,
-        make_id: || 1,
+        id: "i",
     };
     put_request(&mut out, head, request);
     Head {

@@ -22,7 +22,7 @@ pub(crate) struct FullHead<F> {
 pub(crate) fn put_full<'a>(
     out: &mut BytesMut,
     line: &mut StatusLine,
-    head: FullHead<impl Iterator<Item = (&'static str, &'a str)>>,
+    head: FullHead<impl Iterator<Item = (&'a str, &'a str)>>,
     body: &[u8],
     date: &str,
 ) {

@@ -54,7 +54,7 @@ fn with_hyphens(name: &[u8]) -> Cow<'_, [u8]> {
 
 /// Whether a field belongs to one connection, or says where a message ends. Such fields are written
 /// again.
-fn belongs_to_connection(name: &[u8]) -> bool {
+pub(crate) fn belongs_to_connection(name: &[u8]) -> bool {
     const NAMES: [&str; 9] = [
         "connection",
         "content-length",

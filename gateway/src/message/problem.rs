@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use node_sdk::CallError;
 
+use crate::message::answer_fields::AnswerFields;
 use crate::message::problem_kind::ProblemKind;
 
 /// A fault of a request, or of something that it needed.
@@ -18,6 +19,8 @@ pub(crate) struct Problem {
     pub(crate) allow: Option<String>,
     /// When to try again, if the node or the limit says so.
     pub(crate) retry_after: Option<Duration>,
+    /// The fields that the node gives to the client with it.
+    pub(crate) of_node: Option<Box<AnswerFields>>,
 }
 
 impl Problem {
@@ -25,7 +28,7 @@ impl Problem {
     pub(crate) const RETRY_AFTER_SECONDS: u64 = 3;
 
     pub(crate) fn new(status: StatusCode, kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into(), allow: None, retry_after: None }
+        Self { status, kind, detail: detail.into(), allow: None, retry_after: None, of_node: None }
     }
 
     /// The seconds of `Retry-After`, rounded up: a client that comes earlier comes too early.

@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::io::budget::Reservation;
 use crate::io::timer::Timer;
+use crate::message::answer_fields::AnswerFields;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::ended::{Ended, RequestError};
@@ -20,12 +21,15 @@ use crate::upstream::concurrency::Permit;
 #[derive(Debug)]
 pub(crate) struct FullResponse {
     pub(crate) status: StatusCode,
-    pub(crate) content_type: &'static str,
+    /// The media type of the body; empty if none is told.
+    pub(crate) content_type: Cow<'static, str>,
     pub(crate) retry_after: Option<Cow<'static, str>>,
     /// The `Location` of a redirect.
     pub(crate) location: Option<String>,
     /// The methods that the path has.
     pub(crate) allow: Option<String>,
+    /// The fields that a node gives to the client.
+    pub(crate) of_node: AnswerFields,
     pub(crate) body: Bytes,
     /// The reservation for its body.
     pub(crate) held: Option<Reservation>,
@@ -34,15 +38,32 @@ pub(crate) struct FullResponse {
 impl FullResponse {
     pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let (retry_after, location, allow, held) = (None, None, None, None);
-        Self { status, content_type, retry_after, location, allow, body: body.into(), held }
+        let (content_type, of_node) = (Cow::Borrowed(content_type), AnswerFields::default());
+        Self { status, content_type, retry_after, location, allow, of_node, body: body.into(), held }
+    }
+
+    /// The same with the fields of a node's answer, which take the place of others. `has_type`: the
+    /// body is of the media type that these name.
+    pub(crate) fn with_fields(mut self, fields: AnswerFields, has_type: bool) -> Self {
+        if fields.contains("retry-after") {
+            self.retry_after = None;
+        }
+        if fields.contains("allow") {
+            self.allow = None;
+        }
+        if let Some(media_type) = fields.content_type.as_ref().filter(|_| has_type) {
+            self.content_type = Cow::Owned(media_type.clone());
+        }
+        Self { of_node: fields, ..self }
     }
 
     /// The fields of its head, except those that every response has.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         let after = self.retry_after.as_deref().map(|after| ("retry-after", after));
         let location = self.location.as_deref().map(|location| ("location", location));
         let allow = self.allow.as_deref().map(|allow| ("allow", allow));
-        [("content-type", self.content_type)].into_iter().chain(after).chain(location).chain(allow)
+        let content_type = Some(("content-type", &*self.content_type)).filter(|(_, value)| !value.is_empty());
+        content_type.into_iter().chain(after).chain(location).chain(allow).chain(self.of_node.iter())
     }
 }
 
@@ -55,7 +76,12 @@ impl From<&Problem> for FullResponse {
             other => Cow::Owned(other.to_string()),
         });
         let allow = problem.allow.clone();
-        Self { retry_after, allow, ..Self::new(problem.status, "application/problem+json", problem.body()) }
+        let full = Self::new(problem.status, "application/problem+json", problem.body());
+        let full = Self { retry_after, allow, ..full };
+        match &problem.of_node {
+            Some(fields) => full.with_fields(AnswerFields::clone(fields), false),
+            None => full,
+        }
     }
 }
 

@@ -33,6 +33,7 @@ use crate::message::forwarded::{ForwardedInfo, HOPS};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
+use crate::message::request_id::RequestId;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
 use crate::proxy::ended::{Ended, RequestError};
@@ -97,6 +98,7 @@ struct RequestContext<'a> {
     /// The client, as far as known.
     client: IpAddr,
     origin: &'a ForwardedInfo,
+    id: RequestId<'a>,
     hops: u8,
     begin: Instant,
     deadline: Instant,
@@ -250,6 +252,7 @@ impl Proxy<'_> {
             query,
             client,
             origin,
+            id: RequestId::of(head.fields(), net::unique_id),
             hops,
             begin,
             deadline,

@@ -11,5 +11,5 @@ mod start_error;
 
 pub use self::call_error::CallError;
 pub use self::service_error::ServiceError;
-pub(crate) use self::service_error::{error_status, no_room};
+pub(crate) use self::service_error::{error_status, no_room, result_status};
 pub use self::start_error::StartError;

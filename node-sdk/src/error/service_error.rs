@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use net::{LogThrottle, MAX_ESCAPED_BYTES, error, escaped, warn};
+use protocol::ResponseHeaders;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -48,6 +49,8 @@ pub struct ServiceError {
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// Header fields that gateways give to their clients. Callers that are nodes do not get them.
+    pub headers: ResponseHeaders,
 }
 
 impl ServiceError {
@@ -55,12 +58,20 @@ impl ServiceError {
     /// with a warning in the log.
     pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let status = error_status(status, reason);
-        Self { status, reason: Cow::Borrowed(reason), message: message.into(), retry_after: None }
+        let (retry_after, headers) = (None, ResponseHeaders::NONE);
+        Self { status, reason: Cow::Borrowed(reason), message: message.into(), retry_after, headers }
     }
 
     /// Says when to try again.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Sets a header field, in place of one of the same name. Gateways give it to their clients;
+    /// callers that are nodes do not get it.
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.set(name, value);
         self
     }
 
@@ -99,6 +110,11 @@ pub(crate) fn error_status(status: u16, reason: &str) -> u16 {
         warn!(?reason, suppressed, "an error has the status {status}, and is sent with 500: errors have 400 to 599");
     }
     500
+}
+
+/// The status of a result, if a response can have it.
+pub(crate) fn result_status(status: u16) -> Option<u16> {
+    (200..=599).contains(&status).then_some(status)
 }
 
 /// The error when no memory is left to hold `what` until the caller reads it.

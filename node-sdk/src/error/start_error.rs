@@ -73,6 +73,24 @@ pub enum StartError {
         /// The path of its function.
         name: &'static str,
     },
+    /// A handler reads a header field that no request can have.
+    #[error("{route} reads the header field '{name}', and no field can have that name; write one like x-signature")]
+    HeaderName {
+        /// The route of the handler.
+        route: String,
+        /// The name as given.
+        name: String,
+    },
+    /// A handler reads too many header fields.
+    #[error("{route} reads {count} header fields of requests; a route can read {max}")]
+    HeaderCount {
+        /// The route of the handler.
+        route: String,
+        /// How many it reads.
+        count: usize,
+        /// How many it can read.
+        max: usize,
+    },
     /// An event was made public.
     #[error("the event {event} cannot be public: clients of a gateway call routes, and only nodes emit events")]
     PublicEvent {

@@ -69,7 +69,7 @@ impl<T> OrRefuse<T> for Result<T, CallError> {
         self.map_err(|error| match error {
             CallError::Refused { status, reason, message, retry_after } if is_of_service(&reason) => {
                 let status = error_status(status, &reason);
-                ServiceError { status, reason: reason.into(), message, retry_after }
+                ServiceError { reason: reason.into(), retry_after, ..ServiceError::new(status, "", message) }
             }
             other => other.into(),
         })

@@ -11,8 +11,9 @@ use pin_project_lite::pin_project;
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
+use crate::handler::http::Wants;
 use crate::handler::kept_call::KeptCall;
-use crate::handler::respond::{self, Outcome, Respond};
+use crate::handler::respond::{Outcome, Respond};
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{FromCall, Handler, IncomingCall, StateMap, StateTypes};
 
@@ -39,6 +40,8 @@ pub struct HandlerWork(pub(crate) RunningHandler);
 /// A handler with erased types.
 pub(crate) trait AnyHandler: Send + Sync {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError>;
+    /// Adds what its arguments read of a client's request.
+    fn wants(&self, wants: &mut Wants);
     fn missing(&self, states: &StateMap) -> Option<&'static str>;
 }
 
@@ -55,6 +58,10 @@ struct TypedHandler<A, H> {
 impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
         self.handler.begin(call).map(|work| work.0)
+    }
+
+    fn wants(&self, wants: &mut Wants) {
+        H::wants(wants);
     }
 
     fn missing(&self, states: &StateMap) -> Option<&'static str> {
@@ -132,7 +139,7 @@ where
             Ok(Ok(_parts)) => {
                 sink.failure(&ServiceError::new(406, "stream", "this route answers with a stream; open a stream"))
             }
-            Ok(Err(result)) => sink.success(result.status(), |out| respond::append(&result, out)),
+            Ok(Err(result)) => sink.result(&result),
             Err(error) => sink.failure(&error.into()),
         }
         Poll::Ready(WriteProgress::Done)
@@ -157,6 +164,12 @@ macro_rules! handlers {
             fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError> {
                 let future = self($($argument::from_call(call)?),*);
                 Ok(HandlerWork(Box::pin(Invocation { future, parts: None })))
+            }
+
+            #[allow(unused_variables, reason = "a handler may have no arguments")]
+            fn wants(wants: &mut Wants) {
+                $($argument::wants(wants);)*
+                T::wants(wants);
             }
 
             #[allow(unused_variables, reason = "a handler may have no arguments")]

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use protocol::{Route, Version};
+use protocol::{ClientRequest, Route, Version, WantedHeaders};
 
 use crate::context::Context;
 use crate::error::ServiceError;
@@ -21,6 +21,8 @@ pub(crate) struct KeptCall {
     captured: Box<[Box<str>]>,
     caller: Caller,
     call_stream: Option<Arc<CallStream>>,
+    client: Option<Box<ClientRequest<'static>>>,
+    wanted: Option<WantedHeaders>,
     node: Arc<NodeContext>,
 }
 
@@ -34,6 +36,8 @@ impl KeptCall {
             captured: call.captured.iter().copied().map(Box::from).collect(),
             caller: call.caller.clone(),
             call_stream: call.call_stream.cloned(),
+            client: call.client.map(|client| Box::new(client.to_static())),
+            wanted: call.wanted.cloned(),
             node: Arc::clone(call.node),
         }
     }
@@ -51,6 +55,8 @@ impl KeptCall {
             context: &context,
             caller: &self.caller,
             call_stream: self.call_stream.as_ref(),
+            client: self.client.as_deref(),
+            wanted: self.wanted.as_ref(),
             next: RefCell::new(None),
             node: &self.node,
         });

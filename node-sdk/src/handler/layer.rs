@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use crate::error::ServiceError;
+use crate::handler::http::Wants;
 use crate::handler::invocation::{AnyHandler, Next, PollHandler, RunningHandler};
 use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::Outcome;
@@ -63,6 +64,11 @@ impl AnyHandler for Layered {
         started
     }
 
+    fn wants(&self, wants: &mut Wants) {
+        self.layer.wants(wants);
+        self.inner.wants(wants);
+    }
+
     fn missing(&self, states: &StateMap) -> Option<&'static str> {
         self.layer.missing(states).or_else(|| self.inner.missing(states))
     }
@@ -99,6 +105,11 @@ impl AnyHandler for Guarded {
                 Ok(Box::pin(GuardedCall::Checking { guard, call: call.keep()?, inner: Arc::clone(&self.inner) }))
             }
         }
+    }
+
+    fn wants(&self, wants: &mut Wants) {
+        self.guard.wants(wants);
+        self.inner.wants(wants);
     }
 
     fn missing(&self, states: &StateMap) -> Option<&'static str> {

@@ -6,6 +6,7 @@
 pub(crate) mod call_stream;
 mod extract;
 pub(crate) mod failed_call;
+pub(crate) mod http;
 pub(crate) mod invocation;
 pub(crate) mod kept_call;
 pub(crate) mod layer;
@@ -22,11 +23,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use protocol::{Route, Version};
+use protocol::{ClientRequest, Route, Version, WantedHeaders};
 use serde_json::value::RawValue;
 
 use self::call_stream::CallStream;
 pub use self::extract::{Caller, Deadline, Params, Path, RawParams, State};
+use self::http::Wants;
 pub(crate) use self::invocation::{AnyHandler, erased};
 pub use self::invocation::{HandlerWork, Next};
 use crate::context::Context;
@@ -49,6 +51,10 @@ pub struct IncomingCall<'a> {
     pub(crate) caller: &'a Caller,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<&'a Arc<CallStream>>,
+    /// The request of the client for which a gateway calls, if the route asks for it.
+    pub(crate) client: Option<&'a ClientRequest<'a>>,
+    /// The header fields that the route asks for, if it asks for the request.
+    pub(crate) wanted: Option<&'a WantedHeaders>,
     /// For a layer: the layers and the handler that it wraps.
     pub(crate) next: RefCell<Option<Next>>,
     pub(crate) node: &'a Arc<NodeContext>,
@@ -87,7 +93,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Items<T>`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
+            `Route`, `Items<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.
@@ -111,6 +117,29 @@ pub trait FromCall: Sized {
         }
     }
 
+    /// Says what the argument reads of a client's [request](crate::HttpRequest). Gateways send a
+    /// node only what the arguments of a route want. A type that is made of others, as above, wants
+    /// what these want:
+    ///
+    /// ```
+    /// # use node_sdk::{Cookies, FromCall, IncomingCall, ServiceError, Wants};
+    /// /// Who is signed in.
+    /// struct User(String);
+    ///
+    /// impl FromCall for User {
+    ///     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+    ///         let cookies = Cookies::from_call(call)?;
+    ///         let user = cookies.get("user").map(|name| Self(name.to_owned()));
+    ///         user.ok_or_else(|| ServiceError::new(401, "sign_in", "sign in first"))
+    ///     }
+    ///
+    ///     fn wants(wants: &mut Wants) {
+    ///         Cookies::wants(wants);
+    ///     }
+    /// }
+    /// ```
+    fn wants(_wants: &mut Wants) {}
+
     /// The type of state that this argument needs and `states` lacks. Checked at start.
     #[doc(hidden)]
     fn missing(_states: &StateTypes<'_>) -> Option<&'static str> {
@@ -123,12 +152,20 @@ impl<T: FromCall> FromCall for Option<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         T::optional(call)
     }
+
+    fn wants(wants: &mut Wants) {
+        T::wants(wants);
+    }
 }
 
 /// The argument, or why the call has none: the handler decides whether it answers with the error.
 impl<T: FromCall> FromCall for Result<T, ServiceError> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(T::from_call(call))
+    }
+
+    fn wants(wants: &mut Wants) {
+        T::wants(wants);
     }
 
     fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
@@ -151,6 +188,10 @@ pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
     /// Begins to answer a call.
     #[doc(hidden)]
     fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError>;
+
+    /// What the arguments read of a client's request.
+    #[doc(hidden)]
+    fn wants(wants: &mut Wants);
 
     /// The type of state that an argument needs and `states` lacks.
     #[doc(hidden)]

@@ -1,25 +1,41 @@
 //! What a handler can return as a result.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::BytesMut;
+use protocol::ResponseHeaders;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
+use crate::handler::http::Wants;
 use net::buffers::with_scratch;
 
 /// A result with a status. Anything that has a JSON form is a result with status 200.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a handler",
-    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent` and `Streaming<S>`; \
+    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent`, `Streaming<S>`, \
+            `HttpResponse<T>`, `Redirect`, `Html<T>` and `Text<T>`; \
             add `#[derive(serde::Serialize)]` to `{Self}`"
 )]
 pub trait Respond: Send {
-    /// An HTTP status code, 200 to 299.
+    /// An HTTP status code, 200 to 599. Callers that are nodes take one of 400 or more for an
+    /// error.
     fn status(&self) -> u16 {
         200
+    }
+
+    /// Adds the header fields of the response. Called only if a gateway calls that takes them.
+    fn headers(&self, _headers: &mut ResponseHeaders) {}
+
+    /// Says that the result has header fields: a gateway takes them only of routes that
+    /// [want](crate::FromCall::wants) the request of its client.
+    fn wants(_wants: &mut Wants)
+    where
+        Self: Sized,
+    {
     }
 
     /// Appends the result as JSON text.
@@ -115,9 +131,22 @@ pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), se
     })
 }
 
-/// The response of a handler, as the layers around it see it. They return or replace it.
+/// The response of a handler, as the layers around it see it. They return or replace it. A handler
+/// whose results are of several types returns it, too:
+///
+/// ```
+/// use node_sdk::{Html, Outcome, Params, Redirect, ServiceError};
+///
+/// async fn page(Params(is_known): Params<bool>) -> Result<Outcome, ServiceError> {
+///     match is_known {
+///         true => Outcome::from_result(Html("<h1>Hello!</h1>")),
+///         false => Outcome::from_result(Redirect::to("/")),
+///     }
+/// }
+/// ```
 pub struct Outcome {
     status: u16,
+    headers: ResponseHeaders,
     body: OutcomeBody,
 }
 
@@ -127,12 +156,13 @@ enum OutcomeBody {
 }
 
 impl Outcome {
-    /// A response of the layer's own.
+    /// A response with this result.
     ///
     /// # Errors
     /// 500 when the result has no JSON form.
     pub fn from_result(result: impl Respond) -> Result<Self, ServiceError> {
-        let status = result.status();
+        let (status, mut headers) = (result.status(), ResponseHeaders::NONE);
+        result.headers(&mut headers);
         let body = match result.into_parts() {
             Ok(parts) => OutcomeBody::Parts(parts),
             Err(result) => {
@@ -142,12 +172,18 @@ impl Outcome {
                 OutcomeBody::Json(serde_json::from_slice(&text).map_err(no_json)?)
             }
         };
-        Ok(Self { status, body })
+        Ok(Self { status, headers, body })
     }
 
-    /// An HTTP status code, 200 to 299.
+    /// An HTTP status code, 200 to 599.
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// Sets a header field, in place of one of the same name. Gateways give it to their clients.
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.set(name, value);
+        self
     }
 
     /// The result as JSON; `None` when it comes in parts, which do not exist yet.
@@ -162,6 +198,14 @@ impl Outcome {
 impl Respond for Outcome {
     fn status(&self) -> u16 {
         self.status
+    }
+
+    fn headers(&self, headers: &mut ResponseHeaders) {
+        self.headers.clone().into_iter().for_each(|(name, value)| headers.append(name, value));
+    }
+
+    fn wants(wants: &mut Wants) {
+        wants.request();
     }
 
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {

@@ -6,13 +6,15 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use net::{MAX_ESCAPED_BYTES, debug, escaped};
 use protocol::{
-    Key, PartWriter, ResponsePayload, ResponseWriter, Side, Version, write_credit, write_end, write_open,
-    write_response,
+    Key, PartWriter, ResponseHeaders, ResponsePayload, ResponseWriter, Side, Version, write_credit, write_end,
+    write_open, write_response,
 };
 
 use crate::error::lost::OneWayCall;
-use crate::error::{ServiceError, error_status};
+use crate::error::{ServiceError, error_status, result_status};
 use crate::handler::call_stream::{CallStream, Parts};
+use crate::handler::http::cookie;
+use crate::handler::respond::{self, Respond};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Bytes of one response's parts that are written before other responses get their turn.
@@ -38,6 +40,8 @@ pub(crate) struct ReturnPath {
     pub(crate) call_stream: Option<Arc<CallStream>>,
     /// The record of failures for a call without a response.
     pub(crate) one_way: Option<Box<OneWayCall>>,
+    /// If a gateway calls and takes header fields: whether its client speaks TLS.
+    pub(crate) http: Option<bool>,
 }
 
 /// A task that still reads the items of a call which is over gets an error.
@@ -62,14 +66,35 @@ impl<'a> ResponseSink<'a> {
         Self { start: out.len(), out, to }
     }
 
+    /// Writes the result of a handler. Its header fields are only for gateways that take them.
+    pub(crate) fn result(&mut self, result: &impl Respond) {
+        let mut headers = ResponseHeaders::NONE;
+        if let Some(is_https) = self.to.http {
+            result.headers(&mut headers);
+            headers = cookie::finish(headers, is_https);
+        }
+        self.success(result.status(), &headers, |out| respond::append(result, out));
+    }
+
     /// Writes a result, which `write` makes into JSON text.
-    pub(crate) fn success(&mut self, status: u16, write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>) {
+    pub(crate) fn success(
+        &mut self,
+        status: u16,
+        headers: &ResponseHeaders,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>,
+    ) {
         let Some(key) = &self.to.key else { return };
         let limit = match self.to.version {
             Version::V1 => self.to.legacy_bytes,
             Version::V2 => MAX_FRAME_BYTES,
         };
-        let writer = ResponseWriter::begin(self.out, self.to.version, key, status);
+        let Some(status) = result_status(status) else {
+            return self.failure(&ServiceError::internal(format!("the result has the status {status}")));
+        };
+        let writer = match headers.is_empty() {
+            true => ResponseWriter::begin(self.out, self.to.version, key, status),
+            false => ResponseWriter::begin_http(self.out, key, status, headers),
+        };
         if let Err(error) = write(self.out) {
             self.clear();
             return self.failure(&ServiceError::internal(format!("the result has no JSON form: {error}")));
@@ -91,9 +116,14 @@ impl<'a> ResponseSink<'a> {
                 None => debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call whose caller has gone has failed"),
             };
         };
-        let ServiceError { status, reason, message, retry_after } = error;
+        let ServiceError { status, reason, message, retry_after, headers } = error;
         let status = error_status(*status, reason);
-        let failure = ResponsePayload::Failure { status, reason, message, retry_after: *retry_after };
+        let headers = match self.to.http {
+            Some(is_https) if !headers.is_empty() => cookie::finish(headers.clone(), is_https),
+            Some(_) | None => ResponseHeaders::NONE,
+        };
+        let failure =
+            ResponsePayload::Failure { status, reason, message, retry_after: *retry_after, headers: &headers };
         write_response(self.out, self.to.version, key, failure);
     }
 

@@ -9,6 +9,7 @@ use net::{Network, warn};
 use protocol::{Advert, EVENT_PREFIX, LEGACY_READ_BYTES, RouteAdvert};
 
 use crate::balance::Balance;
+use crate::handler::http::Wants;
 use crate::handler::layer::{Layer, LayerDefinition};
 use crate::handler::{AnyHandler, Handler, StateMap, erased};
 use crate::transport::budget;
@@ -61,6 +62,8 @@ pub(super) struct RouteDefinition {
     pub(super) max_concurrency: Option<usize>,
     pub(super) one_way: bool,
     pub(super) to_the_end: bool,
+    /// What the route reads of a client's request, beside what its arguments want.
+    pub(super) wants: Wants,
     pub(super) advert: RouteAdvert,
 }
 
@@ -211,7 +214,8 @@ impl NodeBuilder {
     /// ends. A layer is written like a handler, and gets the handler that it wraps as
     /// [`Next`](crate::Next): it may act before it, after it or instead of it, and change its
     /// response. The layer given first is the outermost. Each costs an allocation or two per call
-    /// and a copy of the response; routes without layers pay nothing.
+    /// and a copy of the response, and a gateway sends its client's [request](crate::HttpRequest)
+    /// along; routes without layers pay nothing.
     ///
     /// ```no_run
     /// # use node_sdk::{Next, Node, Outcome, Route, ServiceError};
@@ -252,26 +256,6 @@ impl NodeBuilder {
         self
     }
 
-    /// Makes the last route public: gateways answer clients with it. Other routes are internal:
-    /// nodes can call them, and to clients they do not exist.
-    ///
-    /// ```no_run
-    /// # use node_sdk::{Node, ServiceError};
-    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
-    /// # async fn reserve() -> Result<(), ServiceError> { Ok(()) }
-    /// let node = Node::builder("goods")
-    ///     .route("GET/goods", list)
-    ///     .public()
-    ///     .route("POST/goods/reserve", reserve);
-    /// ```
-    pub fn public(mut self) -> Self {
-        match self.routes.last_mut() {
-            Some(route) => route.advert.public = true,
-            None => self.misplaced = Some("public"),
-        }
-        self
-    }
-
     /// Makes the routes that follow [public](Self::public), until the [`group`](Self::group) ends.
     pub fn public_routes(mut self) -> Self {
         self.public_routes = true;
@@ -290,9 +274,10 @@ impl NodeBuilder {
             around.covers_route = true;
             around.layer.clone().around(inner)
         });
-        let advert = RouteAdvert { public: self.public_routes && !text.starts_with(EVENT_PREFIX) };
+        let public = self.public_routes && !text.starts_with(EVENT_PREFIX);
+        let (advert, wants) = (RouteAdvert { public, ..RouteAdvert::default() }, Wants::default());
         let (max_concurrency, to_the_end) = (None, false);
-        self.routes.push(RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, advert });
+        self.routes.push(RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, wants, advert });
         self
     }
 
@@ -313,58 +298,6 @@ impl NodeBuilder {
     /// ```
     pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
         self.offer(format!("{EVENT_PREFIX}{event}"), erased(handler), true)
-    }
-
-    /// How many calls of the last route may run at a time, over all callers. Further calls are
-    /// answered at once with 503 `overloaded`, and callers try another node. Events, and other
-    /// calls without a response, wait for their turn, 256 at most; further ones are lost, which is
-    /// a warning in the log and counts among [`Node::lost_events`](crate::Node::lost_events).
-    ///
-    /// ```
-    /// # use node_sdk::{Node, ServiceError};
-    /// # async fn render() -> Result<(), ServiceError> { Ok(()) }
-    /// let node = Node::builder("reports").route("GET/reports/{id}", render).max_concurrency(4);
-    /// ```
-    pub fn max_concurrency(mut self, calls: usize) -> Self {
-        match self.routes.last_mut() {
-            Some(route) => route.max_concurrency = Some(calls),
-            None => self.misplaced = Some("max_concurrency"),
-        }
-        self
-    }
-
-    /// Never answers calls of the last route, even if they ask for it: for routes that must stay
-    /// silent, such as a log that version 1 nodes write to.
-    pub fn one_way(mut self) -> Self {
-        match self.routes.last_mut() {
-            Some(route) => route.one_way = true,
-            None => self.misplaced = Some("one_way"),
-        }
-        self
-    }
-
-    /// Finishes calls of the last route although their callers go, for 30 s at most. Their answers
-    /// go nowhere then. For work that must not stop halfway although its method is idempotent
-    /// (`GET`, `HEAD`, `PUT`, `DELETE`, `OPTIONS`), or although a caller says that it is
-    /// ([`Call::idempotent`](crate::Call::idempotent)); any other is finished in any case. An open
-    /// stream ends with its caller.
-    ///
-    /// ```
-    /// use node_sdk::{Node, Path, Peers, ServiceError};
-    ///
-    /// async fn replace(Path(id): Path<u64>, peers: Peers) -> Result<(), ServiceError> {
-    ///     peers.call::<()>("POST/stock/take", &id).await?;
-    ///     Ok(peers.call("POST/stock/put", &id).await?)
-    /// }
-    ///
-    /// let node = Node::builder("goods").route("PUT/goods/{id}", replace).to_the_end();
-    /// ```
-    pub fn to_the_end(mut self) -> Self {
-        match self.routes.last_mut() {
-            Some(route) => route.to_the_end = true,
-            None => self.misplaced = Some("to_the_end"),
-        }
-        self
     }
 
     /// How this node picks one of several providers; [`Balance::PowerOfTwo`] unless set.

@@ -4,6 +4,7 @@
 
 mod builder;
 mod own_route;
+mod route_settings;
 mod start;
 #[cfg(feature = "testing")]
 pub mod testing;

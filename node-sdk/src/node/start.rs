@@ -99,8 +99,9 @@ impl NodeBuilder {
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(mut self) -> Result<Node, StartError> {
         self.check()?;
+        self.state_wants()?;
         if !self.routes.is_empty() {
-            self.advert.routes = Some(RouteAdverts::new(self.routes.iter().map(|route| route.advert)));
+            self.advert.routes = Some(RouteAdverts::new(self.routes.iter().map(|route| route.advert.clone())));
         }
         let (routes, router) = build_router(std::mem::take(&mut self.routes), &self.states)?;
         let listener = self.network.bind(resolve(&self.listen)?)?;
@@ -116,6 +117,17 @@ impl NodeBuilder {
         let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, interests, budget, lost, leaving, server })
+    }
+
+    /// States for each route what its arguments read of a client's request. No gateway calls an
+    /// internal route.
+    fn state_wants(&mut self) -> Result<(), StartError> {
+        for RouteDefinition { text, handler, wants, advert, .. } in &mut self.routes {
+            handler.wants(wants);
+            let wanted = wants.registered().map_err(|wrong| wrong.into_error(text))?;
+            advert.headers = wanted.filter(|_| advert.public);
+        }
+        Ok(())
     }
 
     /// Checks the settings that concern no route, and reads the address to advertise.
@@ -197,7 +209,7 @@ fn build_router(
 ) -> Result<(Vec<Route>, Router<LocalRoute>), StartError> {
     let mut routes = Vec::with_capacity(given.len());
     let mut router = Router::default();
-    for RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, advert } in given {
+    for RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, wants, advert } in given {
         let route = match text.strip_prefix(EVENT_PREFIX) {
             Some(event) if advert.public => return Err(StartError::PublicEvent { event: event.to_owned() }),
             Some(event) => event_route(event)?,
@@ -207,7 +219,9 @@ fn build_router(
             return Err(StartError::MissingState { route: text, state });
         }
         let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
-        let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way, to_the_end });
+        let wanted = wants.registered().map_err(|wrong| wrong.into_error(&text))?;
+        let offer = LocalRoute { route: route.clone(), handler, max_concurrency, one_way, to_the_end, wanted };
+        let mut offer = Some(offer);
         let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
         let entry = entry.map_err(|refused| refused.into_error(&route))?;
         if offer.is_some() {

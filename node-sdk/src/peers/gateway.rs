@@ -19,12 +19,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use protocol::is_idempotent;
+pub use protocol::{ClientRequest, WantedHeaders, is_idempotent};
 use protocol::{Route, RouteAdvert, Unreachable};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, SharedTurns, Turns, affinity};
-pub use crate::client::call::raw_call::RawCall;
+pub use crate::client::call::raw_call::{ClientHead, RawCall};
 pub use crate::client::call::response::RawResponse;
 use crate::client::mesh::{Mesh, record_reach};
 pub use crate::client::stream::RawReply;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use protocol::{Advert, Node, Route};
+use protocol::{Advert, Node, Route, WantedHeaders};
 use tokio::time::Instant;
 
 use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, Turns};
@@ -96,6 +96,8 @@ impl Deref for RouteProviders {
 pub(crate) struct Provider {
     pub(crate) connection: Arc<Connection>,
     pub(crate) route: Route,
+    /// The header fields that it wants of a client's request, if it asks for that.
+    pub(crate) wanted: Option<WantedHeaders>,
     pub(super) weight: u16,
     /// Whether the Distributor has listed it as suspect.
     pub(super) suspect: bool,

@@ -291,6 +291,7 @@ impl RoutingTable {
             let provider_of = |route: &Route| Provider {
                 connection: Arc::clone(&connection),
                 route: route.clone(),
+                wanted: None,
                 weight,
                 suspect,
                 same_zone,
@@ -313,7 +314,7 @@ impl RoutingTable {
         for is_internal in [true, false] {
             let routes =
                 node.stated_routes().filter(|(route, advert)| local_node.is_internal(route, *advert) == is_internal);
-            for (route, _) in routes {
+            for (route, advert) in routes {
                 if let Some(refused) = unguarded.filter(|_| route.is_pattern()) {
                     // The node might answer it by the internal route that is not in the router.
                     self.refuse(known, route, refused, now);
@@ -324,7 +325,8 @@ impl RoutingTable {
                         is_called |= pools.is_used();
                         // Two routes of one node may differ only in the names of parameters.
                         if !pools.has_last(*address) {
-                            Arc::make_mut(pools).add(provider_of(route), is_internal);
+                            let wanted = advert.and_then(|advert| advert.headers.clone());
+                            Arc::make_mut(pools).add(Provider { wanted, ..provider_of(route) }, is_internal);
                         }
                     }
                     Err(refused) => {
@@ -480,7 +482,10 @@ mod tests {
     fn known(rng: &mut Rng, port: u16) -> KnownNode {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
         let routes: Vec<_> = ROUTES.iter().filter(|_| rng.bool()).map(|route| Route::parse(route).unwrap()).collect();
-        let route_adverts = routes.iter().map(|_| rng.bool().then(|| RouteAdvert { public: rng.bool() })).collect();
+        let route_adverts = routes
+            .iter()
+            .map(|_| rng.bool().then(|| RouteAdvert { public: rng.bool(), ..RouteAdvert::default() }))
+            .collect();
         let advert = Advert {
             id: Some(format!("i{}", rng.u8(0..2))),
             weight: rng.choice([0, 50, 100]).unwrap(),
@@ -657,7 +662,8 @@ mod tests {
         let many = node_of(1, 100, (1..17).map(route));
         let (at, mut late) = node_of(2, 100, ["GET/b".to_owned(), route(1), route(40)]);
         let node = Arc::make_mut(&mut late.as_mut().unwrap().node);
-        node.route_adverts = [true, true, false].map(|public| Some(RouteAdvert { public })).into();
+        node.route_adverts =
+            [true, true, false].map(|public| Some(RouteAdvert { public, ..RouteAdvert::default() })).into();
         table.apply(&[many.clone(), (at, late)], Instant::now());
         let providers = |table: &RoutingTable, path: &str| match table.lookup("GET", path) {
             Lookup::Available(providers, _) => members(&providers).into_iter().map(|member| member.0).collect(),

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
 use protocol::{
-    Packet, PacketError, Request, Route, Router, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, is_idempotent,
+    ClientRequest, JsonText, Packet, PacketError, Request, Route, Router, Version, WRONG_INSTANCE,
+    WRONG_INSTANCE_STATUS, WantedHeaders, is_idempotent,
 };
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
@@ -72,6 +73,8 @@ pub(crate) struct LocalRoute {
     pub(crate) one_way: bool,
     /// Whether calls are finished even if they are idempotent and the caller goes.
     pub(crate) to_the_end: bool,
+    /// The header fields that its arguments read of a client's request, if they read any of it.
+    pub(crate) wanted: Option<WantedHeaders>,
 }
 
 /// A call that has been begun.
@@ -136,7 +139,7 @@ impl LocalService {
         let legacy_bytes = self.legacy_bytes;
         let one_way = self.one_way(&request);
         let key = request.key.take();
-        let to = ReturnPath { version: request.version, key, legacy_bytes, call_stream: None, one_way };
+        let to = ReturnPath { version: request.version, key, legacy_bytes, call_stream: None, one_way, http: None };
         let message = format!("this is another instance of {}, or another service, than the call is for", self.name);
         let error = ServiceError::new(WRONG_INSTANCE_STATUS, WRONG_INSTANCE, message);
         StartedCall::failed(to, Context::default(), error)
@@ -184,6 +187,8 @@ impl LocalService {
         let is_finished =
             to.key.is_none() || offer.to_the_end || !(request.meta.idempotent || is_idempotent(&request.method));
         let context = Cell::new(Context { is_finished, ..context });
+        let client = request.meta.request.and_then(|JsonText(text)| ClientRequest::parse(text));
+        to.http = client.as_ref().map(|client| client.is_https);
         let call = IncomingCall {
             version: request.version,
             params: request.params,
@@ -193,6 +198,8 @@ impl LocalService {
             context: &context,
             caller,
             call_stream: to.call_stream.as_ref(),
+            client: client.as_ref(),
+            wanted: offer.wanted.as_ref(),
             next: RefCell::new(None),
             node: &self.node,
         };
@@ -219,7 +226,7 @@ impl LocalService {
             .filter(|_| streams)
             .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
         let one_way = if key.is_none() { self.one_way(request) } else { None };
-        ReturnPath { version: request.version, key, legacy_bytes: caller.read_window, call_stream, one_way }
+        ReturnPath { version: request.version, key, legacy_bytes: caller.read_window, call_stream, one_way, http: None }
     }
 
     /// The record of a call without a response, for the log if it fails.
@@ -296,13 +303,14 @@ impl StartedCall {
     /// Lends the return path of the response, until
     /// [`attach_return_path`](Self::attach_return_path).
     pub(crate) fn detach_return_path(&mut self) -> ReturnPath {
-        let ReturnPath { version, key, legacy_bytes, call_stream, one_way } = &mut self.return_path;
+        let ReturnPath { version, key, legacy_bytes, call_stream, one_way, http } = &mut self.return_path;
         ReturnPath {
             version: *version,
             key: key.take(),
             legacy_bytes: *legacy_bytes,
             call_stream: call_stream.take(),
             one_way: one_way.take(),
+            http: *http,
         }
     }
 

@@ -168,7 +168,7 @@ impl ResponseQueue {
 
 #[cfg(test)]
 mod tests {
-    use protocol::{Key, LEGACY_READ_BYTES};
+    use protocol::{Key, LEGACY_READ_BYTES, ResponseHeaders};
 
     use super::*;
     use crate::transport::limits::MAX_FRAME_BYTES;
@@ -191,9 +191,10 @@ mod tests {
                 legacy_bytes: LEGACY_READ_BYTES,
                 call_stream: None,
                 one_way: None,
+                http: None,
             };
             self.queue.answer(&to, |sink| {
-                sink.success(200, |out| {
+                sink.success(200, &ResponseHeaders::NONE, |out| {
                     out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());
                     Ok(())
                 });

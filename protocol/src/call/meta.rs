@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::json::Text;
-use crate::json::{digits, plain_text, put_number, put_text, read_member};
+use crate::json::{digits, is_object, plain_text, put_number, put_text, read_member, value_prefix};
 
 /// Makes the struct, its readers and its writer from one row for each member:
 ///
@@ -85,6 +85,9 @@ call_meta! {
     /// `h`: how many calls led to this one, each made by the handler of the one before; 0 for the
     /// first.
     hops: u8 = "h": u64, |hops| Some(u8::try_from(hops).unwrap_or(u8::MAX)), non_zero;
+    /// `q`: the request of the client for which a gateway calls, as JSON:
+    /// [`ClientRequest`](crate::ClientRequest) reads it.
+    request: Option<JsonText<'a>> = "q": JsonText<'a>, Some, Clone::clone;
 }
 
 fn from_milliseconds(milliseconds: u64) -> Option<Duration> {
@@ -103,6 +106,10 @@ fn milliseconds_down(sent: Duration) -> u64 {
 fn non_zero(number: &u8) -> Option<u64> {
     (*number > 0).then(|| u64::from(*number))
 }
+
+/// The text of a JSON object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonText<'a>(pub &'a str);
 
 /// A type of value in JSON.
 trait Form<'a>: Sized {
@@ -143,6 +150,19 @@ impl<'a> Form<'a> for bool {
     }
 }
 
+impl<'a> Form<'a> for JsonText<'a> {
+    fn parse(member: Option<&'a RawValue>) -> Option<Self> {
+        member.map(RawValue::get).filter(|text| is_object(text)).map(Self)
+    }
+
+    /// An object ends where a parser says so: this costs a parser for the member, and not for the
+    /// packet.
+    fn parse_prefix(text: &'a str) -> Option<(Self, &'a str)> {
+        let (value, after) = value_prefix(text.as_bytes()).filter(|_| text.starts_with('{'))?;
+        Some((Self(value), &text[text.len() - after.len()..]))
+    }
+}
+
 /// Appends a value as JSON.
 trait Put {
     fn put(self, out: &mut BytesMut);
@@ -163,6 +183,12 @@ impl Put for &str {
 impl Put for bool {
     fn put(self, out: &mut BytesMut) {
         out.put_slice(if self { b"true" } else { b"false" });
+    }
+}
+
+impl Put for JsonText<'_> {
+    fn put(self, out: &mut BytesMut) {
+        out.put_slice(self.0.as_bytes());
     }
 }
 

@@ -4,6 +4,7 @@
 //! not import `registry`.
 
 mod hello;
+mod http;
 mod legacy_response;
 mod meta;
 mod request;
@@ -11,10 +12,13 @@ mod response;
 mod stream;
 
 pub use hello::{ANY_INSTANCE, HELLO_URI, Hello, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, write_hello};
+pub use http::{ClientRequest, ResponseHeaders, read_pairs};
 pub use legacy_response::LegacyResponse;
-pub use meta::CallMeta;
+pub use meta::{CallMeta, JsonText};
 pub use request::{Request, write_cancel, write_request};
-pub use response::{Response, ResponsePayload, ResponseWriter, success_parts, write_response};
+pub use response::{
+    Response, ResponseParts, ResponsePayload, ResponseWriter, response_parts, success_parts, write_response,
+};
 pub use stream::{
     CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, parse_part, read_credit, write_credit, write_end,
     write_open,

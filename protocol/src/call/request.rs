@@ -199,6 +199,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::JsonText;
 
     #[track_caller]
     fn check(to: Version, params: &str, expected: &str) {
@@ -240,6 +241,7 @@ mod tests {
             attempt: 2,
             credit: Some(262_144),
             hops: 3,
+            request: Some(JsonText(r#"{"a":"::1","t":"/\"}{\u00b6","h":[["cookie","a=1"]]}"#)),
         };
         let only = |meta: fn(&mut CallMeta<'static>)| {
             let mut some = CallMeta::default();
@@ -252,6 +254,7 @@ mod tests {
             only(|meta| meta.attempt = 255),
             only(|meta| meta.hops = 255),
             only(|meta| meta.credit = Some(0)),
+            only(|meta| meta.request = Some(JsonText("{}"))),
             only(|meta| meta.from = Some("a \"quoted\" name".into())),
             all,
         ] {
@@ -281,6 +284,10 @@ mod tests {
             (r#"{"uri":"/g","method":"GET","key":7,"$":{,"d":1},"params":{}}"#, false),
             (r#"{"uri":"/g","method":"GET","key":7,"$":{"d":1,},"params":{}}"#, false),
             (r#"{"uri":"/g","method":"GET","key":7,"$":{"d":01},"params":{}}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{"q":{},"d":1},"params":{}}"#, true),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{"q":null},"params":{}}"#, true),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{"q":{"a":}},"params":{}}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{"q":{"a":"}},"params":{}}"#, false),
             (r#"{"uri":"/g","method":"GET","key":07,"$":{},"params":{}}"#, false),
         ] {
             let read = Request::parse(frame.as_bytes()).map_err(drop).and_then(|mut request| {

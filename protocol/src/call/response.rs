@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use super::legacy_response::{failure, is_failure};
 use crate::json::Text;
-use crate::json::{number_prefix, put_number, put_text};
-use crate::{Key, Packet, Version, seal};
+use crate::json::{number_prefix, put_number, put_text, value_prefix};
+use crate::{Key, Packet, ResponseHeaders, Version, seal};
 
 /// A received response.
 #[derive(Debug)]
@@ -28,6 +28,9 @@ pub struct Response<'a> {
     pub body: Option<&'a RawValue>,
     /// When to try again, if the sender says so.
     pub retry_after: Option<Duration>,
+    /// The header fields of an HTTP response, as JSON: [`read_pairs`](crate::read_pairs) reads
+    /// them.
+    pub headers: Option<&'a RawValue>,
 }
 
 impl<'a> Response<'a> {
@@ -43,6 +46,8 @@ impl<'a> Response<'a> {
             m: Option<&'a RawValue>,
             #[serde(borrow, default)]
             ra: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            h: Option<&'a RawValue>,
         }
         /// A member of a wrong type counts as absent, and the others remain.
         fn text(member: Option<&RawValue>) -> Option<Cow<'_, str>> {
@@ -51,7 +56,7 @@ impl<'a> Response<'a> {
         match packet.meta {
             Some(meta) => {
                 let meta: Option<RawResponseMeta<'a>> = serde_json::from_str(meta.get()).ok();
-                let (s, r, m, ra) = meta.map_or((None, None, None, None), |meta| (meta.s, meta.r, meta.m, meta.ra));
+                let [s, r, m, ra, h] = meta.map_or([None; 5], |meta| [meta.s, meta.r, meta.m, meta.ra, meta.h]);
                 Self {
                     version: Version::V2,
                     // A status that cannot be read does not count as success.
@@ -60,6 +65,7 @@ impl<'a> Response<'a> {
                     message: text(m),
                     body: packet.params,
                     retry_after: ra.and_then(|ra| serde_json::from_str(ra.get()).ok()).map(Duration::from_millis),
+                    headers: h,
                 }
             }
             None => {
@@ -74,6 +80,7 @@ impl<'a> Response<'a> {
                         .map(|text| serde_json::from_str::<Text<'_>>(text).map_or_else(|_| text.into(), |text| text.0)),
                     body: packet.results,
                     retry_after: None,
+                    headers: None,
                 }
             }
         }
@@ -87,6 +94,40 @@ pub fn success_parts(frame: &[u8]) -> Option<(u64, &[u8])> {
     let (key, rest) = number_prefix(frame.strip_prefix(br#"{"key":"#)?)?;
     let body = rest.strip_prefix(SUCCESS.as_bytes())?.strip_suffix(b"}")?;
     Some((key, body))
+}
+
+/// The parts of a version 2 response with a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseParts<'a> {
+    /// The key of the call.
+    pub key: u64,
+    /// The HTTP status.
+    pub status: u16,
+    /// The header fields, as JSON: [`read_pairs`](crate::read_pairs) reads them.
+    pub headers: Option<&'a str>,
+    /// The data, as JSON if it is one JSON value.
+    pub body: &'a [u8],
+}
+
+/// Splits a response with a result, and with a status, header fields or both, in the form that
+/// [`ResponseWriter`] writes, as [`success_parts`] does. `None` for all other frames.
+pub fn response_parts(frame: &[u8]) -> Option<ResponseParts<'_>> {
+    let (key, rest) = number_prefix(frame.strip_prefix(br#"{"key":"#)?)?;
+    let rest = rest.strip_prefix(br#","$":{"#)?;
+    let (status, name, rest) = match rest.strip_prefix(br#""s":"#) {
+        Some(rest) => {
+            let (status, rest) = number_prefix(rest)?;
+            (u16::try_from(status).ok()?, &br#","h":"#[..], rest)
+        }
+        None => (200, &br#""h":"#[..], rest),
+    };
+    let (headers, rest) = match rest.strip_prefix(name) {
+        Some(list) if list.starts_with(b"[") => value_prefix(list).map(|(headers, rest)| (Some(headers), rest))?,
+        Some(_) => return None,
+        None => (None, rest),
+    };
+    let body = rest.strip_prefix(br#"},"params":"#)?.strip_suffix(b"}")?;
+    Some(ResponseParts { key, status, headers, body })
 }
 
 /// The text between the key and the data of a successful version 2 response.
@@ -107,6 +148,8 @@ pub enum ResponsePayload<'a> {
         message: &'a str,
         /// When to try again.
         retry_after: Option<Duration>,
+        /// The header fields of the HTTP response.
+        headers: &'a ResponseHeaders,
     },
 }
 
@@ -135,6 +178,23 @@ impl ResponseWriter {
         Self { start }
     }
 
+    /// As [`begin`](Self::begin), for a version 2 caller that has asked for an HTTP response.
+    pub fn begin_http(out: &mut BytesMut, key: &Key, status: u16, headers: &ResponseHeaders) -> Self {
+        if headers.is_empty() {
+            return Self::begin(out, Version::V2, key, status);
+        }
+        let start = out.len();
+        put_key(out, key);
+        out.put_slice(br#","$":{"#);
+        if status != 200 {
+            out.put_slice(br#""s":"#);
+            put_number(out, status.into());
+        }
+        headers.put_member(out, if status == 200 { "" } else { "," });
+        out.put_slice(br#"},"params":"#);
+        Self { start }
+    }
+
     /// Ends the packet, ready to send. Returns its length.
     pub fn end(self, out: &mut BytesMut) -> usize {
         out.put_u8(b'}');
@@ -151,7 +211,7 @@ pub fn write_response(out: &mut BytesMut, to: Version, key: &Key, reply: Respons
             out.put_slice(result.as_bytes());
             writer.end(out);
         }
-        (Version::V1, ResponsePayload::Failure { status, message, reason: _, retry_after: _ }) => {
+        (Version::V1, ResponsePayload::Failure { status, message, reason: _, retry_after: _, headers: _ }) => {
             let start = out.len();
             put_key(out, key);
             out.put_slice(br#","errorcode":"#);
@@ -161,7 +221,7 @@ pub fn write_response(out: &mut BytesMut, to: Version, key: &Key, reply: Respons
             out.put_u8(b'}');
             seal(out, start);
         }
-        (Version::V2, ResponsePayload::Failure { status, reason, message, retry_after }) => {
+        (Version::V2, ResponsePayload::Failure { status, reason, message, retry_after, headers }) => {
             let start = out.len();
             put_key(out, key);
             out.put_slice(br#","$":{"s":"#);
@@ -175,6 +235,7 @@ pub fn write_response(out: &mut BytesMut, to: Version, key: &Key, reply: Respons
                 // Rounded up: a caller that comes earlier comes too early.
                 put_number(out, u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
             }
+            headers.put_member(out, ",");
             out.put_slice(b"}}");
             seal(out, start);
         }
@@ -193,12 +254,14 @@ fn put_key(out: &mut BytesMut, key: &Key) {
 mod tests {
     use super::*;
 
-    const REFUSED: ResponsePayload<'_> = ResponsePayload::Failure {
-        status: 404,
-        reason: "no_member",
-        message: "no such \"member\"",
-        retry_after: Some(Duration::from_millis(1500)),
-    };
+    static NO_FIELDS: ResponseHeaders = ResponseHeaders::NONE;
+    const REFUSED: ResponsePayload<'_> = refused(&NO_FIELDS);
+
+    const fn refused(headers: &ResponseHeaders) -> ResponsePayload<'_> {
+        let retry_after = Some(Duration::from_millis(1500));
+        let message = "no such \"member\"";
+        ResponsePayload::Failure { status: 404, reason: "no_member", message, retry_after, headers }
+    }
 
     #[track_caller]
     fn check(to: Version, key: &Key, reply: ResponsePayload<'_>, expected: &str) {
@@ -230,7 +293,13 @@ mod tests {
     fn b9_a_time_to_wait_is_rounded_up() {
         for (microseconds, milliseconds) in [(1, 1), (1000, 1), (1001, 2), (1_500_000, 1500)] {
             let retry_after = Some(Duration::from_micros(microseconds));
-            let reply = ResponsePayload::Failure { status: 503, reason: "busy", message: "", retry_after };
+            let reply = ResponsePayload::Failure {
+                status: 503,
+                reason: "busy",
+                message: "",
+                retry_after,
+                headers: &ResponseHeaders::NONE,
+            };
             let expected = format!(r#"{{"key":7,"$":{{"s":503,"r":"busy","m":"","ra":{milliseconds}}}}}"#);
             check(Version::V2, &Key::Number(7), reply, &expected);
         }
@@ -256,6 +325,47 @@ mod tests {
         // Only parsing the data can tell.
         let (_, body) = success_parts(br#"{"key":7,"$":{},"params":1,"$":{"s":500}}"#).unwrap();
         assert!(serde_json::from_slice::<&RawValue>(body).is_err());
+    }
+
+    #[test]
+    fn fields_of_http_are_written_and_split() {
+        let mut headers = ResponseHeaders::default();
+        headers.append("set-cookie", "a=\"1\"},");
+        headers.append("x", "¶");
+        let list = r#"[["set-cookie","a=\"1\"},"],["x","\u00b6"]]"#;
+        let check = |status: u16, headers: &ResponseHeaders, expected: &str| {
+            let mut out = BytesMut::new();
+            let writer = ResponseWriter::begin_http(&mut out, &Key::Number(7), status, headers);
+            out.put_slice(b"[1]");
+            writer.end(&mut out);
+            let frame = &out[..out.len() - 2];
+            assert_eq!(std::str::from_utf8(frame), Ok(expected));
+            let parts = response_parts(frame).unwrap();
+            let (packet, body) = (Packet::parse(frame).unwrap(), "[1]");
+            let read = Response::from_packet(&packet);
+            assert_eq!((parts.key, parts.status, parts.body), (7, status, body.as_bytes()));
+            assert_eq!((read.status, read.body.map(RawValue::get)), (status, Some(body)));
+            assert_eq!(parts.headers, read.headers.map(RawValue::get));
+        };
+        check(200, &headers, &format!(r#"{{"key":7,"$":{{"h":{list}}},"params":[1]}}"#));
+        check(302, &headers, &format!(r#"{{"key":7,"$":{{"s":302,"h":{list}}},"params":[1]}}"#));
+        check(201, &ResponseHeaders::NONE, r#"{"key":7,"$":{"s":201},"params":[1]}"#);
+        check(200, &ResponseHeaders::NONE, r#"{"key":7,"$":{},"params":[1]}"#);
+        let mut out = BytesMut::new();
+        write_response(&mut out, Version::V2, &Key::Number(7), refused(&headers));
+        assert!(out.ends_with(format!(r#""ra":1500,"h":{list}}}}}¶"#).as_bytes()), "{out:?}");
+        for frame in [
+            r#"{"key":7,"$":{"s":201,},"params":1}"#,
+            r#"{"key":7,"$":{,"h":[]},"params":1}"#,
+            r#"{"key":7,"$":{"s":99999},"params":1}"#,
+            r#"{"key":7,"$":{"s":"1"},"params":1}"#,
+            r#"{"key":7,"$":{"h":[["a"},"params":1}"#,
+            r#"{"key":7,"$":{"h":[],"s":201},"params":1}"#,
+            r#"{"key":7,"$":{"n":0},"params":1}"#,
+            r#"{"key":7,"$":{"s":404,"r":"no"}}"#,
+        ] {
+            assert_eq!(response_parts(frame.as_bytes()), None, "{frame}");
+        }
     }
 
     #[test]

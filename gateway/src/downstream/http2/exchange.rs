@@ -1,5 +1,6 @@
 //! One stream of a client that speaks HTTP/2.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
 use net::QueuedSocket;
 use tokio::time::{Duration, Instant};
@@ -130,11 +131,22 @@ impl Http2Exchange {
     }
 
     async fn send_full(&mut self, full: FullResponse) -> Result<(), Ended> {
-        let FullResponse { status, content_type, retry_after, location, allow, body, held } = full;
+        let FullResponse { status, content_type, retry_after, location, allow, of_node, body, held } = full;
         let mut response = Response::new(());
         *response.status_mut() = status;
         let fields = response.headers_mut();
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let media_type = match content_type {
+            Cow::Borrowed(known) => Ok(HeaderValue::from_static(known)),
+            Cow::Owned(named) => HeaderValue::try_from(named),
+        };
+        if let Some(media_type) = media_type.ok().filter(|media_type| !media_type.is_empty()) {
+            fields.insert(CONTENT_TYPE, media_type);
+        }
+        for (name, value) in of_node.iter() {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                fields.append(name, value);
+            }
+        }
         if let Some(after) = retry_after.and_then(|after| HeaderValue::try_from(&*after).ok()) {
             fields.insert(RETRY_AFTER, after);
         }

@@ -2,14 +2,13 @@
 //!
 //! It must not try another node: calls of the SDK do.
 
+mod client_request;
 pub(crate) mod stream_body;
 pub(crate) mod translate;
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
 use futures::StreamExt;
-use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::{GatewayPeers, RawCall, RawReply, RawResponse};
 use node_sdk::{CallError, Duplex};
@@ -17,9 +16,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::client_request::CallClient;
 use self::stream_body::StreamFormat;
 use self::translate::{
-    JSON, MediaType, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
+    MediaType, NodeAnswer, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
 };
 use crate::config::{RouteConfig, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
@@ -57,7 +57,8 @@ impl Proxy<'_> {
         let now = if has_body(head.method()) { Instant::now() } else { context.begin };
         let traceparent = head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok());
         let time_left = context.deadline.saturating_duration_since(now);
-        let call = call.started_at(now).timeout(time_left).in_trace(traceparent);
+        let client = CallClient { context };
+        let call = call.started_at(now).timeout(time_left).in_trace(traceparent).for_client(&client);
         let format = StreamFormat::accepted(head.fields());
         let response = match format {
             // A stream is not begun for its head.
@@ -78,7 +79,8 @@ impl Proxy<'_> {
         };
         let read = to_http(&response);
         self.record_if_malformed(&response, &read);
-        let (status, body) = match (read, format) {
+        self.record_left_out(method, context.path, &read);
+        let answer = match (read, format) {
             // HEAD gets the head that GET would.
             (Err(problem), Some(format)) if head.method() == "HEAD" && is_stream(&problem) => {
                 let head_only = ResponseHead { framing: Framing::Empty, ..format.head() };
@@ -89,16 +91,33 @@ impl Proxy<'_> {
         };
         drop(held);
         // A client that does not read its responses must not get more and more of them.
-        let held = Some(room.hold(body.len())?);
-        Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
+        let held = Some(room.hold(answer.body.len() + answer.fields.len())?);
+        let NodeAnswer { status, body, content_type, fields } = answer;
+        let full = FullResponse { held, ..FullResponse::new(status, content_type, body) };
+        Ok(exchange.respond(full.with_fields(fields, true)))
     }
 
     /// Records a node's malformed response, because its operator has to know.
-    fn record_if_malformed(&self, response: &RawResponse, read: &Result<(StatusCode, Bytes), Problem>) {
+    fn record_if_malformed(&self, response: &RawResponse, read: &Result<NodeAnswer, Problem>) {
         if let (Err(problem), Some(node)) = (read, response.node())
             && is_malformed(problem)
         {
             self.peers.record_malformed(node, &problem.detail);
+        }
+    }
+
+    /// Logs that a field of a node's answer was left out, because neither the node nor the client
+    /// learns of it.
+    fn record_left_out(&self, method: &str, path: &str, read: &Result<NodeAnswer, Problem>) {
+        let fields = match read {
+            Ok(answer) => Some(&answer.fields),
+            Err(problem) => problem.of_node.as_deref(),
+        };
+        let Some((name, why)) = fields.and_then(|fields| fields.left_out.as_ref()) else { return };
+        if let Some(suppressed) = self.shared.log_throttles.allow_for("answer_fields", path, Instant::now().into_std())
+        {
+            let [path, field] = [path, name].map(|text| escaped(text, MAX_ESCAPED_BYTES));
+            warn!(method, %path, %field, suppressed, "a header field of a node's answer is left out: {why}");
         }
     }
 

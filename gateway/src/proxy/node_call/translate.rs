@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use http::StatusCode;
 use node_sdk::gateway::RawResponse;
-use protocol::{Version, check_depth};
+use protocol::{Version, check_depth, read_pairs, response_parts};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::message::answer_fields::AnswerFields;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::node_call::stream_body::StreamFormat;
@@ -144,7 +145,7 @@ pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<Stri
         MediaType::Any if body.trim_ascii_start().starts_with(b"{") => Some(JSON),
         MediaType::Any => return Ok(form_params(body)),
     };
-    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let media_type = essence(content_type.unwrap_or_default());
     if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Ok(form_params(body));
     }
@@ -166,6 +167,11 @@ pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<Stri
     }
 }
 
+/// A media type without its parameters.
+fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
 /// Whether this is `application/json` or a relative, such as `application/problem+json` (RFC 6839).
 fn is_json(media_type: &str) -> bool {
     let subtype =
@@ -180,17 +186,65 @@ pub(crate) fn is_json_text(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// A node's response as one of HTTP: status and body, or the problem that it reports.
+/// A node's result, as a response of HTTP has it.
+#[derive(Debug)]
+pub(crate) struct NodeAnswer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+    /// The media type of the body, unless its fields name one; empty without a body.
+    pub(crate) content_type: &'static str,
+    pub(crate) fields: AnswerFields,
+}
+
+impl NodeAnswer {
+    /// A result in JSON, without fields.
+    fn json(status: StatusCode, body: Bytes) -> Self {
+        Self { status, body, content_type: JSON, fields: AnswerFields::default() }
+    }
+
+    /// A result in the form of the media type that its fields name; `None` if it does not have that
+    /// form.
+    fn with_fields(status: StatusCode, packet: &Bytes, body: &[u8], fields: AnswerFields) -> Option<Self> {
+        let has_none = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if has_none || (status.is_redirection() && body == b"null") {
+            return Some(Self { status, body: Bytes::new(), content_type: "", fields });
+        }
+        let is_text = fields.content_type.as_deref().is_some_and(|media_type| !is_json(essence(media_type)));
+        let body = match is_text {
+            true => serde_json::from_slice::<String>(body).ok()?.into(),
+            false => Some(packet.slice_ref(body)).filter(|body| is_json_text(body))?,
+        };
+        Some(Self { status, body, content_type: JSON, fields })
+    }
+}
+
+/// The fields of a node's answer, if it gives any.
+fn fields_of(text: Option<&str>) -> AnswerFields {
+    let Some(text) = text else { return AnswerFields::default() };
+    match read_pairs(text.as_bytes()) {
+        Some(pairs) => AnswerFields::new(pairs),
+        None => AnswerFields::unreadable(),
+    }
+}
+
+/// A node's response as one of HTTP, or the problem that it reports.
 ///
-/// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet,
-/// as old clients expect.
-pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
+/// Version 2: the status it gives, and its `params` unparsed, or as the text that they are if the
+/// answer names another media type than JSON. Version 1: 200 and the whole packet, as old clients
+/// expect.
+pub(crate) fn to_http(response: &RawResponse) -> Result<NodeAnswer, Problem> {
     let packet = response.packet();
     // The usual response is split without parsing, and checked once.
     if let Some(result) = response.result()
         && is_json_text(result)
     {
-        return Ok((StatusCode::OK, packet.slice_ref(result)));
+        return Ok(NodeAnswer::json(StatusCode::OK, packet.slice_ref(result)));
+    }
+    if let Some(parts) = response_parts(packet)
+        && let Some(status) = final_status(parts.status)
+        && let Some(answer) = NodeAnswer::with_fields(status, packet, parts.body, fields_of(parts.headers))
+    {
+        return Ok(answer);
     }
     let Ok(read) = response.read() else {
         if packet.trim_ascii() != b"null" {
@@ -201,16 +255,25 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Pro
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, ProblemKind::METHOD_NOT_KNOWN, detail));
     };
     match read.version {
-        Version::V1 => Ok((StatusCode::OK, packet.clone())),
+        Version::V1 => Ok(NodeAnswer::json(StatusCode::OK, packet.clone())),
         Version::V2 => {
-            let status = StatusCode::from_u16(read.status).ok().filter(|status| status.as_u16() >= 200);
-            let Some(status) = status else {
+            let Some(status) = final_status(read.status) else {
                 let detail = format!("the service answered with status {}, which is not an HTTP status", read.status);
                 return Err(Problem::new(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, detail));
             };
+            let fields = fields_of(read.headers.map(RawValue::get));
             match (read.body, read.reason.map(ProblemKind::of_node)) {
-                (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
-                (None, None) => Ok((status, Bytes::from_static(b"null"))),
+                (Some(body), _) => {
+                    let answer = NodeAnswer::with_fields(status, packet, body.get().as_bytes(), fields);
+                    answer.ok_or_else(|| {
+                        let detail = "the service answered with another media type than JSON, and not with a text";
+                        Problem::new(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, detail)
+                    })
+                }
+                (None, None) if status.is_redirection() || status == StatusCode::NO_CONTENT => {
+                    Ok(NodeAnswer { status, body: Bytes::new(), content_type: "", fields })
+                }
+                (None, None) => Ok(NodeAnswer { fields, ..NodeAnswer::json(status, Bytes::from_static(b"null")) }),
                 (None, Some(kind)) if kind == ProblemKind::STREAM && status == StatusCode::NOT_ACCEPTABLE => {
                     let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
                     let detail =
@@ -219,11 +282,17 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<(StatusCode, Bytes), Pro
                 }
                 (None, Some(kind)) => {
                     let problem = Problem::new(status, kind, read.message.unwrap_or_default());
-                    Err(Problem { retry_after: read.retry_after, ..problem })
+                    let of_node = (fields != AnswerFields::default()).then(|| Box::new(fields));
+                    Err(Problem { retry_after: read.retry_after, of_node, ..problem })
                 }
             }
         }
     }
+}
+
+/// A status that ends an exchange, which those below 200 do not.
+fn final_status(status: u16) -> Option<StatusCode> {
+    StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)
 }
 
 /// Whether a node's response was of no use, for a reason that its operator has to know.

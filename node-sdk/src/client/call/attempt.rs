@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use protocol::{CallMeta, Packet, Part, Version, is_idempotent, write_request};
+use protocol::{CallMeta, JsonText, Packet, Part, Version, is_idempotent, write_request};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::PickOptions;
@@ -227,6 +227,8 @@ impl RawCall<'_> {
                 Version::V2 => Cow::Borrowed(text),
             };
             let trace = context.trace.map(Trace::child);
+            let request = self.client.zip(provider.wanted.as_ref()).filter(|_| version == Version::V2);
+            let request = request.map(|(client, wanted)| client.request(wanted).to_json());
             let meta = |sent| CallMeta {
                 time_left: Some(deadline.saturating_duration_since(now)),
                 sent,
@@ -236,6 +238,7 @@ impl RawCall<'_> {
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
                 credit: self.window,
                 hops: context.hops,
+                request: request.as_deref().map(JsonText),
             };
             let url = (self.method, self.path);
             if self.one_way {

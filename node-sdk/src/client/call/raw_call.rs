@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::is_idempotent;
+use protocol::{ClientRequest, WantedHeaders, is_idempotent};
 use tokio::time::Instant;
 
 use crate::balance::{Balance, PickOptions};
@@ -13,6 +13,13 @@ use crate::client::mesh::Mesh;
 use crate::context::Trace;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
+
+/// The request of a client of a gateway, as far as routes ask for it.
+pub trait ClientHead: std::fmt::Debug + Sync {
+    /// The request with the header fields that a route wants. Made for each attempt at a node whose
+    /// route asks for it, and for no other.
+    fn request(&self, wanted: &WantedHeaders) -> ClientRequest<'_>;
+}
 
 /// A call whose response stays unparsed: see
 /// [`GatewayPeers::call_raw`](crate::gateway::GatewayPeers::call_raw).
@@ -30,6 +37,8 @@ pub struct RawCall<'a> {
     pub(super) one_way: bool,
     /// The trace of the call, if it is not that of the call that is being handled.
     pub(super) trace: Option<Trace>,
+    /// The request of the client for which a gateway calls.
+    pub(super) client: Option<&'a dyn ClientHead>,
     /// The response may be a stream, of which this many bytes may be sent ahead.
     pub(super) window: Option<u32>,
     /// Without a response after this time, another provider is called too.
@@ -56,6 +65,7 @@ impl<'a> RawCall<'a> {
             idempotent: is_idempotent(method),
             one_way: false,
             trace: None,
+            client: None,
             window: None,
             hedge: None,
             address: None,
@@ -83,6 +93,12 @@ impl<'a> RawCall<'a> {
     /// begins one.
     pub fn in_trace(mut self, traceparent: Option<&str>) -> Self {
         self.trace = Some(traceparent.and_then(Trace::parse).unwrap_or_else(Trace::begin));
+        self
+    }
+
+    /// The call is for a client: nodes whose route asks for its request get it.
+    pub fn for_client(mut self, client: &'a dyn ClientHead) -> Self {
+        self.client = Some(client);
         self
     }
 

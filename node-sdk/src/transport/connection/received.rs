@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use net::{MAX_ESCAPED_BYTES, debug, escaped, warn};
-use protocol::{HELLO_URI, Packet, Part, Side, Version, parse_part, read_credit};
+use protocol::{HELLO_URI, Packet, Part, Side, Version, parse_part, read_credit, response_parts};
 use tokio::time::Instant;
 
 use super::driver::{Driver, WRONG_INSTANCE_PAUSE};
@@ -197,6 +197,9 @@ enum FrameKind {
 fn read_head(frame: &[u8], calls: &InFlight, target: &Target) -> (Option<u64>, FrameKind) {
     if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
         return (Some(key), FrameKind::Part(part));
+    }
+    if let Some(parts) = response_parts(frame) {
+        return (Some(parts.key), FrameKind::Response);
     }
     match Packet::parse(frame) {
         Ok(packet) if packet.uri() == HELLO_URI => (None, FrameKind::Hello { is_meant: target.is_meant(&packet) }),

@@ -213,7 +213,7 @@ mod tests {
         check(r#"{"advertise":"shop.example"}"#, usual());
         check(r#"{"advertise":80}"#, usual());
         let routes = |public: &[bool]| {
-            let adverts = public.iter().map(|public| RouteAdvert { public: *public });
+            let adverts = public.iter().map(|public| RouteAdvert { public: *public, ..RouteAdvert::default() });
             Advert { routes: Some(RouteAdverts::new(adverts)), ..usual() }
         };
         check(r#"{"routes":[{"at":[1],"public":true}]}"#, routes(&[false, true]));
@@ -234,7 +234,9 @@ mod tests {
             zone: Some("서울 \"1\"".into()),
             version: Some("1.2.3".into()),
             advertise: Some("shop.example:80".parse().unwrap()),
-            routes: Some(RouteAdverts::new([true, false, true].map(|public| RouteAdvert { public }))),
+            routes: Some(RouteAdverts::new(
+                [true, false, true].map(|public| RouteAdvert { public, ..RouteAdvert::default() }),
+            )),
             meta: Some(r#"{"team":["a"]}"#.into()),
         };
         check(&all.to_json(), all.clone());

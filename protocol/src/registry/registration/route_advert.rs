@@ -3,13 +3,17 @@
 use serde_json::value::RawValue;
 
 use crate::json::{is_object, read_member, to_json};
+use crate::registry::registration::wanted_headers::WantedHeaders;
 
 /// The statements of a node about one of its routes. A route that is not stated has the defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteAdvert {
     /// Whether gateways answer clients with the route. Otherwise it is internal: only nodes can
     /// call it.
     pub public: bool,
+    /// The header fields that the route reads of a client's request. If there are any statements
+    /// about them, even of none, calls of gateways bring the [request](crate::ClientRequest).
+    pub headers: Option<WantedHeaders>,
 }
 
 /// The route adverts of a node: `[{"at":[0,2],"public":true}]`, where `at` has positions in `urls`.
@@ -52,7 +56,7 @@ impl RouteAdverts {
         for (positions, advert) in self.0.iter().rev() {
             for at in positions {
                 if let Some(place) = adverts.get_mut(usize::from(*at)) {
-                    *place = *advert;
+                    place.clone_from(advert);
                 }
             }
         }
@@ -66,6 +70,8 @@ struct RawGroup<'a> {
     at: Option<&'a RawValue>,
     #[serde(borrow, default)]
     public: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    headers: Option<&'a RawValue>,
 }
 
 fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
@@ -74,14 +80,16 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
 
 /// An object without sound positions is of no route. A member of a wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
-    let RawGroup { at, public } = read_group(text)?;
-    Some((read_member(at)?, RouteAdvert { public: read_member(public).unwrap_or(false) }))
+    let RawGroup { at, public, headers } = read_group(text)?;
+    let public = read_member(public).unwrap_or(false);
+    Some((read_member(at)?, RouteAdvert { public, headers: headers.and_then(WantedHeaders::parse) }))
 }
 
 fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
-    let RouteAdvert { public } = advert;
+    let RouteAdvert { public, headers } = advert;
     let public = if *public { r#","public":true"# } else { "" };
-    format!(r#"{{"at":{}{public}}}"#, to_json(positions))
+    let headers = headers.as_ref().map_or_else(String::new, |headers| format!(r#","headers":{}"#, headers.to_json()));
+    format!(r#"{{"at":{}{public}{headers}}}"#, to_json(positions))
 }
 
 /// What no peer takes notice of in the member `routes` of a node with as many urls.
@@ -91,7 +99,7 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
     };
     let mut ignored = Vec::new();
     for group in list {
-        let Some(RawGroup { at, public }) = read_group(group) else {
+        let Some(RawGroup { at, public, headers }) = read_group(group) else {
             ignored.push("an item of $.routes is not an object");
             continue;
         };
@@ -104,6 +112,17 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
         }
         if public.is_some() && read_member::<bool>(public).is_none() {
             ignored.push("public of an item of $.routes is not true or false, so its routes are internal");
+        }
+        match headers.map(WantedHeaders::parse) {
+            Some(None) => ignored.push("headers of an item of $.routes is not a list, so its routes get none"),
+            Some(Some(wanted))
+                if read_member::<Vec<&RawValue>>(headers).is_some_and(|all| all.len() != wanted.len()) =>
+            {
+                ignored.push(
+                    "headers of an item of $.routes has what is not a header name, names one twice, or has too many",
+                );
+            }
+            Some(Some(_)) | None => {}
         }
     }
     ignored
@@ -155,11 +174,32 @@ mod tests {
 
     #[test]
     fn routes_with_equal_adverts_share_an_object() {
-        let [public, internal] = [true, false].map(|public| RouteAdvert { public });
-        assert_eq!(RouteAdverts::new([]).to_json(), "[]");
-        assert_eq!(RouteAdverts::new([internal, internal]).to_json(), "[]");
-        assert_eq!(RouteAdverts::new([public, internal, public]).to_json(), r#"[{"at":[0,2],"public":true}]"#);
+        let [public, internal] = [true, false].map(|public| RouteAdvert { public, ..RouteAdvert::default() });
+        let json = |adverts: &[&RouteAdvert]| RouteAdverts::new(adverts.iter().map(|one| (*one).clone())).to_json();
+        assert_eq!(json(&[]), "[]");
+        assert_eq!(json(&[&internal, &internal]), "[]");
+        assert_eq!(json(&[&public, &internal, &public]), r#"[{"at":[0,2],"public":true}]"#);
+        let headers = |names: &[&str]| RouteAdvert { headers: Some(WantedHeaders::new(names)), ..public.clone() };
+        let (one, other) = (headers(&["cookie", "x-a"]), headers(&["X-A", "Cookie"]));
+        assert_eq!(json(&[&one, &other]), r#"[{"at":[0,1],"public":true,"headers":["cookie","x-a"]}]"#);
         // As many as one registration may have cost little beside their urls.
-        assert!(RouteAdverts::new([public; 256]).to_json().len() < 1000);
+        assert!(json(&[&public; 256]).len() < 1000);
+    }
+
+    #[test]
+    fn routes_name_the_headers_that_they_read() {
+        let check = |text: &str, expected: Option<&[&str]>| {
+            let adverts = RouteAdverts::parse(serde_json::from_str(text).unwrap());
+            let advert = adverts.by_position(1).remove(0);
+            let seen = advert.headers.as_ref().map(|headers| headers.iter().collect::<Vec<_>>());
+            assert_eq!(seen.as_deref(), expected, "{text}");
+            assert_eq!(RouteAdverts::parse(serde_json::from_str(&adverts.to_json()).unwrap()), adverts);
+        };
+        check(r#"[{"at":[0]}]"#, None);
+        check(r#"[{"at":[0],"headers":[]}]"#, Some(&[]));
+        check(r#"[{"at":[0],"headers":["Cookie","x-a","cookie"]}]"#, Some(&["cookie", "x-a"]));
+        check(r#"[{"at":[0],"headers":["a b","",7,null,"x:y","é","x"]}]"#, Some(&["x"]));
+        check(r#"[{"at":[0],"headers":"cookie"}]"#, None);
+        check(r#"[{"at":[0],"headers":null}]"#, None);
     }
 }

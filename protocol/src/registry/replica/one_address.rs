@@ -33,8 +33,8 @@ fn merge_routes<'n>(nodes: impl Iterator<Item = &'n Arc<Node>>) -> Vec<(Route, O
     for (route, advert) in nodes.flat_map(|node| node.stated_routes()) {
         let place = *places.entry(route).or_insert(merged.len());
         match merged.get_mut(place) {
-            Some((_, earlier)) => *earlier = advert.copied(),
-            None => merged.push((route.clone(), advert.copied())),
+            Some((_, earlier)) => *earlier = advert.cloned(),
+            None => merged.push((route.clone(), advert.cloned())),
         }
     }
     merged
