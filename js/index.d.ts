@@ -23,6 +23,11 @@ export interface NodeOptions {
   version?: string;
   /** Anything else that everybody should see. */
   meta?: Json;
+  /**
+   * Whether clients of a gateway can call all routes of this node; `false` unless set. A route with the option `public`
+   * decides for itself.
+   */
+  publicRoutes?: boolean;
   /** Bytes that are kept for all callers together; 256 MiB unless set. */
   buffers?: number;
   /** What callers of version 1 can read at once; 65536 unless set. */
@@ -81,7 +86,15 @@ export interface RouteOptions<T extends ParamTypes = ParamTypes> {
   concurrency?: number;
   /** The types of arguments. Others are answered 400 `bad_params`. */
   params?: T;
+  /**
+   * Whether clients of a gateway can call the route. Unless it is `true`, or `publicRoutes` of the node is, the route is
+   * internal: nodes call it, and to clients it does not exist.
+   */
+  public?: boolean;
 }
+
+/** Events are for nodes only, so these are the options of a route without `public`. */
+export type EventOptions = Omit<RouteOptions, 'public'>;
 
 /** The node that calls, as far as it says who it is. */
 export interface Caller {
@@ -156,7 +169,7 @@ export class Node {
   /** The entries of all nodes that are listed. */
   readonly nodes: Entry[];
 
-  /** Offers a route, such as `GET/orders/{id}`. */
+  /** Offers a route, such as `GET/orders/{id}`. Nodes can call it; clients of a gateway can if it is public. */
   route<T extends ParamTypes>(
     url: string,
     handler: Handler<Params<T>>,
@@ -164,7 +177,7 @@ export class Node {
   ): this;
   route(url: string, handler: Handler, options?: RouteOptions): this;
   /** Subscribes to an event, such as `orders.created`. One node of each name gets it. */
-  on<E = Json>(event: string, handler: EventHandler<E>, options?: RouteOptions): this;
+  on<E = Json>(event: string, handler: EventHandler<E>, options?: EventOptions): this;
 
   /**
    * Listens and registers. Resolves when the node is listed; or when there is no Distributor, which the log tells: the

@@ -28,8 +28,10 @@ const TIDY_MS = 1000; // how often time-outs of many seconds are checked
 const MAX_WEIGHT = 1000; // hundredths of the usual share
 
 const NAME = /^[A-Za-z0-9._-]{1,128}$/;
-const NODE_OPTIONS = ['distributor', 'host', 'port', 'advertise', 'zone', 'weight', 'version', 'meta', 'buffers', 'oldReadBytes', 'log'];
-const ROUTE_OPTIONS = ['concurrency', 'params'];
+const NODE_OPTIONS = [
+  'distributor', 'host', 'port', 'advertise', 'zone', 'weight', 'version', 'meta', 'publicRoutes', 'buffers', 'oldReadBytes', 'log',
+];
+const ROUTE_OPTIONS = ['concurrency', 'params', 'public'];
 
 class Node {
   #options;
@@ -98,7 +100,8 @@ class Node {
     return this.#peers.nodes;
   }
 
-  // Offers a route, such as `GET/orders/{id}`. The handler returns the result, or throws.
+  // Offers a route, such as `GET/orders/{id}`. The handler returns the result, or throws. Nodes can
+  // call it; clients of a gateway can if it is public.
   route(url, handler, options = {}) {
     this.#offer(url, handler, options, false);
     return this;
@@ -123,14 +126,16 @@ class Node {
     for (const name of Object.keys(options)) {
       if (!ROUTE_OPTIONS.includes(name)) throw new StartError(`the route ${url} has the option ${name}, which there is not; there are ${ROUTE_OPTIONS.join(', ')}`);
     }
-    const { concurrency, params: types } = options;
+    const { concurrency, params: types, public: isPublic = this.#options.publicRoutes === true && !takesPayload } = options;
     if (concurrency !== undefined && !(Number.isInteger(concurrency) && concurrency >= 1)) {
       throw new StartError(`concurrency of ${url} is ${concurrency}; it is a number of calls, 1 or more`);
     }
+    if (typeof isPublic !== 'boolean') throw new StartError(`public of ${url} is ${shown(isPublic)}; it is true or false`);
+    if (isPublic && takesPayload) throw new StartError(`the event ${url.slice(6)} cannot be public: events are for nodes only`);
     const wrong = types === undefined ? null : typesFault(types);
     if (wrong) throw new StartError(`the params of ${url}: ${wrong}`);
     if (this.#service.offers.length >= MAX_URLS) throw new StartError(`a node has ${MAX_URLS} routes and events at most; ${url} is one more`);
-    const other = this.#service.add(url, handler, { concurrency, types }, takesPayload);
+    const other = this.#service.add(url, handler, { concurrency, types, isPublic }, takesPayload);
     if (other === url) throw new StartError(`the route ${url} is given twice; each route has one handler`);
     if (other) throw new StartError(`the routes ${other} and ${url} are one, as names of parameters make no difference; each route has one handler`);
   }
@@ -174,11 +179,12 @@ class Node {
     return this;
   }
 
-  // What others see of this node, beside its urls. What single routes say of themselves stands here
-  // too, once there is something to say.
+  // What others see of this node, beside its urls. `routes` is there even if it is empty: all
+  // routes of a node without it are public.
   #advert() {
     const { zone, weight, version, meta } = this.#options;
-    return { zone, weight, version, meta };
+    const at = [...this.#service.offers.keys()].filter((position) => this.#service.offers[position].isPublic);
+    return { zone, weight, version, meta, routes: at.length > 0 ? [{ at, public: true }] : [] };
   }
 
   #listen() {
@@ -357,11 +363,12 @@ function checkOptions(options) {
   for (const name of Object.keys(options)) {
     if (!NODE_OPTIONS.includes(name)) throw new StartError(`a node has no option ${name}; it has ${NODE_OPTIONS.join(', ')}`);
   }
-  const { port = 0, weight = 0, log = () => {} } = options;
+  const { port = 0, weight = 0, publicRoutes = false, log = () => {} } = options;
   if (!(Number.isInteger(port) && port >= 0 && port <= 65535)) throw new StartError(`port is ${port}; it is a number from 0 to 65535`);
   if (!(Number.isInteger(weight) && weight >= 0 && weight <= MAX_WEIGHT)) {
     throw new StartError(`weight is ${weight}; it is in hundredths of the usual share, from 0 to ${MAX_WEIGHT}`);
   }
+  if (typeof publicRoutes !== 'boolean') throw new StartError(`publicRoutes is ${shown(publicRoutes)}; it is true or false`);
   if (log !== false && typeof log !== 'function') throw new StartError('log is a function of a text, or false');
 }
 

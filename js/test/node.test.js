@@ -39,6 +39,9 @@ test('what is wrong is told before the start, with what to do', async () => {
     [route('PSOT/orders'), /'PSOT\/orders' is not a route: PSOT is not a method; is POST meant\?/],
     [route('GET/a', null), /the route GET\/a has no handler: give a function behind it/],
     [route('GET/a', () => {}, { limit: 1 }), /the route GET\/a has the option limit, which there is not/],
+    [route('GET/a', () => {}, { public: 'yes' }), /public of GET\/a is yes; it is true or false/],
+    [() => new Node('a').on('b', () => {}, { public: true }), /the event b cannot be public: events are for nodes only/],
+    [() => new Node('a', { publicRoutes: 1 }), /publicRoutes is 1; it is true or false/],
     [route('GET/a', () => {}, { concurrency: 0 }), /concurrency of GET\/a is 0; it is a number of calls, 1 or more/],
     [route('GET/a', () => {}, { params: { id: 'number' } }), /the params of GET\/a: "id" is none of String/],
     [() => new Node('a').route('GET/a', () => {}).route('GET/a', () => {}), /the route GET\/a is given twice/],
@@ -92,6 +95,26 @@ test('without a Distributor a node serves, and registers when there is one', asy
   assert.equal((await failure(node.call('GET/b'))).code, 'no_route');
   await assert.rejects(node.start(), /start\(\) was called before/);
   assert.throws(() => node.route('GET/c', () => {}), /the route GET\/c comes too late/);
+});
+
+test('a route is internal unless its author says that it is public', async (t) => {
+  const distributor = await new Distributor().start(t);
+  const offer = (one) => one
+    .route('GET/open', () => 1, { public: true })
+    .route('GET/usual', () => 1)
+    .on('e', () => {})
+    .route('GET/closed', () => 1, { public: false });
+  for (const [options, expected] of [
+    [{}, [{ at: [0], public: true }]],
+    [{ publicRoutes: undefined }, [{ at: [0], public: true }]],
+    [{ publicRoutes: true }, [{ at: [0, 1], public: true }]],
+  ]) {
+    await start(t, distributor, 'a', offer, options);
+    const { urls, $ } = distributor.registered.at(-1).params;
+    assert.deepEqual([urls, $.routes], [['GET/open', 'GET/usual', 'EVENT/e', 'GET/closed'], expected]);
+  }
+  await start(t, distributor, 'b', (one) => one.route('GET/b', () => 1));
+  assert.deepEqual(distributor.registered.at(-1).params.$.routes, [], 'a node that says nothing would be public');
 });
 
 test('results and errors have their form for each version', async (t) => {

@@ -36,9 +36,13 @@ class Status:
 class Handler:
     """A function for a route."""
 
-    def __init__(self, route: Route, function: Callable[..., Any], max_concurrency: int | None = None) -> None:
+    def __init__(
+        self, route: Route, function: Callable[..., Any], max_concurrency: int | None = None, is_public: bool = False
+    ) -> None:
         self.route = route
         self.function = function
+        self.is_public = is_public
+        """Whether gateways answer clients with the route."""
         self.is_stream = inspect.isasyncgenfunction(function)
         """Whether it yields the parts of a stream."""
         self._reads_all = route.method == EVENT

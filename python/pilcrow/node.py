@@ -51,7 +51,7 @@ class Node:
 
         node = Node("orders")
 
-        @node.route("GET/orders/{id}")
+        @node.route("GET/orders/{id}", public=True)
         async def find(call: Call, id: int) -> dict:
             return {"id": id, "goods": await call.call("GET/goods/7", timeout=2)}
 
@@ -69,6 +69,7 @@ class Node:
         weight: int = 100,
         version: str | None = None,
         meta: Any = None,
+        public_routes: bool = False,
         max_buffer_bytes: int = MAX_BUFFER_BYTES,
         max_legacy_response_bytes: int = LEGACY_READ_BYTES,
     ) -> None:
@@ -76,7 +77,8 @@ class Node:
         Distributor sees. ``advertise`` is the address ``host:port`` at which others can call it, if
         that is another one (behind a NAT, in a container); without it the variable
         ``NODE_ADVERTISE`` of the environment counts. ``weight`` is its share of the calls, in
-        hundredths. ``max_legacy_response_bytes`` is what one read of its version 1 callers takes.
+        hundredths. ``public_routes`` says whether routes that do not say so themselves are public.
+        ``max_legacy_response_bytes`` is what one read of its version 1 callers takes.
 
         Raises :class:`StartError`.
         """
@@ -95,6 +97,7 @@ class Node:
         self._about = {"version": version, "zone": zone, "weight": None if weight == 100 else weight, "meta": meta}
         self._identity = Identity()
         self._service = Service(name, self._identity.id, max_buffer_bytes, max_legacy_response_bytes)
+        self._public_routes = public_routes
         self._handlers: list[Handler] = []
         self._server: Server | None = None
         self._registry: Registry | None = None
@@ -102,19 +105,26 @@ class Node:
         self._caller: Caller | None = None
         self._is_started = False
 
-    # What it offers. A place for `public=True` and what else a route says of itself (`$.routes`).
+    # What it offers.
 
-    def route(self, url: str, *, max_concurrency: int | None = None) -> Callable[[F], F]:
+    def route(
+        self, url: str, *, max_concurrency: int | None = None, public: bool | None = None
+    ) -> Callable[[F], F]:
         """Offers a url, such as ``GET/orders/{id}``. The function is ``async def``. It is given the
         parameters of the path and the members of the arguments by name, read as its annotations
         say; ``params`` is all arguments, and ``call`` the :class:`Call`. A function that yields
-        answers with a stream. ``max_concurrency`` is how many calls of it run at a time."""
+        answers with a stream. ``max_concurrency`` is how many calls of it run at a time.
+
+        ``public`` says whether clients of a gateway can call the route; without it the
+        ``public_routes`` of the node counts. A route that is not public is internal: nodes call
+        it, and to clients it does not exist."""
         route = own_route(url)
         if route.method == EVENT:
             raise RouteError(url, f"a handler of an event is registered with @node.on('{route.path[1:]}')")
 
         def add(function: F) -> F:
-            self._add(Handler(route, function, max_concurrency))
+            is_public = self._public_routes if public is None else public
+            self._add(Handler(route, function, max_concurrency, is_public))
             return function
 
         return add
@@ -309,7 +319,10 @@ class Node:
     def _description(self, address: tuple[str, int]) -> dict[str, Any]:
         """What the Distributor is told of this node."""
         meta = {name: value for name, value in self._about.items() if value is not None}
-        meta = {"v": 2, "id": self._identity.id, **meta}
+        public = [at for at, handler in enumerate(self._handlers) if handler.is_public]
+        # `routes` is there even if it is empty: all routes of a node without it are public.
+        routes = [{"at": public, "public": True}] if public else []
+        meta = {"v": 2, "id": self._identity.id, "routes": routes, **meta}
         if self._advertise is not None:
             meta["advertise"] = self._advertise
         urls = [handler.route.text for handler in self._handlers]

@@ -458,6 +458,19 @@ class Starting(unittest.IsolatedAsyncioTestCase):
                 await eventually(lambda: log.output)
         self.assertIn("cannot connect to the Distributor at 127.0.0.1:1: nothing is listening there", log.output[0])
 
+    async def test_a_route_is_internal_unless_its_author_says_that_it_is_public(self):
+        async def handle(params): ...
+
+        for options, public in (({}, [0]), ({"public_routes": True}, [0, 1])):
+            one = Node("a", distributor="127.0.0.1:1", **options)
+            one.route("GET/open", public=True)(handle)
+            one.route("GET/usual")(handle)
+            one.on("e")(handle)
+            one.route("GET/closed", public=False)(handle)
+            registered = one._description(("127.0.0.1", 1))
+            self.assertEqual(registered["urls"], ["GET/open", "GET/usual", "EVENT/e", "GET/closed"])
+            self.assertEqual(registered["$"]["routes"], [{"at": public, "public": True}])
+
     async def test_a_node_registers_and_leaves_before_it_closes(self):
         async with Distributor() as distributor:
             async with Node("orders", distributor=distributor.address, zone="a", version="1.2") as one:
@@ -465,7 +478,7 @@ class Starting(unittest.IsolatedAsyncioTestCase):
                 await asyncio.wait_for(one._registry.is_registered.wait(), PATIENCE)
                 first = distributor.received[0]
                 self.assertEqual(first["params"]["name"], "orders")
-                expected = {"v": 2, "id": one.instance, "version": "1.2", "zone": "a"}
+                expected = {"v": 2, "id": one.instance, "version": "1.2", "zone": "a", "routes": []}
                 self.assertEqual(first["params"]["$"], expected)
                 self.assertEqual(set(first["$"]), {"secret", "packed", "loopback"})
             await distributor.saw(lambda packet: packet["uri"] == "/distributes" and packet["method"] == "DELETE")

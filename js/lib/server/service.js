@@ -25,11 +25,11 @@ class Service {
   }
 
   // Adds a route. Returns the route that stands in its way, if there is one.
-  add(url, handler, { concurrency, types }, takesPayload) {
+  add(url, handler, { concurrency, types, isPublic }, takesPayload) {
     const known = this.#router.at(url);
     if (known) return known.url;
     const limit = concurrency === undefined ? null : new Concurrency(concurrency);
-    const offer = { url, handler, limit, types, takesPayload, names: parameterNames(url) };
+    const offer = { url, handler, limit, types, isPublic, takesPayload, names: parameterNames(url) };
     this.#router.at(url, () => offer);
     this.offers.push(offer);
     return null;

@@ -11,7 +11,7 @@ interface Order {
   good: string;
 }
 
-const node = new Node('orders', { distributor: '127.0.0.1:9000', zone: 'a', weight: 50 });
+const node = new Node('orders', { distributor: '127.0.0.1:9000', zone: 'a', weight: 50, publicRoutes: false });
 
 node
   .route('GET/orders/{id}', async ({ params, call, trace, timeLeft, caller }) => {
@@ -25,7 +25,7 @@ node
     good.price;
     if (timeLeft < 10 || caller.name === undefined) throw new ServiceError(409, 'late', text, { retryAfter: 100 });
     return created(good);
-  }, { params: { id: Number, all: optional(Boolean), tags: [String] }, concurrency: 8 })
+  }, { params: { id: Number, all: optional(Boolean), tags: [String] }, concurrency: 8, public: true })
   .route('POST/orders', ({ params }) => params.anything)
   .route('GET/ticks', async function* ticks({ signal }) {
     for (let n = 0; !signal.aborted; n++) yield n;
@@ -47,6 +47,8 @@ new Node('orders', { distribtor: '127.0.0.1:9000' });
 node.route('GET/a', () => 1, { limit: 1 });
 // @ts-expect-error
 node.route('GET/a');
+// @ts-expect-error
+node.on('a', () => 1, { public: true });
 
 export async function main(): Promise<void> {
   await node.start();

@@ -13,7 +13,7 @@ use tests::{Cluster, Process, eventually, js_file, legacy_peers_can_run, pick_po
 use crate::programs::{DISTRIBUTOR, NODE, NODECONFORM};
 
 /// Starts the node of `js/test/fixtures`, and waits until it is registered.
-async fn js_node(distributor: &str) -> Process {
+pub(super) async fn js_node(distributor: &str) -> Process {
     let file = js_file("test/fixtures/node.mjs");
     let node = Process::start("node", &[file.to_str().unwrap(), distributor]);
     node.line("registered as js").await;

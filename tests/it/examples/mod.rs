@@ -1,8 +1,9 @@
 //! The examples work: the shop, the services in JavaScript, the packages in JavaScript and Python,
-//! and the checks of `nodeconform`.
+//! meshes of all three languages, and the checks of `nodeconform`.
 
 mod conformance;
 mod js;
 mod js_package;
+mod mixed;
 mod python;
 mod shop;

@@ -54,7 +54,7 @@ fn python() -> PathBuf {
 }
 
 /// Starts a node in Python, and waits until it is registered.
-async fn py_node(name: &str, distributor: SocketAddr) -> Process {
+pub(super) async fn py_node(name: &str, distributor: SocketAddr) -> Process {
     let node = py_node_at(name, distributor, "127.0.0.1:0");
     node.line("registered as").await;
     node
