@@ -90,16 +90,17 @@ class Received {
 }
 
 // The sending side. `write` sends a packet with a number, and returns its bytes without the
-// delimiter. `room` returns a promise while too much waits to be written, and otherwise null: the
-// other side may grant any credit and read nothing.
+// delimiter. `hasRoom` says whether a part may be written now, and calls its argument when that
+// changes: the other side may grant any credit and read nothing.
 class Sender {
   #sent = 0;
   #isOver = false;
   #tail = Promise.resolve();
   #granted = null;
+  #onRoom = () => this.#wake(); // always the same, so that it waits once
 
-  constructor(credit, write, room = () => null) {
-    Object.assign(this, { credit, write, room });
+  constructor(credit, write, hasRoom = () => true) {
+    Object.assign(this, { credit, write, hasRoom });
   }
 
   get isOver() {
@@ -120,8 +121,9 @@ class Sender {
   }
 
   async #sendNext(part) {
-    while (this.credit <= 0 && !this.#isOver) await new Promise((resolve) => { this.#granted = resolve; });
-    for (let full = this.room(); full !== null && !this.#isOver; full = this.room()) await full;
+    while (!this.#isOver && !(this.credit > 0 && this.hasRoom(this.#onRoom))) {
+      await new Promise((resolve) => { this.#granted = resolve; });
+    }
     if (this.#isOver) return false;
     this.credit -= this.write(++this.#sent, part);
     return true;

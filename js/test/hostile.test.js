@@ -88,6 +88,19 @@ test('so many packed blocks are unpacked, and so many suspects kept', () => {
   assert.equal(replica.suspects.size, 0);
 });
 
+test('what a caller calls is told to it, cut and without characters that a terminal acts on', async (t) => {
+  const distributor = await new Distributor().start(t);
+  const { packets, send } = await callerOf(t, await start(t, distributor, 'a'));
+  for (const [uri, shows] of [
+    ['/\u001b[2J', 'GET/\\u{1b}[2J'],
+    [`/${'x'.repeat(200_000)}`, `GET/${'x'.repeat(124)}…`],
+  ]) {
+    send({ uri, method: 'GET', key: 1, $: {} });
+    await eventually('it is answered', () => packets.length === 1);
+    assert.deepEqual(packets.pop().$, { s: 404, r: 'no_route', m: `this node does not offer ${shows}` });
+  }
+});
+
 test('whatever a handler throws, its caller is answered', async (t) => {
   const distributor = await new Distributor().start(t);
   const thrown = [Symbol('a'), Object.create(null), undefined, { get stack() { throw new Error('no'); } }, ODD];

@@ -185,6 +185,40 @@ test('so many items of a stream wait to be sent', async (t) => {
   assert.ok(outcomes.some(({ status }) => status === 'fulfilled') && outcomes.some(({ status }) => status === 'rejected'));
 });
 
+test('a node that grants credit without end and reads nothing fills no memory', async (t) => {
+  const distributor = await new Distributor().start(t);
+  const node = await server(t, ({ uri, key }, send, socket) => {
+    if (uri !== '/sum') return;
+    send(`{"key":${key},"$":{"n":0}}`);
+    send(`{"uri":"$credit","key":${key},"$":{"c":${Number.MAX_SAFE_INTEGER}}}`);
+    socket.pause();
+  });
+  const caller = await start(t, distributor, 'b');
+  distributor.list(oldEntry(node.port, 'a', ['POST/sum'], { $: { v: 2 } }));
+  await caller.waitFor(['POST/sum']);
+  const stream = await caller.stream('POST/sum');
+  let sent = 0;
+  const sending = (async () => {
+    for (;; sent++) await stream.send('x'.repeat(10_000));
+  })();
+  const isStill = async () => {
+    const before = sent;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    return sent > 100 && sent === before;
+  };
+  await eventually('it is full', isStill);
+  const before = sent;
+  node.sockets.at(-1).resume();
+  await eventually('it goes on', () => sent > 2 * before);
+  node.sockets.at(-1).pause();
+  await eventually('it is full again', isStill);
+  stream.cancel();
+  assert.equal((await failure(sending)).code, 'ended', 'it waits no longer than the stream lasts');
+  node.sockets.at(-1).resume();
+  const large = await caller.stream('POST/sum');
+  assert.equal((await failure(large.send('x'.repeat(8 * 1024 * 1024)))).code, 'too_large');
+});
+
 test('so many streams of one caller are open', async (t) => {
   const distributor = await new Distributor().start(t);
   const node = await start(t, distributor, 'a', (one) => one

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+from os.path import commonprefix
 from typing import Any, Callable, Iterable
 
 from .balance import Load, Pool, Readiness, score
@@ -17,6 +19,16 @@ from .wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
 MAX_KNOWN_ROUTES = 16_384
 """Routes that are remembered when nobody offers them any more, to tell "not there now" from "never
 heard of it"."""
+
+MAX_SCANNED_ROUTES = 16_384
+"""Offered routes among which one is looked for that a caller may have meant. In a larger mesh the
+search would keep other calls waiting."""
+
+MAX_COMPARED_ROUTES = 100
+"""Routes that begin or end like the url and are compared with all of it."""
+
+MAX_COMPARED_CHARS = 128
+"""Characters of a url to which others are compared: the time grows with their square."""
 
 MAX_WEIGHT = 1000
 """The largest weight, in hundredths of the usual share."""
@@ -257,9 +269,25 @@ class Table:
         return self._seen.find(method, path) is not None
 
     def similar(self, url: str) -> str | None:
-        """The offered route that looks most like a url."""
-        close = difflib.get_close_matches(url, [route.text for route in self._providers.routes()], n=1, cutoff=0.75)
-        return close[0] if close else None
+        """The offered route that looks most like a url, if one is found in a few milliseconds."""
+        if len(url) > MAX_COMPARED_CHARS:
+            return None
+        given = url.split("/")
+        spelled: dict[str, str] = {}
+        for route in itertools.islice(self._providers.routes(), MAX_SCANNED_ROUTES):
+            if len(route.segments) + 1 != len(given):
+                continue
+            # A parameter stands for whatever the url has there.
+            parts = zip(route.is_parameter, route.segments, given[1:])
+            text = "/".join([route.method, *(mine if free else one for free, one, mine in parts)])
+            # A slip of the pen leaves a beginning or an end as it was.
+            same = len(commonprefix([text, url])) + len(commonprefix([text[::-1], url[::-1]]))
+            if 2 * same >= len(url):
+                spelled[text] = route.text
+            if len(spelled) == MAX_COMPARED_ROUTES:
+                break
+        close = difflib.get_close_matches(url, spelled, n=1, cutoff=0.75)
+        return spelled[close[0]] if close else None
 
     def ids_of(self, address: str) -> list[int]:
         """The ids of the list for the nodes at an address."""

@@ -189,6 +189,7 @@ class FrameReader:
         self._searched = 0
         self._pieces: list[str] = []
         self._piece_bytes = 0
+        self._piece_is_lost = False
 
     def feed(self, data: bytes) -> None:
         """Adds bytes that were read."""
@@ -210,7 +211,10 @@ class FrameReader:
         Raises :class:`FrameTooLarge`.
         """
         while (frame := self._next_frame()) is not None:
+            waited = bool(self._pieces)
             packet = self._packet(frame)
+            if waited and self._piece_is_lost:
+                yield NotAPacket("the rest of a packet that was cut has not come")
             if packet is not _NOTHING:
                 yield packet
 
@@ -251,6 +255,7 @@ class FrameReader:
 
     def _packet(self, frame: bytes) -> Any:
         self.pieces = 1
+        self._piece_is_lost = False
         try:
             text = frame.decode()
         except UnicodeDecodeError:
@@ -289,7 +294,7 @@ class FrameReader:
                 self._pieces, self._piece_bytes = [], 0
                 self.pieces, self.text = len(pieces), joined
                 return packet
-        self.drop_pieces()
+        self._piece_is_lost = self.drop_pieces()
         return None
 
 

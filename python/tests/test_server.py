@@ -345,6 +345,10 @@ class Limits(ServerTest):
         self.assertEqual((await raw.next())["key"], 7)
         raw.send(b"{]\xc2\xb6")
         self.assertIsNone(await raw.next())
+        # Pieces of packets that never become one are broken packets, too.
+        raw = await self.raw()
+        raw.send('{"a":"x¶'.encode() * (incoming.MAX_STRIKES + 1))
+        self.assertIsNone(await raw.next())
         # Of a version 1 gateway they are its clients'.
         raw = await self.raw()
         raw.send({"uri": "/echo", "method": "GET", "key": 1, "params": {}})

@@ -42,7 +42,8 @@ class Frames(unittest.TestCase):
         self.check('{"a":"x¶y"}¶', [{"a": "x¶y"}])
         self.check('{"a":"¶¶","b":"\\"¶"}¶{"c":1}¶', [{"a": "¶¶", "b": '"¶'}, {"c": 1}])
         # The rest does not come: the next packet is one by itself.
-        self.check('{"a":"x¶{"b":1}¶', [{"b": 1}])
+        self.check('{"a":"x¶{"b":1}¶', [None, {"b": 1}])
+        self.check('{"a":"x¶{"a":"y¶{"b":1}¶', [None, None, {"b": 1}])
         self.check('{"a":"x¶y"}¶', [None, None], joins_pieces=False)
 
     def test_limits(self):

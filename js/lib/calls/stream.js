@@ -4,9 +4,10 @@
 
 const { CallError } = require('../errors');
 const { Received, STREAM_WINDOW, Sender } = require('../flow');
-const { numberIn, textIn } = require('../packets');
+const { FRAME_LIMIT, numberIn, textIn } = require('../packets');
 
 const MAX_WAITING = 1024; // parts that wait to be sent: a sender that awaits each has one
+const MAX_ITEM_BYTES = FRAME_LIMIT - 4096; // with its envelope it makes a packet that every node can read
 
 class CalledStream {
   #url;
@@ -22,9 +23,8 @@ class CalledStream {
     this.#connection = connection;
     const { key } = pending;
     this.#received = new Received((bytes) => connection.push(`{"uri":"$credit","key":${key},"$":{"c":${bytes}}}`), onHeld);
-    this.#sender = new Sender(STREAM_WINDOW, (n, text) => (
-      connection.push(`{"uri":"$part","key":${key},"$":{"n":${n}},"params":${text}}`)
-    ));
+    const write = (n, text) => connection.push(`{"uri":"$part","key":${key},"$":{"n":${n}},"params":${text}}`);
+    this.#sender = new Sender(STREAM_WINDOW, write, (onRoom) => connection.queue.hasRoom(onRoom));
   }
 
   // Sends an item to the node, as soon as it takes it.
@@ -32,9 +32,14 @@ class CalledStream {
     if (this.#waiting >= MAX_WAITING) {
       throw new CallError('overloaded', this.#url, `${MAX_WAITING} items of ${this.#url} wait to be sent; await each send`, { sent: false });
     }
+    const text = JSON.stringify(item) ?? 'null';
+    if (Buffer.byteLength(text) > MAX_ITEM_BYTES) {
+      const why = `an item of ${this.#url} has more than ${MAX_ITEM_BYTES} bytes; send it in several`;
+      throw new CallError('too_large', this.#url, why, { sent: false });
+    }
     this.#waiting++;
     try {
-      if (!await this.#sender.send(JSON.stringify(item) ?? 'null')) {
+      if (!await this.#sender.send(text)) {
         throw new CallError('ended', this.#url, `the stream ${this.#url} has ended`);
       }
     } finally {

@@ -7,6 +7,7 @@ const { FRAME_LIMIT } = require('../packets');
 const { OLD_READ_BYTES } = require('../windows');
 
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024; // that wait for one node: more than it can answer within a deadline
+const MAX_PART_BYTES = 1024 * 1024; // beyond this no part of a stream is added: four times the credit of a usual node
 const MAX_BATCH_BYTES = 256 * 1024; // of one write: what follows can still be taken back
 const OLD_READ_MS = 500; // a node of version 1 that works has read what it does not answer by then
 
@@ -22,6 +23,7 @@ class WriteQueue {
   #unread = []; // of a version 1 node: {pending, bytes, at} that it may not have read
   #unreadBytes = 0;
   #timer = null;
+  #onRoom = new Set(); // called when less waits: parts of streams wait for it
 
   // `onLost`: an event was not written; `onWritten`: the socket has taken what it was handed.
   constructor(version, window, { onLost, onWritten }) {
@@ -53,6 +55,20 @@ class WriteQueue {
     this.#schedule();
   }
 
+  // Whether a part of a stream may be added. If not, calls `onRoom` once that may have changed. A
+  // node may grant any credit and read nothing.
+  hasRoom(onRoom) {
+    if (this.#queuedBytes <= MAX_PART_BYTES) return true;
+    this.#onRoom.add(onRoom);
+    return false;
+  }
+
+  #tellOfRoom() {
+    const all = this.#onRoom;
+    this.#onRoom = new Set();
+    for (const onRoom of all) onRoom();
+  }
+
   // There is a connection.
   open(socket) {
     this.#socket = socket;
@@ -69,6 +85,7 @@ class WriteQueue {
     this.#batch = [];
     this.#unread = [];
     this.#unreadBytes = 0;
+    this.#tellOfRoom();
   }
 
   // Whether the packet of a call was handed to the socket.
@@ -118,6 +135,7 @@ class WriteQueue {
     socket.write(bytes, (error) => {
       if (error || socket !== this.#socket) return; // it ends
       this.#batch = [];
+      if (this.#queuedBytes <= MAX_PART_BYTES) this.#tellOfRoom();
       if (this.#queue.length > 0) this.#write();
       else this.onWritten();
     });

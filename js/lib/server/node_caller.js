@@ -16,13 +16,13 @@ class NodeCaller extends Caller {
   #base = Infinity; // of the fastest call so far: when it arrived, less its time since $hello
   #stated = { instance: undefined, name: undefined };
   #open = new Map(); // streams by their keys
-  #room = null; // {promise, resolve} while parts wait for the caller to read
+  #onRoom = new Set(); // called when the caller has read: parts wait for it
 
   constructor(socket, options, service) {
     super(socket, options);
     this.service = service;
-    socket.on('drain', () => this.#hasRoom());
-    socket.on('close', () => this.#hasRoom());
+    socket.on('drain', () => this.#tellOfRoom());
+    socket.on('close', () => this.#tellOfRoom());
   }
 
   greet($) {
@@ -95,19 +95,18 @@ class NodeCaller extends Caller {
     }
   }
 
-  // A promise while the caller has so much to read that no part may be added; otherwise null.
-  room() {
-    if (this.socket.destroyed || this.socket.writableLength <= MAX_PART_BYTES) return null;
-    if (this.#room === null) {
-      this.#room = {};
-      this.#room.promise = new Promise((resolve) => { this.#room.resolve = resolve; });
-    }
-    return this.#room.promise;
+  // Whether a part may be added to what the caller has to read. If not, calls `onRoom` once that
+  // may have changed.
+  hasRoom(onRoom) {
+    if (this.socket.destroyed || this.socket.writableLength <= MAX_PART_BYTES) return true;
+    this.#onRoom.add(onRoom);
+    return false;
   }
 
-  #hasRoom() {
-    this.#room?.resolve();
-    this.#room = null;
+  #tellOfRoom() {
+    const all = this.#onRoom;
+    this.#onRoom = new Set();
+    for (const onRoom of all) onRoom();
   }
 
   drop(call) {

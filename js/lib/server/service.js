@@ -48,7 +48,7 @@ class Service {
   // said all. `stream`: the call may become one.
   async run({ method, uri, params: given, version, isAnswered, context, caller, stream }) {
     const found = this.#router.find(method, uri);
-    if (!found) return { error: ServiceError.notFound('no_route', `this node does not offer ${method}${uri}`) };
+    if (!found) return { error: ServiceError.notFound('no_route', `this node does not offer ${shown(`${method}${uri}`)}`) };
     const { value: offer, captured } = found;
     try {
       if (context.hops > MAX_HOPS) {

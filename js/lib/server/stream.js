@@ -18,7 +18,7 @@ class ServedStream {
   constructor(call, credit, onOpen) {
     Object.assign(this, { call, onOpen, received: null });
     const write = (n, text) => this.#write(`{"key":${call.key},"$":{"n":${n}},"params":${text}}`);
-    this.sender = new Sender(credit, write, () => call.caller.room());
+    this.sender = new Sender(credit, write, (onRoom) => call.caller.hasRoom(onRoom));
   }
 
   open() {
