@@ -31,7 +31,7 @@ export interface NodeOptions {
   /** Bytes that are kept for all callers together; 256 MiB unless set. */
   buffers?: number;
   /** What callers of version 1 can read at once; 65536 unless set. */
-  oldReadBytes?: number;
+  maxLegacyResponseBytes?: number;
   /** Gets the lines of the log; they go to standard error unless set. `false`: no lines. */
   log?: ((text: string, isTrouble: boolean) => void) | false;
 }
@@ -87,8 +87,8 @@ export interface RouteOptions<T extends ParamTypes = ParamTypes> {
   /** The types of arguments. Others are answered 400 `bad_params`. */
   params?: T;
   /**
-   * Whether clients of a gateway can call the route. Unless it is `true`, or `publicRoutes` of the node is, the route is
-   * internal: nodes call it, and to clients it does not exist.
+   * Whether clients of a gateway can call the route. Unless it is `true`, or `publicRoutes` of the node is, the route
+   * is internal: nodes call it, and to clients it does not exist.
    */
   public?: boolean;
 }

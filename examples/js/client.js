@@ -6,7 +6,7 @@
 
 const { parseArgs } = require('node:util');
 const { farEnd, resolved } = require('../../js/lib/hosts');
-const { Client, OLD_READ_BYTES, encode, explain, isObject, parseAddress } = require('./mesh');
+const { Client, LEGACY_READ_BYTES, encode, explain, isObject, parseAddress } = require('./mesh');
 
 const HELP = `Calls a service and prints its answer.
 
@@ -87,10 +87,10 @@ function call(node) {
   // The key stands in both places, because families of services differ in where they look.
   const request = { uri, method, key: KEY, params: { ...params, key: KEY } };
   const { length } = encode(request);
-  const isOld = !isObject(node.$);
+  const isLegacy = !isObject(node.$);
   const instance = node.$?.id;
-  const window = Number.isInteger(node.readWindow) ? Math.max(node.readWindow, OLD_READ_BYTES) : OLD_READ_BYTES;
-  if (isOld && length > window) return skip(`${length} bytes are too much for an old service`);
+  const window = Number.isInteger(node.readWindow) ? Math.max(node.readWindow, LEGACY_READ_BYTES) : LEGACY_READ_BYTES;
+  if (isLegacy && length > window) return skip(`${length} bytes are too much for a version 1 service`);
 
   return new Promise((resolve, reject) => {
     let sent = false;
@@ -113,7 +113,7 @@ function call(node) {
           link.end();
           return;
         }
-        // A bare null is how old services say that they do not know the method.
+        // A bare null is how version 1 services say that they do not know the method.
         if (packet !== null && String(packet.key) !== String(KEY)) return;
         resolve(packet);
         link.end();

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 'use strict';
 
-// A goods service in the style of old services. One line brings it up to date:
+// A goods service in the style of version 1 services. One line brings it up to date:
 //
 //   - const Server = require('./server.js');
 //   + const Server = require('./mesh.js');
@@ -19,7 +19,7 @@ Usage: node goods.js [options]
   --port N                 port to listen on (default 9010; 0 picks a free one)
   --host ADDRESS           address to listen on (default 127.0.0.1: this machine only; 0.0.0.0 for all)
   --distributor HOST:PORT  where to register (default 127.0.0.1:9000)
-  --version N              1 registers as old services do (default 1), 2 as new ones
+  --version N              1 registers as version 1 services do (default 1), 2 as new ones
   --help                   show this text
 `;
 
@@ -53,7 +53,7 @@ class Goods extends Server {
         packet.results = [];
         break;
       default:
-        socket.write('null¶'); // the answer of old services to a method that they do not know
+        socket.write('null¶'); // the answer of version 1 services to a method that they do not know
         return;
     }
     socket.write(JSON.stringify(packet) + '¶');

@@ -1,5 +1,5 @@
 'use strict';
 
-// What old services require: see ../../js/lib/mesh.js.
+// What version 1 services require: see ../../js/lib/mesh.js.
 
 module.exports = require('../../js/lib/mesh');

@@ -22,7 +22,7 @@ GET/hello   {"name": "..."}  greets by name
 POST/hello  {"name": "..."}  greets by name and remembers it
 `;
 
-const MAX_NAMES = 20; // together with MAX_NAME, keeps packets below the 64 KiB that an old peer accepts
+const MAX_NAMES = 20; // together with MAX_NAME, keeps packets below the 64 KiB that a version 1 peer accepts
 const MAX_NAME = 100;
 
 const names = [];

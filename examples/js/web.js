@@ -26,7 +26,8 @@ const { port, host, distributor, prefix, name } = readArguments();
 const server = http.createServer((request, response) => {
   response.setHeader('Content-Type', 'application/json');
   const { method, url, headers } = request;
-  response.end(JSON.stringify({ method, url, host: headers.host, client: headers['x-forwarded-for'], pid: process.pid }));
+  const client = headers['x-forwarded-for'];
+  response.end(JSON.stringify({ method, url, host: headers.host, client, pid: process.pid }));
 });
 server.on('error', (error) => {
   console.error(`cannot listen on port ${port}: ${error.message}`);

@@ -8,7 +8,7 @@ const { FRAME_LIMIT, PacketReader, isObject, join, keyOf, numberIn, parts, seal,
 const { Reading } = require('./turns');
 
 const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not read; beyond this, it is not read from
-const OLD_READ_MS = 50; // how long an old caller takes to read an answer that it waits for: a guess
+const LEGACY_READ_MS = 50; // how long a version 1 caller takes to read an answer that it waits for: a guess
 const MAX_CALLS = 1024; // running calls of one caller; with more, it is not read from
 const MAX_STRIKES = 3; // broken packets of a caller before it is cut off
 const ROOM_MS = 200; // how often a caller that holds too much is checked again: it depends on other callers
@@ -29,9 +29,9 @@ class Caller {
     // The bytes that it is charged for, those of its running calls, and the timer of the next check
     // whether it may hold more.
     Object.assign(this, { charged: 0, atWork: 0, again: null });
-    // isOld: its last sound packet was of version 1. openStreams: calls that have become streams,
-    // which may last long and do not keep others from being begun.
-    Object.assign(this, { strikes: 0, isOld: false, closing: false, cuts: false, openStreams: 0 });
+    // isLegacy: its last sound packet was of version 1. openStreams: calls that have become
+    // streams, which may last long and do not keep others from being begun.
+    Object.assign(this, { strikes: 0, isLegacy: false, closing: false, cuts: false, openStreams: 0 });
     // Answers in version 1 form that wait until the caller has read those before.
     Object.assign(this, { waiting: [], waitingBytes: 0, unread: 0, wroteAt: 0, timer: null });
     // The number of frames that have arrived, the number when the unfinished one began, and the
@@ -87,8 +87,8 @@ class Caller {
 
   takeCall(packet, text, members) {
     const version = (packet.$ ?? null) === null ? 1 : 2;
-    this.isOld = version === 1;
-    const isLog = version === 1 && typeof packet.params === 'string'; // a log line of an old node: no answer
+    this.isLegacy = version === 1;
+    const isLog = version === 1 && typeof packet.params === 'string'; // a log line of a version 1 node: no answer
     const key = isLog ? undefined : keyOf(members, version);
     const bytes = CALL_BYTES + text.length * CALL_WEIGHT;
     const name = key === undefined ? undefined : shownKey(key);
@@ -100,7 +100,8 @@ class Caller {
       this.settle();
     }
     if (this.misdirected) {
-      this.fail(call, WRONG_INSTANCE, 'wrong_instance', 'this is another instance, or another service, than the call is for');
+      const why = 'this is another instance, or another service, than the call is for';
+      this.fail(call, WRONG_INSTANCE, 'wrong_instance', why);
     } else if (numberIn(packet.$?.d) <= 0) {
       this.fail(call, 504, 'deadline', 'the call came too late to be begun');
     } else {
@@ -143,8 +144,8 @@ class Caller {
   // Answers a call once, with a packet in the call's own form. A call without a key gets no answer.
   reply(call, text) {
     if (!this.drop(call) || this.socket.destroyed) return;
-    const isOld = call.version === 1;
-    const limit = isOld ? this.mayRead() : FRAME_LIMIT;
+    const isLegacy = call.version === 1;
+    const limit = isLegacy ? this.mayRead() : FRAME_LIMIT;
     let bytes = seal(text);
     const failed = (status, reason, message) => seal(failureText(call, { status, reason, message }));
     if (bytes.length > limit) {
@@ -152,10 +153,11 @@ class Caller {
     }
     if (!this.budget.fits(this.charged, this.held() + bytes.length)) {
       this.budget.refused++;
-      this.complain(`${this.socket.remoteAddress}: no room to keep an answer of ${bytes.length} bytes until it is read`);
+      const what = `an answer of ${bytes.length} bytes`;
+      this.complain(`${this.socket.remoteAddress}: no room to keep ${what} until it is read`);
       bytes = failed(503, 'no_room', 'there is no room to keep this answer until it is read');
     }
-    if (isOld) this.queue(bytes);
+    if (isLegacy) this.queue(bytes);
     else this.write(bytes);
     this.settle();
     this.pace();
@@ -178,10 +180,10 @@ class Caller {
     this.flush();
   }
 
-  // One write per packet, and never more than an old caller can read at once.
+  // One write per packet, and never more than a version 1 caller can read at once.
   flush() {
     const now = performance.now();
-    if (now - this.wroteAt >= OLD_READ_MS) this.unread = 0;
+    if (now - this.wroteAt >= LEGACY_READ_MS) this.unread = 0;
     while (this.waiting.length > 0) {
       const { length } = this.waiting[0];
       if (this.unread > 0 && this.unread + length > this.mayRead()) {
@@ -189,7 +191,7 @@ class Caller {
           this.timer = null;
           this.flush();
           this.pace();
-        }, OLD_READ_MS);
+        }, LEGACY_READ_MS);
         return;
       }
       this.write(this.waiting.shift());
@@ -260,14 +262,14 @@ class Caller {
   strike(why) {
     if (this.socket.destroyed) return; // the rest of a read
     this.complain(`${this.socket.remoteAddress}: dropped: ${why}`);
-    // An old gateway passes on what its clients send. It must not lose its connection, and with
-    // that all routes of this service, for what one of them says.
-    if (this.isOld) return;
+    // A version 1 gateway passes on what its clients send. It must not lose its connection, and
+    // with that all routes of this service, for what one of them says.
+    if (this.isLegacy) return;
     if (++this.strikes >= MAX_STRIKES) this.socket.destroy();
   }
 
-  // Gives up calls that the service does not answer: version 2 callers are told, old callers never
-  // were. Cuts off a caller whose call does not end.
+  // Gives up calls that the service does not answer: version 2 callers are told, version 1 callers
+  // never were. Cuts off a caller whose call does not end.
   tidy(now) {
     const isCrowded = this.calls.size - this.openStreams >= MAX_CALLS;
     for (const call of this.calls) {
@@ -300,7 +302,9 @@ function successText({ key, version }, status, result) {
 
 // The packet of an error. `retryAfter` is in milliseconds.
 function failureText({ key, version }, { status, reason, message, retryAfter }) {
-  if (version === 1) return join([['key', key], ['errorcode', String(status)], ['errormessage', JSON.stringify(message)]]);
+  if (version === 1) {
+    return join([['key', key], ['errorcode', String(status)], ['errormessage', JSON.stringify(message)]]);
+  }
   const ra = retryAfter === undefined ? {} : { ra: Math.round(retryAfter) };
   return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...ra })]]);
 }

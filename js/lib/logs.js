@@ -56,7 +56,8 @@ class LogSender {
   // The connection is lost; this service has not closed it.
   ended(client, { host, port }) {
     if (this.client !== client) return;
-    this.onLog(`no packets are sent to the node ${NAME} at ${host}:${port} any more, until a later list has it: ${this.cause}`);
+    this.onLog(`no packets are sent to the node ${NAME} at ${host}:${port} any more, `
+      + `until a later list has it: ${this.cause}`);
   }
 
   end() {

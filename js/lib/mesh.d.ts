@@ -1,6 +1,6 @@
 import { Server as NetServer, Socket } from 'node:net';
 
-/** A service of the mesh, in the shape that old services extend. */
+/** A service of the mesh, in the shape that version 1 services extend. */
 declare class MeshServer {
   /**
    * Listens at once; port 0 lets the system pick one. A url such as `GET/goods/{id}` puts what stands there
@@ -43,37 +43,37 @@ declare namespace MeshServer {
 
   export interface Options {
     /**
-     * 1 (unless set): registers as old services do, so that HTTP clients behind the gateway still see whole packets.
-     * 2: is told of changes and pinged, and HTTP clients see results alone.
+     * 1 (unless set): registers as version 1 services do, so that HTTP clients behind the gateway still see whole
+     * packets. 2: is told of changes and pinged, and HTTP clients see results alone.
      */
     version?: 1 | 2;
     /**
      * What callers of version 1 can read at once, in bytes: 65536 unless set, or what all peers of version 1 of their
-     * host register as `readWindow`. A larger answer becomes an error. Set more only if all of them join what they read;
-     * most end when a packet comes in two reads. 8 MiB at most.
+     * host register as `readWindow`. A larger answer becomes an error. Set more only if all of them join what they
+     * read; most end when a packet comes in two reads. 8 MiB at most.
      */
-    oldReadBytes?: number;
+    maxLegacyResponseBytes?: number;
     /**
      * How many bytes callers may send at once to this service of version 1, such as 8388608: it registers that. Unless
-     * set, calls of more than 65536 bytes are refused by callers, as old services end of them.
+     * set, calls of more than 65536 bytes are refused by callers, as version 1 services end of them.
      */
     readWindow?: number;
     /**
-     * false: packets that come are not sent to the node `logs`. Otherwise they are, as old services do, when there is
-     * one: each before it is handled, with whatever is in it.
+     * false: packets that come are not sent to the node `logs`. Otherwise they are, as version 1 services do, when
+     * there is one: each before it is handled, with whatever is in it.
      */
     logs?: boolean;
     /**
      * Bytes that are kept for all callers together: packets that have come in part, calls at work, answers that are not
-     * read. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and half of what is
-     * free: one that would have more is not read from. An answer that there is no room for becomes 503 `no_room`.
+     * read. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and half of what
+     * is free: one that would have more is not read from. An answer that there is no room for becomes 503 `no_room`.
      */
     buffers?: number;
-    /** Where it listens: at all addresses of the machine unless set, as old services do. */
+    /** Where it listens: at all addresses of the machine unless set, as version 1 services do. */
     host?: string;
     /**
-     * Where others can call the service, `host:port`, if that is not where the Distributor sees it come from and the port
-     * that it listens on: behind a NAT, in a container. Unless set, the environment variable `NODE_ADVERTISE`.
+     * Where others can call the service, `host:port`, if that is not where the Distributor sees it come from and the
+     * port that it listens on: behind a NAT, in a container. Unless set, the environment variable `NODE_ADVERTISE`.
      */
     advertise?: string;
   }
@@ -114,7 +114,7 @@ declare namespace MeshServer {
     port: number;
   }
 
-  /** A connection to a server, in the shape that old services use. */
+  /** A connection to a server, in the shape that version 1 services use. */
   export class Client {
     constructor(
       host: string,
@@ -168,7 +168,7 @@ declare namespace MeshServer {
   export function encode(packet: unknown): Buffer;
   /** As `encode`, for JSON that is text already. */
   export function seal(text: string): Buffer;
-  /** Cuts what an old writer wrote into packets. */
+  /** Cuts what a version 1 writer wrote into packets. */
   export function cut(text: string): string[];
   /** The direct parts of sound JSON as they came. */
   export function parts(text: string): string[] | [string, string][];
@@ -177,7 +177,7 @@ declare namespace MeshServer {
   export function parseAddress(text: string): Address;
   export function explain(error: Error): string;
   export const FRAME_LIMIT: number;
-  export const OLD_READ_BYTES: number;
+  export const LEGACY_READ_BYTES: number;
 }
 
 export = MeshServer;

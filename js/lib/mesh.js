@@ -1,11 +1,11 @@
 'use strict';
 
 // The protocol of the mesh for services in plain Node.js (18 or newer), without dependencies. It
-// has the constructors that old services know. They change one `require`, go on writing version 1
-// answers that end in `¶`, and from then on frame right and keep long keys. HTTP clients behind a
-// gateway see the same as before. With `{ version: 2 }` a service is told of changes instead of
-// lists, is pinged, and HTTP clients see its results alone. Every caller is answered in its own
-// version. See examples/js/goods.js.
+// has the constructors that version 1 services know. They change one `require`, go on writing
+// version 1 answers that end in `¶`, and from then on frame right and keep long keys. HTTP clients
+// behind a gateway see the same as before. With `{ version: 2 }` a service is told of changes
+// instead of lists, is pinged, and HTTP clients see its results alone. Every caller is answered in
+// its own version. See examples/js/goods.js.
 
 // Needs the package.json above it: otherwise a package of ECMAScript modules takes this file for
 // such a module.
@@ -17,11 +17,11 @@ const net = require('node:net');
 const { Budget } = require('./budget');
 const { Client, tuned } = require('./client');
 const { LogSender } = require('./logs');
-const { OldStyleCaller } = require('./old_caller');
-const { withPath } = require('./old_paths');
+const { LegacyCaller } = require('./legacy_caller');
+const { withPath } = require('./legacy_paths');
 const packets = require('./packets');
 const { Registry, Replica, newIdentity } = require('./registry');
-const { OLD_READ_BYTES, plainHost, readWindows } = require('./windows');
+const { LEGACY_READ_BYTES, plainHost, readWindows } = require('./windows');
 
 const { FRAME_LIMIT, explain, parseAddress } = packets;
 
@@ -43,29 +43,31 @@ class Server {
   #version;
   #budget;
   #advertise;
-  #oldReadBytes;
+  #maxLegacyResponseBytes;
   #readWindows = new Map(); // by host, what its peers of version 1 say that they can read
   #logs;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the
   // old form. `buffers`: bytes that are kept for all callers together. `host`: the address to
-  // listen on; without it, all addresses of the machine, as old services do. `advertise`: the
+  // listen on; without it, all addresses of the machine, as version 1 services do. `advertise`: the
   // address `host:port` at which others can call it, if they cannot use the address that the
-  // Distributor sees and the port that it listens on; for version 2 only. `oldReadBytes`: what
-  // callers of version 1 can read at once, unless they register that they can read more.
+  // Distributor sees and the port that it listens on; for version 2 only. `maxLegacyResponseBytes`:
+  // what callers of version 1 can read at once, unless they register that they can read more.
   // `readWindow`: registers, as a service of version 1, that it can itself. `logs: false`: packets
   // are not sent to the node `logs`.
   constructor(name, port, urls = [], {
-    version = 1, buffers, host, advertise = process.env.NODE_ADVERTISE, oldReadBytes = OLD_READ_BYTES, logs = true,
+    version = 1, buffers, host, advertise = process.env.NODE_ADVERTISE, logs = true,
+    maxLegacyResponseBytes = LEGACY_READ_BYTES,
     readWindow,
   } = {}) {
-    this.context = { port, name, urls, ...(readWindow === undefined ? {} : { readWindow }) }; // registered as it stands, with what a service adds
+    // It is registered as it stands, with what a service adds.
+    this.context = { port, name, urls, ...(readWindow === undefined ? {} : { readWindow }) };
     this.#version = PLAIN_NAME.test(name) ? version : 1;
     if (advertise !== undefined) parseAddress(advertise);
     this.#advertise = advertise;
     this.isConnectedDistributor = false;
     this.#budget = new Budget(buffers);
-    this.#oldReadBytes = Math.min(oldReadBytes, FRAME_LIMIT);
+    this.#maxLegacyResponseBytes = Math.min(maxLegacyResponseBytes, FRAME_LIMIT);
     if (logs) {
       const connect = (host, to, onEnd, onError) => new Client(host, to, undefined, undefined, onEnd, onError);
       this.#logs = new LogSender(name, connect, (text) => this.onLog(text, true));
@@ -141,9 +143,10 @@ class Server {
     const read = (packet) => this.onRead(socket, withPath(packet, this.context.urls));
     const { id } = this.#identity;
     const host = plainHost(socket.remoteAddress);
-    const mayRead = () => Math.min(FRAME_LIMIT, Math.max(this.#oldReadBytes, this.#readWindows.get(host) ?? 0));
+    const readable = () => Math.max(this.#maxLegacyResponseBytes, this.#readWindows.get(host) ?? 0);
+    const mayRead = () => Math.min(FRAME_LIMIT, readable());
     const options = { id, budget: this.#budget, mayRead, complain: (text) => this.#complain(text) };
-    const caller = new OldStyleCaller(tuned(socket), options, read, (text) => this.#logs?.send(text));
+    const caller = new LegacyCaller(tuned(socket), options, read, (text) => this.#logs?.send(text));
     this.#callers.add(caller);
     socket.on('close', () => {
       this.#callers.delete(caller);
@@ -181,4 +184,4 @@ class Server {
 }
 
 module.exports = Server;
-Object.assign(Server, packets, { Server, Client, Replica, OLD_READ_BYTES });
+Object.assign(Server, packets, { Server, Client, Replica, LEGACY_READ_BYTES });

@@ -16,7 +16,7 @@ const { routeFault } = require('./routes');
 const { NodeCaller } = require('./server/node_caller');
 const { typesFault } = require('./server/params');
 const { Service } = require('./server/service');
-const { OLD_READ_BYTES, plainHost, readWindows } = require('./windows');
+const { LEGACY_READ_BYTES, plainHost, readWindows } = require('./windows');
 
 const MAX_CALLERS = 10_000; // connections: every node and gateway of a large mesh
 const MAX_COMPLAINTS = 10; // lines a second about others, so that a stranger cannot fill the log
@@ -29,7 +29,8 @@ const MAX_WEIGHT = 1000; // hundredths of the usual share
 
 const NAME = /^[A-Za-z0-9._-]{1,128}$/;
 const NODE_OPTIONS = [
-  'distributor', 'host', 'port', 'advertise', 'zone', 'weight', 'version', 'meta', 'publicRoutes', 'buffers', 'oldReadBytes', 'log',
+  'distributor', 'host', 'port', 'advertise', 'zone', 'weight', 'version', 'meta', 'publicRoutes', 'buffers',
+  'maxLegacyResponseBytes', 'log',
 ];
 const ROUTE_OPTIONS = ['concurrency', 'params', 'public'];
 
@@ -58,7 +59,10 @@ class Node {
     checkName(name);
     checkOptions(options);
     this.name = name;
-    this.#options = { host: '127.0.0.1', port: 0, oldReadBytes: OLD_READ_BYTES, ...options, advertise, distributor: checkAddress('distributor', distributor) };
+    this.#options = {
+      host: '127.0.0.1', port: 0, maxLegacyResponseBytes: LEGACY_READ_BYTES, ...options, advertise,
+      distributor: checkAddress('distributor', distributor),
+    };
     if (advertise !== undefined) checkAddress('advertise', advertise);
     this.#budget = new Budget(buffers);
     const { id: instance } = this.#identity;
@@ -69,8 +73,8 @@ class Node {
       eventLost: (route, why) => this.lost(route, why),
     });
     this.bound = {
-      call: this.call.bind(this), stream: this.stream.bind(this), emit: this.emit.bind(this), broadcast: this.broadcast.bind(this),
-      detach: this.detach.bind(this),
+      call: this.call.bind(this), stream: this.stream.bind(this), detach: this.detach.bind(this),
+      emit: this.emit.bind(this), broadcast: this.broadcast.bind(this),
     };
   }
 
@@ -117,27 +121,43 @@ class Node {
   }
 
   #offer(url, handler, options, takesPayload) {
-    const bad = (why) => new StartError(`'${shown(url, 60)}' is not a route: ${why}. Write it like GET/goods or GET/goods/{id}`);
+    const remedy = 'Write it like GET/goods or GET/goods/{id}';
+    const bad = (why) => new StartError(`'${shown(url, 60)}' is not a route: ${why}. ${remedy}`);
     if (typeof url !== 'string') throw bad('it is not a text');
     const fault = routeFault(url);
     if (fault) throw bad(fault);
     if (this.#state !== 'new') throw new StartError(`the route ${url} comes too late: give all routes before start()`);
-    if (typeof handler !== 'function') throw new StartError(`the route ${url} has no handler: give a function behind it`);
-    for (const name of Object.keys(options)) {
-      if (!ROUTE_OPTIONS.includes(name)) throw new StartError(`the route ${url} has the option ${name}, which there is not; there are ${ROUTE_OPTIONS.join(', ')}`);
+    if (typeof handler !== 'function') {
+      throw new StartError(`the route ${url} has no handler: give a function behind it`);
     }
-    const { concurrency, params: types, public: isPublic = this.#options.publicRoutes === true && !takesPayload } = options;
+    for (const name of Object.keys(options)) {
+      if (!ROUTE_OPTIONS.includes(name)) {
+        const known = ROUTE_OPTIONS.join(', ');
+        throw new StartError(`the route ${url} has the option ${name}, which there is not; there are ${known}`);
+      }
+    }
+    const isUsuallyPublic = this.#options.publicRoutes === true && !takesPayload;
+    const { concurrency, params: types, public: isPublic = isUsuallyPublic } = options;
     if (concurrency !== undefined && !(Number.isInteger(concurrency) && concurrency >= 1)) {
       throw new StartError(`concurrency of ${url} is ${concurrency}; it is a number of calls, 1 or more`);
     }
-    if (typeof isPublic !== 'boolean') throw new StartError(`public of ${url} is ${shown(isPublic)}; it is true or false`);
-    if (isPublic && takesPayload) throw new StartError(`the event ${url.slice(6)} cannot be public: events are for nodes only`);
+    if (typeof isPublic !== 'boolean') {
+      throw new StartError(`public of ${url} is ${shown(isPublic)}; it is true or false`);
+    }
+    if (isPublic && takesPayload) {
+      throw new StartError(`the event ${url.slice(6)} cannot be public: events are for nodes only`);
+    }
     const wrong = types === undefined ? null : typesFault(types);
     if (wrong) throw new StartError(`the params of ${url}: ${wrong}`);
-    if (this.#service.offers.length >= MAX_URLS) throw new StartError(`a node has ${MAX_URLS} routes and events at most; ${url} is one more`);
+    if (this.#service.offers.length >= MAX_URLS) {
+      throw new StartError(`a node has ${MAX_URLS} routes and events at most; ${url} is one more`);
+    }
     const other = this.#service.add(url, handler, { concurrency, types, isPublic }, takesPayload);
     if (other === url) throw new StartError(`the route ${url} is given twice; each route has one handler`);
-    if (other) throw new StartError(`the routes ${other} and ${url} are one, as names of parameters make no difference; each route has one handler`);
+    if (other) {
+      throw new StartError(`the routes ${other} and ${url} are one, as names of parameters make no difference; `
+        + 'each route has one handler');
+    }
   }
 
   // Listens and registers. Resolves when the node is listed; or when there is no Distributor, which
@@ -147,9 +167,11 @@ class Node {
     this.#state = 'starting';
     await this.#listen();
     const { host, port } = this.#options.distributor;
-    this.#context = { port: this.port, name: this.name, urls: this.#service.offers.map(({ url }) => url), $: this.#advert() };
+    const urls = this.#service.offers.map(({ url }) => url);
+    this.#context = { port: this.port, name: this.name, urls, $: this.#advert() };
     const { advertise } = this.#options;
     const listens = () => this.#server.address()?.address;
+    const refused = (why) => new StartError(`the distributor ${host}:${port} does not accept this node: ${why}`);
     let timer;
     await new Promise((resolve, reject) => {
       const service = {
@@ -160,7 +182,7 @@ class Node {
         onUnconnected: resolve,
         onTurnedAway: ({ s, r, m, ra }) => {
           if (!(s >= 400) || ra >= 0) resolve(); // it is listed later
-          else reject(new StartError(`the distributor ${host}:${port} does not accept this node: ${shown(r)}: ${shown(m, 256)}`));
+          else reject(refused(`${shown(r)}: ${shown(m, 256)}`));
         },
       };
       const identity = { ...this.#identity, version: 2, advertise, listens };
@@ -208,7 +230,8 @@ class Node {
 
   #serve(socket) {
     const host = plainHost(socket.remoteAddress);
-    const mayRead = () => Math.min(FRAME_LIMIT, Math.max(this.#options.oldReadBytes, this.#readWindows.get(host) ?? 0));
+    const readable = () => Math.max(this.#options.maxLegacyResponseBytes, this.#readWindows.get(host) ?? 0);
+    const mayRead = () => Math.min(FRAME_LIMIT, readable());
     const options = { id: this.id, budget: this.#budget, mayRead, complain: (text) => this.complain(text) };
     const caller = new NodeCaller(tuned(socket), options, this.#service);
     this.#callers.add(caller);
@@ -348,7 +371,9 @@ class Node {
 }
 
 function checkName(name) {
-  if (typeof name !== 'string' || !NAME.test(name)) throw new StartError(`'${shown(name)}' is not a name of a node; use 1 to 128 of A-Z a-z 0-9 . _ -`);
+  if (typeof name !== 'string' || !NAME.test(name)) {
+    throw new StartError(`'${shown(name)}' is not a name of a node; use 1 to 128 of A-Z a-z 0-9 . _ -`);
+  }
 }
 
 function checkAddress(what, text) {
@@ -361,14 +386,20 @@ function checkAddress(what, text) {
 
 function checkOptions(options) {
   for (const name of Object.keys(options)) {
-    if (!NODE_OPTIONS.includes(name)) throw new StartError(`a node has no option ${name}; it has ${NODE_OPTIONS.join(', ')}`);
+    if (!NODE_OPTIONS.includes(name)) {
+      throw new StartError(`a node has no option ${name}; it has ${NODE_OPTIONS.join(', ')}`);
+    }
   }
   const { port = 0, weight = 0, publicRoutes = false, log = () => {} } = options;
-  if (!(Number.isInteger(port) && port >= 0 && port <= 65535)) throw new StartError(`port is ${port}; it is a number from 0 to 65535`);
+  if (!(Number.isInteger(port) && port >= 0 && port <= 65535)) {
+    throw new StartError(`port is ${port}; it is a number from 0 to 65535`);
+  }
   if (!(Number.isInteger(weight) && weight >= 0 && weight <= MAX_WEIGHT)) {
     throw new StartError(`weight is ${weight}; it is in hundredths of the usual share, from 0 to ${MAX_WEIGHT}`);
   }
-  if (typeof publicRoutes !== 'boolean') throw new StartError(`publicRoutes is ${shown(publicRoutes)}; it is true or false`);
+  if (typeof publicRoutes !== 'boolean') {
+    throw new StartError(`publicRoutes is ${shown(publicRoutes)}; it is true or false`);
+  }
   if (log !== false && typeof log !== 'function') throw new StartError('log is a function of a text, or false');
 }
 

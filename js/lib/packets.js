@@ -5,8 +5,8 @@
 const DELIMITER = Buffer.from('¶'); // C2 B6 ends every packet
 const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer that every node accepts
 const USUAL_BYTES = 64 * 1024; // a buffer that has become larger is given back
-const MAX_PIECES = 16; // pieces into which an old writer may cut one packet by a `¶` in a text
-const MAX_JOINED_BYTES = 64 * 1024; // bytes of such pieces together: old readers accept no more
+const MAX_PIECES = 16; // pieces into which a version 1 writer may cut one packet by a `¶` in a text
+const MAX_JOINED_BYTES = 64 * 1024; // bytes of such pieces together: version 1 readers accept no more
 const BLANK = /^[ \t\r\n]*$/; // people type line ends between packets
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -19,8 +19,8 @@ function encode(packet) {
   return seal(JSON.stringify(packet));
 }
 
-// Cuts the text of an old writer into packets. A `¶` inside of a string is text that the writer did
-// not escape.
+// Cuts the text of a version 1 writer into packets. A `¶` inside of a string is text that the
+// writer did not escape.
 function cut(text) {
   const first = text.indexOf('¶');
   if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // as nearly all are
@@ -38,8 +38,8 @@ function cut(text) {
 
 // Cuts a stream of bytes into packets. Bytes stay bytes until a packet is whole: a read may end in
 // the middle of a character or of the delimiter. onPacket is called with each packet and its text,
-// and onBad for each frame that is dropped. Old writers do not escape a `¶` in a text and so cut
-// their own packets: such pieces wait for the next ones, with which they are joined. onCut is
+// and onBad for each frame that is dropped. Version 1 writers do not escape a `¶` in a text and so
+// cut their own packets: such pieces wait for the next ones, with which they are joined. onCut is
 // called with the number of pieces of a packet.
 class PacketReader {
   constructor(onPacket, onBad = () => {}, limit = FRAME_LIMIT) {
@@ -302,7 +302,8 @@ function textIn(value) {
 // Foreign text for a log: cut to a length, and without characters that a terminal acts on.
 function shown(text, most = 128) {
   const whole = textIn(text);
-  const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+  const unsafe = /[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu;
+  const begin = whole.slice(0, most).replace(unsafe, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
   return whole.length > most ? `${begin}…` : begin;
 }
 

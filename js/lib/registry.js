@@ -29,7 +29,8 @@ class Registry {
 
   constructor(service, { id, secret, version, advertise, listens = () => undefined }, client, onNoti) {
     this.#secret = secret;
-    Object.assign(this, { service, id, version, advertise, listens, client, onNoti, replica: new Replica(), left: false });
+    Object.assign(this, { service, id, version, advertise, listens, client, onNoti });
+    Object.assign(this, { replica: new Replica(), left: false });
     Object.assign(this, { notYoursAt: -Infinity, warnedOf: null, foreignServerMs: RECONNECT_MS / 2 });
     this.where = `distributor ${client.options.host}:${client.options.port}`;
     this.trouble = ''; // the last trouble that was logged, so that it is not logged at each try
@@ -71,8 +72,9 @@ class Registry {
     this.warnedOf = remoteAddress;
     const { port } = this.service.context;
     const [listens, told] = [`${this.listens()}:${port}`, `${vain.seen}:${port}`];
-    this.service.onLog(`${vain.who} can call this service: it listens on ${listens}, and others are told ${told} by the `
-      + `${this.where}; have it listen on ${vain.seen} or on 0.0.0.0, or advertise the address at which it can be called`, true);
+    this.service.onLog(`${vain.who} can call this service: it listens on ${listens}, and others are told ${told} by `
+      + `the ${this.where}; have it listen on ${vain.seen} or on 0.0.0.0, or advertise the address at which it can be `
+      + 'called', true);
   }
 
   register() {
@@ -124,8 +126,8 @@ class Registry {
     const isKnown = host !== undefined && localAddress !== undefined && !isOwn(here) && !isOwn(told);
     if (!isKnown || here === told || this.advertise !== undefined || this.translatedTo === told) return;
     this.translatedTo = told;
-    this.service.onLog(`others are told ${told}:${port}: the ${this.where} sees this service come from there, and its own `
-      + `address is ${here}. Unless that port leads here, advertise the address at which it can be called`);
+    this.service.onLog(`others are told ${told}:${port}: the ${this.where} sees this service come from there, and its `
+      + `own address is ${here}. Unless that port leads here, advertise the address at which it can be called`);
   }
 
   news(packet, text) {
@@ -220,9 +222,9 @@ class Registry {
     const now = performance.now();
     if (now - this.notYoursAt >= NOT_YOURS_MS) {
       this.notYoursAt = now;
-      this.service.onLog(`the ${this.where} does not list this service: it says that the instance id ${this.id} belongs `
-        + 'to another process. Start this one anew, which makes a new id; if that does not help, something on the way to '
-        + 'the Distributor changes packets', true);
+      this.service.onLog(`the ${this.where} does not list this service: it says that the instance id ${this.id} `
+        + 'belongs to another process. Start this one anew, which makes a new id; if that does not help, something on '
+        + 'the way to the Distributor changes packets', true);
     }
     this.listed = false;
     clearTimeout(this.timer);

@@ -68,7 +68,8 @@ function callFault(url) {
   if (typeof url !== 'string') return 'it is a text, such as GET/hello';
   if (url.includes('?')) return 'arguments are the parameters of the call, and do not stand behind a ?';
   if (url.startsWith('/')) return 'the method stands before the path, as in GET/hello';
-  return /^[A-Z]+\/./s.test(url) || /^[A-Z]+\/$/.test(url) ? null : 'it is a method in capital letters and a path, as in GET/hello';
+  const isUrl = /^[A-Z]+\/./s.test(url) || /^[A-Z]+\/$/.test(url);
+  return isUrl ? null : 'it is a method in capital letters and a path, as in GET/hello';
 }
 
 // The url with its parameters unnamed: two routes of one shape are one.

@@ -4,14 +4,14 @@
 
 const { FRAME_LIMIT, isObject, textIn } = require('./packets');
 
-const OLD_READ_BYTES = 65536; // an old peer reads at most this at once, and crashes on a packet in two reads
+const LEGACY_READ_BYTES = 65536; // a version 1 peer reads at most this at once, and crashes on a packet in two reads
 
 // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d.
 const plainHost = (host) => textIn(host).replace(/^::ffff:(?=\d+\.)/i, '');
 
 // How many bytes the version 1 node of this entry may have unread.
 function readWindow({ readWindow: window }) {
-  return Number.isInteger(window) && window > OLD_READ_BYTES ? Math.min(window, FRAME_LIMIT) : OLD_READ_BYTES;
+  return Number.isInteger(window) && window > LEGACY_READ_BYTES ? Math.min(window, FRAME_LIMIT) : LEGACY_READ_BYTES;
 }
 
 // How many bytes the version 1 peers of each host can read at once. It is not known which of them
@@ -25,4 +25,4 @@ function readWindows(list) {
   return windows;
 }
 
-module.exports = { OLD_READ_BYTES, plainHost, readWindow, readWindows };
+module.exports = { LEGACY_READ_BYTES, plainHost, readWindow, readWindows };

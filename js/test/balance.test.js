@@ -136,7 +136,8 @@ test('members of our zone are preferred until they overflow', () => {
 });
 
 test('one without a connection is picked only when no other has one, and is connected', () => {
-  const [up, idle, cooling, connecting] = [member(1), member(2, { state: RECONNECT }), member(3, { state: COOLING_DOWN }), member(4, { state: CONNECTING })];
+  const states = [READY, RECONNECT, COOLING_DOWN, CONNECTING];
+  const [up, idle, cooling, connecting] = states.map((state, n) => member(n + 1, { state }));
   assert.deepEqual(shares(pool(up, idle, cooling, connecting), 40), [40, 0, 0, 0]);
   assert.ok(idle.connects > 0 && cooling.connects === 0);
   assert.equal(pool(idle, cooling, connecting).pick(LATER), connecting);

@@ -5,8 +5,8 @@
 const assert = require('node:assert/strict');
 const { once } = require('node:events');
 const { test } = require('node:test');
-const { Node } = require('../lib');
-const { Distributor, eventually, failure, oldEntry, server, start } = require('./helpers');
+const { Node, ServiceError } = require('../lib');
+const { Distributor, eventually, failure, legacyEntry, server, start } = require('./helpers');
 
 const goods = (name, more = () => {}) => (node) => {
   node.route('GET/goods/{id}', ({ params }) => ({ ...params, by: name })).route('POST/goods', ({ params }) => params);
@@ -62,9 +62,9 @@ test('what a handler lets pass names no url, no address and no inner text', asyn
   const distributor = await new Distributor().start(t);
   await start(t, distributor, 'inner', (one) => one
     .route('GET/slow', () => new Promise(() => {}))
-    .route('GET/overloaded', () => { const { ServiceError } = require('../lib'); throw new ServiceError(503, 'overloaded', 'x'); })
-    .route('GET/refuses', () => { const { ServiceError } = require('../lib'); throw new ServiceError(404, 'no_inner', 'at 10.0.0.1'); })
-    .route('GET/busy', () => { const { ServiceError } = require('../lib'); throw new ServiceError(503, 'full', 'at 10.0.0.1', { retryAfter: 700 }); }));
+    .route('GET/overloaded', () => { throw new ServiceError(503, 'overloaded', 'x'); })
+    .route('GET/refuses', () => { throw new ServiceError(404, 'no_inner', 'at 10.0.0.1'); })
+    .route('GET/busy', () => { throw new ServiceError(503, 'full', 'at 10.0.0.1', { retryAfter: 700 }); }));
   await start(t, distributor, 'outer', (one) => one.route('GET/outer', ({ params, call }) => call(params.url, {}, { timeout: 50 })));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['GET/outer', 'GET/slow']);
@@ -129,7 +129,7 @@ test('one of three is killed: no idempotent call fails', async (t) => {
       else if (packet.key !== undefined) setTimeout(() => send(`{"key":${packet.key},"$":{},"params":"${name}"}`), 5);
     }));
   }
-  distributor.list(...hosts.map(({ port }, n) => oldEntry(port, 'who', ['GET/who'], { $: { v: 2, id: 'abc'[n] } })));
+  distributor.list(...hosts.map(({ port }, n) => legacyEntry(port, 'who', ['GET/who'], { $: { v: 2, id: 'abc'[n] } })));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['GET/who']);
   const counts = { a: 0, b: 0, c: 0 };
@@ -161,9 +161,9 @@ test('a call that was not sent goes elsewhere, and one that was lost only if it 
   });
   const gone = await server(t, () => {});
   gone.close();
-  distributor.list(oldEntry(bad.port, 'goods', ['POST/lost', 'GET/lost'], { $: { v: 2, id: 'bad' } }),
-    oldEntry(worse.port, 'goods', ['POST/lost'], { $: { v: 2, id: 'worse' } }),
-    oldEntry(gone.port, 'goods', ['POST/sent'], { $: { v: 2, id: 'gone' } }));
+  distributor.list(legacyEntry(bad.port, 'goods', ['POST/lost', 'GET/lost'], { $: { v: 2, id: 'bad' } }),
+    legacyEntry(worse.port, 'goods', ['POST/lost'], { $: { v: 2, id: 'worse' } }),
+    legacyEntry(gone.port, 'goods', ['POST/sent'], { $: { v: 2, id: 'gone' } }));
   await start(t, distributor, 'goods', (one) => one.route('POST/sent', () => 'sent').route('GET/lost', () => 'here'));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['POST/lost', 'POST/sent', 'GET/lost']);
@@ -190,8 +190,8 @@ test('a node that is another instance begins no call, and one that is busy is le
       send(`{"key":${packet.key},"$":{"s":503,"r":"overloaded","m":"x"}}`);
     }
   });
-  distributor.list(oldEntry(other.port, 'goods', ['POST/a'], { $: { v: 2, id: 'expected' } }),
-    oldEntry(busy.port, 'goods', ['POST/a', 'POST/b'], { $: { v: 2, id: 'busy' } }));
+  distributor.list(legacyEntry(other.port, 'goods', ['POST/a'], { $: { v: 2, id: 'expected' } }),
+    legacyEntry(busy.port, 'goods', ['POST/a', 'POST/b'], { $: { v: 2, id: 'busy' } }));
   await start(t, distributor, 'goods', (one) => one.route('POST/a', () => 'here'));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['POST/a', 'POST/b']);
@@ -208,7 +208,7 @@ test('the first packet says who calls, and whom; calls have their members in ord
     if (packet.uri === '$hello') send('{"uri":"$hello","$":{"f":"x"}}');
     else if (packet.uri === '/a') send(`{"key":${packet.key},"$":{},"params":${packet.key}}`);
   });
-  distributor.list(oldEntry(fake.port, 'fake', ['POST/a'], { $: { v: 2, id: 'x' } }));
+  distributor.list(legacyEntry(fake.port, 'fake', ['POST/a'], { $: { v: 2, id: 'x' } }));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['POST/a']);
   await caller.call('POST/a', { b: 1 });
@@ -236,7 +236,7 @@ test('nodes of version 1 get one packet a write, within what they can read, and 
     send(JSON.stringify(answers[packet.uri]()));
   });
   const urls = ['GET/echo/{id}', 'GET/error', 'GET/status', 'GET/beside', 'GET/message', 'GET/null'];
-  distributor.list(oldEntry(old.port, 'old', urls));
+  distributor.list(legacyEntry(old.port, 'old', urls));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['GET/error']);
   assert.deepEqual(await caller.call('GET/echo/7', { a: 1, key: 'x' }), { a: 1, id: '7' });
@@ -256,7 +256,7 @@ test('nodes of version 1 get one packet a write, within what they can read, and 
   await Promise.all(Array.from({ length: 20 }, () => caller.call('GET/echo/7', { large })));
   assert.equal((await failure(caller.call('GET/echo/7', { large: 'x'.repeat(70_000) }))).code, 'too_large');
   distributor.unlist('old');
-  distributor.list(oldEntry(old.port, 'old', urls, { readWindow: 100_000 }));
+  distributor.list(legacyEntry(old.port, 'old', urls, { readWindow: 100_000 }));
   await eventually('it says that it can read more', () => caller.nodes.some(({ readWindow }) => readWindow === 100_000));
   const answer = await caller.call('GET/echo/7', { large: 'x'.repeat(70_000) });
   assert.equal(answer.large.length, 70_000);
@@ -270,7 +270,7 @@ test('a connection over which nothing is answered is not trusted', async (t) => 
     socket.number ??= ++connections;
     if (socket.number > 1) send(`{"key":${packet.key},"errorcode":0,"results":"alive"}`);
   });
-  distributor.list(oldEntry(old.port, 'old', ['GET/a']));
+  distributor.list(legacyEntry(old.port, 'old', ['GET/a']));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['GET/a']);
   assert.equal(await caller.call('GET/a'), 'alive');
@@ -288,7 +288,7 @@ test('suspects, draining nodes, ports of HTTP and weights are heeded', async (t)
     }));
   }
   const more = { draining: { draining: true }, light: { weight: 0 }, http: { http: { prefixes: ['/a'] } } };
-  distributor.list(...names.map((name, n) => oldEntry(fakes[n].port, name, ['GET/a'], { $: { v: 2, id: name, ...more[name] } })));
+  distributor.list(...names.map((name, n) => legacyEntry(fakes[n].port, name, ['GET/a'], { $: { v: 2, id: name, ...more[name] } })));
   distributor.suspect('suspect');
   const caller = await start(t, distributor, 'caller');
   distributor.suspect('suspect');
@@ -311,7 +311,9 @@ test('a key goes to one node, whichever node calls', async (t) => {
 test('streams go both ways, and end for each reason', async (t) => {
   const distributor = await new Distributor().start(t);
   const node = await start(t, distributor, 'a', (one) => one
-    .route('GET/count', async function* count({ params }) { for (let n = 0; n < params.to; n++) yield { n, text: 'x'.repeat(params.size ?? 0) }; })
+    .route('GET/count', async function* count({ params }) {
+      for (let n = 0; n < params.to; n++) yield { n, text: 'x'.repeat(params.size ?? 0) };
+    })
     .route('GET/breaks', async function* breaks() { yield 1; throw new Error('secret'); })
     .route('GET/forever', async function* forever() { for (;;) yield 'x'.repeat(10_000); })
     .route('POST/upper', async function* upper({ items }) { for await (const item of items) yield item.toUpperCase(); })
@@ -364,13 +366,17 @@ test('a node that is lost ends its streams with an error, and what breaks the ru
       send(`{"key":${packet.key},"$":{"n":0}}`);
       setTimeout(() => socket.destroy(), 20);
     }
-    if (packet.uri === '/usual') send(`{"key":${packet.key},"$":{"n":0}}¶{"key":${packet.key},"$":{"n":1},"params":1}¶{"key":${packet.key},"$":{},"params":2}`);
+    if (packet.uri === '/usual') {
+      const parts = ['"$":{"n":0}', '"$":{"n":1},"params":1', '"$":{},"params":2'];
+      for (const part of parts) send(`{"key":${packet.key},${part}}`);
+    }
     if (packet.uri === '/gap') send(`{"key":${packet.key},"$":{"n":0}}¶{"key":${packet.key},"$":{"n":2},"params":1}`);
   });
-  distributor.list(oldEntry(fake.port, 'fake', ['GET/lost', 'GET/gap', 'GET/usual'], { $: { v: 2, id: 'x' } }));
+  distributor.list(legacyEntry(fake.port, 'fake', ['GET/lost', 'GET/gap', 'GET/usual'], { $: { v: 2, id: 'x' } }));
   const caller = await start(t, distributor, 'caller');
   await caller.waitFor(['GET/gap']);
-  assert.match((await failure((await caller.stream('GET/gap')).next())).message, /broke the rules of streams in GET\/gap: a part is missing/);
+  const gap = await failure((await caller.stream('GET/gap')).next());
+  assert.match(gap.message, /broke the rules of streams in GET\/gap: a part is missing/);
   const usual = await caller.stream('GET/usual');
   await new Promise((resolve) => setTimeout(resolve, 50)); // it is over before it is read
   assert.deepEqual([await usual.next(), await usual.next(), await usual.next()].map(({ value }) => value), [1, 2, undefined]);
@@ -387,7 +393,7 @@ test('events go to one of each name, or to all', async (t) => {
   const b = await start(t, distributor, 'b', (one) => one.on('goods.sold', () => { throw new Error('broken'); }));
   const caller = await start(t, distributor, 'caller');
   const old = await server(t, () => {});
-  distributor.list(oldEntry(old.port, 'old', ['EVENT/goods.sold']));
+  distributor.list(legacyEntry(old.port, 'old', ['EVENT/goods.sold']));
   await eventually('all are known', () => [a, caller].every((one) => one.nodes.length === 5));
   for (let n = 0; n < 20; n++) assert.equal(await caller.emit('goods.sold', { n }), 3);
   await eventually('each has one', () => seen.length === 20);

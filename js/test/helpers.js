@@ -126,7 +126,7 @@ async function server(t, answer) {
 }
 
 // The entry of a node of version 1.
-const oldEntry = (port, name, urls, more = {}) => ({ port, name, urls, host: '::ffff:127.0.0.1', ...more });
+const legacyEntry = (port, name, urls, more = {}) => ({ port, name, urls, host: '::ffff:127.0.0.1', ...more });
 
 // The error of a call.
 async function failure(call) {
@@ -138,4 +138,4 @@ async function failure(call) {
   throw new Error('it has not failed');
 }
 
-module.exports = { Distributor, eventually, failure, oldEntry, server, start };
+module.exports = { Distributor, eventually, failure, legacyEntry, server, start };

@@ -14,7 +14,7 @@ const { readAnswer } = require('../lib/calls/stream');
 const { nodeOf, targetsOf } = require('../lib/calls/targets');
 const { PacketReader, shown } = require('../lib/packets');
 const { Replica } = require('../lib/replica');
-const { Distributor, eventually, oldEntry, server, start } = require('./helpers');
+const { Distributor, eventually, legacyEntry, server, start } = require('./helpers');
 
 // JavaScript cannot convert it to a number or to a text.
 const ODD = JSON.parse('{"valueOf":1,"toString":1}');
@@ -52,7 +52,7 @@ test('a list or an answer whose members cannot be converted harms nothing', asyn
   }
   assert.equal(readAnswer({ errorcode: ODD }, 'GET/a').error.status, 500);
   const other = await server(t, () => {});
-  const target = [...targetsOf([nodeOf({ id: 1, entry: oldEntry(other.port, 'a', []), isSuspect: false })], 'me').values()][0];
+  const target = [...targetsOf([nodeOf({ id: 1, entry: legacyEntry(other.port, 'a', []), isSuspect: false })], 'me').values()][0];
   const connection = new Connection(target, { instance: 'me', name: 'me' }, { reached() {}, complain() {}, unreachable() {} });
   connection.connect();
   t.after(() => connection.destroy());

@@ -13,7 +13,7 @@ const { nodeOf, targetsOf } = require('../lib/calls/targets');
 const { WriteQueue } = require('../lib/calls/write_queue');
 const { PacketReader } = require('../lib/packets');
 const { Service } = require('../lib/server/service');
-const { Distributor, eventually, failure, oldEntry, server, start } = require('./helpers');
+const { Distributor, eventually, failure, legacyEntry, server, start } = require('./helpers');
 
 const OWN = { instance: 'me', name: 'me' };
 const hooks = () => {
@@ -31,7 +31,7 @@ const hooks = () => {
 
 // The connection to a server of the test.
 function connectionTo(port, more = {}, to = hooks()) {
-  const node = nodeOf({ id: 1, entry: oldEntry(port, 'goods', [], more), isSuspect: false });
+  const node = nodeOf({ id: 1, entry: legacyEntry(port, 'goods', [], more), isSuspect: false });
   const connection = new Connection([...targetsOf([node], 'me').values()][0], OWN, to);
   connection.seen = to.seen;
   return connection;
@@ -108,7 +108,11 @@ test('a node of version 1 gets a packet a write, and never more than it can read
   assert.equal(await settle(), 5);
   queue.push(packet(large), {});
   assert.equal(await settle(), 5);
-  await eventually('an event counts as read after a while', async () => await settle() === 5 && queue.wasRead(calls[3]) === undefined && await settle() === 6);
+  await eventually('an event counts as read after a while', async () => {
+    if (await settle() !== 5) return false;
+    queue.wasRead(calls[3]);
+    return await settle() === 6;
+  });
   assert.ok(socket.written.every((one) => one.length === 30_001));
 });
 
@@ -150,7 +154,8 @@ test('a node at an advertised address gets no call before it has said who it is'
   const silent = connectionTo(service.port, { $: { v: 2, id: 'x', advertise: `127.0.0.1:${service.port}` } });
   t.after(() => silent.destroy());
   silent.connect();
-  const { pending } = silent.submit({ url: 'POST/a', deadline: performance.now() + 60_000, streams: false }, (key) => `{"uri":"/a","key":${key}}`);
+  const call = { url: 'POST/a', deadline: performance.now() + 60_000, streams: false };
+  const { pending } = silent.submit(call, (key) => `{"uri":"/a","key":${key}}`);
   assert.deepEqual(await pending.outcome, { kind: 'lost', written: false });
   assert.deepEqual([seen, silent.seen.words], [['$hello'], ['no_node']]);
 });
@@ -194,7 +199,7 @@ test('a node that grants credit without end and reads nothing fills no memory', 
     socket.pause();
   });
   const caller = await start(t, distributor, 'b');
-  distributor.list(oldEntry(node.port, 'a', ['POST/sum'], { $: { v: 2 } }));
+  distributor.list(legacyEntry(node.port, 'a', ['POST/sum'], { $: { v: 2 } }));
   await caller.waitFor(['POST/sum']);
   const stream = await caller.stream('POST/sum');
   let sent = 0;
@@ -251,7 +256,7 @@ test('so many calls are finished without a caller', () => {
 test('so many urls are remembered that were offered once', () => {
   const peers = new Peers(OWN, hooks());
   const entries = Array.from({ length: 260 }, (_, n) => ({
-    id: n, entry: oldEntry(n + 1, `n${n}`, Array.from({ length: 256 }, (__, m) => `GET/${n}/${m}`)), isSuspect: false,
+    id: n, entry: legacyEntry(n + 1, `n${n}`, Array.from({ length: 256 }, (__, m) => `GET/${n}/${m}`)), isSuspect: false,
   }));
   peers.update(entries);
   assert.ok(peers.find('GET', '/259/255').value);
@@ -262,7 +267,7 @@ test('so many urls are remembered that were offered once', () => {
 test('one node is reported once in ten seconds', () => {
   const to = hooks();
   const peers = new Peers(OWN, to);
-  peers.update([{ id: 7, entry: oldEntry(9010, 'a', ['GET/a']), isSuspect: false }]);
+  peers.update([{ id: 7, entry: legacyEntry(9010, 'a', ['GET/a']), isSuspect: false }]);
   for (let n = 0; n < 5; n++) peers.recordFailed('127.0.0.1:9010');
   assert.deepEqual(to.seen.reports, [{ failed: [7], unreachable: [] }]);
 });

@@ -16,7 +16,7 @@ const { deflateSync } = require('node:zlib');
 const { farEnd, foreignServer } = require('../lib/hosts');
 const { offerHttp } = require('../lib/http');
 const Server = require('../lib/mesh');
-const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
+const { Client, PacketReader, Replica, LEGACY_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
 const { LogSender } = require('../lib/logs');
 const { Registry, newIdentity } = require('../lib/registry');
 
@@ -111,7 +111,7 @@ async function serve(t, onRead, options) {
   return service;
 }
 
-// What old services do, in their own words.
+// What version 1 services do, in their own words.
 function echo(socket, data) {
   const { key, ...results } = data.params;
   socket.write(JSON.stringify({ key, errorcode: 0, errormessage: 'success', results }) + '¶');
@@ -209,7 +209,7 @@ test('the limit is exact, and holds before the delimiter', () => {
   }
 });
 
-test('what old writers write is cut where they meant it', () => {
+test('what version 1 writers write is cut where they meant it', () => {
   assert.deepEqual(cut('{"a":"x¶y"}¶'), ['{"a":"x¶y"}']);
   assert.deepEqual(cut('{"a":"\\"¶"}¶{"b":"\\\\"}¶'), ['{"a":"\\"¶"}', '{"b":"\\\\"}']);
   assert.deepEqual(cut('{}'), ['{}']);
@@ -420,7 +420,7 @@ test('a caller that has closed its side still gets its answers', async (t) => {
   await eventually('the other side is closed too', () => peer.ended);
 });
 
-test('an old caller gets no more than it can read', async (t) => {
+test('a version 1 caller gets no more than it can read', async (t) => {
   const service = await serve(t, (socket, data) => {
     const { key, length } = data.params;
     const packet = { key, errorcode: 0, errormessage: 'success', results: 'x'.repeat(length) };
@@ -428,7 +428,7 @@ test('an old caller gets no more than it can read', async (t) => {
   });
   const around = encode({ key: 1, errorcode: 0, errormessage: 'success', results: '' }).length;
   const call = (length, more = '') => `{"uri":"/a","params":{"key":1,"length":${length}}${more}}¶`;
-  for (const [length, errorcode] of [[OLD_READ_BYTES - around, 0], [OLD_READ_BYTES - around + 1, 500]]) {
+  for (const [length, errorcode] of [[LEGACY_READ_BYTES - around, 0], [LEGACY_READ_BYTES - around + 1, 500]]) {
     const peer = await service.peer();
     peer.send(call(length));
     assert.equal((await peer.next()).errorcode, errorcode);
@@ -1042,10 +1042,10 @@ test('e8 nothing of an answer is lost', async (t) => {
   }
 });
 
-test('e6 a service may say what its old callers can read', async (t) => {
+test('e6 a service may say what its version 1 callers can read', async (t) => {
   const large = 'x'.repeat(184_000);
   const write = (socket, { key }) => socket.write(JSON.stringify({ key, errorcode: 0, results: large }));
-  for (const [options, fits] of [[{}, false], [{ oldReadBytes: 200_000 }, true]]) {
+  for (const [options, fits] of [[{}, false], [{ maxLegacyResponseBytes: 200_000 }, true]]) {
     const service = await serve(t, write, options);
     const peer = await service.peer();
     peer.send('{"uri":"/goods","method":"GET","key":1}¶');
@@ -1054,7 +1054,7 @@ test('e6 a service may say what its old callers can read', async (t) => {
   }
 });
 
-test('e6 old peers say what they can read, and what all of a host say counts', async (t) => {
+test('e6 version 1 peers say what they can read, and what all of a host say counts', async (t) => {
   const { port, next } = await distributor(t);
   const large = 'x'.repeat(184_000);
   const write = (socket, { key }) => socket.write(JSON.stringify({ key, errorcode: 0, results: large }));
@@ -1138,7 +1138,7 @@ test('lost packets for the node logs are told of once', () => {
   assert.deepEqual(said, ['the node logs reads too slowly: 1 packets were not sent to it so far']);
 });
 
-test('e12 an old Distributor may be built on it', async (t) => {
+test('e12 a version 1 Distributor may be built on it', async (t) => {
   const nodes = new Map();
   const list = () => `${JSON.stringify({ uri: '/distributes', method: 'GET', key: 0, params: [...nodes.values()] })}¶`;
   class Distributor extends Server {
@@ -1177,7 +1177,7 @@ test('e12 an old Distributor may be built on it', async (t) => {
   await eventually('one is told', () => lists[1].length === 1);
 });
 
-test('an old Distributor is as good', async (t) => {
+test('a version 1 Distributor is as good', async (t) => {
   const program = path.join(__dirname, '../../tests/fixtures/v1/distributor.js');
   for (const family of ['buffering', 'strict']) {
     const child = spawn(process.execPath, [program, '--port', '0', '--family', family, '--exit-with-parent']);

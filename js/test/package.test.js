@@ -5,7 +5,7 @@
 const assert = require('node:assert/strict');
 const { execFileSync, spawn } = require('node:child_process');
 const { once } = require('node:events');
-const { existsSync, readFileSync } = require('node:fs');
+const { existsSync, readFileSync, readdirSync } = require('node:fs');
 const { cp, mkdtemp, rm, writeFile } = require('node:fs/promises');
 const { tmpdir } = require('node:os');
 const path = require('node:path');
@@ -47,8 +47,8 @@ test('the package is installed without a network, and loads by import and by req
   const distributor = await new Distributor().start(t);
   const home = await mkdtemp(path.join(tmpdir(), 'pilcrow-'));
   t.after(() => rm(home, { recursive: true }));
-  const npm = (...args) => execFileSync('npm', [...args, '--offline', '--no-audit', '--no-fund', '--loglevel=error', `--cache=${home}/cache`],
-    { cwd: home, encoding: 'utf8' });
+  const quietly = ['--offline', '--no-audit', '--no-fund', '--loglevel=error', `--cache=${home}/cache`];
+  const npm = (...args) => execFileSync('npm', [...args, ...quietly], { cwd: home, encoding: 'utf8' });
   const [{ filename, files }] = JSON.parse(npm('pack', HOME, '--json', '--pack-destination', home));
   const packed = files.map((file) => file.path);
   assert.ok(packed.includes('index.mjs') && packed.includes('index.d.ts') && packed.includes('lib/mesh.d.ts'), packed.join());
@@ -98,11 +98,23 @@ test('the types name what there is, and both ways of loading give the same', asy
   for (const name of Object.keys(pilcrow)) assert.equal(asModule[name], pilcrow[name], name);
 });
 
+test('no line is too long to read', () => {
+  const home = path.join(HOME, '..');
+  for (const [folder, most] of [['js', 120], ['js/lib', 120], ['js/test', 140], ['examples/js', 120]]) {
+    for (const file of readdirSync(path.join(home, folder), { recursive: folder !== 'js' })) {
+      if (!/\.(js|mjs|ts)$/.test(file)) continue;
+      const lines = readFileSync(path.join(home, folder, file), 'utf8').split('\n');
+      lines.forEach((line, n) => assert.ok(line.length <= most, `${folder}/${file}:${n + 1} has ${line.length} columns`));
+    }
+  }
+});
+
 test('the types name the members of a node and of a call', async (t) => {
   const text = readFileSync(path.join(HOME, 'index.d.ts'), 'utf8');
   const membersOf = (name) => {
     const body = new RegExp(`^export (?:class|interface) ${name}\\b[^{]*\\{\\n(.*?)^\\}`, 'ms').exec(text)[1];
-    return [...new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[<(?:]/gm)].map(([, member]) => member))].filter((one) => one !== 'constructor');
+    const all = [...body.matchAll(/^ {2}(?:readonly )?(\w+)[<(?:]/gm)].map(([, member]) => member);
+    return [...new Set(all)].filter((one) => one !== 'constructor');
   };
   const distributor = await new Distributor().start(t);
   let call;

@@ -62,7 +62,7 @@ test('literals are preferred to parameters, segment by segment from the left', (
   assert.equal(router.at('GET/goods/{other}'), 'GET/goods/{id}', 'names of parameters make no difference');
 });
 
-test('a handler sees the path but no key of old callers', () => {
+test('a handler sees the path but no key of version 1 callers', () => {
   for (const [given, expected] of [
     [{ params: { key: 1, a: 2 }, version: 1, names: [] }, { a: 2 }],
     [{ params: { key: 1, a: 2 }, version: 2, names: [] }, { key: 1, a: 2 }],

@@ -147,7 +147,8 @@ class Pool {
       // A key stays with its provider while the connection is made: other nodes, which are
       // connected, would call that provider.
       const staysAt = member.isLocal || rank === CONNECTING || rank === RECONNECT;
-      const one = { rank: staysAt ? READY : rank, isFull: member.load.inFlight >= most, score: score(key, member.address), member };
+      const isFull = member.load.inFlight >= most;
+      const one = { rank: staysAt ? READY : rank, isFull, score: score(key, member.address), member };
       const isBetter = !best || one.rank < best.rank || (one.rank === best.rank
         && (one.isFull !== best.isFull ? best.isFull : one.score > best.score));
       if (isBetter) best = one;
@@ -183,7 +184,8 @@ function schedule(weights) {
   const gcd = (a, b) => (b === 0 ? a : gcd(b, a % b));
   const divisor = weights.reduce(gcd, 0);
   // As few positions as possible: weights of 100 and 200 give one and two.
-  const slotsOf = (weight) => (most / divisor <= MAX_SCHEDULE_SHARE ? weight / divisor : Math.ceil((weight * MAX_SCHEDULE_SHARE) / most));
+  const fits = most / divisor <= MAX_SCHEDULE_SHARE;
+  const slotsOf = (weight) => (fits ? weight / divisor : Math.ceil((weight * MAX_SCHEDULE_SHARE) / most));
   const slots = weights.flatMap((weight, position) => {
     const count = slotsOf(weight);
     return Array.from({ length: count }, (_, at) => [(at + 0.5) / count, position]);

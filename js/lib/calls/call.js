@@ -7,7 +7,7 @@ const { childTrace, current } = require('../context');
 const { CallError } = require('../errors');
 const { STREAM_WINDOW } = require('../flow');
 const { callFault, isIdempotent, splitUrl } = require('../routes');
-const { newCall, oldCall } = require('./packet');
+const { currentCall, legacyCall } = require('./packet');
 const { readAnswer } = require('./stream');
 
 const DEFAULT_MS = 5000; // half of what the gateway gives a request
@@ -30,7 +30,9 @@ class Call {
   // `service`: that of this node, which may answer itself. `stream`: the call opens one.
   constructor(peers, service, url, params, options = {}, stream = false) {
     for (const name of Object.keys(options)) {
-      if (!OPTIONS.includes(name)) throw new CallError('params', url, `a call has no option ${name}; it has ${OPTIONS.join(', ')}`);
+      if (!OPTIONS.includes(name)) {
+        throw new CallError('params', url, `a call has no option ${name}; it has ${OPTIONS.join(', ')}`);
+      }
     }
     const fault = callFault(url);
     if (fault) throw new CallError('bad_url', url, `no node offers ${url}: ${fault}`);
@@ -46,7 +48,8 @@ class Call {
     this.started = performance.now();
     const timeout = options.timeout ?? DEFAULT_MS;
     if (!(timeout > 0)) throw new CallError('params', url, `timeout is ${timeout}; it is a number of milliseconds`);
-    this.deadline = Math.min(this.started + Math.min(timeout, MAX_MS), this.context.innerDeadline(this.started) ?? Infinity);
+    const outer = this.context.innerDeadline(this.started) ?? Infinity;
+    this.deadline = Math.min(this.started + Math.min(timeout, MAX_MS), outer);
   }
 
   // Makes the call. Resolves to its value, or to a stream.
@@ -151,8 +154,8 @@ class Call {
     const now = performance.now();
     const trace = context.trace === null ? undefined : childTrace(context.trace);
     const lasting = this.streams && !context.mayStream ? context.innerDeadline(now) : null;
-    const isOld = connection.target.version === 1;
-    const write = (key, sent) => (isOld ? oldCall(this, key, route, captured) : newCall(this, key, {
+    const isLegacy = connection.target.version === 1;
+    const write = (key, sent) => (isLegacy ? legacyCall(this, key, route, captured) : currentCall(this, key, {
       d: Math.max(Math.ceil(deadline - now), 1),
       t: sent === 0 ? undefined : sent,
       tp: trace,
@@ -161,7 +164,7 @@ class Call {
       c: this.streams ? STREAM_WINDOW : undefined,
       h: context.hops,
     }));
-    return connection.submit({ url: this.url, deadline, streams: this.streams && !isOld, lasting }, write);
+    return connection.submit({ url: this.url, deadline, streams: this.streams && !isLegacy, lasting }, write);
   }
 
   // Waits for what becomes of an attempt, and decides what follows.
@@ -261,7 +264,9 @@ class Call {
     pending.onStreamEnd = ({ kind }) => {
       this.#streamIsOver = true;
       this.#onStreamEnd();
-      if (kind === 'lost') stream.close(new CallError('lost', this.url, `the node was lost in the middle of the stream ${this.url}`));
+      if (kind === 'lost') {
+        stream.close(new CallError('lost', this.url, `the node was lost in the middle of the stream ${this.url}`));
+      }
       if (kind === 'deadline') stream.close(this.#late());
     };
     if (pending.end !== null) pending.onStreamEnd(pending.end); // it was over at once
@@ -292,7 +297,8 @@ class Call {
     if (this.#lostAt !== null) return this.#lostError(this.#lostAt);
     if (this.#refusals.has('full')) return new CallError('overloaded', url, `too many calls wait for ${url}`);
     if (this.#refusals.has('too_large')) {
-      return new CallError('too_large', url, `the arguments of ${url} are larger than its nodes accept (64 KiB in version 1, 8 MiB in version 2)`);
+      return new CallError('too_large', url, `the arguments of ${url} are larger than its nodes accept `
+        + '(64 KiB in version 1, 8 MiB in version 2)');
     }
     return new CallError('no_provider', url, `no node that offers ${url} can be reached`);
   }

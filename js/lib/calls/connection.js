@@ -13,7 +13,7 @@ const { CalledStream } = require('./stream');
 const { WriteQueue } = require('./write_queue');
 
 const MAX_CALLS = 10_000; // calls that wait for one node: more than it can answer within a deadline
-const KEYS = 2 ** 31; // keys stay below this: old services keep them in 31 bits
+const KEYS = 2 ** 31; // keys stay below this: version 1 services keep them in 31 bits
 const GREETING_MS = 1000; // how long a node at an advertised address may take to say who it is
 const WRONG_INSTANCE_MS = 3000; // until another instance's address is tried again: by then the list says more
 const UNPROVEN_MS = 1000; // a connection without any answer for so long may lead to a process that is gone
@@ -160,7 +160,7 @@ class Connection {
     if (refusal) return { refusal };
     this.#pending.set(key, pending);
     this.load.begin(now);
-    pending.timer = setTimeout(() => this.#end(this.#abandon(pending), { kind: 'deadline' }), Math.max(deadline - now, 0));
+    this.#endAt(pending, deadline);
     if (!this.#isProven) pending.doubtTimer = setTimeout(() => this.#doubt(pending), UNPROVEN_MS);
     return { pending };
   }
@@ -170,6 +170,12 @@ class Connection {
     const key = this.#nextKey;
     this.#nextKey = (key % (KEYS - 1)) + 1;
     return key;
+  }
+
+  // Gives a call up at this time.
+  #endAt(pending, deadline) {
+    const end = () => this.#end(this.#abandon(pending), { kind: 'deadline' });
+    pending.timer = setTimeout(end, Math.max(deadline - performance.now(), 0));
   }
 
   // Nothing has been answered over this connection: the process that accepted it may not be the one
@@ -256,7 +262,7 @@ class Connection {
     const stream = new CalledStream(this, pending, pending.url, (bytes) => this.hooks.held(bytes, stream));
     pending.stream = stream;
     if (pending.lasting !== null) {
-      pending.timer = setTimeout(() => this.#end(this.#abandon(pending), { kind: 'deadline' }), Math.max(pending.lasting - performance.now(), 0));
+      this.#endAt(pending, pending.lasting);
     }
     pending.resolve({ kind: 'open', stream });
   }
@@ -267,10 +273,11 @@ class Connection {
     this.#end(pending, { kind: 'over' });
   }
 
-  // The only call in flight: an old service's `null` has no key. After a call without an answer it
-  // might belong to that.
+  // The only call in flight: a version 1 service's `null` has no key. After a call without an
+  // answer it might belong to that.
   #onlyKey() {
-    return this.target.version === 1 && this.#pending.size === 1 && !this.#hasAbandoned ? [...this.#pending.keys()][0] : NaN;
+    const isSure = this.target.version === 1 && this.#pending.size === 1 && !this.#hasAbandoned;
+    return isSure ? [...this.#pending.keys()][0] : NaN;
   }
 
   // The node says who it is.
@@ -296,8 +303,7 @@ class Connection {
     if (this.#useless >= 0 || this.#state !== 'up') return;
     this.#downUntil = now + this.#rest;
     this.#rest = Math.min(this.#rest * 2, MAX_REST_MS);
-    this.hooks.complain(`${this.target.name} at ${this.address}: connection closed: it keeps sending packets that no call waits for`);
-    this.#client.client.destroy();
+    this.#cut('it keeps sending packets that no call waits for');
   }
 
   // Takes no more calls: it ends when those in flight are done.
@@ -316,10 +322,14 @@ class Connection {
     this.#client?.client?.destroy();
   }
 
+  #cut(why) {
+    this.hooks.complain(`${this.target.name} at ${this.address}: connection closed: ${why}`);
+    this.#client.client.destroy();
+  }
+
   tidy(now) {
     if (this.#state === 'up' && this.queue.stalledFor(now) > WRITE_MS) {
-      this.hooks.complain(`${this.target.name} at ${this.address}: connection closed: it has not read anything for ${WRITE_MS / 1000} s`);
-      this.#client.client.destroy();
+      this.#cut(`it has not read anything for ${WRITE_MS / 1000} s`);
     }
   }
 }

@@ -6,7 +6,7 @@ const { childTrace, current } = require('../context');
 const { CallError } = require('../errors');
 const { FRAME_LIMIT } = require('../packets');
 const { CONNECTING, READY, RECONNECT } = require('../balance/pool');
-const { newCall, oldCall } = require('./packet');
+const { currentCall, legacyCall } = require('./packet');
 
 const MAX_PAYLOAD_BYTES = FRAME_LIMIT - 4096; // with its envelope it makes a packet that every node can read
 const METHOD = 'EVENT';
@@ -25,7 +25,8 @@ function emit({ peers, service, name, lost }, event, payload, toAll) {
     throw new CallError('too_large', url, `the payload of ${event} is larger than nodes accept (8 MiB)`);
   }
   const path = `/${event}`;
-  const emission = { peers, service, path, params: payload, text, method: METHOD, url, context: current().outlasting() };
+  const context = current().outlasting();
+  const emission = { peers, service, path, params: payload, text, method: METHOD, url, context };
   const groups = peers.groups(path);
   const takes = service.find(METHOD, path) !== undefined;
   let reached = 0;
@@ -35,7 +36,9 @@ function emit({ peers, service, name, lost }, event, payload, toAll) {
   };
   if (toAll) {
     for (const pool of groups.values()) {
-      for (const member of pool.members) if (!(takes && member.isLocal)) count(member.node.name, send(emission, member));
+      for (const member of pool.members) {
+        if (!(takes && member.isLocal)) count(member.node.name, send(emission, member));
+      }
     }
     if (takes) count(name, service.notifySelf(emission));
   } else {
@@ -65,9 +68,10 @@ function send(emission, member) {
   member.connect();
   const { context, url } = emission;
   const { connection } = member;
+  const tp = context.trace === null ? undefined : childTrace(context.trace);
   const text = connection.target.version === 1
-    ? oldCall(emission, null, member.url, [])
-    : newCall(emission, null, { tp: context.trace === null ? undefined : childTrace(context.trace), h: context.hops });
+    ? legacyCall(emission, null, member.url, [])
+    : currentCall(emission, null, { tp, h: context.hops });
   return connection.sendEvent(text, url);
 }
 

@@ -7,7 +7,7 @@ const { decoded, parameterNames } = require('../routes');
 
 // The call of a version 1 node, with its key in both places that its family may look at, and with
 // what stands in the path among its arguments. Without a key it is one-way.
-function oldCall({ method, path, text }, key, route, captured) {
+function legacyCall({ method, path, text }, key, route, captured) {
   const head = `{"uri":${JSON.stringify(path)},"method":"${method}"`;
   const params = JSON.parse(text) ?? {};
   if (!isObject(params)) return `${head}${key === null ? '' : `,"key":${key}`},"params":${text}}`;
@@ -19,10 +19,11 @@ function oldCall({ method, path, text }, key, route, captured) {
 
 // The call of a version 2 node. Our nodes write the members in this order, which can be read
 // without parsing. `text`: the arguments as JSON.
-function newCall({ method, path, text }, key, meta) {
+function currentCall({ method, path, text }, key, meta) {
   const members = Object.entries(meta).filter(([, value]) => value !== undefined && value !== 0 && value !== false);
   const $ = JSON.stringify(Object.fromEntries(members));
-  return `{"uri":${JSON.stringify(path)},"method":"${method}"${key === null ? '' : `,"key":${key}`},"$":${$},"params":${text}}`;
+  const keyed = key === null ? '' : `,"key":${key}`;
+  return `{"uri":${JSON.stringify(path)},"method":"${method}"${keyed},"$":${$},"params":${text}}`;
 }
 
-module.exports = { newCall, oldCall };
+module.exports = { currentCall, legacyCall };

@@ -187,7 +187,8 @@ class Peers {
   }
 
   #idsAt(address) {
-    return this.#nodes.filter((node) => node.address === address && node.id !== undefined).map(({ id }) => id).slice(0, MAX_REPORTED);
+    const all = this.#nodes.filter((node) => node.address === address && node.id !== undefined);
+    return all.map(({ id }) => id).slice(0, MAX_REPORTED);
   }
 
   #endLargest(stream) {

@@ -22,7 +22,8 @@ class CalledStream {
     this.#pending = pending;
     this.#connection = connection;
     const { key } = pending;
-    this.#received = new Received((bytes) => connection.push(`{"uri":"$credit","key":${key},"$":{"c":${bytes}}}`), onHeld);
+    const credit = (bytes) => connection.push(`{"uri":"$credit","key":${key},"$":{"c":${bytes}}}`);
+    this.#received = new Received(credit, onHeld);
     const write = (n, text) => connection.push(`{"uri":"$part","key":${key},"$":{"n":${n}},"params":${text}}`);
     this.#sender = new Sender(STREAM_WINDOW, write, (onRoom) => connection.queue.hasRoom(onRoom));
   }
@@ -30,7 +31,8 @@ class CalledStream {
   // Sends an item to the node, as soon as it takes it.
   async send(item) {
     if (this.#waiting >= MAX_WAITING) {
-      throw new CallError('overloaded', this.#url, `${MAX_WAITING} items of ${this.#url} wait to be sent; await each send`, { sent: false });
+      const why = `${MAX_WAITING} items of ${this.#url} wait to be sent; await each send`;
+      throw new CallError('overloaded', this.#url, why, { sent: false });
     }
     const text = JSON.stringify(item) ?? 'null';
     if (Buffer.byteLength(text) > MAX_ITEM_BYTES) {
@@ -123,7 +125,8 @@ class CalledStream {
 // Reads an answer of either version: {value, status}, or {error}.
 function readAnswer(packet, url, node) {
   if (packet === null) {
-    return { error: refused(url, { status: 501, reason: 'old_error', message: 'the node does not know the method', node }) };
+    const message = 'the node does not know the method';
+    return { error: refused(url, { status: 501, reason: 'old_error', message, node }) };
   }
   const $ = packet.$ ?? null;
   if ($ !== null) {
@@ -132,14 +135,16 @@ function readAnswer(packet, url, node) {
     if (status < 400) return { status, value: packet.params ?? null };
     const text = (value, other) => (typeof value === 'string' ? value : other);
     const retryAfter = Number.isFinite($.ra) && $.ra >= 0 ? $.ra : undefined;
-    return { error: refused(url, { status, reason: text($.r, 'old_error'), message: text($.m, ''), retryAfter, node }) };
+    const [reason, message] = [text($.r, 'old_error'), text($.m, '')];
+    return { error: refused(url, { status, reason, message, retryAfter, node }) };
   }
   const code = [packet.errorcode, packet.errorCode].find((one) => ![undefined, null, 0, '0', '', false].includes(one));
   if (code === undefined) return { status: 200, value: dataOf(packet) };
   const status = httpErrorOf(numberIn(code));
   const reason = /^\w+$/.test(textIn(code)) ? `errorcode_${code}`.toLowerCase() : 'errorcode';
   const said = packet.errormessage ?? packet.errorMessage ?? '';
-  return { error: refused(url, { status, reason, message: typeof said === 'string' ? said : JSON.stringify(said), node }) };
+  const message = typeof said === 'string' ? said : JSON.stringify(said);
+  return { error: refused(url, { status, reason, message, node }) };
 }
 
 const httpErrorOf = (code) => (Number.isInteger(code) && code >= 400 && code < 600 ? code : 500);

@@ -4,12 +4,12 @@
 // written for certain, so that a call may be made elsewhere, whatever its method.
 
 const { FRAME_LIMIT } = require('../packets');
-const { OLD_READ_BYTES } = require('../windows');
+const { LEGACY_READ_BYTES } = require('../windows');
 
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024; // that wait for one node: more than it can answer within a deadline
 const MAX_PART_BYTES = 1024 * 1024; // beyond this no part of a stream is added: four times the credit of a usual node
 const MAX_BATCH_BYTES = 256 * 1024; // of one write: what follows can still be taken back
-const OLD_READ_MS = 500; // a node of version 1 that works has read what it does not answer by then
+const LEGACY_READ_MS = 500; // a node of version 1 that works has read what it does not answer by then
 
 const NOTHING = Buffer.alloc(0);
 
@@ -27,7 +27,7 @@ class WriteQueue {
 
   // `onLost`: an event was not written; `onWritten`: the socket has taken what it was handed.
   constructor(version, window, { onLost, onWritten }) {
-    Object.assign(this, { isOld: version === 1, window: window ?? OLD_READ_BYTES, onLost, onWritten });
+    Object.assign(this, { isLegacy: version === 1, window: window ?? LEGACY_READ_BYTES, onLost, onWritten });
   }
 
   get isEmpty() {
@@ -36,7 +36,7 @@ class WriteQueue {
 
   // Adds a packet. Returns why it has no room, or null.
   push(bytes, pending, route) {
-    if (bytes.length > (this.isOld ? this.window : FRAME_LIMIT)) return 'too_large';
+    if (bytes.length > (this.isLegacy ? this.window : FRAME_LIMIT)) return 'too_large';
     if (this.#queuedBytes > 0 && this.#queuedBytes + bytes.length > MAX_QUEUED_BYTES) return 'full';
     this.#add(bytes, pending, route);
     return null;
@@ -44,7 +44,7 @@ class WriteQueue {
 
   // Adds a small packet, however much waits; only for nodes of version 2.
   pushAlways(bytes) {
-    if (!this.isOld) this.#add(bytes, null, undefined);
+    if (!this.isLegacy) this.#add(bytes, null, undefined);
   }
 
   #add(bytes, pending, route) {
@@ -126,7 +126,7 @@ class WriteQueue {
 
   #write() {
     if (this.#socket === null || this.#batch.length > 0) return;
-    const batch = this.isOld ? this.#takeOld() : this.#takeBatch();
+    const batch = this.isLegacy ? this.#takeLegacy() : this.#takeBatch();
     if (batch.length === 0) return;
     this.#batch = batch;
     this.#batchAt = performance.now();
@@ -166,9 +166,9 @@ class WriteQueue {
   }
 
   // One packet, if the node may have that much unread.
-  #takeOld() {
+  #takeLegacy() {
     const now = performance.now();
-    while (this.#unread.length > 0 && this.#unread[0].pending === null && now - this.#unread[0].at >= OLD_READ_MS) {
+    while (this.#unread.length > 0 && this.#unread[0].pending === null && now - this.#unread[0].at >= LEGACY_READ_MS) {
       this.#unreadBytes -= this.#unread.shift().bytes;
     }
     const next = this.#next();
@@ -176,7 +176,7 @@ class WriteQueue {
     const bytes = next.bytes.length;
     if (this.#unreadBytes > 0 && this.#unreadBytes + bytes > this.window) {
       clearTimeout(this.#timer);
-      if (this.#unread[0].pending === null) this.#timer = setTimeout(() => this.#schedule(), OLD_READ_MS);
+      if (this.#unread[0].pending === null) this.#timer = setTimeout(() => this.#schedule(), LEGACY_READ_MS);
       return [];
     }
     this.#unread.push({ pending: next.pending, bytes, at: now });

@@ -26,7 +26,8 @@ class Concurrency {
     }
     if (isAnswered) throw overloaded('too many calls of this route are running');
     if (this.#waiting.length >= MAX_WAITING) {
-      throw overloaded(`${MAX_WAITING} wait for their turn already; allow more at a time with concurrency, or start another node`);
+      throw overloaded(`${MAX_WAITING} wait for their turn already; `
+        + 'allow more at a time with concurrency, or start another node');
     }
     await new Promise((resolve) => { this.#waiting.push(resolve); });
   }

@@ -9,7 +9,7 @@ const { isIdempotent } = require('../routes');
 const { overloaded } = require('./concurrency');
 const { ServedStream } = require('./stream');
 
-const MAX_PART_BYTES = 1024 * 1024; // bytes that wait to be written for streams: four that a usual caller has given credit for
+const MAX_PART_BYTES = 1024 * 1024; // bytes of parts that wait to be written: four times the credit of a usual caller
 const MAX_STREAMS = 4096; // open streams of one caller; its reading paces them
 
 class NodeCaller extends Caller {
@@ -67,7 +67,8 @@ class NodeCaller extends Caller {
     const finishes = !isAnswered || !(isIdempotent(method) || $.i === true);
     Object.assign(call, { stream, finishes, abort: () => context.abort(), onDone: () => {} });
     const { remoteAddress: host, remotePort: port } = this.socket;
-    const caller = { ...this.#stated, ...(typeof $.f === 'string' ? { instance: $.f } : {}), address: `${host}:${port}` };
+    const stated = typeof $.f === 'string' ? { instance: $.f } : {};
+    const caller = { ...this.#stated, ...stated, address: `${host}:${port}` };
     if (!isAnswered) this.service.keep(call); // an event is finished, whoever goes
     this.service.run({ method, uri, params: packet.params, version: call.version, isAnswered, context, caller, stream })
       .then((outcome) => {

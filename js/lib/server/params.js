@@ -43,7 +43,9 @@ function typesFault(types) {
   for (const [name, given] of Object.entries(types)) {
     const type = optionals.has(given) ? given.type : given;
     const isKnown = NAMES.has(type) || (Array.isArray(type) && type.length === 1 && NAMES.has(type[0]));
-    if (!isKnown) return `"${name}" is none of String, Number, Boolean, [String], [Number], [Boolean], and optional(…) of these`;
+    if (!isKnown) {
+      return `"${name}" is none of String, Number, Boolean, [String], [Number], [Boolean], and optional(…) of these`;
+    }
   }
   return null;
 }
@@ -63,7 +65,8 @@ function read(params, types) {
       continue;
     }
     if (isAbsent && !Array.isArray(type)) throw ServiceError.badRequest('bad_params', `"${name}" is missing`);
-    setOwn(all, name, Array.isArray(type) ? readList(name, isAbsent ? [] : value, type[0]) : readOne(name, value, type));
+    const list = () => readList(name, isAbsent ? [] : value, type[0]);
+    setOwn(all, name, Array.isArray(type) ? list() : readOne(name, value, type));
   }
   return all;
 }

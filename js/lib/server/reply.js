@@ -5,7 +5,8 @@
 class Reply {
   constructor(status, value) {
     if (!(Number.isInteger(status) && status >= 200 && status <= 299)) {
-      throw new RangeError(`${status} is not the status of a result: that is 200 to 299; throw a ServiceError for errors`);
+      throw new RangeError(`${status} is not the status of a result: that is 200 to 299; `
+        + 'throw a ServiceError for errors');
     }
     Object.assign(this, { status, value });
   }

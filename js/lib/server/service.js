@@ -48,12 +48,14 @@ class Service {
   // said all. `stream`: the call may become one.
   async run({ method, uri, params: given, version, isAnswered, context, caller, stream }) {
     const found = this.#router.find(method, uri);
-    if (!found) return { error: ServiceError.notFound('no_route', `this node does not offer ${shown(`${method}${uri}`)}`) };
+    if (!found) {
+      return { error: ServiceError.notFound('no_route', `this node does not offer ${shown(`${method}${uri}`)}`) };
+    }
     const { value: offer, captured } = found;
     try {
       if (context.hops > MAX_HOPS) {
-        throw new ServiceError(508, 'loop', `this call is the end of a chain of ${MAX_HOPS} calls, each made for the one before; `
-          + 'services may be calling each other in a loop');
+        throw new ServiceError(508, 'loop', `this call is the end of a chain of ${MAX_HOPS} calls, each made for the `
+          + 'one before; services may be calling each other in a loop');
       }
       let args = params.ofCall({ params: given, version, names: offer.names, captured });
       if (offer.types) args = params.read(args, offer.types);
@@ -63,8 +65,9 @@ class Service {
           if (!stream) throw needsStream();
           return stream.items();
         };
-        const call = new IncomingCall({ node: this.node, context, method, uri, url: offer.url, params: args, caller, openItems });
-        const act = async () => this.#outcome(await (offer.takesPayload ? offer.handler(args, call) : offer.handler(call)), stream);
+        const { handler, takesPayload, url } = offer;
+        const call = new IncomingCall({ node: this.node, context, method, uri, url, params: args, caller, openItems });
+        const act = async () => this.#outcome(await (takesPayload ? handler(args, call) : handler(call)), stream);
         return await within(context, act);
       } finally {
         offer.limit?.leave();
@@ -124,7 +127,8 @@ class Service {
     await null; // as a call that goes away and comes back
     const { id: instance, name } = this.node;
     const caller = { instance, name, address: `127.0.0.1:${this.node.port}` };
-    return this.run({ method, uri: path, params: JSON.parse(text), version: 2, isAnswered, context, caller, stream: null });
+    const copy = JSON.parse(text);
+    return this.run({ method, uri: path, params: copy, version: 2, isAnswered, context, caller, stream: null });
   }
 
   // Lets a call whose caller has gone be finished, for a while.
@@ -153,6 +157,8 @@ function stackOf(error) {
   }
 }
 
-const needsStream = () => new ServiceError(406, 'stream', 'the answer is a stream, and this call takes none: open it with stream');
+const needsStream = () => (
+  new ServiceError(406, 'stream', 'the answer is a stream, and this call takes none: open it with stream')
+);
 
 module.exports = { Service };

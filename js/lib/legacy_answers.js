@@ -1,6 +1,6 @@
 'use strict';
 
-// The answers that old services write, in the form of either version.
+// The answers that version 1 services write, in the form of either version.
 
 const { join } = require('./packets');
 
@@ -14,16 +14,16 @@ function failure(code, reason, message) {
   }));
 }
 
-function oldAnswer(key, answer) {
+function legacyAnswer(key, answer) {
   return join([['key', key], ...[...answer].filter(([name]) => name !== 'key' && name !== '$')]);
 }
 
-function newAnswer(key, answer) {
+function currentAnswer(key, answer) {
   const codes = ['errorcode', 'errorCode'].map((name) => JSON.parse(answer.get(name) ?? '0'));
   const code = codes.find((one) => ![null, 0, '0', '', false].includes(one));
   // Our nodes read the members fastest in this order.
   if (code === undefined) return join([['key', key], ['$', '{}'], ['params', dataOf(answer)]]);
-  // The codes of old services have no common meaning, unless they are HTTP's.
+  // The codes of version 1 services have no common meaning, unless they are HTTP's.
   const status = Number.isInteger(Number(code)) && code >= 400 && code < 600 ? Number(code) : 500;
   const reason = /^\w+$/.test(code) ? `errorcode_${code}`.toLowerCase() : 'errorcode';
   const said = JSON.parse(answer.get('errormessage') ?? answer.get('errorMessage') ?? '""');
@@ -45,4 +45,4 @@ function dataOf(answer) {
   return isAlone ? data[0][1] : join(data);
 }
 
-module.exports = { failure, newAnswer, oldAnswer };
+module.exports = { failure, currentAnswer, legacyAnswer };

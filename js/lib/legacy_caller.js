@@ -1,16 +1,16 @@
 'use strict';
 
-// A caller of a service that writes its answers to the socket itself, as old services do: it does
-// not escape `¶`, and knows one form of answer.
+// A caller of a service that writes its answers to the socket itself, as version 1 services do: it
+// does not escape `¶`, and knows one form of answer.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const { Caller } = require('./caller');
-const { failure, newAnswer, oldAnswer } = require('./old_answers');
+const { failure, currentAnswer, legacyAnswer } = require('./legacy_answers');
 const { cut, isObject, parts, seal, shown, shownKey, textIn } = require('./packets');
 
 const handling = new AsyncLocalStorage(); // the call for which the service's code runs
 
-class OldStyleCaller extends Caller {
+class LegacyCaller extends Caller {
   constructor(socket, options, onRead, onPacket) {
     super(socket, options);
     Object.assign(this, { onRead, onPacket });
@@ -32,7 +32,7 @@ class OldStyleCaller extends Caller {
   // Hands a call to the service.
   begin(call, packet, text) {
     const { uri, method } = packet;
-    packet.params ??= {}; // old services crash without params
+    packet.params ??= {}; // version 1 services crash without params
     if (call.key !== undefined) {
       packet.key = call.name;
       // Some families of services look here. What a node registers is shown to others as it is.
@@ -61,11 +61,12 @@ class OldStyleCaller extends Caller {
       if (said.has('key')) name = String(shownKey(said.get('key')));
     } catch { /* the caller is told that this is not a packet */ }
     const call = this.callOf(name);
-    if (call) this.reply(call, call.version === 1 ? oldAnswer(call.key, said) : newAnswer(call.key, said));
+    if (call) this.reply(call, call.version === 1 ? legacyAnswer(call.key, said) : currentAnswer(call.key, said));
   }
 
-  // Sends a packet that is not an answer, such as a list, because an old Distributor may be built
-  // on this file, too. If it is written while a call is handled, the call gets no other answer.
+  // Sends a packet that is not an answer, such as a list, because a version 1 Distributor may be
+  // built on this file, too. If it is written while a call is handled, the call gets no other
+  // answer.
   pass(text) {
     const handled = handling.getStore();
     if (handled?.caller === this) this.drop(handled);
@@ -94,4 +95,4 @@ class OldStyleCaller extends Caller {
   }
 }
 
-module.exports = { OldStyleCaller };
+module.exports = { LegacyCaller };
