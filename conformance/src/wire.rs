@@ -86,15 +86,18 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self, String> {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // The system should send pieces as they are written. If it refuses, they may be
-                // joined, and the checks see less.
-                let _ = stream.set_nodelay(true);
-                Ok(Self { stream, decoder: FrameDecoder::new(MAX_FRAME_BYTES) })
-            }
+            Ok(Ok(stream)) => Ok(Self::over(stream)),
             Ok(Err(error)) => Err(format!("cannot connect: {error}")),
             Err(_) => Err("cannot connect: no answer".to_owned()),
         }
+    }
+
+    /// A connection that is there already.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        // The system should send pieces as they are written. If it refuses, they may be joined, and
+        // the checks see less.
+        let _ = stream.set_nodelay(true);
+        Self { stream, decoder: FrameDecoder::new(MAX_FRAME_BYTES) }
     }
 
     /// Writes bytes. An error is ignored here, because reading the answer then fails as well.

@@ -13,6 +13,7 @@ const FOREIGN_SERVER_MS = 30_000; // the longest pause before a server that is n
 const SILENCE_MS = 15_000; // how long a Distributor may be silent; one of version 2 pings far more often
 const MAX_WAIT_MS = 3_600_000; // the longest wait that the Distributor may ask for
 const NOT_YOURS_MS = 10_000; // pause between tries to register, and between log lines, if our id is refused
+const METHODS = ['GET', 'PATCH']; // of lists and changes
 const ASK_AGAIN_MS = 3000; // how long a requested list may be on its way before it is requested again
 
 // A secret that only the Distributor is told, and the instance id that it proves. Each process
@@ -105,7 +106,7 @@ class Registry {
       this.client.patience(SILENCE_MS);
     }
     if (packet.uri === '$ping') this.pinged($ ?? {});
-    else if (packet.uri !== '/distributes') return; // of a later version
+    else if (packet.uri !== '/distributes' || !METHODS.includes(packet.method)) return; // of a later version
     else if ($?.copy === true) this.copy();
     else if (typeof $?.r === 'string') this.turnedAway($);
     else this.news(packet, text);
@@ -137,7 +138,7 @@ class Registry {
       this.trouble = outcome;
       this.service.onLog(`ignored a list of the ${this.where} that is none; what was known before stays in use`, true);
     }
-    if (outcome === 'changed' || outcome === 'same') this.heard = true;
+    if (outcome === 'changed' || outcome === 'same') Object.assign(this, { heard: true, askedAt: -Infinity });
     if (outcome === 'changed') this.publish();
     if (outcome === 'same') this.service.onNodes?.(this.replica.nodes());
     if (packet.$?.ack === true) this.pong();

@@ -251,7 +251,7 @@ class Registry:
             self._patience = MAX_WAIT  # of version 1, which is silent for long
         if uri == "$ping":
             self._pinged(meta or {})
-        elif uri != "/distributes":
+        elif uri != "/distributes" or packet.get("method") not in ("GET", "PATCH"):
             pass  # of a later version
         elif meta is not None and meta.get("copy") is True:
             for part in self.replica.copy():
@@ -270,6 +270,7 @@ class Registry:
             self._say(f"ignored a packet of the {self.where} that is not a list; what was known before stays in use")
         elif outcome is not Outcome.STALE:
             self._was_heard, self._foreign_pause = True, RECONNECT / 2
+            self._asked_at = float("-inf")
             self.listed.set()
             if outcome is Outcome.CHANGED:
                 self._on_change(self.replica)

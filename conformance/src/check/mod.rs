@@ -5,7 +5,6 @@
 mod run;
 
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
 
 /// A property that a node is checked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,18 +75,6 @@ pub(crate) enum Check {
 }
 
 impl Check {
-    fn value(self) -> PossibleValue {
-        self.to_possible_value().expect("no check is hidden")
-    }
-
-    pub(crate) fn name(self) -> String {
-        self.value().get_name().to_owned()
-    }
-
-    pub(crate) fn expected(self) -> String {
-        self.value().get_help().map(ToString::to_string).unwrap_or_default()
-    }
-
     pub(crate) fn is_of_version_2(self) -> bool {
         matches!(
             self,

@@ -38,6 +38,29 @@ pub(super) fn with<'a>(verdicts: &'a BTreeMap<String, String>, verdict: &str) ->
     verdicts.iter().filter(|(_, seen)| *seen == verdict).map(|(name, _)| name.as_str()).collect()
 }
 
+/// Has the program play the Distributor of a node that `start` starts.
+async fn register_with(arguments: &[&str], start: impl AsyncFnOnce(SocketAddr) -> Process) {
+    let checker = Process::start(NODECONFORM, &[&["--as-distributor", "127.0.0.1:0"], arguments].concat());
+    let distributor = SocketAddr::new("127.0.0.1".parse().unwrap(), checker.port().await);
+    let node = start(distributor).await;
+    let (verdicts, code) = end(checker).await;
+    assert_eq!((with(&verdicts, "FAILED"), code), (Vec::<&str>::new(), Some(0)), "{}", node.output());
+    let slow: &[&str] = if arguments.is_empty() { &["silence"] } else { &[] };
+    assert_eq!(with(&verdicts, "skipped"), slow);
+    assert!(!with(&verdicts, "ok").is_empty());
+}
+
+/// Checks the registry half of a node that `start` starts at a Distributor.
+pub(super) async fn registry_conform(start: impl AsyncFn(SocketAddr) -> Process) {
+    let silence = ["--only", "silence"];
+    tokio::join!(register_with(&[], &start), register_with(&silence, &start));
+}
+
+#[tokio::test]
+async fn our_nodes_keep_the_registry_half() {
+    registry_conform(async |distributor| Process::start(NODE, &[&distributor.to_string()])).await;
+}
+
 #[tokio::test]
 async fn our_nodes_keep_the_protocol() {
     let cluster = Cluster::start();

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::streams::offers;
 use tests::{Cluster, Process, eventually, js_file, legacy_peers_can_run, pick_port, request};
 
+use super::conformance::registry_conform;
 use crate::programs::{DISTRIBUTOR, NODE, NODECONFORM};
 
 /// Starts the node of `js/test/fixtures`, and waits until it is registered.
@@ -50,6 +51,13 @@ async fn a_node_of_the_package_keeps_the_protocol() {
         assert_eq!(conform.ended().await.code(), Some(0));
     }
     assert_eq!(js.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_node_of_the_package_keeps_the_registry_half() {
+    if legacy_peers_can_run() {
+        registry_conform(async |distributor| js_node(&distributor.to_string()).await).await;
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn internal_routes_are_for_nodes_of_all_languages_and_for_no_client() {
     for path in ["/rust/open", "/js/x", "/py/who"] {
         assert_eq!(Cluster::wait_routed(gateway, path).await.status, 200, "{path}");
     }
-    let internal = [("GET", "/rust/inner"), ("GET", "/js/pid"), ("GET", "/py/events"), ("POST", "/js/calls")];
+    let internal = [("GET", "/rust/inner"), ("GET", "/js/pid"), ("GET", "/py/events"), ("POST", "/py/call")];
     for (method, path) in internal {
         let answer = request(gateway, method, path, "{}").await;
         assert_eq!((answer.status, answer.json()["type"].as_str()), (404, Some("/problems/no_route")), "{path}");

@@ -18,7 +18,7 @@ use tests::streams::offers;
 use tests::{Cluster, PATIENCE, Process, eventually, pick_address, request, tool_is_installed};
 use tokio::time::sleep;
 
-use super::conformance::{conform, with};
+use super::conformance::{conform, registry_conform, with};
 use crate::programs::{DISTRIBUTOR, NODE};
 
 /// The folder of the package.
@@ -102,6 +102,13 @@ async fn a_node_in_python_keeps_the_protocol() {
     for params in [r#"{"to":3}"#, "{}"] {
         let arguments = ["--url", "GET/py/count", "--params", params, "--only", "stream"];
         assert_eq!(conform(address, &arguments).await.1, Some(0), "{params}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_in_python_keeps_the_registry_half() {
+    if tool_is_installed("python3") {
+        registry_conform(async |distributor| py_node("py", distributor).await).await;
     }
 }
 
