@@ -1,6 +1,8 @@
 //! The checks of the registry half: what a node registers, and what it does with all that a
 //! Distributor says. The program plays the Distributor. The doc comment of each check says what it
 //! expects; `--help` and the table show it.
+//!
+//! It must not print, or decide the exit code: the command line does.
 
 mod list;
 mod played;
