@@ -91,16 +91,46 @@ export interface RouteOptions<T extends ParamTypes = ParamTypes> {
    * is internal: nodes call it, and to clients it does not exist.
    */
   public?: boolean;
+  /**
+   * The header fields that the route reads of a client's request, in any case of letters, at most 32. Give `[]` if it
+   * reads none of them, but the rest of the request, or answers with a status, fields or a media type of its own.
+   */
+  headers?: string[];
 }
 
-/** Events are for nodes only, so these are the options of a route without `public`. */
-export type EventOptions = Omit<RouteOptions, 'public'>;
+/** Events are for nodes only, so a subscription has no `public` and no `headers`. */
+export type EventOptions = Omit<RouteOptions, 'public' | 'headers'>;
 
 /** The node that calls, as far as it says who it is. */
 export interface Caller {
   instance?: string;
   name?: string;
   address: string;
+}
+
+/** The request of a client, for which a gateway makes a call. It is what the gateway and the client say. */
+export interface HttpRequest {
+  /** The method of the request: `HEAD` also calls a route of `GET`. */
+  readonly method: string;
+  /** Path and query as the client has sent them, with their escapes. */
+  readonly target: string;
+  readonly path: string;
+  /** What stands behind `?`. */
+  readonly query?: string;
+  /** The host that the client names, with a port if it names one; empty if none. */
+  readonly host: string;
+  /** Whether the client speaks TLS, with the gateway or with a trusted proxy in front of it. */
+  readonly isHttps: boolean;
+  /** The address of the client, IPv4 or IPv6. */
+  readonly clientAddress: string;
+  /** The id of the request, which is also in the gateway's log. */
+  readonly id: string;
+  /** Names, in small letters, and values of the header fields that the route reads, in their order. */
+  readonly headers: [string, string][];
+  /** The first value of a header field, in any case of letters. Throws if the route does not register the field. */
+  header(name: string): string | undefined;
+  /** The cookies of the client, by name. Throws if the route does not register the header field `cookie`. */
+  readonly cookies: Map<string, string>;
 }
 
 /** A call as its handler sees it. */
@@ -113,6 +143,13 @@ export interface IncomingCall<P = Json> {
   /** The arguments, with what stands in the path. */
   readonly params: P;
   readonly caller: Caller;
+  /** Whether the call is made for the client of a gateway. */
+  readonly hasRequest: boolean;
+  /**
+   * The request of a gateway's client. The route gives the option `headers`. Where a node makes the call itself,
+   * reading this refuses the call: 400 `not_http`.
+   */
+  readonly request: HttpRequest;
   /** Aborts when nobody waits any more for a call that may be dropped, or when its stream ends. */
   readonly signal: AbortSignal;
   /** The W3C `traceparent` of the call. */
@@ -202,22 +239,73 @@ export class Node {
   detach<T>(work: () => T | Promise<T>): Promise<T>;
 }
 
-/** A result with a status of its own, 200 to 299. */
+/** A cookie for a client. */
+export interface Cookie {
+  /** Characters of RFC 6265 only: encode others, such as by `encodeURIComponent`. */
+  value: string;
+  /** How long the client keeps it, in seconds; until the browser closes unless set. */
+  maxAge?: number;
+  /** It is sent with this path and those below it; `/` unless set. */
+  path?: string;
+  /** It is sent to this domain and those below it; to its host alone unless set. */
+  domain?: string;
+  /** Which requests that other sites cause it is sent with; `lax` unless set. */
+  sameSite?: 'strict' | 'lax' | 'none';
+  /** Whether scripts of the page cannot read it; `true` unless set. */
+  httpOnly?: boolean;
+  /** Whether it is sent over TLS only; unless set, that is so if the client speaks TLS now. */
+  secure?: boolean;
+}
+
+/** What a client is given beside a result. A node that calls gets none of it. */
+export interface ClientFields {
+  /** Header fields by name; a list for several of one name. */
+  headers?: { [name: string]: string | number | string[] };
+  /** Cookies by name; `null` has the client forget one. */
+  cookies?: { [name: string]: string | Cookie | null };
+}
+
+export interface ReplyOptions extends ClientFields {
+  /** The media type of the body. If it is not JSON, the value is a text, and that text is the body. */
+  type?: string;
+}
+
+/**
+ * A result with a status, header fields or a media type of its own. Header fields and media type are for clients of a
+ * gateway, and the route gives the option `headers`, `[]` at least.
+ */
 export class Reply {
-  constructor(status: number, value?: Json);
+  /** `status` is 200 to 399; with a `type` to 599, for pages about errors. */
+  constructor(status: number, value?: Json, options?: ReplyOptions);
   readonly status: number;
   readonly value: Json;
 }
+/** A result with what the options say; status 200 unless they say so. */
+export function reply(value?: Json, options?: ReplyOptions & { status?: number }): Reply;
+/** A plain text as the body. A node that calls gets it as a JSON text. */
+export function text(value: string, options?: ReplyOptions & { status?: number }): Reply;
+/** A page of HTML as the body. Texts of others that stand in it have to be escaped. */
+export function html(value: string, options?: ReplyOptions & { status?: number }): Reply;
+/**
+ * Sends the client elsewhere. 303, unless given: it gets that page with `GET`, as after a form was sent; 307 and 308:
+ * it repeats this very request there. Check a place that comes from the client.
+ */
+export function redirect(location: string, status?: 301 | 302 | 303 | 307 | 308, options?: ClientFields): Reply;
 /** 201 */
-export function created(value?: Json): Reply;
+export function created(value?: Json, options?: ReplyOptions): Reply;
 /** 202 */
-export function accepted(value?: Json): Reply;
+export function accepted(value?: Json, options?: ReplyOptions): Reply;
 /** 204 */
-export function noContent(): Reply;
+export function noContent(options?: ClientFields): Reply;
 
 /** What a handler throws to refuse a call: an HTTP status, a stable word, and a text that callers can read. */
 export class ServiceError extends Error {
-  constructor(status: number, reason: string, message: string, options?: { retryAfter?: number; cause?: unknown });
+  constructor(
+    status: number,
+    reason: string,
+    message: string,
+    options?: ClientFields & { retryAfter?: number; cause?: unknown },
+  );
   static badRequest(reason: string, message: string): ServiceError;
   static notFound(reason: string, message: string): ServiceError;
   static conflict(reason: string, message: string): ServiceError;

@@ -3,5 +3,6 @@
 import pilcrow from './lib/index.js';
 
 export const {
-  CallError, Node, Reply, ServiceError, StartError, accepted, created, noContent, offerHttp, optional, stopOnSignals,
+  CallError, Node, Reply, ServiceError, StartError, accepted, created, html, noContent, offerHttp, optional, redirect,
+  reply, stopOnSignals, text,
 } = pilcrow;

@@ -293,20 +293,22 @@ class Caller {
   }
 }
 
-// The packet of a result, which is JSON text.
-function successText({ key, version }, status, result) {
+// The packet of a result, which is JSON text. `fields`: pairs of header fields, for a gateway.
+function successText({ key, version }, status, result, fields = []) {
   if (version === 1) return `{"key":${key},"errorcode":0,"errormessage":"success","results":${result}}`;
   // Our nodes read the members fastest in this order.
-  return `{"key":${key},"$":${status === 200 ? '{}' : `{"s":${status}}`},"params":${result}}`;
+  const $ = { s: status === 200 ? undefined : status, h: fields.length > 0 ? fields : undefined };
+  return `{"key":${key},"$":${JSON.stringify($)},"params":${result}}`;
 }
 
 // The packet of an error. `retryAfter` is in milliseconds.
-function failureText({ key, version }, { status, reason, message, retryAfter }) {
+function failureText({ key, version }, { status, reason, message, retryAfter }, fields = []) {
   if (version === 1) {
     return join([['key', key], ['errorcode', String(status)], ['errormessage', JSON.stringify(message)]]);
   }
   const ra = retryAfter === undefined ? {} : { ra: Math.round(retryAfter) };
-  return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...ra })]]);
+  const h = fields.length > 0 ? { h: fields } : {};
+  return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...ra, ...h })]]);
 }
 
 module.exports = { Caller, failureText, successText };

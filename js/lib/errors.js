@@ -2,16 +2,20 @@
 
 // Why a handler has no result, why a call has none, and why a node does not start.
 
+const { fieldsOf } = require('./server/fields');
+
 // The answer of a handler that has no result: an HTTP status, a stable word, and a text for people,
 // which callers can read.
 class ServiceError extends Error {
-  constructor(status, reason, message, { retryAfter, cause } = {}) {
+  // `headers` and `cookies`: for the client of a gateway, as those of a reply.
+  constructor(status, reason, message, { retryAfter, cause, headers, cookies } = {}) {
     super(message, { cause });
     this.name = 'ServiceError';
     // What is not an error of HTTP is a fault of the service.
     this.status = Number.isInteger(status) && status >= 400 && status <= 599 ? status : 500;
     this.reason = String(reason);
     this.retryAfter = retryAfter; // milliseconds
+    if (headers !== undefined || cookies !== undefined) this.fields = fieldsOf({ headers, cookies });
   }
 
   static badRequest(reason, message) {

@@ -13,6 +13,7 @@ const { StartError } = require('./errors');
 const { FRAME_LIMIT, explain, parseAddress, shown, textIn } = require('./packets');
 const { Registry, newIdentity } = require('./registry');
 const { routeFault } = require('./routes');
+const { wantedHeaders } = require('./server/http_request');
 const { NodeCaller } = require('./server/node_caller');
 const { typesFault } = require('./server/params');
 const { Service } = require('./server/service');
@@ -32,7 +33,7 @@ const NODE_OPTIONS = [
   'distributor', 'host', 'port', 'advertise', 'zone', 'weight', 'version', 'meta', 'publicRoutes', 'buffers',
   'maxLegacyResponseBytes', 'log',
 ];
-const ROUTE_OPTIONS = ['concurrency', 'params', 'public'];
+const ROUTE_OPTIONS = ['concurrency', 'headers', 'params', 'public'];
 
 class Node {
   #options;
@@ -147,12 +148,15 @@ class Node {
     if (isPublic && takesPayload) {
       throw new StartError(`the event ${url.slice(6)} cannot be public: events are for nodes only`);
     }
+    const { names: wanted, fault: wrongHeaders } = options.headers === undefined ? {} : wantedHeaders(options.headers);
+    if (wrongHeaders) throw new StartError(`headers of ${url}: ${wrongHeaders}`);
+    if (wanted && takesPayload) throw new StartError(`the event ${url.slice(6)} has no headers: no client emits it`);
     const wrong = types === undefined ? null : typesFault(types);
     if (wrong) throw new StartError(`the params of ${url}: ${wrong}`);
     if (this.#service.offers.length >= MAX_URLS) {
       throw new StartError(`a node has ${MAX_URLS} routes and events at most; ${url} is one more`);
     }
-    const other = this.#service.add(url, handler, { concurrency, types, isPublic }, takesPayload);
+    const other = this.#service.add(url, handler, { concurrency, types, isPublic, wanted }, takesPayload);
     if (other === url) throw new StartError(`the route ${url} is given twice; each route has one handler`);
     if (other) {
       throw new StartError(`the routes ${other} and ${url} are one, as names of parameters make no difference; `
@@ -205,8 +209,13 @@ class Node {
   // routes of a node without it are public.
   #advert() {
     const { zone, weight, version, meta } = this.#options;
-    const at = [...this.#service.offers.keys()].filter((position) => this.#service.offers[position].isPublic);
-    return { zone, weight, version, meta, routes: at.length > 0 ? [{ at, public: true }] : [] };
+    const routes = new Map(); // by what they state
+    this.#service.offers.forEach(({ isPublic, wanted: headers }, at) => {
+      const stated = { public: isPublic || undefined, headers };
+      const known = JSON.stringify(stated);
+      if (known !== '{}') routes.set(known, { at: [...(routes.get(known)?.at ?? []), at], ...stated });
+    });
+    return { zone, weight, version, meta, routes: [...routes.values()] };
   }
 
   #listen() {

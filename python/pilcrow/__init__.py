@@ -18,7 +18,9 @@ from .errors import (
     StartError,
     TooLarge,
 )
+from .fields import Cookie
 from .handlers import Status
+from .http import Html, HttpRequest, HttpResponse, Redirect, Text
 from .node import Node
 from .service import Call
 
@@ -27,19 +29,25 @@ __all__ = [
     "BadArguments",
     "Call",
     "CallError",
+    "Cookie",
     "Deadline",
     "Ended",
+    "Html",
+    "HttpRequest",
+    "HttpResponse",
     "Lost",
     "NoList",
     "NoProvider",
     "NoRoute",
     "Node",
     "Overloaded",
+    "Redirect",
     "Refused",
     "RouteError",
     "ServiceError",
     "StartError",
     "Status",
     "Stream",
+    "Text",
     "TooLarge",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
-from .errors import Refused
-from .wire import is_number
+from .errors import Refused, ServiceError
+from .wire import is_number, seal, to_json
 
 MAX_RETRY_MS = 3_600_000
 """The longest wait that a node may ask for: longer ones count as this."""
@@ -60,3 +60,26 @@ def result_of(packet: dict[str, Any]) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def success_packet(head: str, is_v2: bool, status: int, text: str, fields: Sequence[tuple[str, str]]) -> bytes:
+    """The answer with a result, which is JSON text. ``head`` is the beginning of the packet, with its
+    key; ``fields`` are header fields for a gateway."""
+    if not is_v2:
+        return seal(f'{head},"errorcode":0,"errormessage":"success","results":{text}}}')
+    said = [] if status == 200 else [f'"s":{status}']
+    if fields:
+        said.append(f'"h":{to_json(fields)}')
+    return seal(f'{head},"$":{{{",".join(said)}}},"params":{text}}}')
+
+
+def failure_packet(head: str, is_v2: bool, error: ServiceError, fields: Sequence[tuple[str, str]]) -> bytes:
+    """The answer that says why there is no result."""
+    if not is_v2:
+        return seal(f'{head},"errorcode":{error.status},"errormessage":{to_json(error.message)}}}')
+    said = [f'"s":{error.status},"r":{to_json(error.reason)},"m":{to_json(error.message)}']
+    if error.retry_after is not None:
+        said.append(f'"ra":{max(int(error.retry_after * 1000 + 0.999), 0)}')
+    if fields:
+        said.append(f'"h":{to_json(fields)}')
+    return seal(f'{head},"$":{{{",".join(said)}}}}}')

@@ -27,6 +27,7 @@ from .errors import (
 )
 from .duplex import Stream
 from .events import Emission
+from .fields import Fields
 from .pending import NotSent, Pending, Target, TimedOut
 from .registry import Registry
 from .replica import Replica
@@ -392,7 +393,7 @@ class UnderWay:
         service, loop = self.caller.service, self.caller.loop
         inner = Context(deadline, context.trace, context.hops + 1)
 
-        async def answer() -> tuple[int, str]:
+        async def answer() -> tuple[int, str, Fields]:
             contexts.enter(inner)
             handler, captured = service.find(self.method, self.path, inner)
             if handler.is_stream:

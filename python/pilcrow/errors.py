@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .fields import ClientFields, Cookies, Headers
 from .wire import shown
 
 
@@ -21,10 +22,19 @@ class ServiceError(Exception):
     """A handler raises it to refuse a call. The caller is told all of it, and nothing of any other
     exception."""
 
-    def __init__(self, status: int, reason: str, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        headers: Headers | None = None,
+        cookies: Cookies | None = None,
+    ) -> None:
         """``status`` is one of HTTP's from 400 to 599, ``reason`` a stable word in snake_case,
         ``message`` a text for people, and ``retry_after`` the seconds until another try is
-        worthwhile."""
+        worthwhile. ``headers`` and ``cookies`` are for the client of a gateway."""
         if not 400 <= status <= 599:
             raise ValueError(f"the status of an error is from 400 to 599, and not {status}")
         super().__init__(f"{status} {reason}: {message}")
@@ -32,6 +42,7 @@ class ServiceError(Exception):
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+        self.fields = ClientFields(headers, cookies)
 
 
 class CallError(Exception):

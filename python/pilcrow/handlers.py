@@ -7,9 +7,10 @@ import inspect
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from .errors import ServiceError, StartError
+from .http import HttpRequest, HttpResponse, not_http, wanted_headers
 from .router import EVENT, Route
 from .wire import shown
 
@@ -37,7 +38,12 @@ class Handler:
     """A function for a route."""
 
     def __init__(
-        self, route: Route, function: Callable[..., Any], max_concurrency: int | None = None, is_public: bool = False
+        self,
+        route: Route,
+        function: Callable[..., Any],
+        max_concurrency: int | None = None,
+        is_public: bool = False,
+        headers: Sequence[str] | None = None,
     ) -> None:
         self.route = route
         self.function = function
@@ -45,6 +51,14 @@ class Handler:
         """Whether gateways answer clients with the route."""
         self.is_stream = inspect.isasyncgenfunction(function)
         """Whether it yields the parts of a stream."""
+        try:
+            self.wanted = None if headers is None else wanted_headers(headers)
+            """The header fields that it reads of a client's request; none if it reads no request,
+            and gives a client no header fields."""
+        except ValueError as error:
+            raise StartError(f"headers of {route}: {error}") from None
+        self.has_warned = False
+        """Whether the log says that it gives header fields that no client gets."""
         self._reads_all = route.method == EVENT
         self._limit = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
         self._waiting = 0
@@ -59,6 +73,8 @@ class Handler:
         if self.is_stream and self._reads_all:
             raise StartError(f"the handler {name} of {route} yields: nobody reads what a handler of an event yields")
         self._call_name: str | None = None
+        self._request: tuple[str, bool] | None = None
+        """The parameter for the request of a client, and whether the handler does without."""
         self._parameters: list[tuple[str, Reader, Any]] = []
         self._read_signature(name)
 
@@ -76,8 +92,16 @@ class Handler:
                 raise StartError(f"{name}: write `params` in place of `{one}`: it is given all arguments")
             if one.name == "call" or getattr(hint, "__name__", "") == "Call":
                 self._call_name = one.name
+            elif HttpRequest in (hint, *typing.get_args(hint)):
+                self._request = (one.name, hint is not HttpRequest)
+                self.wanted = self.wanted or ()
             else:
                 self._parameters.append((one.name, _reader(hint), one.default))
+        answer = hints.get("return")
+        if isinstance(answer, type) and issubclass(answer, HttpResponse):
+            self.wanted = self.wanted or ()
+        if self._reads_all and self.wanted is not None:
+            raise StartError(f"{name}: no client emits an event, so its handler reads and answers no request")
         if self._reads_all and len(self._parameters) > 1:
             raise StartError(f"{name}: a handler of an event has one parameter for what was emitted")
         names = [name for name, _, _ in self._parameters]
@@ -89,6 +113,11 @@ class Handler:
     def bind(self, call: Any, params: Any, captured: dict[str, str]) -> dict[str, Any]:
         """The arguments of the function. Raises :class:`ServiceError` when they do not fit."""
         bound = {} if self._call_name is None else {self._call_name: call}
+        if self._request is not None:
+            parameter, is_optional = self._request
+            bound[parameter] = call.request
+            if call.request is None and not is_optional:
+                raise not_http()
         given = params if isinstance(params, dict) else {}
         for name, read, default in self._parameters:
             if name in captured:

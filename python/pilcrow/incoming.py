@@ -6,11 +6,14 @@ Every bound of a caller stands here.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
+from .answers import failure_packet, success_packet
 from .context import Context, read_trace
 from .delay import MAX_AGE_MS, QueueDelay
 from .errors import ServiceError
+from .fields import Fields
+from .http import request_of
 from .running import RunningCall
 from .service import Call, is_idempotent, overloaded
 from .sockets import peer_name, tune
@@ -203,7 +206,9 @@ class CallerConnection(asyncio.Protocol):
             raise ServiceError(406, "stream", "the answer of this route is a stream: call it as one")
         stated: Any = meta.get("f")
         instance = stated if isinstance(stated, str) else self._instance
-        call = Call(self.service, method, uri, params, running.inbox, instance[:MAX_ID_CHARS] or self.peer)
+        request = request_of(meta, handler.wanted)
+        caller = instance[:MAX_ID_CHARS] or self.peer
+        call = Call(self.service, method, uri, params, running.inbox, caller, request)
         call._open = running if running.outbox is not None else None
         self._running.add(running)
         if running.key is not None:
@@ -297,15 +302,11 @@ class CallerConnection(asyncio.Protocol):
 
     # Answers.
 
-    def reply(self, running: RunningCall, status: int, text: str) -> None:
+    def reply(self, running: RunningCall, status: int, text: str, fields: Fields) -> None:
         """Answers a call, in its own form."""
         if running.key is None:
             return
-        if running.is_v2:
-            meta = "{}" if status == 200 else f'{{"s":{status}}}'
-            packet = seal(f'{running.head},"$":{meta},"params":{text}}}')
-        else:
-            packet = seal(f'{running.head},"errorcode":0,"errormessage":"success","results":{text}}}')
+        packet = success_packet(running.head, running.is_v2, status, text, fields)
         limit = MAX_FRAME_BYTES if running.is_v2 else self._read_window()
         if len(packet) > limit:
             reader = "a packet may have" if running.is_v2 else "this caller can read"
@@ -318,20 +319,13 @@ class CallerConnection(asyncio.Protocol):
         else:
             self._send(running, packet)
 
-    def refuse(self, running: RunningCall, error: ServiceError) -> None:
+    def refuse(self, running: RunningCall, error: ServiceError, fields: Sequence[tuple[str, str]] = ()) -> None:
         """Tells the caller why there is no result."""
         if running.key is None:
             if error.reason != "no_route" and not running.is_released:
                 self.service.lose("a call without an answer", error)
             return
-        if running.is_v2:
-            retry = "" if error.retry_after is None else f',"ra":{max(int(error.retry_after * 1000 + 0.999), 0)}'
-            said = f'"s":{error.status},"r":{to_json(error.reason)},"m":{to_json(error.message)}{retry}'
-            packet = seal(f'{running.head},"$":{{{said}}}}}')
-        else:
-            said = f'"errorcode":{error.status},"errormessage":{to_json(error.message)}'
-            packet = seal(f"{running.head},{said}}}")
-        self._send(running, packet)
+        self._send(running, failure_packet(running.head, running.is_v2, error, fields))
 
     def _send(self, running: RunningCall, packet: bytes) -> None:
         if running.is_v2:

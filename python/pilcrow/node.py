@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from typing import Any, Callable, Coroutine, TypeVar
+from typing import Any, Callable, Coroutine, Sequence, TypeVar
 
 from .caller import DEFAULT_TIMEOUT, Caller
 from .duplex import Stream
@@ -108,7 +108,12 @@ class Node:
     # What it offers.
 
     def route(
-        self, url: str, *, max_concurrency: int | None = None, public: bool | None = None
+        self,
+        url: str,
+        *,
+        max_concurrency: int | None = None,
+        public: bool | None = None,
+        headers: Sequence[str] | None = None,
     ) -> Callable[[F], F]:
         """Offers a url, such as ``GET/orders/{id}``. The function is ``async def``. It is given the
         parameters of the path and the members of the arguments by name, read as its annotations
@@ -117,14 +122,19 @@ class Node:
 
         ``public`` says whether clients of a gateway can call the route; without it the
         ``public_routes`` of the node counts. A route that is not public is internal: nodes call
-        it, and to clients it does not exist."""
+        it, and to clients it does not exist.
+
+        ``headers`` are the header fields that the function reads of a client's request, in any case
+        of letters, at most 32. Give ``[]`` if it reads none of them, but the rest of the request
+        (:class:`HttpRequest`), or answers with a status, fields or a media type of its own
+        (:class:`HttpResponse`). Annotations that name these classes say ``[]``, too."""
         route = own_route(url)
         if route.method == EVENT:
             raise RouteError(url, f"a handler of an event is registered with @node.on('{route.path[1:]}')")
 
         def add(function: F) -> F:
             is_public = self._public_routes if public is None else public
-            self._add(Handler(route, function, max_concurrency, is_public))
+            self._add(Handler(route, function, max_concurrency, is_public, headers))
             return function
 
         return add
@@ -316,13 +326,22 @@ class Node:
             self._server.read_windows = replica.read_windows()
         self._caller.update(replica)
 
+    def _stated_routes(self) -> list[dict[str, Any]]:
+        """What is stated of the urls. It is there even if it is empty: all routes of a node without
+        it are public."""
+        stated: dict[Any, list[int]] = {}
+        for position, handler in enumerate(self._handlers):
+            stated.setdefault((handler.is_public, handler.wanted), []).append(position)
+        return [
+            {"at": at, **({"public": True} if public else {}), **({} if wanted is None else {"headers": list(wanted)})}
+            for (public, wanted), at in stated.items()
+            if public or wanted is not None
+        ]
+
     def _description(self, address: tuple[str, int]) -> dict[str, Any]:
         """What the Distributor is told of this node."""
         meta = {name: value for name, value in self._about.items() if value is not None}
-        public = [at for at, handler in enumerate(self._handlers) if handler.is_public]
-        # `routes` is there even if it is empty: all routes of a node without it are public.
-        routes = [{"at": public, "public": True}] if public else []
-        meta = {"v": 2, "id": self._identity.id, "routes": routes, **meta}
+        meta = {"v": 2, "id": self._identity.id, "routes": self._stated_routes(), **meta}
         if self._advertise is not None:
             meta["advertise"] = self._advertise
         urls = [handler.route.text for handler in self._handlers]

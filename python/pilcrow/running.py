@@ -67,13 +67,13 @@ class RunningCall:
             if handler.is_stream and self.outbox is not None:
                 await self._run_stream(call, handler, captured)
                 return
-            status, text = await self.caller.service.answer(call, handler, captured, self.key is not None)
+            status, text, fields = await self.caller.service.answer(call, handler, captured, self.key is not None)
             if self.is_open:
                 await self._end_with(text)
             else:
-                self.caller.reply(self, status, text)
+                self.caller.reply(self, status, text, fields)
         except ServiceError as error:
-            self.caller.refuse(self, error)
+            self.caller.refuse(self, error, self.caller.service.fields_for(error.fields, call, handler))
         except Exception as error:
             self.caller.refuse(self, self.caller.service.failure(error, call))
         except asyncio.CancelledError:
@@ -81,8 +81,8 @@ class RunningCall:
                 self.caller.refuse(self, ServiceError(503, "leaving", "this node is leaving"))
             elif self.key is not None:
                 # Nobody has cancelled this task: the handler has waited for one that was.
-                error = RuntimeError("the handler has let a CancelledError pass")
-                self.caller.refuse(self, self.caller.service.failure(error, call))
+                fault = RuntimeError("the handler has let a CancelledError pass")
+                self.caller.refuse(self, self.caller.service.failure(fault, call))
             raise
         finally:
             self.caller.forget(self)

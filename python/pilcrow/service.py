@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Coroutine, TypeVar
 from . import context as contexts
 from .context import MAX_HOPS, Context
 from .errors import CallError, ServiceError, to_service_error
+from .fields import ClientFields, Fields
 from .handlers import Handler, Status
+from .http import HttpRequest, HttpResponse
 from .retry import IDEMPOTENT
 from .router import Router
 from .stream import Inbox
@@ -41,6 +43,8 @@ MAX_LOG_LINES = 10
 
 T = TypeVar("T")
 
+_NO_FIELDS = ClientFields(None, None)
+
 
 class Throttle:
     """Limits lines of the log."""
@@ -66,10 +70,15 @@ class Throttle:
 class Call:
     """The call that a handler answers. A handler has it as its parameter ``call``."""
 
-    # A place for the request of an HTTP client (`q` in the design of the SDK): `call.http`.
-
     def __init__(
-        self, service: Service, method: str, path: str, params: Any, inbox: Inbox | None, caller: str
+        self,
+        service: Service,
+        method: str,
+        path: str,
+        params: Any,
+        inbox: Inbox | None,
+        caller: str,
+        request: HttpRequest | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -77,6 +86,9 @@ class Call:
         """All arguments, without those of the path."""
         self.caller = caller
         """The instance that calls, as it says, or its address. It is as trustworthy as the mesh."""
+        self.request = request
+        """The request of a gateway's client; none if a node makes the call itself, or the route does
+        not name the ``headers`` that it reads."""
         self._service = service
         self._inbox = inbox
         self._open: Any = None
@@ -193,24 +205,38 @@ class Service:
 
     async def answer(
         self, call: Call, handler: Handler, captured: dict[str, str], has_answer: bool
-    ) -> tuple[int, str]:
-        """Runs a handler that does not yield. Returns the status and the JSON text of the result.
-        Raises :class:`ServiceError`, and nothing else but the end of the task."""
+    ) -> tuple[int, str, Fields]:
+        """Runs a handler that does not yield. Returns the status, the JSON text of the result, and
+        header fields for a client. Raises :class:`ServiceError`, and nothing else but the end of
+        the task."""
         if has_answer and handler.is_full():
             # The caller can ask another node. For an event there is no other.
             raise overloaded("too many calls of this route are running")
         permit = await handler.permit()
         try:
             result = await handler.function(**handler.bind(call, call.params, captured))
-            status = 200
+            status, fields = 200, _NO_FIELDS
             if isinstance(result, Status):
                 status, result = result.status, result.result
-            return status, to_json(result)
+            elif isinstance(result, HttpResponse):
+                status, result, fields = result.status, result.result, result.fields
+            return status, to_json(result), self.fields_for(fields, call, handler)
         except Exception as error:
             raise self.failure(error, call) from None
         finally:
             if permit is not None:
                 permit.release()
+
+    def fields_for(self, fields: ClientFields, call: Call, handler: Handler) -> Fields:
+        """The header fields that go to a client. A call without its request is answered without
+        them."""
+        if call.request is not None:
+            return fields.pairs(call.request.is_https)
+        if fields and handler.wanted is None and not handler.has_warned:
+            handler.has_warned = True
+            remedy = "write headers=[] in @node.route, or the names of those that it reads"
+            self.warn(f"{handler.route} answers with header fields, which no client gets: {remedy}")
+        return []
 
     def failure(self, error: Exception, call: Call) -> ServiceError:
         """What the caller is told of an exception of a handler. The log has all of it."""

@@ -111,12 +111,14 @@ class Nodes(unittest.TestCase):
 class Readme(unittest.TestCase):
     def test_its_code_runs(self):
         blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-        self.assertEqual(len(blocks), 2)
+        self.assertEqual(len(blocks), 3)
         for block in blocks:
             compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         names = {}
         exec(blocks[0].replace("asyncio.run(node.serve())", ""), names)
-        self.assertEqual([str(route) for route in names["node"]._service.router.routes()], ["GET/orders/{id}"])
+        exec(blocks[2], names)
+        routes = {str(route) for route in names["node"]._service.router.routes()}
+        self.assertEqual(routes, {"GET/orders/{id}", "POST/sign-in", "GET/me"})
 
 
 class Logs(unittest.TestCase):

@@ -2,15 +2,21 @@
 
 // A call as its handler sees it.
 
+const { ServiceError } = require('../errors');
+
 class IncomingCall {
   #node;
   #context;
   #openItems;
+  #request;
+  #wanted;
 
-  constructor({ node, context, method, uri, url, params, caller, openItems }) {
+  constructor({ node, context, openItems }, { method, uri, url, params, caller, request, wanted }) {
     this.#node = node;
     this.#context = context;
     this.#openItems = openItems;
+    this.#request = request;
+    this.#wanted = wanted;
     // `url`: the route as it was registered. `params`: the arguments, with what stands in the path.
     // `caller`: {instance, name, address} of the node that calls, as far as it says.
     Object.assign(this, { method, uri, url, params, caller });
@@ -31,6 +37,24 @@ class IncomingCall {
 
   get broadcast() {
     return this.#node.bound.broadcast;
+  }
+
+  // Whether the call is made for the client of a gateway.
+  get hasRequest() {
+    return this.#request !== null;
+  }
+
+  // The request of a gateway's client. A call that a node makes itself is refused if the handler
+  // reads it.
+  get request() {
+    if (this.#wanted === undefined) {
+      throw new Error(`${this.url} reads the request of a client, and does not register that: give { headers: [] } `
+        + 'behind the handler, or the names of the header fields that it reads');
+    }
+    if (this.#request === null) {
+      throw new ServiceError(400, 'not_http', 'this route answers HTTP requests that come through a gateway');
+    }
+    return this.#request;
   }
 
   // Aborts when nobody waits for the answer: the caller has gone, or has given up, and the call is

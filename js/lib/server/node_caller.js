@@ -70,7 +70,8 @@ class NodeCaller extends Caller {
     const stated = typeof $.f === 'string' ? { instance: $.f } : {};
     const caller = { ...this.#stated, ...stated, address: `${host}:${port}` };
     if (!isAnswered) this.service.keep(call); // an event is finished, whoever goes
-    this.service.run({ method, uri, params: packet.params, version: call.version, isAnswered, context, caller, stream })
+    const what = { method, uri, params: packet.params, $, version: call.version };
+    this.service.run({ ...what, isAnswered, context, caller, stream })
       .then((outcome) => {
         if (outcome !== undefined) this.#answer(call, outcome);
         if (!isAnswered && outcome?.error) this.service.node.lost(`${method}${uri}`, outcome.error);
@@ -78,8 +79,8 @@ class NodeCaller extends Caller {
       });
   }
 
-  #answer(call, { status, text, error }) {
-    this.reply(call, error ? failureText(call, error) : successText(call, status, text));
+  #answer(call, { status, text, error, fields }) {
+    this.reply(call, error ? failureText(call, error, fields) : successText(call, status, text, fields));
   }
 
   control({ uri, $ }, key, text) {

@@ -6,7 +6,9 @@ const { Context, within } = require('../context');
 const { CallError, ServiceError } = require('../errors');
 const { isObject, shown, textIn } = require('../packets');
 const { Router, parameterNames } = require('../routes');
+const { requestOf } = require('./http_request');
 const { Concurrency } = require('./concurrency');
+const { finish } = require('./fields');
 const { IncomingCall } = require('./incoming');
 const params = require('./params');
 const { Reply } = require('./reply');
@@ -25,11 +27,11 @@ class Service {
   }
 
   // Adds a route. Returns the route that stands in its way, if there is one.
-  add(url, handler, { concurrency, types, isPublic }, takesPayload) {
+  add(url, handler, { concurrency, types, isPublic, wanted }, takesPayload) {
     const known = this.#router.at(url);
     if (known) return known.url;
     const limit = concurrency === undefined ? null : new Concurrency(concurrency);
-    const offer = { url, handler, limit, types, isPublic, takesPayload, names: parameterNames(url) };
+    const offer = { url, handler, limit, types, isPublic, wanted, takesPayload, names: parameterNames(url) };
     this.#router.at(url, () => offer);
     this.offers.push(offer);
     return null;
@@ -44,14 +46,15 @@ class Service {
     return this.#left.size;
   }
 
-  // Runs a call. Resolves to {status, text} of its result, or {error}; undefined if a stream has
-  // said all. `stream`: the call may become one.
-  async run({ method, uri, params: given, version, isAnswered, context, caller, stream }) {
+  // Runs a call. Resolves to {status, text, fields} of its result, or {error, fields}; undefined if
+  // a stream has said all. `stream`: the call may become one. `$`: what the call says of itself.
+  async run({ method, uri, params: given, $, version, isAnswered, context, caller, stream }) {
     const found = this.#router.find(method, uri);
     if (!found) {
       return { error: ServiceError.notFound('no_route', `this node does not offer ${shown(`${method}${uri}`)}`) };
     }
     const { value: offer, captured } = found;
+    const request = requestOf($, offer.wanted);
     try {
       if (context.hops > MAX_HOPS) {
         throw new ServiceError(508, 'loop', `this call is the end of a chain of ${MAX_HOPS} calls, each made for the `
@@ -66,18 +69,34 @@ class Service {
           return stream.items();
         };
         const { handler, takesPayload, url } = offer;
-        const call = new IncomingCall({ node: this.node, context, method, uri, url, params: args, caller, openItems });
-        const act = async () => this.#outcome(await (takesPayload ? handler(args, call) : handler(call)), stream);
+        const about = { method, uri, url, params: args, caller, request, wanted: offer.wanted };
+        const call = new IncomingCall({ node: this.node, context, openItems }, about);
+        const act = async () => {
+          const result = await (takesPayload ? handler(args, call) : handler(call));
+          return this.#outcome(result, { offer, request, stream });
+        };
         return await within(context, act);
       } finally {
         offer.limit?.leave();
       }
     } catch (error) {
-      return { error: this.#errorOf(error, `${method}${uri}`) };
+      const told = this.#errorOf(error, `${method}${uri}`);
+      return { error: told, fields: this.#fieldsFor(told.fields, { offer, request }) };
     }
   }
 
-  async #outcome(result, stream) {
+  // The header fields that go to a client. A call without its request is answered without them.
+  #fieldsFor(fields = [], { offer, request }) {
+    if (request !== null) return finish(fields, request.isHttps);
+    if (fields.length > 0 && offer.wanted === undefined && !offer.hasWarned) {
+      offer.hasWarned = true;
+      this.node.complain(`${offer.url} answers with header fields, which no client gets: give { headers: [] } behind `
+        + 'the handler, or the names of those that it reads');
+    }
+    return [];
+  }
+
+  async #outcome(result, { offer, request, stream }) {
     if (isObject(result) && typeof result[Symbol.asyncIterator] === 'function') {
       const iterator = result[Symbol.asyncIterator]();
       if (!stream) {
@@ -87,9 +106,9 @@ class Service {
       await stream.sendAll(iterator);
       return undefined;
     }
-    const { status, value } = result instanceof Reply ? result : { status: 200, value: result };
+    const { status, value, fields } = result instanceof Reply ? result : { status: 200, value: result, fields: [] };
     const text = JSON.stringify(value) ?? 'null';
-    if (!stream?.isOpen) return { status, text };
+    if (!stream?.isOpen) return { status, text, fields: this.#fieldsFor(fields, { offer, request }) };
     // A usual answer is one more part and the end.
     if (value !== undefined) await stream.sender.send(text);
     await stream.finish();

@@ -1,9 +1,10 @@
 // A service in TypeScript: `tsc` accepts it, and rejects each line below @ts-expect-error.
 
 import {
-  CallError, Node, ServiceError, StartError, accepted, created, noContent, offerHttp, optional, stopOnSignals,
+  CallError, Node, ServiceError, StartError, accepted, created, html, noContent, offerHttp, optional, redirect, reply,
+  stopOnSignals, text,
 } from 'pilcrow';
-import type { CallStream, Handler, IncomingCall } from 'pilcrow';
+import type { CallStream, HttpRequest, Handler, IncomingCall } from 'pilcrow';
 import Server = require('pilcrow/mesh');
 
 interface Order {
@@ -37,6 +38,19 @@ node
     return sum > 0 ? accepted(sum) : noContent();
   })
   .on<Order>('goods.sold', async (order, { caller }) => console.log(order.good, caller.address));
+
+node
+  .route('POST/sign-in', ({ request, hasRequest }) => {
+    const known: HttpRequest = request;
+    const session: string | undefined = known.cookies.get('session');
+    if (!hasRequest || session === undefined) {
+      throw new ServiceError(401, 'sign_in', 'sign in first', { headers: { 'www-authenticate': 'Bearer' } });
+    }
+    return redirect('/', 303, { cookies: { session: { value: session, maxAge: 60, sameSite: 'strict' }, old: null } });
+  }, { headers: ['cookie'], public: true })
+  .route('GET/page', ({ request }) => (request.header('x') === '1' ? html('<p>') : text('a', { type: 'text/csv' })))
+  // @ts-expect-error
+  .route('GET/tag', () => reply(1, { headers: { etag: '"1"' }, status: 304, cookies: { a: { maxAge: 1 } } }));
 
 const handler: Handler<{ id: string }> = (call: IncomingCall<{ id: string }>) => call.params.id;
 node.route('GET/other/{id}', handler);

@@ -1,8 +1,8 @@
 //! Meshes of nodes in Rust, JavaScript and Python.
 
-use node_sdk::{Node, ServiceError};
+use node_sdk::{CallError, Node, ServiceError};
 use serde_json::{Value, json};
-use tests::{Cluster, eventually, legacy_peers_can_run, request, tool_is_installed};
+use tests::{Cluster, HttpClient, eventually, legacy_peers_can_run, request, tool_is_installed};
 
 use super::js_package::js_node;
 use super::python::py_node;
@@ -59,4 +59,43 @@ async fn internal_routes_are_for_nodes_of_all_languages_and_for_no_client() {
         ["GET/rust/open", "GET/js/{name}", "GET/py/who"].iter().all(|url| shown.contains(url))
     })
     .await;
+}
+
+#[tokio::test]
+async fn handlers_of_both_packages_read_requests_and_answer_with_fields() {
+    if !legacy_peers_can_run() || !tool_is_installed("python3") {
+        return;
+    }
+    let cluster = Cluster::start();
+    let distributor = cluster.address.to_string();
+    let _nodes = (js_node(&distributor).await, py_node("py", cluster.address).await);
+    let gateway = cluster.gateway().await;
+    let rust = cluster.node(Node::builder("rust")).await;
+    rust.peers().wait_for(&["GET/js/me/now", "GET/py/me/now"]).await;
+    for language in ["js", "py"] {
+        Cluster::wait_routed(gateway, &format!("/{language}/me/now")).await;
+        let signed_in = request(gateway, "POST", &format!("/{language}/sign-in"), r#"{"user":"kim"}"#).await;
+        let place = format!("/{language}/me/now");
+        assert_eq!((signed_in.status, signed_in.header("location")), (303, Some(&*place)), "{signed_in:?}");
+        let cookie = "sid=kim; Path=/; SameSite=Lax; HttpOnly";
+        assert_eq!((signed_in.header("set-cookie"), &*signed_in.body), (Some(cookie), ""));
+
+        let mut client = HttpClient::connect(gateway).await;
+        let fields = "Host: a\r\nCookie: sid=kim\r\nX-A: 1\r\nX-B: 2\r\n\r\n";
+        let me = client.raw(format!("GET {place}?q=%20 HTTP/1.1\r\n{fields}").as_bytes()).await.unwrap();
+        assert_eq!((me.status, &*me.body), (200, &*format!("kim 1 GET {place}?q=%20")), "{me:?}");
+        assert_eq!((me.header("content-type"), me.header("etag")), (Some("text/plain; charset=utf-8"), Some("\"1\"")));
+        let stranger = request(gateway, "GET", &place, "").await;
+        assert_eq!((stranger.status, &*stranger.problem()), (401, "sign_in"));
+        let forgets = "sid=; Path=/; Max-Age=0; SameSite=Lax; HttpOnly";
+        assert_eq!(stranger.header("set-cookie"), Some(forgets));
+        let lost = request(gateway, "GET", &format!("/{language}/lost/page"), "").await;
+        assert_eq!((lost.status, &*lost.body), (404, "<h1>¶</h1>"));
+
+        let refused = rust.peers().call::<Value>(&format!("GET{place}"), &()).await.unwrap_err();
+        assert!(
+            matches!(&refused, CallError::Refused { status: 400, reason, .. } if reason == "not_http"),
+            "{refused}"
+        );
+    }
 }
