@@ -1,18 +1,20 @@
 //! The entry of a node as peers of version 1 are shown it. They cannot tell internal routes from
 //! others, and a gateway among them would answer clients with all.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
 use serde_json::value::RawValue;
 
 use super::Registration;
 use crate::json::{Members, to_json};
+use crate::{EVENT_PREFIX, Route, RouteAdverts, Segment};
 
 impl Registration {
     /// The [entry](Self::entry) without internal urls, and without what the node states of its
     /// routes. `None` if the node states nothing, and so has one entry for all.
     pub fn legacy_entry(&self, host: &str) -> Option<String> {
-        let stated = self.advert.as_ref()?.routes.as_ref()?;
-        let urls = self.urls.iter().zip(stated.by_position(self.urls.len()));
-        let public: Vec<&String> = urls.filter(|(_, advert)| advert.public).map(|(url, _)| url).collect();
+        let public = public_urls(&self.urls, self.advert.as_ref()?.routes.as_ref()?);
         let entry = self.entry(host);
         Some(rewrite(&entry, |name, value| match name {
             "urls" => Some(to_json(&public)),
@@ -20,6 +22,26 @@ impl Registration {
             _other => Some(value.get().to_owned()),
         }))
     }
+}
+
+/// The urls that may be called for clients. A route that stands twice in the list is internal if
+/// one of its places is, and events are for nodes only.
+fn public_urls<'u>(urls: &'u [String], stated: &RouteAdverts) -> Vec<&'u String> {
+    let adverts = stated.by_position(urls.len());
+    let of = |public: bool| urls.iter().zip(&adverts).filter(move |(_, advert)| advert.public == public);
+    let internal: HashSet<Cow<'_, str>> = of(false).map(|(url, _)| unnamed(url)).collect();
+    let public = of(true).map(|(url, _)| url);
+    public.filter(|url| !url.starts_with(EVENT_PREFIX) && !internal.contains(&unnamed(url))).collect()
+}
+
+/// The url without the names of its parameters, which make no difference.
+fn unnamed(url: &str) -> Cow<'_, str> {
+    let Some(route) = Route::parse(url).ok().filter(Route::is_pattern) else { return url.into() };
+    let segments = route.segments().map(|segment| match segment {
+        Segment::Literal(literal) => literal,
+        Segment::Parameter(_) => "{}",
+    });
+    segments.fold(route.method().to_owned(), |text, segment| text + "/" + segment).into()
 }
 
 /// An object whose members have other values, or none.
@@ -61,6 +83,16 @@ mod tests {
         check(
             r#"{"port":1,"name":"a","urls":["GET/a"],"$":{"routes":{}}}"#,
             Some(r#"{"port":1,"name":"a","urls":[],"$":{},"host":"::1"}"#),
+        );
+        // The first and the last are one route, and so are the second and the fourth.
+        check(
+            r#"{"port":1,"name":"a","urls":["GET/a","GET/b/{x}","*","GET/b/{y}","GET/c","GET/a"],"$":{"routes":[{"at":[0,1,2,4],"public":true}]}}"#,
+            Some(r#"{"port":1,"name":"a","urls":["*","GET/c"],"$":{},"host":"::1"}"#),
+        );
+        // No statement makes an event public.
+        check(
+            r#"{"port":1,"name":"a","urls":["EVENT/a","GET/a"],"$":{"routes":[{"at":[0,1],"public":true}]}}"#,
+            Some(r#"{"port":1,"name":"a","urls":["GET/a"],"$":{},"host":"::1"}"#),
         );
     }
 }
