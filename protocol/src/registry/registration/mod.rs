@@ -161,9 +161,9 @@ impl Registration {
         }
         let params = params.map(RawValue::get).filter(|params| is_object(params));
         let shown = params.and_then(|params| serde_json::from_str::<RawVersion<'_>>(params).ok());
-        match shown.and_then(|shown| Advert::parse(shown.advert?.get())) {
-            Some(_) => Version::V2,
-            None => Version::V1,
+        match shown.and_then(|shown| shown.advert).is_some_and(|advert| is_object(advert.get())) {
+            true => Version::V2,
+            false => Version::V1,
         }
     }
 
@@ -362,6 +362,25 @@ mod tests {
         check(r#"{"port":1,"x":1,"x":2}"#, Err("bad_registration"));
         check(r#"{"port":1,"urls":{}}"#, Err("bad_registration"));
         check(r#"{"port":1,"urls":[1]}"#, Err("bad_registration"));
+    }
+
+    #[test]
+    fn js3_a_version_2_node_whose_statements_cannot_be_read_is_not_one_of_version_1() {
+        // All routes of a version 1 node are public.
+        for meta in [
+            r#"{"routes":[],"routes":[{"at":[0],"public":true}]}"#,
+            r#"{"routes":[],"weight":1,"weight":2}"#,
+            r#"{"routes":[],"\ud800":1}"#,
+        ] {
+            let params = format!(r#"{{"port":1,"name":"a","urls":["GET/a"],"$":{meta}}}"#);
+            check(&params, Err("bad_registration"));
+            assert_eq!(Registration::version(Some(serde_json::from_str(&params).unwrap())), Version::V2, "{meta}");
+        }
+        for meta in ["7", "[]", "null", "\"{}\""] {
+            let params = format!(r#"{{"port":1,"name":"a","$":{meta}}}"#);
+            assert_eq!(Registration::version(Some(serde_json::from_str(&params).unwrap())), Version::V1, "{meta}");
+            assert!(parse(&params).unwrap().advert.is_none());
+        }
     }
 
     #[test]

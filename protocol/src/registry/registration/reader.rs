@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Advert, READ_WINDOW, Registration, RegistrationError, RegistrationLimits};
 use crate::LEGACY_READ_BYTES;
-use crate::json::{to_json, write_compact};
+use crate::json::{is_object, to_json, write_compact};
 
 /// Unknown members that a registration may have: more than any real node sends, and few enough to
 /// compare.
@@ -81,6 +81,10 @@ impl<'l> RegistrationReader<'l> {
                 write_compact(self.start_member(name), value.get());
             }
             "$" => {
+                if self.registration.advert.is_none() && is_object(value.get()) {
+                    let why = "`$` is an object with a duplicate member, or with a name that is not text";
+                    return Err(RegistrationError::Shape(serde_json::Error::custom(why)));
+                }
                 Advert::check_advertise(value.get()).map_err(RegistrationError::Advertise)?;
                 let http = self.registration.advert.as_ref().and_then(|advert| advert.http.as_ref());
                 if http.is_some_and(|http| !http.is_within(self.limits)) {
