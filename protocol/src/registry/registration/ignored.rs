@@ -76,7 +76,7 @@ fn ignored_members(text: &str, urls: usize) -> Vec<&'static str> {
             }
             "zone" if !is_valid(value, read_member::<String>(Some(value)).is_some()) => "$.zone is not a text",
             "version" if !is_valid(value, read_member::<String>(Some(value)).is_some()) => "$.version is not a text",
-            "routes" if value.get() != "null" => {
+            "routes" => {
                 ignored.extend(ignored_route_adverts(value, urls));
                 continue;
             }
@@ -132,8 +132,10 @@ mod tests {
         check(r#","$":{"id":"a","weight":7,"zone":null,"http":null,"new":7,"http2":{}}"#, None);
         check(r#","urls":["GET/a"],"$":{"routes":[{"at":[0],"public":true,"new":7}]}"#, None);
         check(r#","$":{"routes":[]}"#, None);
-        check(r#","$":{"routes":null}"#, None);
-        check(r#","$":{"routes":{"at":[0]}}"#, Some(("$.routes is not a list, so all routes are internal", 1)));
+        for no_list in ["null", r#"{"at":[0]}"#] {
+            let no_list = format!(r#","$":{{"routes":{no_list}}}"#);
+            check(&no_list, Some(("$.routes is not a list, so all routes are internal", 1)));
+        }
         check(r#","$":{"routes":[7,{"public":true}]}"#, Some(("an item of $.routes is not an object", 2)));
         let beyond = "at of an item of $.routes has a position beyond the end of urls";
         check(r#","urls":["GET/a"],"$":{"routes":[{"at":[1],"public":1}]}"#, Some((beyond, 2)));
