@@ -9,8 +9,9 @@ use crate::{Node, Route, RouteAdvert};
 /// the entries are of several instances, so that it is not known which of them listens.
 ///
 /// The newest entry decides, because an older node may have gone unnoticed. It gets the routes of
-/// all; what is stated of a route is the word of the newest that offers it. If the Distributor has
-/// seen a node at the address, entries of nodes that only advertise the address are left out.
+/// all. Where they state different things of a route, it is not public: any of them may answer, and
+/// none can open what is internal to another. If the Distributor has seen a node at the address,
+/// entries of nodes that only advertise the address are left out.
 pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) -> Option<(Arc<Node>, bool)> {
     let is_seen = nodes.clone().any(|node| !advertises(node));
     let nodes = nodes.filter(|node| !is_seen || !advertises(node));
@@ -27,17 +28,24 @@ pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) ->
     Some((node, is_shared))
 }
 
-/// The routes of all nodes, each once, with what the last node that offers it states.
+/// The routes of all nodes, each once, with the strictest statement of those that offer it.
 fn merge_routes<'n>(nodes: impl Iterator<Item = &'n Arc<Node>>) -> Vec<(Route, Option<RouteAdvert>)> {
-    let (mut merged, mut places) = (Vec::new(), HashMap::new());
+    let (mut merged, mut places) = (Vec::<(Route, Option<RouteAdvert>)>::new(), HashMap::new());
     for (route, advert) in nodes.flat_map(|node| node.stated_routes()) {
         let place = *places.entry(route).or_insert(merged.len());
         match merged.get_mut(place) {
-            Some((_, earlier)) => *earlier = advert.cloned(),
+            Some((_, earlier)) => *earlier = stricter(earlier.take(), advert),
             None => merged.push((route.clone(), advert.cloned())),
         }
     }
     merged
+}
+
+/// The stricter statement, or the newer of two that are alike. An internal route is stricter than
+/// one of which nothing is stated, and that than a public one.
+fn stricter(earlier: Option<RouteAdvert>, newer: Option<&RouteAdvert>) -> Option<RouteAdvert> {
+    let openness = |advert: Option<&RouteAdvert>| advert.map_or(1, |advert| if advert.public { 2 } else { 0 });
+    if openness(earlier.as_ref()) < openness(newer) { earlier } else { newer.cloned() }
 }
 
 pub(super) fn instance_of(node: &Node) -> Option<&str> {
@@ -81,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_that_offers_a_route_says_who_may_call_it() {
+    fn gu13_a_route_is_public_if_all_that_offer_it_at_one_address_say_so() {
         #[track_caller]
         fn check(metas: &[&str], expected: Option<bool>) {
             let nodes: Vec<_> =
@@ -93,9 +101,12 @@ mod tests {
         let (public, internal) = (r#","$":{"routes":[{"at":[0],"public":true}]}"#, r#","$":{"routes":[]}"#);
         check(&[""], None);
         check(&[public], Some(true));
-        check(&[internal, public], Some(true));
-        check(&[public, internal], Some(false));
-        check(&[internal, ""], None);
+        check(&[public, public], Some(true));
+        for (one, other, expected) in [(internal, public, Some(false)), (internal, "", Some(false)), (public, "", None)]
+        {
+            check(&[one, other], expected);
+            check(&[other, one], expected);
+        }
     }
 
     #[test]
