@@ -9,6 +9,8 @@ mod control;
 mod copy;
 #[path = "../../fuzz/targets/frames.rs"]
 mod frames;
+#[path = "../../fuzz/targets/legacy_list.rs"]
+mod legacy_list;
 #[path = "../../fuzz/targets/legacy_request.rs"]
 mod legacy_request;
 #[path = "../../fuzz/targets/need.rs"]
@@ -46,6 +48,7 @@ fn seeds_of_the_fuzz_targets_hold() {
     check("control", control::run);
     check("copy", copy::run);
     check("frames", frames::run);
+    check("legacy_list", legacy_list::run);
     check("legacy_request", legacy_request::run);
     check("need", need::run);
     check("packet", packet::run);
