@@ -1,5 +1,6 @@
 //! A url as nodes register it, method and path together: `GET/goods/{id}`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -108,6 +109,16 @@ impl Route {
     /// Whether both are one route: the names of parameters make no difference.
     pub fn is_same(&self, other: &Self) -> bool {
         self.method() == other.method() && self.segments().map(literal_of).eq(other.segments().map(literal_of))
+    }
+
+    /// The text without the names of its parameters: equal for two routes that are
+    /// [one](Self::is_same).
+    pub fn unnamed(&self) -> Cow<'_, str> {
+        if !self.is_pattern() {
+            return Cow::Borrowed(&self.text);
+        }
+        let segments = self.segments().map(|segment| literal_of(segment).unwrap_or("{}"));
+        segments.fold(self.method().to_owned(), |text, segment| text + "/" + segment).into()
     }
 
     /// Why the route matches itself only, although it looks like a pattern of another framework.
@@ -221,6 +232,22 @@ mod tests {
         check("GET/a{id}", Err("a parameter must be a whole segment"));
         check("GET/{}", Err("a parameter has no name"));
         check("GET/{a}/{a}", Err("two parameters have the same name"));
+    }
+
+    #[test]
+    fn names_of_parameters_make_no_difference() {
+        #[track_caller]
+        fn check(one: &str, other: &str, expected: bool) {
+            let [one, other] = [one, other].map(|text| Route::parse(text).unwrap());
+            assert_eq!((one.is_same(&other), one.unnamed() == other.unnamed()), (expected, expected), "{one} {other}");
+        }
+        check("GET/a", "GET/a", true);
+        check("GET/{a}", "GET/{b}", true);
+        check("GET/{a}/b/{c}", "GET/{x}/b/{y}", true);
+        check("GET/{a}", "POST/{a}", false);
+        check("GET/{a}", "GET/a", false);
+        check("GET/{a}/b", "GET/{a}/b/", false);
+        check("GET/{a}/b", "GET/a/{b}", false);
     }
 
     #[test]

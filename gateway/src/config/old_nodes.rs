@@ -4,7 +4,7 @@ use net::{SettingValue, ValueError, ValueKind};
 use node_sdk::gateway::UnstatedRoutes;
 use protocol::Route;
 
-/// Most routes of the list. Each route of a node is compared to all of them when the node joins.
+/// Maximum number of routes of the list: more than the services of one mesh have that cannot say.
 const MAX_ROUTES: usize = 1000;
 
 /// Which routes are public of nodes that cannot say: those of version 1, and those of version 2

@@ -1,5 +1,6 @@
 //! The node to which a routing table belongs, as far as routing needs to know it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(crate) struct LocalNode {
     pub(crate) turns: SharedTurns,
     /// It calls for clients, which have public routes only.
     public_only: Option<UnstatedRoutes>,
+    /// The routes of [`UnstatedRoutes::Only`], without the names of their parameters.
+    listed: HashSet<String>,
 }
 
 /// Which routes are public of nodes that cannot say: those of version 1, and those of version 2
@@ -39,16 +42,6 @@ pub enum UnstatedRoutes {
     Internal,
     /// These; the names of parameters make no difference.
     Only(Vec<Route>),
-}
-
-impl UnstatedRoutes {
-    fn is_public(&self, route: &Route) -> bool {
-        match self {
-            Self::Public => true,
-            Self::Internal => false,
-            Self::Only(public) => public.iter().any(|one| one.is_same(route)),
-        }
-    }
 }
 
 impl LocalNode {
@@ -68,6 +61,10 @@ impl LocalNode {
             lost: Arc::default(),
             malformed: Arc::default(),
         };
+        let listed = match &public_only {
+            Some(UnstatedRoutes::Only(routes)) => routes.iter().map(|route| route.unnamed().into_owned()).collect(),
+            Some(UnstatedRoutes::Public | UnstatedRoutes::Internal) | None => HashSet::new(),
+        };
         Arc::new(Self {
             instance,
             zone,
@@ -75,6 +72,7 @@ impl LocalNode {
             buffer_budget: Budget::for_connections(),
             turns: SharedTurns::default(),
             public_only,
+            listed,
         })
     }
 
@@ -82,8 +80,13 @@ impl LocalNode {
     /// clients.
     pub(crate) fn is_internal(&self, route: &Route, advert: Option<&RouteAdvert>) -> bool {
         let Some(unstated) = &self.public_only else { return false };
+        let is_public = || match unstated {
+            UnstatedRoutes::Public => true,
+            UnstatedRoutes::Internal => false,
+            UnstatedRoutes::Only(_) => self.listed.contains(&*route.unnamed()),
+        };
         // No client emits events.
-        !is_event(route) && !advert.map_or_else(|| unstated.is_public(route), |advert| advert.public)
+        !is_event(route) && !advert.map_or_else(is_public, |advert| advert.public)
     }
 
     /// The routes of a node without the internal ones, if these are not called.

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::Registration;
 use crate::json::{Members, to_json};
-use crate::{EVENT_PREFIX, Route, RouteAdverts, Segment};
+use crate::{EVENT_PREFIX, Route, RouteAdverts};
 
 impl Registration {
     /// The [entry](Self::entry) without internal urls, and without what the node states of its
@@ -36,12 +36,8 @@ fn public_urls<'u>(urls: &'u [String], stated: &RouteAdverts) -> Vec<&'u String>
 
 /// The url without the names of its parameters, which make no difference.
 fn unnamed(url: &str) -> Cow<'_, str> {
-    let Some(route) = Route::parse(url).ok().filter(Route::is_pattern) else { return url.into() };
-    let segments = route.segments().map(|segment| match segment {
-        Segment::Literal(literal) => literal,
-        Segment::Parameter(_) => "{}",
-    });
-    segments.fold(route.method().to_owned(), |text, segment| text + "/" + segment).into()
+    let route = if url.contains('{') { Route::parse(url).ok() } else { None };
+    route.map_or(Cow::Borrowed(url), |route| route.unnamed().into_owned().into())
 }
 
 /// An object whose members have other values, or none.
