@@ -378,7 +378,10 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use fastrand::Rng;
     use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UnpackedBlocks, UpdateOutcome};
+    use serde_json::Value;
+    use serde_json::value::RawValue;
 
     use super::*;
     use crate::config::{OversizedList, ToldToOldPeers};
@@ -515,6 +518,67 @@ mod tests {
             // At the limit it is whole.
             let config = Config { legacy_list_bytes: expected.len() - 1, ..config };
             assert_eq!(count(&lists().legacy(&entries, &config).0.bytes()), 2);
+        }
+    }
+
+    /// The urls of each entry of a packet, and the digest of its entries as PROTOCOL defines it.
+    fn urls_and_digest(packet: &[u8]) -> (Vec<Vec<String>>, Digest) {
+        let crc = |text: &str| {
+            let shifted = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+            !text.bytes().fold(!0, |crc: u32, byte| (0..8).fold(crc ^ u32::from(byte), shifted))
+        };
+        let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
+        let entries: Vec<&RawValue> = serde_json::from_str(packet.params.unwrap().get()).unwrap();
+        let meta: Value = packet.meta.map(|meta| serde_json::from_str(meta.get()).unwrap()).unwrap_or_default();
+        let ids = meta["ids"].as_array().into_iter().flatten();
+        let sums = ids.zip(&entries).map(|(id, entry)| crc(&format!("{id}:{}", entry.get())));
+        let digest = Digest(sums.fold(0, u32::wrapping_add));
+        let urls = entries.iter().map(|entry| {
+            let entry: Value = serde_json::from_str(entry.get()).unwrap();
+            serde_json::from_value(entry["urls"].clone()).unwrap()
+        });
+        (urls.collect(), digest)
+    }
+
+    #[test]
+    fn whatever_nodes_register_old_peers_are_told_of_what_is_public_in_order() {
+        for seed in 0..200 {
+            let rng = &mut Rng::with_seed(seed);
+            let mut entries = entries(0);
+            // Each node with its public urls and all, in the order of registration.
+            let mut model: Vec<(u64, [Vec<String>; 2])> = Vec::new();
+            for _ in 0..30 {
+                let session = rng.u64(0..8);
+                if rng.u8(0..4) == 0 {
+                    entries.remove_session(SessionId(session), LeaveReason::Closed);
+                    model.retain(|(known, _)| *known != session);
+                    continue;
+                }
+                let urls: Vec<String> = (0..rng.u64(0..6)).map(|number| format!("GET/{session}/¶{number}")).collect();
+                let public: Vec<usize> = (0..urls.len()).filter(|_| rng.bool()).collect();
+                let (stated, public) = match rng.u8(0..4) {
+                    0 => (String::new(), (0..urls.len()).collect()),
+                    1 => (r#""routes":{"at":[0],"public":true}"#.to_owned(), Vec::new()),
+                    2 => (format!(r#""routes":[{{"at":{public:?}}},{{"at":[0,1,2,3,4,5,6],"public":true}}]"#), {
+                        (0..urls.len()).filter(|at| !public.contains(at)).collect()
+                    }),
+                    _ => (format!(r#""routes":[{{"at":{public:?},"public":true}}]"#), public),
+                };
+                let params = format!(r#"{{"port":{},"name":"a","urls":{urls:?},"$":{{{stated}}}}}"#, session + 1);
+                register_with(&mut entries, session, &params);
+                let shown = [public.iter().map(|at| urls[*at].clone()).collect(), urls];
+                match model.iter_mut().find(|(known, _)| *known == session) {
+                    Some((_, earlier)) => *earlier = shown,
+                    None => model.push((session, shown)),
+                }
+                let old = encode_legacy(&entries, &Config::default());
+                let expected: Vec<_> = model.iter().map(|(_, [public, _])| public.clone()).collect();
+                assert_eq!(urls_and_digest(&old).0, expected, "seed {seed}");
+                assert_eq!(legacy_bytes(&entries, &Config::default()), old.len(), "seed {seed}");
+                let new = encode_list(entries.records(), &header(&entries));
+                let expected: Vec<_> = model.iter().map(|(_, [_, all])| all.clone()).collect();
+                assert_eq!(urls_and_digest(&new), (expected, entries.digest()), "seed {seed}");
+            }
         }
     }
 
