@@ -13,7 +13,7 @@ use crate::config::{FixedAddress, FixedServer, MAX_TIME, MIN_TIME, RouteConfig};
 use crate::route::access::{RequestPattern, RouteAccess};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
-use crate::route::path::{normal_prefix, normalize};
+use crate::route::path::{longest_prefix, normal_prefix, normalize};
 
 net::settings! {
     /// The keys of a `[[route]]`.
@@ -113,6 +113,7 @@ pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeVal
             routes.push(read_route(reader, &format!("route.{number}."), at, table, &mut seen));
         }
     }
+    seen.check_listed(reader);
     routes
 }
 
@@ -122,6 +123,34 @@ struct Seen {
     /// In normal form.
     prefixes: Vec<(String, usize)>,
     cookies: Vec<(String, usize)>,
+    listed: Vec<ListedPath>,
+}
+
+/// A path of `allow` or `deny`.
+#[derive(Debug)]
+struct ListedPath {
+    key: &'static str,
+    at: usize,
+    path: String,
+    /// The prefix of its route that it is below.
+    prefix: String,
+}
+
+impl Seen {
+    /// Checks that each path of `allow` and `deny` is listed where it counts.
+    fn check_listed(&self, reader: &mut FileReader<'_>) {
+        for ListedPath { key, at, path, prefix } in &self.listed {
+            let line_of = |prefix: &str| self.prefixes.iter().find(|(other, _)| other == prefix);
+            if let Some((_, (owner, line))) = longest_prefix(path, line_of)
+                && owner.len() > prefix.len()
+            {
+                let (path, owner, line) = (shown(path), shown(owner), line + 1);
+                let why =
+                    format!("{key}: the lists of prefix `{owner}`, in line {line}, count for `{path}`: write it there");
+                reader.mistake(*at, why);
+            }
+        }
+    }
 }
 
 fn read_route<'t>(
@@ -146,7 +175,7 @@ fn read_route<'t>(
     route.check_prefixes(reader, &keys.prefix, seen);
     route.check_cookie(reader, &keys, seen);
     route.check_targets(reader, &keys);
-    route.check_access(reader, &keys);
+    route.check_access(reader, &keys, seen);
     route.warn_of_no_effect(reader, &keys);
     keys.route()
 }
@@ -227,18 +256,19 @@ impl RouteTable<'_, '_> {
     }
 
     /// Checks that the requests that are allowed or denied are below a prefix of the route.
-    fn check_access(&self, reader: &mut FileReader<'_>, keys: &RouteSettings) {
+    fn check_access(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut Seen) {
         let prefixes: Vec<String> = keys.prefix.iter().filter_map(|prefix| normal_prefix(prefix)).collect();
-        let is_below = |path: &str| {
-            let rest = |prefix: &String| {
-                path.strip_prefix(prefix.as_str()).map(|rest| rest.is_empty() || rest.starts_with('/'))
-            };
-            prefixes.iter().any(|prefix| rest(prefix) == Some(true))
-        };
+        let prefix_of = |path: &str| longest_prefix(path, |prefix| prefixes.iter().find(|own| *own == prefix));
         for (key, patterns) in [("allow", keys.allow.as_deref().unwrap_or_default()), ("deny", &keys.deny)] {
             let Some(at) = self.offset(reader, key) else { continue };
-            if let Some(path) = patterns.iter().filter_map(RequestPattern::path).find(|path| !is_below(path)) {
-                reader.mistake(at, format!("{key}: `{}` is not below the prefix of this [[route]]", shown(path)));
+            for path in patterns.iter().filter_map(RequestPattern::path) {
+                let Some((_, prefix)) = prefix_of(path) else {
+                    let path = shown(path);
+                    reader.mistake(at, format!("{key}: `{path}` is not below the prefix of this [[route]]"));
+                    break;
+                };
+                let (path, prefix) = (path.to_owned(), prefix.clone());
+                seen.listed.push(ListedPath { key, at, path, prefix });
             }
             if let Err(error) = RouteAccess::new(None::<Vec<_>>, patterns.iter().cloned()) {
                 reader.mistake(at, format!("{key}: {}", error.reason()));

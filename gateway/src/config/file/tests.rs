@@ -198,6 +198,19 @@ fn oe18_a_text_that_is_not_toml_is_told_in_words() {
 }
 
 #[test]
+fn allow_and_deny_list_requests_below_the_prefix() {
+    let route = |keys: &str| format!("[[route]]\nprefix = \"/a\"\n{keys}");
+    check(&route("deny = [\"DELETE\", \"GET/a\", \"POST/a/{x}\"]\nallow = []"), &[]);
+    check(&route("deny = [\"delete\"]"), &["3:9: deny = \"delete\": write a method such as DELETE"]);
+    check(&route("allow = [\"GET\", \"10.0.0.0/8\"]"), &["3:17: allow = \"10.0.0.0/8\": it lists methods and routes"]);
+    check(&route("allow = [\"GET/ab\"]"), &["3:9: allow: `/ab` is not below the prefix of this [[route]]"]);
+    let two = |keys: &str| format!("[[route]]\nprefix = \"/\"\n{keys}\n[[route]]\nprefix = [\"/a\", \"/b\"]\n");
+    check(&two("deny = [\"GET/a\", \"GET/ab\"]"), &["3:8: deny: the lists of prefix `/a`, in line 5, count for `/a`"]);
+    check(&two("allow = [\"GET/x\", \"GET/b/{x}\"]"), &["3:9: allow: the lists of prefix `/b`, in line 5, count for "]);
+    check(&(two("") + "deny = [\"GET/a/x\"]"), &[]);
+}
+
+#[test]
 fn oe18_slips_in_tables_have_their_own_places() {
     check("[[route]]\nstrip = true", &["1:1: this [[route]] has no `prefix`, such as prefix = \"/\" for all"]);
     check("[route]\nprefix = \"/\"", &["1:1: route: write [[route]] with two brackets"]);
@@ -207,11 +220,6 @@ fn oe18_slips_in_tables_have_their_own_places() {
         "[[route]]\nprefix = \"/\"\nidle_timeout = \"1s\"",
         &["3:1: `idle_timeout` is not a key of [[route]]; it belongs above the first line with a bracket"],
     );
-    let route = |keys: &str| format!("[[route]]\nprefix = \"/a\"\n{keys}");
-    check(&route("deny = [\"DELETE\", \"GET/a\", \"POST/a/{x}\"]\nallow = []"), &[]);
-    check(&route("deny = [\"delete\"]"), &["3:9: deny = \"delete\": write a method such as DELETE"]);
-    check(&route("allow = [\"GET\", \"10.0.0.0/8\"]"), &["3:17: allow = \"10.0.0.0/8\": it lists methods and routes"]);
-    check(&route("allow = [\"GET/ab\"]"), &["3:9: allow: `/ab` is not below the prefix of this [[route]]"]);
     check("[[route]]\nprefix = []", &["2:10: prefix: write a path such as \"/\", which is all, or a list of paths"]);
     check("[[route]]\nprefix = \"/..\"", &["2:10: prefix `/..`: "]);
     check("[[route]]\nprfix = \"/a\"\nprefix = \"/a\"", &["2:1: unknown key `prfix`; did you mean `prefix`?"]);
