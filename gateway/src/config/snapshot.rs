@@ -5,8 +5,10 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::config::{Config, RouteConfig};
+use crate::route::access::PathAccess;
 use crate::route::cookie::{CookieName, CookieSigner};
 use crate::route::path::{longest_prefix, normal_prefix};
+use crate::route::readings::{is_ambiguous, readings};
 
 /// A configuration with look-ups. A request keeps the one that it began with.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct ConfigSnapshot {
     routes: HashMap<String, usize>,
     /// The rules for paths without a route.
     default_route: RouteConfig,
+    /// Whether some route does not answer all requests.
+    has_access: bool,
 }
 
 impl ConfigSnapshot {
@@ -28,7 +32,8 @@ impl ConfigSnapshot {
                 route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))
             });
         let routes = routes.collect();
-        Self { config, cookies, routes, default_route: RouteConfig::new(Vec::new()) }
+        let has_access = config.routes.iter().any(|route| route.access.is_some());
+        Self { config, cookies, routes, default_route: RouteConfig::new(Vec::new()), has_access }
     }
 
     /// The name of the cookie that keeps a client with a server of `prefix`, whose configuration is
@@ -54,6 +59,20 @@ impl ConfigSnapshot {
         }
         let found = longest_prefix(path, |prefix| self.routes.get(prefix));
         found.map_or(&self.default_route, |(_, at)| &self.config.routes[*at])
+    }
+
+    /// The lists that requests to a path in normal form have to pass, whose rules are `own`. A
+    /// server of these may read a path in it that has other rules.
+    pub(crate) fn access<'a>(&'a self, own: &'a RouteConfig, path: &'a str) -> PathAccess<'a> {
+        let mut others = Vec::new();
+        if self.has_access && is_ambiguous(path) {
+            for reading in readings(path) {
+                let other = self.route(&reading);
+                let access = other.access.as_ref().filter(|_| !std::ptr::eq(other, own));
+                others.extend(access.map(|access| (access, reading)));
+            }
+        }
+        PathAccess { path, own: own.access.as_ref(), others }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::exchange::FullResponse;
 use crate::proxy::node_call::translate::{JSON, readable_path};
+use crate::route::access::PathAccess;
 use crate::upstream::group::UpstreamMatch;
 
 /// The destination of a request.
@@ -43,7 +44,13 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 impl Proxy<'_> {
     /// Nodes that offer the very route to clients come first, then servers of the longest prefix,
     /// then nodes that offered the route once. A route with `nodes = false` has servers only.
-    pub(super) fn destination<'a>(&self, route: &RouteConfig, method: &'a str, path: &'a str) -> Destination<'a> {
+    pub(super) fn destination<'a>(
+        &self,
+        route: &RouteConfig,
+        access: &PathAccess<'_>,
+        method: &'a str,
+        path: &'a str,
+    ) -> Destination<'a> {
         // A path that takes GET takes HEAD too (RFC 9110, 9.3.2).
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
@@ -51,7 +58,7 @@ impl Proxy<'_> {
         // A node may read a path in either form.
         let is_internal =
             |method: &str| readable.is_some() && paths().any(|path| self.peers.has_internal(method, path));
-        let permits = |method: &str| route.access.as_ref().is_none_or(|access| access.permits(method, path));
+        let permits = |method: &str| access.permits(method);
         if permits(method) {
             for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
                 let offers = |method: &&&str| route.nodes && self.peers.offers(method, &path) && !is_internal(method);

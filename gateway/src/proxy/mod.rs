@@ -257,7 +257,7 @@ impl Proxy<'_> {
             begin,
             deadline,
         };
-        match self.destination(route, method, &path) {
+        match self.destination(route, &snapshot.access(route, &path), method, &path) {
             Destination::Upstream(upstream) => {
                 Box::pin(self.forward_with_retries(&context(&path), &upstream, exchange)).await
             }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use protocol::{Route, Router, RouterError, Segment};
 
 use crate::route::path::normalize;
+use crate::route::readings::{is_ambiguous, plain, readings};
 
 /// Methods of requests that a list without `OPTIONS` can leave open.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -17,7 +18,18 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 pub struct RouteAccess {
     /// `None`: all.
     allow: Option<RequestSet>,
+    /// Its paths are [`plain`].
     deny: RequestSet,
+}
+
+/// The lists that a request to a path has to pass.
+#[derive(Debug)]
+pub(crate) struct PathAccess<'a> {
+    pub(crate) path: &'a str,
+    /// Those of the rules of the path.
+    pub(crate) own: Option<&'a RouteAccess>,
+    /// Those of the rules of other paths that a server may read in it, with these.
+    pub(crate) others: Vec<(&'a RouteAccess, String)>,
 }
 
 /// What a list has: all requests of a method, or those of a method to certain paths.
@@ -45,23 +57,34 @@ impl RouteAccess {
         deny: impl IntoIterator<Item = RequestPattern>,
     ) -> Result<Self, RouterError> {
         let allow = allow.map(RequestSet::new).transpose()?;
-        Ok(Self { allow, deny: RequestSet::new(deny)? })
+        Ok(Self { allow, deny: RequestSet::new(deny.into_iter().map(RequestPattern::into_plain))? })
     }
 
     /// Whether a request of this method to this path, which is in normal form, is answered. `HEAD`
     /// counts as `GET`. `OPTIONS` asks for the methods of a path: it is answered if one of them is,
-    /// unless it is denied itself.
+    /// unless it is denied itself. A request is denied if a server may read a path in it that is.
     pub(crate) fn permits(&self, method: &str, path: &str) -> bool {
+        let others = if is_ambiguous(path) { readings(path) } else { Vec::new() };
         let allows = |method: &str| self.allow.as_ref().is_none_or(|allow| allow.has(method, path));
-        let permits = |method: &str| allows(method) && !self.deny.has(method, path);
+        let denies =
+            |method: &str| self.deny.has(method, path) || others.iter().any(|path| self.deny.has(method, path));
+        let permits = |method: &str| allows(method) && !denies(method);
         match method {
             "HEAD" => permits("GET"),
             "OPTIONS" => {
                 let is_listed = self.allow.is_some() && allows(method);
-                !self.deny.has(method, path) && (is_listed || METHODS.into_iter().any(permits))
+                !denies(method) && (is_listed || METHODS.into_iter().any(permits))
             }
             _ => permits(method),
         }
+    }
+}
+
+impl PathAccess<'_> {
+    /// Whether a request of this method is answered.
+    pub(crate) fn permits(&self, method: &str) -> bool {
+        self.own.is_none_or(|access| access.permits(method, self.path))
+            && self.others.iter().all(|(access, path)| access.permits(method, path))
     }
 }
 
@@ -88,6 +111,18 @@ impl RequestPattern {
         match self {
             Self::Method(_) => None,
             Self::Route(route) => Some(route.path()),
+        }
+    }
+
+    /// The same with a [`plain`] path, which is a route too: it has other characters, and the same
+    /// segments.
+    fn into_plain(self) -> Self {
+        match self {
+            Self::Method(_) => self,
+            Self::Route(route) => {
+                let text = format!("{}{}", route.method(), plain(route.path()));
+                Self::Route(Route::parse(&text).unwrap_or(route))
+            }
         }
     }
 }
@@ -134,7 +169,11 @@ fn normal_path(route: &Route) -> Option<String> {
             Segment::Parameter(name) => normal.push_str(&format!("/{{{name}}}")),
             Segment::Literal("") if segments.peek().is_none() => normal.push('/'),
             Segment::Literal("" | "." | "..") => return None,
-            Segment::Literal(text) => normal.push_str(&normalize(&format!("/{text}")).ok()?),
+            Segment::Literal(text) => {
+                let segment = format!("/{text}");
+                // An escaped dot has no normal form of its own.
+                normal.push_str(normalize(&segment).ok().filter(|segment| segment != "/")?.as_ref());
+            }
         }
     }
     Some(normal)
@@ -169,7 +208,8 @@ mod tests {
                 ("POST/payments", false),
                 ("PUT/payments", true),
                 ("OPTIONS/payments", true),
-                ("POST/payments/", true),
+                ("POST/payments/", false),
+                ("POST/payments/x", true),
                 ("GET/admin/x", false),
                 ("HEAD/admin/x", false),
                 ("GET/admin", true),
@@ -198,6 +238,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_denied_is_denied_in_all_spellings_that_servers_read() {
+        let denied = |path: &'static str| (path, false);
+        check(
+            None,
+            &["GET/admin/{page}", "POST/orders:cancel", "GET/a%3Bb", "GET/a%3Fb"],
+            &[
+                denied("GET/admin/x"),
+                denied("GET/admin/x/"),
+                denied("GET/admin;a=b/x;c"),
+                denied("GET/;/admin/x"),
+                denied("GET/admin%3B/x"),
+                denied("HEAD/admin/x;"),
+                denied("GET/admin%2Fx"),
+                denied("GET/admin%5Cx"),
+                denied("POST/orders:cancel"),
+                denied("POST/orders%3Acancel"),
+                denied("POST/orders%3Acancel/"),
+                denied("GET/a;b"),
+                denied("GET/a%3Bb"),
+                denied("GET/a%3Fb"),
+                ("GET/admin", true),
+                ("GET/admin/", true),
+                ("GET/a", true),
+                ("GET/admin%2525x", true),
+            ],
+        );
+        // What is allowed has one spelling.
+        check(
+            Some(&["GET/a:b", "GET/c"]),
+            &[],
+            &[("GET/a:b", true), ("GET/a%3Ab", false), ("GET/c/", false), ("GET/c;x", false)],
+        );
+    }
+
+    #[test]
     fn what_no_request_can_be_is_a_mistake() {
         #[track_caller]
         fn check(text: &str, expected: &str) {
@@ -212,7 +287,7 @@ mod tests {
         check("HEAD", "write GET");
         check("HEAD/a", "write GET");
         check("GET/a/:id", "matches only itself");
-        for text in ["GET/a//b", "GET/a/../b", "GET/a/./b"] {
+        for text in ["GET/a//b", "GET/a/../b", "GET/a/./b", "GET/a/%2e/b", "GET/a/%2e%2E", "GET/%2E"] {
             check(text, "no request has this path");
         }
         let similar = |count: u32| {

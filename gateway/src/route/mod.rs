@@ -9,3 +9,4 @@ pub(crate) mod cookie;
 pub(crate) mod limits;
 pub(crate) mod params;
 pub(crate) mod path;
+pub(crate) mod readings;

@@ -146,7 +146,7 @@ fn undo_escapes(path: &str) -> Vec<u8> {
 }
 
 /// The byte that an escape at the beginning stands for.
-fn escaped_byte(bytes: &[u8]) -> Option<u8> {
+pub(super) fn escaped_byte(bytes: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = bytes else { return None };
     let digit = |digit: u8| char::from(digit).to_digit(16);
     digit(*high).zip(digit(*low)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
@@ -163,7 +163,7 @@ fn is_normal(path: &str) -> bool {
 }
 
 /// Whether a character may stand in a path without an escape: RFC 3986, 3.3.
-fn stands_for_itself(byte: u8) -> bool {
+pub(super) fn stands_for_itself(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'@')
 }

@@ -303,3 +303,43 @@ async fn an_operator_closes_what_is_public_and_opens_nothing() {
     assert_eq!(server.asked(), 0);
     assert_eq!(request(scene.gateway, "GET", "/web/x", "").await.status, 200);
 }
+
+#[tokio::test]
+async fn gh19_what_an_operator_closes_is_closed_in_all_spellings() {
+    let server = CountingServer::start().await;
+    let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<RequestPattern>>();
+    let route = |prefix: &str, allow: Option<&[&str]>, deny: &[&str]| RouteConfig {
+        servers: vec![FixedServer { address: server.address.into(), weight: 100 }],
+        access: Some(RouteAccess::new(allow.map(patterns), patterns(deny)).unwrap()),
+        ..RouteConfig::new(vec![prefix.to_owned()])
+    };
+    let routes = vec![
+        route("/", None, &["GET/admin/{page}", "GET/orders:all"]),
+        route("/closed", Some(&[]), &[]),
+        RouteConfig { raw_path: true, ..route("/raw", None, &["GET/raw/admin/{page}"]) },
+    ];
+    let scene = Scene::start(Config { routes, ..Config::default() }).await;
+    for path in [
+        "/admin/x",
+        "/%61dmin//x",
+        "/admin/x/",
+        "/admin;a=b/x",
+        "/;/admin/x",
+        "/admin%3B/x",
+        "/orders:all",
+        "/orders%3Aall",
+        "/closed/x",
+        "/closed;a=b/x",
+        "/closed%3b/x",
+        "/raw/admin%2Fx",
+        "/raw/./admin%5cx",
+    ] {
+        assert_eq!(request(scene.gateway, "GET", path, "").await.problem(), "no_route", "{path}");
+    }
+    assert_eq!(server.asked(), 0);
+    let open = ["/admin", "/admin/x/y", "/orders;all", "/closed2", "/raw/a%2Fb"];
+    for path in open {
+        assert_eq!(request(scene.gateway, "GET", path, "").await.status, 200, "{path}");
+    }
+    assert_eq!(server.asked(), open.len());
+}
