@@ -6,6 +6,7 @@ pub(crate) mod budget;
 pub(crate) mod client_pace;
 pub(crate) mod fair_queue;
 pub(crate) mod heavy_queue;
+pub(crate) mod held_sockets;
 pub(crate) mod poll_slice;
 pub(crate) mod recent_table;
 pub(crate) mod response_room;

@@ -23,6 +23,7 @@ impl ProblemKind {
     pub(crate) const BODY_TOO_LARGE: Self = Self::known("body_too_large");
     pub(crate) const DEADLINE: Self = Self::known("deadline");
     pub(crate) const EXPECTATION_FAILED: Self = Self::known("expectation_failed");
+    pub(crate) const FOREIGN_ORIGIN: Self = Self::known("foreign_origin");
     pub(crate) const HEAD_TOO_LARGE: Self = Self::known("head_too_large");
     pub(crate) const HTTP_VERSION: Self = Self::known("http_version");
     pub(crate) const INTERNAL: Self = Self::known("internal");
@@ -44,6 +45,9 @@ impl ProblemKind {
     pub(crate) const TOO_LARGE_FOR_NODE: Self = Self::known("too_large_for_node");
     pub(crate) const TOO_MANY_REQUESTS: Self = Self::known("too_many_requests");
     pub(crate) const UNSUPPORTED_MEDIA_TYPE: Self = Self::known("unsupported_media_type");
+
+    /// The request for a WebSocket is not one.
+    pub(crate) const WEBSOCKET: Self = Self::known("websocket");
 
     const fn known(word: &'static str) -> Self {
         Self(Cow::Borrowed(word))

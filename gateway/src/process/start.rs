@@ -52,7 +52,7 @@ pub(super) fn start_worker(
     let peers = Peers::join(description, config.distributor.clone(), stop.clone());
     let clients = Arc::new(ClientTracker::new(config.max_connections));
     let access_log = AccessLog::start(config.access_log).map(Arc::new);
-    let shared = Arc::new(WorkerShared::new(config.max_held_bytes, blocked));
+    let shared = Arc::new(WorkerShared::new(config.max_held_bytes, config.max_connections, blocked));
     let upstreams = Arc::new(UpstreamTable::new(config, &shared));
     let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
     let looks_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.names).run(changing.clone())));

@@ -3,16 +3,19 @@
 use std::borrow::Cow;
 use std::future::Future;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use net::QueuedSocket;
 use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::io::budget::Reservation;
+use crate::io::stream::MaybeTlsStream;
 use crate::io::timer::Timer;
 use crate::message::answer_fields::AnswerFields;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ForwardOutcome, Sink, Source};
 use crate::upstream::concurrency::Permit;
@@ -104,6 +107,18 @@ pub(crate) trait RequestHandler: Sync {
     }
 }
 
+/// A connection on which another protocol than HTTP is spoken from now on.
+#[derive(Debug)]
+pub(crate) struct SwitchedConnection {
+    pub(crate) stream: MaybeTlsStream,
+    /// Bytes of the client that have been read already.
+    pub(crate) ahead: BytesMut,
+    /// Cancelled when the connection should be closed.
+    pub(crate) stop: CancellationToken,
+    /// How long the client may take to read.
+    pub(crate) write_timeout: Duration,
+}
+
 /// A request whose head has been read, and the means to answer it.
 pub(crate) trait Exchange: Send {
     /// Reads the whole body, of at most `limit` bytes, which `held` accounts for.
@@ -163,6 +178,9 @@ pub(crate) trait Exchange: Send {
 
     /// Ends a response in parts, which was not cut if it `is_whole`.
     fn end_stream(&mut self, is_whole: bool);
+
+    /// Sends a head with status 101, and gives away the connection. Only valid as the last step.
+    fn switch(&mut self, head: &ResponseHead) -> impl Future<Output = Result<SwitchedConnection, Ended>> + Send;
 
     /// Relays bytes both ways until both sides have shut down, one fails, or neither has sent
     /// anything for `idle`. Only valid after a response with status 101, as the last step. It keeps

@@ -13,6 +13,7 @@ mod redirect;
 mod server_request;
 pub(crate) mod shedding;
 pub(crate) mod tunnel;
+mod websocket;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -260,6 +261,9 @@ impl Proxy<'_> {
         match self.destination(route, &snapshot.access(route, &path), method, &path) {
             Destination::Upstream(upstream) => {
                 Box::pin(self.forward_with_retries(&context(&path), &upstream, exchange)).await
+            }
+            Destination::Node(node_method, path) if head.upgrades && node_method == "GET" => {
+                Box::pin(self.open_websocket(&context(&path), node_method, exchange)).await
             }
             Destination::Node(node_method, path) => self.call_node(&context(&path), node_method, exchange).await,
             // The client is told before it sends a body that nothing would read.

@@ -22,6 +22,7 @@ use net::LogThrottles;
 use node_sdk::gateway::{BlockedAddresses, SharedTurns};
 
 use crate::io::budget::HeldBudget;
+use crate::io::held_sockets::HeldSockets;
 use crate::upstream::checks::server_checks::ServerChecks;
 use crate::upstream::concurrency::PermitTable;
 use crate::upstream::names::ServerNames;
@@ -43,12 +44,13 @@ pub(crate) struct WorkerShared {
     /// Throttles of the log: all workers see the same servers.
     pub(crate) log_throttles: LogThrottles,
     pub(crate) budget: Arc<HeldBudget>,
+    pub(crate) held_sockets: Arc<HeldSockets>,
 }
 
 impl WorkerShared {
-    /// A state with a budget of `max_held_bytes` for clients. Servers are never called at `blocked`
-    /// addresses.
-    pub(crate) fn new(max_held_bytes: usize, blocked: BlockedAddresses) -> Self {
+    /// A state with a budget of `max_held_bytes` for clients, which may have `max_connections`
+    /// connections. Servers are never called at `blocked` addresses.
+    pub(crate) fn new(max_held_bytes: usize, max_connections: usize, blocked: BlockedAddresses) -> Self {
         let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(HeldBudget::new(max_held_bytes));
         Self {
@@ -61,6 +63,7 @@ impl WorkerShared {
             secret,
             log_throttles: LogThrottles::default(),
             budget,
+            held_sockets: Arc::new(HeldSockets::new(max_connections)),
         }
     }
 
@@ -80,6 +83,7 @@ fn drop_unused<K: Eq + Hash, V, S: BuildHasher>(known: &mut HashMap<K, Weak<V>, 
 #[cfg(test)]
 impl Default for WorkerShared {
     fn default() -> Self {
-        Self::new(crate::config::Config::default().max_held_bytes, BlockedAddresses::default())
+        let config = crate::config::Config::default();
+        Self::new(config.max_held_bytes, config.max_connections, BlockedAddresses::default())
     }
 }

@@ -14,6 +14,7 @@ mod origins;
 mod routes;
 mod server_failures;
 mod servers;
+mod sockets;
 mod streams;
 
 use node_sdk::{Params, ServiceError};

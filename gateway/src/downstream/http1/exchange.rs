@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::sink::Http1Sink;
+use super::sink::{Http1Sink, put_switch_fields};
 use super::source::Http1Source;
 use super::{Http1Connection, open};
 use crate::downstream::date::with_date;
@@ -25,8 +25,9 @@ use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
+use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{Ended, RequestError};
-use crate::proxy::exchange::{Exchange, FullResponse};
+use crate::proxy::exchange::{Exchange, FullResponse, SwitchedConnection};
 use crate::proxy::forward::{self, ClientGone, ForwardOutcome, Sink, Source};
 use crate::proxy::tunnel;
 use crate::upstream::concurrency::Permit;
@@ -224,6 +225,22 @@ impl Exchange for Http1Connection<'_> {
             // the response.
             open(&mut self.stream).reset_on_drop();
         }
+    }
+
+    async fn switch(&mut self, head: &ResponseHead) -> Result<SwitchedConnection, Ended> {
+        self.status = Some(head.status);
+        buffers::make_ready(&mut self.output);
+        self.line.finish(&mut self.output, head.status);
+        put_switch_fields(&mut self.output, head);
+        self.flush().await?;
+        self.output = BytesMut::new();
+        let stream = self.stream.take().expect("a connection ends with its tunnel");
+        Ok(SwitchedConnection {
+            stream,
+            ahead: std::mem::take(&mut self.input.buffer),
+            stop: self.client.stop.clone(),
+            write_timeout: self.timeouts.write,
+        })
     }
 
     async fn tunnel(&mut self, server: QueuedSocket, to_client: Bytes, permit: Permit, idle: Duration) -> Ended {

@@ -34,6 +34,12 @@ pub(super) struct Http1Sink<'a> {
     pub(super) zeros: u32,
 }
 
+/// Writes the fields of a head with status 101, and its end.
+pub(super) fn put_switch_fields(out: &mut BytesMut, response: &ResponseHead) {
+    put_response_fields(out, &response.fields, false, None);
+    out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+}
+
 /// Zeros that may precede a chunk's size. Together with its own digits they are fewer than the 16
 /// that clients read (RFC 9112, 7.1 has no limit).
 const MAX_ZEROS: u32 = 8;
@@ -56,8 +62,7 @@ impl Sink for Http1Sink<'_> {
         buffers::make_ready(out);
         self.line.finish(out, response.status);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            put_response_fields(out, &response.fields, false, None);
-            out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            put_switch_fields(out, response);
             return;
         }
         // A server that answers before it has the whole request may never read the rest.

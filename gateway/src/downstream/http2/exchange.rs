@@ -25,8 +25,9 @@ use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
+use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{Ended, RequestError};
-use crate::proxy::exchange::{Exchange, FullResponse};
+use crate::proxy::exchange::{Exchange, FullResponse, SwitchedConnection};
 use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
 use crate::proxy::node_call::translate::has_body;
 use crate::upstream::concurrency::Permit;
@@ -282,6 +283,10 @@ impl Exchange for Http2Exchange {
     async fn delay_rejection(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
         // The streams and the window of a connection are limited, and other requests may need them.
         Ok(())
+    }
+
+    async fn switch(&mut self, _head: &ResponseHead) -> Result<SwitchedConnection, Ended> {
+        Err(Ended("HTTP/2 has no upgrades"))
     }
 
     async fn tunnel(&mut self, _server: QueuedSocket, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {

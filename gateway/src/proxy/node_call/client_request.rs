@@ -8,8 +8,8 @@ use node_sdk::gateway::{ClientHead, ClientRequest, WantedHeaders};
 use crate::proxy::RequestContext;
 
 /// The request of a client, for calls of nodes.
-pub(super) struct CallClient<'a> {
-    pub(super) context: &'a RequestContext<'a>,
+pub(in crate::proxy) struct CallClient<'a> {
+    pub(in crate::proxy) context: &'a RequestContext<'a>,
 }
 
 impl ClientHead for CallClient<'_> {

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::client_request::CallClient;
+pub(super) use self::client_request::CallClient;
 use self::stream_body::StreamFormat;
 use self::translate::{
     MediaType, NodeAnswer, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
@@ -35,7 +35,7 @@ use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
 
 /// Bytes of a node's stream that wait for a client: thousands of clients may not read.
-const STREAM_WINDOW: u32 = 16 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 16 * 1024;
 
 impl Proxy<'_> {
     /// Calls a node by `method` and the path of `context`, and responds with its response.
@@ -55,10 +55,9 @@ impl Proxy<'_> {
         let call = with_balance(self.peers.call_raw(method, context.path, &params), context.route, key.as_deref());
         // A request without a body has taken no time to arrive.
         let now = if has_body(head.method()) { Instant::now() } else { context.begin };
-        let traceparent = head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok());
         let time_left = context.deadline.saturating_duration_since(now);
         let client = CallClient { context };
-        let call = call.started_at(now).timeout(time_left).in_trace(traceparent).for_client(&client);
+        let call = call.started_at(now).timeout(time_left).in_trace(traceparent(head)).for_client(&client);
         let format = StreamFormat::accepted(head.fields());
         let response = match format {
             // A stream is not begun for its head.
@@ -91,10 +90,24 @@ impl Proxy<'_> {
         };
         drop(held);
         // A client that does not read its responses must not get more and more of them.
-        let held = Some(room.hold(answer.body.len() + answer.fields.len())?);
-        let NodeAnswer { status, body, content_type, fields } = answer;
-        let full = FullResponse { held, ..FullResponse::new(status, content_type, body) };
-        Ok(exchange.respond(full.with_fields(fields, true)))
+        let held = room.hold(answer.body.len() + answer.fields.len())?;
+        Ok(respond_with_answer(answer, held, exchange))
+    }
+
+    /// Responds with a node's response to a request that might have become a stream.
+    pub(super) fn respond_whole(
+        &self,
+        context: &RequestContext<'_>,
+        method: &str,
+        response: &RawResponse,
+        exchange: &mut impl Exchange,
+    ) -> Result<Instant, RequestError> {
+        let read = to_http(response);
+        self.record_if_malformed(response, &read);
+        self.record_left_out(method, context.path, &read);
+        let answer = read.map_err(RequestError::Problem)?;
+        let held = self.budget.reserve(context.client, answer.body.len() + answer.fields.len())?;
+        Ok(respond_with_answer(answer, held, exchange))
     }
 
     /// Records a node's malformed response, because its operator has to know.
@@ -122,7 +135,7 @@ impl Proxy<'_> {
     }
 
     /// Logs that a node's stream was cut or malformed, because its operator has to know.
-    fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
+    pub(super) fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
         let Some(node) = node else { return };
         let error = match fault {
             StreamFault::NotJson => return self.peers.record_malformed(node, "a part of a stream is not JSON"),
@@ -136,7 +149,7 @@ impl Proxy<'_> {
 
     /// The arguments of a call: those of the route's template if it has one, and otherwise those in
     /// the body or in the query.
-    fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
+    pub(super) fn params(&self, context: &RequestContext<'_>, method: &str, body: Option<String>) -> String {
         let query = || form_params(context.query.as_bytes());
         let Some(template) = &context.route.params else { return body.unwrap_or_else(query) };
         let path = if template.takes_path() { self.peers.path_params(method, context.path) } else { String::new() };
@@ -150,9 +163,15 @@ impl Proxy<'_> {
     }
 }
 
+fn respond_with_answer(answer: NodeAnswer, held: Reservation, exchange: &mut impl Exchange) -> Instant {
+    let NodeAnswer { status, body, content_type, fields } = answer;
+    let full = FullResponse { held: Some(held), ..FullResponse::new(status, content_type, body) };
+    exchange.respond(full.with_fields(fields, true))
+}
+
 /// Why a node's stream is not sent to its end.
 #[derive(Clone, Copy, Debug)]
-enum StreamFault<'e> {
+pub(super) enum StreamFault<'e> {
     /// A part is not JSON.
     NotJson,
     /// The stream ended before its last part.
@@ -193,7 +212,7 @@ async fn respond_with_parts(
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-fn call_problem(error: CallError) -> RequestError {
+pub(super) fn call_problem(error: CallError) -> RequestError {
     RequestError::Problem(Problem::from_call(&error))
 }
 
@@ -215,12 +234,17 @@ async fn read_body(
 }
 
 /// The sticky key of a client's calls, if the same node is to answer them.
-fn client_key(route: &RouteConfig, client: IpAddr) -> Option<String> {
+pub(super) fn client_key(route: &RouteConfig, client: IpAddr) -> Option<String> {
     (route.sticky == Some(Sticky::Client)).then(|| client.to_string())
 }
 
+/// The trace that a request says it belongs to.
+pub(super) fn traceparent(head: &RequestHead) -> Option<&str> {
+    head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok())
+}
+
 /// A call to the node that the route's balance picks.
-fn with_balance<'a>(call: RawCall<'a>, route: &RouteConfig, key: Option<&'a str>) -> RawCall<'a> {
+pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &RouteConfig, key: Option<&'a str>) -> RawCall<'a> {
     match (key, route.balance) {
         (Some(key), _) => call.sticky_key(key),
         (None, Some(balance)) => call.balance(balance),
