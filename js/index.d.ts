@@ -160,7 +160,7 @@ export interface IncomingCall<P = Json> {
   readonly items: AsyncIterableIterator<Json>;
   /** As `Node.call`; a call in a handler ends a little before the call that is handled. */
   readonly call: <T = Json>(url: string, params?: Json, options?: CallOptions) => Promise<T>;
-  readonly stream: <T = Json>(url: string, params?: Json, options?: CallOptions) => Promise<CallStream<T>>;
+  readonly stream: <T = Json>(url: string, params?: Json, options?: CallOptions) => OpeningStream<T>;
   readonly emit: (event: string, payload?: Json) => Promise<number>;
   readonly broadcast: (event: string, payload?: Json) => Promise<number>;
   /** Runs work that may outlast the call; `stop` waits for it. */
@@ -180,6 +180,9 @@ export interface CallStream<T = Json> extends AsyncIterableIterator<T> {
   /** Takes no more parts. */
   cancel(): void;
 }
+
+/** A stream that is being opened. `for await` takes it as it is; awaited, it is the stream. */
+export type OpeningStream<T = Json> = Promise<CallStream<T>> & AsyncIterable<T>;
 
 export interface Entry {
   host: string;
@@ -227,8 +230,8 @@ export class Node {
 
   /** Calls a url, such as `GET/orders/7`. Rejects with a `CallError`. */
   call<T = Json>(url: string, params?: Json, options?: CallOptions): Promise<T>;
-  /** As `call`, for answers in parts: `for await (const part of await node.stream('GET/ticks'))`. */
-  stream<T = Json>(url: string, params?: Json, options?: CallOptions): Promise<CallStream<T>>;
+  /** As `call`, for answers in parts: `for await (const part of node.stream('GET/ticks'))`. */
+  stream<T = Json>(url: string, params?: Json, options?: CallOptions): OpeningStream<T>;
   /** Tells one node of each name that has subscribed. Resolves to how many it was sent to. */
   emit(event: string, payload?: Json): Promise<number>;
   /** Tells all nodes that have subscribed. Resolves to how many it was sent to. */
@@ -316,6 +319,7 @@ export class ServiceError extends Error {
 }
 
 export type CallErrorCode =
+  | 'not_started'
   | 'bad_url'
   | 'no_route'
   | 'no_list'

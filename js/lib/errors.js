@@ -61,7 +61,8 @@ const PASSED_REFUSALS = {
 const SENT = ['deadline', 'lost', 'refused', 'ended'];
 
 // Why a call has no result. `code` is one of these:
-// bad_url, no_route, no_list, no_provider, overloaded, too_large, params: nothing was sent;
+// not_started, bad_url, no_route, no_list, no_provider, overloaded, too_large, params: nothing was
+// sent;
 // deadline, lost: the call may have been carried out;
 // refused: the node answered with an error, whose `status`, `reason` and `retryAfter` stand here;
 // ended: the stream has ended; cancelled: the caller gave the call up.

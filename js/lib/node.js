@@ -9,10 +9,10 @@ const { emit } = require('./calls/events');
 const { Peers } = require('./calls/peers');
 const { Client, tuned } = require('./client');
 const { current, within } = require('./context');
-const { StartError } = require('./errors');
+const { CallError, StartError } = require('./errors');
 const { FRAME_LIMIT, explain, parseAddress, shown, textIn } = require('./packets');
 const { Registry, newIdentity } = require('./registry');
-const { routeFault } = require('./routes');
+const { eventFault, routeFault } = require('./routes');
 const { wantedHeaders } = require('./server/http_request');
 const { NodeCaller } = require('./server/node_caller');
 const { typesFault } = require('./server/params');
@@ -114,9 +114,8 @@ class Node {
 
   // Subscribes to an event, such as `orders.created`. One node of each name gets it.
   on(event, handler, options = {}) {
-    if (typeof event !== 'string' || event === '' || /[/{}]/.test(event)) {
-      throw new StartError(`'${shown(event)}' is not an event: write it like orders.created`);
-    }
+    const fault = eventFault(event);
+    if (fault) throw new StartError(fault);
     this.#offer(`EVENT/${event}`, handler, options, true);
     return this;
   }
@@ -231,6 +230,7 @@ class Node {
       });
       this.#server.listen({ host, port }, () => {
         this.#port = this.#server.address().port;
+        this.log(`listening on ${host}:${this.#port} as ${this.name}`);
         this.#server.on('error', (error) => this.log(`cannot accept callers: ${explain(error)}`, true));
         resolve();
       });
@@ -257,21 +257,41 @@ class Node {
 
   // Calls a url, such as `GET/orders/7`. Resolves to the result; rejects with a CallError.
   async call(url, params, options) {
+    this.#checkRunning(url);
     return new Call(this.#peers, this.#service, url, params, options).run();
   }
 
-  // As `call`, for answers that come in parts. Resolves to a stream, for `for await`.
-  async stream(url, params, options) {
+  // As `call`, for answers that come in parts. Resolves to a stream. `for await` takes the promise,
+  // too.
+  stream(url, params, options) {
+    const opened = this.#open(url, params, options);
+    const iterate = async function* iterate() {
+      yield* await opened;
+    };
+    return Object.assign(opened, { [Symbol.asyncIterator]: iterate });
+  }
+
+  async #open(url, params, options) {
+    this.#checkRunning(url);
     return new Call(this.#peers, this.#service, url, params, options, true).run();
+  }
+
+  #checkRunning(url) {
+    if (this.#state === 'new') {
+      const why = `${shown(url)} is called before the node has started: await node.start()`;
+      throw new CallError('not_started', url, why);
+    }
   }
 
   // Tells one node of each name that has subscribed. Resolves to how many it was sent to.
   async emit(event, payload) {
+    this.#checkRunning(event);
     return emit(this.#emitter(), event, payload, false);
   }
 
   // Tells all nodes that have subscribed. Resolves to how many it was sent to.
   async broadcast(event, payload) {
+    this.#checkRunning(event);
     return emit(this.#emitter(), event, payload, true);
   }
 
@@ -282,6 +302,7 @@ class Node {
 
   // Resolves when all these urls are offered by nodes that take calls; rejects after `timeout`.
   async waitFor(urls, { timeout = 10_000 } = {}) {
+    for (const url of urls) this.#checkRunning(url);
     const missing = () => urls.filter((url) => {
       const at = url.indexOf('/');
       const found = this.#peers.find(url.slice(0, at), url.slice(at));

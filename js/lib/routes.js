@@ -2,6 +2,8 @@
 
 // Urls as nodes register them, method and path together, and which of them a call belongs to.
 
+const { shown } = require('./packets');
+
 const MAX_URL_BYTES = 512; // of a registered url: what the Distributor accepts
 const MAX_METHOD_LETTERS = 17; // HTTP's registered methods have no more (UPDATEREDIRECTREF)
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'EVENT'];
@@ -63,13 +65,24 @@ function distance(one, other) {
   return swapped && long.slice(at + 2) === short.slice(at + 2) ? 1 : 2;
 }
 
+// Whether a url differs from an offered one in one letter.
+function isNear(url, offered) {
+  const [mine, others] = [url, offered].map((one) => one.split('/'));
+  if (mine.length !== others.length) return false;
+  let sum = 0;
+  for (let n = 0; n < mine.length && sum < 2; n++) sum += isParameter(others[n]) ? 0 : distance(mine[n], others[n]);
+  return sum === 1;
+}
+
 // Why a text is not a url that can be called; null when it is.
 function callFault(url) {
   if (typeof url !== 'string') return 'it is a text, such as GET/hello';
   if (url.includes('?')) return 'arguments are the parameters of the call, and do not stand behind a ?';
   if (url.startsWith('/')) return 'the method stands before the path, as in GET/hello';
+  const [, parameter] = /\/(\{[^/]+\})(?:\/|$)/.exec(url) ?? [];
+  if (parameter) return `write the value in place of ${shown(parameter)}, as in GET/orders/7`;
   const isUrl = /^[A-Z]+\/./s.test(url) || /^[A-Z]+\/$/.test(url);
-  return isUrl ? null : 'it is a method in capital letters and a path, as in GET/hello';
+  return isUrl ? null : 'a url is a method in capital letters and a path, as in GET/hello';
 }
 
 // The url with its parameters unnamed: two routes of one shape are one.
@@ -140,6 +153,13 @@ function search(node, segments, at, captured) {
   return behind;
 }
 
+// Why a text is not the name of an event, to which a node can subscribe; null if it is.
+function eventFault(event) {
+  const isEvent = typeof event === 'string' && event !== '' && !/^EVENT\/|[{}]/.test(event);
+  return isEvent && routeFault(`EVENT/${event}`) === null
+    ? null : `'${shown(event)}' is not an event: write it like orders.created`;
+}
+
 module.exports = {
-  Router, callFault, decoded, isIdempotent, parameterNames, routeFault, shapeOf, splitUrl,
+  Router, callFault, eventFault, isNear, decoded, isIdempotent, parameterNames, routeFault, shapeOf, splitUrl,
 };

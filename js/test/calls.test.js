@@ -34,10 +34,13 @@ test('errors say what has happened, and whether a node may have done something',
   const cyclic = {};
   cyclic.cyclic = cyclic;
   for (const [url, params, options, code, wasSent, words] of [
-    ['goods', {}, {}, 'bad_url', false, /it is a method in capital letters and a path/],
+    ['goods', {}, {}, 'bad_url', false, /a url is a method in capital letters and a path/],
     ['GET/goods?id=7', {}, {}, 'bad_url', false, /do not stand behind a \?/],
     ['GET/none', {}, {}, 'no_route', false, /no node offers GET\/none$/],
     ['PUT/goods', {}, {}, 'no_route', false, /no node offers PUT\/goods; POST\/goods is offered/],
+    ['GET/gods/7', {}, {}, 'no_route', false, /no node offers GET\/gods\/7; is it GET\/goods\/\{id\}\?/],
+    [`GET/gods/${'7'.repeat(120)}`, {}, {}, 'no_route', false, /7$/],
+    ['GET/goods/{id}', { id: 7 }, {}, 'bad_url', false, /write the value in place of \{id\}, as in GET\/orders\/7/],
     ['POST/goods', cyclic, {}, 'params', false, /have no JSON form/],
     ['POST/goods', 1n, {}, 'params', false, /have no JSON form/],
     ['POST/goods', {}, { timout: 1 }, 'params', false, /a call has no option timout; it has timeout/],
@@ -343,6 +346,12 @@ test('streams go both ways, and end for each reason', async (t) => {
   const error = await failure(breaks.next());
   assert.deepEqual([error.code, error.status, error.message.includes('secret')], ['refused', 500, false]);
   const forever = await caller.stream('GET/forever');
+  for await (const part of caller.stream('GET/forever')) {
+    assert.equal(part.length, 10_000, 'a promise of a stream is one');
+    break;
+  }
+  assert.match((await failure(caller.emit('EVENT/a'))).message, /'EVENT\/a' is not an event: write it like orders.created/);
+  await assert.rejects(async () => { for await (const part of caller.stream('GET/none')) assert.fail(part); }, /no node offers/);
   for await (const part of forever) {
     assert.equal(part.length, 10_000);
     break;

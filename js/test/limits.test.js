@@ -264,6 +264,15 @@ test('so many urls are remembered that were offered once', () => {
   assert.deepEqual([peers.find('GET', '/0/0'), peers.find('GET', '/259/255')], ['unavailable', undefined]);
 });
 
+test('so many urls are compared with one that no node offers', () => {
+  const peers = new Peers(OWN, hooks());
+  peers.update(Array.from({ length: 65 }, (_, n) => ({
+    id: n, entry: legacyEntry(n + 1, `n${n}`, Array.from({ length: 256 }, (__, m) => `GET/${n}/${m}/x`)), isSuspect: false,
+  })));
+  assert.equal(peers.offeredNear('GET/63/255/y'), 'GET/63/255/x');
+  assert.equal(peers.offeredNear('GET/64/255/y'), undefined);
+});
+
 test('one node is reported once in ten seconds', () => {
   const to = hooks();
   const peers = new Peers(OWN, to);

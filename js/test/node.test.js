@@ -46,12 +46,23 @@ test('what is wrong is told before the start, with what to do', async () => {
     [route('GET/a', () => {}, { params: { id: 'number' } }), /the params of GET\/a: "id" is none of String/],
     [() => new Node('a').route('GET/a', () => {}).route('GET/a', () => {}), /the route GET\/a is given twice/],
     [() => new Node('a').route('GET/a/{x}', () => {}).route('GET/a/{y}', () => {}), /the routes GET\/a\/\{x\} and GET\/a\/\{y\} are one/],
-    [() => new Node('a').on('a/b', () => {}), /'a\/b' is not an event/],
+    [() => new Node('a').on('EVENT/b', () => {}), /'EVENT\/b' is not an event: write it like orders.created/],
+    [() => new Node('a').on('a b', () => {}), /'a b' is not an event/],
     [() => new Reply(404), /404 is not the status of a result/],
   ]) assert.throws(act, words);
   const many = new Node('a');
   for (let n = 0; n < 256; n++) many.route(`GET/${n}`, () => {});
   assert.throws(() => many.route('GET/256', () => {}), /a node has 256 routes and events at most/);
+});
+
+test('a node that has not started says so', async () => {
+  const node = new Node('a', { log: false });
+  for (const act of [
+    () => node.call('GET/a'), () => node.stream('GET/a'), () => node.emit('a'), () => node.broadcast('a'), () => node.waitFor(['GET/a']),
+  ]) {
+    const { code, message } = await failure(act());
+    assert.deepEqual([code, /is called before the node has started: await node.start\(\)/.test(message)], ['not_started', true]);
+  }
 });
 
 test('a port that is taken is told with what to do', async (t) => {

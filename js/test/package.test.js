@@ -36,6 +36,15 @@ async function main() {
 main();
 `;
 
+// The service of the README, which ends in order as soon as it is listed.
+function readmeProgram(address) {
+  const readme = readFileSync(path.join(HOME, 'README.md'), 'utf8');
+  const [service, , http] = [...readme.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
+  const whole = service.replace('await node.start();', `${http}await node.start();`);
+  assert.notEqual(whole, service);
+  return `${whole.replace('127.0.0.1:9000', address)}process.kill(process.pid, 'SIGTERM');\n`;
+}
+
 test('the package is installed without a network, and loads by import and by require', async (t) => {
   try {
     execFileSync('npm', ['--version'], { stdio: 'ignore' });
@@ -57,14 +66,21 @@ test('the package is installed without a network, and loads by import and by req
   npm('install', `./${filename}`);
   const asModule = "import { Node } from 'pilcrow';\nimport Server from 'pilcrow/mesh';";
   const asScript = "const { Node } = require('pilcrow');\nconst Server = require('pilcrow/mesh');";
-  for (const [file, load] of [['main.mjs', asModule], ['main.cjs', asScript]]) {
-    await writeFile(path.join(home, file), program(load, distributor.address));
+  const run = async (file, text) => {
+    await writeFile(path.join(home, file), text);
     const child = spawn(process.execPath, [path.join(home, file)], { stdio: ['ignore', 'pipe', 'pipe'] });
     const said = [];
-    for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => said.push(String(text)));
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => said.push(String(data)));
     const [code] = await once(child, 'close');
-    assert.deepEqual([code, said.join('')], [0, '{"id":"한글"} function\n'], file);
+    return [code, said.join('')];
+  };
+  for (const [file, load] of [['main.mjs', asModule], ['main.cjs', asScript]]) {
+    const seen = await run(file, program(load, distributor.address));
+    assert.deepEqual(seen, [0, '{"id":"한글"} function\n'], file);
   }
+  const [code, said] = await run('readme.mjs', readmeProgram(distributor.address));
+  assert.deepEqual([code, said.split('\n')[0].replace(/\d+ as/, 'N as')], [0, 'listening on 127.0.0.1:N as orders'], said);
+  assert.ok(distributor.registered.at(-1).params.urls.includes('GET/me'));
   await checkTypes(t, home);
 });
 

@@ -71,7 +71,7 @@ class Caller:
 
     async def wait_for(self, urls: Sequence[str]) -> None:
         """Waits until nodes offer all of these."""
-        wanted = [split_url(url) for url in urls]
+        wanted = [split_url(url, is_call=False) for url in urls]
         while True:
             changed = self._changed
             if all(self.table.find(*url) is not None for url in wanted):

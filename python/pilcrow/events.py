@@ -10,7 +10,7 @@ from .balance import Pool, Readiness
 from .context import Context, child_trace
 from .errors import BadArguments, NoList, NoRoute, RouteError, ServiceError, TooLarge
 from .pending import NotSent
-from .router import EVENT, Route
+from .router import EVENT, event_route
 from .service import Call
 from .wire import MAX_PAYLOAD_BYTES, parse, seal, shown, to_json
 
@@ -28,7 +28,7 @@ class Emission:
         self.path = f"/{event}"
         self.url = f"{EVENT}{self.path}"
         try:
-            Route(self.url)
+            event_route(event)
             self.text = to_json(payload)
         except RouteError as error:
             raise NoRoute(f"no node can subscribe to {shown(event)}: {error.reason}") from None

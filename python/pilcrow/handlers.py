@@ -95,6 +95,8 @@ class Handler:
             elif HttpRequest in (hint, *typing.get_args(hint)):
                 self._request = (one.name, hint is not HttpRequest)
                 self.wanted = self.wanted or ()
+            elif one.name == "request" and hint is None and self.wanted is not None:
+                self._request = (one.name, False)
             else:
                 self._parameters.append((one.name, _reader(hint), one.default))
         answer = hints.get("return")

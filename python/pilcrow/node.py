@@ -16,7 +16,7 @@ from .duplex import Stream
 from .errors import RouteError, StartError
 from .handlers import Handler
 from .registry import Identity, Registry
-from .router import EVENT, own_route
+from .router import EVENT, event_route, own_route
 from .server import Server
 from .service import Service
 from .sockets import explain, is_own_host, parse_address
@@ -134,6 +134,8 @@ class Node:
 
         def add(function: F) -> F:
             is_public = self._public_routes if public is None else public
+            if not isinstance(is_public, bool):
+                raise StartError(f"public of {route} is {is_public!r}: it is True or False")
             self._add(Handler(route, function, max_concurrency, is_public, headers))
             return function
 
@@ -142,9 +144,7 @@ class Node:
     def on(self, event: str, *, max_concurrency: int | None = None) -> Callable[[F], F]:
         """Subscribes to an event, such as ``goods.sold``. Of several nodes of one name one is told,
         or all of them if the event is broadcast."""
-        route = own_route(f"{EVENT}/{event}")
-        if route.is_pattern:
-            raise RouteError(event, "an event has no parameters")
+        route = event_route(event)
 
         def add(function: F) -> F:
             self._add(Handler(route, function, max_concurrency))

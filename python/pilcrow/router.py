@@ -7,6 +7,7 @@ from typing import Any, Generic, Iterator, TypeVar
 from urllib.parse import unquote
 
 from .errors import RouteError
+from .wire import shown
 
 MAX_ROUTE_BYTES = 512
 """Maximum bytes of a route: the Distributor accepts no longer one."""
@@ -79,8 +80,10 @@ class Route:
 
 
 def own_route(text: str) -> Route:
-    """The route of a handler. What looks like a pattern of another framework, or a mistyped method,
+    """The route of a handler. Raises :class:`RouteError`. What looks like a pattern of another framework, or a mistyped method,
     is refused: no call would match it."""
+    if not isinstance(text, str):
+        raise RouteError(getattr(text, "__name__", str(text)), "it is not a text")
     route = Route(text)
     if route.method not in METHODS:
         close = difflib.get_close_matches(route.method, METHODS, n=1, cutoff=0.65)
@@ -96,14 +99,28 @@ def own_route(text: str) -> Route:
     return route
 
 
-def split_url(url: str) -> tuple[str, str]:
-    """The method and the path of a call. Raises :class:`RouteError` when the text is not a url."""
+def event_route(event: str) -> Route:
+    """The route of an event. Raises :class:`RouteError` when no node can subscribe to it."""
+    if not isinstance(event, str) or not event or event.startswith(f"{EVENT}/"):
+        raise RouteError(shown(event), "an event is written like orders.created")
+    route = Route(f"{EVENT}/{event}")
+    if route.is_pattern:
+        raise RouteError(event, "an event has no parameters")
+    return route
+
+
+def split_url(url: str, is_call: bool = True) -> tuple[str, str]:
+    """The method and the path of a call. Raises :class:`RouteError` when the text is not a url. What
+    is not called, but waited for, may be a route with parameters."""
     at = url.find("/")
     method, path = url[:at], url[at:]
     if at <= 0 or not _CAPITALS.issuperset(method):
         word = method.upper()
         hint = f"; is it {word}{path}?" if at > 0 and word in METHODS else ""
         raise RouteError(url, f"it does not begin with a method in capital letters{hint}")
+    parameter = next(filter(_is_parameter, path.split("/")), None) if is_call else None
+    if parameter is not None:
+        raise RouteError(url, f"write the value in place of {shown(parameter)}, as in GET/orders/7")
     if "?" in path or "#" in path:
         raise RouteError(url, "a query is not part of it: what would stand there belongs to the arguments")
     return method, path

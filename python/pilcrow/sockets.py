@@ -71,6 +71,8 @@ def blocked_because(host: Any) -> str | None:
 
 def parse_address(text: str) -> tuple[str, int]:
     """``host:port``, ``[::1]:port``. Raises :class:`StartError`."""
+    if not isinstance(text, str):
+        raise StartError(f"{shown(text)} is not an address: write a text host:port, for example '127.0.0.1:9000'")
     host, colon, port = text.rpartition(":")
     host = host.strip("[]")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:

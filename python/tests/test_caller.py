@@ -103,6 +103,7 @@ class Calls(CallerTest):
         self.assertEqual(await self.fails(Refused), "409 exists: there is one")
         self.assertIn("is it GET/a?", await self.fails(NoRoute, "get/a"))
         self.assertIn("is it GET/a?", await self.fails(NoRoute, "GET/aa"))
+        self.assertIn("write the value in place of {id}", await self.fails(NoRoute, "GET/a/{id}"))
         self.assertIn("no JSON form", await self.fails(BadArguments, params={1}))
         await self.offer(lambda *_: None, "GET/slow")
         self.assertIn("no answer from GET/slow within 50 ms", await self.fails(Deadline, "GET/slow", timeout=0.05))
@@ -404,7 +405,7 @@ class Shared(CallerTest):
         await eventually(lambda: self.node.lost_events == 2)
         with self.assertRaises(TooLarge):
             self.node.emit("own", "x" * (8 << 20))
-        for name in ("a b", "orders?of=7", "orders/../sold", "\x7f"):
+        for name in ("a b", "orders?of=7", "orders/../sold", "\x7f", "EVENT/own", "", "{own}"):
             with self.assertRaisesRegex(NoRoute, "no node can subscribe to"):
                 self.node.emit(name)
 

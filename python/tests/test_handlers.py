@@ -96,6 +96,23 @@ class Nodes(unittest.TestCase):
         self.check(lambda: Node("a", distributor="127.0.0.1:0"), "its port is not 0")
         self.check(lambda: Node("a", listen="9010"), "write host:port")
         self.check(lambda: Node("a", weight=1001), "from 0 to 1000")
+        self.check(lambda: Node("a", distributor=9000), "9000 is not an address: write a text host:port")
+
+    def test_mistakes_of_newcomers_say_what_to_do(self):
+        async def handle(): ...
+
+        async def reads(request): ...
+
+        one = Node("a")
+        self.check(lambda: one.route("GET/a", public="yes")(handle), "public of GET/a is 'yes': it is True or False")
+        for make, words in (
+            (lambda: one.route(handle), "'handle' is not a route: it is not a text"),
+            (lambda: one.on("EVENT/a"), "an event is written like orders.created"),
+            (lambda: one.on("a/{b}"), "an event has no parameters"),
+        ):
+            with self.assertRaisesRegex(errors.RouteError, words):
+                make()
+        self.assertEqual(Handler(own_route("GET/a"), reads, headers=[])._request, ("request", False))
 
     def test_routes_are_offered_once_and_not_too_many(self):
         one = Node("a")

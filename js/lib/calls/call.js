@@ -282,7 +282,9 @@ class Call {
       throw new CallError('no_list', url, `it is not known who offers ${url}: no Distributor has sent a list`);
     }
     const like = peers.offeredLike(this.path);
-    throw new CallError('no_route', url, `no node offers ${url}${like ? `; ${like} is offered` : ''}`);
+    const near = like ? undefined : peers.offeredNear(url);
+    const hint = like ? `; ${like} is offered` : near ? `; is it ${near}?` : '';
+    throw new CallError('no_route', url, `no node offers ${url}${hint}`);
   }
 
   // The route that is called, as nodes register it.

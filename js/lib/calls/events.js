@@ -6,6 +6,7 @@ const { childTrace, current } = require('../context');
 const { CallError } = require('../errors');
 const { FRAME_LIMIT } = require('../packets');
 const { CONNECTING, READY, RECONNECT } = require('../balance/pool');
+const { eventFault } = require('../routes');
 const { currentCall, legacyCall } = require('./packet');
 
 const MAX_PAYLOAD_BYTES = FRAME_LIMIT - 4096; // with its envelope it makes a packet that every node can read
@@ -15,6 +16,8 @@ const METHOD = 'EVENT';
 // sent to.
 function emit({ peers, service, name, lost }, event, payload, toAll) {
   const url = `${METHOD}/${event}`;
+  const fault = eventFault(event);
+  if (fault) throw new CallError('bad_url', url, fault);
   let text;
   try {
     text = JSON.stringify(payload) ?? 'null';

@@ -6,12 +6,14 @@ const { CrashingRoutes } = require('../balance/crashing_routes');
 const { EJECTED, Pool, RECONNECT } = require('../balance/pool');
 const { RetryBudget } = require('../balance/retry_budget');
 const { CallError } = require('../errors');
-const { Router, routeFault, shapeOf, splitUrl } = require('../routes');
+const { Router, isNear, routeFault, shapeOf, splitUrl } = require('../routes');
 const { Connection } = require('./connection');
 const { HeldParts } = require('./held_parts');
 const { isSameTarget, nodeOf, targetsOf } = require('./targets');
 
 const MAX_KNOWN = 65_536; // urls that were offered once: a call of them may be tried again later
+const MAX_NEAR_URLS = 16_384; // offered urls that one is compared with: that takes some milliseconds
+const MAX_NEAR_CHARS = 128; // of a url that others are compared with
 const MAX_REPORTED = 64; // nodes of one report: what the Distributor takes
 const REPORT_MS = 10_000; // between two reports of one node: what the Distributor takes notice of
 const CONFIRM_MS = 1000; // how long a node must be unreachable to be reported: one that dies is off the list sooner
@@ -139,6 +141,19 @@ class Peers {
     for (const method of ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']) {
       const found = this.#pools.find(method, path);
       if (found) return found.value.members[0]?.url;
+    }
+    return undefined;
+  }
+
+  // An offered url that differs from this one in one letter.
+  offeredNear(url) {
+    if (url.length > MAX_NEAR_CHARS) return undefined;
+    let left = MAX_NEAR_URLS;
+    for (const { entry } of this.#nodes) {
+      for (const offered of Array.isArray(entry.urls) ? entry.urls : []) {
+        if (left-- === 0) return undefined;
+        if (typeof offered === 'string' && isNear(url, offered)) return offered;
+      }
     }
     return undefined;
   }
