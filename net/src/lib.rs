@@ -9,7 +9,7 @@
 //! | connect | [`Network`], or [`ServerAddress`] for TCP and Unix sockets |
 //! | read packets | [`FrameReader`] |
 //! | send many small messages | [`SendQueue`] |
-//! | log without blocking, and not too often | `init_log` (feature `cli`) and [`LogThrottle`] |
+//! | log without blocking, and not too often | `init_log` (feature `log`) and [`LogThrottle`] |
 //! | read settings | `settings!` and `Setting` (feature `cli`) |
 //! | stop in order | [`stop_on_signals`] |
 //! | let other tasks run | [`TimeSlice`] |
@@ -51,15 +51,18 @@ mod socket;
 mod tcp;
 
 pub use address::{MAX_UNIX_PATH_BYTES, ServerAddress, UnixPath, UnixPathError, address_group};
+#[cfg(feature = "cli")]
+pub(crate) use log::flush_log;
 pub use log::{
     Escaped, KeyedThrottle, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json,
-    log_or_print, log_safely, print_without_subscriber, tracing,
+    hint_without_subscriber, log_or_hint, log_or_print, log_safely, print_without_subscriber, tracing,
 };
+#[cfg(feature = "log")]
+pub use log::{LogFormat, LogGuard, LogLevel, init_log, log_lines_lost};
 #[cfg(feature = "cli")]
 pub use process::{
-    GivenValue, LogFormat, LogGuard, LogLevel, Setting, SettingPlace, SettingValue, Settings, TextRule, ValueError,
-    ValueKind, apply_arguments, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, most_alike,
-    port_owner, settings_table, unknown_variables,
+    GivenValue, Setting, SettingPlace, SettingValue, Settings, TextRule, ValueError, ValueKind, apply_arguments,
+    duration, exit_code, exit_now, listen_address, most_alike, port_owner, settings_table, unknown_variables,
 };
 pub use process::{
     HangUp, NOTIFY_SOCKET, SliceQueue, TimeSlice, ignores_hang_ups, log_last_line, notify_systemd, raise_open_files,

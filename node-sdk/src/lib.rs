@@ -23,7 +23,11 @@
 //! | to | start with |
 //! |---|---|
 //! | run one service until a signal stops it | [`serve`](NodeBuilder::serve) |
+//! | do other work beside it | [`serve_with`](NodeBuilder::serve_with) |
+//! | do something first, or last | [`on_start`](NodeBuilder::on_start), or `on_stop` |
+//! | let operators set addresses and limits | [`environment`](NodeBuilder::environment) |
 //! | run nodes beside other work in one process | [`start`](NodeBuilder::start), for a [`Node`] |
+//! | offer an HTTP server of axum or hyper | [`offer_http`](NodeBuilder::offer_http) |
 //! | only call others | a [`Node`] without routes, and its [`peers`](Node::peers) |
 //! | call others from a handler | [`Peers`] as an argument |
 //! | test services | `testing::TestMesh`, of the feature `testing` |
@@ -74,6 +78,7 @@
 //! | who calls | [`Caller`] |
 //! | the time that is left | [`Deadline`] |
 //! | the trace of the call | [`Trace`] |
+//! | that the node stops | [`Stop`] |
 //! | the parts that the caller sends | [`Items`] |
 //! | a type of your own | that type, which is [`FromCall`] |
 //!
@@ -193,7 +198,11 @@
 //! ```
 //!
 //! [`silent`](NodeBuilder::silent) turns that off. With a subscriber, as of `tracing-subscriber`,
-//! nothing is printed beside it. A [`start`](NodeBuilder::start) never prints.
+//! nothing is printed beside it. After a [`start`](NodeBuilder::start) only the first warning that
+//! nobody listens to is printed, with a hint.
+//!
+//! The feature `log` has `init_log`, a subscriber as the daemons have it: text or JSON on standard
+//! error, with a level from the environment, which no task waits for.
 //!
 //! # What a call hands down
 //!
@@ -279,7 +288,7 @@ mod transport;
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, Calling};
 pub use client::stream::{Duplex, Opening, PartSender, StreamCall};
-pub use context::{Trace, detach};
+pub use context::{Stop, Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
@@ -295,9 +304,13 @@ pub use handler::stream::{Items, Streaming};
 pub use handler::{
     Caller, Deadline, FromCall, Handler, IncomingCall, Next, Params, Path, RawParams, State, StateTypes,
 };
+#[cfg(feature = "log")]
+pub use net::LogGuard;
+#[cfg(feature = "log")]
+pub use node::init_log;
 #[cfg(feature = "testing")]
 pub use node::testing;
-pub use node::{Node, NodeBuilder};
+pub use node::{HttpOffer, Node, NodeBuilder};
 pub use peers::{Changes, Peers, gateway};
 pub use protocol::{Advert, HttpAdvert, ResponseHeaders, Route, Visibility};
 pub use transport::budget::BufferUsage;
@@ -324,6 +337,11 @@ mod guide {
     #[doc = include_str!("../../docs/guide/testing.md")]
     pub struct Testing;
 }
+
+/// As [`Cancellation`].
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/SERVICES.md")]
+pub struct Services;
 
 /// What [`service!`] expands to.
 #[doc(hidden)]

@@ -8,6 +8,8 @@
 
 mod escape;
 mod plain;
+#[cfg(feature = "log")]
+mod subscriber;
 mod throttle;
 mod writer;
 
@@ -15,7 +17,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use escape::{Escaped, MAX_ESCAPED_BYTES, escaped, escaped_json};
 pub(crate) use plain::flush_printed;
-pub use plain::print_without_subscriber;
+pub use plain::{hint_without_subscriber, print_without_subscriber};
+#[cfg(feature = "cli")]
+pub(crate) use subscriber::flush_log;
+#[cfg(feature = "log")]
+pub use subscriber::{LogFormat, LogGuard, LogLevel, init_log, log_lines_lost};
 pub use throttle::{KeyedThrottle, LogThrottle, LogThrottles, Tally};
 #[doc(hidden)]
 pub use tracing;
@@ -37,16 +43,22 @@ pub fn log_or_print(line: impl FnOnce()) {
     log_safely(|| plain::with_subscriber(line));
 }
 
+/// As [`log_or_print`], for lines about a loss. The first of them that goes nowhere is printed: see
+/// [`hint_without_subscriber`].
+pub fn log_or_hint(line: impl FnOnce()) {
+    log_safely(|| plain::with_subscriber_or_hint(line));
+}
+
 /// As `tracing::error!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! error {
-    ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::error!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_or_hint(|| $crate::tracing::error!($($line)*)) };
 }
 
 /// As `tracing::warn!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! warn {
-    ($($line:tt)*) => { $crate::log_or_print(|| $crate::tracing::warn!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_or_hint(|| $crate::tracing::warn!($($line)*)) };
 }
 
 /// As `tracing::info!`, for tasks that must go on: see [`net::log_safely`](crate::log_safely).

@@ -2,6 +2,7 @@
 
 use std::fmt::{Debug, Write};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -48,6 +49,38 @@ pub(crate) fn flush_printed(within: Duration) {
     if let Some(printer) = PRINTER.get() {
         printer.lines.flush(within);
     }
+}
+
+/// What to say when the first line goes nowhere.
+static HINT: OnceLock<&str> = OnceLock::new();
+/// Whether it has been said.
+static HAS_HINTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on, the first warning or error of this crate and of node-sdk that nobody listens to is
+/// printed to standard error, with `hint` behind it, which says how to see more. Nothing is printed
+/// if the program has a tracing subscriber by then, or prints all lines. Waits for nothing. The
+/// first hint stays.
+pub fn hint_without_subscriber(hint: &'static str) {
+    let _ = HINT.set(hint);
+}
+
+/// As [`with_subscriber`], for a line of which nobody would learn otherwise.
+pub(super) fn with_subscriber_or_hint(line: impl FnOnce()) {
+    let Some(hint) = HINT.get().filter(|_| is_first_unheard()) else { return with_subscriber(line) };
+    // Without a thread there is no line, and the process goes on.
+    let Ok(lines) = LineWriter::start("log", io::stderr(), Duration::ZERO, |_| {}) else { return };
+    print_with_hint(&Arc::new(lines), hint, line);
+}
+
+/// Whether nobody hears a line of this thread, and this is the first.
+fn is_first_unheard() -> bool {
+    let is_unheard = PRINTER.get().is_none() && get_default(Dispatch::is::<NoSubscriber>);
+    is_unheard && !HAS_HINTED.load(Ordering::Relaxed) && !HAS_HINTED.swap(true, Ordering::Relaxed)
+}
+
+fn print_with_hint(lines: &Arc<LineWriter>, hint: &str, line: impl FnOnce()) {
+    with_default(&Dispatch::new(PlainSubscriber { lines: Arc::clone(lines) }), line);
+    lines.push(format!("      {hint}\n"));
 }
 
 #[derive(Debug)]
@@ -123,24 +156,47 @@ impl Visit for Fields {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_event_is_a_line_of_words() {
-        #[derive(Clone, Debug, Default)]
-        struct Output(Arc<std::sync::Mutex<Vec<u8>>>);
+    #[derive(Clone, Debug, Default)]
+    struct Output(Arc<std::sync::Mutex<Vec<u8>>>);
 
-        impl io::Write for Output {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().unwrap().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+    impl io::Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
         }
 
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Output {
+        fn lines(&self) -> Arc<LineWriter> {
+            Arc::new(LineWriter::start("test", self.clone(), Duration::ZERO, |_| {}).unwrap())
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    #[test]
+    fn m8_the_first_line_that_nobody_hears_is_printed_with_a_hint() {
         let output = Output::default();
-        let lines = Arc::new(LineWriter::start("test", output.clone(), Duration::ZERO, |_| {}).unwrap());
+        let lines = output.lines();
+        print_with_hint(&lines, "see init_log", || tracing::warn!("nobody answers"));
+        lines.flush(Duration::from_secs(20));
+        assert_eq!(output.text(), " WARN nobody answers\n      see init_log\n");
+        let unheard = || with_default(&Dispatch::none(), is_first_unheard);
+        // Other tests of this process have no subscriber either, and no hint.
+        let heard = with_default(&Dispatch::new(PlainSubscriber { lines }), is_first_unheard);
+        assert_eq!((heard, unheard(), unheard()), (false, true, false));
+    }
+
+    #[test]
+    fn an_event_is_a_line_of_words() {
+        let output = Output::default();
+        let lines = output.lines();
         with_default(&Dispatch::new(PlainSubscriber { lines: Arc::clone(&lines) }), || {
             let error = "refused\n";
             tracing::warn!(port = 7, error, suppressed = 0, "no {} there", "one");
@@ -149,7 +205,6 @@ mod tests {
             tracing::info!(address = %"here", "listening");
         });
         lines.flush(Duration::from_secs(20));
-        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text, " WARN no one there port=7 error=refused\\n\n INFO listening address=here\n");
+        assert_eq!(output.text(), " WARN no one there port=7 error=refused\\n\n INFO listening address=here\n");
     }
 }

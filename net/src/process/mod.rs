@@ -18,9 +18,7 @@ mod time;
 mod time_slice;
 
 #[cfg(feature = "cli")]
-pub use cli::{
-    LogFormat, LogGuard, LogLevel, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, port_owner,
-};
+pub use cli::{duration, exit_code, exit_now, listen_address, port_owner};
 pub use ids::unique_id;
 pub use notify::{NOTIFY_SOCKET, notify_systemd};
 pub use open_files::raise_open_files;

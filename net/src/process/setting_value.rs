@@ -9,8 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use protocol::HostPort;
 
-use super::cli::{LogFormat, LogLevel, MAX_DURATION, duration, listen_address};
+use super::cli::{MAX_DURATION, duration, listen_address};
 use super::setting::GivenValue;
+use crate::{LogFormat, LogLevel};
 
 /// How a file writes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

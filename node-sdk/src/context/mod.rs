@@ -3,6 +3,7 @@
 //!
 //! It must not know how calls are sent or answered. It must import no other folder.
 
+mod stop;
 pub(crate) mod tasks;
 
 use std::cell::Cell;
@@ -16,6 +17,7 @@ use net::unique_id;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
+pub use self::stop::Stop;
 use self::tasks::NodeTasks;
 
 /// Calls that a handler makes end before its own deadline by a tenth (1 / this) of the time that is

@@ -97,6 +97,37 @@ pub enum StartError {
         /// Its name.
         event: String,
     },
+    /// Variables of the environment with wrong values: see
+    /// [`NodeBuilder::environment`](crate::NodeBuilder::environment).
+    #[error("wrong settings in the environment: {}", .0.join("; "))]
+    Environment(Vec<String>),
+    /// A prefix of an HTTP server that gateways would ignore.
+    #[error("'{prefix}' is not a prefix of paths: {reason}")]
+    Prefix {
+        /// The prefix as given; empty if there is none.
+        prefix: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An HTTP server was given a route or a hook.
+    #[error("offer_http takes no routes and no hooks: the HTTP server has its own")]
+    HandlersOfHttp,
+    /// A hook of the start has failed, and the node has not started; or a hook of the stop has
+    /// failed, and the node has stopped all the same.
+    #[error("the {kind} hook {name} has failed")]
+    Hook {
+        /// `start` or `stop`.
+        kind: &'static str,
+        /// The path of its function.
+        name: &'static str,
+        /// The error of the hook, or that it panicked or took too long.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The work of [`serve_with`](crate::NodeBuilder::serve_with) has failed, and the node has
+    /// stopped in order.
+    #[error("the work beside the node has failed")]
+    Work(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
     /// [`detach`](crate::detach) at work.
     #[error("stopped before all work was done: {connections} connections were cut, or tasks left")]

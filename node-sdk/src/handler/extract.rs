@@ -10,7 +10,7 @@ use protocol::Route;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::context::Trace;
+use crate::context::{Stop, Trace};
 use crate::error::ServiceError;
 use crate::handler::{FromCall, IncomingCall, StateTypes, params};
 use crate::peers::Peers;
@@ -162,6 +162,12 @@ impl<T: Send + Sync + 'static> FromCall for State<T> {
 impl FromCall for Peers {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(call.node.peers.clone())
+    }
+}
+
+impl FromCall for Stop {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(call.node.stop.clone())
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::extract::{Caller, Deadline, Params, Path, RawParams, State};
 use self::http::Wants;
 pub(crate) use self::invocation::{AnyHandler, erased};
 pub use self::invocation::{HandlerWork, Next};
-use crate::context::Context;
+use crate::context::{Context, Stop};
 use crate::error::ServiceError;
 use crate::handler::kept_call::KeptCall;
 use crate::peers::Peers;
@@ -65,6 +65,7 @@ pub struct IncomingCall<'a> {
 pub(crate) struct NodeContext {
     pub(crate) states: StateMap,
     pub(crate) peers: Peers,
+    pub(crate) stop: Stop,
 }
 
 /// One value per type, shared by all calls.
@@ -93,7 +94,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Items<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
+            `Route`, `Stop`, `Items<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.

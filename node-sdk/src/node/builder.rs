@@ -12,6 +12,7 @@ use crate::balance::Balance;
 use crate::handler::http::Wants;
 use crate::handler::layer::{Layer, LayerDefinition};
 use crate::handler::{AnyHandler, Handler, StateMap, erased};
+use crate::node::hooks::Hook;
 use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -53,6 +54,12 @@ pub struct NodeBuilder {
     pub(super) public_routes: bool,
     /// A setting for the last route that was given before any route.
     pub(super) misplaced: Option<&'static str>,
+    pub(super) start_hooks: Vec<Hook>,
+    pub(super) stop_hooks: Vec<Hook>,
+    /// Variables with wrong values, and why.
+    pub(super) wrong_variables: Vec<String>,
+    /// Variables that set nothing, and those that were probably meant.
+    pub(super) misspelt_variables: Vec<(String, &'static str)>,
 }
 
 /// A route as given.
@@ -89,6 +96,10 @@ impl NodeBuilder {
             silent: false,
             public_routes: false,
             misplaced: None,
+            start_hooks: Vec::new(),
+            stop_hooks: Vec::new(),
+            wrong_variables: Vec::new(),
+            misspelt_variables: Vec::new(),
         }
     }
 
@@ -329,7 +340,7 @@ impl NodeBuilder {
 
     /// Prints nothing if the program has no tracing subscriber. Otherwise [`serve`](Self::serve)
     /// prints to standard error what it would log: where the node listens and is registered, what
-    /// goes wrong, and that it stops.
+    /// goes wrong, and that it stops. After [`start`](Self::start), the first warning is printed.
     pub fn silent(mut self) -> Self {
         self.silent = true;
         self
@@ -340,30 +351,6 @@ impl NodeBuilder {
     #[doc(hidden)]
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
-        self
-    }
-
-    /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second value
-    /// of a type replaces the first.
-    ///
-    /// ```
-    /// use std::sync::atomic::{AtomicU64, Ordering};
-    ///
-    /// use node_sdk::{Node, ServiceError, State};
-    ///
-    /// async fn count(calls: State<AtomicU64>) -> Result<u64, ServiceError> {
-    ///     Ok(calls.fetch_add(1, Ordering::Relaxed))
-    /// }
-    ///
-    /// let node = Node::builder("counter").state(AtomicU64::new(0)).route("POST/count", count);
-    /// ```
-    pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
-        self.shared_state(Arc::new(state))
-    }
-
-    /// As [`state`](Self::state), for a value that is already shared.
-    pub fn shared_state<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
-        self.states.insert(state);
         self
     }
 }

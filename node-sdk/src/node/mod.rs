@@ -3,9 +3,15 @@
 //! It must not handle packets. Other folders must not import it.
 
 mod builder;
+mod environment;
+mod hooks;
+mod http_offer;
+#[cfg(feature = "log")]
+mod log;
 mod own_route;
 mod route_settings;
 mod start;
+mod states;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -13,12 +19,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{info, warn};
+use net::{error, info, warn};
 use protocol::{Advert, Visibility};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::builder::NodeBuilder;
+use self::hooks::{Hook, run_stop_hooks};
+pub use self::http_offer::HttpOffer;
+#[cfg(feature = "log")]
+pub use self::log::init_log;
+use crate::context::Stop;
 use crate::error::StartError;
 use crate::error::lost::LostCalls;
 use crate::peers::Peers;
@@ -45,6 +56,7 @@ pub struct Node {
     lost: Arc<LostCalls>,
     leaving: CancellationToken,
     server: JoinHandle<usize>,
+    stop_hooks: Vec<Hook>,
 }
 
 impl Node {
@@ -62,6 +74,11 @@ impl Node {
     /// The other nodes.
     pub fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Says when the node begins to stop, for work beside it.
+    pub fn stopping(&self) -> Stop {
+        Stop::new(self.leaving.clone())
     }
 
     /// Drains this node: it stays listed and serves the calls that come, and other nodes stop
@@ -114,12 +131,23 @@ impl Node {
 
     /// Stops in order. The node leaves the registry, and serves callers until they have gone, for
     /// 2 s at most. Then calls in flight, and tasks of [`detach`](crate::detach), have 10 s to
-    /// finish. Returns how many connections were cut with calls in flight, and how many tasks were
-    /// left at work, together. Dropping the future stops at once.
-    pub async fn stop(mut self) -> usize {
+    /// finish. Then the [hooks](NodeBuilder::on_stop) of the stop run. Returns how many connections
+    /// were cut with calls in flight, and how many tasks were left at work, together. Dropping the
+    /// future stops at once.
+    pub async fn stop(self) -> usize {
+        self.stop_in_order().await.0
+    }
+
+    /// Stops, and returns what was cut or left, and which hooks have failed.
+    async fn stop_in_order(mut self) -> (usize, Vec<StartError>) {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
         self.peers.registration.wait_left().await;
+        let failed = run_stop_hooks(std::mem::take(&mut self.stop_hooks), &self.peers, &self.stopping()).await;
+        for failure in &failed {
+            let failure = format!("{failure:?}");
+            net::log_last_line(move || error!("{failure}"));
+        }
         if cut > 0 {
             net::log_last_line(move || {
                 warn!(connections = cut, "stopped before all work was done: connections were cut, or tasks left")
@@ -127,16 +155,16 @@ impl Node {
         } else {
             net::log_last_line(|| info!("stopped"));
         }
-        cut
+        (cut, failed)
     }
 }
 
 impl Node {
-    /// Stops, and returns whether anything was cut.
+    /// Stops, and returns whether anything was cut or has failed.
     async fn end(self) -> Result<(), StartError> {
-        match self.stop().await {
-            0 => Ok(()),
-            connections => Err(StartError::Cut { connections }),
+        match self.stop_in_order().await {
+            (0, failed) => failed.into_iter().next().map_or(Ok(()), Err),
+            (connections, _) => Err(StartError::Cut { connections }),
         }
     }
 }

@@ -1,18 +1,26 @@
 //! The start of a node: its description is checked, then it listens, registers and serves.
 
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, notify_systemd, warn};
+use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, error, escaped, info, notify_systemd, warn};
 use protocol::{EVENT_PREFIX, HostPort, Route, RouteAdverts, Router, Visibility};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::context::Stop;
+use crate::discovery::RECONNECT_PERIOD;
 use crate::discovery::registration::NodeDescription;
 use crate::error::StartError;
 use crate::handler::{NodeContext, StateMap};
 use crate::node::builder::RouteDefinition;
+use crate::node::hooks::{Hook, STOP_HOOKS_TIME, outcome, run_start_hooks};
 use crate::node::own_route::own_route;
 use crate::node::{Node, NodeBuilder};
 use crate::peers::Peers;
@@ -25,6 +33,13 @@ use crate::transport::budget::Budget;
 
 /// How long a node may take to stop after a signal: the time of its server, and some for the log.
 const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_add(Duration::from_secs(3));
+/// How long the hooks of the start wait for a Distributor: one period of attempts to connect, so
+/// that a node which is started on its own is not held up for long.
+const REGISTRATION_TIME: Duration = RECONNECT_PERIOD;
+
+/// What is printed behind the first warning that nobody listens to.
+pub(super) const HINT: &str =
+    "(This program has no log. Call node_sdk::init_log, of the feature `log`, or set a tracing subscriber.)";
 
 /// The environment variable with the address to advertise: see [`NodeBuilder::advertise`].
 const ADVERTISE: &str = "NODE_ADVERTISE";
@@ -33,22 +48,73 @@ impl NodeBuilder {
     /// Listens, registers, and serves until SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is
     /// closed; ignored if `nohup` says so). Then the node leaves in order: other nodes stop picking
     /// it, and calls in flight finish. A second SIGTERM or SIGINT ends the process at once, with
-    /// status 130. A process that is still there after 15 s, because all its threads are busy
-    /// or blocked by a log that is not read, ends with status 1.
+    /// status 130. A process that is still there after 15 s, or 20 s with a
+    /// [hook](Self::on_stop) of the stop, because all its threads are busy or blocked by a log that
+    /// is not read, ends with status 1.
     ///
-    /// A unit of systemd may say `Type=notify`: the node is ready when it listens. Dropping the
-    /// future stops the node at once, and cuts its connections.
+    /// A unit of systemd may say `Type=notify`: the node is ready when it listens, and the hooks of
+    /// its start are done. Dropping the future stops the node at once, and cuts its connections.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
-    /// time, so that the exit code of `main` shows it. A node that has started ends only by a
-    /// signal.
+    /// time, and [`StartError::Hook`] when a hook of the stop has failed, so that the exit code of
+    /// `main` shows it. A node that has started ends only by a signal.
     pub async fn serve(self) -> Result<(), StartError> {
+        self.serve_with(async |_peers, _stop| Ok::<_, Infallible>(())).await
+    }
+
+    /// As [`serve`](Self::serve), and does `work` beside the node, such as a loop in the
+    /// background. It gets the other nodes, and a [`Stop`] by which it learns that the node stops.
+    /// The node waits for it then, as for tasks of [`detach`](crate::detach).
+    ///
+    /// Work that ends is not begun again. If it ends with an error or a panic, the node stops in
+    /// order.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use node_sdk::{CallError, Node, Peers, StartError, Stop};
+    /// use tokio::time::sleep;
+    ///
+    /// async fn report(peers: Peers, stop: Stop) -> Result<(), CallError> {
+    ///     while stop.interrupt(sleep(Duration::from_secs(60))).await.is_some() {
+    ///         peers.call::<()>("POST/reports", &peers.nodes().len()).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> Result<(), StartError> {
+    ///     Node::builder("reporter").environment().serve_with(report).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve), and [`StartError::Work`] when the work has failed.
+    pub async fn serve_with<F, Fut, E>(self, work: F) -> Result<(), StartError>
+    where
+        F: FnOnce(Peers, Stop) -> Fut,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>> + 'static,
+    {
         let stop = self.handle_signals()?;
-        let node = self.start().await?;
+        let Some(node) = stop.run_until_cancelled(self.start()).await.transpose()? else { return Ok(()) };
         notify_systemd("READY=1");
-        stop.cancelled().await;
-        node.end().await
+        let (failed, mut failure) = oneshot::channel();
+        let work = outcome(work(node.peers().clone(), node.stopping()));
+        node.peers().mesh.tasks().spawn(async move { work.await.map_err(|error| failed.send(error)) });
+        let early = tokio::select! {
+            () = stop.cancelled() => None,
+            Ok(error) = &mut failure => Some(error),
+        };
+        if let Some(error) = &early {
+            error!(error = ?escaped(error, MAX_ESCAPED_BYTES), "the work beside the node has failed; the node stops");
+        }
+        let ended = node.end().await;
+        match early.or_else(|| failure.try_recv().ok()) {
+            Some(error) => Err(StartError::Work(error)),
+            None => ended,
+        }
     }
 
     /// As [`serve`](Self::serve), and logs when `percent` of all version 2 nodes know this one;
@@ -65,7 +131,7 @@ impl NodeBuilder {
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
         let stop = self.handle_signals()?;
-        let node = self.start().await?;
+        let Some(node) = stop.run_until_cancelled(self.start()).await.transpose()? else { return Ok(()) };
         notify_systemd("READY=1");
         tokio::select! {
             () = stop.cancelled() => {}
@@ -88,16 +154,20 @@ impl NodeBuilder {
         if !self.silent {
             net::print_without_subscriber();
         }
-        net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)
+        let hooks_time = if self.stop_hooks.is_empty() { Duration::ZERO } else { STOP_HOOKS_TIME };
+        net::stop_on_signals(move || MAX_STOP_TIME_AFTER_SIGNAL + hooks_time).map_err(StartError::Signals)
     }
 
-    /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
-    /// that cannot be reached yet is not an error. Dropping the future leaves nothing running.
+    /// Listens and begins to register, and runs the [hooks](Self::on_start) of the start. The node
+    /// runs until it is stopped or dropped. A Distributor that cannot be reached yet is not an
+    /// error. Dropping the future leaves nothing running.
     ///
     /// # Errors
     /// [`StartError`]. Nothing is left running.
-    #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(mut self) -> Result<Node, StartError> {
+        if !self.silent {
+            net::hint_without_subscriber(HINT);
+        }
         self.check()?;
         self.state_wants()?;
         if !self.routes.is_empty() {
@@ -111,12 +181,14 @@ impl NodeBuilder {
         let leaving = CancellationToken::new();
         let peers = Peers::register(self.description(address, routes), Some(self.distributor.clone()), leaving.clone());
         let interests = self.interests.take().unwrap_or_default();
-        let service = Arc::new(self.into_service(router, &peers));
+        let (start_hooks, stop_hooks) = (std::mem::take(&mut self.start_hooks), std::mem::take(&mut self.stop_hooks));
+        let service = Arc::new(self.into_service(router, &peers, Stop::new(leaving.clone())));
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
         let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, interests, budget, lost, leaving, server })
+        let node = Node { address, peers, interests, budget, lost, leaving, server, stop_hooks };
+        node.after_start(start_hooks).await
     }
 
     /// States for each route what its arguments read of a client's request. No gateway calls an
@@ -131,10 +203,14 @@ impl NodeBuilder {
     }
 
     /// Checks the settings that concern no route, and reads the address to advertise.
-    fn check(&mut self) -> Result<(), StartError> {
+    pub(super) fn check(&mut self) -> Result<(), StartError> {
         if let Some(setting) = self.misplaced {
             return Err(StartError::Misplaced(setting));
         }
+        if !self.wrong_variables.is_empty() {
+            return Err(StartError::Environment(std::mem::take(&mut self.wrong_variables)));
+        }
+        self.warn_of_misspelt_variables();
         self.end_layers(0);
         if let Some((kind, name)) = self.idle_layer {
             return Err(StartError::CoversNothing { kind, name });
@@ -158,7 +234,7 @@ impl NodeBuilder {
     }
 
     /// What the Distributor is told of the node that listens at `address` and offers `routes`.
-    fn description(&self, address: SocketAddr, routes: Vec<Route>) -> NodeDescription {
+    pub(super) fn description(&self, address: SocketAddr, routes: Vec<Route>) -> NodeDescription {
         NodeDescription {
             name: self.name.clone(),
             port: address.port(),
@@ -177,13 +253,13 @@ impl NodeBuilder {
     }
 
     /// What answers the calls of the routes that `router` finds.
-    fn into_service(self, router: Router<LocalRoute>, peers: &Peers) -> LocalService {
+    fn into_service(self, router: Router<LocalRoute>, peers: &Peers, stop: Stop) -> LocalService {
         let (tasks, local_node) = (peers.mesh.tasks().clone(), peers.mesh.local_node());
         LocalService {
             instance: local_node.instance.as_str().into(),
             name: self.name.into(),
             router,
-            node: Arc::new(NodeContext { states: self.states, peers: peers.clone() }),
+            node: Arc::new(NodeContext { states: self.states, peers: peers.clone(), stop }),
             peer_backlog: PeerBacklog::start(),
             slices: SliceQueue::new(),
             budget: Budget::new(self.max_buffer_bytes),
@@ -193,6 +269,25 @@ impl NodeBuilder {
             caller_log: std::sync::Mutex::default(),
             legacy_bytes: self.legacy_bytes,
         }
+    }
+}
+
+impl Node {
+    /// Runs the hooks of the start, once the node is registered or [`REGISTRATION_TIME`] is over.
+    /// The node leaves if one fails.
+    async fn after_start(mut self, hooks: Vec<Hook>) -> Result<Self, StartError> {
+        if hooks.is_empty() {
+            return Ok(self);
+        }
+        let _ = timeout(REGISTRATION_TIME, self.peers.mesh.view().wait_for_list()).await;
+        let done = run_start_hooks(hooks, &self.peers, &self.stopping()).await;
+        if let Err(error) = done {
+            // What they would undo has not been done.
+            self.stop_hooks.clear();
+            self.stop().await;
+            return Err(error);
+        }
+        Ok(self)
     }
 }
 

@@ -10,6 +10,7 @@ mod http2_abuse;
 mod leniency;
 mod node_failures;
 mod nodes;
+mod offers;
 mod origins;
 mod routes;
 mod server_failures;

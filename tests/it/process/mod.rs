@@ -3,6 +3,7 @@
 
 mod endings;
 mod gateway;
+mod kit;
 mod managers;
 mod metrics;
 mod network;

@@ -8,6 +8,7 @@ mod context;
 mod events;
 mod faults;
 mod finishing;
+mod hooks;
 mod layers;
 mod needs;
 mod notices;

@@ -14,12 +14,26 @@ const WELL_KNOWN_PORTS: [u16; 9] = [6379, 8000, 8001, 8080, 8081, 8082, 9000, 90
 /// Where programs look for a Distributor if the test does not say: no server listens there.
 const NOWHERE: &str = "127.0.0.1:1";
 
+/// The settings of a service. Node.js has other variables of this prefix.
+const NODE_SETTINGS: [&str; 10] = [
+    "NODE_LISTEN",
+    "NODE_DISTRIBUTOR",
+    "NODE_ADVERTISE",
+    "NODE_ADMIN",
+    "NODE_ZONE",
+    "NODE_WEIGHT",
+    "NODE_CACHE",
+    "NODE_MAX_BUFFER_BYTES",
+    "NODE_LOG_LEVEL",
+    "NODE_LOG_FORMAT",
+];
+
 /// Hides the settings of the person who runs the tests from a program, and keeps it from using a
 /// well-known port where the test names none.
 pub fn isolate(command: &mut Command, arguments: &[&str]) {
     for (name, _) in std::env::vars_os() {
         let is_setting = |name: &str| {
-            ["GATEWAY_", "DISTRIBUTOR"].iter().any(|prefix| name.starts_with(prefix)) || name == "NODE_DISTRIBUTOR"
+            ["GATEWAY_", "DISTRIBUTOR"].iter().any(|prefix| name.starts_with(prefix)) || NODE_SETTINGS.contains(&name)
         };
         if name.to_str().is_some_and(is_setting) {
             command.env_remove(name);
