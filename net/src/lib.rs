@@ -11,6 +11,7 @@
 //! | send many small messages | [`SendQueue`] |
 //! | log without blocking, and not too often | `init_log` (feature `log`) and [`LogThrottle`] |
 //! | read settings | `settings!` and `Setting` (feature `cli`) |
+//! | answer operators | [`serve_admin`] |
 //! | stop in order | [`stop_on_signals`] |
 //! | let other tasks run | [`TimeSlice`] |
 //!
@@ -43,6 +44,7 @@
 //! ```
 
 mod address;
+mod admin;
 pub mod buffers;
 mod log;
 mod process;
@@ -51,6 +53,7 @@ mod socket;
 mod tcp;
 
 pub use address::{MAX_UNIX_PATH_BYTES, ServerAddress, UnixPath, UnixPathError, address_group};
+pub use admin::{AdminPage, serve_admin};
 #[cfg(feature = "cli")]
 pub(crate) use log::flush_log;
 pub use log::{

@@ -280,6 +280,7 @@ mod discovery;
 mod error;
 mod handler;
 mod node;
+mod observe;
 mod peers;
 mod routing;
 mod server;

@@ -14,6 +14,7 @@ use crate::balance::{Balance, RetryBudget};
 use crate::client::events::deferred::DeferredEvents;
 use crate::client::local_call::LocalCall;
 use crate::context::tasks::NodeTasks;
+use crate::observe::NodeMetrics;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::{RegistryView, SharedTable};
 use crate::routing::subscriptions::SubscriberGroups;
@@ -147,6 +148,11 @@ impl Mesh {
     /// Calls go to the node of this connection over a new one from now on.
     pub(crate) fn renew(&self, connection: &Arc<Connection>) {
         self.view.renew(&self.table, connection);
+    }
+
+    /// The counters of this node, if its author wants them.
+    pub(crate) fn metrics(&self) -> Option<&Arc<NodeMetrics>> {
+        self.local_node.metrics.get()
     }
 
     pub(crate) fn retries(&self) -> &RetryBudget {

@@ -59,11 +59,13 @@ pub(crate) struct ResponseSink<'a> {
     out: &'a mut BytesMut,
     start: usize,
     to: &'a ReturnPath,
+    /// The status of the response, once it is known.
+    status: Option<u16>,
 }
 
 impl<'a> ResponseSink<'a> {
     pub(crate) fn new(out: &'a mut BytesMut, to: &'a ReturnPath) -> Self {
-        Self { start: out.len(), out, to }
+        Self { start: out.len(), out, to, status: None }
     }
 
     /// Writes the result of a handler. Its header fields are only for gateways that take them.
@@ -83,6 +85,7 @@ impl<'a> ResponseSink<'a> {
         headers: &ResponseHeaders,
         write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>,
     ) {
+        self.status = Some(status);
         let Some(key) = &self.to.key else { return };
         let limit = match self.to.version {
             Version::V1 => self.to.legacy_bytes,
@@ -109,6 +112,7 @@ impl<'a> ResponseSink<'a> {
 
     /// Writes why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
+        self.status = Some(error.status);
         let Some(key) = &self.to.key else {
             return match &self.to.one_way {
                 Some(one_way) => one_way.lost.record(&one_way.route, error),
@@ -139,6 +143,7 @@ impl<'a> ResponseSink<'a> {
     /// Writes as many parts as the credit of the caller allows.
     pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<WriteProgress> {
         let Some((call_stream, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
+        self.status.get_or_insert(200);
         loop {
             if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
                 return Poll::Ready(WriteProgress::More);
@@ -192,6 +197,11 @@ impl<'a> ResponseSink<'a> {
     fn stream(&self) -> Option<(&'a CallStream, u64)> {
         let ReturnPath { call_stream, key, .. } = self.to;
         Some((call_stream.as_deref()?, key.as_ref()?.number()?))
+    }
+
+    /// The status of the response, once it is known.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.status
     }
 
     pub(crate) fn has_written(&self) -> bool {

@@ -17,7 +17,7 @@ const MAX_ZONE_BYTES: usize = 128;
 type Reader = fn(&mut NodeBuilder, &str) -> Result<(), String>;
 
 /// The variables of a builder, each with its reader.
-const VARIABLES: [(&str, Reader); 7] = [
+const VARIABLES: [(&str, Reader); 8] = [
     ("NODE_LISTEN", |node, text| {
         check_listen(text)?;
         node.listen = text.to_owned();
@@ -26,6 +26,11 @@ const VARIABLES: [(&str, Reader); 7] = [
     ("NODE_DISTRIBUTOR", |node, text| {
         text.parse::<HostPort>().map_err(|error| error.to_string())?;
         node.distributor = text.to_owned();
+        Ok(())
+    }),
+    ("NODE_ADMIN", |node, text| {
+        check_listen(text)?;
+        node.admin = Some(text.to_owned());
         Ok(())
     }),
     ("NODE_ADVERTISE", |node, text| {
@@ -80,6 +85,7 @@ impl NodeBuilder {
     /// |---|---|---|
     /// | `NODE_LISTEN` | [`listen`](Self::listen) | an address such as `0.0.0.0:9010` |
     /// | `NODE_DISTRIBUTOR` | [`distributor`](Self::distributor) | `host:port` |
+    /// | `NODE_ADMIN` | [`admin`](Self::admin) | an address, such as `127.0.0.1:9011` |
     /// | `NODE_ADVERTISE` | [`advertise`](Self::advertise) | `host:port` |
     /// | `NODE_ZONE` | [`zone`](Self::zone) | a name of 1 to 128 bytes |
     /// | `NODE_WEIGHT` | [`weight`](Self::weight) | 0 to 1000 |
@@ -169,6 +175,7 @@ mod tests {
         let node = read(&[
             ("NODE_LISTEN", "[::1]:0"),
             ("NODE_DISTRIBUTOR", "registry.example:9000"),
+            ("NODE_ADMIN", "127.0.0.1:9011"),
             ("NODE_ADVERTISE", "10.0.0.7:9010"),
             ("NODE_ZONE", "b"),
             ("NODE_WEIGHT", "50"),
@@ -178,6 +185,7 @@ mod tests {
         ]);
         let seen = (&*node.listen, &*node.distributor, node.advertise.as_deref(), node.advert.zone.as_deref());
         assert_eq!(seen, ("[::1]:0", "registry.example:9000", Some("10.0.0.7:9010"), Some("b")));
+        assert_eq!(node.admin.as_deref(), Some("127.0.0.1:9011"));
         let path = node.cache.as_ref().unwrap().to_str();
         assert_eq!((node.advert.weight, path, node.max_buffer_bytes), (50, Some("/tmp/x"), 1_000_000));
         assert!(node.wrong_variables.is_empty() && node.misspelt_variables.is_empty());

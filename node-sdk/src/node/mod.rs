@@ -2,6 +2,7 @@
 //!
 //! It must not handle packets. Other folders must not import it.
 
+mod admin;
 mod builder;
 mod environment;
 mod hooks;
@@ -24,6 +25,7 @@ use protocol::{Advert, Visibility};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::admin::AdminServer;
 pub use self::builder::NodeBuilder;
 use self::hooks::{Hook, run_stop_hooks};
 pub use self::http_offer::HttpOffer;
@@ -57,6 +59,7 @@ pub struct Node {
     leaving: CancellationToken,
     server: JoinHandle<usize>,
     stop_hooks: Vec<Hook>,
+    admin: Option<AdminServer>,
 }
 
 impl Node {
@@ -69,6 +72,11 @@ impl Node {
     /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address at which it answers operators: see [`NodeBuilder::admin`].
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// The other nodes.

@@ -19,10 +19,12 @@ use crate::discovery::RECONNECT_PERIOD;
 use crate::discovery::registration::NodeDescription;
 use crate::error::StartError;
 use crate::handler::{NodeContext, StateMap};
+use crate::node::admin::{AdminServer, AdminSources};
 use crate::node::builder::RouteDefinition;
 use crate::node::hooks::{Hook, STOP_HOOKS_TIME, outcome, run_start_hooks};
 use crate::node::own_route::own_route;
 use crate::node::{Node, NodeBuilder};
+use crate::observe::NodeMetrics;
 use crate::peers::Peers;
 use crate::routing::subscriptions::event_route;
 use crate::server;
@@ -174,20 +176,35 @@ impl NodeBuilder {
             self.advert.routes = Some(RouteAdverts::new(self.routes.iter().map(|route| route.advert.clone())));
         }
         let (routes, router) = build_router(std::mem::take(&mut self.routes), &self.states)?;
+        let admin = match &self.admin {
+            Some(text) => Some(net::bind(resolve(text)?).map_err(|error| error.set_by("admin"))?),
+            None => None,
+        };
         let listener = self.network.bind(resolve(&self.listen)?)?;
         let wrong = |source| StartError::Address { address: self.listen.clone(), source };
         let address = listener.local_addr().map_err(wrong)?;
         info!(%address, name = %self.name, routes = routes.len(), "listening");
         let leaving = CancellationToken::new();
+        let names = routes.clone();
         let peers = Peers::register(self.description(address, routes), Some(self.distributor.clone()), leaving.clone());
         let interests = self.interests.take().unwrap_or_default();
         let (start_hooks, stop_hooks) = (std::mem::take(&mut self.start_hooks), std::mem::take(&mut self.stop_hooks));
-        let service = Arc::new(self.into_service(router, &peers, Stop::new(leaving.clone())));
+        let metrics = admin.is_some().then(|| Arc::new(NodeMetrics::new(names.iter().map(Route::as_str))));
+        if let Some(metrics) = &metrics {
+            let _ = peers.mesh.local_node().metrics.set(Arc::clone(metrics));
+        }
+        let stop = Stop::new(leaving.clone());
+        let service = Arc::new(self.into_service(router, &peers, stop.clone(), metrics.clone()));
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
         let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
+        let admin = admin.zip(metrics).map(|(listener, metrics)| {
+            let (peers, budget) = (peers.clone(), Arc::clone(&budget));
+            AdminServer::start(listener, AdminSources { metrics, peers, budget, stop })
+        });
+        let admin = admin.transpose()?;
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        let node = Node { address, peers, interests, budget, lost, leaving, server, stop_hooks };
+        let node = Node { address, peers, interests, budget, lost, leaving, server, stop_hooks, admin };
         node.after_start(start_hooks).await
     }
 
@@ -253,7 +270,13 @@ impl NodeBuilder {
     }
 
     /// What answers the calls of the routes that `router` finds.
-    fn into_service(self, router: Router<LocalRoute>, peers: &Peers, stop: Stop) -> LocalService {
+    fn into_service(
+        self,
+        router: Router<LocalRoute>,
+        peers: &Peers,
+        stop: Stop,
+        metrics: Option<Arc<NodeMetrics>>,
+    ) -> LocalService {
         let (tasks, local_node) = (peers.mesh.tasks().clone(), peers.mesh.local_node());
         LocalService {
             instance: local_node.instance.as_str().into(),
@@ -268,6 +291,7 @@ impl NodeBuilder {
             lost: Arc::clone(&local_node.connector.lost),
             caller_log: std::sync::Mutex::default(),
             legacy_bytes: self.legacy_bytes,
+            metrics,
         }
     }
 }
@@ -277,6 +301,7 @@ impl Node {
     /// The node leaves if one fails.
     async fn after_start(mut self, hooks: Vec<Hook>) -> Result<Self, StartError> {
         if hooks.is_empty() {
+            self.admin.iter().for_each(AdminServer::set_started);
             return Ok(self);
         }
         let _ = timeout(REGISTRATION_TIME, self.peers.mesh.view().wait_for_list()).await;
@@ -287,6 +312,7 @@ impl Node {
             self.stop().await;
             return Err(error);
         }
+        self.admin.iter().for_each(AdminServer::set_started);
         Ok(self)
     }
 }
@@ -304,7 +330,8 @@ fn build_router(
 ) -> Result<(Vec<Route>, Router<LocalRoute>), StartError> {
     let mut routes = Vec::with_capacity(given.len());
     let mut router = Router::default();
-    for RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, wants, advert } in given {
+    for (index, definition) in given.into_iter().enumerate() {
+        let RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, wants, advert } = definition;
         let route = match text.strip_prefix(EVENT_PREFIX) {
             Some(event) if advert.public => return Err(StartError::PublicEvent { event: event.to_owned() }),
             Some(event) => event_route(event)?,
@@ -315,7 +342,7 @@ fn build_router(
         }
         let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
         let wanted = wants.registered().map_err(|wrong| wrong.into_error(&text))?;
-        let offer = LocalRoute { route: route.clone(), handler, max_concurrency, one_way, to_the_end, wanted };
+        let offer = LocalRoute { index, route: route.clone(), handler, max_concurrency, one_way, to_the_end, wanted };
         let mut offer = Some(offer);
         let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
         let entry = entry.map_err(|refused| refused.into_error(&route))?;

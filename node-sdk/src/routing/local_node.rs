@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use net::Network;
 use protocol::{Node, Route, RouteAdvert};
 
 use crate::balance::SharedTurns;
+use crate::observe::NodeMetrics;
 use crate::routing::subscriptions::is_event;
 use crate::transport::blocked::BlockedAddresses;
 use crate::transport::budget::Budget;
@@ -30,6 +31,8 @@ pub(crate) struct LocalNode {
     public_only: Option<UnstatedRoutes>,
     /// The routes of [`UnstatedRoutes::Only`], without the names of their parameters.
     listed: HashSet<String>,
+    /// The counters of the node, if its author wants them.
+    pub(crate) metrics: OnceLock<Arc<NodeMetrics>>,
 }
 
 /// Which routes are public of nodes that cannot say: those of version 1, and those of version 2
@@ -73,6 +76,7 @@ impl LocalNode {
             turns: SharedTurns::default(),
             public_only,
             listed,
+            metrics: OnceLock::new(),
         })
     }
 

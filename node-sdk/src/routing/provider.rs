@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use protocol::{Advert, Node, Route, WantedHeaders};
 use tokio::time::Instant;
 
 use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, Turns};
+use crate::observe::{CallStats, NodeMetrics};
 use crate::transport::connection::Connection;
 
 /// The nodes that offer one route and take calls. A pool does not change while a call picks from
@@ -22,6 +23,8 @@ pub(crate) struct RouteProviders {
     /// Nodes for which the route is internal, in the tables of a process that calls for clients. It
     /// only asks whether they are healthy. Boxed, because most routes have none.
     internal: Option<Box<Providers>>,
+    /// The counters of calls of the route, once it is called.
+    call_stats: OnceLock<Arc<CallStats>>,
 }
 
 /// The share of the calls that a node gets: none if it takes no calls now.
@@ -33,7 +36,7 @@ pub(super) fn weight(node: &Node) -> u16 {
 impl RouteProviders {
     /// No nodes, which are called in `turns`.
     pub(crate) fn new(turns: Turns) -> Self {
-        Self { called: Pool::new(MAX_SUBSET, turns), internal: None }
+        Self { called: Pool::new(MAX_SUBSET, turns), internal: None, call_stats: OnceLock::new() }
     }
 
     /// Adds a node that is not in it; afterwards [`rebuild_schedules`](Self::rebuild_schedules).
@@ -76,6 +79,15 @@ impl RouteProviders {
     /// Whether no node offers the route any more.
     pub(super) fn are_empty(&self) -> bool {
         self.called.members().is_empty() && self.internal.as_ref().is_none_or(|pool| pool.members().is_empty())
+    }
+
+    /// The counters of calls of the route.
+    pub(crate) fn call_stats(&self, metrics: &NodeMetrics) -> Arc<CallStats> {
+        let find = || match self.pools().find_map(|pool| pool.members().first()) {
+            Some(provider) => metrics.calls_of(provider.route.as_str()),
+            None => metrics.other_calls(),
+        };
+        Arc::clone(self.call_stats.get_or_init(find))
     }
 
     /// All pools.

@@ -26,6 +26,7 @@ use crate::handler::call_stream::CallStream;
 use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
+use crate::observe::{CallSpan, NodeMetrics, ServedCall};
 use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
 use crate::server::released::ReleasedCalls;
 use crate::transport::budget::Budget;
@@ -61,10 +62,14 @@ pub(crate) struct LocalService {
     /// How many unread bytes a caller of version 1 may have, unless it registers that it may have
     /// more.
     pub(crate) legacy_bytes: usize,
+    /// The counters of the node, if its author wants them.
+    pub(crate) metrics: Option<Arc<NodeMetrics>>,
 }
 
 /// One route of a node.
 pub(crate) struct LocalRoute {
+    /// Its place among the routes of the node.
+    pub(crate) index: usize,
     pub(crate) route: Route,
     pub(crate) handler: Arc<dyn AnyHandler>,
     /// How many calls may run at a time.
@@ -85,6 +90,8 @@ pub(crate) struct StartedCall {
     /// The route, if the call is not idempotent, has no response, or is of a route that says so: it
     /// is finished even if its caller goes.
     finishes: Option<Route>,
+    span: CallSpan,
+    served: Option<ServedCall>,
     /// The permit to run at the same time as other calls of the route.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -156,7 +163,7 @@ impl LocalService {
         now: Instant,
     ) -> StartedCall {
         let mut to = self.return_path(request, caller);
-        let context = Context {
+        let mut context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
             hops: request.meta.hops.saturating_add(1),
@@ -168,6 +175,11 @@ impl LocalService {
             return StartedCall::failed(to, context, ServiceError::not_found("no_route", message));
         };
         let offer = found.value;
+        let served = self.metrics.as_ref().map(|metrics| ServedCall::begin(metrics, offer.index, now));
+        let span = match CallSpan::may_serve() {
+            false => CallSpan::default(),
+            true => served_span(offer, caller, &mut context),
+        };
         if offer.one_way && to.key.take().is_some() {
             to.one_way = self.one_way(request);
         }
@@ -182,7 +194,11 @@ impl LocalService {
         let (permit, waits) = match admit() {
             Ok(RunDecision::Run(permit)) => (permit, None),
             Ok(RunDecision::Wait(limit, waiting)) => (None, Some((limit, waiting))),
-            Err(error) => return StartedCall::failed(to, context, error),
+            Err(error) => {
+                let mut failed = StartedCall::failed(to, context, error);
+                (failed.span, failed.served) = (span, served);
+                return failed;
+            }
         };
         let is_finished =
             to.key.is_none() || offer.to_the_end || !(request.meta.idempotent || is_idempotent(&request.method));
@@ -208,11 +224,12 @@ impl LocalService {
             None => offer.handler.begin(&call),
             Some((limit, waiting)) => call.keep().map(|kept| limit.wait(waiting, &offer.handler, kept)),
         };
+        let begin = || span.in_scope(begin);
         let running =
             std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED)));
         request.verified = call.verified.get();
         let finishes = is_finished.then(|| offer.route.clone());
-        StartedCall { return_path: to, context: context.get(), running, finishes, _permit: permit }
+        StartedCall { return_path: to, context: context.get(), running, finishes, span, served, _permit: permit }
     }
 
     /// The way back to the caller. Takes the key from the request.
@@ -234,6 +251,20 @@ impl LocalService {
         let route = format!("{}{}", request.method, request.uri);
         Some(Box::new(OneWayCall { route, lost: Arc::clone(&self.lost) }))
     }
+}
+
+/// The span of a call of a route, if somebody listens. A call that is seen and is of no trace
+/// begins one.
+#[cold]
+fn served_span(offer: &LocalRoute, caller: &Caller, context: &mut Context) -> CallSpan {
+    let span = match &caller.stated_name {
+        Some(name) => CallSpan::of_served(offer.route.as_str(), escaped(name, MAX_ESCAPED_BYTES)),
+        None => CallSpan::of_served(offer.route.as_str(), caller.address),
+    };
+    if span.is_seen() {
+        span.record("traceparent", context.trace.get_or_insert_with(Trace::begin).traceparent());
+    }
+    span
 }
 
 impl LocalRoute {
@@ -285,7 +316,8 @@ fn overloaded(message: impl Into<String>) -> ServiceError {
 
 impl StartedCall {
     fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
-        Self { return_path: to, context, running: Err(error), finishes: None, _permit: None }
+        let (span, served) = (CallSpan::default(), None);
+        Self { return_path: to, context, running: Err(error), finishes: None, span, served, _permit: None }
     }
 
     /// The route, if the work is finished even if its caller goes. An open stream ends with its
@@ -325,7 +357,16 @@ impl StartedCall {
         task: &mut TaskContext<'_>,
         sink: &mut ResponseSink<'_>,
     ) -> Poll<WriteProgress> {
-        let Self { context, running, .. } = self;
+        let polled = self.poll_handler(task, sink);
+        if let Some(status) = sink.status().filter(|_| self.served.is_some() || self.span.is_seen()) {
+            self.span.record("status", status);
+            self.served.iter_mut().for_each(|served| served.answer(status));
+        }
+        polled
+    }
+
+    fn poll_handler(&mut self, task: &mut TaskContext<'_>, sink: &mut ResponseSink<'_>) -> Poll<WriteProgress> {
+        let Self { context, running, span, .. } = self;
         let running = match running {
             Ok(running) => running.as_mut(),
             Err(error) => {
@@ -336,7 +377,7 @@ impl StartedCall {
         if sink.write_stream_control(task) {
             *context = context.outlasting();
         }
-        let poll = || context.enter(|| running.poll_response(task, sink));
+        let poll = || context.enter(|| span.in_scope(|| running.poll_response(task, sink)));
         match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => {
                 // A handler behind a guard may just have begun to take items.
@@ -379,9 +420,11 @@ impl Drop for StartedCall {
     /// What the destructors of a handler do is work for the call. A panic in them costs no other
     /// call.
     fn drop(&mut self) {
-        let Self { context, running, .. } = self;
+        let Self { context, running, span, .. } = self;
         let Ok(handler) = std::mem::replace(running, Err(ServiceError::internal(String::new()))) else { return };
-        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| context.enter(|| drop(handler)))) {
+        if let Err(panic) =
+            std::panic::catch_unwind(AssertUnwindSafe(|| context.enter(|| span.in_scope(|| drop(handler)))))
+        {
             panicked(&*panic, "while it was dropped");
         }
     }

@@ -12,6 +12,7 @@ mod hooks;
 mod layers;
 mod needs;
 mod notices;
+mod observe;
 mod service_macro;
 mod sharing;
 mod starts;

@@ -61,6 +61,9 @@ impl RawCall<'_> {
         if self.mesh.view().needs().is_partial() && self.asks_first(&found, now, deadline) {
             return Ok(None);
         }
+        if let Lookup::Available(providers, _) = &found {
+            self.observe_route(providers);
+        }
         let (providers, captured) = match (found, &local) {
             (Lookup::Available(providers, captured), _) => (providers, captured),
             (_, Some(service)) => return self.call_local(service, deadline, context),
@@ -180,6 +183,7 @@ impl RawCall<'_> {
         deadline: Instant,
         context: Context,
     ) -> Result<Option<ResponseFrame>, CallError> {
+        self.observe_local();
         let (service, url) = (Arc::clone(service), (self.method, self.path));
         let context = Context { deadline: Some(deadline), ..context };
         let (one_way, idempotent) = (self.one_way, self.idempotent);
@@ -227,6 +231,7 @@ impl RawCall<'_> {
                 Version::V2 => Cow::Borrowed(text),
             };
             let trace = context.trace.map(Trace::child);
+            self.observe_attempt(connection.address, trace.as_ref());
             let request = self.client.zip(provider.wanted.as_ref()).filter(|_| version == Version::V2);
             let request = request.map(|(client, wanted)| client.request(wanted).to_json());
             let meta = |sent| CallMeta {
@@ -298,7 +303,9 @@ impl RawCall<'_> {
                 Ok(None)
             }
             Err(CallFailure::Lost { written: true }) => {
+                let was_ejected = connection.load.is_ejected(now());
                 connection.load.record_failure(now());
+                self.observe_ejection(was_ejected, connection.load.is_ejected(now()));
                 self.mesh.record_failed(connection.address);
                 let may_retry = self.mesh.record_loss(now(), &self.route_name(), connection.address);
                 if may_retry && self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
@@ -310,7 +317,9 @@ impl RawCall<'_> {
             }
             Err(CallFailure::Deadline { .. }) => {
                 let now = now();
+                let was_ejected = connection.load.is_ejected(now);
                 connection.load.record_timeout(now);
+                self.observe_ejection(was_ejected, connection.load.is_ejected(now));
                 // A node that has answered another call meanwhile is alive: only this call took too
                 // long.
                 if connection.load.silent_for(now) >= self.progress.within {
@@ -406,10 +415,27 @@ impl Future for RawCall<'_> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if this.progress.deadline.is_none() && !this.is_probe {
+            this.observe_begin();
+        }
+        let polled = match this.progress.observed.span.seen() {
+            None => this.poll_response(task),
+            Some(span) => span.in_scope(|| this.poll_response(task)),
+        };
+        if let Poll::Ready(result) = &polled {
+            this.observe_end(result);
+        }
+        polled
+    }
+}
+
+impl RawCall<'_> {
+    /// Polls one state after the other, up to the response.
+    fn poll_response(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<RawResponse, CallError>> {
         loop {
-            if let Some(frame) = ready!(this.poll_state(task))? {
-                this.progress.state = CallState::Due;
-                return Poll::Ready(Ok(RawResponse { frame, node: this.progress.answered_by }));
+            if let Some(frame) = ready!(self.poll_state(task))? {
+                self.progress.state = CallState::Due;
+                return Poll::Ready(Ok(RawResponse { frame, node: self.progress.answered_by }));
             }
         }
     }

@@ -7,6 +7,7 @@ pub(super) mod arguments;
 mod asking;
 mod attempt;
 mod hedge;
+mod observed;
 mod progress;
 pub(crate) mod raw_call;
 pub(crate) mod response;

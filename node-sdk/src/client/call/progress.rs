@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use crate::client::call::observed::ObservedCall;
 use crate::client::local_call::LocalResponse;
 use crate::routing::needs::questions::Answer;
 use crate::transport::connection::PendingCall;
@@ -43,6 +44,7 @@ pub(super) struct CallProgress {
     /// The stream that the call has become.
     pub(super) opened: Option<PendingCall>,
     pub(super) hedge: HedgeState,
+    pub(super) observed: ObservedCall,
 }
 
 #[derive(Default)]
