@@ -80,6 +80,7 @@
 //! | the trace of the call | [`Trace`] |
 //! | that the node stops | [`Stop`] |
 //! | the parts that the caller sends | [`Items`] |
+//! | what a guard has found out | [`Extension`] |
 //! | a type of your own | that type, which is [`FromCall`] |
 //!
 //! # Guards and layers
@@ -293,9 +294,9 @@ pub use context::{Stop, Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
-pub use handler::HandlerWork;
-#[doc(hidden)]
 pub use handler::call_stream::Parts;
+#[doc(hidden)]
+pub use handler::extension::ExtensionValue;
 pub use handler::failed_call::OrRefuse;
 pub use handler::http::{
     Bearer, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse, Redirect, SameSite, Text, Wants,
@@ -303,8 +304,10 @@ pub use handler::http::{
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::stream::{Items, Streaming};
 pub use handler::{
-    Caller, Deadline, FromCall, Handler, IncomingCall, Next, Params, Path, RawParams, State, StateTypes,
+    Caller, Deadline, Extension, FromCall, Handler, IncomingCall, Next, Params, Path, RawParams, State, StateTypes,
 };
+#[doc(hidden)]
+pub use handler::{HandlerWork, Missing};
 #[cfg(feature = "log")]
 pub use net::LogGuard;
 #[cfg(feature = "log")]

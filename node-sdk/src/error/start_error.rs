@@ -62,6 +62,14 @@ pub enum StartError {
         /// The type that is missing.
         state: &'static str,
     },
+    /// A handler takes a value that no guard before it returns.
+    #[error("the handler of {route} takes an Extension<{value}>; write a guard that returns one before the route")]
+    MissingExtension {
+        /// The route of the handler.
+        route: String,
+        /// The type of the value.
+        value: &'static str,
+    },
     /// A setting for the last route, but no route was given before.
     #[error("{0} applies to the route before it, but there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),

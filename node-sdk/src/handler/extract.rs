@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::context::{Stop, Trace};
 use crate::error::ServiceError;
-use crate::handler::{FromCall, IncomingCall, StateTypes, params};
+use crate::handler::{FromCall, IncomingCall, Missing, StateTypes, params};
 use crate::peers::Peers;
 
 /// The arguments of the call, read as a `T`: its `params`, joined with the parameters of the path.
@@ -154,8 +154,8 @@ impl<T: Send + Sync + 'static> FromCall for State<T> {
         Ok(call.node.states.find().map(Self))
     }
 
-    fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
-        states.0.find::<T>().is_none().then(type_name::<T>)
+    fn missing(given: &StateTypes<'_>) -> Option<Missing> {
+        given.states.find::<T>().is_none().then(|| Missing::State(type_name::<T>()))
     }
 }
 

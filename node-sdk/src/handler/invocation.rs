@@ -1,5 +1,6 @@
 //! A running handler of any type: one allocation for the whole call.
 
+use std::any::TypeId;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,11 +12,12 @@ use pin_project_lite::pin_project;
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
+use crate::handler::extension::ExtensionValue;
 use crate::handler::http::Wants;
 use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::{Outcome, Respond};
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
-use crate::handler::{FromCall, Handler, IncomingCall, StateMap, StateTypes};
+use crate::handler::{FromCall, Handler, IncomingCall, Missing, StateTypes};
 
 /// A running handler.
 pub(crate) type RunningHandler = Pin<Box<dyn PollHandler>>;
@@ -42,7 +44,10 @@ pub(crate) trait AnyHandler: Send + Sync {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError>;
     /// Adds what its arguments read of a client's request.
     fn wants(&self, wants: &mut Wants);
-    fn missing(&self, states: &StateMap) -> Option<&'static str>;
+    /// What an argument needs and the node lacks.
+    fn missing(&self, given: &StateTypes<'_>) -> Option<Missing>;
+    /// The type of the value that it hands on as a guard.
+    fn provides(&self) -> Option<TypeId>;
 }
 
 /// Erases the types of a handler.
@@ -64,8 +69,12 @@ impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
         H::wants(wants);
     }
 
-    fn missing(&self, states: &StateMap) -> Option<&'static str> {
-        H::missing(&StateTypes(states))
+    fn missing(&self, given: &StateTypes<'_>) -> Option<Missing> {
+        H::missing(given)
+    }
+
+    fn provides(&self) -> Option<TypeId> {
+        H::provides()
     }
 }
 
@@ -80,6 +89,13 @@ pub struct Next {
 impl Next {
     pub(crate) fn new(inner: Arc<dyn AnyHandler>, call: KeptCall) -> Self {
         Self { inner, call }
+    }
+
+    /// Hands a value to what it wraps, which takes it as an [`Extension`](crate::Extension).
+    #[must_use = "nothing is run yet"]
+    pub fn with<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.call.extend(Some(ExtensionValue::new(value)));
+        self
     }
 
     /// Runs the inner layers and the handler, and returns their response. Cancel safe: the handler
@@ -173,8 +189,12 @@ macro_rules! handlers {
             }
 
             #[allow(unused_variables, reason = "a handler may have no arguments")]
-            fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
-                None$(.or_else(|| $argument::missing(states)))*
+            fn missing(given: &StateTypes<'_>) -> Option<Missing> {
+                None$(.or_else(|| $argument::missing(given)))*
+            }
+
+            fn provides() -> Option<TypeId> {
+                T::provides()
             }
         }
     };

@@ -9,6 +9,7 @@ use protocol::{ClientRequest, Route, Version, WantedHeaders};
 use crate::context::Context;
 use crate::error::ServiceError;
 use crate::handler::call_stream::CallStream;
+use crate::handler::extension::{ExtensionValue, Extensions};
 use crate::handler::invocation::{AnyHandler, RunningHandler};
 use crate::handler::{Caller, IncomingCall, NodeContext};
 
@@ -23,6 +24,7 @@ pub(crate) struct KeptCall {
     call_stream: Option<Arc<CallStream>>,
     client: Option<Box<ClientRequest<'static>>>,
     wanted: Option<WantedHeaders>,
+    extensions: Extensions,
     node: Arc<NodeContext>,
 }
 
@@ -38,8 +40,14 @@ impl KeptCall {
             call_stream: call.call_stream.cloned(),
             client: call.client.map(|client| Box::new(client.to_static())),
             wanted: call.wanted.cloned(),
+            extensions: call.extensions.borrow().clone(),
             node: Arc::clone(call.node),
         }
+    }
+
+    /// Adds the value that a guard or a layer hands on.
+    pub(super) fn extend(&mut self, value: Option<ExtensionValue>) {
+        self.extensions.extend(value);
     }
 
     /// Begins `handler` in the current context.
@@ -58,6 +66,7 @@ impl KeptCall {
             client: self.client.as_deref(),
             wanted: self.wanted.as_ref(),
             next: RefCell::new(None),
+            extensions: RefCell::new(self.extensions.clone()),
             node: &self.node,
         });
         context.get().set_current();

@@ -1,6 +1,7 @@
 //! Guards, which check a call before its handler, and layers, which wrap the handler. A handler
 //! begins only when its guards and layers let it.
 
+use std::any::TypeId;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -11,7 +12,7 @@ use crate::handler::invocation::{AnyHandler, Next, PollHandler, RunningHandler};
 use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::Outcome;
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
-use crate::handler::{IncomingCall, StateMap};
+use crate::handler::{IncomingCall, Missing, StateTypes};
 
 /// A guard or a layer, as given to the builder.
 #[derive(Clone)]
@@ -69,8 +70,12 @@ impl AnyHandler for Layered {
         self.inner.wants(wants);
     }
 
-    fn missing(&self, states: &StateMap) -> Option<&'static str> {
-        self.layer.missing(states).or_else(|| self.inner.missing(states))
+    fn missing(&self, given: &StateTypes<'_>) -> Option<Missing> {
+        self.layer.missing(given).or_else(|| self.inner.missing(&given.behind_layer()))
+    }
+
+    fn provides(&self) -> Option<TypeId> {
+        None
     }
 }
 
@@ -100,7 +105,10 @@ impl AnyHandler for Guarded {
         // soon as the call has been begun, with a waker that wakes.
         let polled = call.enter(|| guard.as_mut().poll_outcome(&mut Context::from_waker(Waker::noop())));
         match polled {
-            Poll::Ready(passed) => passed.and_then(|_result| self.inner.begin(call)),
+            Poll::Ready(passed) => passed.and_then(|result| {
+                call.extensions.borrow_mut().extend(result.into_extension());
+                self.inner.begin(call)
+            }),
             Poll::Pending => {
                 Ok(Box::pin(GuardedCall::Checking { guard, call: call.keep()?, inner: Arc::clone(&self.inner) }))
             }
@@ -112,8 +120,13 @@ impl AnyHandler for Guarded {
         self.inner.wants(wants);
     }
 
-    fn missing(&self, states: &StateMap) -> Option<&'static str> {
-        self.guard.missing(states).or_else(|| self.inner.missing(states))
+    fn missing(&self, given: &StateTypes<'_>) -> Option<Missing> {
+        let behind = || self.inner.missing(&given.behind_guard(self.guard.provides()));
+        self.guard.missing(given).or_else(behind)
+    }
+
+    fn provides(&self) -> Option<TypeId> {
+        None
     }
 }
 
@@ -122,7 +135,11 @@ impl GuardedCall {
     fn poll_inner(&mut self, task: &mut Context<'_>) -> Poll<Result<&mut RunningHandler, ServiceError>> {
         if let Self::Checking { guard, call, inner } = self {
             let passed = ready!(guard.as_mut().poll_outcome(task));
-            *self = match passed.and_then(|_result| call.begin(&**inner)) {
+            let begin = |result: Outcome| {
+                call.extend(result.into_extension());
+                call.begin(&**inner)
+            };
+            *self = match passed.and_then(begin) {
                 Ok(running) => Self::Running(running),
                 Err(error) => Self::Failed(error),
             };

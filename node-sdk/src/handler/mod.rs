@@ -4,6 +4,7 @@
 //! they write. Of `transport` it must import only `flow` and `limits`.
 
 pub(crate) mod call_stream;
+pub(crate) mod extension;
 mod extract;
 pub(crate) mod failed_call;
 pub(crate) mod http;
@@ -27,6 +28,8 @@ use protocol::{ClientRequest, Route, Version, WantedHeaders};
 use serde_json::value::RawValue;
 
 use self::call_stream::CallStream;
+pub use self::extension::Extension;
+use self::extension::Extensions;
 pub use self::extract::{Caller, Deadline, Params, Path, RawParams, State};
 use self::http::Wants;
 pub(crate) use self::invocation::{AnyHandler, erased};
@@ -57,6 +60,8 @@ pub struct IncomingCall<'a> {
     pub(crate) wanted: Option<&'a WantedHeaders>,
     /// For a layer: the layers and the handler that it wraps.
     pub(crate) next: RefCell<Option<Next>>,
+    /// The values that guards and layers have handed on.
+    pub(crate) extensions: RefCell<Extensions>,
     pub(crate) node: &'a Arc<NodeContext>,
 }
 
@@ -94,7 +99,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Items<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
+            `Route`, `Stop`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.
@@ -141,9 +146,9 @@ pub trait FromCall: Sized {
     /// ```
     fn wants(_wants: &mut Wants) {}
 
-    /// The type of state that this argument needs and `states` lacks. Checked at start.
+    /// What this argument needs and the node lacks. Checked at start.
     #[doc(hidden)]
-    fn missing(_states: &StateTypes<'_>) -> Option<&'static str> {
+    fn missing(_given: &StateTypes<'_>) -> Option<Missing> {
         None
     }
 }
@@ -169,14 +174,52 @@ impl<T: FromCall> FromCall for Result<T, ServiceError> {
         T::wants(wants);
     }
 
-    fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
-        T::missing(states)
+    fn missing(given: &StateTypes<'_>) -> Option<Missing> {
+        T::missing(given)
     }
 }
 
-/// The types of state that a node has.
-#[derive(Debug)]
-pub struct StateTypes<'a>(pub(crate) &'a StateMap);
+/// What an argument can have besides the call: the types of state of the node, and the values that
+/// the guards before it hand on.
+#[derive(Clone, Debug)]
+pub struct StateTypes<'a> {
+    pub(crate) states: &'a StateMap,
+    extensions: Vec<TypeId>,
+    /// Whether a layer stands before it, which may hand on anything.
+    has_layer: bool,
+}
+
+/// What an argument needs and the node lacks, by its type.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// A state, which the builder was not given.
+    State(&'static str),
+    /// A value of a guard, of which none stands before it.
+    Extension(&'static str),
+}
+
+impl<'a> StateTypes<'a> {
+    pub(crate) fn new(states: &'a StateMap) -> Self {
+        Self { states, extensions: Vec::new(), has_layer: false }
+    }
+
+    /// As behind a guard, which may hand on a value.
+    pub(crate) fn behind_guard(&self, value: Option<TypeId>) -> Self {
+        let mut behind = self.clone();
+        behind.extensions.extend(value);
+        behind
+    }
+
+    /// As behind a layer.
+    pub(crate) fn behind_layer(&self) -> Self {
+        Self { has_layer: true, ..self.clone() }
+    }
+
+    pub(crate) fn has_extension(&self, value: TypeId) -> bool {
+        self.has_layer || self.extensions.contains(&value)
+    }
+}
 
 /// An async function that can answer calls: with up to eight arguments that are [`FromCall`], and a
 /// `Result` with anything that is a [`Respond`](crate::Respond).
@@ -194,9 +237,13 @@ pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
     #[doc(hidden)]
     fn wants(wants: &mut Wants);
 
-    /// The type of state that an argument needs and `states` lacks.
+    /// What an argument needs and the node lacks.
     #[doc(hidden)]
-    fn missing(states: &StateTypes<'_>) -> Option<&'static str>;
+    fn missing(given: &StateTypes<'_>) -> Option<Missing>;
+
+    /// The type of the value that it hands on as a guard.
+    #[doc(hidden)]
+    fn provides() -> Option<TypeId>;
 }
 
 impl IncomingCall<'_> {

@@ -1,5 +1,6 @@
 //! What a handler can return as a result.
 
+use std::any::TypeId;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -10,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
+use crate::handler::extension::ExtensionValue;
 use crate::handler::http::Wants;
 use net::buffers::with_scratch;
 
@@ -51,6 +53,21 @@ pub trait Respond: Send {
         Self: Sized,
     {
         Err(self)
+    }
+
+    /// The value that a guard hands on.
+    #[doc(hidden)]
+    fn extension(&self) -> Option<ExtensionValue> {
+        None
+    }
+
+    /// The type of that value.
+    #[doc(hidden)]
+    fn provides() -> Option<TypeId>
+    where
+        Self: Sized,
+    {
+        None
     }
 }
 
@@ -148,6 +165,7 @@ pub struct Outcome {
     status: u16,
     headers: ResponseHeaders,
     body: OutcomeBody,
+    extension: Option<ExtensionValue>,
 }
 
 enum OutcomeBody {
@@ -161,7 +179,7 @@ impl Outcome {
     /// # Errors
     /// 500 when the result has no JSON form.
     pub fn from_result(result: impl Respond) -> Result<Self, ServiceError> {
-        let (status, mut headers) = (result.status(), ResponseHeaders::NONE);
+        let (status, extension, mut headers) = (result.status(), result.extension(), ResponseHeaders::NONE);
         result.headers(&mut headers);
         let body = match result.into_parts() {
             Ok(parts) => OutcomeBody::Parts(parts),
@@ -172,7 +190,7 @@ impl Outcome {
                 OutcomeBody::Json(serde_json::from_slice(&text).map_err(no_json)?)
             }
         };
-        Ok(Self { status, headers, body })
+        Ok(Self { status, headers, body, extension })
     }
 
     /// An HTTP status code, 200 to 599.
@@ -184,6 +202,11 @@ impl Outcome {
     pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.set(name, value);
         self
+    }
+
+    /// The value that a guard hands on.
+    pub(crate) fn into_extension(self) -> Option<ExtensionValue> {
+        self.extension
     }
 
     /// The result as JSON; `None` when it comes in parts, which do not exist yet.

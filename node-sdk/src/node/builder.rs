@@ -191,7 +191,9 @@ impl NodeBuilder {
     }
 
     /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of
-    /// one caller share a task: work that blocks belongs in `tokio::task::spawn_blocking`.
+    /// one caller share a task. Once those of a route have worked for more than 100 µs without an
+    /// await, each call of that route has a task. Work that takes or blocks for more than 100 ms
+    /// belongs in `tokio::task::spawn_blocking`: it is a warning in the log.
     pub fn route<A: 'static>(self, route: &str, handler: impl Handler<A>) -> Self {
         self.offer(route.to_owned(), erased(handler), false)
     }
@@ -199,8 +201,9 @@ impl NodeBuilder {
     /// Has `guard` check each call of the routes that follow, until the [`group`](Self::group)
     /// ends, before its handler begins. A guard is written like a handler, with the arguments that
     /// it needs. An error of the guard is the response; any result lets the call through to the
-    /// next guard or [`layer`](Self::layer). Routes without guards and layers pay nothing. A guard
-    /// or layer that no route follows is a [`StartError`](crate::StartError).
+    /// next guard or [`layer`](Self::layer). A guard hands a value on as an
+    /// [`Extension`](crate::Extension). Routes without guards and layers pay nothing. A guard or
+    /// layer that no route follows is a [`StartError`](crate::StartError).
     ///
     /// ```no_run
     /// # use node_sdk::{Caller, Node, ServiceError};

@@ -18,7 +18,7 @@ use crate::context::Stop;
 use crate::discovery::RECONNECT_PERIOD;
 use crate::discovery::registration::NodeDescription;
 use crate::error::StartError;
-use crate::handler::{NodeContext, StateMap};
+use crate::handler::{Missing, NodeContext, StateMap, StateTypes};
 use crate::node::admin::{AdminServer, AdminSources};
 use crate::node::builder::RouteDefinition;
 use crate::node::hooks::{Hook, STOP_HOOKS_TIME, outcome, run_start_hooks};
@@ -337,8 +337,10 @@ fn build_router(
             Some(event) => event_route(event)?,
             None => own_route(&text)?,
         };
-        if let Some(state) = handler.missing(states) {
-            return Err(StartError::MissingState { route: text, state });
+        match handler.missing(&StateTypes::new(states)) {
+            Some(Missing::State(state)) => return Err(StartError::MissingState { route: text, state }),
+            Some(Missing::Extension(value)) => return Err(StartError::MissingExtension { route: text, value }),
+            None => {}
         }
         let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
         let wanted = wants.registered().map_err(|wrong| wrong.into_error(&text))?;

@@ -217,6 +217,7 @@ impl LocalService {
             client: client.as_ref(),
             wanted: offer.wanted.as_ref(),
             next: RefCell::new(None),
+            extensions: RefCell::default(),
             node: &self.node,
         };
         // A panic while arguments are read must cost only this call, as one in the handler does.

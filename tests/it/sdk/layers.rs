@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use node_sdk::testing::{TestMesh, TestNode};
 use node_sdk::{
-    Caller, Next, NoContent, Node, NodeBuilder, Outcome, Params, Route, ServiceError, StartError, State, Streaming,
+    Caller, Extension, Next, NoContent, Node, NodeBuilder, Outcome, Params, Route, ServiceError, StartError, State,
+    Streaming,
 };
 use tokio::time::sleep;
 
@@ -188,4 +189,80 @@ async fn f4_a_guard_or_layer_before_no_route_is_an_error_at_start() {
     check(new().group(|group| group.guard(nothing).group(|inner| inner.route("GET/a", nothing))), "starts").await;
     check(new().guard(nothing).subscribe("a.b", nothing), "starts").await;
     check(new().group(|group| group).route("GET/a", nothing), "starts").await;
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct User(String);
+
+#[derive(Clone)]
+struct Rank(usize);
+
+async fn signed_in(caller: Caller) -> Result<Extension<User>, ServiceError> {
+    let name = caller.name().ok_or_else(|| ServiceError::new(401, "nobody", "nobody"))?;
+    Ok(Extension(User(name)))
+}
+
+/// A guard that waits, and takes what the one before it has handed on.
+async fn ranked(Extension(user): Extension<User>) -> Result<Extension<Rank>, ServiceError> {
+    sleep(Duration::from_millis(10)).await;
+    Ok(Extension(Rank(user.0.len())))
+}
+
+async fn rank(Extension(user): Extension<User>, Extension(rank): Extension<Rank>) -> Result<String, ServiceError> {
+    Ok(format!("{}: {}", user.0, rank.0))
+}
+
+async fn name(user: Option<Extension<User>>) -> Result<String, ServiceError> {
+    Ok(user.map_or_else(|| "nobody".to_owned(), |Extension(user)| user.0))
+}
+
+#[tokio::test(start_paused = true)]
+async fn m5_guards_and_layers_hand_values_on() {
+    async fn renamed(Extension(user): Extension<User>, next: Next) -> Result<Outcome, ServiceError> {
+        next.with(User(user.0.to_uppercase())).with(Rank(7)).run().await
+    }
+    let mesh = TestMesh::start();
+    let node = Node::builder("callee")
+        .route("GET/open", name)
+        .guard(signed_in)
+        .route("GET/name", name)
+        .group(|group| group.guard(ranked).route("GET/rank", rank))
+        .group(|group| group.layer(renamed).route("GET/renamed", rank));
+    let _callee = mesh.node(node).await.unwrap();
+    let caller = mesh.node(Node::builder("ann")).await.unwrap();
+    caller.peers().wait_until(|nodes| nodes.len() == 2).await;
+    let check = async |url: &str, expected: &str| {
+        assert_eq!(caller.peers().call::<String>(url, &()).await.unwrap(), expected);
+    };
+    check("GET/open", "nobody").await;
+    check("GET/name", "ann").await;
+    check("GET/rank", "ann: 3").await;
+    check("GET/renamed", "ANN: 7").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn m5_a_value_that_no_guard_returns_is_an_error_at_start() {
+    async fn plain(next: Next) -> Result<Outcome, ServiceError> {
+        next.run().await
+    }
+    #[track_caller]
+    fn check(node: NodeBuilder, expected: &str) -> impl Future<Output = ()> {
+        let expected = expected.to_owned();
+        async move {
+            let Err(StartError::MissingExtension { route, value }) = node.start().await else { panic!("it started") };
+            assert_eq!((&*route, value.rsplit("::").next()), ("GET/rank", Some(&*expected)));
+        }
+    }
+    let node = || Node::builder("callee");
+    check(node().route("GET/rank", rank), "User").await;
+    check(node().guard(signed_in).route("GET/rank", rank), "Rank").await;
+    check(node().guard(ranked).guard(signed_in).route("GET/rank", rank), "User").await;
+    check(node().group(|group| group.guard(signed_in).route("GET/a", name)).route("GET/rank", rank), "User").await;
+    // A layer may hand on anything, so only a call shows it.
+    let mesh = TestMesh::start();
+    let _callee = mesh.node(node().layer(plain).route("GET/rank", rank)).await.unwrap();
+    let caller = mesh.node(Node::builder("ann")).await.unwrap();
+    caller.peers().wait_until(|nodes| nodes.len() == 2).await;
+    let error = caller.peers().call::<String>("GET/rank", &()).await.unwrap_err().to_string();
+    assert!(error.contains("500") && error.contains("no guard or layer has handed on a value"), "{error}");
 }
