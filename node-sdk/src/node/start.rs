@@ -31,6 +31,7 @@ use crate::server;
 use crate::server::concurrency::ConcurrencyLimit;
 use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::server::released::ReleasedCalls;
+use crate::server::route_pace::RoutePaces;
 use crate::transport::budget::Budget;
 
 /// How long a node may take to stop after a signal: the time of its server, and some for the log.
@@ -194,7 +195,7 @@ impl NodeBuilder {
             let _ = peers.mesh.local_node().metrics.set(Arc::clone(metrics));
         }
         let stop = Stop::new(leaving.clone());
-        let service = Arc::new(self.into_service(router, &peers, stop.clone(), metrics.clone()));
+        let service = Arc::new(self.into_service(router, &peers, stop.clone(), metrics.clone(), &names));
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
         let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
@@ -276,6 +277,7 @@ impl NodeBuilder {
         peers: &Peers,
         stop: Stop,
         metrics: Option<Arc<NodeMetrics>>,
+        routes: &[Route],
     ) -> LocalService {
         let (tasks, local_node) = (peers.mesh.tasks().clone(), peers.mesh.local_node());
         LocalService {
@@ -286,7 +288,8 @@ impl NodeBuilder {
             peer_backlog: PeerBacklog::start(),
             slices: SliceQueue::new(),
             budget: Budget::new(self.max_buffer_bytes),
-            released: ReleasedCalls::new(tasks.clone()),
+            released: Arc::new(ReleasedCalls::new(tasks.clone())),
+            paces: RoutePaces::new(routes),
             tasks,
             lost: Arc::clone(&local_node.connector.lost),
             caller_log: std::sync::Mutex::default(),

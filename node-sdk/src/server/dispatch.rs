@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
@@ -27,17 +26,11 @@ use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
 use crate::observe::{CallSpan, NodeMetrics, ServedCall};
-use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
+use crate::server::admission::{RunDecision, check_hops, check_time, overloaded};
+use crate::server::concurrency::ConcurrencyLimit;
 use crate::server::released::ReleasedCalls;
+use crate::server::route_pace::RoutePaces;
 use crate::transport::budget::Budget;
-
-/// When a caller may try again a route that has too many running calls.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
-
-/// Maximum number of calls in a row, each made while the one before is handled. Services that call
-/// each other in a circle would go on until the deadline. No correct service comes near this
-/// number.
-const MAX_HOPS: u8 = 32;
 
 /// The routes of a node, and the state that all its callers share.
 pub(crate) struct LocalService {
@@ -54,7 +47,9 @@ pub(crate) struct LocalService {
     pub(crate) budget: Arc<Budget>,
     /// Work that outlasts calls.
     pub(crate) tasks: NodeTasks,
-    pub(crate) released: ReleasedCalls,
+    pub(crate) released: Arc<ReleasedCalls>,
+    /// How long the handlers of each route work.
+    pub(crate) paces: Arc<RoutePaces>,
     /// Events, and other calls without a response, that were lost because too many waited.
     pub(crate) lost: Arc<LostCalls>,
     /// Limits the log about callers, by their address and the kind of line.
@@ -85,6 +80,8 @@ pub(crate) struct LocalRoute {
 /// A call that has been begun.
 pub(crate) struct StartedCall {
     pub(crate) return_path: ReturnPath,
+    /// The index of its route, if the node offers it.
+    pub(super) route: Option<usize>,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
     /// The route, if the call is not idempotent, has no response, or is of a route that says so: it
@@ -94,14 +91,6 @@ pub(crate) struct StartedCall {
     served: Option<ServedCall>,
     /// The permit to run at the same time as other calls of the route.
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Whether a call of a route may run now.
-enum RunDecision<'a> {
-    /// With its permit, if calls of the route are limited.
-    Run(Option<OwnedSemaphorePermit>),
-    /// Later, with its permit to wait.
-    Wait(&'a ConcurrencyLimit, OwnedSemaphorePermit),
 }
 
 impl LocalService {
@@ -230,7 +219,8 @@ impl LocalService {
             std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED)));
         request.verified = call.verified.get();
         let finishes = is_finished.then(|| offer.route.clone());
-        StartedCall { return_path: to, context: context.get(), running, finishes, span, served, _permit: permit }
+        let route = Some(offer.index);
+        StartedCall { return_path: to, route, context: context.get(), running, finishes, span, served, _permit: permit }
     }
 
     /// The way back to the caller. Takes the key from the request.
@@ -268,57 +258,10 @@ fn served_span(offer: &LocalRoute, caller: &Caller, context: &mut Context) -> Ca
     span
 }
 
-impl LocalRoute {
-    /// Whether a call may run now. One that is answered does not wait: its caller can ask another
-    /// node. For an event there is no other.
-    fn admit(&self, is_answered: bool) -> Result<RunDecision<'_>, ServiceError> {
-        let Some(limit) = &self.max_concurrency else { return Ok(RunDecision::Run(None)) };
-        if let Some(permit) = limit.try_run() {
-            return Ok(RunDecision::Run(Some(permit)));
-        }
-        if is_answered {
-            return Err(overloaded("too many calls of this route are running"));
-        }
-        limit.try_wait().map(|waiting| RunDecision::Wait(limit, waiting)).ok_or_else(|| {
-            overloaded(format!(
-                "{MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
-            ))
-        })
-    }
-}
-
-/// Checks that the chain of calls, each made for the one before, has an end.
-fn check_hops(hops: u8) -> Result<(), ServiceError> {
-    if hops <= MAX_HOPS {
-        return Ok(());
-    }
-    let message = format!("more than {MAX_HOPS} calls in a chain; services may be calling each other in a loop");
-    Err(ServiceError::new(508, "loop", message))
-}
-
-/// Checks that a call with a deadline which has `waited` on its way has enough of its time left.
-fn check_time(waited: Duration, time: Option<Duration>) -> Result<(), ServiceError> {
-    let Some(time) = time else { return Ok(()) };
-    if waited >= time {
-        // The caller no longer waits.
-        return Err(ServiceError::new(504, "deadline", "the deadline was over before the call began"));
-    }
-    if waited > time / 2 {
-        // Under overload, all calls that have waited longest would be answered too late.
-        return Err(overloaded("the call waited for half of its time before it could be begun"));
-    }
-    Ok(())
-}
-
-/// The error that tells the caller to try again soon, or at another node.
-fn overloaded(message: impl Into<String>) -> ServiceError {
-    ServiceError::new(503, "overloaded", message).retry_after(RETRY_AFTER)
-}
-
 impl StartedCall {
     fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
         let (span, served) = (CallSpan::default(), None);
-        Self { return_path: to, context, running: Err(error), finishes: None, span, served, _permit: None }
+        Self { return_path: to, route: None, context, running: Err(error), finishes: None, span, served, _permit: None }
     }
 
     /// The route, if the work is finished even if its caller goes. An open stream ends with its
@@ -326,6 +269,20 @@ impl StartedCall {
     pub(crate) fn route_to_finish(&self) -> Option<&Route> {
         let is_open = self.return_path.call_stream.as_ref().is_some_and(|stream| stream.is_open());
         self.finishes.as_ref().filter(|_| self.running.is_ok() && !is_open)
+    }
+
+    /// Whether the handler has to be run by a task of its own.
+    pub(super) fn computes(&self, paces: &RoutePaces) -> bool {
+        self.running.is_ok() && self.route.is_some_and(|route| paces.computes(route))
+    }
+
+    /// Refuses the call instead of beginning it, if it has waited since `began` for most of its
+    /// time.
+    pub(super) fn refuse_if_late(&mut self, began: Instant, now: Instant) {
+        let time = self.context.deadline.map(|deadline| deadline.saturating_duration_since(began));
+        if let Err(error) = check_time(now.saturating_duration_since(began), time) {
+            self.drop_handler(error);
+        }
     }
 
     /// Its caller has gone, and the call is finished: see [`Context::finishing`].
@@ -417,17 +374,22 @@ impl StartedCall {
     }
 }
 
-impl Drop for StartedCall {
-    /// What the destructors of a handler do is work for the call. A panic in them costs no other
-    /// call.
-    fn drop(&mut self) {
+impl StartedCall {
+    /// Drops the handler, and has the call answered with `error` if it is polled again. What the
+    /// destructors of a handler do is work for the call. A panic in them costs no other call.
+    fn drop_handler(&mut self, error: ServiceError) {
         let Self { context, running, span, .. } = self;
-        let Ok(handler) = std::mem::replace(running, Err(ServiceError::internal(String::new()))) else { return };
-        if let Err(panic) =
-            std::panic::catch_unwind(AssertUnwindSafe(|| context.enter(|| span.in_scope(|| drop(handler)))))
-        {
+        let Ok(handler) = std::mem::replace(running, Err(error)) else { return };
+        let end = || context.enter(|| span.in_scope(|| drop(handler)));
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(end)) {
             panicked(&*panic, "while it was dropped");
         }
+    }
+}
+
+impl Drop for StartedCall {
+    fn drop(&mut self) {
+        self.drop_handler(ServiceError::internal(String::new()));
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It must not call other nodes, or know the types of a handler. It must not import `discovery`.
 
-mod bad_frames;
+mod admission;
 mod caller_socket;
 pub(crate) mod concurrency;
 pub(crate) mod connection;
@@ -11,6 +11,7 @@ mod local;
 pub(crate) mod queue_delay;
 pub(crate) mod released;
 pub(crate) mod response_queue;
+pub(crate) mod route_pace;
 mod running_calls;
 
 use std::future::pending;

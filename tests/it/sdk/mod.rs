@@ -15,6 +15,7 @@ mod notices;
 mod observe;
 mod service_macro;
 mod sharing;
+mod side_by_side;
 mod starts;
 mod streams;
 mod test_mesh;

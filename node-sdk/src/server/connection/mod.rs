@@ -3,6 +3,7 @@
 //!
 //! It must not look up routes or read arguments: `dispatch` does.
 
+mod bad_frames;
 mod hello;
 mod room;
 
@@ -21,14 +22,15 @@ use protocol::{CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::bad_frames::BadFrames;
 use crate::handler::Caller;
 use crate::handler::response_sink::WriteProgress;
-use crate::server::bad_frames::BadFrames;
 use crate::server::caller_socket::{CallerEnd, read_enough, write};
 use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, WriteStep};
-use crate::server::running_calls::{Polled, RunningCall, RunningCalls};
+use crate::server::route_pace::PollWatch;
+use crate::server::running_calls::{CallPlace, Polled, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -73,7 +75,8 @@ struct CallerConnection<'a> {
     frames_begun: usize,
     frames_begun_before: usize,
     queue_delay: QueueDelay,
-    running: FuturesUnordered<RunningCall>,
+    running: FuturesUnordered<CallPlace>,
+    watch: Arc<PollWatch>,
     /// The running calls that the caller can cancel.
     handles: RunningCalls,
     responses: ResponseQueue,
@@ -121,6 +124,7 @@ pub(crate) async fn run(
         frames_begun_before: 0,
         queue_delay: QueueDelay::default(),
         running: FuturesUnordered::new(),
+        watch: PollWatch::new(&service.paces),
         handles: RunningCalls::default(),
         responses: ResponseQueue::new(PeerBacklog::can_see(socket), service.legacy_bytes),
         bad_frames: BadFrames::new(peer),
@@ -138,7 +142,7 @@ pub(crate) async fn run(
     connection.reader.join_pieces(true);
     let reason = connection.serve(socket, finish).await;
     for call in std::mem::take(&mut connection.running) {
-        call.started.into_iter().for_each(|started| connection.release(started));
+        call.release(service);
     }
     reason
 }
@@ -222,6 +226,7 @@ impl CallerConnection<'_> {
     /// whatever its packets cost. Returns whether the next round is to begin without a wait.
     async fn yield_after_round(&mut self, more: bool, has_written_all: bool) -> bool {
         if self.slice.is_over() {
+            self.watch.begin();
             self.slice.yield_now().await;
         } else if self.large.is_some() {
             self.slice.acquire().await;
@@ -333,13 +338,19 @@ impl CallerConnection<'_> {
             Err(error) => Err(error),
         };
         let Ok(mut started) = started else { return self.bad_frames.reject() };
+        let bytes = CALL_BYTES + frame.len();
+        if started.computes(&self.service.paces) {
+            self.run_call(RunningCall::new(started, bytes));
+            return Ok(());
+        }
         let (to, before) = (started.detach_return_path(), self.responses.len());
-        let polled = self.responses.answer(&to, |sink| started.poll_response(task, sink));
+        let Self { responses, watch, .. } = self;
+        let polled = responses.answer(&to, |sink| watch.poll(started.route, || started.poll_response(task, sink)));
         if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }
         started.attach_return_path(to);
-        self.run_call(RunningCall::new(started, CALL_BYTES + frame.len()));
+        self.run_call(RunningCall::new(started, bytes));
         Ok(())
     }
 
@@ -368,7 +379,7 @@ impl CallerConnection<'_> {
         if let Some(key) = call.key {
             self.handles.put(key, handle);
         }
-        self.running.push(call);
+        self.running.push(call.place(self.service, &self.watch));
     }
 
     /// Handles a part of a stream from the caller. A part for a call that is over is ignored.
@@ -402,6 +413,8 @@ impl CallerConnection<'_> {
 
     fn handle_polled(&mut self, polled: Polled) {
         let (call, polled) = match polled {
+            // The caller of a call with a task of its own may have gone meanwhile.
+            Polled::Response(call, _) if call.is_left() => return,
             Polled::Response(call, polled) => (call, polled),
             // A cancelled call no longer counts.
             Polled::Left(started) => return started.into_iter().for_each(|started| self.release(started)),
