@@ -335,17 +335,14 @@ mod guide {
     pub struct Events;
     #[doc = include_str!("../../docs/guide/cancellation.md")]
     pub struct Cancellation;
+    #[doc = include_str!("../../docs/guide/running.md")]
+    pub struct Running;
     #[doc = include_str!("../../docs/guide/deploying.md")]
     pub struct Deploying;
     #[cfg(feature = "testing")]
     #[doc = include_str!("../../docs/guide/testing.md")]
     pub struct Testing;
 }
-
-/// As [`Cancellation`].
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/SERVICES.md")]
-pub struct Services;
 
 /// What [`service!`] expands to.
 #[doc(hidden)]

@@ -46,7 +46,7 @@ impl NodeBuilder {
     /// | `/metrics` | counters and times in Prometheus' text format |
     ///
     /// It is ready once it is registered and its hooks of the start are done, until it begins to
-    /// stop. `docs/SERVICES.md` has a list of the metrics.
+    /// stop. `docs/guide/running.md` has a list of the metrics.
     ///
     /// ```no_run
     /// # async fn hello() -> Result<String, node_sdk::ServiceError> { Ok("Hello!".to_owned()) }
