@@ -29,15 +29,18 @@ impl Registration {
 fn public_urls<'u>(urls: &'u [String], stated: &RouteAdverts) -> Vec<&'u String> {
     let adverts = stated.by_position(urls.len());
     let of = |public: bool| urls.iter().zip(&adverts).filter(move |(_, advert)| advert.public == public);
-    let internal: HashSet<Cow<'_, str>> = of(false).map(|(url, _)| unnamed(url)).collect();
+    let internal: HashSet<(Cow<'_, str>, bool)> = of(false).map(|(url, _)| unnamed(url)).collect();
     let public = of(true).map(|(url, _)| url);
     public.filter(|url| !url.starts_with(EVENT_PREFIX) && !internal.contains(&unnamed(url))).collect()
 }
 
-/// The url without the names of its parameters, which make no difference.
-fn unnamed(url: &str) -> Cow<'_, str> {
-    let route = if url.contains('{') { Route::parse(url).ok() } else { None };
-    route.map_or(Cow::Borrowed(url), |route| route.unnamed().into_owned().into())
+/// The url without the names of its parameters, which make no difference, and whether it is a route
+/// that has some.
+fn unnamed(url: &str) -> (Cow<'_, str>, bool) {
+    match if url.contains('{') { Route::parse(url).ok() } else { None } {
+        Some(route) => (route.unnamed().into_owned().into(), true),
+        None => (Cow::Borrowed(url), false),
+    }
 }
 
 /// An object whose members have other values, or none.
@@ -84,6 +87,11 @@ mod tests {
         check(
             r#"{"port":1,"name":"a","urls":["GET/a","GET/b/{x}","*","GET/b/{y}","GET/c","GET/a"],"$":{"routes":[{"at":[0,1,2,4],"public":true}]}}"#,
             Some(r#"{"port":1,"name":"a","urls":["*","GET/c"],"$":{},"host":"::1"}"#),
+        );
+        // The second is not a route.
+        check(
+            r#"{"port":1,"name":"a","urls":["GET/a/{x}","GET/a/{}"],"$":{"routes":[{"at":[1],"public":true}]}}"#,
+            Some(r#"{"port":1,"name":"a","urls":["GET/a/{}"],"$":{},"host":"::1"}"#),
         );
         // No statement makes an event public.
         check(
