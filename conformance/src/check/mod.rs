@@ -3,6 +3,8 @@
 //! It must not print, or decide the exit code: the command line does.
 
 mod run;
+#[cfg(test)]
+mod tests;
 
 use clap::ValueEnum;
 
@@ -55,6 +57,8 @@ pub(crate) enum Check {
     HalfClose,
     /// $cancel and other packets of later versions are ignored in silence
     LaterPackets,
+    /// a call that is made for the client of a gateway is answered, whatever its request says
+    ClientRequest,
     /// a caller that wants another instance is told the id of this one, and is refused
     WrongInstance,
     /// a call that accepts a stream is answered by one response, or by parts that wait for credit
@@ -82,6 +86,7 @@ impl Check {
                 | Self::Version2Failure
                 | Self::MixedVersions
                 | Self::LaterPackets
+                | Self::ClientRequest
                 | Self::WrongInstance
                 | Self::Stream
         )
@@ -112,6 +117,7 @@ impl Check {
             | Self::Version2Failure
             | Self::MixedVersions
             | Self::LaterPackets
+            | Self::ClientRequest
             | Self::WrongInstance
             | Self::Stream => false,
             Self::OneBytePieces

@@ -86,6 +86,7 @@ impl Check {
                 ];
                 only(node, &later, &["9"]).await
             }
+            Self::ClientRequest => client_request(node).await,
             Self::WrongInstance => wrong_instance(node).await,
             Self::Stream => stream(node).await,
             Self::UnknownMethod => refused(&NodeUnderTest { method: "NODECONFORM".to_owned(), ..node.clone() }).await,
@@ -221,6 +222,21 @@ async fn mixed(node: &NodeUnderTest) -> Observed {
         if more.is_empty() { answer.check_form_1()? } else { answer.check_form_2()? }
     }
     Ok("the forms of 1, 2 and 1".to_owned())
+}
+
+/// Calls as a gateway does for its client, in sound and in broken forms.
+async fn client_request(node: &NodeUnderTest) -> Observed {
+    let sound = r#"{"a":"::1","o":"a","id":"1","m":"GET","t":"/?¶","s":true,"h":[["cookie","a=\"; b"],["x","굶"]]}"#;
+    let broken = [r#"{"a":7,"o":[],"id":null,"m":{},"t":1,"s":"","h":[["a"]]}"#, r#"{"h":{"a":"b"}}"#, "[]", "null"];
+    let mut seen = String::new();
+    for request in [sound].into_iter().chain(broken) {
+        let meta = format!(r#","$":{{"q":{}}}"#, request.replace('¶', "\\u00b6"));
+        let answer = ask(node, "7", node.call("7", KeyPosition::Top, &meta)).await;
+        let answer = answer.map_err(|seen| format!("{seen} to {}", shown(request)))?;
+        answer.check_form_2()?;
+        seen = shown(&answer.text);
+    }
+    Ok(seen)
 }
 
 /// Asks for an instance that does not exist, and then for the one that the node says it is.

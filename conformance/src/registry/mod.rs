@@ -21,7 +21,8 @@ pub(crate) enum RegistryCheck {
     Register,
     /// an id that is made of a secret comes with that secret
     InstanceProof,
-    /// what the node states of its routes names urls that it has, and makes no event public
+    /// what the node states of its routes names urls that it has, makes no event public, and reads
+    /// header fields that there can be
     StatedRoutes,
     /// a list that asks for it is acknowledged with its state and digest, however entries are
     /// spelled

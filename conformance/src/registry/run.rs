@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{Digest, EVENT_PREFIX, Revision, Route, Secret};
+use protocol::{Digest, EVENT_PREFIX, Revision, Route, Secret, WantedHeaders, is_field_name};
 use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -144,6 +144,13 @@ fn stated_routes(distributor: &PlayedDistributor) -> Observed {
     for one in stated.as_array().ok_or_else(bad)? {
         let positions = one.get("at").and_then(Value::as_array).ok_or_else(bad)?;
         let is_public = one.get("public").unwrap_or(&Value::Bool(false)).as_bool().ok_or_else(bad)?;
+        if let Some(headers) = one.get("headers") {
+            let names = headers.as_array().ok_or_else(bad)?;
+            let is_name = |name: &Value| name.as_str().is_some_and(is_field_name);
+            if names.len() > WantedHeaders::MAX_NAMES || !names.iter().all(is_name) {
+                return Err(format!("it reads the header fields {}", shown(&headers.to_string())));
+            }
+        }
         for position in positions {
             let position = position.as_u64().and_then(|position| usize::try_from(position).ok()).ok_or_else(bad)?;
             let url = urls.get(position).and_then(Value::as_str);

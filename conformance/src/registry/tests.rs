@@ -31,6 +31,7 @@ enum Fault {
     DeadPort,
     WrongSecret,
     PublicEvent,
+    BadHeaders,
     SpellsEntriesAnew,
     DropsPieces,
     ClosesOnUnknownMembers,
@@ -125,13 +126,14 @@ impl TestNode {
         let secret = Secret::new(format!("secret {number}")).unwrap();
         let shown = if fault == Fault::WrongSecret { "another" } else { secret.reveal() };
         let at = if fault == Fault::PublicEvent { "0,1" } else { "0" };
+        let headers = if fault == Fault::BadHeaders { r#"["cookie:"]"# } else { r#"["cookie"]"# };
         let have = self.replica.revision().map_or_else(String::new, |revision| {
             let digest = self.replica.digest().0;
             format!(r#","have":{{"epoch":{},"rev":{},"digest":{digest}}}"#, revision.epoch, revision.rev)
         });
         let id = secret.instance();
         let packet = format!(
-            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n","urls":["GET/n","EVENT/e"],"$":{{"v":2,"id":"{id}","routes":[{{"at":[{at}],"public":true}}]}}}},"$":{{"secret":"{shown}","packed":true{have}}}}}¶"#
+            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n","urls":["GET/n","EVENT/e"],"$":{{"v":2,"id":"{id}","routes":[{{"at":[{at}],"public":true,"headers":{headers}}}]}}}},"$":{{"secret":"{shown}","packed":true{have}}}}}¶"#
         );
         self.out.extend_from_slice(packet.as_bytes());
     }
@@ -243,6 +245,7 @@ async fn each_check_fails_on_a_node_with_a_fault() {
         (RegistryCheck::Register, Fault::DeadPort, "does not listen on port"),
         (RegistryCheck::InstanceProof, Fault::WrongSecret, "is not made of its secret"),
         (RegistryCheck::StatedRoutes, Fault::PublicEvent, "the event EVENT/e is public"),
+        (RegistryCheck::StatedRoutes, Fault::BadHeaders, "it reads the header fields [\"cookie:\"]"),
         (RegistryCheck::List, Fault::SpellsEntriesAnew, "was due: {\"uri\":\"$pong\""),
         (RegistryCheck::ListInPieces, Fault::DropsPieces, "was due; a pong was due"),
         (RegistryCheck::ListUnknownMembers, Fault::ClosesOnUnknownMembers, "the connection was closed"),

@@ -67,6 +67,7 @@ node.on('a', () => 1, { public: true });
 export async function main(): Promise<void> {
   await node.start();
   stopOnSignals(() => node.stop());
+  for await (const tick of node.stream<number>('GET/ticks')) console.log(tick.toFixed());
   const stream: CallStream<number> = await node.stream<number>('GET/ticks');
   for await (const tick of stream) console.log(tick.toFixed());
   await stream.send({ any: 1 });
