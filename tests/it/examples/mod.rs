@@ -1,6 +1,7 @@
 //! The examples work: the shop, the services in JavaScript, the packages in JavaScript and Python,
 //! meshes of all three languages, and the checks of `nodeconform`.
 
+mod chat;
 mod conformance;
 mod js;
 mod js_package;

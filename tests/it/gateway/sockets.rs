@@ -8,12 +8,9 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use futures::{FutureExt, SinkExt};
 use node_sdk::{Items, Node, NodeBuilder, Params, Path, ServiceError, State, Streaming};
 use serde_json::{Value, json};
+use tests::web_socket::{Client, closed, hear, open, open_with, say};
 use tests::{Cluster, PATIENCE, eventually, request};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 type HandlerResult<T> = Result<T, ServiceError>;
@@ -86,51 +83,12 @@ async fn served() -> (Cluster, Node, SocketAddr) {
     (cluster, node, gateway)
 }
 
-type Client = WebSocketStream<TcpStream>;
-
-/// Opens a WebSocket with further header fields.
-async fn open_with(gateway: SocketAddr, path: &str, fields: &[(&'static str, &str)]) -> Result<Client, Error> {
-    let mut request = format!("ws://{gateway}{path}").into_client_request().unwrap();
-    for (name, value) in fields {
-        request.headers_mut().insert(*name, value.parse().unwrap());
-    }
-    let stream = TcpStream::connect(gateway).await.unwrap();
-    Ok(tokio_tungstenite::client_async(request, stream).await?.0)
-}
-
-async fn open(gateway: SocketAddr, path: &str) -> Client {
-    open_with(gateway, path, &[]).await.unwrap()
-}
-
 /// The status and the word of a request that was not accepted.
 fn refusal(opened: Result<Client, Error>) -> (u16, String) {
     let Err(Error::Http(response)) = opened else { panic!("{opened:?}") };
     let problem: Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
     let word = problem["type"].as_str().unwrap().trim_start_matches("/problems/").to_owned();
     (response.status().as_u16(), word)
-}
-
-async fn say(client: &mut Client, value: &Value) {
-    client.send(Message::text(value.to_string())).await.unwrap();
-}
-
-/// The next message, as JSON.
-async fn hear(client: &mut Client) -> Value {
-    match timeout(PATIENCE, client.next()).await.unwrap() {
-        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// The code and the reason with which the gateway closes; messages before that are skipped.
-async fn closed(client: &mut Client) -> (u16, String) {
-    loop {
-        match timeout(PATIENCE, client.next()).await.unwrap() {
-            Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => return (code.into(), reason.to_string()),
-            Some(Ok(_)) => {}
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 #[tokio::test]

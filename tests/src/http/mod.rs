@@ -4,6 +4,7 @@ mod client;
 pub mod http2;
 mod servers;
 mod tls;
+pub mod web_socket;
 
 pub use client::{HttpClient, HttpResponse, request, spawn_request};
 pub use servers::{CountingServer, RawStream, Server, echo_server, gateway_before, serve_prefixes, try_request};
