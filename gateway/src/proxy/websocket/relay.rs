@@ -190,7 +190,10 @@ where
                 batch.push(part);
             }
             Some(Err(error)) => {
-                (terms.record)(Some(&error));
+                // A service may end a stream with an error of its own, which its client is told.
+                if !matches!(error, CallError::Refused { .. }) {
+                    (terms.record)(Some(&error));
+                }
                 break Some(of_call_error(&error));
             }
             None => break Some(close_frame(CloseCode::Normal, "")),
