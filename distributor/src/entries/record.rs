@@ -29,7 +29,7 @@ pub(crate) struct Record {
     /// The entry of the node in lists: JSON text in which `¶` is escaped, so its length is that on
     /// the wire.
     pub(crate) entry: Box<str>,
-    /// The same without what is internal, if the node states what that is.
+    /// The entry without internal urls, if the node states which these are.
     pub(crate) public_entry: Option<Box<str>>,
     pub(crate) is_suspect: bool,
     /// Whether the node has registered here itself. An entry that was only copied from another node

@@ -1,4 +1,4 @@
-//! Which routes are public of nodes that cannot say.
+//! Which routes are public, if their nodes cannot say.
 
 use net::{SettingValue, ValueError, ValueKind};
 use node_sdk::gateway::UnstatedRoutes;
@@ -7,8 +7,8 @@ use protocol::Route;
 /// Maximum number of routes of the list: more than the services of one mesh have that cannot say.
 const MAX_ROUTES: usize = 1000;
 
-/// Which routes are public of nodes that cannot say: those of version 1, and those of version 2
-/// before routes could be internal.
+/// Which routes are public, if their nodes cannot say. Such nodes are of version 1, or of version 2
+/// from before routes could be internal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldNodesPublic(pub UnstatedRoutes);
 

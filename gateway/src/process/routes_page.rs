@@ -97,7 +97,7 @@ fn write_nodes(out: &mut String, offers: &Offers) {
 
 fn write_internal(out: &mut String, offers: &Offers) {
     if !offers.is_empty() {
-        let _ = writeln!(out, "Not for clients: internal routes, which are answered as if no node offered them:");
+        let _ = writeln!(out, "Internal routes, which the gateway does not call for clients:");
     }
     for (route, Offer { nodes, .. }) in offers {
         let _ = writeln!(out, "  {route}");

@@ -1,4 +1,4 @@
-//! Which requests below a prefix are answered at all, whoever offers what they ask for. Pure.
+//! Which requests below a prefix are answered at all, by nodes and by servers. Pure.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -16,7 +16,7 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// as if nothing offered what they ask for.
 #[derive(Clone, Debug, Default)]
 pub struct RouteAccess {
-    /// `None`: all.
+    /// `None` allows all requests.
     allow: Option<RequestSet>,
     /// Its paths are [`plain`].
     deny: RequestSet,
@@ -32,7 +32,7 @@ pub(crate) struct PathAccess<'a> {
     pub(crate) others: Vec<(&'a RouteAccess, String)>,
 }
 
-/// What a list has: all requests of a method, or those of a method to certain paths.
+/// An item of a list: all requests of a method, or those of a method to certain paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestPattern {
     /// A method, such as `DELETE`.
@@ -106,7 +106,7 @@ impl RequestSet {
 }
 
 impl RequestPattern {
-    /// Its path, if it has one.
+    /// The path of the pattern, if it has one.
     pub(crate) fn path(&self) -> Option<&str> {
         match self {
             Self::Method(_) => None,
@@ -133,7 +133,7 @@ impl FromStr for RequestPattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok() {
-            return Err("it lists methods and routes, and no clients: limit these by a firewall".to_owned());
+            return Err("the list has methods and routes, not clients: limit clients by a firewall".to_owned());
         }
         let method_bytes = text.find('/').unwrap_or(text.len());
         let (method, path) = text.split_at(method_bytes);
@@ -282,8 +282,8 @@ mod tests {
         for text in ["", "get", "/a", "get/a", "GETTING0/a", "GET /a"] {
             check(text, "write a method such as DELETE");
         }
-        check("10.0.0.0/8", "no clients");
-        check("::1", "no clients");
+        check("10.0.0.0/8", "not clients");
+        check("::1", "not clients");
         check("HEAD", "write GET");
         check("HEAD/a", "write GET");
         check("GET/a/:id", "matches only itself");

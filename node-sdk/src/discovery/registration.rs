@@ -46,8 +46,8 @@ pub struct NodeDescription {
     pub asks: bool,
     /// The cache file.
     pub cache: Option<PathBuf>,
-    /// Calls are made for clients: public routes are called, and no others. It says which routes
-    /// are public of nodes that cannot say. `None` for a node, which calls all routes.
+    /// Which unstated routes are public, if calls are made for clients: then only public routes are
+    /// called. `None` for a node, which calls all routes.
     pub public_only: Option<UnstatedRoutes>,
     /// How one of several providers is picked.
     pub balance: Balance,

@@ -85,8 +85,9 @@ pub trait GatewayPeers: Sized {
     /// Whether a node offers this, or has offered it within the last ten minutes.
     fn has_known(&self, method: &str, path: &str) -> bool;
 
-    /// Whether a route, of which its node states this, is not called because these peers call
-    /// [for clients](NodeDescription::public_only).
+    /// Whether these peers do not call a route, because they call [for
+    /// clients](NodeDescription::public_only) and the route is internal. `advert` is what its node
+    /// states of it.
     fn is_internal(&self, route: &Route, advert: Option<&RouteAdvert>) -> bool;
 
     /// Whether the path belongs to an internal route, which is not called for clients.

@@ -27,7 +27,8 @@ pub(crate) struct LocalNode {
     pub(crate) buffer_budget: Arc<Budget>,
     /// The turns among the providers of each route, in all threads.
     pub(crate) turns: SharedTurns,
-    /// It calls for clients, which have public routes only.
+    /// Which unstated routes are public, if the node calls for clients, which have public routes
+    /// only.
     public_only: Option<UnstatedRoutes>,
     /// The routes of [`UnstatedRoutes::Only`], without the names of their parameters.
     listed: HashSet<String>,
@@ -35,15 +36,15 @@ pub(crate) struct LocalNode {
     pub(crate) metrics: OnceLock<Arc<NodeMetrics>>,
 }
 
-/// Which routes are public of nodes that cannot say: those of version 1, and those of version 2
-/// before routes could be internal.
+/// Which routes are public, if their nodes cannot say. Such nodes are of version 1, or of version 2
+/// from before routes could be internal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnstatedRoutes {
-    /// All.
+    /// All routes are public.
     Public,
-    /// None.
+    /// No route is public.
     Internal,
-    /// These; the names of parameters make no difference.
+    /// These routes are public; the names of parameters make no difference.
     Only(Vec<Route>),
 }
 
@@ -80,8 +81,8 @@ impl LocalNode {
         })
     }
 
-    /// Whether a route, of which its node states this, is not called because this process calls for
-    /// clients.
+    /// Whether this process does not call a route, because it calls for clients and the route is
+    /// internal. `advert` is what its node states of it.
     pub(crate) fn is_internal(&self, route: &Route, advert: Option<&RouteAdvert>) -> bool {
         let Some(unstated) = &self.public_only else { return false };
         let is_public = || match unstated {

@@ -16,7 +16,7 @@ use crate::transport::connection::Connection;
 /// it.
 pub(crate) type Providers = Pool<Provider>;
 
-/// The pools of one route. As a pool, it is that of the nodes that are called.
+/// The pools of one route. It dereferences to the pool of the nodes that are called.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteProviders {
     called: Providers,
@@ -34,7 +34,7 @@ pub(super) fn weight(node: &Node) -> u16 {
 }
 
 impl RouteProviders {
-    /// No nodes, which are called in `turns`.
+    /// Pools without nodes. Those that are added are called in `turns`.
     pub(crate) fn new(turns: Turns) -> Self {
         Self { called: Pool::new(MAX_SUBSET, turns), internal: None, call_stats: OnceLock::new() }
     }

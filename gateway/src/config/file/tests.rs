@@ -202,7 +202,10 @@ fn allow_and_deny_list_requests_below_the_prefix() {
     let route = |keys: &str| format!("[[route]]\nprefix = \"/a\"\n{keys}");
     check(&route("deny = [\"DELETE\", \"GET/a\", \"POST/a/{x}\"]\nallow = []"), &[]);
     check(&route("deny = [\"delete\"]"), &["3:9: deny = \"delete\": write a method such as DELETE"]);
-    check(&route("allow = [\"GET\", \"10.0.0.0/8\"]"), &["3:17: allow = \"10.0.0.0/8\": it lists methods and routes"]);
+    check(
+        &route("allow = [\"GET\", \"10.0.0.0/8\"]"),
+        &["3:17: allow = \"10.0.0.0/8\": the list has methods and routes"],
+    );
     check(&route("allow = [\"GET/ab\"]"), &["3:9: allow: `/ab` is not below the prefix of this [[route]]"]);
     let two = |keys: &str| format!("[[route]]\nprefix = \"/\"\n{keys}\n[[route]]\nprefix = [\"/a\", \"/b\"]\n");
     check(&two("deny = [\"GET/a\", \"GET/ab\"]"), &["3:8: deny: the lists of prefix `/a`, in line 5, count for `/a`"]);

@@ -46,7 +46,7 @@ impl Node {
         Some(Self { name, host, port, routes, route_adverts, advert, read_window, suspect: false })
     }
 
-    /// Its routes, each with what is stated of it; `None` if the node cannot say.
+    /// The routes of the node, each with what it states of them; `None` if the node cannot say.
     pub fn stated_routes(&self) -> impl Iterator<Item = (&Route, Option<&RouteAdvert>)> {
         let adverts = self.route_adverts.iter().map(Option::as_ref).chain(std::iter::repeat(None));
         self.routes.iter().zip(adverts)

@@ -27,8 +27,8 @@ pub struct Advert {
     /// The address at which other nodes can call this one, if it differs from the address of its
     /// connection and the port that it listens on: behind a NAT, or in a container.
     pub advertise: Option<HostPort>,
-    /// What it states of its routes; `None` from a node that cannot say, whose routes are all
-    /// public as they always were.
+    /// What the node states of its routes. `None` from a node that cannot say: all of its routes
+    /// are public, as they always were.
     pub routes: Option<RouteAdverts>,
     /// JSON text of anything else that the node's operators want to show.
     pub meta: Option<String>,

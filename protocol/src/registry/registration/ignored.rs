@@ -59,8 +59,8 @@ fn members(text: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
     serde_json::from_str::<Members<'_>>(text).map(|Members(list)| list).unwrap_or_default()
 }
 
-/// The members of `$` that count as absent because they are of a wrong type, of a node with as many
-/// urls.
+/// The members of `$` that count as absent, because they are of a wrong type. The node has this
+/// many `urls`.
 fn ignored_members(text: &str, urls: usize) -> Vec<&'static str> {
     if !is_object(text) {
         return vec!["$ is not an object, so this is taken for a node of version 1"];

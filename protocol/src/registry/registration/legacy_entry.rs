@@ -28,9 +28,9 @@ impl Registration {
 /// one of its places is, and events are for nodes only.
 fn public_urls<'u>(urls: &'u [String], stated: &RouteAdverts) -> Vec<&'u String> {
     let adverts = stated.by_position(urls.len());
-    let of = |public: bool| urls.iter().zip(&adverts).filter(move |(_, advert)| advert.public == public);
-    let internal: HashSet<(Cow<'_, str>, bool)> = of(false).map(|(url, _)| unnamed(url)).collect();
-    let public = of(true).map(|(url, _)| url);
+    let with_advert = |public: bool| urls.iter().zip(&adverts).filter(move |(_, advert)| advert.public == public);
+    let internal: HashSet<(Cow<'_, str>, bool)> = with_advert(false).map(|(url, _)| unnamed(url)).collect();
+    let public = with_advert(true).map(|(url, _)| url);
     public.filter(|url| !url.starts_with(EVENT_PREFIX) && !internal.contains(&unnamed(url))).collect()
 }
 
@@ -43,7 +43,7 @@ fn unnamed(url: &str) -> (Cow<'_, str>, bool) {
     }
 }
 
-/// An object whose members have other values, or none.
+/// Rewrites an object: `value_of` gives each member another value, or `None` to remove it.
 fn rewrite(object: &str, mut value_of: impl FnMut(&str, &RawValue) -> Option<String>) -> String {
     let Members(members) = serde_json::from_str(object).expect("an entry and its $ are objects, as they were read");
     let members = members.iter().filter_map(|(name, value)| {

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use crate::json::{is_object, read_member, to_json};
 use crate::registry::registration::wanted_headers::WantedHeaders;
 
-/// The statements of a node about one of its routes. A route that is not stated has the defaults.
+/// What a node states of one of its routes. A route of which it states nothing has the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteAdvert {
     /// Whether gateways answer clients with the route. Otherwise it is internal: only nodes can
@@ -38,7 +38,7 @@ impl RouteAdverts {
         groups
     }
 
-    /// Reads the member `routes`. A value that is no list states nothing, so that all routes are
+    /// Reads the member `routes`. A value that is not a list states nothing, so that all routes are
     /// internal: a node that writes the member does not mean all of its routes to be public.
     pub(super) fn parse(text: &RawValue) -> Self {
         let list: Vec<&RawValue> = read_member(Some(text)).unwrap_or_default();
@@ -50,13 +50,13 @@ impl RouteAdverts {
         format!("[{}]", groups.join(","))
     }
 
-    /// The advert of each of as many urls. If two objects name a position, the first counts.
+    /// The advert of each of this many urls. If two objects name a position, the first counts.
     pub fn by_position(&self, urls: usize) -> Vec<RouteAdvert> {
         let mut adverts = vec![RouteAdvert::default(); urls];
         for (positions, advert) in self.0.iter().rev() {
             for at in positions {
-                if let Some(place) = adverts.get_mut(usize::from(*at)) {
-                    place.clone_from(advert);
+                if let Some(entry) = adverts.get_mut(usize::from(*at)) {
+                    entry.clone_from(advert);
                 }
             }
         }
@@ -78,7 +78,8 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
     serde_json::from_str(text.get()).ok().filter(|_| is_object(text.get()))
 }
 
-/// An object without sound positions is of no route. A member of a wrong type counts as absent.
+/// Parses one object of the list. One without sound positions is about no route. A member of a
+/// wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
     let RawGroup { at, public, headers } = read_group(text)?;
     let public = read_member(public).unwrap_or(false);
@@ -92,7 +93,7 @@ fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
     format!(r#"{{"at":{}{public}{headers}}}"#, to_json(positions))
 }
 
-/// What no peer takes notice of in the member `routes` of a node with as many urls.
+/// The parts of the member `routes` that all peers ignore. The node has this many `urls`.
 pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'static str> {
     let Some(list) = read_member::<Vec<&RawValue>>(Some(text)) else {
         return vec!["$.routes is not a list, so all routes are internal"];

@@ -30,10 +30,10 @@ pub(super) fn node_of<'n>(nodes: impl Iterator<Item = &'n Arc<Node>> + Clone) ->
 
 /// The routes of all nodes, each once, with the strictest statement of those that offer it.
 fn merge_routes<'n>(nodes: impl Iterator<Item = &'n Arc<Node>>) -> Vec<(Route, Option<RouteAdvert>)> {
-    let (mut merged, mut places) = (Vec::<(Route, Option<RouteAdvert>)>::new(), HashMap::new());
+    let (mut merged, mut positions) = (Vec::<(Route, Option<RouteAdvert>)>::new(), HashMap::new());
     for (route, advert) in nodes.flat_map(|node| node.stated_routes()) {
-        let place = *places.entry(route).or_insert(merged.len());
-        match merged.get_mut(place) {
+        let position = *positions.entry(route).or_insert(merged.len());
+        match merged.get_mut(position) {
             Some((_, earlier)) => *earlier = stricter(earlier.take(), advert),
             None => merged.push((route.clone(), advert.cloned())),
         }
