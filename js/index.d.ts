@@ -19,9 +19,9 @@ export interface NodeOptions {
   zone?: string;
   /** The node's share of calls, in hundredths of the usual one: 0 to 1000. */
   weight?: number;
-  /** Of the service; everybody sees it. */
+  /** The version of the service, which all peers see. */
   version?: string;
-  /** Anything else that everybody should see. */
+  /** Anything else that all peers should see. */
   meta?: Json;
   /**
    * Whether clients of a gateway can call all routes of this node; `false` unless set. A route with the option `public`
@@ -150,7 +150,7 @@ export interface IncomingCall<P = Json> {
    * reading this refuses the call: 400 `not_http`.
    */
   readonly request: HttpRequest;
-  /** Aborts when nobody waits any more for a call that may be dropped, or when its stream ends. */
+  /** Aborts when no caller waits any more for a call that may be dropped, or when its stream ends. */
   readonly signal: AbortSignal;
   /** The W3C `traceparent` of the call. */
   readonly trace: string;

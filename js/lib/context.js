@@ -14,9 +14,9 @@ const TRACE = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/;
 const storage = new AsyncLocalStorage();
 
 class Context {
-  #aborter = null; // made when somebody asks for the signal: few handlers do
+  #aborter = null; // made when a handler asks for the signal: few do
   #listeners = null;
-  isAborted = false; // nobody waits any more
+  isAborted = false; // no caller waits any more
 
   // `deadline`: until when the caller waits, as performance.now() tells time; null for ever.
   // `mayStream`: the caller takes a stream.
@@ -24,7 +24,7 @@ class Context {
     Object.assign(this, { deadline, trace, hops, mayStream });
   }
 
-  // Aborts when nobody waits any more.
+  // Aborts when no caller waits any more.
   get signal() {
     if (this.#aborter === null) {
       this.#aborter = new AbortController();

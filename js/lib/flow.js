@@ -138,7 +138,7 @@ class Sender {
     return this.#sent + 1;
   }
 
-  // Nothing more can be sent: whoever waits to send is told.
+  // Nothing more can be sent: code that waits to send is told.
   close() {
     this.#isOver = true;
     this.#wake();

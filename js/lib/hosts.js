@@ -31,7 +31,7 @@ function farEnd({ localAddress, remoteAddress }) {
   return isIP(there) === 4 ? `::ffff:${there}` : there;
 }
 
-// An entry with the host at which it is to be called. A Distributor on another machine lists nodes
+// An entry with the host at which it can be called. A Distributor on another machine lists nodes
 // of its own machine with a loopback host, which would lead to ours.
 function resolved(entry, far) {
   return far !== null && isOwn(entry?.host) ? { ...entry, host: far } : entry;

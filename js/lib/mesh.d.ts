@@ -8,7 +8,7 @@ declare class MeshServer {
    */
   constructor(name: string, port: number | string, urls?: string[], options?: MeshServer.Options);
 
-  /** What is registered; a service may add members, which everybody sees, such as `$: { zone: 'a' }`. */
+  /** What is registered; a service may add members, which all peers see, such as `$: { zone: 'a' }`. */
   context: { port: number | string; name: string; urls: string[]; [member: string]: unknown };
   /** Whether there is a connection to the Distributor. */
   isConnectedDistributor: boolean;

@@ -285,7 +285,7 @@ function crc32(bytes) {
 }
 
 // A stranger's value as a number; NaN when it is none. JSON can hold objects whose `valueOf` and
-// `toString` are no functions: JavaScript throws when it converts them.
+// `toString` are not functions: JavaScript throws when it converts them.
 function numberIn(value) {
   return typeof value === 'number' || typeof value === 'string' ? Number(value) : NaN;
 }

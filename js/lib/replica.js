@@ -129,7 +129,7 @@ class Replica {
     return this.entryOf(registry) !== undefined;
   }
 
-  // The entry of this service, with the host at which it is to be called.
+  // The entry of this service, with the host at which it can be called.
   entryOf({ service: { context }, version, id }) {
     const isIt = version === 2
       ? ({ entry }) => entry?.$?.id === id

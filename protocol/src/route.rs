@@ -171,7 +171,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// What a segment must be; a parameter may be anything.
+/// The text that a segment must be; `None` for a parameter, which may be any.
 fn literal_of(segment: Segment<'_>) -> Option<&str> {
     match segment {
         Segment::Literal(literal) => Some(literal),

@@ -115,7 +115,7 @@ class Refused(CallError):
 
 def to_service_error(error: CallError) -> ServiceError:
     """What the caller of a handler is told if a call that the handler made has failed. The inner
-    error names services, urls and addresses that are not for everybody: its text stays here."""
+    error names services, urls and addresses that are not for all clients: its text stays here."""
     busy = "a service that this one needs has no time now"
     if isinstance(error, Overloaded) or (isinstance(error, Refused) and error.reason == "overloaded"):
         # The word `overloaded` itself would say that this node has done nothing, so that the call

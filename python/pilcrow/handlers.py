@@ -16,7 +16,7 @@ from .wire import shown
 
 MAX_WAITING = 256
 """Events, and other calls without a key, that wait for a route at its concurrency limit. More are
-lost: whoever emits them does not wait."""
+lost: the node that emits them does not wait."""
 
 Reader = Callable[[str, Any], Any]
 
@@ -71,7 +71,7 @@ class Handler:
                 "`await asyncio.to_thread(…)`"
             )
         if self.is_stream and self._reads_all:
-            raise StartError(f"the handler {name} of {route} yields: nobody reads what a handler of an event yields")
+            raise StartError(f"the handler {name} of {route} yields: what a handler of an event yields is not read")
         self._call_name: str | None = None
         self._request: tuple[str, bool] | None = None
         """The parameter for the request of a client, and whether the handler does without."""
@@ -139,7 +139,7 @@ class Handler:
         return self._limit is not None and self._limit.locked()
 
     async def permit(self) -> asyncio.Semaphore | None:
-        """Waits until the call may run, and gives what is to be released then. Raises
+        """Waits until the call may run, and gives what must be released then. Raises
         :class:`ServiceError` when too many wait."""
         if self._limit is None:
             return None

@@ -220,7 +220,7 @@ class Node:
 
     @property
     def lost_events(self) -> int:
-        """Events, and other calls without an answer, that were lost: nobody took them, or they
+        """Events, and other calls without an answer, that were lost: no node took them, or they
         failed."""
         return self._service.lost_events
 
@@ -268,7 +268,7 @@ class Node:
         return self
 
     async def stop(self) -> bool:
-        """Leaves the list first, so that nobody picks this node any more; then calls in flight are
+        """Leaves the list first, so that no caller picks this node any more; then calls in flight are
         finished, and work that was detached. Returns whether all were."""
         if self._server is None or self._registry is None or self._caller is None:
             return True

@@ -50,7 +50,7 @@ class Server:
         return self.read_windows.get(host.strip("[]"), 0)
 
     async def stop(self, leave_time: float, finish_time: float) -> bool:
-        """Stops in order: callers that have been told go by themselves; then nobody new comes, and
+        """Stops in order: callers that have been told go by themselves; then no new caller comes, and
         running calls are finished. Returns whether all were."""
         await self._gone(leave_time)
         if self._sockets is not None:

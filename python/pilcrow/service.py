@@ -124,7 +124,7 @@ class Call:
 
     async def items(self) -> AsyncIterator[Any]:
         """The parts that the caller sends after the call. Raises :class:`ServiceError` when the
-        caller takes no stream: whoever sends parts has to."""
+        caller takes no stream: a caller that sends parts has to."""
         if self._inbox is None or self._open is None:
             raise ServiceError(406, "stream", "this route reads a stream: call it as one")
         self._open.open()

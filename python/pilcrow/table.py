@@ -17,7 +17,7 @@ from .sockets import blocked_because, parse_host_port
 from .wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
 
 MAX_KNOWN_ROUTES = 16_384
-"""Routes that are remembered when nobody offers them any more, to tell "not there now" from "never
+"""Routes that are remembered when no node offers them any more, to tell "not there now" from "never
 heard of it"."""
 
 MAX_SCANNED_ROUTES = 16_384

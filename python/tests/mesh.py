@@ -85,7 +85,7 @@ class Server:
 
 
 class Distributor(Server):
-    """Lists whoever registers. With `version=1` it shows no `$`."""
+    """Lists each node that registers. With `version=1` it shows no `$`."""
 
     def __init__(self, version=2):
         self.version = version

@@ -76,7 +76,7 @@ class Arguments(unittest.TestCase):
         check(with_stars, "passed by name")
         check(with_names, "write `params`")
         check(fine, "1 or more", max_concurrency=0)
-        check(yields, "nobody reads", url="EVENT/a")
+        check(yields, "is not read", url="EVENT/a")
 
     def test_statuses(self):
         self.assertEqual(Status(201, 1).status, 201)

@@ -8,7 +8,7 @@ from pilcrow.wire import FrameReader, FrameTooLarge, NotAPacket, encode, key_and
 
 
 def read(data, chunks=(), **options):
-    """The packets of these bytes, cut at these positions. What is no packet is shown as None."""
+    """The packets of these bytes, cut at these positions. What is not a packet is shown as None."""
     reader = FrameReader(**options)
     found = []
     for begin, end in zip([0, *chunks], [*chunks, len(data)]):

@@ -40,7 +40,7 @@ pub(crate) struct Outbox {
     /// Whether the peer is registered, so that it is told of changes.
     follows: bool,
     known: PeerState,
-    /// The last state that it was told before it was to be told everything anew. It may be later
+    /// The last state that it was told before it had to be told everything anew. It may be later
     /// than what is published, and no earlier one may follow.
     floor: Option<Revision>,
     reply: Option<Reply>,

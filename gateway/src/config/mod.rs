@@ -135,7 +135,7 @@ pub struct RouteConfig {
     pub rewrite_cookies: bool,
     /// Whether servers get fields whose names contain `_`, which some servers confuse with others.
     pub underscores: bool,
-    /// Which requests are answered, whoever offers what they ask for; all unless given.
+    /// Which requests are answered, by nodes and by servers; all unless given.
     pub access: Option<RouteAccess>,
     /// Whether nodes are called with packets below these paths. Otherwise requests go to servers
     /// only.

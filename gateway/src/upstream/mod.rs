@@ -73,7 +73,7 @@ impl WorkerShared {
     }
 }
 
-/// Drops what nobody uses any more, if the map would have to grow for one more.
+/// Drops values that are not used any more, if the map would have to grow for one more.
 fn drop_unused<K: Eq + Hash, V, S: BuildHasher>(known: &mut HashMap<K, Weak<V>, S>) {
     if known.len() == known.capacity() {
         known.retain(|_, value| value.strong_count() > 0);

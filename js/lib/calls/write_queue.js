@@ -141,7 +141,7 @@ class WriteQueue {
     });
   }
 
-  // The next packet that is to be written.
+  // The next packet to write.
   #next() {
     while (this.#queue.length > 0 && this.#queue[0].isGone) this.#queue.shift();
     return this.#queue[0];

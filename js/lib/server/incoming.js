@@ -57,7 +57,7 @@ class IncomingCall {
     return this.#request;
   }
 
-  // Aborts when nobody waits for the answer: the caller has gone, or has given up, and the call is
+  // Aborts when no caller waits for the answer: it has gone, or has given up, and the call is
   // idempotent; or the stream has ended.
   get signal() {
     return this.#context.signal;

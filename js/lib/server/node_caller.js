@@ -69,7 +69,7 @@ class NodeCaller extends Caller {
     const { remoteAddress: host, remotePort: port } = this.socket;
     const stated = typeof $.f === 'string' ? { instance: $.f } : {};
     const caller = { ...this.#stated, ...stated, address: `${host}:${port}` };
-    if (!isAnswered) this.service.keep(call); // an event is finished, whoever goes
+    if (!isAnswered) this.service.keep(call); // an event is finished, even if its caller goes
     const what = { method, uri, params: packet.params, $, version: call.version };
     this.service.run({ ...what, isAnswered, context, caller, stream })
       .then((outcome) => {
