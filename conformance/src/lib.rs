@@ -28,8 +28,8 @@ use crate::check::Check;
 use crate::registry::{Patience, PlayedDistributor, RegistryCheck};
 use crate::wire::NodeUnderTest;
 
-/// After a failed check, how often a node that does not answer is called again, and the pause
-/// before each.
+/// How often a node that does not answer is called again after a failed check, and the pause before
+/// each.
 const RETURN_TRIES: u32 = 5;
 const RETURN_PAUSE: Duration = Duration::from_millis(300);
 /// How long a node may take to register again: the 3 s of docs/PROTOCOL.md, and as much for a try

@@ -50,7 +50,7 @@ net::settings! {
         /// Pings a second to all nodes together; with more nodes than this, each is pinged less
         /// than once a second.
         pub pings_per_second: u32 = 500, where 1..=u32::MAX;
-        /// After this time a peer that has not registered is sent the list.
+        /// How long a peer may take to register before it is sent the list.
         ///
         /// Most peers register at once, and need no greeting.
         pub greet_after: Duration = Duration::from_millis(100);

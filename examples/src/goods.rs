@@ -35,15 +35,15 @@ const GOODS: &str = "SELECT goods.*, COALESCE(sold, 0) AS sold FROM goods LEFT J
 /// Something to buy.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Good {
-    /// Given by the database.
+    /// The number that the database has given it.
     pub id: i64,
-    /// For people.
+    /// The name that people read.
     pub name: String,
-    /// To list by.
+    /// The category by which goods are listed.
     pub category: String,
-    /// In the smallest unit of the currency.
+    /// The price in the smallest unit of the currency.
     pub price: u32,
-    /// For people.
+    /// The text that people read.
     pub description: String,
     /// How often.
     pub sold: u32,

@@ -20,7 +20,7 @@ pub const TABLES: &str = "CREATE TABLE IF NOT EXISTS members (
 /// A member as others may see it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Member {
-    /// Given by the database.
+    /// The number that the database has given it.
     pub id: i64,
     /// Chosen by the member; no two are alike.
     pub username: String,

@@ -24,13 +24,13 @@ pub const TABLES: &str = "CREATE TABLE IF NOT EXISTS purchases (
 /// A good that a member bought.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Purchase {
-    /// Given by the database.
+    /// The number that the database has given it.
     pub id: i64,
     /// Who bought.
     pub member: i64,
     /// The good that was bought.
     pub good: i64,
-    /// Its price then.
+    /// The price of the good then.
     pub price: u32,
     /// When, in UTC.
     pub at: String,

@@ -93,9 +93,9 @@ impl ReadWindow {
 /// The condition for the next write to a version 1 peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowFull {
-    /// Until this time, when everything counts as read.
+    /// Wait until this time, when everything counts as read.
     Until(Instant),
-    /// Until the peer's socket shows less, which [`ReadWindow::confirm_read`] records.
+    /// Wait until the peer's socket shows less, which [`ReadWindow::confirm_read`] records.
     PollPeer,
 }
 

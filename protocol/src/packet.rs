@@ -57,13 +57,13 @@ pub struct Packet<'a> {
 /// Why a frame is not a packet. The frame is lost; the next one can be read.
 #[derive(Debug, Error)]
 pub enum PacketError {
-    /// Not UTF-8.
+    /// The packet is not UTF-8.
     #[error("not UTF-8 from byte {at}")]
     Encoding {
         /// Offset in the frame of the first byte that is not UTF-8.
         at: usize,
     },
-    /// Not JSON, not an object, or a member of the wrong type.
+    /// The packet is not JSON, not an object, or has a member of the wrong type.
     #[error("bad packet at byte {at}")]
     Json {
         /// Offset in the frame where the parser stopped.

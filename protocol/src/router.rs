@@ -42,7 +42,7 @@ struct Patterns<T> {
     hasher: RandomState,
     /// The shapes of the patterns with the same number of segments and first segment, best first.
     groups: Hashed<Vec<Shape>>,
-    /// By shape and literal segments; two patterns rarely have the same hash.
+    /// The patterns by shape and literal segments; two patterns rarely have the same hash.
     routes: Hashed<Vec<Pattern<T>>>,
 }
 

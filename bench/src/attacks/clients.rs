@@ -55,7 +55,7 @@ enum Layer {
 #[derive(Clone, Copy)]
 enum ReadRate {
     Nothing,
-    /// This number of bytes in each interval.
+    /// Reads this number of bytes in each interval.
     Slowly(usize),
     /// Everything, so that it notices when it is cut off, and comes again.
     All,

@@ -102,7 +102,7 @@ struct Tenure {
     /// The first state that contained its present registration. Nodes with interests are not told
     /// of later ones that do not concern them.
     listed: Revision,
-    /// Made with the first update.
+    /// The bucket of updates, which is made with the first one.
     updates: Option<Box<TokenBucket>>,
 }
 

@@ -101,7 +101,7 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) log_lines_lost: u64,
     /// Connections that wait for room for a packet.
     pub(crate) waiting: usize,
-    /// For each kind: bytes that are held, and their limit.
+    /// The bytes that are held, and their limit, for each kind.
     pub(crate) memory: Vec<(&'static str, usize, usize)>,
 }
 

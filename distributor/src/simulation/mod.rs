@@ -48,7 +48,7 @@ const EVENTS: usize = 30;
 const HEALED_AFTER: Duration = Duration::from_secs(60);
 /// How long after the faults impersonators leave. A node that flaps waits no longer than this.
 const IMPOSTOR_STAY_TIME: Duration = Duration::from_secs(26);
-/// After how long the system gives up a connection whose other end is silent.
+/// The time after which the system gives up a connection whose other end is silent.
 const DEAD_AFTER: Duration = Duration::from_secs(4);
 /// Bytes that a connection accepts before the other end reads.
 const PIPE_BYTES: usize = 1500;

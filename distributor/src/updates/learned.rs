@@ -19,7 +19,7 @@ use crate::updates::lists::{ListCache, PeerState, StateAfter, Wait};
 pub(crate) enum LearnedUpdate {
     /// Nothing: it knows all nodes that it has come to need.
     Nothing,
-    /// This change, after which it knows that state.
+    /// The peer is sent this change, after which it knows that state.
     Change(Bytes, StateAfter),
     /// The list of all that it needs: it cannot be told by a change.
     List,

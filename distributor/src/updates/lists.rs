@@ -96,7 +96,7 @@ pub(crate) struct StateAfter {
 pub(crate) enum NextUpdate {
     /// Nothing: up to this state, it already knows all that concerns it.
     Nothing(Revision),
-    /// This packet, after which it knows that state.
+    /// The peer is sent this packet, after which it knows that state.
     Packet(OutPacket, StateAfter),
     /// A packet for this peer only, later: many such peers wait, or memory is short.
     Later(Wait),

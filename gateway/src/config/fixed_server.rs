@@ -19,9 +19,9 @@ pub struct FixedServer {
 /// The address of a server that does not register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FixedAddress {
-    /// At an address or a name, and a port.
+    /// The server listens at an address or a name, and a port.
     Host(HostPort),
-    /// At a Unix socket of this machine.
+    /// The server listens at a Unix socket of this machine.
     Unix(UnixPath),
 }
 

@@ -83,7 +83,7 @@ impl SettingValue for AdminAddress {
     }
 }
 
-/// Only for this machine.
+/// The address for operators, which only this machine reaches.
 pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// `off`, or a name or address with a port; the name is looked up at every attempt to connect, so

@@ -50,7 +50,7 @@ struct Certificates {
 struct CertificateTable {
     /// The first certificate, for clients that name no host, or a host without a certificate.
     usual: Arc<CertifiedKey>,
-    /// By name, in small letters; `*.` stands for one label.
+    /// The certificates by name, in small letters; `*.` stands for one label.
     names: HashMap<String, Arc<CertifiedKey>>,
 }
 

@@ -116,11 +116,11 @@ pub fn response_head(bytes: &[u8], size: usize, to_head: bool) -> Result<Option<
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
-    /// After this many bytes.
+    /// The body ends after this many bytes.
     Length(u64),
-    /// After the last chunk.
+    /// The body ends after the last chunk.
     Chunked,
-    /// With the connection.
+    /// The body ends with the connection.
     Close,
 }
 

@@ -15,7 +15,7 @@ const MAX_TRAILER_BYTES: usize = 16 * 1024;
 /// Reads one body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BodyReader {
-    /// This many bytes are still to come.
+    /// This many bytes of the body are missing.
     Length(u64),
     Chunked(ChunkState, LineEnds),
     /// The body ends with the connection.
@@ -27,13 +27,13 @@ pub(crate) enum BodyReader {
 /// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChunkState {
-    /// In the line with the size.
+    /// The reader is in the line with the size.
     Size,
-    /// In the data, of which this many bytes are still to come.
+    /// The reader is in the data, of which this many bytes are still to come.
     Data(u64),
-    /// In the line end after the data.
+    /// The reader is in the line end after the data.
     DataEnd,
-    /// After the last chunk.
+    /// The reader is behind the last chunk.
     Trailers,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum ChunkState {
 pub(crate) struct MalformedBody(pub(crate) &'static str);
 
 impl BodyReader {
-    /// Of a request, or with liberal line ends of a response.
+    /// A reader for the body of a request, or with liberal line ends for that of a response.
     pub(crate) fn new(framing: Framing, line_ends: LineEnds) -> Self {
         match framing {
             Framing::Empty => Self::Length(0),

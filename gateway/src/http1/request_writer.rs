@@ -20,7 +20,7 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) target: [&'a str; 4],
     pub(crate) server: &'a ServerAddress,
     pub(crate) origin: &'a ForwardedInfo,
-    /// By how many gateways it has been passed on.
+    /// The number of gateways that have passed it on.
     pub(crate) hops: u8,
     /// The prefix that has been removed from the path.
     pub(crate) stripped: &'a str,

@@ -13,9 +13,9 @@ pub(crate) const TURN_TIME: Duration = Duration::from_micros(200);
 /// long as half of a small request takes, also on a slow or busy machine, and less than several
 /// large reads and writes in a row do.
 pub(crate) const MAX_LIGHT_TIME: Duration = Duration::from_micros(50);
-/// By how much it may exceed that in all: less than one whole slice of a flood, because thousands
-/// of clients may come for one slice each. A heavy connection that is alone waits for nothing, so
-/// it is better to be strict.
+/// The time by which it may exceed that in all: less than one whole slice of a flood, because
+/// thousands of clients may come for one slice each. A heavy connection that is alone waits for
+/// nothing, so it is better to be strict.
 const FREE_EXCESS_TIME: Duration = Duration::from_micros(100);
 /// At most this much of an excess is counted at a time, so that a stall of the machine is forgotten
 /// after a dozen polls.

@@ -22,7 +22,7 @@ pub(crate) struct ResponseRoom<'a> {
 enum ReservedAhead {
     /// Room is not short.
     Nothing,
-    /// As many bytes as the last response to such a call took.
+    /// Room is reserved for as many bytes as the last response to such a call took.
     Size(Reservation),
     /// The call counts, as nothing is known of its response.
     Call { _counts: UnsizedCall },

@@ -7,11 +7,11 @@ use bytes::Bytes;
 pub(crate) enum Framing {
     /// There is no body.
     Empty,
-    /// After this many bytes.
+    /// The body ends after this many bytes.
     Length(u64),
-    /// After the last chunk.
+    /// The body ends after the last chunk.
     Chunked,
-    /// With the connection: responses only.
+    /// The body ends with the connection: responses only.
     Close,
 }
 

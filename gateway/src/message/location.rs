@@ -8,7 +8,7 @@ use crate::message::head::{Scheme, same_authority};
 /// Puts urls that a server names below the prefix that was taken off its requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocationRewrite<'a> {
-    /// In normal form, without a slash at its end.
+    /// The prefix in normal form, without a slash at its end.
     pub(crate) prefix: &'a str,
     /// The host by which clients call the gateway.
     pub(crate) host: Option<&'a str>,

@@ -16,7 +16,7 @@ pub(crate) struct ResponseHead {
     pub(crate) framing: Framing,
     /// Whether the connection may be used again.
     pub(crate) keep_alive: bool,
-    /// For how long the server keeps an idle connection, if it says so.
+    /// How long the server keeps an idle connection, if it says so.
     pub(crate) keep_for: Option<Duration>,
 }
 

@@ -11,7 +11,7 @@ pub(super) const BOUNDS_US: [u64; 10] = [250, 500, 1000, 2500, 5000, 10_000, 50_
 /// Counters of one worker.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// By status, from 100 to 599.
+    /// The number of responses by status, from 100 to 599.
     pub(super) responses: [AtomicU64; 500],
     /// Requests that ended without a response, mostly because the client closed.
     pub(super) unanswered: AtomicU64,

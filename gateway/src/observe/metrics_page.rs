@@ -19,7 +19,7 @@ pub(crate) struct ProcessTotals {
     pub(crate) malformed_from_nodes: u64,
     /// Log lines about servers, nodes and clients, logged or suppressed, by kind.
     pub(crate) warnings: BTreeMap<&'static str, Tally>,
-    /// For how long no Distributor has been connected.
+    /// How long no Distributor has been connected.
     pub(crate) stale: Option<Duration>,
     /// Lines of the access log that were lost.
     pub(crate) access_log_lost: u64,

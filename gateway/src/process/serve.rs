@@ -27,11 +27,11 @@ const MAX_REGISTRY_WAIT: Duration = Duration::from_secs(5);
 /// The listeners of a gateway.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// For clients without TLS.
+    /// The listeners for clients without TLS.
     pub http: Vec<TcpListener>,
-    /// For clients with TLS, which needs certificates.
+    /// The listeners for clients with TLS, which needs certificates.
     pub https: Vec<TcpListener>,
-    /// For operators.
+    /// The listener for operators.
     pub admin: Option<TcpListener>,
     /// Notified when clients are served. Another process may have served these listeners until
     /// then, so serving begins only when the registry is known, or after a few seconds.

@@ -92,9 +92,9 @@ pub(crate) fn outlives_terminal() -> bool {
     net::ignores_hang_ups() || std::env::var_os(OUTLIVES_TERMINAL).is_some()
 }
 
-/// In a new process: the listeners of the old one, if there is one. If the old one ends before it
-/// has told this one to continue alone, this one ends, too. The service manager that has stopped
-/// the old one, or started another, does not know this process.
+/// Takes over the listeners of the old process in a new one, if there is an old one. If the old one
+/// ends before it has told this one to continue alone, this one ends, too. The service manager that
+/// has stopped the old one, or started another, does not know this process.
 ///
 /// # Errors
 /// When the old process sends something unexpected.
@@ -148,7 +148,7 @@ impl OldProcess {
 }
 
 impl NewProcess {
-    /// In an old process: starts the program again, with the same arguments.
+    /// Starts the program again, with the same arguments, in an old process.
     ///
     /// # Errors
     /// When it cannot be started, or must not be: see [`obstacle`].

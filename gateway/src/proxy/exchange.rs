@@ -156,7 +156,7 @@ pub(crate) trait Exchange: Send {
     /// The status of the response, if there was one.
     fn status(&self) -> Option<StatusCode>;
 
-    /// Called before a request is passed on. Flushes the bytes that are queued for the client.
+    /// Prepares a request that is passed on. Flushes the bytes that are queued for the client.
     /// Sends `100 Continue`, unless `awaits_continue`: then the server's is passed on.
     fn begin_forward(&mut self, awaits_continue: bool) -> impl Future<Output = Result<(), Ended>> + Send;
 

@@ -91,7 +91,7 @@ struct RequestContext<'a> {
     snapshot: &'a ConfigSnapshot,
     /// The rules of its path.
     route: &'a RouteConfig,
-    /// In the form that it is routed by.
+    /// The path in the form that it is routed by.
     path: &'a str,
     /// The path as it was sent, if servers should see it so.
     raw_path: Option<&'a str>,
@@ -277,7 +277,7 @@ impl Proxy<'_> {
 
 /// The path of a request, and the rules for it.
 struct RoutedPath<'a> {
-    /// In the form that it is routed by.
+    /// The path in the form that it is routed by.
     path: Cow<'a, str>,
     /// The path as it was sent, if servers should see it so.
     raw_path: Option<&'a str>,

@@ -167,7 +167,7 @@ impl DirectionPoll<'_> {
     }
 }
 
-/// At least one byte.
+/// Writes at least one byte.
 fn poll_write(task: &mut Context<'_>, to: &mut MaybeTlsStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(to).poll_write(task, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

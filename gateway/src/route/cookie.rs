@@ -29,7 +29,7 @@ pub(crate) struct CookieName<'a> {
 impl<'a> CookieName<'a> {
     pub(crate) const DEFAULT: &'static str = "gateway_server";
 
-    /// Of a prefix in normal form; `` is that of everything.
+    /// The name of the cookie of a prefix in normal form; `` is the prefix of everything.
     pub(crate) fn new(word: &'a str, prefix: &str) -> Self {
         // FNV-1a: it has to tell the prefixes of one file from each other, and costs nothing.
         let hash = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);

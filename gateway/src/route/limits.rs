@@ -148,7 +148,7 @@ struct ClientRates {
 #[derive(Clone, Copy, Debug, Default)]
 struct RateCell {
     tag: u64,
-    /// In nanoseconds.
+    /// The time until which requests are paid, in nanoseconds since the table began.
     paid_at: u64,
 }
 

@@ -14,11 +14,11 @@ use crate::upstream::unix_socket::UnixSocket;
 /// The means to connect to a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Connector {
-    /// At its address.
+    /// Connects to the address of the server.
     Address(SocketAddr),
-    /// At one of the addresses of the name that it advertises, or at the one that is listed.
+    /// Connects to an address of the name that the server advertises, or to the listed one.
     Name(SocketAddr, Arc<AdvertisedName>),
-    /// At its Unix socket.
+    /// Connects to the Unix socket of the server.
     Unix(Arc<UnixSocket>),
 }
 

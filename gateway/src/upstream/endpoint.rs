@@ -46,9 +46,9 @@ pub(crate) struct Endpoint {
     pub(super) connector: Connector,
     pub(crate) load: Load,
     since: Instant,
-    /// In milliseconds after `since`; 0 when it does not cool down.
+    /// The end of the cool-down in milliseconds after `since`; 0 without one.
     cooling_down_until: AtomicU64,
-    /// In milliseconds after `since`, when it was first missing; 0 while it is listed.
+    /// The time at which it was first missing, in milliseconds after `since`; 0 while it is listed.
     unlisted_since: AtomicU64,
     state: Mutex<EndpointState>,
 }
@@ -78,17 +78,18 @@ pub(crate) struct MalformedResponses {
 #[derive(Debug)]
 struct IdleConnection {
     stream: QueuedSocket,
-    /// Until when the server certainly keeps the connection open.
+    /// The time until which the server certainly keeps the connection open.
     reliable_until: Instant,
     until: Instant,
 }
 
-/// For how long an idle connection may be kept.
+/// How long an idle connection may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IdleLimits {
-    /// For any request.
+    /// How long a connection may be idle that any request may use.
     reliable: Duration,
-    /// For a request that may be sent again if the server has closed the connection meanwhile.
+    /// How long a connection may be idle for a request that may be sent again, if the server has
+    /// closed the connection meanwhile.
     max: Duration,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct UpstreamGroup {
     pub(super) registered: usize,
     /// Whether the configuration names servers for it, even if they have no address now.
     pub(super) is_fixed: bool,
-    /// Set when the last registered server has gone.
+    /// When and with which node the last registered server has gone, if it has.
     pub(super) gone: Option<GroupGone>,
 }
 

@@ -29,8 +29,7 @@ use crate::upstream::unix_socket::UnixSocket;
 
 /// Maximum number of prefixes without a server that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED: usize = 10_000;
-/// For how long they are remembered: a service that is deployed again, or has failed, is back by
-/// then.
+/// How long they are remembered: a service that is deployed again, or has failed, is back by then.
 const PREFIX_MEMORY_TIME: Duration = Duration::from_secs(600);
 /// Maximum number of prefixes of one node, the same as its limit of urls, and maximum bytes of a
 /// prefix.
@@ -63,8 +62,8 @@ struct RemovedServers {
 /// Which servers answer which prefixes.
 #[derive(Debug, Default)]
 struct TableState {
-    /// By prefix, in normal form and without a slash at its end: `` is everything. A group that a
-    /// request has found does not change.
+    /// The groups by prefix, in normal form and without a slash at its end: `` is everything. A
+    /// group that a request has found does not change.
     prefixes: HashMap<Box<str>, Arc<UpstreamGroup>>,
     /// How many prefixes have no server any more.
     gone_prefixes: usize,

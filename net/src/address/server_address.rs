@@ -22,9 +22,9 @@ const MAX_LISTEN_BACKLOG_ATTEMPTS: u32 = 36;
 /// The address of a server, by which it is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServerAddress {
-    /// At a host and port.
+    /// The server listens at a host and port.
     Tcp(SocketAddr),
-    /// At a Unix socket of this machine.
+    /// The server listens at a Unix socket of this machine.
     Unix(UnixPath),
 }
 

@@ -40,20 +40,20 @@ pub struct Setting {
 /// Where a setting can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingPlace {
-    /// By a flag, a variable, or a key of a file.
+    /// A flag, a variable, or a key of a file sets it.
     Everywhere,
-    /// By a key of a file alone.
+    /// Only a key of a file sets it.
     File,
-    /// By a flag or a variable alone.
+    /// Only a flag or a variable sets it.
     CommandLine,
 }
 
 /// A value as it was given.
 #[derive(Clone, Copy, Debug)]
 pub enum GivenValue<'a> {
-    /// By a flag or a variable. A list has commas.
+    /// The text of a flag or a variable. A list has commas.
     Text(&'a OsStr),
-    /// By a file: one text for each item of a list.
+    /// The texts of a file, one for each item of a list.
     Items(&'a [&'a str]),
 }
 
@@ -191,7 +191,7 @@ fn is_service_link(rest: &str) -> bool {
         || rest == "NAME"
 }
 
-/// Of `names`, the one that was probably meant by `unknown`.
+/// The one of `names` that was probably meant by `unknown`.
 pub fn most_alike<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let alike = names.into_iter().map(|name| (strsim::jaro_winkler(unknown, name), name));
     let alike = alike.filter(|(alike, _)| *alike >= MIN_SIMILARITY);

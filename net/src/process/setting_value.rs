@@ -16,13 +16,13 @@ use crate::{LogFormat, LogLevel};
 /// How a file writes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueKind {
-    /// In quotes.
+    /// A text in quotes.
     Text,
     /// A whole number, without quotes.
     Number,
     /// `true` or `false`, without quotes.
     Switch,
-    /// In quotes; a relative path begins in the folder of the file.
+    /// A path in quotes. A relative one begins in the folder of the file.
     Path,
     /// Texts in brackets, or one text.
     List,
@@ -47,7 +47,7 @@ impl ValueKind {
 /// What is wrong with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueError {
-    /// With which item of a list.
+    /// The position of the wrong item, if the value is a list.
     pub item: usize,
     /// What to write instead.
     pub message: String,

@@ -46,7 +46,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
 /// `survives`. That is called by the thread of the signals, and must not block.
 ///
 /// # Errors
-/// As above.
+/// As for [`stop_on_signals`].
 pub fn stop_on_signals_unless(
     longest: impl FnOnce() -> Duration + Send + 'static,
     mut survives: impl FnMut(HangUp) -> bool + Send + 'static,

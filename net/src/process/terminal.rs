@@ -13,9 +13,9 @@ use tokio::time::Instant;
 /// A SIGHUP this long before or after the end of a terminal is about that terminal. A later one has
 /// another reason.
 const SAME_EVENT_WINDOW: Duration = Duration::from_secs(2);
-/// For a poll that does not wait.
+/// The timeout of a poll that does not wait.
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-/// No SIGHUP has come yet.
+/// The value of a time at which no SIGHUP has come yet.
 const NEVER: u64 = u64::MAX;
 
 /// The meaning of a SIGHUP.

@@ -62,7 +62,7 @@ struct ClockSteps {
 impl ClockSteps {
     /// Steps between two readings double each time, up to this.
     const MAX: u32 = 16;
-    /// After this many bytes the clock is read: handling them costs far more.
+    /// The bytes after which the clock is read: handling them costs far more.
     const BYTES: usize = 4 * 1024;
 
     const FIRST: Self = Self { steps: 0, bytes: 0, until_look: 1 };

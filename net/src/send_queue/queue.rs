@@ -14,7 +14,7 @@ use super::socket::SocketState;
 /// is gained by more of them, and the first would have waited for half a millisecond.
 pub(super) const MAX_QUEUED: usize = 64;
 
-/// While it lives, the small messages that tasks of this runtime write to
+/// Sends small messages together while it lives: those that tasks of this runtime write to
 /// [`QueuedSocket`](crate::QueuedSocket)s are sent when the other tasks that can run have run. On a
 /// runtime of several threads it does nothing. Dropping it sends the queued messages.
 #[derive(Debug)]

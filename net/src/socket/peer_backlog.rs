@@ -34,8 +34,8 @@ pub struct PeerBacklog {
 #[derive(Debug)]
 struct BacklogSnapshot {
     taken: Instant,
-    /// By the local and the remote end of a socket: bytes that its program has not read, and bytes
-    /// that it has not delivered.
+    /// What waits, by the local and the remote end of a socket: bytes that its program has not
+    /// read, and bytes that it has not delivered.
     queues: QueueBytes,
 }
 

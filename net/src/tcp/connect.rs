@@ -29,7 +29,7 @@ pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// As [`look_up`], for threads that may wait.
 ///
 /// # Errors
-/// As for that function.
+/// As for [`look_up`].
 pub fn look_up_blocking(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match (host, port).to_socket_addrs() {
         Ok(addresses) => in_turn(addresses.chain(loopback(host, port))),

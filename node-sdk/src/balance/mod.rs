@@ -99,7 +99,7 @@ pub enum Readiness {
     Connecting,
     /// The member fails calls, or is suspect.
     Ejected,
-    /// Not connected, and worth an attempt.
+    /// The member is not connected, and worth an attempt.
     Reconnect,
     /// Connecting to it has just failed.
     CoolingDown,

@@ -84,7 +84,7 @@ pub struct PickOptions<'a, A = SocketAddr> {
     pub balance: Balance,
     /// Calls with the same key go to the same provider, as long as it is a member.
     pub sticky: Option<&'a str>,
-    /// Only this instance.
+    /// The only instance that may be picked.
     pub instance: Option<&'a str>,
     /// Addresses that were tried before, and are not picked again.
     pub tried: &'a [A],

@@ -20,7 +20,7 @@ struct SimulatedMember {
     load: Load,
     /// How long it works for a call, in microseconds.
     work_us: f64,
-    /// Until when the system lets it wait.
+    /// The time until which the system lets it wait.
     paused_until: Cell<u64>,
     /// The calls that it got.
     calls: Cell<u32>,

@@ -24,9 +24,9 @@ pub struct SharedTurns {
 
 #[derive(Debug, Default)]
 struct TurnsState {
-    /// By a hash of the key of the pool, such as its route.
+    /// The turns by a hash of the key of the pool, such as its route.
     turns: HashMap<u64, Weak<AtomicUsize>>,
-    /// At this size, the turns of pools that no longer exist are removed.
+    /// The size at which the turns of pools that no longer exist are removed.
     sweep_at: usize,
 }
 

@@ -11,7 +11,8 @@ use crate::client::mesh::Mesh;
 use crate::client::split_url;
 use crate::error::CallError;
 
-/// After this time without a provider, the log says what is waited for: a url may have a mistake.
+/// The time without a provider after which the log says what is waited for: a url may have a
+/// mistake.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
 
 /// Which providers of a url a node is told of, by its interests.

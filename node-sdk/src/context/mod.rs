@@ -38,7 +38,7 @@ const LATE_TIME: Duration = Duration::from_millis(500);
 /// neither an allocation nor a counter.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Context {
-    /// Until when the caller waits; `None` once it reads a stream.
+    /// The time until which the caller waits; `None` once it reads a stream.
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: Option<Trace>,
     /// How many calls in a row led to this one.

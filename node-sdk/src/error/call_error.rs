@@ -115,7 +115,7 @@ pub enum CallError {
         status: u16,
         /// A stable word; `errorcode_` and the code for version 1 nodes.
         reason: String,
-        /// For a person.
+        /// A text for people.
         message: String,
         /// When to try again, if the node says so.
         retry_after: Option<Duration>,

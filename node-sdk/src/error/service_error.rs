@@ -45,7 +45,7 @@ pub struct ServiceError {
     pub status: u16,
     /// A stable word in snake_case, for programs.
     pub reason: Cow<'static, str>,
-    /// For people. Callers can read it.
+    /// A text for people. Callers can read it.
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,

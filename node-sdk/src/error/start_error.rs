@@ -102,7 +102,7 @@ pub enum StartError {
     /// An event was made public.
     #[error("the event {event} cannot be public: clients of a gateway call routes, and only nodes emit events")]
     PublicEvent {
-        /// Its name.
+        /// The name of the event.
         event: String,
     },
     /// Variables of the environment with wrong values: see

@@ -58,7 +58,7 @@ pub struct IncomingCall<'a> {
     pub(crate) client: Option<&'a ClientRequest<'a>>,
     /// The header fields that the route asks for, if it asks for the request.
     pub(crate) wanted: Option<&'a WantedHeaders>,
-    /// For a layer: the layers and the handler that it wraps.
+    /// The layers and the handler that a layer wraps.
     pub(crate) next: RefCell<Option<Next>>,
     /// The values that guards and layers have handed on.
     pub(crate) extensions: RefCell<Extensions>,

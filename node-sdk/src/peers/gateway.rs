@@ -38,7 +38,7 @@ use crate::routing::table::Lookup;
 pub use crate::transport::blocked::BlockedAddresses;
 pub use crate::transport::target::unreachable_because;
 
-/// In place of the address of a Distributor: there is none, and no node is known.
+/// The value in place of the address of a Distributor, if there is none and no node is known.
 pub const NO_DISTRIBUTOR: &str = "off";
 
 /// Functions of [`Peers`] that only gateways need.

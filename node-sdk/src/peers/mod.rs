@@ -307,8 +307,8 @@ impl Peers {
         Changes { changed, table: Arc::downgrade(self.mesh.table()) }
     }
 
-    /// For how long no Distributor has been connected, so that changes are not known; `None` while
-    /// one is. The known nodes stay in use, however long that is.
+    /// How long no Distributor has been connected, so that changes are not known; `None` while one
+    /// is. The known nodes stay in use, however long that is.
     pub fn stale_for(&self) -> Option<Duration> {
         self.mesh.view().stale_for()
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(30);
 /// Calls that one connection loses at once are one loss.
 const SAME_LOSS_WINDOW: Duration = Duration::from_secs(1);
-/// For how long after a loss calls of such a route are not tried again.
+/// How long calls of such a route are not tried again after a loss.
 const NO_RETRY_PERIOD: Duration = Duration::from_secs(60);
 /// Routes that are remembered. With more, later ones count as harmless until old ones are
 /// forgotten.

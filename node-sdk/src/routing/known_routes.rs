@@ -13,7 +13,7 @@ use tokio::time::Instant;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownRoutes {
     routes: Router<u64>,
-    /// By number, the oldest first.
+    /// The routes by number, the oldest first.
     by_age: BTreeMap<u64, GoneRoute>,
     /// The numbers of the routes that each node has left behind.
     by_node: BTreeMap<SocketAddr, BTreeSet<u64>>,

@@ -9,7 +9,7 @@ use protocol::Unreachable;
 /// listed any more within a moment, so a failure counts only when it is confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
-    /// Of listed nodes only, so there are never more.
+    /// The failures of listed nodes only, so there are never more.
     failures: BTreeMap<SocketAddr, ConnectFailure>,
     /// Entries of nodes whose failures are confirmed, to be reported to the Distributor.
     to_report: BTreeMap<u64, Unreachable>,

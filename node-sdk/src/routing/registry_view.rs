@@ -180,7 +180,7 @@ impl RegistryView {
         state.stale_since.get_or_insert_with(Instant::now);
     }
 
-    /// For how long no Distributor has been connected; `None` while one is.
+    /// How long no Distributor has been connected; `None` while one is.
     pub(crate) fn stale_for(&self) -> Option<Duration> {
         self.lock().stale_since.map(|since| since.elapsed())
     }

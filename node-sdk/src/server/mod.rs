@@ -29,10 +29,10 @@ use self::dispatch::LocalService;
 
 /// Maximum number of callers: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
-/// After the node has left the registry, how long callers have to learn of it and to close their
+/// How long callers have, after the node has left the registry, to learn of it and to close their
 /// connections.
 const STOP_TIME: Duration = Duration::from_secs(2);
-/// After that, a node without callers ends only after this time: connections that the system has
+/// How long a node without callers still waits after that: connections that the system has
 /// accepted, but this process has not, may carry calls.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.

@@ -19,7 +19,8 @@ pub const WRONG_INSTANCE: &str = "wrong_instance";
 /// See [`WRONG_INSTANCE`].
 pub const WRONG_INSTANCE_STATUS: u16 = 421;
 
-/// In place of the instance that a caller looks for: any may answer, and says which it is.
+/// The value in place of the instance that a caller looks for, if any may answer. It says which it
+/// is.
 pub const ANY_INSTANCE: &str = "*";
 
 /// The hellos by which the two ends of a connection identify themselves.

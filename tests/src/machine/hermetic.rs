@@ -56,7 +56,7 @@ pub fn isolate(command: &mut Command, arguments: &[&str]) {
 /// and go, so that a socket may be missed.
 const MAX_LOOKUPS: usize = 10;
 
-/// With `WATCH_PORTS=1` in the environment, as in CI, listens at the well-known ports; with
+/// Listens at the well-known ports with `WATCH_PORTS=1` in the environment, as in CI; with
 /// `WATCH_PORTS=20001,20002`, at those. A test that connects to one, or a program that it started,
 /// ends the whole run, with its command line; one that listens there finds the port taken.
 ///

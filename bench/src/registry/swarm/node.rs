@@ -30,7 +30,7 @@ pub(crate) struct Needs {
 pub(crate) struct SwarmNode {
     pub(super) number: usize,
     pub(super) is_legacy: bool,
-    /// Of how many others it uses the url, and is told; `None` for all.
+    /// The number of others whose urls it uses, and of which it is told; `None` for all.
     pub(super) needs: Option<Needs>,
     /// How many entries it knows.
     pub(crate) entries: Cell<usize>,

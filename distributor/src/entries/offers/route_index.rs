@@ -251,7 +251,7 @@ mod tests {
         for (session, first) in ["a", "b"].into_iter().enumerate() {
             table.register(SessionId(session as u64), &node(1, 1, (1..=16).map(|bits| url(first, bits, 0))), "::1");
         }
-        // Of two groups and several shapes.
+        // The urls are of two groups and several shapes.
         for (session, first, bits) in [(10, "a", 40), (11, "a", 41), (12, "b", 40)] {
             let urls = (0..200).map(|last| url(first, bits, last));
             table.register(SessionId(session), &node(2, 1, urls), "::1");

@@ -23,7 +23,7 @@ use crate::registry::admission::rejection::Rejection;
 use crate::registry::history::BEFORE_RESTART;
 use crate::registry::{Registry, Tenure};
 
-/// After how long peers that register while the Distributor stops should come back.
+/// The time after which peers that register while the Distributor stops should come back.
 pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 
 /// The outcome of a registration that is taken.

@@ -11,7 +11,7 @@ pub(crate) struct Rejection {
     /// A stable word.
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// After how long the peer should try again, or is listed.
+    /// The time after which the peer should try again, or is listed.
     pub(crate) retry_after: Option<Duration>,
 }
 

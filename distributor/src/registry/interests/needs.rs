@@ -31,7 +31,7 @@ pub(in crate::registry) const MAX_QUESTION_WAIT: Duration = Duration::from_secs(
 /// The answer to a question.
 #[derive(Debug)]
 pub(crate) struct Learned {
-    /// Of each route the registered url that it belongs to, if a node offers it.
+    /// The registered url to which each route belongs, if a node offers it.
     pub(crate) needs: Vec<Option<String>>,
     /// The node's interests from now on, if they have grown.
     pub(crate) interests: Option<Arc<Interests>>,

@@ -39,7 +39,7 @@ const SINGLE_REPORTER_PERIOD: Duration = Duration::from_secs(3600);
 /// Nodes that were removed on the reports of a single reporter, and are remembered for that. Beyond
 /// this number, the reports of a single reporter count for nothing.
 const MAX_SINGLE_REMOVALS: usize = 1024;
-/// Without a report for this long, a node begins anew.
+/// The time without a report after which a node begins anew.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Version 1 nodes about which something was reported, and who may report what.
@@ -56,7 +56,8 @@ pub(in crate::registry) struct Suspicions {
 #[derive(Debug)]
 struct Suspicion {
     by: SessionId,
-    /// Until when that report counts, and the node is suspect if another peer has said the same.
+    /// The time until which that report counts, and the node is suspect if another peer has said
+    /// the same.
     until: Instant,
     is_suspect: bool,
     /// Since when any peer has said so.

@@ -48,8 +48,8 @@ pub(in crate::shell) struct AddressCounts {
 
 #[derive(Debug, Default)]
 pub(in crate::shell) struct Followers {
-    /// In order of their registration, so that a round walks through our memory and the system's in
-    /// order.
+    /// The sessions in order of their registration, so that a round walks through our memory and
+    /// the system's in order.
     pub(in crate::shell) all: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that have registered since the last round.
     pub(in crate::shell) new: Vec<Arc<Session>>,

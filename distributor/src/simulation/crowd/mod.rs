@@ -79,7 +79,7 @@ struct CrowdPublisher {
     bytes: usize,
     worked: Duration,
     began: Option<Instant>,
-    /// Until when the publisher pauses.
+    /// The time until which the publisher pauses.
     pause_until: Option<Instant>,
     published: Option<Revision>,
     new: Vec<u64>,

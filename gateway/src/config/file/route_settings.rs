@@ -120,7 +120,7 @@ pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeVal
 /// Prefixes and cookies, which no two routes may share, each with its line.
 #[derive(Debug, Default)]
 struct Seen {
-    /// In normal form.
+    /// The prefixes in normal form.
     prefixes: Vec<(String, usize)>,
     cookies: Vec<(String, usize)>,
     listed: Vec<ListedPath>,

@@ -15,11 +15,11 @@ pub(super) struct SyntaxError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SyntaxErrorKind {
-    /// In one value, usually without quotes.
+    /// The mistake is in one value, usually without quotes.
     Value,
-    /// Around values and keys.
+    /// The mistake is around values and keys.
     Structure,
-    /// In a line with a bracket, so the table of the lines below it is unknown.
+    /// The mistake is in a line with a bracket, so the table of the lines below it is unknown.
     Header,
 }
 

@@ -48,9 +48,10 @@ pub(crate) const UNCOUNTED_BYTES: usize = OWN_BYTES + FREE_HEAD_BYTES + MAX_AHEA
 const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of an unwanted body that are read so that the connection can be used again.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024;
-/// While stopping, how long an idle client may take for one more request, which is still answered.
+/// How long an idle client may take for one more request while the gateway stops. It is still
+/// answered.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
-/// After the last response, how long a client may go on sending before the connection is reset.
+/// How long a client may go on sending after the last response before the connection is reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client's connection, as the handler of its requests sees it.

@@ -43,7 +43,7 @@ pub(super) struct FieldTable {
     /// Bytes of fields that are left in the present frame.
     left: usize,
     position: Position,
-    /// If the present field is put into the table: the least that its name and value count.
+    /// The least that name and value of the present field count, if it is put into the table.
     entry: Option<usize>,
     /// The bytes of the present header block so far.
     block: usize,
@@ -65,7 +65,7 @@ enum Position {
     /// A byte of a number: its purpose, and the value and the number of the bits read so far.
     Number(NumberPurpose, usize, u32),
     StringLength(StringPurpose),
-    /// In a string, of which this many bytes are left.
+    /// The reader is in a string, of which this many bytes are left.
     String(StringPurpose, usize),
 }
 

@@ -13,9 +13,10 @@ pub(crate) struct Frames {
 /// The position of the next byte.
 #[derive(Debug)]
 enum FramePosition {
-    /// In a frame's payload, of which this many bytes are left. The preface counts as a payload.
+    /// The reader is in a frame's payload, of which this many bytes are left. The preface counts as
+    /// a payload.
     Payload(u32),
-    /// In a frame's head, of which this many bytes have arrived.
+    /// The reader is in a frame's head, of which this many bytes have arrived.
     Head([u8; HEAD_BYTES], usize),
 }
 

@@ -10,7 +10,7 @@ use crate::proxy::exchange::RequestHandler;
 pub(super) struct HeldBytes<'a, H> {
     handler: &'a H,
     activity: &'a ConnectionActivity,
-    /// There is one only while something is charged.
+    /// The reservation of what is charged; `None` while nothing is.
     reservation: Option<Reservation>,
     /// The charged bytes of requests.
     requests: usize,

@@ -85,7 +85,7 @@ const STREAM_BYTES: usize = 5 * 1024;
 const MAX_LOCAL_RESETS: usize = 100;
 /// How long a client may take to acknowledge that the connection will be closed.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
-/// After the last frame, how long the client may take to read it.
+/// How long the client may take to read the last frame.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves one client until it closes, is idle for too long, costs too much, or has to be closed and

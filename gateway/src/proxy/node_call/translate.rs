@@ -124,7 +124,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 /// The media type by which a body is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MediaType<'a> {
-    /// By the request's `Content-Type`, if there is one.
+    /// The request's `Content-Type` says it, if there is one.
     Named(Option<&'a str>),
     /// Any media type is read: see [`RouteConfig::any_body`](crate::config::RouteConfig::any_body).
     Any,

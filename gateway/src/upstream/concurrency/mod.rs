@@ -59,7 +59,7 @@ struct PermitState {
     queue: FairQueue<oneshot::Sender<InnerPermit>>,
     holders: Holders,
     drain_rate: DrainRate,
-    /// Until when permits count as short.
+    /// The time until which permits count as short.
     crowded_until: Option<Instant>,
     next_sweep: Option<Instant>,
     throttle: LogThrottle,
@@ -96,7 +96,7 @@ pub(crate) struct PermitTable {
 struct InnerPermit {
     permits: Arc<ServerPermits>,
     client: IpAddr,
-    /// Set once the request has had to wait for its client.
+    /// The holder, once the request has had to wait for its client.
     holder: OnceLock<Arc<Holder>>,
 }
 

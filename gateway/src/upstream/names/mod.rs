@@ -52,7 +52,7 @@ pub(crate) struct ServerNames {
 /// The state of one name.
 #[derive(Debug, Default)]
 pub(super) struct NamedServer {
-    /// In order.
+    /// The addresses of the name, in order.
     pub(super) addresses: Vec<SocketAddr>,
     looked_up: Option<Instant>,
     /// Why the last look-up found nothing; the addresses before are kept.

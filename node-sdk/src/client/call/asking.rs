@@ -99,7 +99,7 @@ impl Mesh {
     }
 }
 
-/// Until when the answer is waited for, by what was found without it.
+/// The time until which the answer is waited for, by what was found without it.
 fn wait_until(found: &Lookup<'_>, now: Instant, deadline: Instant) -> Instant {
     match found {
         Lookup::Available(..) => now + (deadline.saturating_duration_since(now) / 2).min(KNOWN_PROVIDER_MAX_WAIT),

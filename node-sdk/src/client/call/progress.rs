@@ -17,7 +17,7 @@ use crate::transport::response_frame::ResponseFrame;
 /// The progress of a call.
 #[derive(Debug, Default)]
 pub(super) struct CallProgress {
-    /// Set with the first attempt.
+    /// The deadline, from the first attempt on.
     pub(super) deadline: Option<Instant>,
     /// How long the call may take, from its first attempt to its deadline.
     pub(super) within: Duration,
@@ -64,7 +64,7 @@ pub(super) enum CallState {
 /// Asking a second provider.
 #[derive(Debug, Default)]
 pub(super) enum HedgeState {
-    /// Not started.
+    /// The timer has not started.
     #[default]
     Idle,
     /// On the heap: few calls are hedged.

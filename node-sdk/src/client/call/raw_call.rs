@@ -31,7 +31,7 @@ pub struct RawCall<'a> {
     pub(super) path: &'a str,
     pub(super) arguments: CallArguments<'a>,
     pub(super) timeout: Duration,
-    /// Until the first attempt: when the call began, if the caller has stated it.
+    /// When the call began, until the first attempt, if the caller has stated it.
     pub(super) started: Option<Instant>,
     pub(in crate::client) idempotent: bool,
     pub(super) one_way: bool,
@@ -41,7 +41,7 @@ pub struct RawCall<'a> {
     pub(super) client: Option<&'a dyn ClientHead>,
     /// The response may be a stream, of which this many bytes may be sent ahead.
     pub(super) window: Option<u32>,
-    /// Without a response after this time, another provider is called too.
+    /// The time without a response after which another provider is called too.
     pub(super) hedge: Option<Duration>,
     pub(super) address: Option<SocketAddr>,
     /// Whether the call waits for the first list if no node is known that offers the url.
@@ -114,7 +114,7 @@ impl<'a> RawCall<'a> {
         self
     }
 
-    /// If no node is known that offers the url, waits for the first list, as long as the call may
+    /// Waits for the first list if no node is known that offers the url, as long as the call may
     /// take. Errors then say whether the url is malformed.
     pub(crate) fn awaiting_list(mut self) -> Self {
         self.awaits_list = true;

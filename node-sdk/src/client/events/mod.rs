@@ -44,11 +44,11 @@ pub(super) struct Event {
     pub(super) route: Arc<str>,
     pub(super) text: String,
     audience: Audience,
-    /// Of the work that emits it. An event may be handled when that is over.
+    /// The context of the work that emits it. An event may be handled when that is over.
     context: Context,
 }
 
-/// To whom an event goes.
+/// The subscribers to which an event goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
     OneOfEachGroup,

@@ -221,7 +221,7 @@ impl Asking {
     }
 }
 
-/// After how long a node that waits for a provider asks again.
+/// The time after which a node that waits for a provider asks again.
 pub(crate) const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

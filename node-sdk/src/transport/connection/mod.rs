@@ -284,7 +284,7 @@ impl ConnectionState {
         (held > MIN_BYTES || self.share.is_charged()).then(|| self.share.charge(held))
     }
 
-    /// While too much is held, ends the stream with the most bytes of parts. Returns the tasks to
+    /// Ends the stream with the most bytes of parts, while too much is held. Returns the tasks to
     /// wake.
     ///
     /// # Errors

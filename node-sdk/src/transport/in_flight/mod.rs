@@ -82,7 +82,7 @@ enum SlotState {
 /// How long a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallDeadlines {
-    /// Until the response; for a stream, until it is open.
+    /// The deadline of the response, or of the opening of a stream.
     pub(crate) response: Instant,
     /// The call may become a stream.
     pub(crate) stream: Option<StreamOptions>,

@@ -64,7 +64,7 @@ impl Node {
 pub struct RegistryEntry {
     /// What the node registered.
     pub registration: Registration,
-    /// In canonical form: an IPv4 address is not mapped to IPv6.
+    /// The host in canonical form: an IPv4 address is not mapped to IPv6.
     pub host: IpAddr,
 }
 

@@ -53,9 +53,9 @@ pub struct Registration {
 /// Where lists say that a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListedHost<'a> {
-    /// At this address.
+    /// The node is listed at this address.
     Address(IpAddr),
-    /// At the address of this name, which has to be looked up.
+    /// The node is listed at the address of this name, which has to be looked up.
     Name(&'a str),
 }
 

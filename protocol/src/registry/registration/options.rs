@@ -41,7 +41,7 @@ pub struct ResumePoint {
 }
 
 impl From<Revision> for ResumePoint {
-    /// This state, without a digest.
+    /// The point to resume from at this state, without a digest.
     fn from(revision: Revision) -> Self {
         Self { revision, digest: None }
     }

@@ -22,11 +22,11 @@ pub(super) struct Retained {
 /// How long a node that is not listed is retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RetainedUntil {
-    /// Until the Distributor says that it has warmed up.
+    /// The node is kept until the Distributor says that it has warmed up.
     Warm,
-    /// Until this time.
+    /// The node is kept until this time.
     At(Instant),
-    /// Until a Distributor is connected again.
+    /// The node is kept until a Distributor is connected again.
     Open,
 }
 
