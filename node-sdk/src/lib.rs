@@ -93,6 +93,7 @@
 //! # use node_sdk::{Caller, Next, Node, Outcome, Route, ServiceError};
 //! # async fn list() -> Result<Vec<u64>, ServiceError> { Ok(vec![7]) }
 //! # async fn delete() -> Result<(), ServiceError> { Ok(()) }
+//! // A caller states its name, and nothing proves it: the network of the mesh has to be trusted.
 //! async fn admins(caller: Caller) -> Result<(), ServiceError> {
 //!     match caller.name().as_deref() {
 //!         Some("admin") => Ok(()),
@@ -175,7 +176,8 @@
 //! # Events
 //!
 //! [`Peers::emit`] tells one node of each name that has [subscribed](NodeBuilder::subscribe) to an
-//! event. Nobody answers, and nothing is stored: a node that is away does not get the event later.
+//! event. There is no answer, and nothing is stored: a node that is away does not get the event
+//! later.
 //!
 //! ```
 //! # use node_sdk::{Node, Params, ServiceError};
