@@ -144,7 +144,7 @@
 //! async fn name_of_member(peers: &Peers) -> Result<String, CallError> {
 //!     match peers.call("GET/members/7/name", &()).await {
 //!         // The member does not exist: the node has answered.
-//!         Err(CallError::Refused { status: 404, .. }) => Ok("nobody".to_owned()),
+//!         Err(CallError::Refused { status: 404, .. }) => Ok("unknown".to_owned()),
 //!         // Nothing was sent, so trying again does no harm. A misspelt url ends here, too.
 //!         Err(error @ (CallError::NoRoute { .. } | CallError::NoProvider { .. })) => {
 //!             eprintln!("{error}; is the service running?");
@@ -202,7 +202,7 @@
 //!
 //! [`silent`](NodeBuilder::silent) turns that off. With a subscriber, as of `tracing-subscriber`,
 //! nothing is printed beside it. After a [`start`](NodeBuilder::start) only the first warning that
-//! nobody listens to is printed, with a hint.
+//! no subscriber gets is printed, with a hint.
 //!
 //! The feature `log` has `init_log`, a subscriber as the daemons have it: text or JSON on standard
 //! error, with a level from the environment, which no task waits for.

@@ -93,14 +93,14 @@ pub(crate) async fn storm(nodes: usize, seconds: u64) {
     }
     swarm.complete(nodes + joined.len()).await;
     let cpu = daemon.cpu() - before;
-    let each = cpu.as_secs_f64() * 1e6 / (joined.len() * nodes) as f64;
+    let cpu_each = cpu.as_secs_f64() * 1e6 / (joined.len() * nodes) as f64;
     let mut latencies: Vec<_> =
         swarm.seen.latencies.take().into_iter().map(|us| Duration::from_micros(us.into())).collect();
     let (p50, p99) = percentiles(&mut latencies);
     row(
         &format!("{} joins", joined.len()),
         &format!(
-            "{each:5.2} µs CPU for each change and node   time until told: p50 {:.0} ms, p99 {:.0} ms",
+            "{cpu_each:5.2} µs CPU for each change and node   time until told: p50 {:.0} ms, p99 {:.0} ms",
             ms(p50),
             ms(p99)
         ),

@@ -79,7 +79,7 @@ impl RegistryCheck {
     }
 }
 
-/// An entry of a node that nobody calls.
+/// An entry of a node that is never called.
 fn neighbour(name: &str) -> String {
     format!(r#"{{"port":1,"name":"{name}","urls":[],"host":"::ffff:127.0.0.1"}}"#)
 }

@@ -288,7 +288,7 @@ impl Registry {
         let record = Arc::clone(self.entries.record_of(session)?);
         let vanished =
             matches!(reason, LeaveReason::Reset | LeaveReason::Hung | LeaveReason::Unreachable | LeaveReason::Stalled);
-        let is_retained = vanished && self.mass_loss.is_mass(now, self.entries.len());
+        let is_retained = vanished && self.mass_loss.record_loss(now, self.entries.len());
         if is_retained {
             self.entries.retain_entry(session, now + RETURN_WITHIN);
             let why = format!("{}, as did many others at once", reason.as_str());

@@ -56,15 +56,15 @@ static HINT: OnceLock<&str> = OnceLock::new();
 /// Whether it has been said.
 static HAS_HINTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on, the first warning or error of this crate and of node-sdk that nobody listens to is
-/// printed to standard error, with `hint` behind it, which says how to see more. Nothing is printed
-/// if the program has a tracing subscriber by then, or prints all lines. Waits for nothing. The
-/// first hint stays.
+/// Prints the first warning or error of this crate and of node-sdk that no subscriber gets to
+/// standard error from now on, with `hint` behind it, which says how to see more. Nothing is
+/// printed if the program has a tracing subscriber by then, or prints all lines. Waits for nothing.
+/// The first hint stays.
 pub fn hint_without_subscriber(hint: &'static str) {
     let _ = HINT.set(hint);
 }
 
-/// As [`with_subscriber`], for a line of which nobody would learn otherwise.
+/// As [`with_subscriber`], for a line that would be lost otherwise.
 pub(super) fn with_subscriber_or_hint(line: impl FnOnce()) {
     let Some(hint) = HINT.get().filter(|_| is_first_unheard()) else { return with_subscriber(line) };
     // Without a thread there is no line, and the process goes on.
@@ -72,7 +72,7 @@ pub(super) fn with_subscriber_or_hint(line: impl FnOnce()) {
     print_with_hint(&Arc::new(lines), hint, line);
 }
 
-/// Whether nobody hears a line of this thread, and this is the first.
+/// Whether no subscriber gets a line of this thread, and this is the first such line.
 fn is_first_unheard() -> bool {
     let is_unheard = PRINTER.get().is_none() && get_default(Dispatch::is::<NoSubscriber>);
     is_unheard && !HAS_HINTED.load(Ordering::Relaxed) && !HAS_HINTED.swap(true, Ordering::Relaxed)

@@ -42,8 +42,9 @@ fn settings(variable: impl Fn(&str) -> Option<String>) -> Result<(LogFormat, Log
         let Some(text) = text else { return Ok(T::default()) };
         text.parse().map_err(|reason| format!("{name}={text}: {reason}"))
     }
-    let of = |name| (name, variable(name));
-    let ((format_name, format), (level_name, level)) = (of("NODE_LOG_FORMAT"), of("NODE_LOG_LEVEL"));
+    let read_variable = |name| (name, variable(name));
+    let ((format_name, format), (level_name, level)) =
+        (read_variable("NODE_LOG_FORMAT"), read_variable("NODE_LOG_LEVEL"));
     match (read(format_name, format), read(level_name, level)) {
         (Ok(format), Ok(level)) => Ok((format, level)),
         (format, level) => Err([format.err(), level.err()].into_iter().flatten().collect()),

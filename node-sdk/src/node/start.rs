@@ -40,7 +40,7 @@ const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_ad
 /// that a node which is started on its own is not held up for long.
 const REGISTRATION_TIME: Duration = RECONNECT_PERIOD;
 
-/// What is printed behind the first warning that nobody listens to.
+/// What is printed behind the first warning that no subscriber gets.
 pub(super) const HINT: &str =
     "(This program has no log. Call node_sdk::init_log, of the feature `log`, or set a tracing subscriber.)";
 

@@ -1,7 +1,7 @@
 //! What operators see of a node's calls: spans for tracing, and metrics.
 //!
-//! It must not decide anything about a call, and cost nothing where nobody looks. It must import no
-//! other folder.
+//! It must not decide anything about a call, and cost nothing where no operator looks. It must
+//! import no other folder.
 
 mod call_record;
 mod histogram;

@@ -1,4 +1,4 @@
-//! The spans of calls. Where nobody listens, one costs the check of a number.
+//! The spans of calls. Where no subscriber listens, one costs the check of a number.
 
 use std::fmt::Display;
 
@@ -7,7 +7,7 @@ use net::tracing::field::{Empty, display};
 use net::tracing::level_filters::LevelFilter;
 use net::tracing::{Level, Span, debug_span};
 
-/// The span of a call, if somebody listens. On the heap, because most calls have none.
+/// The span of a call, if a subscriber listens. On the heap, because most calls have none.
 #[derive(Debug, Default)]
 pub(crate) struct CallSpan(Option<Box<Span>>);
 
@@ -35,7 +35,7 @@ impl CallSpan {
         })
     }
 
-    /// Whether somebody listens to the spans of calls that this node serves.
+    /// Whether a subscriber listens to the spans of calls that this node serves.
     #[inline]
     pub(crate) fn may_serve() -> bool {
         LevelFilter::current() >= Level::DEBUG
@@ -63,13 +63,13 @@ impl CallSpan {
         Self(made.filter(|span| !span.is_disabled()).map(Box::new))
     }
 
-    /// The span, if somebody listens.
+    /// The span, if a subscriber listens.
     #[inline]
     pub(crate) fn seen(&self) -> Option<Span> {
         self.0.as_deref().cloned()
     }
 
-    /// Whether somebody listens.
+    /// Whether a subscriber listens.
     #[inline]
     pub(crate) fn is_seen(&self) -> bool {
         self.0.is_some()
@@ -84,7 +84,7 @@ impl CallSpan {
         }
     }
 
-    /// Runs `act` in the span, if somebody listens.
+    /// Runs `act` in the span, if a subscriber listens.
     #[inline]
     pub(crate) fn in_scope<T>(&self, act: impl FnOnce() -> T) -> T {
         match &self.0 {

@@ -244,7 +244,7 @@ impl LocalService {
     }
 }
 
-/// The span of a call of a route, if somebody listens. A call that is seen and is of no trace
+/// The span of a call of a route, if a subscriber listens. A call that is seen and is of no trace
 /// begins one.
 #[cold]
 fn served_span(offer: &LocalRoute, caller: &Caller, context: &mut Context) -> CallSpan {

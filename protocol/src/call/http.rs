@@ -16,7 +16,7 @@ pub struct ClientRequest<'a> {
     pub address: Cow<'a, str>,
     /// `o`: the host that the client names, with a port if it names one; empty if none.
     pub host: Cow<'a, str>,
-    /// `s`: whether the client speaks TLS, with the gateway or with a proxy in front of it.
+    /// Whether the client speaks TLS, with the gateway or with a proxy in front of it (`s`).
     pub is_https: bool,
     /// `id`: the id of the request.
     pub id: Cow<'a, str>,

@@ -5,6 +5,7 @@ mod code_map;
 mod conversations;
 mod least_peers;
 mod limits;
+mod style;
 
 use std::fs;
 use std::path::{Path, PathBuf};

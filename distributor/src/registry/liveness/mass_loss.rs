@@ -20,7 +20,7 @@ pub(crate) struct MassLoss {
 
 impl MassLoss {
     /// Records that one more of `listed` nodes has vanished. Returns whether too many have.
-    pub(crate) fn is_mass(&mut self, now: Instant, listed: usize) -> bool {
+    pub(crate) fn record_loss(&mut self, now: Instant, listed: usize) -> bool {
         while self.times.front().is_some_and(|time| *time + WINDOW <= now) {
             self.times.pop_front();
         }
@@ -44,9 +44,9 @@ mod tests {
         let start = Instant::now();
         for (nodes, believed) in [(5, 5), (8, 8), (9, 8), (24, 8), (30, 10), (3000, 1000)] {
             let mut losses = MassLoss::default();
-            let gone = (0..nodes).filter(|gone| !losses.is_mass(start, nodes - gone)).count();
+            let gone = (0..nodes).filter(|gone| !losses.record_loss(start, nodes - gone)).count();
             assert_eq!(gone, believed, "{nodes}");
-            assert!(!losses.is_mass(start + WINDOW, 1), "a period later, another loss is believed");
+            assert!(!losses.record_loss(start + WINDOW, 1), "a period later, another loss is believed");
         }
     }
 }

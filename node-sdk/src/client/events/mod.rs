@@ -147,18 +147,18 @@ impl Emission<'_> {
     fn send_to_one_of(&self, group: &Providers) -> bool {
         let mut tried = Vec::new();
         let now = Instant::now();
-        let here = self.local.as_ref().zip(group.members().iter().find(|provider| provider.is_local));
-        if let Some((service, here)) = here
-            && is_turn_of(here, group, now, fastrand::u32(..))
+        let local = self.local.as_ref().zip(group.members().iter().find(|provider| provider.is_local));
+        if let Some((service, local)) = local
+            && is_turn_of(local, group, now, fastrand::u32(..))
         {
             return self.notify_local(service);
         }
-        let excluded = here.map(|(_, here)| here.connection.address);
+        let excluded = local.map(|(_, local)| local.connection.address);
         loop {
             let balance = self.mesh.balance();
             let options = PickOptions { balance, tried: &tried, excluded, ..PickOptions::default() };
             let picked = group.pick(&options, now, |provider| self.mesh.connect(&provider.connection));
-            let Some(provider) = picked else { return here.is_some_and(|(service, _)| self.notify_local(service)) };
+            let Some(provider) = picked else { return local.is_some_and(|(service, _)| self.notify_local(service)) };
             if self.send(provider) {
                 return true;
             }

@@ -346,7 +346,7 @@ impl CallerConnection<'_> {
         let (to, before) = (started.detach_return_path(), self.responses.len());
         let Self { responses, watch, .. } = self;
         let polled = responses.answer(&to, |sink| watch.poll(started.route, || started.poll_response(task, sink)));
-        if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
+        if !self.keep_or_refuse(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }
         started.attach_return_path(to);
@@ -422,7 +422,7 @@ impl CallerConnection<'_> {
         self.running_bytes -= call.bytes;
         let before = self.responses.len();
         self.responses.push(polled.version, polled.packet);
-        let kept = call.started.as_ref().is_none_or(|started| self.has_kept(before, &started.return_path));
+        let kept = call.started.as_ref().is_none_or(|started| self.keep_or_refuse(before, &started.return_path));
         if kept && polled.progress == WriteProgress::More {
             self.run_call(call);
         } else {

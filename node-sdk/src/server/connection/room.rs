@@ -69,8 +69,9 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// Checks that the response written after `before` bytes fits. Otherwise an error replaces it.
-    pub(super) fn has_kept(&mut self, before: usize, to: &ReturnPath) -> bool {
+    /// Keeps the response that was written after `before` bytes, if it fits. Otherwise an error
+    /// replaces it. Returns whether it fits.
+    pub(super) fn keep_or_refuse(&mut self, before: usize, to: &ReturnPath) -> bool {
         let waiting = self.responses.len();
         if waiting == before || self.share.fits(waiting) {
             if waiting - before > MIN_BYTES {
