@@ -115,7 +115,7 @@ async fn page(
     database: &Database,
     filter: GoodsFilter,
     after: i64,
-    most_bytes: usize,
+    max_bytes: usize,
 ) -> Result<Vec<Good>, ServiceError> {
     database
         .run(move |db| {
@@ -123,7 +123,7 @@ async fn page(
             let mut query = db.prepare(&format!("{GOODS} {page}"))?;
             let mut rows = query.query(params![filter.category, after, PAGE_GOODS])?;
             let (mut goods, mut bytes) = (Vec::new(), 0);
-            while bytes < most_bytes
+            while bytes < max_bytes
                 && let Some(row) = rows.next()?
             {
                 let good = good(row)?;
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     /// How many goods each page has, when their descriptions have this many bytes.
-    async fn check(descriptions: &[usize], most_bytes: usize, pages: &[usize]) {
+    async fn check(descriptions: &[usize], max_bytes: usize, pages: &[usize]) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("goods"), TABLES).unwrap();
         for bytes in descriptions {
@@ -196,7 +196,7 @@ mod tests {
         }
         let (mut seen, mut after) = (Vec::new(), 0);
         loop {
-            let goods = page(&database, GoodsFilter::default(), after, most_bytes).await.unwrap();
+            let goods = page(&database, GoodsFilter::default(), after, max_bytes).await.unwrap();
             let Some(last) = goods.last() else { break };
             after = last.id;
             seen.push(goods.len());

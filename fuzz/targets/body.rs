@@ -13,7 +13,7 @@ pub(crate) fn run(data: &[u8]) {
         let whole = body(end, data, data.len(), is_response);
         for size in [1, 3] {
             let pieces = body(end, data, size, is_response);
-            assert!(pieces.most_kept <= MAX_KEPT + size);
+            assert!(pieces.max_kept_bytes <= MAX_KEPT + size);
             assert_eq!((&pieces.data, &pieces.end, pieces.is_malformed), (&whole.data, &whole.end, whole.is_malformed));
         }
         let Some((trailers, rest)) = &whole.end else { continue };

@@ -134,7 +134,7 @@ pub struct Body {
     /// Whether the body is malformed after this data.
     pub is_malformed: bool,
     /// Maximum bytes that were kept and were not data.
-    pub most_kept: usize,
+    pub max_kept_bytes: usize,
 }
 
 /// Reads a body that arrives in pieces of `size` bytes. With `is_response`, its lines may end with
@@ -158,7 +158,7 @@ pub fn body(end: BodyEnd, bytes: &[u8], size: usize, is_response: bool) -> Body 
                 return body;
             }
             Ok(Piece::More) => {
-                body.most_kept = body.most_kept.max(buffer.len());
+                body.max_kept_bytes = body.max_kept_bytes.max(buffer.len());
                 let Some(piece) = pieces.next() else { return body };
                 buffer.extend_from_slice(piece);
             }

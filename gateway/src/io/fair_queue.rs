@@ -40,17 +40,17 @@ struct Queue<W> {
 /// Whether a client held a permit when it began to wait.
 #[derive(Clone, Copy, Debug)]
 enum Holding {
-    Some,
-    None,
+    Permits,
+    Nothing,
 }
 
 /// The clients that wait, the next one first.
 #[derive(Debug, Default)]
 struct Rotation {
     /// Those that hold a permit.
-    some: VecDeque<IpAddr>,
+    holders: VecDeque<IpAddr>,
     /// Those that hold none.
-    none: VecDeque<IpAddr>,
+    others: VecDeque<IpAddr>,
 }
 
 impl<W> FairQueue<W> {
@@ -61,7 +61,7 @@ impl<W> FairQueue<W> {
             held: HashMap::default(),
             queues: HashMap::default(),
             rotation: Rotation::default(),
-            last: Holding::Some,
+            last: Holding::Permits,
             waiting: 0,
             max_waiting,
             tickets: 0,
@@ -176,8 +176,8 @@ impl<W> FairQueue<W> {
             if queue.waiters.is_empty() {
                 self.queues.remove(&client);
             } else {
-                queue.holding = Holding::Some;
-                self.rotation.some.push_back(client);
+                queue.holding = Holding::Permits;
+                self.rotation.holders.push_back(client);
             }
             return Some((client, waiter));
         }
@@ -186,15 +186,15 @@ impl<W> FairQueue<W> {
 
     /// The list in which `client` waits if it begins now.
     fn holding_of(&self, client: IpAddr) -> Holding {
-        if self.held.contains_key(&client) { Holding::Some } else { Holding::None }
+        if self.held.contains_key(&client) { Holding::Permits } else { Holding::Nothing }
     }
 }
 
 impl Holding {
     fn other(self) -> Self {
         match self {
-            Self::Some => Self::None,
-            Self::None => Self::Some,
+            Self::Permits => Self::Nothing,
+            Self::Nothing => Self::Permits,
         }
     }
 }
@@ -202,15 +202,15 @@ impl Holding {
 impl Rotation {
     fn list(&self, holding: Holding) -> &VecDeque<IpAddr> {
         match holding {
-            Holding::Some => &self.some,
-            Holding::None => &self.none,
+            Holding::Permits => &self.holders,
+            Holding::Nothing => &self.others,
         }
     }
 
     fn list_mut(&mut self, holding: Holding) -> &mut VecDeque<IpAddr> {
         match holding {
-            Holding::Some => &mut self.some,
-            Holding::None => &mut self.none,
+            Holding::Permits => &mut self.holders,
+            Holding::Nothing => &mut self.others,
         }
     }
 }
@@ -278,8 +278,8 @@ mod tests {
         assert!(
             queue.held.is_empty()
                 && queue.queues.is_empty()
-                && queue.rotation.some.is_empty()
-                && queue.rotation.none.is_empty()
+                && queue.rotation.holders.is_empty()
+                && queue.rotation.others.is_empty()
                 && queue.free() == 1
         );
     }

@@ -69,10 +69,10 @@ mod tests {
 
     #[test]
     fn nodes_that_start_at_once_are_turned_away_once() {
-        for (nodes, most_refused, longest) in [(2000, 0, 0), (2001, 1, 1), (10_000, 8200, 1650), (12_000, 10_200, 2050)]
+        for (nodes, max_refused, longest) in [(2000, 0, 0), (2001, 1, 1), (10_000, 8200, 1650), (12_000, 10_200, 2050)]
         {
             let (refused, last) = start_at_once(nodes);
-            assert!(refused <= most_refused, "{refused} times is one of {nodes} turned away");
+            assert!(refused <= max_refused, "{refused} times is one of {nodes} turned away");
             assert!(last <= longest, "the last of {nodes} registers after {last} ms");
         }
     }
