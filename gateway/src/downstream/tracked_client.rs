@@ -112,7 +112,7 @@ impl TrackedClient {
         self.set_activity(ClientActivity::Busy);
     }
 
-    /// Ready when the client has to be closed at once. One task may wait.
+    /// Completes when the client has to be closed at once. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
         if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }

@@ -67,7 +67,7 @@ impl From<TcpStream> for MaybeTlsStream {
 }
 
 impl MaybeTlsStream {
-    /// Both directions, to be used at the same time by one task.
+    /// Splits the stream into its two directions, which one task may use at the same time.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         match self {
             Self::Plain(socket) => (ReadHalf::Plain(socket), WriteHalf::Plain(socket)),

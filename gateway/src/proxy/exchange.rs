@@ -163,8 +163,8 @@ pub(crate) trait Exchange: Send {
     /// Begins a response in parts that does not come from a server.
     fn begin_stream(&mut self);
 
-    /// Both directions, and a timer. With `has_deadline`, the response ends some time, even if it
-    /// is not noticed that the client has gone.
+    /// Splits the exchange into its two directions and a timer. With `has_deadline`, the response
+    /// ends some time, even if it is not noticed that the client has gone.
     fn split<'a>(
         &'a mut self,
         head: &'a RequestHead,

@@ -134,7 +134,7 @@ impl Outgoing {
         };
     }
 
-    /// Ready when nothing that was accepted is held: it has been sent, or is queued.
+    /// Completes when nothing that was accepted is held: it has been sent, or is queued.
     ///
     /// # Errors
     /// The one that the connection was lost by.

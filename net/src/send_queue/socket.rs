@@ -88,7 +88,7 @@ impl QueuedSocket {
         state.change(|outgoing| outgoing.write(pieces, may_queue, |pieces| state.socket.try_write_pieces(pieces)))
     }
 
-    /// Ready when [`try_write`](Self::try_write) may accept bytes. One task may wait.
+    /// Completes when [`try_write`](Self::try_write) may accept bytes. One task may wait.
     ///
     /// # Errors
     /// As for [`TcpStream::poll_write_ready`].
@@ -111,12 +111,12 @@ impl QueuedSocket {
         }
     }
 
-    /// Ready when all that was accepted is on its way, or will be when other tasks have run.
+    /// Completes when all that was accepted is on its way, or will be when other tasks have run.
     pub fn poll_flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_unheld(context)
     }
 
-    /// Ready when the system has taken all that was accepted.
+    /// Completes when the system has taken all that was accepted.
     ///
     /// # Errors
     /// The one in which a queued message was lost.
@@ -137,7 +137,7 @@ impl QueuedSocket {
         }
     }
 
-    /// Ready when the system would take more bytes than it has. Unlike
+    /// Completes when the system would take more bytes than it has. Unlike
     /// [`poll_write_ready`](Self::poll_write_ready), it asks the system. One task may wait.
     ///
     /// # Errors
@@ -322,7 +322,7 @@ impl SocketState {
         }
     }
 
-    /// Ready when nothing is held. One task may wait.
+    /// Completes when nothing is held. One task may wait.
     fn poll_unheld(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut writes = self.lock();
         let flushed = writes.outgoing.poll_flush();

@@ -297,7 +297,7 @@ impl Socket {
         }
     }
 
-    /// Ready when it would take more bytes: a socket of the system is asked.
+    /// Completes when it would take more bytes: a socket of the system is asked.
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => poll_writable(stream, context),

@@ -327,7 +327,7 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Ready when it can be read or written, of those that `interest` asks for.
+    /// Completes when it can be read or written, of those that `interest` asks for.
     pub(crate) fn poll_ready(&self, interest: Interest, context: &mut Context<'_>) -> Poll<Ready> {
         let mut state = self.net.lock();
         let readable = if interest.is_readable() { Some(state.readable(self.id, self.side)) } else { None };

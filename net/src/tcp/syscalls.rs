@@ -103,7 +103,7 @@ pub(crate) fn send_pieces_now(stream: &impl SystemStream, pieces: &[IoSlice<'_>]
     }
 }
 
-/// Ready when the system would take more bytes. The runtime takes a socket as writable until a
+/// Completes when the system would take more bytes. The runtime takes a socket as writable until a
 /// write fails, and the bytes then have to be held. So the system is asked.
 pub(crate) fn poll_writable(stream: &impl SystemStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
     let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&Timespec::default())))? {

@@ -90,7 +90,7 @@ impl Holder {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Ready when the holder is evicted. One task may wait.
+    /// Completes when the holder is evicted. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
         if self.is_notified.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }

@@ -321,7 +321,7 @@ impl Permit {
         }
     }
 
-    /// Ready when the request is evicted. The task that calls
+    /// Completes when the request is evicted. The task that calls
     /// [`set_waiting_for_client`](Self::set_waiting_for_client) polls it afterwards.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.inner.holder.get().map_or(Poll::Pending, |holder| holder.poll_evicted(task))
