@@ -294,7 +294,7 @@ impl PlayedDistributor {
         key.ok_or_else(|| "no request".to_owned())
     }
 
-    /// Whether the node stays silent, but for pongs and reports, for this time.
+    /// Checks that the node stays silent, but for pongs and reports, for this time.
     pub(super) async fn expect_silence(&mut self, time: Duration) -> Result<(), String> {
         match self.expect(&[Kind::ListRequest, Kind::Copy], time).await {
             Ok((_, packet)) => Err(format!("it should wait: {}", shown(&packet.text))),

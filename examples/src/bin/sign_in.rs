@@ -80,7 +80,7 @@ async fn sign_in(
     Ok(HttpResponse::new(Redirect::to("/me")).cookie(cookie))
 }
 
-/// An id that nobody can guess.
+/// An id that cannot be guessed.
 fn random_id() -> Result<String, ServiceError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| ServiceError::internal("the system has no random numbers"))?;

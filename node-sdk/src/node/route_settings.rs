@@ -23,7 +23,7 @@ impl NodeBuilder {
         self
     }
 
-    /// The last route reads these header fields of a client's request, beside those that its
+    /// Lets the last route read these header fields of a client's request, beside those that its
     /// arguments want: [`Headers`](crate::Headers) and [`HttpRequest`](crate::HttpRequest) have
     /// them. Gateways send a node no others. 32 fields at most, in any case of letters.
     ///

@@ -25,7 +25,7 @@ use crate::handler::{FromCall, IncomingCall};
 pub struct Bearer(pub String);
 
 impl Bearer {
-    /// 401 `bad_token`: a token is there, and is not valid, or is so no longer.
+    /// The refusal of a token that is not valid, or is not any more: 401 `bad_token`.
     pub fn refuse(message: impl Into<String>) -> ServiceError {
         ServiceError::new(401, "bad_token", message).header("www-authenticate", "Bearer error=\"invalid_token\"")
     }

@@ -75,25 +75,25 @@ impl Cookie {
         Self::new(name, "").max_age(Duration::ZERO)
     }
 
-    /// How long the client keeps it, in whole seconds.
+    /// How long the client keeps the cookie, in whole seconds.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = Some(max_age);
         self
     }
 
-    /// It is sent with this path and those below it.
+    /// Has the cookie sent with this path and those below it only.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = attribute(path.into());
         self
     }
 
-    /// It is sent to this domain and those below it, and not to its host alone.
+    /// Has the cookie sent to this domain and those below it, and not to its host alone.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(attribute(domain.into()));
         self
     }
 
-    /// Which requests that other sites cause it is sent with; [`SameSite::Lax`] unless set.
+    /// The requests of other sites with which the cookie is sent; [`SameSite::Lax`] unless set.
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
         self
@@ -105,7 +105,8 @@ impl Cookie {
         self
     }
 
-    /// Whether it is sent over TLS only. Unless set, that is so if the client speaks TLS now.
+    /// Whether the cookie is sent over TLS only. Unless set, that is so if the client speaks TLS
+    /// now.
     pub fn secure(mut self, is_secure: bool) -> Self {
         self.is_secure = Some(is_secure);
         self
@@ -145,7 +146,7 @@ impl ServiceError {
     }
 }
 
-/// An attribute's value ends at `;`.
+/// The value of an attribute, which ends at `;`.
 fn attribute(mut text: String) -> String {
     text.retain(|c| c.is_ascii_graphic() && c != ';');
     text
