@@ -70,5 +70,6 @@ pub use observe::access_log::AccessLogFormat;
 pub use process::cli::main;
 pub use process::serve::{Listeners, Stop, serve, serve_all};
 pub use route::access::{RequestPattern, RouteAccess};
+pub use route::cors::Cors;
 pub use route::limits::{Rate, RateBy, RouteLimits};
 pub use route::params::{ParamSource, ParamsTemplate};

@@ -24,6 +24,7 @@ use self::settings::host_and_port;
 use self::values::long_enough;
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::access::RouteAccess;
+use crate::route::cors::Cors;
 use crate::route::limits::RouteLimits;
 use crate::route::params::ParamsTemplate;
 
@@ -78,6 +79,8 @@ net::settings! {
         pub old_nodes_public: OldNodesPublic = OldNodesPublic(UnstatedRoutes::Public);
         /// How each request is logged on standard output.
         pub access_log: AccessLogFormat = AccessLogFormat::Off;
+        /// Log the query of a request, which may hold secrets, with its path.
+        pub access_log_query: bool = true;
         /// Balancers whose connections begin with the PROXY protocol.
         ///
         /// Their connections must begin with it, and no others may.
@@ -137,6 +140,9 @@ pub struct RouteConfig {
     pub underscores: bool,
     /// Which requests are answered, by nodes and by servers; all unless given.
     pub access: Option<RouteAccess>,
+    /// Which pages of other origins may read the answers, and what they may send. Unless given,
+    /// nodes and servers say it.
+    pub cors: Option<Cors>,
     /// Whether nodes are called with packets below these paths. Otherwise requests go to servers
     /// only.
     pub nodes: bool,
@@ -223,6 +229,7 @@ impl RouteConfig {
             rewrite_cookies: false,
             underscores: false,
             access: None,
+            cors: None,
             nodes: true,
             params: None,
             any_body: false,

@@ -8,6 +8,7 @@ use crate::config::{Balance, CertificateFiles, Check, Sticky};
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::access::RequestPattern;
 use crate::route::cookie::{MAX_NAME_BYTES, MIN_SECRET_BYTES};
+use crate::route::cors::Cors;
 use crate::route::limits::{Rate, RateBy};
 use crate::route::params::ParamsTemplate;
 use crate::route::path::normalize;
@@ -136,6 +137,7 @@ macro_rules! table_setting {
 }
 table_setting! {
     Rate, "RATE", "{ requests = 100, every = \"1s\" }";
+    Cors, "CORS", "{ origins = [\"https://shop.example\"] }";
     ParamsTemplate, "MEMBERS", "{ data = \"body\" }";
     CertificateFiles, "CERTIFICATE", "{ chain = \"cert.pem\", key = \"key.pem\" }";
 }

@@ -20,6 +20,7 @@ use crate::message::body::{Framing, Piece};
 use crate::message::fields::Fields;
 use crate::message::forwarded::ForwardedInfo;
 use crate::message::head::{RequestHead, Scheme};
+use crate::message::response_head::ResponseEdits;
 use crate::proxy::node_call::translate;
 use crate::route::path;
 
@@ -95,7 +96,7 @@ pub fn response_head(bytes: &[u8], size: usize, to_head: bool) -> Result<Option<
     Ok(head.map(|(head, rest)| {
         let mut out = BytesMut::new();
         out.extend_from_slice(format!("HTTP/1.1 {} \r\n", head.status.as_str()).as_bytes());
-        put_response_fields(&mut out, &head.fields, head.states_length(), None);
+        put_response_fields(&mut out, &head.fields, head.states_length(), &ResponseEdits::default());
         match head.framing {
             Framing::Length(bytes) => out.extend_from_slice(format!("content-length: {bytes}\r\n").as_bytes()),
             Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -205,7 +206,7 @@ pub fn form_params(form: &[u8]) -> String {
 
 /// The arguments of a call in a body, as JSON.
 pub fn body_params(content_type: &str, body: &[u8]) -> Option<String> {
-    translate::body_params(translate::MediaType::Named(Some(content_type)), body).ok()
+    translate::body_params(translate::MediaType::Named(Some(content_type)), body, false).ok()
 }
 
 /// Reads a configuration file.

@@ -10,8 +10,8 @@ use crate::message::fields::{Fields, tokens};
 use crate::message::forwarded::{ForwardedInfo, HOPS, is_rebuilt};
 use crate::message::head::RequestHead;
 use crate::message::hop_by_hop::{HopByHop, imitates, late_trailer};
-use crate::message::location::LocationRewrite;
 use crate::message::request_id::REQUEST_ID;
+use crate::message::response_head::ResponseEdits;
 
 /// The destination and the origin of a request.
 #[derive(Clone, Copy, Debug)]
@@ -102,13 +102,9 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, st
 
 /// Writes the fields of a response for the client. With `with_length`, its Content-Length describes
 /// a body that is not sent. Where it redirects to, and the paths of cookies, may be put below a
-/// prefix.
-pub(crate) fn put_response_fields(
-    out: &mut BytesMut,
-    fields: &Fields,
-    with_length: bool,
-    location: Option<LocationRewrite<'_>>,
-) {
+/// prefix. The gateway writes the id of the request itself, and what pages of other origins may do
+/// if its route says that.
+pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool, edits: &ResponseEdits<'_>) {
     let connection = HopByHop::new(fields);
     let mut has_length = false;
     for (name, value) in fields.iter() {
@@ -117,8 +113,8 @@ pub(crate) fn put_response_fields(
             if !std::mem::replace(&mut has_length, true) {
                 put(out, name, tokens(value).next().unwrap_or_default());
             }
-        } else if !connection.owns(name) {
-            match location.and_then(|rewrite| rewrite.rewrite(name, value)) {
+        } else if !connection.owns(name) && !edits.hides(name) {
+            match edits.location.and_then(|rewrite| rewrite.rewrite(name, value)) {
                 Some(rewritten) => put(out, name, rewritten.as_bytes()),
                 None => put(out, name, value),
             }
@@ -350,7 +346,7 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             let head = ResponseReader::default().next(&mut BytesMut::from(text.as_bytes()), false).unwrap().unwrap();
             let mut out = BytesMut::new();
-            put_response_fields(&mut out, &head.fields, with_length, None);
+            put_response_fields(&mut out, &head.fields, with_length, &ResponseEdits::default());
             assert_eq!(lines(&out), expected);
         };
         let fields = "Server: s\r\nConnection: close, X-A\r\nX-A: b\r\nKeep-Alive: timeout=5\r\nContent-Length: 3\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n";

@@ -18,11 +18,12 @@ pub(crate) struct FullHead<F> {
     pub(crate) is_bodiless: bool,
 }
 
-/// Appends a complete response, which was written at `date`.
+/// Appends a complete response, which was written at `date`. `own` has further fields of its head.
 pub(crate) fn put_full<'a>(
     out: &mut BytesMut,
     line: &mut StatusLine,
     head: FullHead<impl Iterator<Item = (&'a str, &'a str)>>,
+    own: &[u8],
     body: &[u8],
     date: &str,
 ) {
@@ -35,6 +36,7 @@ pub(crate) fn put_full<'a>(
         out.put_slice(value.as_bytes());
         out.put_slice(b"\r\n");
     }
+    out.put_slice(own);
     // Responses with these statuses never have a body (RFC 9110, 8.6).
     let has_none = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     if !has_none {
@@ -141,7 +143,7 @@ mod tests {
         let fields = [("content-type", "text/plain")].into_iter().chain(retry_after);
         let line = &mut StatusLine::default();
         let head = FullHead { status, fields, keep_alive, is_bodiless: without_body };
-        put_full(&mut out, line, head, b"abc", "now GMT");
+        put_full(&mut out, line, head, b"", b"abc", "now GMT");
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use protocol::{ResponseHeaders, is_field_name};
 
 use crate::message::hop_by_hop::belongs_to_connection;
+use crate::message::response_head::is_cors_field;
 
 /// Names that the gateway answers for itself.
 const OWN_NAMES: [&str; 6] = ["date", "server", "trailer", "alt-svc", "strict-transport-security", "x-request-id"];
@@ -56,6 +57,14 @@ impl AnswerFields {
     /// Names and values, without the media type.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.lines.split_terminator("\r\n").filter_map(|line| line.split_once(": "))
+    }
+
+    /// Removes what the gateway says itself: which pages of other origins may read the answer.
+    pub(crate) fn remove_cors(&mut self) {
+        if self.iter().any(|(name, _)| is_cors_field(name.as_bytes())) {
+            let kept = self.iter().filter(|(name, _)| !is_cors_field(name.as_bytes()));
+            self.lines = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        }
     }
 
     /// The bytes that they take.

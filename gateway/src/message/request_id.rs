@@ -24,6 +24,11 @@ impl<'a> RequestId<'a> {
         given.map_or_else(|| Self::Made(hex(make_id())), Self::Given)
     }
 
+    /// Appends the field that names it, as a line.
+    pub(crate) fn put_field(&self, out: &mut Vec<u8>) {
+        [REQUEST_ID, ": ", self.as_str(), "\r\n"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Given(id) => id,

@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, tokens};
 use crate::message::location::LocationRewrite;
+use crate::message::request_id::REQUEST_ID;
 
 /// A response's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,4 +47,19 @@ pub(crate) struct ResponseEdits<'a> {
     pub(crate) set_cookie: Option<String>,
     /// Where it redirects to is put below a prefix.
     pub(crate) location: Option<LocationRewrite<'a>>,
+    /// Whether the gateway says what pages of other origins may do, and the server does not.
+    pub(crate) hides_cors: bool,
+}
+
+impl ResponseEdits<'_> {
+    /// Whether the gateway writes a field in place of the server.
+    pub(crate) fn hides(&self, name: &[u8]) -> bool {
+        name.eq_ignore_ascii_case(REQUEST_ID.as_bytes()) || (self.hides_cors && is_cors_field(name))
+    }
+}
+
+/// Whether a field says which pages of other origins may read an answer (Fetch, 3.2).
+pub(crate) fn is_cors_field(name: &[u8]) -> bool {
+    const PREFIX: &str = "access-control-";
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
 }

@@ -27,7 +27,7 @@ pub enum AccessLogFormat {
     /// No lines.
     #[default]
     Off,
-    /// `time client "METHOD target" status milliseconds`.
+    /// `time client "METHOD target" status milliseconds id`.
     Text,
     /// One JSON object per line.
     Json,
@@ -52,6 +52,8 @@ pub(crate) struct AccessLogEntry<'a> {
     /// `None` when it ended without a response.
     pub(crate) status: Option<u16>,
     pub(crate) took: Duration,
+    /// The id of the request; `None` if its head was malformed.
+    pub(crate) id: Option<&'a str>,
 }
 
 impl AccessLog {
@@ -100,7 +102,7 @@ impl AccessLog {
 
 impl AccessLogEntry<'_> {
     fn line(&self, format: AccessLogFormat, time: SystemTime) -> String {
-        let Self { client, scheme, host, method, target, status, took } = self;
+        let Self { client, scheme, host, method, target, status, took, id } = self;
         let time = humantime::format_rfc3339_millis(time);
         let us = took.as_micros();
         let (ms, us) = (us / 1000, us % 1000);
@@ -113,16 +115,17 @@ impl AccessLogEntry<'_> {
             );
             let status = status.map_or_else(|| "null".to_owned(), |status| status.to_string());
             return format!(
-                "{{\"time\":\"{time}\",\"client\":\"{client}\",\"scheme\":\"{scheme}\",\"host\":{host},\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms}.{us:03}}}\n",
+                "{{\"time\":\"{time}\",\"client\":\"{client}\",\"scheme\":\"{scheme}\",\"host\":{host},\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms}.{us:03},\"id\":{}}}\n",
                 text(method),
                 text(target),
+                id.map_or_else(|| "null".to_owned(), text),
             );
         }
         let mut line = String::with_capacity(96 + target.len().min(MAX_TARGET_BYTES));
         let _ = write!(line, "{time} {client} {:?}", escaped(format_args!("{method} {target}"), MAX_TARGET_BYTES));
         let _ = match status {
-            Some(status) => writeln!(line, " {status} {ms}.{us:03}"),
-            None => writeln!(line, " - {ms}.{us:03}"),
+            Some(status) => writeln!(line, " {status} {ms}.{us:03} {}", id.unwrap_or("-")),
+            None => writeln!(line, " - {ms}.{us:03} {}", id.unwrap_or("-")),
         };
         line
     }
@@ -143,36 +146,37 @@ mod tests {
                 target,
                 status,
                 took: Duration::from_micros(1234),
+                id: status.map(|_| "a\"7"),
             };
             assert_eq!(entry.line(format, SystemTime::UNIX_EPOCH), format!("{expected}\n"));
         };
         let (text, json) = (AccessLogFormat::Text, AccessLogFormat::Json);
-        check("/a?b", Some(200), text, "1970-01-01T00:00:00.000Z 10.0.0.1 \"GET /a?b\" 200 1.234");
-        check("/\"\\", None, text, "1970-01-01T00:00:00.000Z 10.0.0.1 \"GET /\\\"\\\\\" - 1.234");
+        check("/a?b", Some(200), text, "1970-01-01T00:00:00.000Z 10.0.0.1 \"GET /a?b\" 200 1.234 a\"7");
+        check("/\"\\", None, text, "1970-01-01T00:00:00.000Z 10.0.0.1 \"GET /\\\"\\\\\" - 1.234 -");
         check(
             "/\"한",
             Some(404),
             json,
-            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","scheme":"https","host":"a\"b","method":"GET","target":"/\"한","status":404,"ms":1.234}"#,
+            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","scheme":"https","host":"a\"b","method":"GET","target":"/\"한","status":404,"ms":1.234,"id":"a\"7"}"#,
         );
         let long = "한".repeat(1000);
         check(
             &long,
             None,
             text,
-            &format!("1970-01-01T00:00:00.000Z 10.0.0.1 \"GET {}… (3004 bytes)\" - 1.234", "한".repeat(340)),
+            &format!("1970-01-01T00:00:00.000Z 10.0.0.1 \"GET {}… (3004 bytes)\" - 1.234 -", "한".repeat(340)),
         );
         check(
             "/a\u{9b}31m\u{85}\u{202e}\u{1b}",
             None,
             text,
-            r#"1970-01-01T00:00:00.000Z 10.0.0.1 "GET /a\u{9b}31m\u{85}\u{202e}\u{1b}" - 1.234"#,
+            r#"1970-01-01T00:00:00.000Z 10.0.0.1 "GET /a\u{9b}31m\u{85}\u{202e}\u{1b}" - 1.234 -"#,
         );
         check(
             "/a\u{9b}31m\u{85}\u{202e}\u{1b}",
             None,
             json,
-            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","scheme":"https","host":null,"method":"GET","target":"/a\u009b31m\u0085\u202e\u001b","status":null,"ms":1.234}"#,
+            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","scheme":"https","host":null,"method":"GET","target":"/a\u009b31m\u0085\u202e\u001b","status":null,"ms":1.234,"id":null}"#,
         );
     }
 }

@@ -92,7 +92,11 @@ impl Proxy<'_> {
             now: sent_at,
             timeout: route.try_timeout.filter(|_| is_first).map_or(left, |max| max.min(left)),
             idle_timeout: snapshot.config.response_idle_timeout,
-            edits: ResponseEdits { set_cookie, location: location_rewrite(context, endpoint, stripped) },
+            edits: ResponseEdits {
+                set_cookie,
+                location: location_rewrite(context, endpoint, stripped),
+                hides_cors: route.cors.is_some(),
+            },
             awaits_continue,
             permit: &permit,
         };

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::CallError;
-use node_sdk::gateway::GatewayPeers;
+use node_sdk::gateway::{GatewayPeers, RouteOffer};
 use tracing::debug;
 
 use super::Proxy;
@@ -21,7 +21,7 @@ use crate::upstream::group::UpstreamMatch;
 #[derive(Debug)]
 pub(super) enum Destination<'a> {
     /// Nodes that are called with packets, with this method and path.
-    Node(&'a str, Cow<'a, str>),
+    Node(&'a str, Cow<'a, str>, RouteOffer),
     /// Servers that speak HTTP.
     Upstream(UpstreamMatch),
     None(MissingRoute),
@@ -61,9 +61,12 @@ impl Proxy<'_> {
         let permits = |method: &str| access.permits(method);
         if permits(method) {
             for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
-                let offers = |method: &&&str| route.nodes && self.peers.offers(method, &path) && !is_internal(method);
-                if let Some(method) = methods.iter().find(offers) {
-                    return Destination::Node(method, path);
+                let offer = |method: &&'a str| {
+                    let offer = if route.nodes { self.peers.offer(method, &path) } else { None };
+                    offer.filter(|_| !is_internal(method)).map(|offer| (*method, offer))
+                };
+                if let Some((method, offer)) = methods.iter().find_map(offer) {
+                    return Destination::Node(method, path, offer);
                 }
             }
             if let Some(upstream) = self.upstreams.find(path) {

@@ -150,6 +150,10 @@ pub(crate) trait Exchange: Send {
         pause: impl Future<Output = ()> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
+    /// The fields that the gateway adds to the final response of the present request: lines of
+    /// `name: value`, each with CR LF behind it.
+    fn own_fields(&mut self) -> &mut Vec<u8>;
+
     /// Sends a complete response. Returns when, which saves a reading of the clock.
     fn respond(&mut self, response: FullResponse) -> Instant;
 

@@ -83,6 +83,8 @@ struct Requester<'a> {
     /// The client, as far as known.
     client: IpAddr,
     origin: &'a ForwardedInfo,
+    /// The id of the request; `None` if its head was malformed.
+    id: Option<RequestId<'a>>,
 }
 
 /// A request that is about to be answered, with all that its path and its client determine.
@@ -99,7 +101,8 @@ struct RequestContext<'a> {
     /// The client, as far as known.
     client: IpAddr,
     origin: &'a ForwardedInfo,
-    id: RequestId<'a>,
+    /// The id of the request.
+    id: &'a str,
     hops: u8,
     begin: Instant,
     deadline: Instant,
@@ -113,16 +116,18 @@ impl RequestHandler for Proxy<'_> {
         let trusted = &snapshot.config.trusted;
         let is_trusted_proxy = trusted.iter().any(|network| network.contains(&self.peer));
         let behind_proxy = is_trusted_proxy.then(|| self.origin.through(self.peer, head.fields(), trusted));
-        let requester = behind_proxy
-            .as_ref()
-            .map_or_else(|| self.direct_requester(), |(client, origin)| Requester { client: *client, origin });
+        let (client, origin) =
+            behind_proxy.as_ref().map_or((self.peer, &self.origin), |(client, origin)| (*client, origin));
+        let id = RequestId::of(head.fields(), net::unique_id);
+        id.put_field(exchange.own_fields());
+        let requester = Requester { client, origin, id: Some(id) };
         let mut unanswered = LogOnDrop { proxy: self, requester, head: &head, begin, is_armed: true };
         let dispatched = self.dispatch(&head, exchange, &snapshot, requester, begin).await;
         let ended = match dispatched {
             Ok(ended) => Ok(ended),
             Err(RequestError::Ended(ended)) => Err(ended),
             Err(RequestError::Problem(problem)) => {
-                self.respond_with_problem(&head, &problem, &snapshot, exchange).await
+                self.respond_with_problem(&head, id, &problem, &snapshot, exchange).await
             }
         };
         unanswered.is_armed = false;
@@ -132,7 +137,8 @@ impl RequestHandler for Proxy<'_> {
     }
 
     fn record_rejection(&self, status: StatusCode) {
-        self.log(self.direct_requester(), None, Some(status), Duration::ZERO);
+        let requester = Requester { client: self.peer, origin: &self.origin, id: None };
+        self.log(requester, None, Some(status), Duration::ZERO);
     }
 
     fn reservation(&self) -> Option<Reservation> {
@@ -158,15 +164,10 @@ impl Drop for LogOnDrop<'_> {
 }
 
 impl Proxy<'_> {
-    /// The requester without a trusted proxy: the peer itself.
-    fn direct_requester(&self) -> Requester<'_> {
-        Requester { client: self.peer, origin: &self.origin }
-    }
-
     /// Counts a request, and writes it to the access log. `head` is `None` if it was malformed.
     fn log(
         &self,
-        Requester { client, origin }: Requester<'_>,
+        Requester { client, origin, id }: Requester<'_>,
         head: Option<&RequestHead>,
         status: Option<StatusCode>,
         took: Duration,
@@ -174,9 +175,13 @@ impl Proxy<'_> {
         let status = status.map(|status| status.as_u16());
         self.metrics.record_request(status, took);
         if let Some(log) = self.access_log {
-            let (method, target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
+            let (method, mut target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
+            if !self.upstreams.snapshot().config.access_log_query {
+                target = target.split('?').next().unwrap_or_default();
+            }
+            let id = id.as_ref().map(RequestId::as_str);
             let (scheme, host) = (origin.scheme.name(), origin.host.as_deref().or_else(|| head?.host()));
-            log.write(&AccessLogEntry { client, scheme, host, method, target, status, took });
+            log.write(&AccessLogEntry { client, scheme, host, method, target, status, took, id });
         }
     }
 
@@ -184,13 +189,14 @@ impl Proxy<'_> {
     async fn respond_with_problem(
         &self,
         head: &RequestHead,
+        id: RequestId<'_>,
         problem: &Problem,
         snapshot: &ConfigSnapshot,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, Ended> {
-        self.warn_of_problem(head, problem);
+        self.warn_of_problem(head, id, problem);
         let Problem { status, kind, detail, .. } = problem;
-        debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
+        debug!(id = id.as_str(), status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
         if [ProblemKind::OVERLOADED, ProblemKind::TOO_MANY_REQUESTS].contains(kind) && self.shedding.is_delaying() {
             exchange.delay_rejection(Box::pin(self.shedding.delay())).await?;
         }
@@ -199,7 +205,7 @@ impl Proxy<'_> {
     }
 
     /// Logs that a request is not served, if neither its client nor the service is to blame.
-    fn warn_of_problem(&self, head: &RequestHead, problem: &Problem) {
+    fn warn_of_problem(&self, head: &RequestHead, id: RequestId<'_>, problem: &Problem) {
         let Problem { status, kind, detail, .. } = problem;
         let Some(kind) = FAULTS.iter().find(|fault| *fault == kind).filter(|_| status.is_server_error()) else {
             return;
@@ -208,7 +214,7 @@ impl Proxy<'_> {
         let path = head.target().split('?').next().unwrap_or_default();
         if let Some(suppressed) = self.shared.log_throttles.allow_for(kind, path, Instant::now().into_std()) {
             let [path, detail] = [path, detail].map(|text| escaped(text, MAX_ESCAPED_BYTES));
-            warn!(status = status.as_u16(), kind, method = head.method(), %path, suppressed, "a request is not served: {detail}");
+            warn!(status = status.as_u16(), kind, method = head.method(), %path, id = id.as_str(), suppressed, "a request is not served: {detail}");
         }
     }
 
@@ -218,7 +224,7 @@ impl Proxy<'_> {
         head: &RequestHead,
         exchange: &mut impl Exchange,
         snapshot: &ConfigSnapshot,
-        Requester { client, origin }: Requester<'_>,
+        Requester { client, origin, id }: Requester<'_>,
         begin: Instant,
     ) -> Result<Instant, RequestError> {
         if self.shedding.should_reject(fastrand::f64) {
@@ -239,6 +245,13 @@ impl Proxy<'_> {
             let response = redirect::to_tls(head, origin, port, raw_path.unwrap_or(&path), query);
             return Ok(exchange.respond(response.map_err(RequestError::Problem)?));
         }
+        if let Some(cors) = &route.cors {
+            if cors.put_preflight(exchange.own_fields(), head) {
+                return Ok(exchange.respond(FullResponse::new(StatusCode::NO_CONTENT, "", "")));
+            }
+            cors.put_fields(exchange.own_fields(), head);
+        }
+        let id = id.as_ref().map_or("", RequestId::as_str);
         let hops = hops_before(head)?;
         let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
         let guard = route.limits.admit(client, header, begin);
@@ -253,7 +266,7 @@ impl Proxy<'_> {
             query,
             client,
             origin,
-            id: RequestId::of(head.fields(), net::unique_id),
+            id,
             hops,
             begin,
             deadline,
@@ -262,10 +275,12 @@ impl Proxy<'_> {
             Destination::Upstream(upstream) => {
                 Box::pin(self.forward_with_retries(&context(&path), &upstream, exchange)).await
             }
-            Destination::Node(node_method, path) if head.upgrades && node_method == "GET" => {
+            Destination::Node(node_method, path, _) if head.upgrades && node_method == "GET" => {
                 Box::pin(self.open_websocket(&context(&path), node_method, exchange)).await
             }
-            Destination::Node(node_method, path) => self.call_node(&context(&path), node_method, exchange).await,
+            Destination::Node(node_method, path, offer) => {
+                self.call_node(&context(&path), (node_method, offer), exchange).await
+            }
             // The client is told before it sends a body that nothing would read.
             Destination::None(missing) => {
                 let response = missing.response(method, &path, snapshot.config.empty_404);

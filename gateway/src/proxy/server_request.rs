@@ -23,7 +23,7 @@ impl Proxy<'_> {
         expects_continue: bool,
         now: Instant,
     ) -> BytesMut {
-        let RequestContext { head, route, path, raw_path, query, origin, hops, ref id, .. } = *context;
+        let RequestContext { head, route, path, raw_path, query, origin, hops, id, .. } = *context;
         let mut bytes = buffers::acquire();
         bytes.reserve(1024);
         let seen = match raw_path {
@@ -40,7 +40,7 @@ impl Proxy<'_> {
             stripped,
             underscores: route.underscores,
             expects_continue,
-            id: id.as_str(),
+            id,
         };
         let left_out = put_request(&mut bytes, head, request);
         if left_out > 0 {

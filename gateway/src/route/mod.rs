@@ -6,6 +6,7 @@
 
 pub(crate) mod access;
 pub(crate) mod cookie;
+pub(crate) mod cors;
 pub(crate) mod limits;
 pub(crate) mod params;
 pub(crate) mod path;

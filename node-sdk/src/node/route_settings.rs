@@ -51,6 +51,23 @@ impl NodeBuilder {
         self
     }
 
+    /// Maximum bytes of the body of a client's request to the last route. A gateway refuses a
+    /// larger one with 413, before it has read it. Its own limit (`max_body_bytes`) holds, too, and
+    /// alone if none is set. While nodes with several limits are there, the largest holds.
+    ///
+    /// ```
+    /// # use node_sdk::{Node, ServiceError};
+    /// # async fn comment() -> Result<(), ServiceError> { Ok(()) }
+    /// let node = Node::builder("blog").route("POST/comments", comment).public().max_body(10_000);
+    /// ```
+    pub fn max_body(mut self, bytes: u64) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.advert.max_body = Some(bytes),
+            None => self.misplaced = Some("max_body"),
+        }
+        self
+    }
+
     /// How many calls of the last route may run at a time, over all callers. Further calls are
     /// answered at once with 503 `overloaded`, and callers try another node. Events, and other
     /// calls without a response, wait for their turn, 256 at most; further ones are lost, which is

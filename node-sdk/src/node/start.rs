@@ -216,6 +216,7 @@ impl NodeBuilder {
             handler.wants(wants);
             let wanted = wants.registered().map_err(|wrong| wrong.into_error(text))?;
             advert.headers = wanted.filter(|_| advert.public);
+            advert.max_body = advert.max_body.filter(|_| advert.public);
         }
         Ok(())
     }

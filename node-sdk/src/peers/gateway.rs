@@ -34,6 +34,7 @@ pub use crate::error::malformed::MalformedResponse;
 use crate::peers::Peers;
 pub use crate::routing::local_node::UnstatedRoutes;
 use crate::routing::path_params;
+pub use crate::routing::provider::RouteOffer;
 use crate::routing::table::Lookup;
 pub use crate::transport::blocked::BlockedAddresses;
 pub use crate::transport::target::unreachable_because;
@@ -81,6 +82,10 @@ pub trait GatewayPeers: Sized {
 
     /// The parameters of `path` in the route that answers it, as a JSON object of texts.
     fn path_params(&self, method: &str, path: &str) -> String;
+
+    /// What has to be known of a route before it is called; `None` if no node offers it for clients
+    /// now.
+    fn offer(&self, method: &str, path: &str) -> Option<RouteOffer>;
 
     /// Whether a node offers this, or has offered it within the last ten minutes.
     fn has_known(&self, method: &str, path: &str) -> bool;
@@ -184,6 +189,10 @@ impl GatewayPeers for Peers {
             }
             Lookup::Unavailable | Lookup::Unknown => "{}".to_owned(),
         }
+    }
+
+    fn offer(&self, method: &str, path: &str) -> Option<RouteOffer> {
+        self.mesh.table().read().offer(method, path)
     }
 
     fn has_known(&self, method: &str, path: &str) -> bool {

@@ -242,7 +242,7 @@ impl Peers {
 
     /// Whether a known node offers this now: see [`nodes`](Self::nodes).
     pub fn offers(&self, method: &str, path: &str) -> bool {
-        self.mesh.table().read().offers(method, path)
+        self.mesh.table().read().offer(method, path).is_some()
     }
 
     /// The addresses of the known nodes that offer `url`, such as `GET/members`, in order: see

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use protocol::{Advert, Node, Route, WantedHeaders};
+use protocol::{Advert, Node, Route, RouteAdvert, Version, WantedHeaders};
 use tokio::time::Instant;
 
 use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, Turns};
@@ -25,6 +25,17 @@ pub(crate) struct RouteProviders {
     internal: Option<Box<Providers>>,
     /// The counters of calls of the route, once it is called.
     call_stats: OnceLock<Arc<CallStats>>,
+    /// What gateways have to know of the route before they call.
+    offer: RouteOffer,
+}
+
+/// What gateways have to know of a route before they call one of its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteOffer {
+    /// Maximum bytes of a body: the largest that a node takes, or `u64::MAX` if one states none.
+    pub max_body_bytes: u64,
+    /// Whether all nodes take any JSON value for arguments. Those of version 1 take objects only.
+    pub takes_any_json: bool,
 }
 
 /// The share of the calls that a node gets: none if it takes no calls now.
@@ -36,7 +47,9 @@ pub(super) fn weight(node: &Node) -> u16 {
 impl RouteProviders {
     /// Pools without nodes. Those that are added are called in `turns`.
     pub(crate) fn new(turns: Turns) -> Self {
-        Self { called: Pool::new(MAX_SUBSET, turns), internal: None, call_stats: OnceLock::new() }
+        let offer = RouteOffer { max_body_bytes: u64::MAX, takes_any_json: true };
+        let called = Pool::new(MAX_SUBSET, turns);
+        Self { called, internal: None, call_stats: OnceLock::new(), offer }
     }
 
     /// Adds a node that is not in it; afterwards [`rebuild_schedules`](Self::rebuild_schedules).
@@ -70,10 +83,20 @@ impl RouteProviders {
 
     pub(super) fn rebuild_schedules(&mut self) {
         self.called.rebuild_schedule();
+        let members = self.called.members();
+        self.offer = RouteOffer {
+            max_body_bytes: members.iter().map(|one| one.max_body_bytes()).max().unwrap_or(u64::MAX),
+            takes_any_json: members.iter().all(|one| one.connection.version == Version::V2),
+        };
         self.internal = self.internal.take().filter(|pool| !pool.members().is_empty());
         if let Some(pool) = &mut self.internal {
             pool.rebuild_schedule();
         }
+    }
+
+    /// What gateways have to know of the route; `None` if no node is called for it.
+    pub(super) fn offer(&self) -> Option<RouteOffer> {
+        (!self.called.members().is_empty()).then_some(self.offer)
     }
 
     /// Whether no node offers the route any more.
@@ -108,8 +131,8 @@ impl Deref for RouteProviders {
 pub(crate) struct Provider {
     pub(crate) connection: Arc<Connection>,
     pub(crate) route: Route,
-    /// The header fields that it wants of a client's request, if it asks for that.
-    pub(crate) wanted: Option<WantedHeaders>,
+    /// What it states of the route.
+    pub(super) advert: Option<RouteAdvert>,
     pub(super) weight: u16,
     /// Whether the Distributor has listed it as suspect.
     pub(super) suspect: bool,
@@ -117,6 +140,18 @@ pub(crate) struct Provider {
     pub(super) same_zone: bool,
     /// Whether the provider is this very node, which calls itself without a connection.
     pub(crate) is_local: bool,
+}
+
+impl Provider {
+    /// The header fields that it wants of a client's request, if it asks for that.
+    pub(crate) fn wanted(&self) -> Option<&WantedHeaders> {
+        self.advert.as_ref()?.headers.as_ref()
+    }
+
+    /// Maximum bytes of a body, as far as it limits them.
+    fn max_body_bytes(&self) -> u64 {
+        self.advert.as_ref().and_then(|advert| advert.max_body).unwrap_or(u64::MAX)
+    }
 }
 
 impl Member for Provider {

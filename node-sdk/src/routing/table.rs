@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::balance::{MAX_SUBSET, affinity};
 use crate::routing::known_routes::KnownRoutes;
 use crate::routing::local_node::LocalNode;
-use crate::routing::provider::{Provider, RouteProviders, weight};
+use crate::routing::provider::{Provider, RouteOffer, RouteProviders, weight};
 use crate::routing::subscriptions::{SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
 use crate::transport::limits::MAX_FRAME_BYTES;
@@ -160,9 +160,9 @@ impl RoutingTable {
         }
     }
 
-    /// Whether the route has providers.
-    pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
-        self.router.find(method, path).is_some_and(|found| !found.value.members().is_empty())
+    /// What gateways have to know of a route; `None` if it has no providers.
+    pub(crate) fn offer(&self, method: &str, path: &str) -> Option<RouteOffer> {
+        self.router.find(method, path)?.value.offer()
     }
 
     /// As [`lookup`](Self::lookup), and also finds internal routes that are not called for clients.
@@ -291,7 +291,7 @@ impl RoutingTable {
             let provider_of = |route: &Route| Provider {
                 connection: Arc::clone(&connection),
                 route: route.clone(),
-                wanted: None,
+                advert: None,
                 weight,
                 suspect,
                 same_zone,
@@ -325,8 +325,8 @@ impl RoutingTable {
                         is_called |= pools.is_used();
                         // Two routes of one node may differ only in the names of parameters.
                         if !pools.has_last(*address) {
-                            let wanted = advert.and_then(|advert| advert.headers.clone());
-                            Arc::make_mut(pools).add(Provider { wanted, ..provider_of(route) }, is_internal);
+                            let provider = Provider { advert: advert.cloned(), ..provider_of(route) };
+                            Arc::make_mut(pools).add(provider, is_internal);
                         }
                     }
                     Err(refused) => {
@@ -524,7 +524,7 @@ mod tests {
         let mut seen = Vec::new();
         for (method, path) in PATHS {
             let called = matches!(table.lookup(method, path), Lookup::Available(..));
-            assert_eq!(called, table.offers(method, path));
+            assert_eq!(called, table.offer(method, path).is_some());
             if let Lookup::Available(providers, _) = table.lookup_all(method, path) {
                 assert!(called != providers.members().is_empty() && !providers.are_empty());
                 seen.extend(providers.pools().map(|pool| (format!("{method}{path}"), members(pool))));
@@ -645,7 +645,7 @@ mod tests {
         table.apply(&[many.clone(), late.clone()], Instant::now());
         let late_route = Route::parse(&route(40)).unwrap();
         assert!(table.is_refused(late.0, &late_route) && table.is_refused(many.0, &late_route));
-        assert!(!table.is_refused(late.0, &Route::parse("GET/b").unwrap()) && table.offers("GET", "/b"));
+        assert!(!table.is_refused(late.0, &Route::parse("GET/b").unwrap()) && table.offer("GET", "/b").is_some());
         assert!(matches!(table.lookup("GET", "/a/x/x/x/1/x/2"), Lookup::Unknown));
         table.apply(&[(many.0, None)], Instant::now());
         assert!(!table.is_refused(late.0, &late_route));

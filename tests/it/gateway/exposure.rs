@@ -121,14 +121,18 @@ impl Scene {
     }
 }
 
-/// A whole answer, but for the time.
+/// A whole answer, but for the time and the id of the request.
 async fn raw(at: SocketAddr, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(at).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    answer.lines().filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\n")
+    answer
+        .lines()
+        .filter(|line| !["date: ", "x-request-id: "].iter().any(|name| line.starts_with(name)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ impl GatewayScene {
 const GET: &str = "GET /x HTTP/1.1\r\nHost: g\r\n\r\n";
 
 /// The response that a client reads when it sends `GET`, and the server sends this and closes: the
-/// head without its date, and the rest.
+/// head without its date and id, and the rest.
 async fn answer(said: &str) -> (String, String) {
     let scene = GatewayScene::new().await;
     let mut client = scene.client("GET /x HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n").await;
@@ -57,7 +57,8 @@ async fn answer(said: &str) -> (String, String) {
     drop(behind);
     let all = client.rest().await;
     let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
-    let lines = head.split("\r\n").filter(|line| !line.starts_with("date: "));
+    let lines =
+        head.split("\r\n").filter(|line| !["date: ", "x-request-id: "].iter().any(|name| line.starts_with(name)));
     (lines.collect::<Vec<_>>().join("|"), body.to_owned())
 }
 

@@ -35,14 +35,18 @@ async fn a_request_and_its_response_pass_through() {
     let head = client.head().await;
     assert_eq!(
         head,
-        "HTTP/1.1 404 Not Found\r\nDate: then\r\nX-Case: Kept\r\nSet-Cookie: a\r\nSet-Cookie: b\r\ncontent-length: 2\r\n\r\n"
+        "HTTP/1.1 404 Not Found\r\nDate: then\r\nX-Case: Kept\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\
+         x-request-id: i-7\r\ncontent-length: 2\r\n\r\n"
     );
     assert_eq!(client.read_to("no").await, "no");
     // Both connections are used again.
-    client.send("HEAD /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    client.send("HEAD /api HTTP/1.1\r\nHost: g\r\nX-Request-Id: i-8\r\n\r\n").await;
     assert!(upstream.head().await.starts_with("HEAD /api HTTP/1.1\r\n"));
-    upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nContent-Length: 1000\r\n\r\n").await;
-    assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\nDate: then\r\nContent-Length: 1000\r\n\r\n");
+    upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nX-Request-Id: theirs\r\nContent-Length: 1000\r\n\r\n").await;
+    assert_eq!(
+        client.head().await,
+        "HTTP/1.1 200 OK\r\nDate: then\r\nContent-Length: 1000\r\nx-request-id: i-8\r\n\r\n"
+    );
 }
 
 #[tokio::test]
@@ -69,20 +73,20 @@ async fn bodies_pass_unbuffered_with_trailers() {
     assert_eq!(client.read_to("\r\n\r\n").await, "0\r\nX-Sum: s\r\n\r\n");
     // A body that ends with its connection ends in order for the client, in HTTP/1.0 with the
     // connection.
-    client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    client.send("GET /api HTTP/1.1\r\nHost: g\r\nX-Request-Id: i\r\n\r\n").await;
     upstream.head().await;
     upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nConnection: close\r\n\r\nabc").await;
     drop(upstream);
     assert_eq!(
         client.read_to("0\r\n\r\n").await,
-        "HTTP/1.1 200 OK\r\nDate: then\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nDate: then\r\nx-request-id: i\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     );
     let mut old = RawStream::to(gateway).await;
-    old.send("GET /api HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    old.send("GET /api HTTP/1.0\r\nX-Request-Id: i\r\nConnection: keep-alive\r\n\r\n").await;
     let mut upstream = server.accept().await;
     upstream.head().await;
     upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
-    assert_eq!(old.rest().await, "HTTP/1.1 200 OK\r\nDate: then\r\nconnection: close\r\n\r\nabc");
+    assert_eq!(old.rest().await, "HTTP/1.1 200 OK\r\nDate: then\r\nx-request-id: i\r\nconnection: close\r\n\r\nabc");
 }
 
 #[tokio::test]
@@ -169,7 +173,8 @@ async fn gh10_leave_to_send_a_body_is_given_once_a_server_takes_it() {
     let refused = client.rest().await;
     assert!(refused.starts_with("HTTP/1.1 404 ") && refused.contains("connection: close\r\n"), "{refused}");
     let mut client = RawStream::to(gateway).await;
-    client.send("POST /api HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+    let expects = "X-Request-Id: i\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+    client.send(&format!("POST /api HTTP/1.1\r\nHost: g\r\n{expects}")).await;
     let mut upstream = server.accept().await;
     upstream.head().await;
     upstream.send("HTTP/1.1 100 Continue\r\n\r\n").await;
@@ -177,7 +182,7 @@ async fn gh10_leave_to_send_a_body_is_given_once_a_server_takes_it() {
     client.send("abc").await;
     assert_eq!(upstream.read_to("abc").await, "abc");
     upstream.send("HTTP/1.1 204 No Content\r\nDate: d\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(client.head().await, "HTTP/1.1 204 No Content\r\nDate: d\r\n\r\n");
+    assert_eq!(client.head().await, "HTTP/1.1 204 No Content\r\nDate: d\r\nx-request-id: i\r\n\r\n");
 }
 
 #[tokio::test]

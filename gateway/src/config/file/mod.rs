@@ -3,6 +3,7 @@
 //!
 //! It must not read the command line, or apply a setting: it gives the settings to its caller.
 
+mod cors_settings;
 mod file_reader;
 pub(super) mod route_settings;
 mod syntax;

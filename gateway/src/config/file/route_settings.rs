@@ -6,11 +6,13 @@ use protocol::{Advert, foreign_prefix};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::cors_settings::read_cors;
 use super::file_reader::{Entry, FileReader, entries};
 use crate::config::mistakes::shown;
 use crate::config::values::{BalanceName, CheckTarget, cookie_name};
 use crate::config::{FixedAddress, FixedServer, MAX_TIME, MIN_TIME, RouteConfig};
 use crate::route::access::{RequestPattern, RouteAccess};
+use crate::route::cors::Cors;
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::params::ParamsTemplate;
 use crate::route::path::{longest_prefix, normal_prefix, normalize};
@@ -39,6 +41,8 @@ net::settings! {
         @File allow: Option<Vec<RequestPattern>> = None;
         /// A list of such requests that are answered so; it wins over `allow`.
         @File deny: Vec<RequestPattern> = Vec::new();
+        /// Which pages of other origins may read the answers; see Pages of other origins.
+        @File cors: Option<Cors> = None;
         /// Nodes are called with packets; otherwise only servers are asked.
         @File nodes: bool = true;
         /// The `params` of calls; see Services of another dialect.
@@ -167,6 +171,7 @@ fn read_route<'t>(
             "servers" => keys.servers = read_servers(reader, value),
             "rate" => keys.rate = read_rate(reader, value),
             "params" => keys.params = read_params(reader, value),
+            "cors" => keys.cors = read_cors(reader, value),
             _ => unknown.push((key, value)),
         }
     }
@@ -312,6 +317,7 @@ impl RouteSettings {
             rewrite_cookies: self.rewrite_cookies,
             underscores: self.underscores,
             access,
+            cors: self.cors,
             nodes: self.nodes,
             params: self.params,
             any_body: self.any_body,

@@ -290,6 +290,25 @@ fn oe18_slips_in_tables_have_their_own_places() {
 }
 
 #[test]
+fn slips_in_rules_for_pages_of_other_origins_are_named() {
+    let route = |more: &str| format!("[[route]]\nprefix = \"/\"\n{more}");
+    check(&route("cors = \"*\""), &["3:8: cors: write { origins = [\"https://shop.example\"] }"]);
+    check(&route("cors = {}"), &["3:8: this cors has no `origins`, such as origins = [\"https://shop.example\"]"]);
+    check(
+        &route("cors = { origins = [\"shop.test\", \"https://a/\"], headres = [] }"),
+        &[
+            "3:8: origin `https://a/`: an origin is a scheme, a host",
+            "3:8: origin `shop.test`: an origin begins with https:// or http://",
+            "3:49: unknown key `headres`; did you mean `headers`?",
+        ],
+    );
+    check(
+        &route("cors = { origins = [\"*\"], credentials = true }"),
+        &["3:8: cors: with `credentials`, name the origins"],
+    );
+}
+
+#[test]
 fn oe18_all_mistakes_are_told_at_once_and_in_order() {
     check(
         "listen = 127.0.0.1:80\nworkers = \"4\"\n[[route]]\nprefix = \"/\"\nservers = [10.0.0.1:80]\nbalanse = \"client\"\n",

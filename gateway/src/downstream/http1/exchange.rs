@@ -155,14 +155,18 @@ impl Exchange for Http1Connection<'_> {
         buffers::make_ready(&mut self.output);
         let (status, fields) = (response.status, response.fields());
         let head = FullHead { status, fields, keep_alive, is_bodiless: self.is_head };
-        let (output, line) = (&mut self.output, &mut self.line);
-        with_date(now, |date| put_full(output, line, head, &response.body, date));
+        let (output, line, own) = (&mut self.output, &mut self.line, &self.own_fields[..]);
+        with_date(now, |date| put_full(output, line, head, own, &response.body, date));
         self.reservations.extend(response.held.take().filter(Reservation::is_large));
         now
     }
 
     fn status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    fn own_fields(&mut self) -> &mut Vec<u8> {
+        &mut self.own_fields
     }
 
     async fn begin_forward(&mut self, awaits_continue: bool) -> Result<(), Ended> {
@@ -201,6 +205,7 @@ impl Exchange for Http1Connection<'_> {
             pace: &self.client.pace,
             is_chunked: &mut self.is_chunked,
             line: &mut self.line,
+            own_fields: &self.own_fields,
             has_head: false,
             zeros: 0,
         };

@@ -73,6 +73,8 @@ struct Http1Connection<'a> {
     is_head: bool,
     /// The status that the present request was answered with, if it was.
     status: Option<StatusCode>,
+    /// The fields that are added to its response.
+    own_fields: Vec<u8>,
     timer: Timer,
     /// When the wait for a head, or for the rest of one, began.
     waiting_since: Instant,
@@ -125,6 +127,7 @@ pub(crate) async fn run(
         is_chunked: false,
         is_head: false,
         status: None,
+        own_fields: Vec::new(),
         timer: Timer::at(now + timeouts.header),
         waiting_since: now,
         answered: None,
@@ -147,6 +150,7 @@ impl Http1Connection<'_> {
             let mut head = self.next_head(is_first, handler).await?;
             self.input.skip_empty_body(&mut head);
             self.status = None;
+            self.own_fields.clear();
             is_first = false;
             let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };
             self.keep_alive = if head.keep_alive { stays } else { KeepAlive::Closes };

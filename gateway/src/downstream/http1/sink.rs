@@ -29,6 +29,8 @@ pub(super) struct Http1Sink<'a> {
     pub(super) is_chunked: &'a mut bool,
     /// The part of the status line that has been written, and whether it is whole.
     pub(super) line: &'a mut StatusLine,
+    /// The fields that are added to the response.
+    pub(super) own_fields: &'a [u8],
     pub(super) has_head: bool,
     /// Digits that the size of the next chunk begins with.
     pub(super) zeros: u32,
@@ -36,7 +38,7 @@ pub(super) struct Http1Sink<'a> {
 
 /// Writes the fields of a head with status 101, and its end.
 pub(super) fn put_switch_fields(out: &mut BytesMut, response: &ResponseHead) {
-    put_response_fields(out, &response.fields, false, None);
+    put_response_fields(out, &response.fields, false, &ResponseEdits::default());
     out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
 }
 
@@ -50,7 +52,7 @@ impl Sink for Http1Sink<'_> {
         if self.head.is_1_1 {
             buffers::make_ready(self.output);
             self.line.finish(self.output, response.status);
-            put_response_fields(self.output, &response.fields, false, None);
+            put_response_fields(self.output, &response.fields, false, &ResponseEdits::default());
             self.output.put_slice(b"\r\n");
         }
     }
@@ -69,7 +71,8 @@ impl Sink for Http1Sink<'_> {
         if early {
             *self.keep_alive = KeepAlive::Closes;
         }
-        put_response_fields(out, &response.fields, response.states_length(), edits.location);
+        put_response_fields(out, &response.fields, response.states_length(), edits);
+        out.put_slice(self.own_fields);
         match response.framing {
             Framing::Empty => {}
             Framing::Length(bytes) => {

@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant};
 
 use super::body::{Http2Body, Http2Sender, send_data};
 use super::head::read_head;
-use super::sink::{Http2Sink, put_date};
+use super::sink::{Http2Sink, put_date, put_own_fields};
 use super::source::Http2Source;
 use crate::io::budget::Reservation;
 use crate::io::client_pace::ClientPace;
@@ -29,7 +29,6 @@ use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, SwitchedConnection};
 use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
-use crate::proxy::node_call::translate::has_body;
 use crate::upstream::concurrency::Permit;
 
 /// How many bytes of an unwanted body are read, and for how long. Some clients take a reset for a
@@ -47,6 +46,8 @@ pub(super) struct Http2Exchange {
     /// A response with a complete body.
     full: Option<FullResponse>,
     status: Option<StatusCode>,
+    /// The fields that are added to the response, as lines.
+    own_fields: Vec<u8>,
     /// Whether the client waits for `100 Continue` before it sends the body.
     needs_continue: bool,
     framing: Framing,
@@ -73,6 +74,7 @@ impl Http2Exchange {
             timer: None,
             full: None,
             status: None,
+            own_fields: Vec::new(),
             needs_continue,
             framing,
             is_head: parts.method == http::Method::HEAD,
@@ -91,7 +93,7 @@ impl Http2Exchange {
         if head.framing != Framing::Chunked || head.expects_continue {
             return Ok(());
         }
-        let waits = !has_body(head.method());
+        let waits = !matches!(head.method(), "POST" | "PUT" | "PATCH");
         let deadline = waits.then(|| {
             let now = Instant::now();
             forward::body_deadline(now, 0, now)
@@ -160,6 +162,7 @@ impl Http2Exchange {
         if !has_none {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
+        put_own_fields(fields, &self.own_fields);
         put_date(fields);
         let ends = has_none || self.is_head || body.is_empty();
         self.sender().begin(response, ends)?;
@@ -254,6 +257,10 @@ impl Exchange for Http2Exchange {
         self.status
     }
 
+    fn own_fields(&mut self) -> &mut Vec<u8> {
+        &mut self.own_fields
+    }
+
     async fn begin_forward(&mut self, awaits_continue: bool) -> Result<(), Ended> {
         if !awaits_continue {
             self.send_continue();
@@ -269,9 +276,9 @@ impl Exchange for Http2Exchange {
         _has_deadline: bool,
         now: Instant,
     ) -> (impl Source, impl Sink, &'a mut Timer) {
-        let Self { incoming, outgoing, timer, write_timeout, status, .. } = self;
+        let Self { incoming, outgoing, timer, write_timeout, status, own_fields, .. } = self;
         let timer = timer.get_or_insert_with(|| Timer::at(now + *write_timeout));
-        (Http2Source { incoming, outgoing }, Http2Sink::new(outgoing, *write_timeout, status), timer)
+        (Http2Source { incoming, outgoing }, Http2Sink::new(outgoing, *write_timeout, status, own_fields), timer)
     }
 
     fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool {

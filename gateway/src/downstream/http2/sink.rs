@@ -13,7 +13,6 @@ use crate::downstream::date::with_date;
 use crate::message::body::Framing;
 use crate::message::fields::tokens;
 use crate::message::hop_by_hop::{HopByHop, late_trailer};
-use crate::message::location::LocationRewrite;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
@@ -32,6 +31,8 @@ pub(super) struct Http2Sink<'a> {
     pub(super) broken: Option<Ended>,
     pub(super) write_timeout: Duration,
     pub(super) status: &'a mut Option<StatusCode>,
+    /// The fields that are added to the response, as lines.
+    own_fields: &'a [u8],
 }
 
 impl<'a> Http2Sink<'a> {
@@ -39,21 +40,24 @@ impl<'a> Http2Sink<'a> {
         outgoing: &'a Mutex<Http2Sender>,
         write_timeout: Duration,
         status: &'a mut Option<StatusCode>,
+        own_fields: &'a [u8],
     ) -> Self {
-        Self { outgoing, waiting: VecDeque::new(), end: None, is_open: true, broken: None, write_timeout, status }
+        let (waiting, end, is_open, broken) = (VecDeque::new(), None, true, None);
+        Self { outgoing, waiting, end, is_open, broken, write_timeout, status, own_fields }
     }
 }
 
 impl Sink for Http2Sink<'_> {
     fn interim(&mut self, response: &ResponseHead) {
         // That a client is gone is noticed elsewhere.
-        let _ = lock(self.outgoing).respond.send_informational(response_head(response, None));
+        let _ = lock(self.outgoing).respond.send_informational(response_head(response, &ResponseEdits::default()));
     }
 
     fn head(&mut self, response: &ResponseHead, _early: bool, edits: &ResponseEdits<'_>) {
         *self.status = Some(response.status);
-        let mut head = response_head(response, edits.location);
+        let mut head = response_head(response, edits);
         let fields = head.headers_mut();
+        put_own_fields(fields, self.own_fields);
         if let Framing::Length(bytes) = response.framing {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
         }
@@ -126,7 +130,7 @@ impl Sink for Http2Sink<'_> {
 }
 
 /// A response's status and fields, as the client should see them.
-fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>) -> Response<()> {
+fn response_head(response: &ResponseHead, edits: &ResponseEdits<'_>) -> Response<()> {
     let mut head = Response::new(());
     *head.status_mut() = response.status;
     let fields = head.headers_mut();
@@ -138,8 +142,8 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
             if let Ok(length) = HeaderValue::from_bytes(tokens(value).next().unwrap_or_default()) {
                 fields.insert(CONTENT_LENGTH, length);
             }
-        } else if !connection.owns(name) {
-            let rewritten = location.and_then(|rewrite| rewrite.rewrite(name, value));
+        } else if !connection.owns(name) && !edits.hides(name) {
+            let rewritten = edits.location.and_then(|rewrite| rewrite.rewrite(name, value));
             let value = rewritten.as_ref().map_or(value, |rewritten| rewritten.as_bytes());
             // A field that was read before is valid here too, in small letters.
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
@@ -148,6 +152,18 @@ fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>)
         }
     }
     head
+}
+
+/// Adds the fields that the gateway adds to a response, given as lines.
+pub(super) fn put_own_fields(fields: &mut HeaderMap, lines: &[u8]) {
+    for line in lines.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(line[colon + 1..].trim_ascii()));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            fields.append(name, value);
+        }
+    }
 }
 
 pub(super) fn put_date(fields: &mut HeaderMap) {

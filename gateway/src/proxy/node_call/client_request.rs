@@ -20,7 +20,7 @@ impl ClientHead for CallClient<'_> {
             address: client.to_string().into(),
             host: origin.host.as_deref().or_else(|| head.host()).unwrap_or_default().into(),
             is_https: origin.is_tls(),
-            id: id.as_str().into(),
+            id: (*id).into(),
             method: head.method().into(),
             target: head.target().into(),
             headers: fields.map(|(name, value)| (small(name), text(value))).collect(),

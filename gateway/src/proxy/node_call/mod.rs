@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures::StreamExt;
 use net::{MAX_ESCAPED_BYTES, escaped};
-use node_sdk::gateway::{GatewayPeers, RawCall, RawReply, RawResponse};
+use node_sdk::gateway::{GatewayPeers, RawCall, RawReply, RawResponse, RouteOffer};
 use node_sdk::{CallError, Duplex};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use self::translate::{
 use crate::config::{RouteConfig, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
 use crate::io::response_room::ResponseRoom;
+use crate::message::answer_fields::AnswerFields;
 use crate::message::body::Framing;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
@@ -42,19 +43,19 @@ impl Proxy<'_> {
     pub(super) async fn call_node(
         &self,
         context: &RequestContext<'_>,
-        method: &str,
+        (method, offer): (&str, RouteOffer),
         exchange: &mut impl Exchange,
     ) -> Result<Instant, RequestError> {
         // Copies of the other members would be kept as long as the call takes.
         let head = context.head;
         let mut held = self.budget.reserve(context.client, 0)?;
-        let body = read_body(context, exchange, &mut held).await?;
+        let body = read_body(context, offer, exchange, &mut held).await?;
         let params = self.params(context, method, body);
         let room = ResponseRoom::new(&self.budget, context.client, method, context.path)?;
         let key = client_key(context.route, context.client);
         let call = with_balance(self.peers.call_raw(method, context.path, &params), context.route, key.as_deref());
         // A request without a body has taken no time to arrive.
-        let now = if has_body(head.method()) { Instant::now() } else { context.begin };
+        let now = if has_body(head) { Instant::now() } else { context.begin };
         let time_left = context.deadline.saturating_duration_since(now);
         let client = CallClient { context };
         let call = call.started_at(now).timeout(time_left).in_trace(traceparent(head)).for_client(&client);
@@ -76,10 +77,7 @@ impl Proxy<'_> {
             }
             Some(_) | None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
         };
-        let read = to_http(&response);
-        self.record_if_malformed(&response, &read);
-        self.record_left_out(method, context.path, &read);
-        let answer = match (read, format) {
+        let answer = match (self.read_answer(context, method, &response), format) {
             // HEAD gets the head that GET would.
             (Err(problem), Some(format)) if head.method() == "HEAD" && is_stream(&problem) => {
                 let head_only = ResponseHead { framing: Framing::Empty, ..format.head() };
@@ -102,12 +100,25 @@ impl Proxy<'_> {
         response: &RawResponse,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, RequestError> {
-        let read = to_http(response);
-        self.record_if_malformed(response, &read);
-        self.record_left_out(method, context.path, &read);
-        let answer = read.map_err(RequestError::Problem)?;
+        let answer = self.read_answer(context, method, response).map_err(RequestError::Problem)?;
         let held = self.budget.reserve(context.client, answer.body.len() + answer.fields.len())?;
         Ok(respond_with_answer(answer, held, exchange))
+    }
+
+    /// A node's response as its client gets it. Records what is wrong with it.
+    fn read_answer(
+        &self,
+        context: &RequestContext<'_>,
+        method: &str,
+        response: &RawResponse,
+    ) -> Result<NodeAnswer, Problem> {
+        let mut read = to_http(response);
+        if context.route.cors.is_some() {
+            fields_of(&mut read).into_iter().for_each(AnswerFields::remove_cors);
+        }
+        self.record_if_malformed(response, &read);
+        self.record_left_out(method, context.path, &read);
+        read
     }
 
     /// Records a node's malformed response, because its operator has to know.
@@ -211,6 +222,14 @@ async fn respond_with_parts(
     Ok(Instant::now())
 }
 
+/// The fields that a node gives to the client, if it gives any.
+fn fields_of(read: &mut Result<NodeAnswer, Problem>) -> Option<&mut AnswerFields> {
+    match read {
+        Ok(answer) => Some(&mut answer.fields),
+        Err(problem) => problem.of_node.as_deref_mut(),
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
 pub(super) fn call_problem(error: CallError) -> RequestError {
     RequestError::Problem(Problem::from_call(&error))
@@ -219,18 +238,26 @@ pub(super) fn call_problem(error: CallError) -> RequestError {
 /// The arguments in the body, if the method has one.
 async fn read_body(
     context: &RequestContext<'_>,
+    offer: RouteOffer,
     exchange: &mut impl Exchange,
     held: &mut Reservation,
 ) -> Result<Option<String>, RequestError> {
     let head = context.head;
-    if !has_body(head.method()) {
+    if !has_body(head) {
         return Ok(None);
     }
-    let max_bytes = context.snapshot.config.max_body_bytes;
+    let stated = usize::try_from(offer.max_body_bytes).unwrap_or(usize::MAX);
+    let max_bytes = context.snapshot.config.max_body_bytes.min(stated);
     let body = exchange.whole_body(max_bytes, context.deadline, held).await?;
+    // Some clients send `DELETE` with an empty body, and the arguments in the query.
+    if body.is_empty() && head.method() == "DELETE" {
+        return Ok(None);
+    }
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
     let media_type = if context.route.any_body { MediaType::Any } else { MediaType::Named(content_type) };
-    body_params(media_type, &body).map(Some).map_err(RequestError::Problem)
+    // A template names the members of an object.
+    let takes_any_json = offer.takes_any_json && context.route.params.is_none();
+    body_params(media_type, &body, takes_any_json).map(Some).map_err(RequestError::Problem)
 }
 
 /// The sticky key of a client's calls, if the same node is to answer them.

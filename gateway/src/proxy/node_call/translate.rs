@@ -9,6 +9,8 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::message::answer_fields::AnswerFields;
+use crate::message::body::Framing;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::node_call::stream_body::StreamFormat;
@@ -20,9 +22,11 @@ const MAX_JSON_DEPTH: usize = 64;
 /// The media type of responses.
 pub(crate) const JSON: &str = "application/json";
 
-/// Whether the arguments are in the body; otherwise they are in the query string.
-pub(crate) fn has_body(method: &str) -> bool {
-    matches!(method, "POST" | "PUT" | "PATCH")
+/// Whether the arguments are in the body; otherwise they are in the query string. `DELETE` seldom
+/// has a body.
+pub(crate) fn has_body(head: &RequestHead) -> bool {
+    let method = head.method();
+    matches!(method, "POST" | "PUT" | "PATCH") || (method == "DELETE" && head.framing != Framing::Empty)
 }
 
 /// A path whose escapes of letters beyond ASCII are decoded, as services write their routes:
@@ -130,11 +134,13 @@ pub(crate) enum MediaType<'a> {
     Any,
 }
 
-/// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
+/// The arguments in a body: a JSON value as it stands, or a form. An empty body has none. Unless
+/// `takes_any_json`, the value has to be an object.
 ///
 /// # Errors
-/// 400 for a body that is not a JSON object, 415 for a media type that is neither JSON nor a form.
-pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<String, Problem> {
+/// 400 for a body that is not JSON of that kind, 415 for a media type that is neither JSON nor a
+/// form.
+pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8], takes_any_json: bool) -> Result<String, Problem> {
     if body.is_empty() {
         return Ok("{}".to_owned());
     }
@@ -160,7 +166,7 @@ pub(crate) fn body_params(media_type: MediaType<'_>, body: &[u8]) -> Result<Stri
         return Err(bad(format!("the body: {too_deep}")));
     }
     let value: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
-    if value.get().starts_with('{') {
+    if takes_any_json || value.get().starts_with('{') {
         Ok(value.get().to_owned())
     } else {
         Err(bad("the body must be a JSON object".to_owned()))
@@ -370,7 +376,7 @@ mod tests {
 
     #[track_caller]
     fn check(content_type: Option<&str>, body: &str, expected: Result<&str, (u16, &str)>) {
-        let seen = body_params(MediaType::Named(content_type), body.as_bytes());
+        let seen = body_params(MediaType::Named(content_type), body.as_bytes(), false);
         let seen = seen.as_deref().map_err(|problem| (problem.status.as_u16(), problem.detail.as_str()));
         match (seen, expected) {
             (Err((status, detail)), Err((expected, part))) => {
@@ -400,6 +406,22 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_version_2_take_any_json_value() {
+        for (body, expected) in [
+            ("[1, 2]", Ok("[1, 2]")),
+            (" \"text\"\n", Ok("\"text\"")),
+            ("7", Ok("7")),
+            ("null", Ok("null")),
+            ("[1", Err(400)),
+            ("[1] [2]", Err(400)),
+        ] {
+            let seen = body_params(MediaType::Named(Some(JSON)), body.as_bytes(), true);
+            let seen = seen.map_err(|problem| problem.status.as_u16());
+            assert_eq!(seen.as_deref(), expected.as_ref().map(|text| *text), "{body}");
+        }
+    }
+
+    #[test]
     fn e14_a_route_may_read_bodies_of_any_media_type() {
         for (body, expected) in [
             (" {\"a\":1}", Ok("{\"a\":1}")),
@@ -408,7 +430,7 @@ mod tests {
             ("", Ok("{}")),
             ("{\"a\":}", Err(400)),
         ] {
-            let seen = body_params(MediaType::Any, body.as_bytes()).map_err(|problem| problem.status.as_u16());
+            let seen = body_params(MediaType::Any, body.as_bytes(), true).map_err(|problem| problem.status.as_u16());
             assert_eq!(seen.as_deref(), expected.as_ref().map(|text| *text), "{body}");
         }
     }
@@ -425,7 +447,7 @@ mod tests {
         check(Some(JSON), &nested(65), Err((400, "nested deeper than 64")));
         check(None, "a", Err((415, "send application/json")));
         assert_eq!(
-            body_params(MediaType::Named(Some(JSON)), b"{\"a\":\"\xff\"}").unwrap_err().detail,
+            body_params(MediaType::Named(Some(JSON)), b"{\"a\":\"\xff\"}", true).unwrap_err().detail,
             "the body is not UTF-8 from byte 6"
         );
     }

@@ -232,7 +232,7 @@ impl RawCall<'_> {
             };
             let trace = context.trace.map(Trace::child);
             self.observe_attempt(connection.address, trace.as_ref());
-            let request = self.client.zip(provider.wanted.as_ref()).filter(|_| version == Version::V2);
+            let request = self.client.zip(provider.wanted()).filter(|_| version == Version::V2);
             let request = request.map(|(client, wanted)| client.request(wanted).to_json());
             let meta = |sent| CallMeta {
                 time_left: Some(deadline.saturating_duration_since(now)),

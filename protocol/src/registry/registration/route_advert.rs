@@ -14,6 +14,8 @@ pub struct RouteAdvert {
     /// The header fields that the route reads of a client's request. If there are any statements
     /// about them, even of none, calls of gateways bring the [request](crate::ClientRequest).
     pub headers: Option<WantedHeaders>,
+    /// Maximum bytes of the body of a client's request, if it is not that of the gateway.
+    pub max_body: Option<u64>,
 }
 
 /// The route adverts of a node: `[{"at":[0,2],"public":true}]`, where `at` has positions in `urls`.
@@ -72,6 +74,8 @@ struct RawGroup<'a> {
     public: Option<&'a RawValue>,
     #[serde(borrow, default)]
     headers: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_body: Option<&'a RawValue>,
 }
 
 fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
@@ -81,16 +85,18 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
 /// Parses one object of the list. One without sound positions is about no route. A member of a
 /// wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
-    let RawGroup { at, public, headers } = read_group(text)?;
+    let RawGroup { at, public, headers, max_body } = read_group(text)?;
     let public = read_member(public).unwrap_or(false);
-    Some((read_member(at)?, RouteAdvert { public, headers: headers.and_then(WantedHeaders::parse) }))
+    let (headers, max_body) = (headers.and_then(WantedHeaders::parse), read_member(max_body));
+    Some((read_member(at)?, RouteAdvert { public, headers, max_body }))
 }
 
 fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
-    let RouteAdvert { public, headers } = advert;
+    let RouteAdvert { public, headers, max_body } = advert;
     let public = if *public { r#","public":true"# } else { "" };
     let headers = headers.as_ref().map_or_else(String::new, |headers| format!(r#","headers":{}"#, headers.to_json()));
-    format!(r#"{{"at":{}{public}{headers}}}"#, to_json(positions))
+    let max_body = max_body.map_or_else(String::new, |bytes| format!(r#","max_body":{bytes}"#));
+    format!(r#"{{"at":{}{public}{headers}{max_body}}}"#, to_json(positions))
 }
 
 /// The parts of the member `routes` that all peers ignore. The node has this many `urls`.
@@ -100,7 +106,7 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
     };
     let mut ignored = Vec::new();
     for group in list {
-        let Some(RawGroup { at, public, headers }) = read_group(group) else {
+        let Some(RawGroup { at, public, headers, max_body }) = read_group(group) else {
             ignored.push("an item of $.routes is not an object");
             continue;
         };
@@ -113,6 +119,9 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
         }
         if public.is_some() && read_member::<bool>(public).is_none() {
             ignored.push("public of an item of $.routes is not true or false, so its routes are internal");
+        }
+        if max_body.is_some() && read_member::<u64>(max_body).is_none() {
+            ignored.push("max_body of an item of $.routes is not a whole number of bytes");
         }
         match headers.map(WantedHeaders::parse) {
             Some(None) => ignored.push("headers of an item of $.routes is not a list, so its routes get none"),
@@ -185,6 +194,21 @@ mod tests {
         assert_eq!(json(&[&one, &other]), r#"[{"at":[0,1],"public":true,"headers":["cookie","x-a"]}]"#);
         // As many as one registration may have cost little beside their urls.
         assert!(json(&[&public; 256]).len() < 1000);
+    }
+
+    #[test]
+    fn routes_limit_the_bodies_that_they_take() {
+        let check = |text: &str, expected: Option<u64>| {
+            let adverts = RouteAdverts::parse(serde_json::from_str(text).unwrap());
+            assert_eq!(adverts.by_position(1)[0].max_body, expected, "{text}");
+            assert_eq!(RouteAdverts::parse(serde_json::from_str(&adverts.to_json()).unwrap()), adverts);
+        };
+        check(r#"[{"at":[0]}]"#, None);
+        check(r#"[{"at":[0],"max_body":0}]"#, Some(0));
+        check(r#"[{"at":[0],"public":true,"max_body":5000000}]"#, Some(5_000_000));
+        for wrong in ["-1", "1.5", "\"1\"", "null", "[]"] {
+            check(&format!(r#"[{{"at":[0],"max_body":{wrong}}}]"#), None);
+        }
     }
 
     #[test]
