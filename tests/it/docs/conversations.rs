@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use node_sdk::Node;
 use tests::{Cluster, Peer};
 
 /// The lines of the conversation below a heading.
@@ -39,8 +38,9 @@ async fn the_conversation_with_a_distributor_can_be_replayed() {
 
 #[tokio::test]
 async fn the_conversations_with_a_node_can_be_replayed() {
+    let cluster = Cluster::start();
     for heading in ["A call", "A stream", "An event"] {
-        let node: Node = examples::counter::node().start().await.unwrap();
+        let node = cluster.node(examples::counter::node()).await;
         check(heading, node.address()).await;
         node.stop().await;
     }
