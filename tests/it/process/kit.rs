@@ -1,8 +1,8 @@
 //! A service that is run with settings from its environment, hooks, and work beside its node.
 
-use tests::{Cluster, Process, eventually};
+use tests::{Cluster, Process, eventually, pick_address};
 
-use crate::programs::KIT;
+use crate::programs::{HELLO, KIT};
 
 fn start(cluster: &Cluster, environment: &[(&str, &str)]) -> Process {
     let distributor = cluster.address.to_string();
@@ -78,4 +78,14 @@ async fn m7_wrong_settings_are_all_named_at_once() {
     process.line("NODE_LOG_LEVEL=loud: write off, error").await;
     let process = start(&cluster, &[("NODE_ZON", "b")]);
     process.line("the variable NODE_ZON sets nothing; did you mean NODE_ZONE?").await;
+}
+
+#[tokio::test]
+async fn m8_the_first_warning_that_nobody_listens_to_is_printed() {
+    let nowhere = pick_address().to_string();
+    let process = Process::start(HELLO, &[&nowhere, "start"]);
+    let line = process.line("WARN").await;
+    assert!(line.contains(&format!("cannot connect to the Distributor at {nowhere}")), "{line}");
+    process.line("(This program has no log. Call node_sdk::init_log").await;
+    assert_eq!(process.output().lines().count(), 2, "{}", process.output());
 }

@@ -12,8 +12,8 @@ async fn hello(Params(who): Params<Who>) -> Result<String, ServiceError> {
     Ok(format!("Hello, {}!", who.name))
 }
 
-/// Arguments: where the Distributor is; `plain` for no log, or `silent` for no lines at all; where
-/// it listens.
+/// Arguments: where the Distributor is; `plain` for no log, `silent` for no lines at all, or
+/// `start` for a node that the program starts itself; where it listens.
 #[tokio::main]
 async fn main() -> Result<(), node_sdk::StartError> {
     let mut arguments = std::env::args().skip(1);
@@ -25,6 +25,10 @@ async fn main() -> Result<(), node_sdk::StartError> {
     };
     match how.as_deref() {
         Some("silent") => node.silent().serve().await,
+        Some("start") => {
+            let _node = node.start().await?;
+            std::future::pending().await
+        }
         Some(_) => node.serve().await,
         None => {
             tracing_subscriber::fmt().init();
