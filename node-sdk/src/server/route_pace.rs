@@ -3,22 +3,27 @@
 //! caller's connection, which costs least.
 
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use net::{KeyedThrottle, warn};
 use protocol::Route;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, timeout};
 
 use crate::server::running_calls::{Polled, RunningCall};
 
 /// A handler computes if one poll of it takes longer: a task costs a hundredth of that.
 const COMPUTES_AFTER: Duration = Duration::from_micros(100);
+/// A handler whose polls take longer hands the other work of its thread to another thread. The
+/// runtime looks for what has arrived only after 61 polls of tasks, so that all connections would
+/// wait for as many of these. Handing over takes a hundredth of this time.
+const HANDS_OVER_AFTER: Duration = Duration::from_millis(1);
 /// A handler that works longer without an await holds up its thread so that people notice.
 const BLOCKS_AFTER: Duration = Duration::from_millis(100);
 /// Polls that are measured once a task has used up its time slice. Measuring all would cost quick
@@ -29,8 +34,8 @@ const WATCHED_POLLS: u32 = 16;
 /// of a busy machine.
 const LONG_POLL_SCORE: u8 = 8;
 const MAX_SCORE: u8 = 2 * LONG_POLL_SCORE;
-/// How long a call waits for others that compute. After that it goes on all the same, because those
-/// may wait for this one.
+/// How long a call waits for others that compute while none of them pauses or ends. After that one
+/// of those that wait goes on all the same, because they may be what the others wait for.
 const MAX_WAIT: Duration = Duration::from_millis(250);
 
 /// How long the handlers of each route work, and the permits of those that compute.
@@ -41,6 +46,10 @@ pub(crate) struct RoutePaces {
     /// As many as the runtime has threads. If more calls computed at a time, the runtime would run
     /// all of them before the connections, and quick calls would wait for all.
     permits: Arc<Semaphore>,
+    /// How often a call that computes has paused or ended.
+    pauses: AtomicU64,
+    /// Whether the runtime has several threads, which can hand over work.
+    can_hand_over: bool,
     log_throttle: Mutex<KeyedThrottle>,
 }
 
@@ -48,6 +57,8 @@ pub(crate) struct RoutePaces {
 struct RoutePace {
     route: Route,
     score: AtomicU8,
+    /// Whether the last long poll took more than [`HANDS_OVER_AFTER`].
+    hands_over: AtomicBool,
 }
 
 /// Measures polls of one connection's calls for a while after there was cause.
@@ -63,10 +74,15 @@ impl RoutePaces {
     /// # Panics
     /// Outside of a runtime.
     pub(crate) fn new(routes: &[Route]) -> Arc<Self> {
-        let pace = |route: &Route| RoutePace { route: route.clone(), score: AtomicU8::new(0) };
+        let pace = |route: &Route| RoutePace {
+            route: route.clone(),
+            score: AtomicU8::new(0),
+            hands_over: AtomicBool::new(false),
+        };
+        let can_hand_over = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
         let permits = Semaphore::new(Handle::current().metrics().num_workers().max(1));
         let (paces, log_throttle) = (routes.iter().map(pace).collect(), Mutex::default());
-        Arc::new(Self { paces, permits: Arc::new(permits), log_throttle })
+        Arc::new(Self { paces, permits: Arc::new(permits), pauses: AtomicU64::new(0), can_hand_over, log_throttle })
     }
 
     /// Whether calls of the route have tasks of their own.
@@ -76,13 +92,16 @@ impl RoutePaces {
 
     /// Records how long a handler has worked without an await.
     fn record(&self, route: usize, worked: Duration) {
-        let Some(RoutePace { route, score }) = self.paces.get(route) else { return };
+        let Some(RoutePace { route, score, hands_over }) = self.paces.get(route) else { return };
         let next = |score: u8| match worked >= COMPUTES_AFTER {
             true => Some(score.saturating_add(LONG_POLL_SCORE).min(MAX_SCORE)),
             false => Some(score.saturating_sub(1)),
         };
         if worked >= COMPUTES_AFTER || score.load(Ordering::Relaxed) > 0 {
             let _ = score.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        }
+        if worked >= COMPUTES_AFTER {
+            hands_over.store(worked >= HANDS_OVER_AFTER, Ordering::Relaxed);
         }
         if worked >= BLOCKS_AFTER {
             self.warn_of_block(route, worked);
@@ -119,9 +138,13 @@ impl RoutePaces {
             if std::mem::take(&mut is_first) {
                 call.refuse_if_late(began, Instant::now());
             }
-            let poll = poll_fn(|task| Poll::Ready(self.measure(route, || Pin::new(&mut call).poll(task))));
-            let polled = poll.await;
+            let polled = poll_fn(|task| {
+                let mut poll = || self.measure(route, || Pin::new(&mut call).poll(task));
+                Poll::Ready(if self.hands_over(route) { block_in_place(poll) } else { poll() })
+            });
+            let polled = polled.await;
             drop(permit);
+            self.pauses.fetch_add(1, Ordering::Relaxed);
             match polled {
                 Poll::Ready(polled) => return polled,
                 Poll::Pending => woken().await,
@@ -129,13 +152,32 @@ impl RoutePaces {
         }
     }
 
-    /// A permit to compute; `None` if there is none for too long.
+    /// Whether other work of the thread has to go to another thread.
+    fn hands_over(&self, route: usize) -> bool {
+        self.can_hand_over && self.paces.get(route).is_some_and(|pace| pace.hands_over.load(Ordering::Relaxed))
+    }
+
+    /// A permit to compute, in the order of those that wait; `None` if no call that has one pauses
+    /// for too long.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let permits = || Arc::clone(&self.permits);
         if let Ok(permit) = permits().try_acquire_owned() {
             return Some(permit);
         }
-        timeout(MAX_WAIT, permits().acquire_owned()).await.ok().and_then(Result::ok)
+        let mut next = pin!(permits().acquire_owned());
+        loop {
+            let pauses = self.pauses.load(Ordering::Relaxed);
+            if let Ok(permit) = timeout(MAX_WAIT, next.as_mut()).await {
+                // The semaphore is never closed.
+                return permit.ok();
+            }
+            // Of all that wait, one.
+            let goes_on =
+                self.pauses.compare_exchange(pauses, pauses + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if goes_on {
+                return None;
+            }
+        }
     }
 }
 
@@ -172,6 +214,8 @@ impl PollWatch {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     fn paces() -> Arc<RoutePaces> {
@@ -221,7 +265,20 @@ mod tests {
         assert!(first.is_some() && begin.elapsed() == Duration::ZERO);
         assert!(paces.permit().await.is_none(), "this runtime has one thread");
         assert!((MAX_WAIT..2 * MAX_WAIT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
-        let (next, ()) = tokio::join!(paces.permit(), async { drop(first) });
+        // While others pause, calls wait for their turn.
+        let turns = async {
+            for _ in 0..10 {
+                sleep(MAX_WAIT / 2).await;
+                paces.pauses.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(first);
+        };
+        let (next, ()) = tokio::join!(paces.permit(), turns);
         assert!(next.is_some());
+        // Of several that wait for those that do not pause, one goes on at a time.
+        let begin = Instant::now();
+        let (one, other) = tokio::join!(paces.permit(), paces.permit());
+        assert!(one.is_none() && other.is_none());
+        assert!(begin.elapsed() >= 2 * MAX_WAIT, "{:?}", begin.elapsed());
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use node_sdk::{CallError, Node, Params, Peers, ServiceError, State};
 use tests::{Cluster, NodeLog, PATIENCE, eventually};
+use tokio::time::Instant;
 
 /// Where handlers block their threads, and what they do.
 #[derive(Default)]
@@ -58,6 +59,14 @@ async fn quick() -> Result<(), ServiceError> {
     Ok(())
 }
 
+/// Works for 2 ms without an await.
+async fn work(meeting: State<Meeting>) -> Result<(), ServiceError> {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(2) {}
+    meeting.finished.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
 async fn start() -> (Cluster, Node, Node) {
     let cluster = Cluster::start();
     let callee = Node::builder("callee")
@@ -66,6 +75,7 @@ async fn start() -> (Cluster, Node, Node) {
         .route("GET/linger", linger)
         .route("POST/linger", linger)
         .route("GET/quick", quick)
+        .route("GET/work", work)
         .route("GET/finished", async |meeting: State<Meeting>| {
             Ok::<_, ServiceError>((meeting.dropped.load(Ordering::Relaxed), meeting.finished.load(Ordering::Relaxed)))
         });
@@ -111,6 +121,26 @@ async fn f5_a_call_with_a_task_of_its_own_ends_as_its_method_says() {
     eventually("it is dropped", async || counts().await == (1, 0)).await;
     leave("POST/linger").await;
     eventually("it is finished", async || counts().await == (2, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f5_a_quick_call_does_not_wait_for_those_that_compute() {
+    const CALLS: usize = 1000;
+    let (_cluster, _callee, caller) = start().await;
+    let peers = caller.peers();
+    warm_up(peers, "GET/work", ()).await;
+    let call = || peers.call::<()>("GET/work", &()).timeout(PATIENCE).into_future();
+    let all = futures::future::join_all((0..CALLS).map(|_| call()));
+    let quick = async {
+        // All others are on their way before.
+        tokio::task::yield_now().await;
+        peers.call::<()>("GET/quick", &()).timeout(PATIENCE).await.unwrap();
+        peers.call::<(usize, usize)>("GET/finished", &()).timeout(PATIENCE).await.unwrap().1
+    };
+    let (all, finished) = futures::future::join(all, quick).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    // Those of the warm-up count, too.
+    assert!(finished < CALLS / 2, "{finished} others were answered first");
 }
 
 #[tokio::test]
