@@ -75,6 +75,11 @@ impl Cors {
         true
     }
 
+    /// Whether this origin stands among those that are allowed, and not only `*`.
+    pub(crate) fn names(&self, origin: &str) -> bool {
+        origin != "*" && self.origins.iter().any(|one| one == origin)
+    }
+
     fn allows_all(&self) -> bool {
         self.origins.iter().any(|origin| origin == "*")
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use futures::{FutureExt, SinkExt};
+use gateway::{Config, Cors, RouteConfig};
 use node_sdk::{Items, Node, NodeBuilder, Params, Path, ServiceError, State, Streaming};
 use serde_json::{Value, json};
 use tests::web_socket::{Client, closed, hear, open, open_with, say};
@@ -108,7 +109,7 @@ async fn messages_are_parts_of_a_stream_in_both_directions() {
 
 #[tokio::test]
 async fn a_socket_that_is_not_opened_is_answered_as_a_request() {
-    let (_cluster, _node, gateway) = served().await;
+    let (cluster, _node, gateway) = served().await;
     let check = async |path: &str, fields: &[(&'static str, &str)], expected: (u16, &str)| {
         let (status, word) = refusal(open_with(gateway, path, fields).await);
         assert_eq!((status, word.as_str()), expected, "{path} {fields:?}");
@@ -120,6 +121,24 @@ async fn a_socket_that_is_not_opened_is_answered_as_a_request() {
     check("/deaf", &[("sec-websocket-key", "short")], (400, "websocket")).await;
     check("/deaf", &[("origin", "https://evil.test")], (403, "foreign_origin")).await;
     open_with(gateway, "/deaf", &[("origin", &format!("http://{gateway}"))]).await.unwrap();
+    // A page of another host that the route names.
+    let cors = |origin: &str| RouteConfig {
+        cors: Some(Cors {
+            origins: vec![origin.to_owned()],
+            credentials: false,
+            headers: Vec::new(),
+            expose: Vec::new(),
+            max_age: Cors::MAX_AGE,
+        }),
+        ..RouteConfig::new(vec!["/deaf".to_owned()])
+    };
+    for (named, expected) in [("https://shop.test", true), ("*", false)] {
+        let config = Config { routes: vec![cors(named)], ..Config::default() };
+        let gateway = cluster.gateway_with(config).await;
+        Cluster::wait_routed(gateway, "/plain").await;
+        let opened = open_with(gateway, "/deaf", &[("origin", "https://shop.test")]).await;
+        assert_eq!(opened.is_ok(), expected, "{named}");
+    }
     // A route that is not a stream.
     let Err(Error::Http(plain)) = open_with(gateway, "/plain", &[]).await else { panic!("it was opened") };
     assert_eq!((plain.status().as_u16(), plain.body().as_deref()), (200, Some(&b"7"[..])));

@@ -10,18 +10,20 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseHead;
+use crate::route::cors::Cors;
 
 /// The one version that is spoken.
 const VERSION: &[u8] = b"13";
 /// The characters of a key: 16 bytes in base64.
 const KEY_CHARS: usize = 24;
 
-/// Reads a request whose head asks for a WebSocket. Returns the head that accepts it.
+/// Reads a request whose head asks for a WebSocket. Returns the head that accepts it. Pages of
+/// other hosts may open it if `cors` names them.
 ///
 /// # Errors
 /// 400 for another version and a key that is not one, and 403 for a script of another site's page:
 /// browsers send cookies with it, and do not ask before.
-pub(super) fn accept(head: &RequestHead, origin: &ForwardedInfo) -> Result<ResponseHead, Problem> {
+pub(super) fn accept(head: &RequestHead, origin: &ForwardedInfo, cors: Option<&Cors>) -> Result<ResponseHead, Problem> {
     let fields = head.fields();
     if fields.get("sec-websocket-version") != Some(VERSION) {
         let detail = "this gateway speaks version 13 of WebSocket (RFC 6455): send 'Sec-WebSocket-Version: 13'";
@@ -36,8 +38,9 @@ pub(super) fn accept(head: &RequestHead, origin: &ForwardedInfo) -> Result<Respo
     let host = origin.host.as_deref().or_else(|| head.host());
     if let Some(page) = page
         && !host.is_some_and(|host| is_of_host(page, host))
+        && !cors.is_some_and(|cors| cors.names(page))
     {
-        let detail = "scripts of pages of another site may not open this WebSocket";
+        let detail = "pages of this origin may not open the WebSocket: the route's `cors` does not name it";
         return Err(Problem::new(StatusCode::FORBIDDEN, ProblemKind::FOREIGN_ORIGIN, detail));
     }
     Ok(ResponseHead {

@@ -43,7 +43,8 @@ impl Proxy<'_> {
         method: &str,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, RequestError> {
-        let accepted = handshake::accept(context.head, context.origin).map_err(RequestError::Problem)?;
+        let accepted = handshake::accept(context.head, context.origin, context.route.cors.as_ref())
+            .map_err(RequestError::Problem)?;
         let place = self.shared.held_sockets.try_acquire(context.client);
         let Some(_place) = place else {
             let detail = "this gateway, or this client, has as many WebSockets open as it may";
