@@ -22,8 +22,8 @@ use crate::server::running_calls::{Polled, RunningCall};
 const COMPUTES_AFTER: Duration = Duration::from_micros(100);
 /// A handler whose polls take longer hands the other work of its thread to another thread. The
 /// runtime looks for what has arrived only after 61 polls of tasks, so that all connections would
-/// wait for as many of these. Handing over takes a hundredth of this time.
-const HANDS_OVER_AFTER: Duration = Duration::from_millis(1);
+/// wait for as many of these. Handing over takes a few hundredths of this time.
+const HANDS_OVER_AFTER: Duration = Duration::from_micros(250);
 /// A handler that works longer without an await holds up its thread so that people notice.
 const BLOCKS_AFTER: Duration = Duration::from_millis(100);
 /// Polls that are measured once a task has used up its time slice. Measuring all would cost quick
@@ -48,8 +48,9 @@ pub(crate) struct RoutePaces {
     permits: Arc<Semaphore>,
     /// How often a call that computes has paused or ended.
     pauses: AtomicU64,
-    /// Whether the runtime has several threads, which can hand over work.
-    can_hand_over: bool,
+    /// Whether the runtime has several threads, which can hand over work. With one thread, tasks of
+    /// their own would bring calls nothing, and all of them would run before others have a turn.
+    has_threads: bool,
     log_throttle: Mutex<KeyedThrottle>,
 }
 
@@ -74,20 +75,30 @@ impl RoutePaces {
     /// # Panics
     /// Outside of a runtime.
     pub(crate) fn new(routes: &[Route]) -> Arc<Self> {
+        let runtime = Handle::current();
+        let threads = match runtime.runtime_flavor() {
+            RuntimeFlavor::MultiThread => Some(runtime.metrics().num_workers()),
+            _ => None,
+        };
+        Self::with_threads(routes, threads)
+    }
+
+    /// For a runtime that has so many threads, or `None` for one that cannot hand over work.
+    fn with_threads(routes: &[Route], threads: Option<usize>) -> Arc<Self> {
         let pace = |route: &Route| RoutePace {
             route: route.clone(),
             score: AtomicU8::new(0),
             hands_over: AtomicBool::new(false),
         };
-        let can_hand_over = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
-        let permits = Semaphore::new(Handle::current().metrics().num_workers().max(1));
+        let permits = Arc::new(Semaphore::new(threads.unwrap_or(1)));
         let (paces, log_throttle) = (routes.iter().map(pace).collect(), Mutex::default());
-        Arc::new(Self { paces, permits: Arc::new(permits), pauses: AtomicU64::new(0), can_hand_over, log_throttle })
+        Arc::new(Self { paces, permits, pauses: AtomicU64::new(0), has_threads: threads.is_some(), log_throttle })
     }
 
     /// Whether calls of the route have tasks of their own.
     pub(crate) fn computes(&self, route: usize) -> bool {
-        self.paces.get(route).is_some_and(|pace| pace.score.load(Ordering::Relaxed) > LONG_POLL_SCORE)
+        self.has_threads
+            && self.paces.get(route).is_some_and(|pace| pace.score.load(Ordering::Relaxed) > LONG_POLL_SCORE)
     }
 
     /// Records how long a handler has worked without an await.
@@ -154,7 +165,7 @@ impl RoutePaces {
 
     /// Whether other work of the thread has to go to another thread.
     fn hands_over(&self, route: usize) -> bool {
-        self.can_hand_over && self.paces.get(route).is_some_and(|pace| pace.hands_over.load(Ordering::Relaxed))
+        self.paces.get(route).is_some_and(|pace| pace.hands_over.load(Ordering::Relaxed))
     }
 
     /// A permit to compute, in the order of those that wait; `None` if no call that has one pauses
@@ -218,8 +229,20 @@ mod tests {
 
     use super::*;
 
+    fn routes() -> [Route; 2] {
+        ["GET/a", "GET/b"].map(|route| Route::parse(route).unwrap())
+    }
+
+    /// Of a runtime that has one thread, and can hand over work.
     fn paces() -> Arc<RoutePaces> {
-        RoutePaces::new(&[Route::parse("GET/a").unwrap(), Route::parse("GET/b").unwrap()])
+        RoutePaces::with_threads(&routes(), Some(1))
+    }
+
+    #[tokio::test]
+    async fn f5_no_call_has_a_task_of_its_own_in_a_runtime_of_one_thread() {
+        let paces = RoutePaces::new(&routes());
+        (0..10).for_each(|_| paces.record(0, COMPUTES_AFTER));
+        assert!(!paces.computes(0));
     }
 
     #[tokio::test]
@@ -263,7 +286,7 @@ mod tests {
         let begin = Instant::now();
         let first = paces.permit().await;
         assert!(first.is_some() && begin.elapsed() == Duration::ZERO);
-        assert!(paces.permit().await.is_none(), "this runtime has one thread");
+        assert!(paces.permit().await.is_none(), "there is one thread");
         assert!((MAX_WAIT..2 * MAX_WAIT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
         // While others pause, calls wait for their turn.
         let turns = async {
