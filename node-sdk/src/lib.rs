@@ -301,7 +301,8 @@ pub use handler::call_stream::Parts;
 pub use handler::extension::ExtensionValue;
 pub use handler::failed_call::OrRefuse;
 pub use handler::http::{
-    Bearer, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse, Redirect, SameSite, Text, Wants,
+    Bearer, Binary, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse, RawBody, Redirect,
+    SameSite, Text, Wants,
 };
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::stream::{Items, Streaming};

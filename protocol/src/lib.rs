@@ -55,7 +55,10 @@ pub use call::{
     Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts, success_parts,
     write_cancel, write_credit, write_end, write_hello, write_open, write_request, write_response,
 };
-pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, is_blank, seal};
+pub use codec::{
+    DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, attach, is_blank, seal, split_attachment,
+    write_attached,
+};
 pub use json::{Members, Text, TooDeep, check_depth, is_one_value};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, WindowFull};

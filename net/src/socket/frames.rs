@@ -88,6 +88,11 @@ impl FrameReader {
         Ok(frame)
     }
 
+    /// Takes raw bytes that follow a frame: see [`FrameDecoder::take_attachments`].
+    pub fn take_attachments(&mut self) {
+        self.decoder.take_attachments();
+    }
+
     /// Sets whether frames are joined that a peer of version 1 has cut: see
     /// [`FrameDecoder::join_pieces`].
     pub fn join_pieces(&mut self, joins: bool) {

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use protocol::{ClientRequest, Route, Version, WantedHeaders};
 
 use crate::context::Context;
@@ -24,6 +25,7 @@ pub(crate) struct KeptCall {
     call_stream: Option<Arc<CallStream>>,
     client: Option<Box<ClientRequest<'static>>>,
     wanted: Option<WantedHeaders>,
+    body: Option<Bytes>,
     extensions: Extensions,
     node: Arc<NodeContext>,
 }
@@ -40,6 +42,7 @@ impl KeptCall {
             call_stream: call.call_stream.cloned(),
             client: call.client.map(|client| Box::new(client.to_static())),
             wanted: call.wanted.cloned(),
+            body: call.body.map(Bytes::copy_from_slice),
             extensions: call.extensions.borrow().clone(),
             node: Arc::clone(call.node),
         }
@@ -65,6 +68,7 @@ impl KeptCall {
             call_stream: self.call_stream.as_ref(),
             client: self.client.as_deref(),
             wanted: self.wanted.as_ref(),
+            body: self.body.as_deref(),
             next: RefCell::new(None),
             extensions: RefCell::new(self.extensions.clone()),
             node: &self.node,

@@ -58,6 +58,8 @@ pub struct IncomingCall<'a> {
     pub(crate) client: Option<&'a ClientRequest<'a>>,
     /// The header fields that the route asks for, if it asks for the request.
     pub(crate) wanted: Option<&'a WantedHeaders>,
+    /// The body of that request as it was sent, if the route takes it so.
+    pub(crate) body: Option<&'a [u8]>,
     /// The layers and the handler that a layer wraps.
     pub(crate) next: RefCell<Option<Next>>,
     /// The values that guards and layers have handed on.
@@ -99,7 +101,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
+            `Route`, `Stop`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.

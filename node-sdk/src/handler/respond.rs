@@ -4,7 +4,7 @@ use std::any::TypeId;
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use protocol::ResponseHeaders;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -45,6 +45,12 @@ pub trait Respond: Send {
     /// # Errors
     /// When it has no JSON form.
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
+
+    /// The raw bytes that are the body, if it is not JSON and not a text.
+    #[doc(hidden)]
+    fn attachment(&self) -> Option<&Bytes> {
+        None
+    }
 
     /// The stream of its parts, if the response comes in parts.
     #[doc(hidden)]
@@ -164,6 +170,7 @@ pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), se
 pub struct Outcome {
     status: u16,
     headers: ResponseHeaders,
+    attachment: Option<Bytes>,
     body: OutcomeBody,
     extension: Option<ExtensionValue>,
 }
@@ -181,6 +188,7 @@ impl Outcome {
     pub fn from_result(result: impl Respond) -> Result<Self, ServiceError> {
         let (status, extension, mut headers) = (result.status(), result.extension(), ResponseHeaders::NONE);
         result.headers(&mut headers);
+        let attachment = result.attachment().cloned();
         let body = match result.into_parts() {
             Ok(parts) => OutcomeBody::Parts(parts),
             Err(result) => {
@@ -190,7 +198,7 @@ impl Outcome {
                 OutcomeBody::Json(serde_json::from_slice(&text).map_err(no_json)?)
             }
         };
-        Ok(Self { status, headers, body, extension })
+        Ok(Self { status, headers, attachment, body, extension })
     }
 
     /// An HTTP status code, 200 to 599.
@@ -229,6 +237,10 @@ impl Respond for Outcome {
 
     fn wants(wants: &mut Wants) {
         wants.request();
+    }
+
+    fn attachment(&self) -> Option<&Bytes> {
+        self.attachment.as_ref()
     }
 
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use net::{MAX_ESCAPED_BYTES, debug, escaped};
 use protocol::{
-    Key, PartWriter, ResponseHeaders, ResponsePayload, ResponseWriter, Side, Version, write_credit, write_end,
+    Key, PartWriter, ResponseHeaders, ResponsePayload, ResponseWriter, Side, Version, attach, write_credit, write_end,
     write_open, write_response,
 };
 
@@ -19,6 +19,9 @@ use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Bytes of one response's parts that are written before other responses get their turn.
 const PARTS_BYTES: usize = 64 * 1024;
+
+/// Bytes by which a packet says how many raw ones follow it.
+const ATTACHMENT_BYTES: usize = 32;
 
 /// How far a response has been written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +78,12 @@ impl<'a> ResponseSink<'a> {
             result.headers(&mut headers);
             headers = cookie::finish(headers, is_https);
         }
-        self.success(result.status(), &headers, |out| respond::append(result, out));
+        let attachment = result.attachment();
+        if attachment.is_some() && self.to.http.is_none() {
+            let message = "this route answers with bytes, which clients of a gateway can read";
+            return self.failure(&ServiceError::new(406, "bytes", message));
+        }
+        self.success(result.status(), &headers, attachment, |out| respond::append(result, out));
     }
 
     /// Writes a result, which `write` makes into JSON text.
@@ -83,6 +91,7 @@ impl<'a> ResponseSink<'a> {
         &mut self,
         status: u16,
         headers: &ResponseHeaders,
+        attachment: Option<&Bytes>,
         write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>,
     ) {
         self.status = Some(status);
@@ -94,6 +103,7 @@ impl<'a> ResponseSink<'a> {
         let Some(status) = result_status(status) else {
             return self.failure(&ServiceError::internal(format!("the result has the status {status}")));
         };
+        let start = self.out.len();
         let writer = match headers.is_empty() {
             true => ResponseWriter::begin(self.out, self.to.version, key, status),
             false => ResponseWriter::begin_http(self.out, key, status, headers),
@@ -102,7 +112,10 @@ impl<'a> ResponseSink<'a> {
             self.clear();
             return self.failure(&ServiceError::internal(format!("the result has no JSON form: {error}")));
         }
-        let bytes = writer.end(self.out);
+        let bytes = writer.end(self.out) + attachment.map_or(0, |attached| ATTACHMENT_BYTES + attached.len());
+        if let Some(attached) = attachment.filter(|_| bytes <= limit) {
+            attach(self.out, start, attached);
+        }
         if bytes > limit {
             self.clear();
             let message = format!("the response has {bytes} bytes; this caller can read {limit}");

@@ -217,6 +217,7 @@ impl NodeBuilder {
             let wanted = wants.registered().map_err(|wrong| wrong.into_error(text))?;
             advert.headers = wanted.filter(|_| advert.public);
             advert.max_body = advert.max_body.filter(|_| advert.public);
+            advert.raw_body = wants.is_raw_body() && advert.public;
         }
         Ok(())
     }

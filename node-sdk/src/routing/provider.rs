@@ -36,6 +36,8 @@ pub struct RouteOffer {
     pub max_body_bytes: u64,
     /// Whether all nodes take any JSON value for arguments. Those of version 1 take objects only.
     pub takes_any_json: bool,
+    /// Whether all nodes take the body of a client's request as it was sent.
+    pub takes_raw_body: bool,
 }
 
 /// The share of the calls that a node gets: none if it takes no calls now.
@@ -47,7 +49,7 @@ pub(super) fn weight(node: &Node) -> u16 {
 impl RouteProviders {
     /// Pools without nodes. Those that are added are called in `turns`.
     pub(crate) fn new(turns: Turns) -> Self {
-        let offer = RouteOffer { max_body_bytes: u64::MAX, takes_any_json: true };
+        let offer = RouteOffer { max_body_bytes: u64::MAX, takes_any_json: true, takes_raw_body: false };
         let called = Pool::new(MAX_SUBSET, turns);
         Self { called, internal: None, call_stats: OnceLock::new(), offer }
     }
@@ -87,6 +89,7 @@ impl RouteProviders {
         self.offer = RouteOffer {
             max_body_bytes: members.iter().map(|one| one.max_body_bytes()).max().unwrap_or(u64::MAX),
             takes_any_json: members.iter().all(|one| one.connection.version == Version::V2),
+            takes_raw_body: members.iter().all(Provider::takes_raw_body),
         };
         self.internal = self.internal.take().filter(|pool| !pool.members().is_empty());
         if let Some(pool) = &mut self.internal {
@@ -146,6 +149,11 @@ impl Provider {
     /// The header fields that it wants of a client's request, if it asks for that.
     pub(crate) fn wanted(&self) -> Option<&WantedHeaders> {
         self.advert.as_ref()?.headers.as_ref()
+    }
+
+    /// Whether it takes the body of a client's request as it was sent.
+    pub(crate) fn takes_raw_body(&self) -> bool {
+        self.advert.as_ref().is_some_and(|advert| advert.raw_body)
     }
 
     /// Maximum bytes of a body, as far as it limits them.

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
 use protocol::{
     ClientRequest, JsonText, Packet, PacketError, Request, Route, Router, Version, WRONG_INSTANCE,
-    WRONG_INSTANCE_STATUS, WantedHeaders, is_idempotent,
+    WRONG_INSTANCE_STATUS, WantedHeaders, is_idempotent, split_attachment,
 };
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
@@ -114,7 +114,8 @@ impl LocalService {
             return Ok(started);
         }
         // The request was split without parsing, and its arguments turned out not to be JSON.
-        let mut request = Request::from_packet(Packet::parse(frame)?);
+        let (packet, attachment) = split_attachment(frame);
+        let mut request = Request { attachment, ..Request::from_packet(Packet::parse(packet)?) };
         Ok(self.begin_in(&mut request, made, caller, may_stream, now))
     }
 
@@ -205,6 +206,7 @@ impl LocalService {
             call_stream: to.call_stream.as_ref(),
             client: client.as_ref(),
             wanted: offer.wanted.as_ref(),
+            body: request.attachment,
             next: RefCell::new(None),
             extensions: RefCell::default(),
             node: &self.node,

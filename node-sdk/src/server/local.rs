@@ -62,6 +62,7 @@ impl LocalService {
                 idempotent,
                 ..CallMeta::default()
             },
+            attachment: None,
         };
         let caller = Caller {
             instance: Some(Arc::clone(&self.instance)),

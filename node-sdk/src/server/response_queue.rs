@@ -194,7 +194,7 @@ mod tests {
                 http: None,
             };
             self.queue.answer(&to, |sink| {
-                sink.success(200, &ResponseHeaders::NONE, |out| {
+                sink.success(200, &ResponseHeaders::NONE, None, |out| {
                     out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());
                     Ok(())
                 });

@@ -3,7 +3,7 @@
 //! It must not parse an unusual response: `client::call::response` does.
 
 use bytes::Bytes;
-use protocol::success_parts;
+use protocol::{split_attachment, success_parts};
 
 /// The frame of a response, and where its result is if it is a usual success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) struct ResponseFrame {
     frame: Bytes,
     /// Where the result begins; 0 if the frame is not a usual success. A frame has at most 8 MiB.
     result_at: u32,
+    /// The raw bytes that follow the frame. Boxed, because most responses have none.
+    attachment: Option<Box<Bytes>>,
 }
 
 impl ResponseFrame {
@@ -22,7 +24,7 @@ impl ResponseFrame {
         let Some((key, result)) = success_parts(&frame) else { return Err(frame) };
         // One byte is behind the result.
         let result_at = u32::try_from(frame.len() - 1 - result.len()).unwrap_or(0);
-        Ok((key, Self { frame, result_at }))
+        Ok((key, Self { frame, result_at, attachment: None }))
     }
 
     /// The frame without its delimiter.
@@ -43,7 +45,16 @@ impl ResponseFrame {
 
     /// A response that is known not to be a usual success.
     pub(crate) fn other(frame: Bytes) -> Self {
-        Self { frame, result_at: 0 }
+        let (packet, Some(bytes)) = split_attachment(&frame) else {
+            return Self { frame, result_at: 0, attachment: None };
+        };
+        let attachment = Some(Box::new(frame.slice_ref(bytes)));
+        Self { frame: frame.slice_ref(packet), result_at: 0, attachment }
+    }
+
+    /// The raw bytes that follow the frame.
+    pub(crate) fn attachment(&self) -> Option<&Bytes> {
+        self.attachment.as_deref()
     }
 
     pub(crate) fn into_frame(self) -> Bytes {

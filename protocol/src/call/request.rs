@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::json::Text;
 use crate::json::{Members, digits, is_object, plain_text, put_number, put_text};
-use crate::{CallMeta, Key, Packet, Version, seal};
+use crate::{CallMeta, Key, Packet, Version, seal, split_attachment};
 
 /// A received call, of either version.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Request<'a> {
     pub version: Version,
     /// The metadata of the call, if its caller is of version 2.
     pub meta: CallMeta<'a>,
+    /// The raw bytes that follow the packet: the body of a client's request.
+    pub attachment: Option<&'a [u8]>,
 }
 
 impl<'a> Request<'a> {
@@ -43,6 +45,10 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`PacketError`](crate::PacketError) as for [`Packet::parse`].
     pub fn parse(frame: &'a [u8]) -> Result<Self, crate::PacketError> {
+        let (frame, attachment) = split_attachment(frame);
+        if attachment.is_some() {
+            return Packet::parse(frame).map(|packet| Self { attachment, ..Self::from_packet(packet) });
+        }
         if let Ok(text) = std::str::from_utf8(frame)
             && let Some(request) = Self::parse_fast(text)
         {
@@ -76,7 +82,7 @@ impl<'a> Request<'a> {
         // As the parser gives it: without surrounding white space, and `None` for `null`.
         let params = Some(params.trim_matches([' ', '\t', '\r', '\n'])).filter(|params| *params != "null");
         let (uri, method) = (Cow::Borrowed(uri), Cow::Borrowed(method));
-        Some(Self { uri, method, key, params, verified: false, version: Version::V2, meta })
+        Some(Self { uri, method, key, params, verified: false, version: Version::V2, meta, attachment: None })
     }
 
     /// Reads a call from its packet. The key stands at top level, or, in
@@ -105,6 +111,7 @@ impl<'a> Request<'a> {
             verified: true,
             version,
             meta: packet.meta.map(CallMeta::parse).unwrap_or_default(),
+            attachment: None,
         }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! It must not read what a packet says: it tells only where one ends, and which pieces are one.
 
+mod attachment;
 mod pieces;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr_iter;
 use thiserror::Error;
 
+use self::attachment::attached_bytes;
+pub use self::attachment::{attach, split_attachment, write_attached};
 pub use self::pieces::{MAX_JOINED_BYTES, MAX_PIECES};
 use self::pieces::{PieceVerdict, Pieces};
 
@@ -40,12 +43,25 @@ pub struct FrameDecoder {
     pieces: Option<Pieces>,
     /// How many pieces the last frame was joined of.
     last_pieces: usize,
+    /// Whether raw bytes may follow a frame.
+    takes_attachments: bool,
+    /// The length of the frame at the front with its delimiter and the bytes behind that, while
+    /// these have not all arrived.
+    awaited: Option<usize>,
 }
 
 impl FrameDecoder {
     /// A decoder of frames of up to `max_frame_bytes`, not counting the delimiter.
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes, pieces: None, last_pieces: 0 }
+        let (takes_attachments, awaited) = (false, None);
+        let buffer = BytesMut::new();
+        Self { buffer, searched: 0, max_frame_bytes, pieces: None, last_pieces: 0, takes_attachments, awaited }
+    }
+
+    /// From now on, a frame has the raw bytes that it says follow it. [`split_attachment`] takes it
+    /// apart. The limit of frames holds for both together.
+    pub fn take_attachments(&mut self) {
+        self.takes_attachments = true;
     }
 
     /// Sets whether frames are joined that a peer of version 1 has cut by a `¶` in a text which it
@@ -83,12 +99,13 @@ impl FrameDecoder {
     /// [`FrameTooLarge`] as soon as it is certain. Every later call returns it too.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
+        if let Some(total) = self.awaited {
+            return self.attached_frame(total);
+        }
         // The last byte searched may have been the first half of a delimiter.
         let from = self.searched.saturating_sub(1);
         match find_delimiter(&self.buffer[from..]) {
-            Some(at) if self.pieces.is_none() && from + at <= self.max_frame_bytes => {
-                Ok(Some(self.split_frame(from + at)))
-            }
+            Some(at) if self.pieces.is_none() && from + at <= self.max_frame_bytes => self.whole_frame(from + at),
             found => self.next_rare_frame(found.map(|at| from + at)),
         }
     }
@@ -102,7 +119,7 @@ impl FrameDecoder {
             if end > self.max_frame_bytes {
                 return self.give_up_pieces().map(Some).ok_or(too_large);
             }
-            let Some(pieces) = &mut self.pieces else { return Ok(Some(self.split_frame(end))) };
+            let Some(pieces) = &mut self.pieces else { return self.whole_frame(end) };
             let verdict = pieces.judge(&self.buffer[..end]);
             pieces.count += 1;
             let end = match verdict {
@@ -119,6 +136,9 @@ impl FrameDecoder {
             };
             let count = if verdict == PieceVerdict::Whole { pieces.count } else { 1 };
             *pieces = Pieces::default();
+            if count == 1 {
+                return self.whole_frame(end);
+            }
             let frame = self.split_frame(end);
             self.last_pieces = count;
             return Ok(Some(frame));
@@ -134,6 +154,28 @@ impl FrameDecoder {
             return Err(too_large);
         }
         Ok(None)
+    }
+
+    /// The frame that ends at `end`, with the bytes that it says follow it once they are there.
+    #[inline]
+    fn whole_frame(&mut self, end: usize) -> Result<Option<Bytes>, FrameTooLarge> {
+        match attached_bytes(&self.buffer[..end]).filter(|_| self.takes_attachments) {
+            None => Ok(Some(self.split_frame(end))),
+            Some(bytes) => self.attached_frame(bytes.saturating_add(end + DELIMITER.len())),
+        }
+    }
+
+    /// The frame at the front, which has `total` bytes with its delimiter and what follows that.
+    fn attached_frame(&mut self, total: usize) -> Result<Option<Bytes>, FrameTooLarge> {
+        self.awaited = Some(total);
+        if total > self.max_frame_bytes {
+            return Err(FrameTooLarge { max_frame_bytes: self.max_frame_bytes });
+        }
+        if self.buffer.len() < total {
+            return Ok(None);
+        }
+        (self.awaited, self.searched, self.last_pieces) = (None, 0, 1);
+        Ok(Some(self.buffer.split_to(total).freeze()))
     }
 
     #[inline]

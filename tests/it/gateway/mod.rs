@@ -1,6 +1,7 @@
 //! The gateway inside this process, in front of nodes and HTTP servers, as its clients see it.
 //! Tests that need a process of its own are in `process`.
 
+mod binary;
 mod browsers;
 mod client_requests;
 mod crowds;

@@ -8,6 +8,7 @@ pub(crate) mod translate;
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::{GatewayPeers, RawCall, RawReply, RawResponse, RouteOffer};
@@ -50,6 +51,11 @@ impl Proxy<'_> {
         let head = context.head;
         let mut held = self.budget.reserve(context.client, 0)?;
         let body = read_body(context, offer, exchange, &mut held).await?;
+        let (body, raw_body) = match body {
+            CallBody::None => (None, None),
+            CallBody::Params(params) => (Some(params), None),
+            CallBody::Raw(body) => (None, Some(body)),
+        };
         let params = self.params(context, method, body);
         let room = ResponseRoom::new(&self.budget, context.client, method, context.path)?;
         let key = client_key(context.route, context.client);
@@ -59,6 +65,7 @@ impl Proxy<'_> {
         let time_left = context.deadline.saturating_duration_since(now);
         let client = CallClient { context };
         let call = call.started_at(now).timeout(time_left).in_trace(traceparent(head)).for_client(&client);
+        let call = if let Some(body) = &raw_body { call.raw_body(body) } else { call };
         let format = StreamFormat::accepted(head.fields());
         let response = match format {
             // A stream is not begun for its head.
@@ -235,29 +242,43 @@ pub(super) fn call_problem(error: CallError) -> RequestError {
     RequestError::Problem(Problem::from_call(&error))
 }
 
-/// The arguments in the body, if the method has one.
+/// What the body of a request is for a call.
+#[derive(Debug)]
+enum CallBody {
+    /// There is none, or none that counts: the arguments are in the query.
+    None,
+    /// The arguments.
+    Params(String),
+    /// The body as it was sent, beside the arguments.
+    Raw(Bytes),
+}
+
+/// The body, if the method has one.
 async fn read_body(
     context: &RequestContext<'_>,
     offer: RouteOffer,
     exchange: &mut impl Exchange,
     held: &mut Reservation,
-) -> Result<Option<String>, RequestError> {
+) -> Result<CallBody, RequestError> {
     let head = context.head;
     if !has_body(head) {
-        return Ok(None);
+        return Ok(CallBody::None);
     }
     let stated = usize::try_from(offer.max_body_bytes).unwrap_or(usize::MAX);
     let max_bytes = context.snapshot.config.max_body_bytes.min(stated);
     let body = exchange.whole_body(max_bytes, context.deadline, held).await?;
     // Some clients send `DELETE` with an empty body, and the arguments in the query.
     if body.is_empty() && head.method() == "DELETE" {
-        return Ok(None);
+        return Ok(CallBody::None);
+    }
+    if offer.takes_raw_body {
+        return Ok(CallBody::Raw(body));
     }
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
     let media_type = if context.route.any_body { MediaType::Any } else { MediaType::Named(content_type) };
     // A template names the members of an object.
     let takes_any_json = offer.takes_any_json && context.route.params.is_none();
-    body_params(media_type, &body, takes_any_json).map(Some).map_err(RequestError::Problem)
+    body_params(media_type, &body, takes_any_json).map(CallBody::Params).map_err(RequestError::Problem)
 }
 
 /// The sticky key of a client's calls, if the same node is to answer them.

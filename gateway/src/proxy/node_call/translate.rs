@@ -246,6 +246,9 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<NodeAnswer, Problem> {
     {
         return Ok(NodeAnswer::json(StatusCode::OK, packet.slice_ref(result)));
     }
+    if let Some(bytes) = response.attachment() {
+        return binary(response, bytes);
+    }
     if let Some(parts) = response_parts(packet)
         && let Some(status) = final_status(parts.status)
         && let Some(answer) = NodeAnswer::with_fields(status, packet, parts.body, fields_of(parts.headers))
@@ -294,6 +297,17 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<NodeAnswer, Problem> {
             }
         }
     }
+}
+
+/// A response whose body is raw bytes.
+fn binary(response: &RawResponse, bytes: &Bytes) -> Result<NodeAnswer, Problem> {
+    let read = response.read().ok().and_then(|read| Some((final_status(read.status)?, read.headers)));
+    let Some((status, headers)) = read else {
+        let detail = "the service answered with bytes, and with something that is not a response";
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, ProblemKind::BAD_ANSWER, detail));
+    };
+    let fields = fields_of(headers.map(RawValue::get));
+    Ok(NodeAnswer { status, body: bytes.clone(), content_type: "application/octet-stream", fields })
 }
 
 /// A status that ends an exchange, which those below 200 do not.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use protocol::{CallMeta, JsonText, Packet, Part, Version, is_idempotent, write_request};
+use protocol::{CallMeta, JsonText, Packet, Part, Version, is_idempotent, write_attached, write_request};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::PickOptions;
@@ -218,8 +218,10 @@ impl RawCall<'_> {
         deadline: Instant,
         context: &Context,
     ) -> Result<Option<PendingCall>, SubmitError> {
-        let connection = &provider.connection;
-        let version = connection.version;
+        let (connection, version) = (&provider.connection, provider.connection.version);
+        if self.body.is_some() && !provider.takes_raw_body() {
+            return Err(SubmitError::Connection(EnqueueError::TooLarge));
+        }
         // Serializing arguments runs the caller's code, so it must not happen while the connection
         // is locked.
         self.arguments.with_text(|text| {
@@ -232,8 +234,8 @@ impl RawCall<'_> {
             };
             let trace = context.trace.map(Trace::child);
             self.observe_attempt(connection.address, trace.as_ref());
-            let request = self.client.zip(provider.wanted()).filter(|_| version == Version::V2);
-            let request = request.map(|(client, wanted)| client.request(wanted).to_json());
+            let wanted = provider.wanted().filter(|_| version == Version::V2);
+            let request = self.client.zip(wanted).map(|(client, wanted)| client.request(wanted).to_json());
             let meta = |sent| CallMeta {
                 time_left: Some(deadline.saturating_duration_since(now)),
                 sent,
@@ -247,20 +249,21 @@ impl RawCall<'_> {
             };
             let url = (self.method, self.path);
             if self.one_way {
-                let route: Arc<str> = format!("{}{}", self.method, self.path).into();
                 connection
-                    .send(&route, |out| write_request(out, version, url, None, &merged, &meta(None)))
+                    .send(&self.url().into(), |out| write_request(out, version, url, None, &merged, &meta(None)))
                     .map_err(SubmitError::Connection)?;
                 return Ok(None);
             }
-            let write =
-                |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
+            let write = |key, sent, out: &mut _| {
+                let meta = meta(Some(sent));
+                write_attached(out, self.body, |out| write_request(out, version, url, Some(key), &merged, &meta));
+            };
             // A stream that is opened while another stream is handled may last as long as that one.
             let lasting = context.inner_deadline(now).filter(|_| !context.may_stream).map(Instant::into_std);
             let stream = self.window.map(|window| StreamOptions { deadline: lasting, window });
             let pending = connection.submit(now, CallDeadlines { response: deadline.into_std(), stream }, write);
-            let pending = pending.map(|pending| if self.is_probe { pending.uncounted() } else { pending });
-            pending.map(Some).map_err(SubmitError::Connection)
+            let counted = |pending: PendingCall| Some(if self.is_probe { pending.uncounted() } else { pending });
+            pending.map(counted).map_err(SubmitError::Connection)
         })
     }
 

@@ -39,6 +39,8 @@ pub struct RawCall<'a> {
     pub(super) trace: Option<Trace>,
     /// The request of the client for which a gateway calls.
     pub(super) client: Option<&'a dyn ClientHead>,
+    /// The body of the client's request, for nodes whose route takes it raw.
+    pub(super) body: Option<&'a [u8]>,
     /// The response may be a stream, of which this many bytes may be sent ahead.
     pub(super) window: Option<u32>,
     /// The time without a response after which another provider is called too.
@@ -66,6 +68,7 @@ impl<'a> RawCall<'a> {
             one_way: false,
             trace: None,
             client: None,
+            body: None,
             window: None,
             hedge: None,
             address: None,
@@ -99,6 +102,13 @@ impl<'a> RawCall<'a> {
     /// The call is for a client: nodes whose route asks for its request get it.
     pub fn for_client(mut self, client: &'a dyn ClientHead) -> Self {
         self.client = Some(client);
+        self
+    }
+
+    /// The body of the client's request, which is sent as it is, beside the arguments. Nodes whose
+    /// route does not take it raw are not called.
+    pub fn raw_body(mut self, body: &'a [u8]) -> Self {
+        self.body = Some(body);
         self
     }
 

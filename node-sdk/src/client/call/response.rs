@@ -31,6 +31,11 @@ impl RawResponse {
         self.frame.result()
     }
 
+    /// The raw bytes that are the result, if the node has answered with such.
+    pub fn attachment(&self) -> Option<&Bytes> {
+        self.frame.attachment()
+    }
+
     /// The node that has answered; `None` if it is this one.
     pub fn node(&self) -> Option<SocketAddr> {
         self.node

@@ -5,6 +5,7 @@
 //! know connections.
 
 mod bearer;
+mod binary;
 pub(crate) mod cookie;
 mod cookies;
 mod headers;
@@ -20,6 +21,7 @@ use protocol::{WantedHeaders, is_field_name};
 use tokio::time::Instant;
 
 pub use self::bearer::Bearer;
+pub use self::binary::{Binary, RawBody};
 pub use self::cookie::{Cookie, SameSite};
 pub use self::cookies::Cookies;
 pub use self::headers::Headers;
@@ -35,6 +37,7 @@ use crate::handler::IncomingCall;
 #[derive(Clone, Debug, Default)]
 pub struct Wants {
     is_any: bool,
+    is_raw_body: bool,
     names: Vec<String>,
 }
 
@@ -48,6 +51,16 @@ impl Wants {
     pub fn header(&mut self, name: impl Into<String>) {
         self.is_any = true;
         self.names.push(name.into());
+    }
+
+    /// The body as it was sent, and the request.
+    pub fn raw_body(&mut self) {
+        (self.is_any, self.is_raw_body) = (true, true);
+    }
+
+    /// Whether the body is wanted as it was sent.
+    pub(crate) fn is_raw_body(&self) -> bool {
+        self.is_raw_body
     }
 
     /// What is registered; `None` if nothing is wanted.

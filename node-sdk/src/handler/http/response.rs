@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use protocol::ResponseHeaders;
 
 use crate::handler::call_stream::Parts;
@@ -97,6 +98,10 @@ impl<T: Respond> Respond for HttpResponse<T> {
 
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         self.result.write(out)
+    }
+
+    fn attachment(&self) -> Option<&Bytes> {
+        self.result.attachment()
     }
 
     fn into_parts(self) -> Result<Parts, Self> {

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt};
-use protocol::{CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, Version, is_blank, parse_part};
+use protocol::{
+    CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, Version, is_blank, parse_part, split_attachment,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -140,6 +142,7 @@ pub(crate) async fn run(
     };
     // Until it shows version 2, whose writers escape `¶`.
     connection.reader.join_pieces(true);
+    connection.reader.take_attachments();
     let reason = connection.serve(socket, finish).await;
     for call in std::mem::take(&mut connection.running) {
         call.release(service);
@@ -316,7 +319,7 @@ impl CallerConnection<'_> {
         }
         let started = match parsed {
             Ok(request) if request.uri == PART_URI => {
-                let part = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
+                let part = Packet::parse(split_attachment(frame).0).ok().as_ref().and_then(Part::from_packet);
                 let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
                 return self.handle_part(key, part, frame);
             }

@@ -89,6 +89,9 @@ impl Connection {
         is_up();
         let mut reader = FrameReader::new(MAX_FRAME_BYTES);
         reader.join_pieces(self.version == Version::V1);
+        if self.version == Version::V2 {
+            reader.take_attachments();
+        }
         let mut socket = Driver {
             stream,
             reader,

@@ -108,8 +108,9 @@ impl Connection {
                     continue;
                 }
                 Err(frame) => {
-                    let (key, kind) = read_head(&frame, &state.calls, &self.target);
-                    (key, kind, ResponseFrame::other(frame))
+                    let frame = ResponseFrame::other(frame);
+                    let (key, kind) = read_head(frame.frame(), &state.calls, &self.target);
+                    (key, kind, frame)
                 }
             };
             if let FrameKind::Hello { is_meant } = kind {

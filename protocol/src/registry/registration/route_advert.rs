@@ -16,6 +16,9 @@ pub struct RouteAdvert {
     pub headers: Option<WantedHeaders>,
     /// Maximum bytes of the body of a client's request, if it is not that of the gateway.
     pub max_body: Option<u64>,
+    /// Whether calls of gateways bring the body of a client's request as it was sent, and not as
+    /// arguments.
+    pub raw_body: bool,
 }
 
 /// The route adverts of a node: `[{"at":[0,2],"public":true}]`, where `at` has positions in `urls`.
@@ -76,6 +79,8 @@ struct RawGroup<'a> {
     headers: Option<&'a RawValue>,
     #[serde(borrow, default)]
     max_body: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    raw: Option<&'a RawValue>,
 }
 
 fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
@@ -85,18 +90,20 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
 /// Parses one object of the list. One without sound positions is about no route. A member of a
 /// wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
-    let RawGroup { at, public, headers, max_body } = read_group(text)?;
+    let RawGroup { at, public, headers, max_body, raw } = read_group(text)?;
     let public = read_member(public).unwrap_or(false);
     let (headers, max_body) = (headers.and_then(WantedHeaders::parse), read_member(max_body));
-    Some((read_member(at)?, RouteAdvert { public, headers, max_body }))
+    let raw_body = read_member(raw).unwrap_or(false);
+    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body }))
 }
 
 fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
-    let RouteAdvert { public, headers, max_body } = advert;
+    let RouteAdvert { public, headers, max_body, raw_body } = advert;
+    let raw = if *raw_body { r#","raw":true"# } else { "" };
     let public = if *public { r#","public":true"# } else { "" };
     let headers = headers.as_ref().map_or_else(String::new, |headers| format!(r#","headers":{}"#, headers.to_json()));
     let max_body = max_body.map_or_else(String::new, |bytes| format!(r#","max_body":{bytes}"#));
-    format!(r#"{{"at":{}{public}{headers}{max_body}}}"#, to_json(positions))
+    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}}}"#, to_json(positions))
 }
 
 /// The parts of the member `routes` that all peers ignore. The node has this many `urls`.
@@ -106,7 +113,7 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
     };
     let mut ignored = Vec::new();
     for group in list {
-        let Some(RawGroup { at, public, headers, max_body }) = read_group(group) else {
+        let Some(RawGroup { at, public, headers, max_body, raw }) = read_group(group) else {
             ignored.push("an item of $.routes is not an object");
             continue;
         };
@@ -119,6 +126,9 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
         }
         if public.is_some() && read_member::<bool>(public).is_none() {
             ignored.push("public of an item of $.routes is not true or false, so its routes are internal");
+        }
+        if raw.is_some() && read_member::<bool>(raw).is_none() {
+            ignored.push("raw of an item of $.routes is not true or false, so its routes get no raw bodies");
         }
         if max_body.is_some() && read_member::<u64>(max_body).is_none() {
             ignored.push("max_body of an item of $.routes is not a whole number of bytes");
@@ -205,7 +215,7 @@ mod tests {
         };
         check(r#"[{"at":[0]}]"#, None);
         check(r#"[{"at":[0],"max_body":0}]"#, Some(0));
-        check(r#"[{"at":[0],"public":true,"max_body":5000000}]"#, Some(5_000_000));
+        check(r#"[{"at":[0],"public":true,"max_body":5000000,"raw":true}]"#, Some(5_000_000));
         for wrong in ["-1", "1.5", "\"1\"", "null", "[]"] {
             check(&format!(r#"[{{"at":[0],"max_body":{wrong}}}]"#), None);
         }
