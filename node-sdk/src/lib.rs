@@ -328,6 +328,8 @@ pub use transport::limits::DEFAULT_DEADLINE;
 mod guide {
     #[doc = include_str!("../../docs/guide/services.md")]
     pub struct Services;
+    #[doc = include_str!("../../docs/guide/auth.md")]
+    pub struct Auth;
     #[doc = include_str!("../../docs/guide/errors.md")]
     pub struct Errors;
     #[doc = include_str!("../../docs/guide/layers.md")]
