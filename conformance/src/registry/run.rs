@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::RegistryCheck;
-use super::list::notice;
+use super::list::{PlayedList, notice};
 use super::played::{Kind, PlayedDistributor, state_in};
 use crate::wire::shown;
 
@@ -248,18 +248,25 @@ async fn change_stale(distributor: &mut PlayedDistributor) -> Observed {
     distributor.expect_same_state().await
 }
 
+/// Sends a change that does not lead from what the node has, which is `before`. The node must keep
+/// that, and ask for the list, which it is sent. Returns whether it has the list then, and removes
+/// the entry `id` of the change again.
+async fn refuse_change(distributor: &mut PlayedDistributor, change: &str, before: &PlayedList, id: u64) -> Observed {
+    distributor.send(&change.replacen(r#","ack":true"#, "", 1)).await?;
+    let key = distributor.expect_request(before).await?;
+    distributor.send(&distributor.list.whole(&key, "")).await?;
+    let seen = distributor.expect_state().await;
+    distributor.list.remove(id);
+    seen
+}
+
 async fn change_other_base(distributor: &mut PlayedDistributor) -> Observed {
     let before = distributor.list.clone();
     distributor.list.revision.rev += 5;
     let base = distributor.list.revision;
     let id = distributor.list.put(neighbour("nodeconform"));
     let change = distributor.list.change(base, &[id], &[]);
-    distributor.send(&change.replacen(r#","ack":true"#, "", 1)).await?;
-    let key = distributor.expect_request(&before).await?;
-    distributor.send(&distributor.list.whole(&key, "")).await?;
-    let seen = distributor.expect_state().await;
-    distributor.list.remove(id);
-    seen
+    refuse_change(distributor, &change, &before, id).await
 }
 
 async fn change_wrong_digest(distributor: &mut PlayedDistributor) -> Observed {
@@ -268,12 +275,7 @@ async fn change_wrong_digest(distributor: &mut PlayedDistributor) -> Observed {
     let id = distributor.list.put(neighbour("nodeconform"));
     let Digest(digest) = distributor.list.digest();
     let change = distributor.list.change_to(Digest(digest ^ 1), base, &[id], &[]);
-    distributor.send(&change.replacen(r#","ack":true"#, "", 1)).await?;
-    let key = distributor.expect_request(&before).await?;
-    distributor.send(&distributor.list.whole(&key, "")).await?;
-    let seen = distributor.expect_state().await;
-    distributor.list.remove(id);
-    seen
+    refuse_change(distributor, &change, &before, id).await
 }
 
 async fn ping_other_digest(distributor: &mut PlayedDistributor) -> Observed {

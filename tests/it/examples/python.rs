@@ -331,8 +331,7 @@ async fn a_node_in_python_leaves_first_and_finishes_its_calls() {
         async move { peers.call::<String>("POST/py/slow", &slow).await }
     });
     let mut observer = cluster.peer().await;
-    eventually("the call has been sent", async || caller.peers().nodes().iter().any(|node| node.name == "py")).await;
-    sleep(Duration::from_millis(200)).await;
+    node.line("slow begins").await;
     node.signal(Signal::TERM);
     eventually("it has left", async || observer.ask(1).await.iter().all(|entry| entry["name"] != "py")).await;
     assert!(!node.output().contains("slow is done"), "it leaves before its calls are finished");
