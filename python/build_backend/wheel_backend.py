@@ -37,7 +37,8 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     """Called by pip: writes the wheel, and returns its name."""
     stem = f"{PACKAGE}-{_field('version')}"
     info = f"{stem}.dist-info"
-    files = {f"{PACKAGE}/{path.name}": path.read_bytes() for path in sorted((ROOT / PACKAGE).iterdir()) if path.is_file()}
+    sources = [path for path in sorted((ROOT / PACKAGE).rglob("*")) if path.suffix == ".py" or path.name == "py.typed"]
+    files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sources}
     files[f"{info}/METADATA"] = _metadata().encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: wheel_backend\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     record = "".join(f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in files.items())

@@ -1,6 +1,6 @@
 """A node of the mesh for asyncio, without dependencies: see :class:`Node`."""
 
-from .duplex import Stream
+from .client.stream import Stream
 from .errors import (
     BadAnswer,
     BadArguments,
@@ -18,11 +18,11 @@ from .errors import (
     StartError,
     TooLarge,
 )
-from .fields import Cookie
-from .handlers import Status
-from .http import Html, HttpRequest, HttpResponse, Redirect, Text
+from .handler.fields import Cookie
+from .handler.handler import Status
+from .handler.http import Html, HttpRequest, HttpResponse, Redirect, Text
+from .handler.service import Call
 from .node import Node
-from .service import Call
 
 __all__ = [
     "BadAnswer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .fields import ClientFields, Cookies, Headers
+from .handler.fields import ClientFields, Cookies, Headers
 from .wire import shown
 
 

@@ -11,15 +11,15 @@ import signal
 import sys
 from typing import Any, Callable, Coroutine, Sequence, TypeVar
 
-from .caller import DEFAULT_TIMEOUT, Caller
-from .duplex import Stream
+from .client.caller import DEFAULT_TIMEOUT, Caller
+from .client.stream import Stream
 from .errors import RouteError, StartError
-from .handlers import Handler
-from .registry import Identity, Registry
-from .router import EVENT, event_route, own_route
-from .server import Server
-from .service import Service
-from .sockets import explain, is_own_host, parse_address
+from .handler.handler import Handler
+from .handler.service import Service
+from .routing.registry import Identity, Registry
+from .routing.router import EVENT, event_route, own_route
+from .server.server import Server
+from .transport.sockets import explain, is_own_host, parse_address
 from .wire import LEGACY_READ_BYTES, encode
 
 LOG = logging.getLogger("pilcrow")

@@ -5,9 +5,9 @@ import pathlib
 import random
 import unittest
 
-from pilcrow import balance
-from pilcrow.balance import Load, Pool, Readiness, schedule, score
-from pilcrow.retry import (
+from pilcrow.balance import pool as balance
+from pilcrow.balance.pool import Load, Pool, Readiness, schedule, score
+from pilcrow.balance.retry import (
     CRASH_WINDOW,
     MAX_ROUTES,
     MAX_SAVED_RETRIES,

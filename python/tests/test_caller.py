@@ -19,14 +19,11 @@ from pilcrow import (
     Refused,
     ServiceError,
     TooLarge,
-    caller,
-    connection,
-    link,
     node,
-    registry,
-    stream,
-    table,
 )
+from pilcrow.client import caller
+from pilcrow.routing import registry, table
+from pilcrow.transport import connection, flow, link
 from pilcrow.wire import LEGACY_READ_BYTES, MAX_LEGACY_KEY, encode
 
 from . import mesh
@@ -431,7 +428,7 @@ class Streams(CallerTest):
 
         await self.offer(answer)
         self.assertEqual(len([part async for part in self.node.stream("GET/a")]), 200)
-        self.assertGreaterEqual(granted[0], stream.GRANT)
+        self.assertGreaterEqual(granted[0], flow.GRANT)
 
     async def test_an_answer_in_one_piece_is_a_stream_of_one_part(self):
         await self.offer(v2("whole"))
@@ -468,7 +465,7 @@ class Streams(CallerTest):
 
         await check(1)
         await check(0, 2)
-        await check(0, 1, 2, 3, size=stream.WINDOW // 2)
+        await check(0, 1, 2, 3, size=flow.WINDOW // 2)
 
     async def test_parts_that_nobody_reads_are_bounded(self):
         def answer(packet, raw):
@@ -496,7 +493,7 @@ class Streams(CallerTest):
         played = await self.offer(self.opens, "POST/a")
         async with self.node.stream("POST/a") as sums:
             for _ in range(3):
-                await sums.send("x" * (stream.WINDOW // 3))
+                await sums.send("x" * (flow.WINDOW // 3))
             with self.assertRaises(asyncio.TimeoutError):
                 await asyncio.wait_for(sums.send(1), 0.05)
             key = self.calls(played)[0]["key"]

@@ -7,11 +7,12 @@ import unittest
 from typing import Optional
 from unittest import mock
 
-from pilcrow import Call, Node, ServiceError, StartError, Status, context, errors, node, service
+from pilcrow import Call, Node, ServiceError, StartError, Status, context, errors, node
+from pilcrow.handler import service
 from pilcrow.context import Context, child_trace, read_trace
 from pilcrow.errors import Deadline, Lost, NoProvider, Overloaded, Refused, to_service_error
-from pilcrow.handlers import Handler
-from pilcrow.router import own_route
+from pilcrow.handler.handler import Handler
+from pilcrow.routing.router import own_route
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -6,7 +6,7 @@ from unittest import mock
 
 from pilcrow import Cookie, Html, HttpRequest, HttpResponse, Node, Redirect, Refused, ServiceError, StartError, Text
 from pilcrow import node as node_module
-from pilcrow.http import HttpRequest as Request
+from pilcrow.handler.http import HttpRequest as Request
 
 from .mesh import Raw
 

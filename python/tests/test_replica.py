@@ -6,8 +6,8 @@ import unittest
 import zlib
 from unittest import mock
 
-from pilcrow import replica
-from pilcrow.replica import Outcome, Replica
+from pilcrow.routing import replica
+from pilcrow.routing.replica import Outcome, Replica
 from pilcrow.wire import checksum, to_json
 
 A = {"port": 1, "name": "a", "urls": [], "host": "::ffff:10.0.0.1"}

@@ -2,8 +2,9 @@
 
 import unittest
 
-from pilcrow import RouteError, router
-from pilcrow.router import Route, Router, own_route, split_url
+from pilcrow import RouteError
+from pilcrow.routing import router
+from pilcrow.routing.router import Route, Router, own_route, split_url
 
 
 class Routes(unittest.TestCase):

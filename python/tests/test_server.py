@@ -5,7 +5,10 @@ import logging
 import unittest
 from unittest import mock
 
-from pilcrow import Node, ServiceError, Status, handlers, incoming, node, running, server, service, stream, writer
+from pilcrow import Node, ServiceError, Status, node
+from pilcrow.handler import handler, service
+from pilcrow.server import answer_writer, caller_connection, running_call, server
+from pilcrow.transport import flow
 from pilcrow.wire import MAX_FRAME_BYTES
 
 from .mesh import PATIENCE, Distributor, Raw, eventually
@@ -178,7 +181,7 @@ class Answers(ServerTest):
         self.assertTrue((await raw.next())["params"].startswith("127.0.0.1:"))
         raw.send({"uri": "$hello", "$": {"f": "x" * 1000}})
         raw.send(call("/caller"))
-        self.assertEqual((await raw.next())["params"], "x" * incoming.MAX_ID_CHARS)
+        self.assertEqual((await raw.next())["params"], "x" * caller_connection.MAX_ID_CHARS)
         raw.send(call("/caller", f="other"))
         self.assertEqual((await raw.next())["params"], "other")
 
@@ -193,7 +196,7 @@ class Answers(ServerTest):
 
     async def test_events_wait_for_their_turn_up_to_a_limit(self):
         raw = await self.raw()
-        with mock.patch.object(handlers, "MAX_WAITING", 2):
+        with mock.patch.object(handler, "MAX_WAITING", 2):
             for number in range(5):
                 raw.send({"uri": "/narrow", "method": "EVENT", "$": {}, "params": number})
             await eventually(lambda: self.node.lost_events == 2)
@@ -276,7 +279,7 @@ class Streams(ServerTest):
 
     async def test_a_stream_that_has_nothing_yet_is_opened(self):
         raw = await self.raw()
-        with mock.patch.object(running, "OPEN_AFTER", 0.01):
+        with mock.patch.object(running_call, "OPEN_AFTER", 0.01):
             raw.send(call("/count", c=9, params={"first": "wait"}))
             self.assertEqual((await raw.next())["$"], {"n": 0})
 
@@ -306,7 +309,7 @@ class Streams(ServerTest):
         raw = await self.raw()
         raw.send(call("/hold", method="POST", c=1000))
         await raw.next()
-        large = "x" * (stream.WINDOW // 2)
+        large = "x" * (flow.WINDOW // 2)
         for number in range(1, 4):
             raw.send({"uri": "$part", "key": 7, "$": {"n": number}, "params": large})
         self.assertEqual((await raw.next())["uri"], "$credit")
@@ -316,7 +319,7 @@ class Streams(ServerTest):
 
 
     async def test_parts_that_nobody_reads_are_bounded(self):
-        with mock.patch.object(incoming, "MAX_CALLER_BYTES", 100_000):
+        with mock.patch.object(caller_connection, "MAX_CALLER_BYTES", 100_000):
             raw = await self.raw()
             raw.send(call("/hold", method="POST", c=1000))
             await raw.next()
@@ -340,14 +343,14 @@ class Limits(ServerTest):
 
     async def test_broken_packets(self):
         raw = await self.raw()
-        raw.send(b"{]\xc2\xb6" * (incoming.MAX_STRIKES - 1))
+        raw.send(b"{]\xc2\xb6" * (caller_connection.MAX_STRIKES - 1))
         raw.send(call())
         self.assertEqual((await raw.next())["key"], 7)
         raw.send(b"{]\xc2\xb6")
         self.assertIsNone(await raw.next())
         # Pieces of packets that never become one are broken packets, too.
         raw = await self.raw()
-        raw.send('{"a":"x¶'.encode() * (incoming.MAX_STRIKES + 1))
+        raw.send('{"a":"x¶'.encode() * (caller_connection.MAX_STRIKES + 1))
         self.assertIsNone(await raw.next())
         # Of a version 1 gateway they are its clients'.
         raw = await self.raw()
@@ -363,13 +366,13 @@ class Limits(ServerTest):
         self.assertIsNone(await raw.next())
 
     async def test_a_packet_that_does_not_end(self):
-        with mock.patch.object(incoming, "FRAME_TIME", 0.05), mock.patch.object(server, "TIDY", 0.02):
+        with mock.patch.object(caller_connection, "FRAME_TIME", 0.05), mock.patch.object(server, "TIDY", 0.02):
             raw = await self.raw()
             raw.send(b'{"uri":"/echo","method":"GET"')
             self.assertIsNone(await raw.next())
 
     async def test_calls_of_one_caller_at_work(self):
-        with mock.patch.object(incoming, "MAX_RUNNING", 2):
+        with mock.patch.object(caller_connection, "MAX_RUNNING", 2):
             raw = await self.raw()
             for key in range(4):
                 raw.send(call("/wait", key=key))
@@ -380,7 +383,7 @@ class Limits(ServerTest):
 
     async def test_bytes_of_one_caller_and_of_all(self):
         params = "x" * 4000
-        for what in ((incoming, "MAX_CALLER_BYTES"), None):
+        for what in ((caller_connection, "MAX_CALLER_BYTES"), None):
             if what is None:
                 patched = mock.patch.object(self.node._service, "max_buffer_bytes", 40_000)
             else:
@@ -402,7 +405,7 @@ class Limits(ServerTest):
             self.assertEqual((await self.ask(call("/large", params={"size": 100_000})))["$"]["r"], "no_room")
 
     async def test_unread_answers_stop_further_calls(self):
-        with mock.patch.object(incoming, "MAX_UNREAD_BYTES", 100_000):
+        with mock.patch.object(caller_connection, "MAX_UNREAD_BYTES", 100_000):
             raw = await self.raw()
             for key in range(2):
                 raw.send(call("/large", key=key, params={"size": 8_000_000}))
@@ -415,7 +418,7 @@ class Limits(ServerTest):
             self.assertEqual([(await raw.next())["key"] for _ in range(3)], [0, 1, 9])
 
     async def test_a_caller_that_reads_nothing_is_cut(self):
-        with mock.patch.object(incoming, "STALL_TIME", 0.05), mock.patch.object(server, "TIDY", 0.02):
+        with mock.patch.object(caller_connection, "STALL_TIME", 0.05), mock.patch.object(server, "TIDY", 0.02):
             raw = await self.raw()
             for key in range(20):
                 raw.send(call("/large", key=key, params={"size": 1_000_000}))
@@ -430,7 +433,7 @@ class Limits(ServerTest):
 
     async def test_a_version_1_caller_is_sent_no_more_than_it_can_read(self):
         raw = await self.raw()
-        with mock.patch.object(writer, "LEGACY_READ_TIME", 0.2):
+        with mock.patch.object(answer_writer, "LEGACY_READ_TIME", 0.2):
             for key in (1, 2, 3):
                 raw.send({"uri": "/large", "method": "GET", "key": key, "params": {"size": 30_000}})
             self.assertEqual([(await raw.next())["key"] for _ in range(2)], [1, 2])

@@ -3,8 +3,8 @@
 import unittest
 from unittest import mock
 
-from pilcrow import table
-from pilcrow.table import Table
+from pilcrow.routing import table
+from pilcrow.routing.table import Table
 
 
 class Similar(unittest.TestCase):

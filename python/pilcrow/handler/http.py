@@ -7,9 +7,9 @@ import re
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
-from .errors import ServiceError
+from ..errors import ServiceError
+from ..wire import shown
 from .fields import ClientFields, Cookies, Fields, Headers, checked_name
-from .wire import shown
 
 MAX_WANTED = 32
 """Maximum number of header fields that one route reads: each is looked for in each request."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from . import context as contexts
-from .balance import Pool, Readiness
-from .context import Context, child_trace
-from .errors import BadArguments, NoList, NoRoute, RouteError, ServiceError, TooLarge
-from .pending import NotSent
-from .router import EVENT, event_route
-from .service import Call
-from .wire import MAX_PAYLOAD_BYTES, parse, seal, shown, to_json
+from .. import context as contexts
+from ..balance.pool import Pool, Readiness
+from ..context import Context, child_trace
+from ..errors import BadArguments, NoList, NoRoute, RouteError, ServiceError, TooLarge
+from ..handler.service import Call
+from ..routing.router import EVENT, event_route
+from ..transport.pending import NotSent
+from ..wire import MAX_PAYLOAD_BYTES, parse, seal, shown, to_json
 
 if TYPE_CHECKING:
+    from ..routing.table import Provider
     from .caller import Caller
-    from .table import Provider
 
 
 class Emission:

@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Sequence
 
-from .answers import failure_packet, success_packet
-from .context import Context, read_trace
-from .delay import MAX_AGE_MS, QueueDelay
-from .errors import ServiceError
-from .fields import Fields
-from .http import request_of
-from .running import RunningCall
-from .service import Call, is_idempotent, overloaded
-from .sockets import peer_name, tune
-from .stream import FlowViolation, Inbox, NoRoom, Outbox
-from .wire import (
+from ..context import Context, read_trace
+from ..errors import ServiceError
+from ..handler.fields import Fields
+from ..handler.http import request_of
+from ..handler.service import Call, is_idempotent, overloaded
+from ..transport.answers import failure_packet, success_packet
+from ..transport.flow import FlowViolation, Inbox, NoRoom, Outbox
+from ..transport.sockets import peer_name, tune
+from ..wire import (
     LEGACY_READ_BYTES,
     MAX_FRAME_BYTES,
     FrameReader,
@@ -30,7 +28,9 @@ from .wire import (
     seal,
     to_json,
 )
-from .writer import AnswerWriter
+from .answer_writer import AnswerWriter
+from .queue_delay import MAX_AGE_MS, QueueDelay
+from .running_call import RunningCall
 
 if TYPE_CHECKING:
     from .server import Server

@@ -11,20 +11,20 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, AsyncIterator, Coroutine, TypeVar
 
-from . import context as contexts
-from .context import MAX_HOPS, Context
-from .errors import CallError, ServiceError, to_service_error
+from .. import context as contexts
+from ..balance.retry import IDEMPOTENT
+from ..context import MAX_HOPS, Context
+from ..errors import CallError, ServiceError, to_service_error
+from ..routing.router import Router
+from ..transport.flow import Inbox
+from ..wire import shown, to_json
 from .fields import ClientFields, Fields
-from .handlers import Handler, Status
+from .handler import Handler, Status
 from .http import HttpRequest, HttpResponse
-from .retry import IDEMPOTENT
-from .router import Router
-from .stream import Inbox
-from .wire import shown, to_json
 
 if TYPE_CHECKING:
-    from .caller import Caller
-    from .duplex import Stream
+    from ..client.caller import Caller
+    from ..client.stream import Stream
 
 LOG = logging.getLogger("pilcrow")
 

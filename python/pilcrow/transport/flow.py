@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from typing import Any, Callable
 
-from .wire import DELIMITER, seal
+from ..wire import DELIMITER, seal
 
 WINDOW = 262_144
 """Bytes of parts that wait here to be read, with one more part at most: then the other side waits.

@@ -7,14 +7,14 @@ import itertools
 from os.path import commonprefix
 from typing import Any, Callable, Iterable
 
-from .balance import Load, Pool, Readiness, score
-from .connection import Connection
-from .errors import RouteError
-from .pending import Target
+from ..balance.pool import Load, Pool, Readiness, score
+from ..errors import RouteError
+from ..transport.connection import Connection
+from ..transport.pending import Target
+from ..transport.sockets import blocked_because, parse_host_port
+from ..wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
 from .replica import Entry
 from .router import EVENT, Route, Router
-from .sockets import blocked_because, parse_host_port
-from .wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
 
 MAX_KNOWN_ROUTES = 16_384
 """Routes that are remembered when no node offers them any more, to tell "not there now" from "never

@@ -7,7 +7,7 @@ import random
 import socket
 from typing import Callable
 
-from .balance import Load, Readiness
+from ..balance.pool import Load, Readiness
 from .link import Link
 from .pending import NotSent, Queued, Target
 from .sockets import blocked_because, is_own_host

@@ -10,7 +10,7 @@ from enum import IntEnum
 from math import gcd
 from typing import Callable, Generic, Iterable, Protocol, Sequence, TypeVar
 
-from .wire import checksum
+from ..wire import checksum
 
 FAILURES = 5
 """Calls that fail in a row before a provider is ejected."""

@@ -9,9 +9,9 @@ import random
 import secrets
 from typing import Any, Callable
 
+from ..transport.sockets import explain, ip_of, is_own_host, parse_address, tune
+from ..wire import FrameReader, FrameTooLarge, NotAPacket, encode, is_number, seal, shown
 from .replica import Outcome, Replica
-from .sockets import explain, ip_of, is_own_host, parse_address, tune
-from .wire import FrameReader, FrameTooLarge, NotAPacket, encode, is_number, seal, shown
 
 LOG = logging.getLogger("pilcrow")
 

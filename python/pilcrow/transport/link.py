@@ -6,12 +6,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
+from ..errors import BadAnswer, Lost
+from ..wire import MAX_FRAME_BYTES, MAX_LEGACY_KEY, FrameReader, FrameTooLarge, NotAPacket, encode
 from .answers import failure_of
-from .errors import BadAnswer, Lost
+from .flow import WINDOW, FlowViolation, Inbox, NoRoom, Outbox
 from .pending import NotSent, Pending, Queued, TimedOut
 from .sockets import tune
-from .stream import WINDOW, FlowViolation, Inbox, NoRoom, Outbox
-from .wire import MAX_FRAME_BYTES, MAX_LEGACY_KEY, FrameReader, FrameTooLarge, NotAPacket, encode
 
 if TYPE_CHECKING:
     from .connection import Connection

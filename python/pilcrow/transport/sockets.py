@@ -7,8 +7,8 @@ import ipaddress
 import socket
 from typing import Any
 
-from .errors import StartError
-from .wire import shown
+from ..errors import StartError
+from ..wire import shown
 
 _METADATA = ipaddress.ip_network("fd00:ec2::/32")
 """Where a cloud serves metadata over IPv6."""

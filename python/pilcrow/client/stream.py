@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, AsyncIterator
 
-from . import context as contexts
-from .errors import BadArguments, Ended, Lost, Overloaded, TooLarge
-from .pending import NotSent, Pending
-from .stream import Inbox
-from .wire import MAX_PAYLOAD_BYTES, seal, to_json
+from .. import context as contexts
+from ..errors import BadArguments, Ended, Lost, Overloaded, TooLarge
+from ..transport.flow import Inbox
+from ..transport.pending import NotSent, Pending
+from ..wire import MAX_PAYLOAD_BYTES, seal, to_json
 
 if TYPE_CHECKING:
     from .caller import UnderWay

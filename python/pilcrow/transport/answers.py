@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from .errors import Refused, ServiceError
-from .wire import is_number, seal, to_json
+from ..errors import Refused, ServiceError
+from ..wire import is_number, seal, to_json
 
 MAX_RETRY_MS = 3_600_000
 """The longest wait that a node may ask for: longer ones count as this."""

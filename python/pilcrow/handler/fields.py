@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Mapping, Sequence, Union
 
-from .wire import shown
+from ..wire import shown
 
 MAX_FIELDS = 64
 """Maximum number of header fields of one answer. A gateway leaves out more."""

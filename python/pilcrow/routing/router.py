@@ -6,8 +6,8 @@ import difflib
 from typing import Any, Generic, Iterator, TypeVar
 from urllib.parse import unquote
 
-from .errors import RouteError
-from .wire import shown
+from ..errors import RouteError
+from ..wire import shown
 
 MAX_ROUTE_BYTES = 512
 """Maximum bytes of a route: the Distributor accepts no longer one."""

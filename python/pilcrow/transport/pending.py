@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
-from .stream import Inbox, Outbox
-from .wire import LEGACY_READ_BYTES
+from ..wire import LEGACY_READ_BYTES
+from .flow import Inbox, Outbox
 
 if TYPE_CHECKING:
     from .link import Link

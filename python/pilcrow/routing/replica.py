@@ -15,8 +15,8 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Iterable
 
-from .sockets import ip_of, is_own_host
-from .wire import NotAPacket, checksum, items, members
+from ..transport.sockets import ip_of, is_own_host
+from ..wire import NotAPacket, checksum, items, members
 
 MAX_UNPACKED_BYTES = 16 << 20
 """Bytes of the packed entries of one packet: twice the limit of a Distributor. A small packet must

@@ -9,10 +9,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
-from .errors import ServiceError, StartError
+from ..errors import ServiceError, StartError
+from ..routing.router import EVENT, Route
+from ..wire import shown
 from .http import HttpRequest, HttpResponse, not_http, wanted_headers
-from .router import EVENT, Route
-from .wire import shown
 
 MAX_WAITING = 256
 """Events, and other calls without a key, that wait for a route at its concurrency limit. More are

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from . import context as contexts
-from .context import Context
-from .errors import ServiceError
-from .handlers import Handler
-from .service import Call, overloaded
-from .stream import Inbox, Outbox
-from .wire import seal, to_json
+from .. import context as contexts
+from ..context import Context
+from ..errors import ServiceError
+from ..handler.handler import Handler
+from ..handler.service import Call, overloaded
+from ..transport.flow import Inbox, Outbox
+from ..wire import seal, to_json
 
 if TYPE_CHECKING:
-    from .incoming import CallerConnection
+    from .caller_connection import CallerConnection
 
 CALL_WEIGHT = 8
 """Memory for each byte of a call once it is parsed."""

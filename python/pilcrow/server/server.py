@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from .incoming import CallerConnection
-from .service import Service
+from ..handler.service import Service
+from .caller_connection import CallerConnection
 
 MAX_CALLERS = 10_000
 """Connections: every node and gateway of a large mesh."""

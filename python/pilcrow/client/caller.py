@@ -6,12 +6,11 @@ import asyncio
 from typing import Any, Callable, Sequence
 from urllib.parse import unquote
 
-from . import context as contexts
-from .answers import failure_of, result_of
-from .balance import Pool
-from .connection import Connection
-from .context import Context, child_trace
-from .errors import (
+from .. import context as contexts
+from ..balance.pool import Pool
+from ..balance.retry import IDEMPOTENT, CrashingRoutes, RetryBudget
+from ..context import Context, child_trace
+from ..errors import (
     BadArguments,
     CallError,
     Deadline,
@@ -25,18 +24,19 @@ from .errors import (
     ServiceError,
     TooLarge,
 )
-from .duplex import Stream
+from ..handler.fields import Fields
+from ..handler.service import Call, Service
+from ..routing.registry import Registry
+from ..routing.replica import Replica
+from ..routing.router import Route, split_url
+from ..routing.table import Provider, Table
+from ..transport.answers import failure_of, result_of
+from ..transport.connection import Connection
+from ..transport.flow import WINDOW, Inbox
+from ..transport.pending import NotSent, Pending, Target, TimedOut
+from ..wire import parse, seal, shown, to_json
 from .events import Emission
-from .fields import Fields
-from .pending import NotSent, Pending, Target, TimedOut
-from .registry import Registry
-from .replica import Replica
-from .retry import IDEMPOTENT, CrashingRoutes, RetryBudget
-from .router import Route, split_url
-from .service import Call, Service
-from .stream import WINDOW, Inbox
-from .table import Provider, Table
-from .wire import parse, seal, shown, to_json
+from .stream import Stream
 
 DEFAULT_TIMEOUT = 5.0
 """How long a call may take, unless it says so: half of what a gateway gives a request."""
