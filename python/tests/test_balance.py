@@ -5,8 +5,10 @@ import pathlib
 import random
 import unittest
 
-from pilcrow.balance import pool as balance
-from pilcrow.balance.pool import Load, Pool, Readiness, schedule, score
+from pilcrow.balance.latency import HALF_LIFE, PERIOD, PERIODS
+from pilcrow.balance.load import FAILURES, FIRST_EJECTION, MAX_EJECTION, SLOW_START, Load
+from pilcrow.balance.pool import MAX_SCHEDULE_SHARE, MAX_SUBSET, ZONE_OVERFLOW, Pool, Readiness, schedule
+from pilcrow.balance.rendezvous import score
 from pilcrow.balance.retry import (
     CRASH_WINDOW,
     MAX_ROUTES,
@@ -76,25 +78,25 @@ class Shares(unittest.TestCase):
     def test_weights(self):
         self.assertEqual(schedule([100, 200]), [1, 0, 1])
         self.assertEqual(counts(Pool([Provider(1), Provider(2, weight=300)]), 100), [25, 75])
-        self.assertLessEqual(len(schedule([1, 1000])), balance.MAX_SCHEDULE_SHARE + 1)
+        self.assertLessEqual(len(schedule([1, 1000])), MAX_SCHEDULE_SHARE + 1)
 
     def test_the_own_zone_is_preferred_until_it_overflows(self):
         near, far = Provider(1, same_zone=True), Provider(2)
         pool = Pool([near, far])
         self.assertEqual(counts(pool, 20), [20, 0])
-        near.load.in_flight = balance.ZONE_OVERFLOW
+        near.load.in_flight = ZONE_OVERFLOW
         self.assertGreater(counts(pool, 100)[1], 20)
 
     def test_a_clearly_slower_provider_gets_few_calls(self):
         quick, slow = Provider(1), Provider(2)
-        for at in range(balance.PERIODS):
-            quick.load.record_response(2 * at * balance.PERIOD, 0.001)
-            slow.load.record_response(2 * at * balance.PERIOD, 0.010)
+        for at in range(PERIODS):
+            quick.load.record_response(2 * at * PERIOD, 0.001)
+            slow.load.record_response(2 * at * PERIOD, 0.010)
         slow.load.in_flight = 1  # Nothing fades while a call is in flight.
         self.assertEqual(counts(Pool([quick, slow]), 100, now=0.08), [100, 0])
         # It is tried again after a while without a call.
         slow.load.in_flight = 0
-        later = 0.08 + 8 * balance.HALF_LIFE
+        later = 0.08 + 8 * HALF_LIFE
         self.assertEqual(counts(Pool([quick, slow]), 100, now=later), [50, 50])
 
     def test_a_newcomer_is_spared_at_first(self):
@@ -103,15 +105,15 @@ class Shares(unittest.TestCase):
             one.load.record_response(0.0, 0.001)
         new.load.connected(0.0)
         self.assertLess(counts(Pool([old, new]), 1000, now=0.01)[1], 150)
-        self.assertEqual(counts(Pool([old, new]), 100, now=balance.SLOW_START), [50, 50])
+        self.assertEqual(counts(Pool([old, new]), 100, now=SLOW_START), [50, 50])
 
     def test_only_a_subset_of_many_is_called(self):
-        many = [Provider(port) for port in range(1, balance.MAX_SUBSET + 50)]
+        many = [Provider(port) for port in range(1, MAX_SUBSET + 50)]
         for one in many:
             one.rank_score = random.getrandbits(64)
         pool = Pool(many)
         called = {pool.pick(0.0).address for _ in range(2000)}
-        best = sorted(many, key=lambda one: -one.rank_score)[: balance.MAX_SUBSET]
+        best = sorted(many, key=lambda one: -one.rank_score)[: MAX_SUBSET]
         self.assertEqual(called, {one.address for one in best})
 
 
@@ -119,13 +121,13 @@ class Failures(unittest.TestCase):
     def test_a_provider_that_fails_five_times_is_ejected_ever_longer(self):
         load, now, lasted = Load(0.0), 0.0, []
         for _ in range(7):
-            for _ in range(balance.FAILURES):
+            for _ in range(FAILURES):
                 load.record_failure(now)
             begin = now
             while load.is_ejected(now):
                 now += 0.25
             lasted.append(now - begin)
-        self.assertEqual(lasted, [1.0, 2.0, 4.0, 8.0, 16.0, balance.MAX_EJECTION, balance.MAX_EJECTION])
+        self.assertEqual(lasted, [1.0, 2.0, 4.0, 8.0, 16.0, MAX_EJECTION, MAX_EJECTION])
         # After it, one call tests the provider.
         load.begin(now)
         self.assertTrue(load.is_ejected(now))
@@ -137,7 +139,7 @@ class Failures(unittest.TestCase):
         failing.load.record_timeout(0.0)
         pool = Pool([failing, other])
         self.assertEqual(counts(pool, 10, now=0.5), [0, 10])
-        self.assertEqual(counts(pool, 10, now=balance.FIRST_EJECTION), [5, 5])
+        self.assertEqual(counts(pool, 10, now=FIRST_EJECTION), [5, 5])
 
     def test_when_most_are_ejected_none_counts_as_ejected(self):
         pool = Pool([Provider(port) for port in range(1, 4)])

@@ -12,7 +12,7 @@ from ..transport.pending import NotSent, Pending
 from ..wire import MAX_PAYLOAD_BYTES, seal, to_json
 
 if TYPE_CHECKING:
-    from .caller import UnderWay
+    from .call import OutgoingCall
 
 
 class Stream:
@@ -23,9 +23,9 @@ class Stream:
     ``async with`` cancels it at the end of the block; so does the end of ``async for``.
     """
 
-    def __init__(self, under_way: UnderWay) -> None:
-        self._under_way = under_way
-        self._inbox = Inbox(under_way.caller.hold_parts)
+    def __init__(self, outgoing: OutgoingCall) -> None:
+        self._outgoing = outgoing
+        self._inbox = Inbox(outgoing.caller.hold_parts)
         self._whole: list[Any] = []
         self._pending: Pending | None = None
         self._is_open = False
@@ -39,7 +39,7 @@ class Stream:
         async with self._opening:
             if self._is_open:
                 return self
-            result = await self._under_way.run(self._inbox)
+            result = await self._outgoing.run(self._inbox)
             self._is_open = True
             self._pending = result.pending
             if result.pending is None:
@@ -48,7 +48,7 @@ class Stream:
                 self._inbox.end()
                 return self
             context = contexts.current()
-            loop = self._under_way.caller.loop
+            loop = self._outgoing.caller.loop
             lasting = None if context.may_stream else context.inner_deadline(loop.time())
             if lasting is not None:
                 # A stream that is opened for a call ends before it.
@@ -56,7 +56,7 @@ class Stream:
         return self
 
     def _expire(self) -> None:
-        self._finish(self._under_way.deadline_error())
+        self._finish(self._outgoing.deadline_error())
 
     async def next(self) -> Any:
         """The next part. Raises ``StopAsyncIteration`` at the end, or the :class:`CallError` that
@@ -67,7 +67,7 @@ class Stream:
         try:
             value, grant = await self._inbox.next()
         except Lost:
-            raise Lost(f"the node was lost while it answered {self._under_way.url}") from None
+            raise Lost(f"the node was lost while it answered {self._outgoing.url}") from None
         if grant and self._pending is not None:
             self._send(seal(f'{{"uri":"$credit","key":{self._pending.key},"$":{{"c":{grant}}}}}'))
         return value
@@ -90,12 +90,12 @@ class Stream:
         try:
             text = to_json(item)
         except (TypeError, ValueError) as error:
-            raise BadArguments(f"a part of {self._under_way.url} has no JSON form: {error}") from None
+            raise BadArguments(f"a part of {self._outgoing.url} has no JSON form: {error}") from None
         if len(text.encode(errors="replace")) > MAX_PAYLOAD_BYTES:
-            raise TooLarge(f"a part of {self._under_way.url} is larger than a node accepts")
+            raise TooLarge(f"a part of {self._outgoing.url} is larger than a node accepts")
         pending = self._pending
         if pending is None or pending.outbox is None or not await pending.outbox.credit():
-            raise Ended(f"the stream {self._under_way.url} has ended")
+            raise Ended(f"the stream {self._outgoing.url} has ended")
         self._send(pending.outbox.part(f'{{"uri":"$part","key":{pending.key}', text))
 
     async def finish(self) -> None:
@@ -110,7 +110,7 @@ class Stream:
         try:
             self._pending.link.send(packet)
         except NotSent:
-            raise Overloaded(f"too many bytes wait for the node of {self._under_way.url}") from None
+            raise Overloaded(f"too many bytes wait for the node of {self._outgoing.url}") from None
 
     def close(self) -> None:
         """Cancels the work on the other node, if the stream is not over."""

@@ -7,7 +7,9 @@ import itertools
 from os.path import commonprefix
 from typing import Any, Callable, Iterable
 
-from ..balance.pool import Load, Pool, Readiness, score
+from ..balance.load import Load
+from ..balance.pool import Pool, Readiness
+from ..balance.rendezvous import score
 from ..errors import RouteError
 from ..transport.connection import Connection
 from ..transport.pending import Target

@@ -7,7 +7,8 @@ import random
 import socket
 from typing import Callable
 
-from ..balance.pool import Load, Readiness
+from ..balance.load import Load
+from ..balance.pool import Readiness
 from .link import Link
 from .pending import NotSent, Queued, Target
 from .sockets import blocked_because, is_own_host
