@@ -5,7 +5,7 @@
 // directly.
 
 const { parseArgs } = require('node:util');
-const { farEnd, resolved } = require('../../js/lib/hosts');
+const { farEnd, resolved } = require('../../js/lib/transport/hosts');
 const { Client, LEGACY_READ_BYTES, encode, explain, isObject, parseAddress } = require('./mesh');
 
 const HELP = `Calls a service and prints its answer.

@@ -4,9 +4,9 @@
 // that the gateway passes it every request whose path begins with one of its prefixes. No
 // dependencies. See examples/js/web.js.
 
-const { Client } = require('./client');
-const { parseAddress } = require('./packets');
-const { Registry, newIdentity } = require('./registry');
+const { Client } = require('./transport/client');
+const { parseAddress } = require('./transport/packets');
+const { Registry, newIdentity } = require('./routing/registry');
 
 const HEARD_MS = 500; // after this time all gateways know that we left; they are told in milliseconds
 const TIDY_MS = 1000;

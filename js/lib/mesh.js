@@ -14,14 +14,14 @@ if (typeof require === 'undefined') {
 }
 
 const net = require('node:net');
-const { Budget } = require('./budget');
-const { Client, tuned } = require('./client');
-const { LogSender } = require('./logs');
-const { LegacyCaller } = require('./legacy_caller');
-const { withPath } = require('./legacy_paths');
-const packets = require('./packets');
-const { Registry, Replica, newIdentity } = require('./registry');
-const { LEGACY_READ_BYTES, plainHost, readWindows } = require('./windows');
+const { Budget } = require('./server/budget');
+const { Client, tuned } = require('./transport/client');
+const { LogSender } = require('./legacy/logs');
+const { LegacyCaller } = require('./legacy/caller');
+const { withPath } = require('./legacy/paths');
+const packets = require('./transport/packets');
+const { Registry, Replica, newIdentity } = require('./routing/registry');
+const { LEGACY_READ_BYTES, plainHost, readWindows } = require('./legacy/windows');
 
 const { FRAME_LIMIT, explain, parseAddress } = packets;
 

@@ -3,21 +3,21 @@
 // A node of the mesh: it offers routes, and calls those of others.
 
 const net = require('node:net');
-const { Budget } = require('./budget');
+const { Budget } = require('./server/budget');
 const { Call } = require('./calls/call');
 const { emit } = require('./calls/events');
 const { Peers } = require('./calls/peers');
-const { Client, tuned } = require('./client');
-const { current, within } = require('./context');
+const { Client, tuned } = require('./transport/client');
+const { current, within } = require('./calls/context');
 const { CallError, StartError } = require('./errors');
-const { FRAME_LIMIT, explain, parseAddress, shown, textIn } = require('./packets');
-const { Registry, newIdentity } = require('./registry');
-const { eventFault, routeFault } = require('./routes');
+const { FRAME_LIMIT, explain, parseAddress, shown, textIn } = require('./transport/packets');
+const { Registry, newIdentity } = require('./routing/registry');
+const { eventFault, routeFault } = require('./routing/routes');
 const { wantedHeaders } = require('./server/http_request');
 const { NodeCaller } = require('./server/node_caller');
 const { typesFault } = require('./server/params');
 const { Service } = require('./server/service');
-const { LEGACY_READ_BYTES, plainHost, readWindows } = require('./windows');
+const { LEGACY_READ_BYTES, plainHost, readWindows } = require('./legacy/windows');
 
 const MAX_CALLERS = 10_000; // connections: every node and gateway of a large mesh
 const MAX_COMPLAINTS = 10; // lines a second about others, so that a stranger cannot fill the log

@@ -2,7 +2,7 @@
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
-const { Received, STREAM_WINDOW, Sender } = require('../lib/flow');
+const { Received, STREAM_WINDOW, Sender } = require('../lib/transport/flow');
 
 test('parts come in order, and credit is given back when half of it was read', async () => {
   const granted = [];

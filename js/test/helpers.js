@@ -4,7 +4,7 @@
 
 const { once } = require('node:events');
 const net = require('node:net');
-const { PacketReader, encode } = require('../lib/packets');
+const { PacketReader, encode } = require('../lib/transport/packets');
 const { Node } = require('../lib');
 
 const PATIENCE_MS = 120_000; // far more than anything takes beside eight busy processes

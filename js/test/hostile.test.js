@@ -11,9 +11,9 @@ const { deflateSync } = require('node:zlib');
 const { Connection } = require('../lib/calls/connection');
 const { Peers } = require('../lib/calls/peers');
 const { readAnswer } = require('../lib/calls/stream');
-const { nodeOf, targetsOf } = require('../lib/calls/targets');
-const { PacketReader, shown } = require('../lib/packets');
-const { Replica } = require('../lib/replica');
+const { nodeOf, targetsOf } = require('../lib/routing/targets');
+const { PacketReader, shown } = require('../lib/transport/packets');
+const { Replica } = require('../lib/routing/replica');
 const { Distributor, eventually, legacyEntry, server, start } = require('./helpers');
 
 // JavaScript cannot convert it to a number or to a text.

@@ -7,7 +7,7 @@ const net = require('node:net');
 const { once } = require('node:events');
 const { test } = require('node:test');
 const { Node, ServiceError, created, html, noContent, redirect, reply, text } = require('../lib');
-const { PacketReader } = require('../lib/packets');
+const { PacketReader } = require('../lib/transport/packets');
 const { Distributor, eventually, failure, start } = require('./helpers');
 
 // Calls a node as a gateway does, or, without `q`, as a node does. Resolves to the answer.

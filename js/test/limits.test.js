@@ -9,9 +9,9 @@ const { test } = require('node:test');
 const { Connection } = require('../lib/calls/connection');
 const { HeldParts } = require('../lib/calls/held_parts');
 const { Peers } = require('../lib/calls/peers');
-const { nodeOf, targetsOf } = require('../lib/calls/targets');
+const { nodeOf, targetsOf } = require('../lib/routing/targets');
 const { WriteQueue } = require('../lib/calls/write_queue');
-const { PacketReader } = require('../lib/packets');
+const { PacketReader } = require('../lib/transport/packets');
 const { Service } = require('../lib/server/service');
 const { Distributor, eventually, failure, legacyEntry, server, start } = require('./helpers');
 

@@ -13,12 +13,12 @@ const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
 const { deflateSync } = require('node:zlib');
-const { farEnd, foreignServer } = require('../lib/hosts');
+const { farEnd, foreignServer } = require('../lib/transport/hosts');
 const { offerHttp } = require('../lib/http');
 const Server = require('../lib/mesh');
 const { Client, PacketReader, Replica, LEGACY_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
-const { LogSender } = require('../lib/logs');
-const { Registry, newIdentity } = require('../lib/registry');
+const { LogSender } = require('../lib/legacy/logs');
+const { Registry, newIdentity } = require('../lib/routing/registry');
 
 const PATIENCE_MS = 120_000; // far more than anything takes beside eight busy processes
 

@@ -7,7 +7,7 @@ const net = require('node:net');
 const { once } = require('node:events');
 const { test } = require('node:test');
 const { CallError, Node, Reply, ServiceError, StartError, accepted, created, noContent, optional } = require('../lib');
-const { PacketReader } = require('../lib/packets');
+const { PacketReader } = require('../lib/transport/packets');
 const { Distributor, eventually, failure, server, start } = require('./helpers');
 
 // Packets on a socket of a test.

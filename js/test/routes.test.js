@@ -2,7 +2,7 @@
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
-const { Router, callFault, routeFault } = require('../lib/routes');
+const { Router, callFault, routeFault } = require('../lib/routing/routes');
 const { ofCall, optional, read, typesFault } = require('../lib/server/params');
 
 test('a route is a method and a path of whole segments', () => {

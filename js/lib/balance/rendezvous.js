@@ -2,7 +2,7 @@
 
 // Rendezvous hashing: which member a key belongs to. All nodes agree, in every language.
 
-const { crc32 } = require('../packets');
+const { crc32 } = require('../transport/packets');
 
 const MASK = (1n << 64n) - 1n;
 

@@ -3,10 +3,10 @@
 // A call over all its attempts: where each goes, which failures lead to another one, and the result
 // for the caller.
 
-const { childTrace, current } = require('../context');
+const { childTrace, current } = require('./context');
 const { CallError } = require('../errors');
-const { STREAM_WINDOW } = require('../flow');
-const { callFault, isIdempotent, splitUrl } = require('../routes');
+const { STREAM_WINDOW } = require('../transport/flow');
+const { callFault, isIdempotent, splitUrl } = require('../routing/routes');
 const { currentCall, legacyCall } = require('./packet');
 const { readAnswer } = require('./stream');
 

@@ -4,10 +4,10 @@
 // the calls that wait for them. It does not decide which call goes to which node, or try a call
 // again.
 
-const { Client } = require('../client');
+const { Client } = require('../transport/client');
 const { Load } = require('../balance/load');
 const { COOLING_DOWN, CONNECTING, EJECTED, READY, RECONNECT } = require('../balance/pool');
-const { FRAME_LIMIT, isObject, numberIn, seal } = require('../packets');
+const { FRAME_LIMIT, isObject, numberIn, seal } = require('../transport/packets');
 const { guardedLookup, unreachableWord } = require('./reach');
 const { CalledStream } = require('./stream');
 const { WriteQueue } = require('./write_queue');

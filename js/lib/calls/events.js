@@ -2,11 +2,11 @@
 
 // Events: messages to every group that has subscribed. An event has no answer.
 
-const { childTrace, current } = require('../context');
+const { childTrace, current } = require('./context');
 const { CallError } = require('../errors');
-const { FRAME_LIMIT } = require('../packets');
+const { FRAME_LIMIT } = require('../transport/packets');
 const { CONNECTING, READY, RECONNECT } = require('../balance/pool');
-const { eventFault } = require('../routes');
+const { eventFault } = require('../routing/routes');
 const { currentCall, legacyCall } = require('./packet');
 
 const MAX_PAYLOAD_BYTES = FRAME_LIMIT - 4096; // with its envelope it makes a packet that every node can read

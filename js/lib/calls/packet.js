@@ -2,8 +2,8 @@
 
 // The packets of a caller, as text.
 
-const { isObject } = require('../packets');
-const { decoded, parameterNames } = require('../routes');
+const { isObject } = require('../transport/packets');
+const { decoded, parameterNames } = require('../routing/routes');
 
 // The call of a version 1 node, with its key in both places that its family may look at, and with
 // what stands in the path among its arguments. Without a key it is one-way.

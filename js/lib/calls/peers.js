@@ -6,10 +6,10 @@ const { CrashingRoutes } = require('../balance/crashing_routes');
 const { EJECTED, Pool, RECONNECT } = require('../balance/pool');
 const { RetryBudget } = require('../balance/retry_budget');
 const { CallError } = require('../errors');
-const { Router, isNear, routeFault, shapeOf, splitUrl } = require('../routes');
+const { Router, isNear, routeFault, shapeOf, splitUrl } = require('../routing/routes');
 const { Connection } = require('./connection');
 const { HeldParts } = require('./held_parts');
-const { isSameTarget, nodeOf, targetsOf } = require('./targets');
+const { isSameTarget, nodeOf, targetsOf } = require('../routing/targets');
 
 const MAX_KNOWN = 65_536; // urls that were offered once: a call of them may be tried again later
 const MAX_NEAR_URLS = 16_384; // offered urls that one is compared with: that takes some milliseconds

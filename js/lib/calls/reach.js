@@ -3,7 +3,7 @@
 // Why a node cannot be reached, in the words of docs/PROTOCOL.md, and where its name may lead.
 
 const dns = require('node:dns');
-const { isOwn } = require('../hosts');
+const { isOwn } = require('../transport/hosts');
 
 const WORDS = {
   ECONNREFUSED: 'refused',

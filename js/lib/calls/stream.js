@@ -3,8 +3,8 @@
 // A stream that a call has opened, at the caller: what the node sends, and what is sent to it.
 
 const { CallError } = require('../errors');
-const { Received, STREAM_WINDOW, Sender } = require('../flow');
-const { FRAME_LIMIT, numberIn, textIn } = require('../packets');
+const { Received, STREAM_WINDOW, Sender } = require('../transport/flow');
+const { FRAME_LIMIT, numberIn, textIn } = require('../transport/packets');
 
 const MAX_WAITING = 1024; // parts that wait to be sent: a sender that awaits each has one
 const MAX_ITEM_BYTES = FRAME_LIMIT - 4096; // with its envelope it makes a packet that every node can read

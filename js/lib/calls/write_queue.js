@@ -3,8 +3,8 @@
 // Packets of one connection on their way to the socket. What is not handed to the socket yet is not
 // written for certain, so that a call may be made elsewhere, whatever its method.
 
-const { FRAME_LIMIT } = require('../packets');
-const { LEGACY_READ_BYTES } = require('../windows');
+const { FRAME_LIMIT } = require('../transport/packets');
+const { LEGACY_READ_BYTES } = require('../legacy/windows');
 
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024; // that wait for one node: more than it can answer within a deadline
 const MAX_PART_BYTES = 1024 * 1024; // beyond this no part of a stream is added: four times the credit of a usual node

@@ -2,7 +2,7 @@
 
 // Header fields and cookies that a handler gives to the client of a gateway.
 
-const { shown } = require('../packets');
+const { shown } = require('../transport/packets');
 
 const MAX_FIELDS = 64; // of one answer; a gateway leaves out more
 const MAX_BYTES = 32 * 1024; // of their names and values together

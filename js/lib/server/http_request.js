@@ -3,7 +3,7 @@
 // The request of a client, for which a gateway makes a call: see "HTTP in calls" in
 // docs/PROTOCOL.md.
 
-const { isObject, shown } = require('../packets');
+const { isObject, shown } = require('../transport/packets');
 const { nameFault } = require('./fields');
 
 const MAX_NAMES = 32; // header fields that one route reads

@@ -2,10 +2,10 @@
 
 // A caller of a node whose handlers return their answers.
 
-const { Caller, failureText, successText } = require('../caller');
-const { Context, readTrace } = require('../context');
-const { isObject, parts } = require('../packets');
-const { isIdempotent } = require('../routes');
+const { Caller, failureText, successText } = require('./caller');
+const { Context, readTrace } = require('../calls/context');
+const { isObject, parts } = require('../transport/packets');
+const { isIdempotent } = require('../routing/routes');
 const { overloaded } = require('./concurrency');
 const { ServedStream } = require('./stream');
 

@@ -4,8 +4,8 @@
 // member has, and texts are then read as that.
 
 const { ServiceError } = require('../errors');
-const { isObject } = require('../packets');
-const { decoded } = require('../routes');
+const { isObject } = require('../transport/packets');
+const { decoded } = require('../routing/routes');
 
 const NAMES = new Map([[String, 'a text'], [Number, 'a number'], [Boolean, 'true or false']]);
 

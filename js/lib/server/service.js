@@ -2,10 +2,10 @@
 
 // The routes of a node, and how a call of one is carried out.
 
-const { Context, within } = require('../context');
+const { Context, within } = require('../calls/context');
 const { CallError, ServiceError } = require('../errors');
-const { isObject, shown, textIn } = require('../packets');
-const { Router, parameterNames } = require('../routes');
+const { isObject, shown, textIn } = require('../transport/packets');
+const { Router, parameterNames } = require('../routing/routes');
 const { requestOf } = require('./http_request');
 const { Concurrency } = require('./concurrency');
 const { finish } = require('./fields');

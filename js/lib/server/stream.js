@@ -3,7 +3,7 @@
 // A running call that may be a stream, at the node that is called.
 
 const { ServiceError } = require('../errors');
-const { Received, Sender } = require('../flow');
+const { Received, Sender } = require('../transport/flow');
 
 const REOPEN_MS = 100; // when a caller may open a stream again that ended because its node stops
 

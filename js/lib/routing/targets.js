@@ -2,8 +2,8 @@
 
 // Where the nodes of a list are, and how they are called.
 
-const { isObject, numberIn, parseAddress, textIn } = require('../packets');
-const { plainHost, readWindow } = require('../windows');
+const { isObject, numberIn, parseAddress, textIn } = require('../transport/packets');
+const { plainHost, readWindow } = require('../legacy/windows');
 const { score } = require('../balance/rendezvous');
 
 const USUAL_WEIGHT = 100; // hundredths

@@ -4,8 +4,10 @@
 // What a call means is left to classes that extend this one.
 
 const { CALL_BYTES, CALL_WEIGHT, MIN_BYTES } = require('./budget');
-const { FRAME_LIMIT, PacketReader, isObject, join, keyOf, numberIn, parts, seal, shownKey } = require('./packets');
-const { Reading } = require('./turns');
+const {
+  FRAME_LIMIT, PacketReader, isObject, join, keyOf, numberIn, parts, seal, shownKey,
+} = require('../transport/packets');
+const { Reading } = require('../transport/turns');
 
 const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not read; beyond this, it is not read from
 const LEGACY_READ_MS = 50; // how long a version 1 caller takes to read an answer that it waits for: a guess

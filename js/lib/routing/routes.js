@@ -2,7 +2,7 @@
 
 // Urls as nodes register them, method and path together, and which of them a call belongs to.
 
-const { shown } = require('./packets');
+const { shown } = require('../transport/packets');
 
 const MAX_URL_BYTES = 512; // of a registered url: what the Distributor accepts
 const MAX_METHOD_LETTERS = 17; // HTTP's registered methods have no more (UPDATEREDIRECTREF)

@@ -2,7 +2,7 @@
 
 // Services of version 1 send each packet that they receive to the node `logs`, if there is one.
 
-const { numberIn } = require('./packets');
+const { numberIn } = require('../transport/packets');
 
 const UNSENT_LIMIT = 1024 * 1024; // bytes that wait for a node that does not read; more packets are lost
 

@@ -3,8 +3,8 @@
 // What a node knows of the registry.
 
 const { inflateSync } = require('node:zlib');
-const { resolved } = require('./hosts');
-const { crc32, isObject, numberIn, parts, textIn } = require('./packets');
+const { resolved } = require('../transport/hosts');
+const { crc32, isObject, numberIn, parts, textIn } = require('../transport/packets');
 
 const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice the limit of our Distributor
 const MAX_BLOCKS = 4096; // packed blocks of one packet: a Distributor makes blocks of 4 KiB and more

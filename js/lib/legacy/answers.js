@@ -2,7 +2,7 @@
 
 // The answers that version 1 services write, in the form of either version.
 
-const { join } = require('./packets');
+const { join } = require('../transport/packets');
 
 // An answer is a map of members to their JSON text, so that numbers keep every digit.
 

@@ -2,7 +2,7 @@
 
 // Parameters of paths for services that look at `params` only.
 
-const { isObject } = require('./packets');
+const { isObject } = require('../transport/packets');
 
 // Adds to `params` the parts of the path for which a registered url has `{name}`. If several urls
 // fit, the first part that is plain text in only one of them decides for that one.

@@ -4,9 +4,9 @@
 // does not escape `¶`, and knows one form of answer.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
-const { Caller } = require('./caller');
-const { failure, currentAnswer, legacyAnswer } = require('./legacy_answers');
-const { cut, isObject, parts, seal, shown, shownKey, textIn } = require('./packets');
+const { Caller } = require('../server/caller');
+const { failure, currentAnswer, legacyAnswer } = require('./answers');
+const { cut, isObject, parts, seal, shown, shownKey, textIn } = require('../transport/packets');
 
 const handling = new AsyncLocalStorage(); // the call for which the service's code runs
 

@@ -2,7 +2,7 @@
 
 // How much peers of version 1 can read at once.
 
-const { FRAME_LIMIT, isObject, textIn } = require('./packets');
+const { FRAME_LIMIT, isObject, textIn } = require('../transport/packets');
 
 const LEGACY_READ_BYTES = 65536; // a version 1 peer reads at most this at once, and crashes on a packet in two reads
 

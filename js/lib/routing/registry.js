@@ -3,8 +3,8 @@
 // A node's connection to the Distributor.
 
 const { createHash, randomBytes } = require('node:crypto');
-const { farEnd, inVain, isOwn, foreignServer } = require('./hosts');
-const { explain, isObject, numberIn, shown, textIn } = require('./packets');
+const { farEnd, inVain, isOwn, foreignServer } = require('../transport/hosts');
+const { explain, isObject, numberIn, shown, textIn } = require('../transport/packets');
 const { LIST_LIMIT, Replica } = require('./replica');
 
 const COPY_PART_BYTES = 32 * 1024; // bytes of entries in a part of a copy: the packet stays below 64 KiB
