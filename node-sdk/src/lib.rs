@@ -296,9 +296,9 @@ pub use context::{Stop, Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
-pub use handler::call_stream::Parts;
+pub use handler::arguments::extension::ExtensionValue;
 #[doc(hidden)]
-pub use handler::extension::ExtensionValue;
+pub use handler::call_stream::Parts;
 pub use handler::failed_call::OrRefuse;
 pub use handler::http::{
     Bearer, Binary, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse, RawBody, Redirect,

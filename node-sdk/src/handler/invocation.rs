@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::handler::arguments::extension::ExtensionValue;
 use crate::handler::call_stream::Parts;
-use crate::handler::extension::ExtensionValue;
 use crate::handler::http::Wants;
 use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::{Outcome, Respond};

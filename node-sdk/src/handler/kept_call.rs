@@ -9,8 +9,8 @@ use protocol::{ClientRequest, Route, Version, WantedHeaders};
 
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::handler::arguments::extension::{ExtensionValue, Extensions};
 use crate::handler::call_stream::CallStream;
-use crate::handler::extension::{ExtensionValue, Extensions};
 use crate::handler::invocation::{AnyHandler, RunningHandler};
 use crate::handler::{Caller, IncomingCall, NodeContext};
 

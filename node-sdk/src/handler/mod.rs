@@ -3,16 +3,13 @@
 //! It must not read or write connections: the server begins and polls handlers, and passes on what
 //! they write. Of `transport` it must import only `flow` and `limits`.
 
+pub(crate) mod arguments;
 pub(crate) mod call_stream;
-pub(crate) mod extension;
-mod extract;
 pub(crate) mod failed_call;
 pub(crate) mod http;
 pub(crate) mod invocation;
 pub(crate) mod kept_call;
 pub(crate) mod layer;
-mod param_forms;
-mod params;
 pub(crate) mod respond;
 pub(crate) mod response_sink;
 pub(crate) mod service_macro;
@@ -27,10 +24,9 @@ use std::sync::Arc;
 use protocol::{ClientRequest, Route, Version, WantedHeaders};
 use serde_json::value::RawValue;
 
+use self::arguments::Extensions;
+pub use self::arguments::{Caller, Deadline, Extension, Params, Path, RawParams, State};
 use self::call_stream::CallStream;
-pub use self::extension::Extension;
-use self::extension::Extensions;
-pub use self::extract::{Caller, Deadline, Params, Path, RawParams, State};
 use self::http::Wants;
 pub(crate) use self::invocation::{AnyHandler, erased};
 pub use self::invocation::{HandlerWork, Next};

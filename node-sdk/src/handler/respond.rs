@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::error::ServiceError;
+use crate::handler::arguments::extension::ExtensionValue;
 use crate::handler::call_stream::Parts;
-use crate::handler::extension::ExtensionValue;
 use crate::handler::http::Wants;
 use net::buffers::with_scratch;
 

@@ -1,24 +1,8 @@
 //! Services that are written with the SDK, and the calls between them. No test here sends HTTP.
 
-mod arguments;
-mod basics;
-mod call_options;
 mod calls;
-mod context;
-mod events;
-mod faults;
-mod finishing;
-mod hooks;
-mod layers;
-mod needs;
-mod notices;
-mod observe;
-mod service_macro;
-mod sharing;
-mod side_by_side;
-mod starts;
-mod streams;
-mod test_mesh;
+mod mesh;
+mod node;
 
 use node_sdk::{Node, NodeBuilder, State};
 use tests::Cluster;

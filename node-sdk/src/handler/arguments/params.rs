@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Visitor
 use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
-use crate::handler::param_forms::{ParamForm, ParamForms, is_number};
+use super::param_forms::{ParamForm, ParamForms, is_number};
 use crate::routing::path_params::{names, to_json};
 
 /// Reads arguments into a type. A member that is text, as all members of a query string are, is

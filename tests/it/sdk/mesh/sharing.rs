@@ -11,7 +11,7 @@ use tests::streams::HandlerResult;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::number;
+use crate::sdk::number;
 
 #[tokio::test(start_paused = true)]
 async fn b6_a_key_has_one_provider_for_all_callers() {

@@ -10,9 +10,10 @@ use protocol::Route;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::params;
 use crate::context::{Stop, Trace};
 use crate::error::ServiceError;
-use crate::handler::{FromCall, IncomingCall, Missing, StateTypes, params};
+use crate::handler::{FromCall, IncomingCall, Missing, StateTypes};
 use crate::peers::Peers;
 
 /// The arguments of the call, read as a `T`: its `params`, joined with the parameters of the path.

@@ -10,7 +10,7 @@ use tests::streams::HandlerResult;
 use tests::{Cluster, Listener, Peer, eventually};
 use tokio::time::sleep;
 
-use super::{number, providers};
+use crate::sdk::{number, providers};
 
 #[tokio::test]
 async fn calls_made_for_a_call_have_its_deadline_and_trace() {

@@ -17,8 +17,8 @@ use tests::{Cluster, Listener, PATIENCE, Peer, Process, RawNode, eventually};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{number, providers};
 use crate::programs::NODE;
+use crate::sdk::{number, providers};
 
 /// A node, and another one that calls it.
 async fn pair(node: NodeBuilder) -> (Cluster, Node, Node) {
