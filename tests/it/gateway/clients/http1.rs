@@ -8,7 +8,7 @@ use tests::{Cluster, HttpClient, Process, eventually, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::double;
+use crate::gateway::double;
 use crate::programs::GATEWAY;
 
 #[tokio::test]

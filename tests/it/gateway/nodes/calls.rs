@@ -10,7 +10,7 @@ use tests::{Cluster, CountingServer, HttpClient, Listener, RawNode, answer_to, r
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::double;
+use crate::gateway::double;
 
 #[tokio::test]
 async fn a_call_to_an_old_node_has_the_key_in_both_places_and_params() {
