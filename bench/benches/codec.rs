@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use protocol::{
-    CallMeta, FrameDecoder, Key, ListUpdate, Packet, Registration, RegistrationLimits, Replica, Request,
+    CallMeta, CallUrl, FrameDecoder, Key, ListUpdate, Packet, Registration, RegistrationLimits, Replica, Request,
     ResponsePayload, UnpackedBlocks, Version, check_depth, seal, write_legacy_list, write_request, write_response,
 };
 
@@ -47,7 +47,7 @@ fn main() {
     for to in [Version::V1, Version::V2] {
         measure(&format!("write a call, {to:?}"), 1, call.len(), || {
             out.clear();
-            write_request(&mut out, to, ("GET", "/goods"), Some(123_456), params, &meta);
+            write_request(&mut out, to, CallUrl::new("GET", "/goods"), Some(123_456), params, &meta);
         });
         measure(&format!("write an answer, {to:?}"), 1, params.len() + 40, || {
             out.clear();

@@ -3,14 +3,14 @@
 #![cfg_attr(fuzzing, no_main)]
 
 use bytes::BytesMut;
-use protocol::{CallMeta, Packet, Request, Version, write_request};
+use protocol::{CallMeta, CallUrl, Packet, Request, Version, write_request};
 use serde_json::{Map, Value};
 
 pub(crate) fn run(data: &[u8]) {
     let Ok(params) = std::str::from_utf8(data) else { return };
     let Ok(value) = serde_json::from_str::<Value>(params) else { return };
     let mut out = BytesMut::new();
-    write_request(&mut out, Version::V1, ("GET", "/g"), Some(7), params, &CallMeta::default());
+    write_request(&mut out, Version::V1, CallUrl::new("GET", "/g"), Some(7), params, &CallMeta::default());
     let packet = Packet::parse(&out[..out.len() - 2]).expect("it is sound");
     let text = packet.params.expect("it is written").get();
     let mut seen: Map<String, Value> = serde_json::from_str(text).expect("it is an object");

@@ -2,7 +2,7 @@
 #![cfg_attr(fuzzing, no_main)]
 
 use bytes::BytesMut;
-use protocol::{ClientRequest, JsonText, Key, Packet, Request, Version, write_request};
+use protocol::{CallUrl, ClientRequest, JsonText, Key, Packet, Request, Version, write_request};
 
 pub(crate) fn run(data: &[u8]) {
     let parsed = Packet::parse(data).map(Request::from_packet);
@@ -17,7 +17,8 @@ pub(crate) fn run(data: &[u8]) {
     }
     let key = call.key.as_ref().and_then(Key::number);
     let mut out = BytesMut::new();
-    write_request(&mut out, Version::V2, ("GET", &call.uri), key, call.params.unwrap_or("null"), &call.meta);
+    let url = CallUrl::new("GET", &call.uri);
+    write_request(&mut out, Version::V2, url, key, call.params.unwrap_or("null"), &call.meta);
     let again = Request::parse(&out[..out.len() - 2]).expect("it is sound");
     assert_eq!((&again.uri, &again.meta), (&call.uri, &call.meta));
     assert_eq!(again.key.as_ref().and_then(Key::number), key);

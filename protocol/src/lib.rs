@@ -20,11 +20,11 @@
 //!
 //! ```
 //! use bytes::BytesMut;
-//! use protocol::{CallMeta, FrameDecoder, Key, Request, Version, write_request};
+//! use protocol::{CallMeta, CallUrl, FrameDecoder, Key, Request, Version, write_request};
 //!
 //! let mut sent = BytesMut::new();
 //! let meta = CallMeta { idempotent: true, ..CallMeta::default() };
-//! write_request(&mut sent, Version::V2, ("GET", "/goods/7"), Some(1), "{}", &meta);
+//! write_request(&mut sent, Version::V2, CallUrl::new("GET", "/goods/7"), Some(1), "{}", &meta);
 //!
 //! let mut decoder = FrameDecoder::new(64 * 1024);
 //! decoder.buffer().extend_from_slice(&sent);
@@ -50,10 +50,10 @@ mod secret;
 
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
-    ANY_INSTANCE, CREDIT_URI, CallMeta, ClientRequest, HELLO_URI, Hello, JsonText, LegacyResponse, PART_URI, Part,
-    PartWriter, Request, Response, ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW,
-    Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts, success_parts,
-    write_cancel, write_credit, write_end, write_hello, write_open, write_request, write_response,
+    ANY_INSTANCE, CREDIT_URI, CallMeta, CallUrl, ClientRequest, HELLO_URI, Hello, JsonText, LegacyResponse, PART_URI,
+    Part, PartWriter, Request, Response, ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter,
+    STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts,
+    success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request, write_response,
 };
 pub use codec::{
     DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, attach, is_blank, seal, split_attachment,
@@ -68,8 +68,8 @@ pub use registry::{
     ListUpdate, ListUpdateError, ListedHost, MAX_BLOCKS, MAX_NEED_BYTES, MAX_NEED_ROUTES, MAX_UNPACKED_BYTES, NEED_URI,
     NEEDED_URI, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
     RegistrationError, RegistrationLimits, RegistryEntry, Replica, Report, ResumePoint, Revision, RouteAdvert,
-    RouteAdverts, UnpackError, UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI, Visibility,
-    VisibilityTarget, WantedHeaders, WholeList, host_text, is_copy_request, is_field_name, pack, read_copy,
+    RouteAdverts, SuspicionChange, UnpackError, UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI,
+    Visibility, VisibilityTarget, WantedHeaders, WholeList, host_text, is_copy_request, is_field_name, pack, read_copy,
     read_history_request, read_need, read_needed, read_report, write_block, write_copy, write_copy_request,
     write_delta, write_history, write_history_request, write_leave, write_legacy_list, write_list, write_list_request,
     write_need, write_needed, write_packed_delta, write_packed_list, write_ping, write_pong, write_refusal,

@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
-    CallMeta, FrameDecoder, FrameTooLarge, JsonText, Key, ListUpdate, Packet, Ping, RegisterOptions, Registration,
-    RegistrationLimits, Replica, Request, Response, ResponseHeaders, ResponsePayload, ResponseWriter, Route,
-    UnpackedBlocks, Version, check_depth, read_copy, read_pairs, read_report, response_parts, seal, write_request,
-    write_response,
+    CallMeta, CallUrl, FrameDecoder, FrameTooLarge, JsonText, Key, ListUpdate, Packet, Ping, RegisterOptions,
+    Registration, RegistrationLimits, Replica, Request, Response, ResponseHeaders, ResponsePayload, ResponseWriter,
+    Route, UnpackedBlocks, Version, check_depth, read_copy, read_pairs, read_report, response_parts, seal,
+    write_request, write_response,
 };
 
 const LIMIT: usize = 200;
@@ -176,7 +176,7 @@ proptest! {
     fn old_services_always_get_our_key(params in json(), key in any::<u64>()) {
         let mut out = BytesMut::new();
         let params_text = params.to_string();
-        write_request(&mut out, Version::V1, ("GET", "/g"), Some(key), &params_text, &CallMeta::default());
+        write_request(&mut out, Version::V1, CallUrl::new("GET", "/g"), Some(key), &params_text, &CallMeta::default());
         let packet = Packet::parse(&out[..out.len() - 2])?;
         let mut seen: serde_json::Map<_, _> = serde_json::from_str(packet.params.expect("written").get())?;
         prop_assert_eq!(seen.remove("key"), Some(key.into()));
@@ -207,7 +207,7 @@ proptest! {
         let mut out = BytesMut::new();
         let client = client.to_string();
         let meta = CallMeta { attempt: 1, request: Some(JsonText(&client)), ..CallMeta::default() };
-        write_request(&mut out, Version::V2, ("GET", &uri), key, &params, &meta);
+        write_request(&mut out, Version::V2, CallUrl::new("GET", &uri), key, &params, &meta);
         let mut text = String::from_utf8(out[..out.len() - 3].to_vec()).unwrap() + &extra + "}";
         if cut < text.len() && text.is_char_boundary(cut) {
             text.insert_str(cut, &put);

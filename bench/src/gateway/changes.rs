@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use node_sdk::Node;
-use protocol::{Digest, Key, Revision, UpdateHeader, write_delta, write_list};
+use protocol::{Digest, Key, Revision, SuspicionChange, UpdateHeader, write_delta, write_list};
 use tests::HttpClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -93,8 +93,7 @@ impl FakeDistributor {
         self.stamp.revision.rev += 1;
         let mut out = BytesMut::new();
         let joined = self.entries.iter().rev().take(1).map(|(id, entry)| (*id, entry.as_str()));
-        let no_suspects = (std::iter::empty(), std::iter::empty());
-        write_delta(&mut out, &self.stamp, base, joined, std::iter::empty(), no_suspects);
+        write_delta(&mut out, &self.stamp, base, joined, std::iter::empty(), SuspicionChange::none());
         out
     }
 }

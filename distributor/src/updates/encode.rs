@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    Key, REGISTRY_URI, Revision, UpdateHeader, write_delta, write_legacy_list, write_list, write_packed_delta,
-    write_packed_list,
+    Key, REGISTRY_URI, Revision, SuspicionChange, UpdateHeader, write_delta, write_legacy_list, write_list,
+    write_packed_delta, write_packed_list,
 };
 
 use crate::config::{Config, OversizedList};
@@ -77,7 +77,7 @@ pub(super) fn encode_change(difference: &Difference, header: &UpdateHeader, base
         base,
         joined.iter().map(|record| (record.id, &*record.entry)),
         left.iter().copied(),
-        (suspect.iter().copied(), trusted.iter().copied()),
+        SuspicionChange { suspect: suspect.iter().copied(), trusted: trusted.iter().copied() },
     );
     out.freeze()
 }
@@ -99,8 +99,8 @@ pub(super) fn encode_packed_change<'a>(
 ) -> Bytes {
     let Difference { left, suspect, trusted, .. } = difference;
     let mut out = BytesMut::new();
-    let marks = (suspect.iter().copied(), trusted.iter().copied());
-    write_packed_delta(&mut out, header, base, joined, left.iter().copied(), marks);
+    let suspicion = SuspicionChange { suspect: suspect.iter().copied(), trusted: trusted.iter().copied() };
+    write_packed_delta(&mut out, header, base, joined, left.iter().copied(), suspicion);
     out.freeze()
 }
 

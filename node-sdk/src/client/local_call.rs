@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use protocol::CallUrl;
 
 use crate::context::Context;
 
@@ -18,11 +19,11 @@ pub(crate) trait LocalCall: Send + Sync {
 
     /// Calls a route of this node. Dropping the result cancels the call, unless it has to be
     /// finished: see `server/released`.
-    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalResponse;
+    fn call(self: Arc<Self>, url: CallUrl<'_>, params: &str, context: Context, idempotent: bool) -> LocalResponse;
 
     /// Makes a call without a response: the caller does not wait for the handler. Returns whether
     /// it has room for it.
-    fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool;
+    fn notify(&self, url: CallUrl<'_>, params: &str, context: Context) -> bool;
 }
 
 /// The response of this node as a frame; `None` when the deadline is over.
@@ -62,7 +63,7 @@ mod tests {
 
         fn call(
             self: Arc<Self>,
-            _url: (&str, &str),
+            _url: CallUrl<'_>,
             params: &str,
             context: Context,
             _idempotent: bool,
@@ -75,7 +76,7 @@ mod tests {
             Box::pin(async move { tokio::time::timeout_at(context.deadline.unwrap(), done).await.ok() })
         }
 
-        fn notify(&self, _url: (&str, &str), _params: &str, _context: Context) -> bool {
+        fn notify(&self, _url: CallUrl<'_>, _params: &str, _context: Context) -> bool {
             true
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{CallMeta, Key, Request, Version};
+use protocol::{CallMeta, CallUrl, Key, Request, Version};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::client::local_call::{LocalCall, LocalResponse};
@@ -25,14 +25,14 @@ impl LocalCall for LocalService {
         self.router.find(method, path).is_some()
     }
 
-    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalResponse {
+    fn call(self: Arc<Self>, url: CallUrl<'_>, params: &str, context: Context, idempotent: bool) -> LocalResponse {
         let deadline = context.deadline.map(sleep_until);
         let started = self.begin_local(url, params, context, Some(Key::Number(0)), idempotent);
         let tasks = self.tasks.clone();
         Box::pin(tasks.scope(LocalRun { started: Some(started), deadline, service: self }))
     }
 
-    fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool {
+    fn notify(&self, url: CallUrl<'_>, params: &str, context: Context) -> bool {
         self.released.run_local(|| self.begin_local(url, params, context, None, false))
     }
 }
@@ -40,7 +40,7 @@ impl LocalCall for LocalService {
 impl LocalService {
     fn begin_local(
         &self,
-        (method, path): (&str, &str),
+        url: CallUrl<'_>,
         params: &str,
         context: Context,
         key: Option<Key>,
@@ -49,8 +49,8 @@ impl LocalService {
         let now = Instant::now();
         let trace = context.trace.map(Trace::child);
         let mut request = Request {
-            uri: path.into(),
-            method: method.into(),
+            uri: url.path.into(),
+            method: url.method.into(),
             key,
             params: Some(params),
             verified: true,

@@ -15,7 +15,7 @@ pub use hello::{ANY_INSTANCE, HELLO_URI, Hello, WRONG_INSTANCE, WRONG_INSTANCE_S
 pub use http::{ClientRequest, ResponseHeaders, read_pairs};
 pub use legacy_response::LegacyResponse;
 pub use meta::{CallMeta, JsonText};
-pub use request::{Request, write_cancel, write_request};
+pub use request::{CallUrl, Request, write_cancel, write_request};
 pub use response::{
     Response, ResponseParts, ResponsePayload, ResponseWriter, response_parts, success_parts, write_response,
 };

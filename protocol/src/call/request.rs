@@ -116,6 +116,22 @@ impl<'a> Request<'a> {
     }
 }
 
+/// What is called: a method, such as `GET`, and a path, such as `/goods/7`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallUrl<'a> {
+    /// The method, in capital letters.
+    pub method: &'a str,
+    /// The path, with the values of its parameters.
+    pub path: &'a str,
+}
+
+impl<'a> CallUrl<'a> {
+    /// Names what is called. Neither text is checked.
+    pub const fn new(method: &'a str, path: &'a str) -> Self {
+        Self { method, path }
+    }
+}
+
 /// Writes a call, ready to send; without a key it is one-way.
 ///
 /// For version 1 the key stands at the top level and as the last member of `params`, where it
@@ -125,18 +141,18 @@ impl<'a> Request<'a> {
 pub fn write_request(
     out: &mut BytesMut,
     to: Version,
-    (method, uri): (&str, &str),
+    url: CallUrl<'_>,
     key: Option<u64>,
     params: &str,
     meta: &CallMeta<'_>,
 ) {
     let start = out.len();
-    out.reserve(96 + uri.len() + params.len());
+    out.reserve(96 + url.path.len() + params.len());
     // Paths come from clients and may need escapes; methods are letters.
     out.put_slice(br#"{"uri":"#);
-    put_text(out, uri);
+    put_text(out, url.path);
     out.put_slice(br#","method":""#);
-    out.put_slice(method.as_bytes());
+    out.put_slice(url.method.as_bytes());
     out.put_u8(b'"');
     // Version 1 services answer every packet that has a key, and log those with text for `params`.
     if let Some(key) = key {
@@ -212,7 +228,7 @@ mod tests {
     fn check(to: Version, params: &str, expected: &str) {
         let mut out = BytesMut::new();
         let meta = CallMeta { time_left: Some(Duration::from_millis(5000)), ..CallMeta::default() };
-        write_request(&mut out, to, ("GET", "/goods"), Some(7), params, &meta);
+        write_request(&mut out, to, CallUrl::new("GET", "/goods"), Some(7), params, &meta);
         assert_eq!(String::from_utf8_lossy(&out), format!("{expected}¶"));
     }
 
@@ -267,7 +283,7 @@ mod tests {
         ] {
             for (uri, key) in [("/goods/7", Some(7)), ("/상품", None), ("/a\"b\\", Some(0))] {
                 let mut out = BytesMut::new();
-                write_request(&mut out, Version::V2, ("GET", uri), key, r#"{"$":{"d":9}}"#, &meta);
+                write_request(&mut out, Version::V2, CallUrl::new("GET", uri), key, r#"{"$":{"d":9}}"#, &meta);
                 let frame = &out[..out.len() - 2];
                 let plain = !(uri.contains('"') || meta.from.as_ref().is_some_and(|from| from.contains('"')));
                 let cut = Request::parse_fast(std::str::from_utf8(frame).unwrap());
@@ -310,7 +326,7 @@ mod tests {
         for (nanoseconds, milliseconds) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2)] {
             let meta = CallMeta { time_left: Some(Duration::from_nanos(nanoseconds)), ..CallMeta::default() };
             let mut out = BytesMut::new();
-            write_request(&mut out, Version::V2, ("GET", "/g"), None, "1", &meta);
+            write_request(&mut out, Version::V2, CallUrl::new("GET", "/g"), None, "1", &meta);
             let read = Request::parse(&out[..out.len() - 2]).unwrap().meta.time_left;
             assert_eq!(read, Some(Duration::from_millis(milliseconds)));
         }

@@ -19,8 +19,8 @@ pub use control::{
 };
 pub use list::{
     Delta, LeaveReason, ListUpdate, ListUpdateError, MAX_BLOCKS, MAX_UNPACKED_BYTES, Node, REGISTRY_URI, RegistryEntry,
-    UnpackError, UnpackedBlocks, UpdateHeader, WholeList, host_text, pack, write_block, write_delta, write_legacy_list,
-    write_list, write_packed_delta, write_packed_list, write_refusal,
+    SuspicionChange, UnpackError, UnpackedBlocks, UpdateHeader, WholeList, host_text, pack, write_block, write_delta,
+    write_legacy_list, write_list, write_packed_delta, write_packed_list, write_refusal,
 };
 pub use need::{
     MAX_NEED_BYTES, MAX_NEED_ROUTES, NEED_URI, NEEDED_URI, read_need, read_needed, write_need, write_needed,

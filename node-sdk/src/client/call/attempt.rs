@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use protocol::{CallMeta, JsonText, Packet, Part, Version, is_idempotent, write_attached, write_request};
+use protocol::{CallMeta, CallUrl, JsonText, Packet, Part, Version, is_idempotent, write_attached, write_request};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::PickOptions;
@@ -184,7 +184,7 @@ impl RawCall<'_> {
         context: Context,
     ) -> Result<Option<ResponseFrame>, CallError> {
         self.observe_local();
-        let (service, url) = (Arc::clone(service), (self.method, self.path));
+        let (service, url) = (Arc::clone(service), CallUrl::new(self.method, self.path));
         let context = Context { deadline: Some(deadline), ..context };
         let (one_way, idempotent) = (self.one_way, self.idempotent);
         let sent = self.arguments.with_text(|text| {
@@ -247,7 +247,7 @@ impl RawCall<'_> {
                 hops: context.hops,
                 request: request.as_deref().map(JsonText),
             };
-            let url = (self.method, self.path);
+            let url = CallUrl::new(self.method, self.path);
             if self.one_way {
                 connection
                     .send(&self.url().into(), |out| write_request(out, version, url, None, &merged, &meta(None)))

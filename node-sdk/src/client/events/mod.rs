@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use net::buffers::with_scratch;
-use protocol::{CallMeta, EVENT_METHOD, EVENT_PREFIX, Route, write_request};
+use protocol::{CallMeta, CallUrl, EVENT_METHOD, EVENT_PREFIX, Route, write_request};
 use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
@@ -173,14 +173,14 @@ impl Emission<'_> {
         let trace = trace.as_ref().map(|trace| trace.traceparent().into());
         let meta = CallMeta { trace, hops: context.hops, ..CallMeta::default() };
         let write = |out: &mut BytesMut| {
-            write_request(out, provider.connection.version, (EVENT_METHOD, path), None, text, &meta);
+            write_request(out, provider.connection.version, CallUrl::new(EVENT_METHOD, path), None, text, &meta);
         };
         provider.connection.send(route, write).is_ok()
     }
 
     fn notify_local(&self, service: &Arc<dyn LocalCall>) -> bool {
         let Event { path, text, context, .. } = self.event;
-        service.notify((EVENT_METHOD, path), text, *context)
+        service.notify(CallUrl::new(EVENT_METHOD, path), text, *context)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Lists, deltas and refusals, as the Distributor writes them.
 
+use std::iter::{Empty, empty};
+
 use bytes::{BufMut, BytesMut};
 
 use crate::registry::list::{LeaveReason, REGISTRY_URI, UpdateHeader};
@@ -34,7 +36,7 @@ pub fn write_packed_list<'a>(
     blocks: impl Iterator<Item = &'a [u8]>,
     suspect: impl Iterator<Item = u64>,
 ) {
-    write_list_of(out, key, header, std::iter::empty(), suspect, |out| write_blocks(out, blocks));
+    write_list_of(out, key, header, empty(), suspect, |out| write_blocks(out, blocks));
 }
 
 fn write_list_of<'a>(
@@ -57,6 +59,22 @@ fn write_list_of<'a>(
     seal(out, start);
 }
 
+/// Which listed nodes have become suspect with a change, and which are trusted again, by their ids.
+#[derive(Clone, Debug)]
+pub struct SuspicionChange<S, T> {
+    /// Nodes that have become suspect.
+    pub suspect: S,
+    /// Nodes that are trusted again.
+    pub trusted: T,
+}
+
+impl SuspicionChange<Empty<u64>, Empty<u64>> {
+    /// Says that no node has become suspect, or is trusted again.
+    pub const fn none() -> Self {
+        Self { suspect: empty(), trusted: empty() }
+    }
+}
+
 /// Writes a delta, ready to send. It starts from `base`, which may be of the epoch before.
 pub fn write_delta<'a>(
     out: &mut BytesMut,
@@ -64,9 +82,9 @@ pub fn write_delta<'a>(
     base: Revision,
     joined: impl Iterator<Item = (u64, &'a str)> + Clone,
     left: impl Iterator<Item = (u64, LeaveReason)>,
-    marks: (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+    suspicion: SuspicionChange<impl Iterator<Item = u64>, impl Iterator<Item = u64>>,
 ) {
-    write_delta_of(out, header, base, joined, left, marks, |_| {});
+    write_delta_of(out, header, base, joined, left, suspicion, |_| {});
 }
 
 /// Writes a delta for a node that takes packed entries, ready to send. `blocks` are results of
@@ -77,9 +95,9 @@ pub fn write_packed_delta<'a>(
     base: Revision,
     blocks: impl Iterator<Item = &'a [u8]>,
     left: impl Iterator<Item = (u64, LeaveReason)>,
-    marks: (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+    suspicion: SuspicionChange<impl Iterator<Item = u64>, impl Iterator<Item = u64>>,
 ) {
-    write_delta_of(out, header, base, std::iter::empty(), left, marks, |out| write_blocks(out, blocks));
+    write_delta_of(out, header, base, empty(), left, suspicion, |out| write_blocks(out, blocks));
 }
 
 fn write_delta_of<'a>(
@@ -88,7 +106,7 @@ fn write_delta_of<'a>(
     base: Revision,
     joined: impl Iterator<Item = (u64, &'a str)> + Clone,
     left: impl Iterator<Item = (u64, LeaveReason)>,
-    (suspect, trusted): (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+    suspicion: SuspicionChange<impl Iterator<Item = u64>, impl Iterator<Item = u64>>,
     write_packed: impl FnOnce(&mut BytesMut),
 ) {
     let start = out.len();
@@ -106,8 +124,8 @@ fn write_delta_of<'a>(
         out.put_slice(format!(r#","was":{}"#, base.epoch).as_bytes());
     }
     write_ids(out, "ids", joined.map(|(id, _)| id), true);
-    write_ids(out, "suspect", suspect, false);
-    write_ids(out, "trusted", trusted, false);
+    write_ids(out, "suspect", suspicion.suspect, false);
+    write_ids(out, "trusted", suspicion.trusted, false);
     write_packed(out);
     out.put_slice(b"}}");
     seal(out, start);
@@ -227,7 +245,6 @@ mod tests {
 
     #[test]
     fn a_change_says_what_it_starts_from() {
-        let none = || std::iter::empty();
         for (base, header, expected) in [
             (Revision { epoch: 9, rev: 4 }, STAMP, r#""epoch":9,"rev":5,"digest":77,"base":4,"ids":[8]"#),
             (
@@ -238,7 +255,7 @@ mod tests {
         ] {
             let mut out = BytesMut::new();
             let (joined, left) = ([(8, "{}")].into_iter(), [(2, LeaveReason::Reset)].into_iter());
-            write_delta(&mut out, &header, base, joined, left, (none(), none()));
+            write_delta(&mut out, &header, base, joined, left, SuspicionChange::none());
             let head = r#"{"uri":"/distributes","method":"PATCH","key":0,"params":{"joined":[{}],"left":[{"id":2,"reason":"reset"}]},"$":{"#;
             assert_eq!(out, format!("{head}{expected}}}}}¶").as_bytes());
             assert!(update(&out).contains(&format!("{base:?}")));
@@ -263,9 +280,9 @@ mod tests {
         let head = r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"epoch":9,"rev":5,"digest":77,"ids":[],"suspect":[7],"packed":["#;
         assert!(packed.starts_with(head.as_bytes()));
         let (mut plain, mut packed) = (BytesMut::new(), BytesMut::new());
-        let (base, left, none) = (Revision { epoch: 9, rev: 4 }, (2, LeaveReason::Reset), || std::iter::empty());
-        write_delta(&mut plain, &STAMP, base, entries(), [left].into_iter(), (none(), none()));
-        write_packed_delta(&mut packed, &STAMP, base, blocks(), [left].into_iter(), (none(), none()));
+        let (base, left) = (Revision { epoch: 9, rev: 4 }, (2, LeaveReason::Reset));
+        write_delta(&mut plain, &STAMP, base, entries(), [left].into_iter(), SuspicionChange::none());
+        write_packed_delta(&mut packed, &STAMP, base, blocks(), [left].into_iter(), SuspicionChange::none());
         assert_eq!(update(&packed), update(&plain));
     }
 }

@@ -3,7 +3,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::*;
-use crate::{Key, LeaveReason, Packet, UnpackedBlocks, UpdateHeader, write_delta, write_legacy_list, write_list};
+use crate::{
+    Key, LeaveReason, Packet, SuspicionChange, UnpackedBlocks, UpdateHeader, write_delta, write_legacy_list, write_list,
+};
 
 /// A replica and the Distributor's side of its connection. Every node is known by its port.
 struct Observer {
@@ -94,8 +96,7 @@ impl Observer {
         let joined = entries.iter().map(|(id, text)| (*id, text.as_str()));
         let left = left.iter().map(|port| (u64::from(*port), LeaveReason::Closed));
         let mut out = BytesMut::new();
-        let none = (std::iter::empty(), std::iter::empty());
-        write_delta(&mut out, header, Revision { epoch: base.0, rev: base.1 }, joined, left, none);
+        write_delta(&mut out, header, Revision { epoch: base.0, rev: base.1 }, joined, left, SuspicionChange::none());
         self.take(0, &out, outcome, expected);
     }
 }
@@ -237,10 +238,10 @@ fn suspects_are_marked_and_cleared() {
         (4, vec![], vec![2], Changed, [false, false]),
     ] {
         let mut out = BytesMut::new();
-        let (suspect, trusted) = (suspect.into_iter(), trusted.into_iter());
+        let suspicion = SuspicionChange { suspect: suspect.into_iter(), trusted: trusted.into_iter() };
         let (joined, left) = (std::iter::empty(), std::iter::empty());
         let base = Revision { epoch: 5, rev: rev - 1 };
-        write_delta(&mut out, &header((5, rev), &[1, 2]), base, joined, left, (suspect, trusted));
+        write_delta(&mut out, &header((5, rev), &[1, 2]), base, joined, left, suspicion);
         observer.take(0, &out, outcome, &[1, 2]);
         let nodes = observer.replica.nodes();
         assert_eq!([nodes[0].node.suspect, nodes[1].node.suspect], expected);
@@ -261,8 +262,8 @@ fn a_distributor_that_takes_over_names_all_suspects() {
         let mut out = BytesMut::new();
         let base = Revision { epoch: base.0, rev: base.1 };
         let (joined, left) = (std::iter::empty(), std::iter::empty());
-        let suspects = (suspect.into_iter(), std::iter::empty());
-        write_delta(&mut out, &header(rev, &[1, 2]), base, joined, left, suspects);
+        let suspicion = SuspicionChange { suspect: suspect.into_iter(), trusted: std::iter::empty() };
+        write_delta(&mut out, &header(rev, &[1, 2]), base, joined, left, suspicion);
         observer.take(0, &out, outcome, &[1, 2]);
         let nodes = observer.replica.nodes();
         assert_eq!([nodes[0].node.suspect, nodes[1].node.suspect], expected, "{rev:?}");
@@ -297,8 +298,14 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
         let entries = || [(1, &*text)].into_iter();
         let (mut list, mut change, mut old) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
         write_list(&mut list, &Key::Number(0), &header(2), entries(), std::iter::empty());
-        let none = (std::iter::empty(), std::iter::empty());
-        write_delta(&mut change, &header(2), Revision { epoch: 1, rev: 1 }, entries(), std::iter::empty(), none);
+        write_delta(
+            &mut change,
+            &header(2),
+            Revision { epoch: 1, rev: 1 },
+            entries(),
+            std::iter::empty(),
+            SuspicionChange::none(),
+        );
         write_legacy_list(&mut old, &Key::Number(0), entries().map(|(_, text)| text));
         for (packet, is_told_again) in [(list, true), (change, false), (old, true)] {
             let mut replica = Replica::seeded_from(None, Revision { epoch: 1, rev: 1 }, std::iter::empty());
