@@ -276,6 +276,8 @@
 //!
 //! The module [`gateway`] has the functions that only gateways need.
 
+#[cfg(feature = "macros")]
+mod attributes;
 mod balance;
 mod client;
 mod context;
@@ -289,6 +291,8 @@ mod routing;
 mod server;
 mod transport;
 
+#[cfg(feature = "macros")]
+pub use attributes::handler;
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, Calling};
 pub use client::stream::{Duplex, Opening, PartSender, StreamCall};
@@ -349,10 +353,13 @@ mod guide {
     pub struct Testing;
 }
 
-/// What [`service!`] expands to.
+/// What [`service!`] and the attributes expand to.
 #[doc(hidden)]
 pub mod private {
     pub use serde::{self, Deserialize, Serialize};
 
+    pub use crate::handler::checks::{
+        HandlerResult, check_argument, check_error, check_future, check_result, check_value,
+    };
     pub use crate::handler::service_macro::fill;
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod call_stream;
+pub(crate) mod checks;
 pub(crate) mod failed_call;
 pub(crate) mod http;
 pub(crate) mod invocation;

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::{code_of, root, rust_files};
 
 /// The crates whose style is checked.
-const CRATES: [&str; 7] = ["protocol", "net", "distributor", "node-sdk", "gateway", "bench", "conformance"];
+const CRATES: [&str; 8] =
+    ["protocol", "net", "distributor", "node-sdk", "node-sdk/macros", "gateway", "bench", "conformance"];
 
 /// Words that are not the name of a thing.
 const NOT_NAMES: [&str; 8] = ["of", "has", "may", "each", "there", "here", "which", "who"];
