@@ -18,8 +18,8 @@ const IN_FLIGHT: usize = 16;
 /// Calls of each caller in a round, and rounds: the shares of a single one are up to the system.
 const CALLS_IN_ROUND: usize = 50;
 const ROUNDS: usize = 15;
-/// So many that a busy machine does not fail the test. Luck may pass it, too: `sdk/mesh/sharing` and
-/// the simulation of `balance` are strict, on clocks of their own.
+/// So many that a busy machine does not fail the test. Luck may pass it, too: `sdk/mesh/sharing`
+/// and the simulation of `balance` are strict, on clocks of their own.
 const MAX_TRIES: usize = 20;
 /// Until when a node that has just joined has its fair share.
 const FAIR_AFTER: Duration = Duration::from_secs(3);
