@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let advert = HttpAdvert { prefixes: vec!["/goods".to_owned()], strip: false };
     let offer = Node::builder("web").distributor(&distributor).offer_http(address, advert)?;
     let app = Router::new().route("/goods/{id}", get(good)).with_state(offer.peers().clone());
-    // A service waits for a signal: `.with_graceful_shutdown(offer.left_on_signal()?)`.
+    // A service waits for a signal: `.with_graceful_shutdown(offer.leave_on_signal()?)`.
     let (stop, stopped) = oneshot::channel::<()>();
     let leave = async move {
         let _ = stopped.await;

@@ -237,7 +237,7 @@
 //!   [`Peers::wait_for`], [`Peers::wait_until`] and [`Changes::next`] lose nothing when they are
 //!   dropped, and can be made again.
 //! - [`PartSender::send`] is cancel safe: a part is sent as a whole or not at all.
-//! - Dropping a [`Calling`] cancels the call, as said above. The other node may have carried it
+//! - Dropping a [`CallFuture`] cancels the call, as said above. The other node may have carried it
 //!   out.
 //! - Dropping the future of [`Node::stop`] stops the node at once, and cuts its connections.
 //!
@@ -294,8 +294,8 @@ mod transport;
 #[cfg(feature = "macros")]
 pub use attributes::handler;
 pub use balance::{Balance, Balancer, Candidate};
-pub use client::call::{Call, Calling};
-pub use client::stream::{Duplex, Opening, PartSender, StreamCall};
+pub use client::call::{Call, CallFuture};
+pub use client::stream::{Duplex, PartSender, StreamCall, StreamFuture};
 pub use context::{Stop, Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
 pub use error::{CallError, ServiceError, StartError};

@@ -76,21 +76,21 @@ impl<'a, T> StreamCall<'a, T> {
 
 impl<'a, T: DeserializeOwned> IntoFuture for StreamCall<'a, T> {
     type Output = Result<Duplex<T>, CallError>;
-    type IntoFuture = Opening<'a, T>;
+    type IntoFuture = StreamFuture<'a, T>;
 
-    fn into_future(self) -> Opening<'a, T> {
-        Opening { raw: self.raw, result: PhantomData }
+    fn into_future(self) -> StreamFuture<'a, T> {
+        StreamFuture { raw: self.raw, result: PhantomData }
     }
 }
 
 /// A stream that is being opened.
 #[derive(Debug)]
-pub struct Opening<'a, T> {
+pub struct StreamFuture<'a, T> {
     raw: RawCall<'a>,
     result: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> Future for Opening<'_, T> {
+impl<T: DeserializeOwned> Future for StreamFuture<'_, T> {
     type Output = Result<Duplex<T>, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

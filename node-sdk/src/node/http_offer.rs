@@ -43,7 +43,7 @@ impl NodeBuilder {
     /// let listener = TcpListener::bind("127.0.0.1:8081").await?;
     /// let advert = HttpAdvert { prefixes: vec!["/shop".to_owned()], strip: true };
     /// let offer = Node::builder("shop").environment().offer_http(listener.local_addr()?, advert)?;
-    /// let stopped = offer.left_on_signal()?;
+    /// let stopped = offer.leave_on_signal()?;
     /// // axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
     /// # stopped.await;
     /// # Ok(()) }
@@ -99,7 +99,7 @@ impl HttpOffer {
     ///
     /// # Errors
     /// [`StartError::Signals`] when the system refuses the handlers.
-    pub fn left_on_signal(self) -> Result<impl Future<Output = ()> + Send + 'static, StartError> {
+    pub fn leave_on_signal(self) -> Result<impl Future<Output = ()> + Send + 'static, StartError> {
         let stop = net::stop_on_signals(|| MAX_STOP_TIME).map_err(StartError::Signals)?;
         notify_systemd("READY=1");
         Ok(async move {

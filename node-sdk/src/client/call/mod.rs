@@ -100,10 +100,10 @@ impl<'a, T> Call<'a, T> {
 
 impl<'a, T: DeserializeOwned> IntoFuture for Call<'a, T> {
     type Output = Result<T, CallError>;
-    type IntoFuture = Calling<'a, T>;
+    type IntoFuture = CallFuture<'a, T>;
 
-    fn into_future(self) -> Calling<'a, T> {
-        Calling { raw: self.raw, result: PhantomData }
+    fn into_future(self) -> CallFuture<'a, T> {
+        CallFuture { raw: self.raw, result: PhantomData }
     }
 }
 
@@ -125,12 +125,12 @@ pub(super) fn noting_timeout<T>(result: Result<T, CallError>) -> Result<T, CallE
 
 /// A call that is being made.
 #[derive(Debug)]
-pub struct Calling<'a, T> {
+pub struct CallFuture<'a, T> {
     raw: RawCall<'a>,
     result: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> Future for Calling<'_, T> {
+impl<T: DeserializeOwned> Future for CallFuture<'_, T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
