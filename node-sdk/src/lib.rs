@@ -82,6 +82,7 @@
 //! | the parts that the caller sends | [`Items`] |
 //! | what a guard has found out | [`Extension`] |
 //! | a type of your own | that type, which is [`FromCall`] |
+//! | what has to be awaited | [`Awaited`], of a type that is [`AsyncFromCall`] |
 //!
 //! # Guards and layers
 //!
@@ -310,11 +311,12 @@ pub use handler::http::{
 };
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::stream::{Items, Streaming};
-pub use handler::{
-    Caller, Deadline, Extension, FromCall, Handler, IncomingCall, Next, Params, Path, RawParams, State, StateTypes,
-};
 #[doc(hidden)]
-pub use handler::{HandlerWork, Missing};
+pub use handler::{Argument, HandlerWork, Missing};
+pub use handler::{
+    AsyncFromCall, Awaited, Caller, Deadline, Extension, FromCall, Handler, IncomingCall, Next, Params, Path,
+    RawParams, State, StateTypes,
+};
 #[cfg(feature = "log")]
 pub use net::LogGuard;
 #[cfg(feature = "log")]

@@ -14,7 +14,7 @@ use crate::error::ServiceError;
 use crate::handler::arguments::extension::ExtensionValue;
 use crate::handler::call_stream::Parts;
 use crate::handler::http::Wants;
-use crate::handler::kept_call::KeptCall;
+use crate::handler::kept_call::{AwaitedCall, KeptCall};
 use crate::handler::respond::{Outcome, Respond};
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{FromCall, Handler, IncomingCall, Missing, StateTypes};
@@ -176,8 +176,21 @@ macro_rules! handlers {
             E: Into<ServiceError>,
             $($argument: FromCall,)*
         {
+            const IS_AWAITED: bool = false $(|| $argument::IS_AWAITED)*;
+
             #[allow(unused_variables, reason = "a handler may have no arguments")]
             fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError> {
+                if Self::IS_AWAITED {
+                    #[allow(unused_mut, reason = "a handler may have no arguments")]
+                    let (handler, mut call) = (self.clone(), AwaitedCall::new(call)?);
+                    let future = async move {
+                        // Each argument is read when those before it are there.
+                        let future = handler($(call.begin::<$argument>()?.get().await?),*);
+                        drop(call);
+                        future.await.map_err(Into::into)
+                    };
+                    return Ok(HandlerWork(Box::pin(Invocation { future, parts: None })));
+                }
                 let future = self($($argument::from_call(call)?),*);
                 Ok(HandlerWork(Box::pin(Invocation { future, parts: None })))
             }

@@ -1,5 +1,5 @@
-//! A call whose handler begins later: behind a guard, inside a layer, or after waiting for a
-//! permit.
+//! A call whose handler begins later: behind a guard, inside a layer, with an argument that is
+//! awaited, or after waiting for a permit.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use crate::context::Context;
 use crate::error::ServiceError;
 use crate::handler::arguments::extension::{ExtensionValue, Extensions};
 use crate::handler::call_stream::CallStream;
-use crate::handler::invocation::{AnyHandler, RunningHandler};
-use crate::handler::{Caller, IncomingCall, NodeContext};
+use crate::handler::invocation::{AnyHandler, Next, RunningHandler};
+use crate::handler::{Argument, Caller, FromCall, IncomingCall, NodeContext};
 
 /// An owned copy of the data that an [`IncomingCall`] borrows.
 #[derive(Debug)]
@@ -55,9 +55,14 @@ impl KeptCall {
 
     /// Begins `handler` in the current context.
     pub(crate) fn begin(&self, handler: &dyn AnyHandler) -> Result<RunningHandler, ServiceError> {
+        self.visit(None, |call| handler.begin(call)).0
+    }
+
+    /// Runs `act` with the call, in the current context. Returns `next` if it was not taken.
+    fn visit<T>(&self, next: Option<Next>, act: impl FnOnce(&IncomingCall<'_>) -> T) -> (T, Option<Next>) {
         let context = Cell::new(Context::current());
         let captured: Vec<&str> = self.captured.iter().map(|segment| &**segment).collect();
-        let started = handler.begin(&IncomingCall {
+        let call = IncomingCall {
             version: self.version,
             params: self.params.as_deref(),
             verified: Cell::new(true),
@@ -69,11 +74,36 @@ impl KeptCall {
             client: self.client.as_deref(),
             wanted: self.wanted.as_ref(),
             body: self.body.as_deref(),
-            next: RefCell::new(None),
+            next: RefCell::new(next),
             extensions: RefCell::new(self.extensions.clone()),
             node: &self.node,
-        });
+        };
+        let done = act(&call);
         context.get().set_current();
-        started
+        (done, call.next.into_inner())
+    }
+}
+
+/// A call whose arguments are read one after the other, each when those before it are there.
+pub(super) struct AwaitedCall {
+    call: KeptCall,
+    next: Option<Next>,
+}
+
+impl AwaitedCall {
+    /// Copies the call.
+    ///
+    /// # Errors
+    /// The arguments of the call are not JSON.
+    pub(super) fn new(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(Self { call: call.keep()?, next: call.next.take() })
+    }
+
+    /// Reads an argument, in the current context.
+    pub(super) fn begin<T: FromCall>(&mut self) -> Result<Argument<T>, ServiceError> {
+        let next = self.next.take();
+        let (begun, next) = self.call.visit(next, T::begin_from_call);
+        self.next = next;
+        begun
     }
 }

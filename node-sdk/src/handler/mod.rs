@@ -25,8 +25,10 @@ use std::sync::Arc;
 use protocol::{ClientRequest, Route, Version, WantedHeaders};
 use serde_json::value::RawValue;
 
-use self::arguments::Extensions;
-pub use self::arguments::{Caller, Deadline, Extension, Params, Path, RawParams, State};
+pub use self::arguments::{
+    Argument, AsyncFromCall, Awaited, Caller, Deadline, Extension, Params, Path, RawParams, State,
+};
+use self::arguments::{Extensions, unless_refused};
 use self::call_stream::CallStream;
 use self::http::Wants;
 pub(crate) use self::invocation::{AnyHandler, erased};
@@ -76,7 +78,8 @@ pub(crate) struct NodeContext {
 #[derive(Debug, Default)]
 pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
-/// A type that a handler can have as an argument. Make types of your own from the existing ones:
+/// A type that a handler can have as an argument. Make types of your own from the existing ones. If
+/// it has to be awaited, see [`Awaited`].
 ///
 /// ```no_run
 /// use node_sdk::{Caller, FromCall, IncomingCall, ServiceError};
@@ -98,9 +101,10 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer"
+            `Route`, `Stop`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
+    note = "a type of your own is one if it implements `FromCall`; one that implements `AsyncFromCall` is `Awaited<T>`"
 )]
-pub trait FromCall: Sized {
+pub trait FromCall: Sized + Send + 'static {
     /// Takes the argument from a call.
     ///
     /// # Errors
@@ -115,11 +119,7 @@ pub trait FromCall: Sized {
     /// # Errors
     /// The response, when the argument is there and wrong, or this node has a fault.
     fn optional(call: &IncomingCall<'_>) -> Result<Option<Self>, ServiceError> {
-        match Self::from_call(call) {
-            Ok(argument) => Ok(Some(argument)),
-            Err(error) if error.status < 500 => Ok(None),
-            Err(error) => Err(error),
-        }
+        unless_refused(Self::from_call(call))
     }
 
     /// Says what the argument reads of a client's [request](crate::HttpRequest). Gateways send a
@@ -150,10 +150,28 @@ pub trait FromCall: Sized {
     fn missing(_given: &StateTypes<'_>) -> Option<Missing> {
         None
     }
+
+    /// Whether it may have to be awaited: see [`Awaited`].
+    #[doc(hidden)]
+    const IS_AWAITED: bool = false;
+
+    /// Takes the argument from a call, or begins to.
+    #[doc(hidden)]
+    fn begin_from_call(call: &IncomingCall<'_>) -> Result<Argument<Self>, ServiceError> {
+        Self::from_call(call).map(Argument::Read)
+    }
+
+    /// Takes the argument as `Option<Self>`, or begins to.
+    #[doc(hidden)]
+    fn begin_optional(call: &IncomingCall<'_>) -> Result<Argument<Option<Self>>, ServiceError> {
+        Self::optional(call).map(Argument::Read)
+    }
 }
 
 /// The argument if the call has it: see [`FromCall::optional`].
 impl<T: FromCall> FromCall for Option<T> {
+    const IS_AWAITED: bool = T::IS_AWAITED;
+
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         T::optional(call)
     }
@@ -161,10 +179,20 @@ impl<T: FromCall> FromCall for Option<T> {
     fn wants(wants: &mut Wants) {
         T::wants(wants);
     }
+
+    fn begin_from_call(call: &IncomingCall<'_>) -> Result<Argument<Self>, ServiceError> {
+        T::begin_optional(call)
+    }
+
+    fn begin_optional(call: &IncomingCall<'_>) -> Result<Argument<Option<Self>>, ServiceError> {
+        Argument::optional(Self::begin_from_call(call))
+    }
 }
 
 /// The argument, or why the call has none: the handler decides whether it answers with the error.
 impl<T: FromCall> FromCall for Result<T, ServiceError> {
+    const IS_AWAITED: bool = T::IS_AWAITED;
+
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(T::from_call(call))
     }
@@ -175,6 +203,14 @@ impl<T: FromCall> FromCall for Result<T, ServiceError> {
 
     fn missing(given: &StateTypes<'_>) -> Option<Missing> {
         T::missing(given)
+    }
+
+    fn begin_from_call(call: &IncomingCall<'_>) -> Result<Argument<Self>, ServiceError> {
+        Ok(Argument::result(T::begin_from_call(call)))
+    }
+
+    fn begin_optional(call: &IncomingCall<'_>) -> Result<Argument<Option<Self>>, ServiceError> {
+        Argument::optional(Self::begin_from_call(call))
     }
 }
 
@@ -228,6 +264,10 @@ impl<'a> StateTypes<'a> {
             `T: Serialize` and `E: Into<ServiceError>`; what it keeps over an `.await` must be `Send`"
 )]
 pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
+    /// Whether an argument may have to be awaited.
+    #[doc(hidden)]
+    const IS_AWAITED: bool;
+
     /// Begins to answer a call.
     #[doc(hidden)]
     fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError>;

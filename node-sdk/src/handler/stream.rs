@@ -61,7 +61,7 @@ pub struct Items<T> {
 #[derive(Debug)]
 pub struct Streaming<S>(pub S);
 
-impl<T> FromCall for Items<T> {
+impl<T: 'static> FromCall for Items<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let Some(call_stream) = call.call_stream else {
             return Err(ServiceError::bad_request("no_stream", "this route reads a stream; open a stream"));

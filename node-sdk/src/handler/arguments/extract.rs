@@ -113,7 +113,7 @@ pub struct Caller {
     pub(crate) held_in_streams: Option<Arc<AtomicUsize>>,
 }
 
-impl<T: DeserializeOwned> FromCall for Params<T> {
+impl<T: DeserializeOwned + Send + 'static> FromCall for Params<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read(&call.params());
         // Arguments that were read without an error were JSON.
@@ -127,7 +127,7 @@ impl<T: DeserializeOwned> FromCall for Params<T> {
     }
 }
 
-impl<T: DeserializeOwned> FromCall for Path<T> {
+impl<T: DeserializeOwned + Send + 'static> FromCall for Path<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read_path(call.route, call.captured);
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_path", error.to_string()))
