@@ -12,7 +12,7 @@ from pilcrow.handler import service
 from pilcrow.context import Context, child_trace, read_trace
 from pilcrow.errors import Deadline, Lost, NoProvider, Overloaded, Refused, to_service_error
 from pilcrow.handler.handler import Handler
-from pilcrow.routing.router import own_route
+from pilcrow.routing.router import event_route, own_route
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -52,6 +52,18 @@ class Arguments(unittest.TestCase):
         self.check(plain, [1], {}, {"call": "the call", "params": [1]}, url="GET/a")
         self.check(annotated, None, {"id": "7"}, {"it": "the call", "id": "7"})
         self.refused(annotated, None, {}, "id is missing")
+
+    def test_a_handler_of_an_event_is_given_all_that_was_emitted(self):
+        async def plain(it): ...
+
+        async def number(id: int, call): ...
+
+        on = event_route("goods.sold")
+        self.assertEqual(Handler(on, plain).bind(None, {"id": 7}, {}), {"it": {"id": 7}})
+        self.assertEqual(Handler(on, number).bind("the call", "7", {}), {"id": 7, "call": "the call"})
+        with self.assertRaises(ServiceError) as caught:
+            Handler(on, number).bind(None, {"id": 7}, {})
+        self.assertEqual(caught.exception.message, "id must be a whole number")
 
     def test_mistakes_are_told_at_the_start(self):
         def check(function, words, url="GET/a/{id}", **options):

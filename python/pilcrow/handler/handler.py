@@ -125,7 +125,7 @@ class Handler:
             if name in captured:
                 bound[name] = _read(read, name, captured[name], "bad_path")
             elif self._reads_all:
-                bound[name] = params
+                bound[name] = _read(read, name, params, "bad_params")
             elif name == "params":
                 bound[name] = {**given, **captured} if isinstance(params, dict) or captured else params
             elif name in given:
