@@ -32,7 +32,7 @@ use crate::entries::offers::Offers;
 use crate::entries::offers::offer_index::OfferIndex;
 use crate::entries::offers::route_index::RouteIndex;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId, shown_address};
-pub(crate) use crate::entries::registered::{RegisterOutcome, Registered, Retained};
+pub(crate) use crate::entries::registered::{RegisterOutcome, RegistrationChange, Retained};
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]
@@ -210,7 +210,12 @@ impl EntryTable {
     /// that is retained for its node. `host` is the remote end of its connection. Another session
     /// with the same instance loses the entry to this one: the instance has given up that
     /// connection, which has not ended yet.
-    pub(crate) fn register(&mut self, session: SessionId, registration: &Registration, host: &str) -> Registered {
+    pub(crate) fn register(
+        &mut self,
+        session: SessionId,
+        registration: &Registration,
+        host: &str,
+    ) -> RegistrationChange {
         let instance = registration.advert.as_ref().and_then(|advert| advert.id.as_deref());
         let own = self.sessions.get(&session).copied();
         let of_instance = instance.and_then(|instance| self.instances.get(instance).copied());
@@ -255,7 +260,7 @@ impl EntryTable {
                 self.log_change(id, before, LeaveReason::Changed);
             }
         }
-        Registered { outcome, superseded, retained }
+        RegistrationChange { outcome, superseded, retained }
     }
 
     /// Removes a session's registration. A session that never registered, or was removed, changes

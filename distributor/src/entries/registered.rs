@@ -15,7 +15,7 @@ pub(crate) enum RegisterOutcome {
 
 /// The change that a registration made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Registered {
+pub(crate) struct RegistrationChange {
     pub(crate) outcome: RegisterOutcome,
     /// The session that had registered the same instance, which no longer owns the entry.
     pub(crate) superseded: Option<SessionId>,
@@ -23,7 +23,7 @@ pub(crate) struct Registered {
     pub(crate) retained: Option<Retained>,
 }
 
-impl Registered {
+impl RegistrationChange {
     /// Whether the node had an entry without this session.
     pub(crate) fn is_return(&self) -> bool {
         self.superseded.is_some() || self.retained.is_some()

@@ -25,8 +25,8 @@ fn names(registry: &EntryTable) -> String {
     registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
 }
 
-fn registered(outcome: RegisterOutcome, superseded: Option<u64>) -> Registered {
-    Registered { outcome, superseded: superseded.map(SessionId), retained: None }
+fn registered(outcome: RegisterOutcome, superseded: Option<u64>) -> RegistrationChange {
+    RegistrationChange { outcome, superseded: superseded.map(SessionId), retained: None }
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_retained_entry_is_resumed_without_a_change() {
     (1..=3).for_each(|session| drop(registry.retain_entry(SessionId(session), until)));
     assert_eq!((registry.retained_len(), registry.next_expiry()), (3, Some(until)));
     let rev = registry.revision().rev;
-    let returned = |why| Registered { retained: Some(why), ..registered(RegisterOutcome::Unchanged, None) };
+    let returned = |why| RegistrationChange { retained: Some(why), ..registered(RegisterOutcome::Unchanged, None) };
     let kept = returned(Retained::OverMassLoss);
     assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), kept);
     assert_eq!(registry.register(SessionId(5), &registration("old"), "::1"), kept);

@@ -14,11 +14,11 @@ use crate::entries::SessionId;
 use crate::entries::interests::Interests;
 use crate::entries::interests::view::View;
 use crate::peer::notices::{NoticeKind, Notices};
-use crate::registry::interests::needs::Learned;
+use crate::registry::interests::needs::LearnedInterests;
 use crate::registry::{Registry, Rejection};
 use crate::updates::budget::OutPacket;
 use crate::updates::learned::LearnedUpdate;
-use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
+use crate::updates::lists::{NextUpdate, PeerState, StateAfter, WaitReason};
 use crate::updates::transfers::MIN_TRANSFER_BYTES;
 
 /// A peer whose digest stays wrong is sent the list once in this time, not at every sign of life.
@@ -77,7 +77,7 @@ pub(crate) enum WriteStep {
     /// A version 1 peer is still reading: wait for this.
     WaitFor(WindowFull),
     /// Call again at this time: the packet is for this peer only and has to wait.
-    Later(Wait),
+    Later(WaitReason),
     /// Do nothing until something changes.
     Done,
 }
@@ -86,7 +86,7 @@ pub(crate) enum WriteStep {
 enum Unsolicited {
     Nothing,
     Packet(OutPacket, Option<StateAfter>),
-    Later(Wait),
+    Later(WaitReason),
 }
 
 impl From<NextUpdate> for Unsolicited {
@@ -205,7 +205,8 @@ impl Outbox {
         if !self.follows || self.version != Version::V2 {
             return Err(Rejection::new(400, "bad_need", "a node registers before it asks"));
         }
-        let Learned { needs, interests, update } = registry.learn(now, self.session, host, &self.known, routes)?;
+        let LearnedInterests { needs, interests, update } =
+            registry.learn(now, self.session, host, &self.known, routes)?;
         if interests.is_some() {
             self.known.view.interests = interests;
         }
@@ -220,7 +221,7 @@ impl Outbox {
                 self.floor = self.floor.max(self.known.revision);
                 (self.known.revision, self.known.digest, self.known.irrelevant_until) = (None, None, None);
                 self.is_behind = true;
-                return Err(Learned::after_list());
+                return Err(LearnedInterests::after_list());
             }
         }
         write_needed(&mut reply, key, &needs);
@@ -313,7 +314,7 @@ impl Outbox {
         }
         let is_transfer = self.version == Version::V2 && packet.len() >= MIN_TRANSFER_BYTES;
         if is_transfer && let Err(at) = registry.try_begin(now, self.session) {
-            return self.wait(now, registry, Wait::Pace(at));
+            return self.wait(now, registry, WaitReason::Pace(at));
         }
         self.is_waiting = false;
         if self.reply.take().is_none() && told.is_none() {
@@ -334,7 +335,7 @@ impl Outbox {
 
     /// Lets the peer's packets wait. It is pinged at once: nodes give up a Distributor that says
     /// nothing for long.
-    fn wait(&mut self, now: Instant, registry: &Registry, wait: Wait) -> WriteStep {
+    fn wait(&mut self, now: Instant, registry: &Registry, wait: WaitReason) -> WriteStep {
         let is_new = !std::mem::replace(&mut self.is_waiting, true);
         if is_new && self.follows && self.version == Version::V2 {
             return self.begin(now, registry.ping().into());

@@ -42,7 +42,7 @@ use crate::registry::liveness::unreachable::UnreachableNodes;
 pub(crate) use crate::registry::liveness::unreachable::UnreachableNotice;
 use crate::registry::liveness::{Liveness, Verdict};
 use crate::registry::publishing::PublishedStates;
-use crate::registry::visibility::{Resolved, VisibilityWaits};
+use crate::registry::visibility::{VisibilityOutcome, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::updates::budget::UpdateBudget;
 use crate::updates::encode::{left_out, legacy_bytes};
@@ -120,7 +120,7 @@ pub(crate) struct DueActions {
     /// The node to ask for its copy.
     pub(crate) copy_from: Option<SessionId>,
     /// Visibility waits that have ended.
-    pub(crate) resolved: Vec<(Resolved, Vec<String>)>,
+    pub(crate) resolved: Vec<(VisibilityOutcome, Vec<String>)>,
     /// Nodes whose registrations were deferred, and are listed now.
     pub(crate) listed: Vec<Arc<Record>>,
     /// Nodes that did not come back.

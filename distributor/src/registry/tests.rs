@@ -4,7 +4,7 @@ mod restart;
 use protocol::{CopyPart, RegisterOptions, Registration, RegistrationLimits, ResumePoint, Secret, VisibilityTarget};
 
 use super::*;
-use crate::entries::{RegisterOutcome, Registered};
+use crate::entries::{RegisterOutcome, RegistrationChange};
 use crate::registry::admission::RETRY_AFTER_STOP;
 use crate::registry::liveness::suspicions::MAX_REPORT_PAIRS;
 
@@ -106,7 +106,7 @@ impl RegistryScene {
 }
 
 fn new() -> Result<Admission, RegisterError> {
-    Ok(Admission::Listed(Registered { outcome: RegisterOutcome::Joined, superseded: None, retained: None }))
+    Ok(Admission::Listed(RegistrationChange { outcome: RegisterOutcome::Joined, superseded: None, retained: None }))
 }
 
 #[test]

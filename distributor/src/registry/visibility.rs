@@ -52,7 +52,7 @@ struct VisibilityWait {
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Resolved {
+pub(crate) struct VisibilityOutcome {
     pub(crate) session: SessionId,
     pub(crate) seen: usize,
     pub(crate) of: usize,
@@ -86,7 +86,7 @@ impl VisibilityWaits {
     }
 
     /// How many sessions are told only of what they use.
-    pub(crate) fn told_of_part(&self) -> usize {
+    pub(crate) fn partial_views(&self) -> usize {
         let interests = self.watchers.values().filter_map(|watcher| watcher.interests.as_ref());
         interests.filter(|(_, interests)| interests.kind() == InterestKind::Used).count()
     }
@@ -130,7 +130,7 @@ impl VisibilityWaits {
         &mut self,
         now: Instant,
         record_of: impl Fn(SessionId) -> Option<&'r Record>,
-    ) -> Vec<Resolved> {
+    ) -> Vec<VisibilityOutcome> {
         if self.check_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
@@ -172,10 +172,10 @@ impl VisibilityWaits {
                     watcher.acknowledged < wait.revision && is_told(number)
                 });
                 let missing = behind.map(|(session, _)| *session).take(MAX_MISSING.min(of - seen)).collect();
-                resolved.push(Resolved { session, seen, of, enough, missing });
+                resolved.push(VisibilityOutcome { session, seen, of, enough, missing });
             }
         }
-        for Resolved { session, .. } in &resolved {
+        for VisibilityOutcome { session, .. } in &resolved {
             self.open.remove(session);
         }
         let pause = CHECK_INTERVAL * u32::try_from(1 + looks / (2 * MAX_LOOKS)).unwrap_or(u32::MAX);
@@ -266,7 +266,7 @@ mod tests {
             (0..2).for_each(|id| waits.acknowledge(SessionId(id), NEW));
             let new = record("new");
             let resolved = waits.poll_resolved(start + CHECK_INTERVAL, |_| Some(&new));
-            let Resolved { seen, of, enough, missing, .. } = &resolved[0];
+            let VisibilityOutcome { seen, of, enough, missing, .. } = &resolved[0];
             assert_eq!((*seen, *of, *enough), expected);
             assert_eq!(missing.len(), of - seen);
             (0..3).for_each(|id| waits.remove_session(SessionId(id)));

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::config::OversizedList;
-use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
+use crate::entries::{Record, RegisterOutcome, RegistrationChange, SessionId};
 use crate::peer::notices::{NoticeKind, Warning};
 use crate::registry::{Admission, Rejection, SharedUrl, UnreachableNotice};
 use crate::shell::shared::Shared;
@@ -42,9 +42,9 @@ impl Shared {
         let RegistrationLog { nodes, name, address, seen, urls, version } = *logged;
         let name = shown_name(name);
         let event = match admission {
-            Admission::Listed(Registered { outcome: RegisterOutcome::Joined, .. }) => Some("joined"),
-            Admission::Listed(Registered { outcome: RegisterOutcome::Updated, .. }) => Some("updated"),
-            Admission::Listed(registered @ Registered { outcome: RegisterOutcome::Unchanged, .. }) => {
+            Admission::Listed(RegistrationChange { outcome: RegisterOutcome::Joined, .. }) => Some("joined"),
+            Admission::Listed(RegistrationChange { outcome: RegisterOutcome::Updated, .. }) => Some("updated"),
+            Admission::Listed(registered @ RegistrationChange { outcome: RegisterOutcome::Unchanged, .. }) => {
                 registered.retained.map(|_| "came back")
             }
             Admission::Deferred(_) => Some("deferred"),

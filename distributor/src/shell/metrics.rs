@@ -84,7 +84,7 @@ pub(crate) struct MetricsSnapshot {
     /// Lists and changes that peers were sent.
     pub(crate) updates_sent: u64,
     /// Nodes that are told only of what they use.
-    pub(crate) told_of_part: usize,
+    pub(crate) partial_views: usize,
     /// Questions of nodes.
     pub(crate) questions: u64,
     /// Registrations and questions for whose uses there was no room.
@@ -138,7 +138,7 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
     about("updates_sent_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
     let help = "Nodes that are told only of what they use, and ask for more.";
-    about("nodes_told_of_part", "gauge", help, &few(figures.told_of_part));
+    about("nodes_told_of_part", "gauge", help, &few(figures.partial_views));
     about("questions_total", "counter", "Questions of nodes who offers what they call.", &one(figures.questions));
     let help = "Registrations and questions that bring uses for which there is no room (--max-list-bytes).";
     about("uses_refused_total", "counter", help, &one(figures.uses_refused));
@@ -187,7 +187,7 @@ mod tests {
             revision: Revision { epoch: 1, rev: 6 },
             history_events: 7,
             updates_sent: counters.updates_sent(),
-            told_of_part: 17,
+            partial_views: 17,
             questions: counters.questions(),
             uses_refused: counters.uses_refused(),
             cut: [("slow", 8)].into(),

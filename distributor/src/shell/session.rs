@@ -20,7 +20,7 @@ use crate::registry::liveness::{ActiveTime, Verdict};
 use crate::registry::{Admission, RegisterError, Rejection, ReportOutcome};
 use crate::shell::shared::update_queue::AddressQueue;
 use crate::shell::shared::{Shared, version_index};
-use crate::updates::lists::Wait;
+use crate::updates::lists::WaitReason;
 
 /// A connection, as the publisher sees it.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) enum FlushOutcome {
     /// A version 1 peer is given time to read.
     Paced(WindowFull),
     /// The packet that the peer is owed can be encoded at this time.
-    Later(Wait),
+    Later(WaitReason),
     /// The connection is broken.
     Broken,
 }
@@ -232,7 +232,7 @@ impl Session {
 
     /// When the peer counts as heard, in active time. While it is owed bytes, it is not judged by
     /// pings: if its socket takes none of these bytes for long, it is cut for that.
-    pub(super) fn heard(&self) -> ActiveTime {
+    pub(super) fn last_sign_of_life(&self) -> ActiveTime {
         if self.is_owed_bytes.load(Ordering::Relaxed) {
             return ActiveTime::MAX;
         }

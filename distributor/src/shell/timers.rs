@@ -35,7 +35,8 @@ impl Shared {
                 let due = state.registry.run_due(now);
                 let SharedState { registry, followers, .. } = &mut *state;
                 let followers = &followers[version_index(Version::V2)].all;
-                let heard = |session| followers.get(&session).map_or(ActiveTime::ZERO, |session| session.heard());
+                let heard =
+                    |session| followers.get(&session).map_or(ActiveTime::ZERO, |session| session.last_sign_of_life());
                 let verdicts = registry.liveness.tick(now, heard);
                 let active_time = u64::try_from(registry.liveness.active_time().as_nanos()).unwrap_or(u64::MAX);
                 self.active_time.store(active_time, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use crate::entries::interests::view::View;
 use crate::entries::{Difference, EntryTable};
 use crate::updates::budget::OutPacket;
 use crate::updates::encode::encode_change;
-use crate::updates::lists::{ListCache, PeerState, StateAfter, Wait};
+use crate::updates::lists::{ListCache, PeerState, StateAfter, WaitReason};
 
 /// The update for such a node.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl ListCache {
     /// Checks that an update of a peer that asks may be encoded now.
     ///
     /// # Errors
-    /// [`Wait`]: when to try again.
-    pub(crate) fn check_pace(&self, now: Instant) -> Result<(), Wait> {
+    /// [`WaitReason`]: when to try again.
+    pub(crate) fn check_pace(&self, now: Instant) -> Result<(), WaitReason> {
         self.partial.check_pace(now)
     }
 
@@ -55,7 +55,7 @@ impl ListCache {
         known: &PeerState,
         interests: &Arc<Interests>,
         added: Interests,
-    ) -> Result<LearnedUpdate, Wait> {
+    ) -> Result<LearnedUpdate, WaitReason> {
         self.check_pace(now)?;
         let before = &known.view;
         let confirmed_only = before.confirmed_only;
@@ -124,7 +124,7 @@ mod tests {
         now: Instant,
         (entries, header): &(EntryTable, UpdateHeader),
         known: &PeerState,
-    ) -> Result<LearnedUpdate, Wait> {
+    ) -> Result<LearnedUpdate, WaitReason> {
         let interests = Arc::new(Interests::used(["GET/a", "GET/b"]));
         let added = Interests::used(["GET/b"]);
         lists.learned(now, entries, *header, known, &interests, added)
@@ -144,7 +144,7 @@ mod tests {
             assert!((1..=most).contains(&answered), "{changes} {rev}: {answered}");
             // Without time nothing is looked at, not even whether the changes are kept.
             let lost = PeerState { revision: None, ..known(0) };
-            assert!(matches!(ask(&mut lists, now, &table, &lost), Err(Wait::Pace(_))));
+            assert!(matches!(ask(&mut lists, now, &table, &lost), Err(WaitReason::Pace(_))));
         }
     }
     #[test]

@@ -99,12 +99,12 @@ pub(crate) enum NextUpdate {
     /// The peer is sent this packet, after which it knows that state.
     Packet(OutPacket, StateAfter),
     /// A packet for this peer only, later: many such peers wait, or memory is short.
-    Later(Wait),
+    Later(WaitReason),
 }
 
 /// Why a packet for one peer waits, and when to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum WaitReason {
     /// Such packets are encoded at a pace.
     Pace(Instant),
     /// There was no memory for this one. A smaller one may fit.
@@ -112,7 +112,7 @@ pub(crate) enum Wait {
 }
 
 #[cfg(test)]
-impl Wait {
+impl WaitReason {
     /// When to try again.
     fn until(self) -> Instant {
         match self {
@@ -195,7 +195,7 @@ impl ListCache {
             };
             return match list {
                 Some((packet, revision)) => NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false }),
-                None => NextUpdate::Later(Wait::Pace(now)),
+                None => NextUpdate::Later(WaitReason::Pace(now)),
             };
         }
         match self.partial.published(now, entries, published.header, &view) {
@@ -211,7 +211,7 @@ impl ListCache {
         let step = &mut self.shared_deltas[at];
         match step.packet(known.takes_packed, &mut self.blocks, &self.memory) {
             Some(packet) => NextUpdate::Packet(packet, StateAfter { revision: step.to, confirmed_only: false }),
-            None => NextUpdate::Later(Wait::Pace(now)),
+            None => NextUpdate::Later(WaitReason::Pace(now)),
         }
     }
 
@@ -346,7 +346,7 @@ impl ListCache {
 
     /// The newest whole list, or when to try again. While the registry changes, peers that ask at
     /// different times share no list.
-    fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, Wait> {
+    fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, WaitReason> {
         let is_newest = |of: &UpdateHeader| of.revision == header.revision && of.warming == header.warming;
         if let Some((_, list)) = self.recent_list.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
@@ -362,11 +362,11 @@ impl ListCache {
 pub(super) fn is_recent(entries: &EntryTable, from: &UpdateHeader, header: &UpdateHeader) -> bool {
     const ENTRIES_PER_CHANGE: u64 = 8;
     let behind = header.revision.rev.saturating_sub(from.revision.rev);
-    leads_to(entries, from, header) && behind * ENTRIES_PER_CHANGE <= entries.len() as u64
+    has_delta(entries, from, header) && behind * ENTRIES_PER_CHANGE <= entries.len() as u64
 }
 
 /// Whether there is a delta from a list of this state to that of `header`.
-pub(super) fn leads_to(entries: &EntryTable, from: &UpdateHeader, header: &UpdateHeader) -> bool {
+pub(super) fn has_delta(entries: &EntryTable, from: &UpdateHeader, header: &UpdateHeader) -> bool {
     from.revision.epoch == header.revision.epoch
         && entries.base(from.revision.into()).is_some()
         && from.revision <= header.revision

@@ -5,7 +5,7 @@ use protocol::{Revision, UpdateHeader};
 use crate::entries::EntryTable;
 use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::encode_packed_list;
-use crate::updates::lists::{is_recent, leads_to};
+use crate::updates::lists::{has_delta, is_recent};
 use crate::updates::packing::{PackedBlocks, Packing};
 
 /// The newest list that was packed, and the one that is being packed.
@@ -39,7 +39,7 @@ impl PackedList {
         }
         let (of, packing) = self.under_way.take()?;
         // Much may have changed meanwhile. A peer that knows this list can still be told of it.
-        if !leads_to(entries, &of, &header) {
+        if !has_delta(entries, &of, &header) {
             return None;
         }
         let packet = OutPacket::reserved(encode_packed_list(&packing, &of), memory);

@@ -9,7 +9,7 @@ use crate::entries::EntryTable;
 use crate::entries::interests::view::View;
 use crate::updates::budget::{OutPacket, UpdateBudget};
 use crate::updates::encode::encode_list;
-use crate::updates::lists::{MAX_CACHED, PublishedState, Wait};
+use crate::updates::lists::{MAX_CACHED, PublishedState, WaitReason};
 
 /// Bytes of partial lists of one state that are kept for the next peer with the same interests.
 const MAX_CACHED_BYTES: usize = 16 << 20;
@@ -55,7 +55,7 @@ impl PartialLists {
         entries: &EntryTable,
         header: UpdateHeader,
         view: &View,
-    ) -> Result<OutPacket, Wait> {
+    ) -> Result<OutPacket, WaitReason> {
         if let Some(known) = self.published.get(view) {
             return Ok(known.clone());
         }
@@ -74,7 +74,7 @@ impl PartialLists {
         entries: &EntryTable,
         newest: PublishedState,
         view: &View,
-    ) -> Result<OutPacket, Wait> {
+    ) -> Result<OutPacket, WaitReason> {
         if let Some((of, to, list)) = &self.answered
             && (of, to) == (&newest, view)
         {
@@ -87,16 +87,16 @@ impl PartialLists {
 
     /// Reserves time and memory to encode a packet of this many bytes for one peer, for which this
     /// many entries were looked at, or says when to try again.
-    pub(super) fn reserve(&mut self, now: Instant, looks: usize, bytes: usize) -> Result<(), Wait> {
+    pub(super) fn reserve(&mut self, now: Instant, looks: usize, bytes: usize) -> Result<(), WaitReason> {
         self.check_pace(now)?;
         let has_room = self.memory.has_room(bytes);
         self.spend(now, looks, if has_room { bytes } else { bytes / BYTES_IN_VAIN });
-        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_RETRY_DELAY)) }
+        if has_room { Ok(()) } else { Err(WaitReason::Memory(now + MEMORY_RETRY_DELAY)) }
     }
 
     /// Checks that there is time for a packet for one peer. The error says when there is.
-    pub(super) fn check_pace(&self, now: Instant) -> Result<(), Wait> {
-        self.next_at.filter(|at| now < *at).map_or(Ok(()), |at| Err(Wait::Pace(at)))
+    pub(super) fn check_pace(&self, now: Instant) -> Result<(), WaitReason> {
+        self.next_at.filter(|at| now < *at).map_or(Ok(()), |at| Err(WaitReason::Pace(at)))
     }
 
     /// Takes the time for which this many entries were looked at, and bytes encoded.
@@ -113,7 +113,7 @@ impl PartialLists {
         entries: &EntryTable,
         header: UpdateHeader,
         view: &View,
-    ) -> Result<OutPacket, Wait> {
+    ) -> Result<OutPacket, WaitReason> {
         self.check_pace(now)?;
         let (records, looks) = entries.records_for(header.revision.rev, view);
         let mut digest = Digest::default();

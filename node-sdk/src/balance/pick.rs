@@ -159,7 +159,7 @@ impl<M: Member> Pool<M> {
             if step > 0 && next.readiness(now) == Readiness::Reconnect {
                 // It is connected for its next turn, which otherwise came a whole round later. It
                 // is only once in this state, so no other member gets many turns in a row.
-                self.turns.give_back();
+                self.turns.return_turn();
             }
             return self.pick_best(cursor, options, now, connect);
         }

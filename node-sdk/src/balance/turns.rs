@@ -44,7 +44,7 @@ impl Turns {
     }
 
     /// Gives back a turn that the member could not use.
-    pub(super) fn give_back(&self) {
+    pub(super) fn return_turn(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -77,7 +77,7 @@ mod tests {
         let (one, same, other) = (shared.of("GET/a"), shared.of("GET/a"), shared.of("GET/b"));
         let (at, before) = (one.take(1), other.take(0));
         assert_eq!(same.take(1), at.wrapping_add(1));
-        same.give_back();
+        same.return_turn();
         assert_eq!((one.take(0), other.take(0)), (at.wrapping_add(1), before));
         for route in 0..10 * MIN_SWEPT {
             shared.of(route);

@@ -27,7 +27,7 @@ pub(super) enum Coverage {
 }
 
 /// Why calls of `url` fail although it is offered nowhere: `None` if it has the form of a url.
-pub(super) fn bad_form(url: &str) -> Option<&'static str> {
+pub(super) fn url_form_error(url: &str) -> Option<&'static str> {
     if url.contains('?') {
         return Some("arguments are the parameters of the call, and do not stand behind a ?");
     }
@@ -64,7 +64,7 @@ fn matches(route: &Route, method: &str, path: &str) -> bool {
 /// Why a call of this url fails that no known node offers.
 pub(super) fn error(mesh: &Mesh, method: &str, path: &str) -> CallError {
     let url = format!("{method}{path}");
-    if let Some(reason) = bad_form(&url) {
+    if let Some(reason) = url_form_error(&url) {
         return CallError::BadUrl { url, reason };
     }
     if !mesh.view().has_list() {
@@ -78,19 +78,19 @@ pub(super) fn error(mesh: &Mesh, method: &str, path: &str) -> CallError {
 
 /// Runs `wait`, which waits for nodes, and logs once what is missing if that takes long: the urls
 /// that `missing` names, or services by their names.
-pub(crate) async fn noticed(mesh: &Mesh, wait: impl Future<Output = ()>, missing: impl Fn() -> Vec<String>) {
+pub(crate) async fn wait_with_notice(mesh: &Mesh, wait: impl Future<Output = ()>, missing: impl Fn() -> Vec<String>) {
     let mut wait = std::pin::pin!(wait);
     tokio::select! {
         () = &mut wait => return,
         () = sleep(NOTICE_AFTER) => {}
     }
     for what in missing() {
-        warn!("{}", notice(mesh, &what));
+        warn!("{}", missing_provider_notice(mesh, &what));
     }
     wait.await;
 }
 
-fn notice(mesh: &Mesh, what: &str) -> String {
+fn missing_provider_notice(mesh: &Mesh, what: &str) -> String {
     let why = if what.contains('/') {
         let (method, path) = split_url(what);
         error(mesh, method, path).to_string()
@@ -108,7 +108,7 @@ mod tests {
     fn c8_a_url_in_a_wrong_form_is_told_from_one_that_is_not_offered() {
         #[track_caller]
         fn check(url: &str, expected: Option<&str>) {
-            let reason = bad_form(url);
+            let reason = url_form_error(url);
             let fits = match (reason, expected) {
                 (Some(reason), Some(part)) => reason.contains(part),
                 (reason, expected) => reason == expected,

@@ -86,7 +86,7 @@ pub enum CallError {
         url: String,
     },
     /// No response in time. The call may have been carried out.
-    #[error("no answer from {url} within {}", Waited(*within))]
+    #[error("no answer from {url} within {}", WaitedTime(*within))]
     Deadline {
         /// The url that was called.
         url: String,
@@ -186,9 +186,9 @@ impl CallError {
 }
 
 /// A time that was waited, for a person: `0.0ns` would look like a mistake.
-struct Waited(Duration);
+struct WaitedTime(Duration);
 
-impl fmt::Display for Waited {
+impl fmt::Display for WaitedTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_zero() { f.write_str("0 s (no time was left)") } else { write!(f, "{:.1?}", self.0) }
     }

@@ -21,7 +21,7 @@ impl CallSpan {
 
     #[cold]
     fn begin_call(method: &str, path: &str) -> Self {
-        Self::made(|| {
+        Self::create(|| {
             debug_span!(
                 target: "node_sdk::call",
                 "call",
@@ -37,14 +37,14 @@ impl CallSpan {
 
     /// Whether a subscriber listens to the spans of calls that this node serves.
     #[inline]
-    pub(crate) fn may_serve() -> bool {
+    pub(crate) fn records_served() -> bool {
         LevelFilter::current() >= Level::DEBUG
     }
 
     /// The span of a call that this node serves.
     #[cold]
     pub(crate) fn of_served(route: &str, caller: impl Display) -> Self {
-        Self::made(|| {
+        Self::create(|| {
             debug_span!(
                 target: "node_sdk::serve",
                 "serve",
@@ -57,7 +57,7 @@ impl CallSpan {
     }
 
     /// A subscriber that panics costs the span, and not the call.
-    fn made(make: impl FnOnce() -> Span) -> Self {
+    fn create(make: impl FnOnce() -> Span) -> Self {
         let mut made = None;
         log_safely(|| made = Some(make()));
         Self(made.filter(|span| !span.is_disabled()).map(Box::new))

@@ -284,7 +284,7 @@ impl Peers {
     /// log says once what is missing.
     pub(crate) async fn wait_noticed(&self, missing: impl Fn(&[Arc<Node>]) -> Vec<String>) {
         let missing = || missing(&self.nodes());
-        unknown_route::noticed(&self.mesh, self.wait(|| missing().is_empty()), missing).await;
+        unknown_route::wait_with_notice(&self.mesh, self.wait(|| missing().is_empty()), missing).await;
     }
 
     /// Completes when the [known nodes](Self::nodes) fulfil `condition`. Cancel safe.

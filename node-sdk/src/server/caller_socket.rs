@@ -18,7 +18,7 @@ pub(crate) enum CallerEnd {
 
 /// Waits until the read window of a version 1 caller may have room, and returns what the caller's
 /// socket showed. Never completes when the window waits for nothing.
-pub(super) async fn read_enough(
+pub(super) async fn wait_for_read_room(
     socket: &Socket,
     service: &LocalService,
     unread: Option<WindowFull>,

@@ -166,7 +166,7 @@ impl LocalService {
         };
         let offer = found.value;
         let served = self.metrics.as_ref().map(|metrics| ServedCall::begin(metrics, offer.index, now));
-        let span = match CallSpan::may_serve() {
+        let span = match CallSpan::records_served() {
             false => CallSpan::default(),
             true => served_span(offer, caller, &mut context),
         };

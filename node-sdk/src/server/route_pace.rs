@@ -151,7 +151,7 @@ impl RoutePaces {
             }
             let polled = poll_fn(|task| {
                 let mut poll = || self.measure(route, || Pin::new(&mut call).poll(task));
-                Poll::Ready(if self.hands_over(route) { block_in_place(poll) } else { poll() })
+                Poll::Ready(if self.must_hand_over(route) { block_in_place(poll) } else { poll() })
             });
             let polled = polled.await;
             drop(permit);
@@ -164,7 +164,7 @@ impl RoutePaces {
     }
 
     /// Whether other work of the thread has to go to another thread.
-    fn hands_over(&self, route: usize) -> bool {
+    fn must_hand_over(&self, route: usize) -> bool {
         self.paces.get(route).is_some_and(|pace| pace.hands_over.load(Ordering::Relaxed))
     }
 

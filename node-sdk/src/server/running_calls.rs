@@ -28,7 +28,7 @@ pub(super) struct RunningCall {
 
 /// A running call, as the task of its caller's connection sees it.
 #[expect(clippy::large_enum_variant, reason = "nearly all calls are of the large one")]
-pub(super) enum CallPlace {
+pub(super) enum CallRunner {
     /// The task of the connection polls it.
     Connection(RunningCall),
     /// A task of its own does.
@@ -104,11 +104,11 @@ impl RunningCall {
     }
 
     /// Decides which task polls the call: one of its own, if it is of a route that computes.
-    pub(super) fn place(mut self, service: &LocalService, watch: &Arc<PollWatch>) -> CallPlace {
+    pub(super) fn assign_runner(mut self, service: &LocalService, watch: &Arc<PollWatch>) -> CallRunner {
         let route = self.started.as_ref().and_then(|started| started.route);
         let Some(route) = route.filter(|route| service.paces.computes(*route)) else {
             self.watch = Some(Arc::clone(watch));
-            return CallPlace::Connection(self);
+            return CallRunner::Connection(self);
         };
         self.watch = None;
         let (control, paces, released) =
@@ -123,7 +123,7 @@ impl RunningCall {
                 }
             }
         };
-        CallPlace::OwnTask(OwnTask { task: service.tasks.spawn(run), control, is_released: false })
+        CallRunner::OwnTask(OwnTask { task: service.tasks.spawn(run), control, is_released: false })
     }
 
     /// Whether the caller no longer waits.
@@ -145,7 +145,7 @@ impl RunningCall {
     }
 }
 
-impl CallPlace {
+impl CallRunner {
     /// The caller has gone: drops the call, or finishes it if it must be finished.
     pub(super) fn release(self, service: &LocalService) {
         match self {
@@ -167,7 +167,7 @@ impl Drop for OwnTask {
     }
 }
 
-impl Future for CallPlace {
+impl Future for CallRunner {
     type Output = Polled;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Polled> {

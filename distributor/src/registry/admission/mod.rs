@@ -15,7 +15,7 @@ use protocol::{IgnoredParts, RegisterOptions, Registration, ResumePoint, Secret}
 
 use crate::entries::address_shares::is_same_address;
 use crate::entries::interests::Interests;
-use crate::entries::{NodeIdentity, Record, RegisterOutcome, Registered, Retained, SessionId};
+use crate::entries::{NodeIdentity, Record, RegisterOutcome, RegistrationChange, Retained, SessionId};
 use crate::rate_limit::token_bucket::TokenBucket;
 use crate::registry::admission::address_limit::is_within_share;
 use crate::registry::admission::deferred::Deferred;
@@ -30,7 +30,7 @@ pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// The node is listed. A session that it superseded has lost its entry.
-    Listed(Registered),
+    Listed(RegistrationChange),
     /// The node will be listed after this time: it comes and goes, or changes, too often.
     Deferred(Duration),
 }
@@ -79,7 +79,7 @@ pub(crate) struct SharedUrl {
 impl Admission {
     /// Whether lists show the same as before.
     pub(crate) fn is_unchanged(&self) -> bool {
-        matches!(self, Self::Listed(Registered { outcome: RegisterOutcome::Unchanged, .. }))
+        matches!(self, Self::Listed(RegistrationChange { outcome: RegisterOutcome::Unchanged, .. }))
     }
 
     /// The notice to the peer, if the registration is not listed at once.
@@ -128,7 +128,7 @@ impl Registry {
         host: &str,
         options: &RegisterOptions,
     ) -> Result<RegisterEffects, RegisterError> {
-        let (interests, uses_without_room) = self.fitting_interests(session, host, options)?;
+        let (interests, uses_without_room) = self.affordable_interests(session, host, options)?;
         let interest_bytes = interests.as_ref().map_or(0, |interests| interests.bytes());
         if is_cut {
             return Err(RegisterError::Superseded);
@@ -174,7 +174,7 @@ impl Registry {
         if self.is_draining {
             return Err(RegisterError::Draining(RETRY_AFTER_STOP));
         }
-        if !proves_itself(&registration, options) {
+        if !may_register_instance(&registration, options) {
             return Err(RegisterError::NotYours);
         }
         let record = Record::new(0, &registration, host);
@@ -269,7 +269,7 @@ impl Registry {
         session: SessionId,
         registration: &Registration,
         host: &str,
-    ) -> Registered {
+    ) -> RegistrationChange {
         if let Some(instance) = instance_of(registration) {
             self.supersede_deferred(session, instance);
         }
@@ -317,7 +317,7 @@ impl Registry {
 
 /// Whether a peer may register this instance. An id that is made of a secret needs that secret; any
 /// other id is free.
-fn proves_itself(registration: &Registration, options: &RegisterOptions) -> bool {
+fn may_register_instance(registration: &Registration, options: &RegisterOptions) -> bool {
     let fits = |id: &str| options.secret.as_ref().is_some_and(|secret| secret.instance() == id);
     instance_of(registration).is_none_or(|id| !Secret::guards(id) || fits(id))
 }

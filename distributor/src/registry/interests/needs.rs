@@ -12,7 +12,7 @@ use crate::registry::Registry;
 use crate::registry::admission::RegisterError;
 use crate::registry::admission::rejection::Rejection;
 use crate::updates::learned::LearnedUpdate;
-use crate::updates::lists::{PeerState, Wait};
+use crate::updates::lists::{PeerState, WaitReason};
 
 /// A mesh is small again for a node that had a partial view when it has fewer than half (1 / this)
 /// of `tell_all_up_to` nodes. Otherwise, in a mesh of about that size, a node would know all or a
@@ -30,7 +30,7 @@ pub(in crate::registry) const MAX_QUESTION_WAIT: Duration = Duration::from_secs(
 
 /// The answer to a question.
 #[derive(Debug)]
-pub(crate) struct Learned {
+pub(crate) struct LearnedInterests {
     /// The registered url to which each route belongs, if a node offers it.
     pub(crate) needs: Vec<Option<String>>,
     /// The node's interests from now on, if they have grown.
@@ -67,7 +67,7 @@ impl Registry {
     ///
     /// # Errors
     /// There is no room for the interests that its author has named.
-    pub(in crate::registry) fn fitting_interests(
+    pub(in crate::registry) fn affordable_interests(
         &self,
         session: SessionId,
         host: &str,
@@ -91,8 +91,8 @@ impl Registry {
     }
 
     /// How many nodes are told only of what they use.
-    pub(crate) fn told_of_part(&self) -> usize {
-        self.visibility.told_of_part()
+    pub(crate) fn partial_views(&self) -> usize {
+        self.visibility.partial_views()
     }
 
     /// Answers the question of a node that knows this: who offers these routes? From now on the
@@ -107,10 +107,10 @@ impl Registry {
         host: &str,
         known: &PeerState,
         routes: &[String],
-    ) -> Result<Learned, Rejection> {
+    ) -> Result<LearnedInterests, Rejection> {
         let needs: Vec<_> = routes.iter().map(|route| self.needed_url(route)).collect();
         let Some(before) = &known.view.interests else {
-            return Ok(Learned { needs, interests: None, update: LearnedUpdate::Nothing });
+            return Ok(LearnedInterests { needs, interests: None, update: LearnedUpdate::Nothing });
         };
         if before.kind() == InterestKind::Named {
             let message = "a node with needs is told of these, and of no others";
@@ -121,13 +121,13 @@ impl Registry {
         added.dedup();
         let header = self.header();
         if added.is_empty() && [known.revision, known.irrelevant_until].contains(&Some(header.revision)) {
-            return Ok(Learned { needs, interests: None, update: LearnedUpdate::Nothing });
+            return Ok(LearnedInterests { needs, interests: None, update: LearnedUpdate::Nothing });
         }
         if before.len() + added.len() > self.config.max_urls {
             let message = format!("a node uses at most {} urls at a time (--max-urls)", self.config.max_urls);
             return Err(Rejection::new(400, "too_many_needs", message));
         }
-        self.lists.check_pace(now).map_err(|wait| self.turn_away(now, wait))?;
+        self.lists.check_pace(now).map_err(|wait| self.reject_question(now, wait))?;
         let grown = (!added.is_empty()).then(|| Arc::new(before.with(added.iter().copied())));
         if let Some(interests) = &grown {
             let checked = self.interest_budget.check(session, host, interests.bytes());
@@ -135,7 +135,7 @@ impl Registry {
         }
         let interests = grown.as_ref().unwrap_or(before);
         let update = self.lists.learned(now, &self.entries, header, known, interests, Interests::used(added));
-        let update = update.map_err(|wait| self.turn_away(now, wait))?;
+        let update = update.map_err(|wait| self.reject_question(now, wait))?;
         if matches!(&update, LearnedUpdate::Change(_, told) if told.confirmed_only) {
             self.entries.publish_partly();
         }
@@ -143,12 +143,12 @@ impl Registry {
             self.interest_budget.set(session, host, interests.bytes());
             self.visibility.set_interests(session, Some(interests));
         }
-        Ok(Learned { needs, interests: grown, update })
+        Ok(LearnedInterests { needs, interests: grown, update })
     }
 
     /// The rejection of a question for which there is no time or memory now.
-    fn turn_away(&mut self, now: Instant, wait: Wait) -> Rejection {
-        let (Wait::Pace(at) | Wait::Memory(at)) = wait;
+    fn reject_question(&mut self, now: Instant, wait: WaitReason) -> Rejection {
+        let (WaitReason::Pace(at) | WaitReason::Memory(at)) = wait;
         let wait = self.question_waits.next_wait(now, at.saturating_duration_since(now));
         Rejection::new(503, "busy", "many nodes are told what they need").retry_after(wait)
     }
@@ -171,7 +171,7 @@ impl Registry {
     }
 }
 
-impl Learned {
+impl LearnedInterests {
     /// The rejection in place of an answer while the node is about to be sent a list.
     pub(crate) fn after_list() -> Rejection {
         Rejection::new(503, "busy", "the list of what the node needs comes first").retry_after(ASK_AFTER_LIST_DELAY)

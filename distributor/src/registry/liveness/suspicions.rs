@@ -69,7 +69,7 @@ struct Suspicion {
 
 /// The consequence of a report for a version 1 node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Suspected {
+enum SuspicionVerdict {
     /// Too few peers have reported it.
     No,
     /// Enough peers have.
@@ -125,13 +125,13 @@ impl Suspicions {
 
     /// The consequence for a version 1 node that this peer has reported. With `is_sole`, no other
     /// peer can report.
-    fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> Suspected {
+    fn report(&mut self, now: Instant, by: SessionId, record: &Record, is_sole: bool) -> SuspicionVerdict {
         let id = record.id;
         let is_full = self.reported.len() >= MAX_SUSPICIONS;
         let (until, forgiven_at) = (now + SUSPICION_TIME, now + FORGIVEN_AFTER);
         let known = match self.reported.entry(id) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
-            hash_map::Entry::Vacant(_) if is_full => return Suspected::No,
+            hash_map::Entry::Vacant(_) if is_full => return SuspicionVerdict::No,
             hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(Suspicion { by, until: now, is_suspect: false, first: now, since: None, forgiven_at })
             }
@@ -146,21 +146,21 @@ impl Suspicions {
         }
         known.until = until;
         let has_been_told = now.saturating_duration_since(known.first) >= HUNG_AFTER_SINGLE_REPORTER;
-        if has_been_told && may_believe_single(&mut self.single_removals, now, record) {
+        if has_been_told && single_reporter_suffices(&mut self.single_removals, now, record) {
             self.reported.remove(&id);
-            return Suspected::Hung;
+            return SuspicionVerdict::Hung;
         }
         if !is_enough {
-            return Suspected::No;
+            return SuspicionVerdict::No;
         }
         let since = *known.since.get_or_insert(now);
         let hung_after = if is_sole { HUNG_AFTER_SOLE_REPORTER } else { HUNG_AFTER_REPORTS };
         if now.saturating_duration_since(since) >= hung_after {
             self.reported.remove(&id);
-            return Suspected::Hung;
+            return SuspicionVerdict::Hung;
         }
         known.is_suspect = true;
-        Suspected::Yes
+        SuspicionVerdict::Yes
     }
 
     fn may_report(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
@@ -184,7 +184,11 @@ impl Suspicions {
 }
 
 /// Whether the reports of a single reporter remove this node. Then they do not again for a while.
-fn may_believe_single(single_removals: &mut HashMap<NodeIdentity, Instant>, now: Instant, record: &Record) -> bool {
+fn single_reporter_suffices(
+    single_removals: &mut HashMap<NodeIdentity, Instant>,
+    now: Instant,
+    record: &Record,
+) -> bool {
     single_removals.retain(|_, until| now < *until);
     let has_room = single_removals.len() < MAX_SINGLE_REMOVALS;
     match single_removals.entry(record.identity()) {
@@ -220,8 +224,8 @@ impl Registry {
             let has_instance = self.entries.record_of(by).is_some_and(|record| record.instance.is_some());
             let is_sole = has_instance && self.entries.instances() == 1;
             match self.suspicions.report(now, by, &record, is_sole) {
-                Suspected::No => {}
-                Suspected::Yes => {
+                SuspicionVerdict::No => {}
+                SuspicionVerdict::Yes => {
                     if let Some(record) = self.entries.mark_suspect(id, true) {
                         let why = if is_sole {
                             "calls to it failed, says the only peer that can"
@@ -232,7 +236,7 @@ impl Registry {
                         outcome.suspects.push(record);
                     }
                 }
-                Suspected::Hung => outcome.hung.push(session),
+                SuspicionVerdict::Hung => outcome.hung.push(session),
             }
         }
         outcome.has_changed = self.revision().rev != rev;

@@ -35,7 +35,7 @@ pub(crate) struct UnreachableNotice {
 }
 
 impl UnreachableNodes {
-    fn may_tell(&mut self, now: Instant, id: u64) -> bool {
+    fn is_notice_due(&mut self, now: Instant, id: u64) -> bool {
         if self.told.len() >= MAX_TOLD {
             self.told.retain(|_, told| now < *told + NOTICE_INTERVAL);
         }
@@ -71,7 +71,7 @@ impl Registry {
         for &(id, why) in reported.iter().take(MAX_REPORTED_UNREACHABLE) {
             let (Some(record), Some(session)) = (self.entries.record(id), self.entries.owner(id)) else { continue };
             let record = Arc::clone(record);
-            if session == by || !self.unreachable.may_tell(now, id) {
+            if session == by || !self.unreachable.is_notice_due(now, id) {
                 continue;
             }
             let (name, at) = &peer;

@@ -2,7 +2,7 @@
 
 use crate::shell::session::Session;
 use crate::shell::shared::update_queue::{PendingHead, QueueHead, UpdateQueue};
-use crate::updates::lists::Wait;
+use crate::updates::lists::WaitReason;
 
 /// The position of a peer in the queue of peers that wait for a packet of their own.
 pub(super) enum QueueState {
@@ -17,18 +17,18 @@ impl QueueState {
     /// others, which may be smaller, must not wait for it.
     pub(super) fn next_try(
         &mut self,
-        wait: Wait,
+        wait: WaitReason,
         queue: &UpdateQueue,
         session: &Session,
     ) -> Option<std::time::Instant> {
         match (&self, wait) {
             (Self::Pending(_), _) => None,
-            (Self::First { .. }, Wait::Pace(at)) => Some(at),
-            (Self::First { .. } | Self::Outside, Wait::Memory(at)) => {
+            (Self::First { .. }, WaitReason::Pace(at)) => Some(at),
+            (Self::First { .. } | Self::Outside, WaitReason::Memory(at)) => {
                 *self = Self::Outside;
                 Some(at)
             }
-            (Self::Outside, Wait::Pace(_)) => {
+            (Self::Outside, WaitReason::Pace(_)) => {
                 *self = Self::Pending(queue.enter(&session.address_queue));
                 None
             }

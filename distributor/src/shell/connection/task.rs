@@ -83,7 +83,7 @@ enum Wake {
 }
 
 /// The events that a round waits for at its end.
-struct Awaited {
+struct AwaitedEvents {
     /// Whether the socket should be read.
     listens: bool,
     /// Whether the socket should be written.
@@ -175,7 +175,7 @@ impl ConnectionTask<'_> {
     ///
     /// # Errors
     /// The connection is broken, or its peer holds memory that is short.
-    fn awaited(&mut self, outcome: FlushOutcome, owes_reply: bool) -> Result<Awaited, ConnectionEnd> {
+    fn awaited(&mut self, outcome: FlushOutcome, owes_reply: bool) -> Result<AwaitedEvents, ConnectionEnd> {
         let guard = self.guard;
         let (session, shared, config) = (&guard.session, guard.shared(), &guard.shared().config);
         let has_room = self.reader.has_room(&shared.incoming_budget);
@@ -219,7 +219,7 @@ impl ConnectionTask<'_> {
         let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
         let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, next_try, recheck];
         let next = deadlines.into_iter().flatten().min();
-        Ok(Awaited { listens, writes, window, frame_deadline, write_deadline, register_deadline, greet_at, next })
+        Ok(AwaitedEvents { listens, writes, window, frame_deadline, write_deadline, register_deadline, greet_at, next })
     }
 
     /// Ends the connection of a peer that reads or sends too slowly while memory is short. Returns
@@ -245,13 +245,13 @@ impl ConnectionTask<'_> {
         Ok(checks.map(|until| if until <= now { now + RECHECK_INTERVAL } else { until }).min())
     }
 
-    async fn wait(&mut self, awaited: &Awaited, stop: &CancellationToken) -> Wake {
+    async fn wait(&mut self, awaited: &AwaitedEvents, stop: &CancellationToken) -> Wake {
         let Self { guard, reader, slice, backlog, queue, probe, .. } = self;
         let session = &guard.session;
         // It is on the heap, because most connections never wait for a version 1 peer to read, and
         // each would keep room for it.
         let to_observe = awaited.window.or_else(|| probe.as_ref().map(|_| WindowFull::PollPeer));
-        let mut reading = to_observe.map(|full| Box::pin(read_enough(guard, full, backlog)));
+        let mut reading = to_observe.map(|full| Box::pin(wait_for_read_room(guard, full, backlog)));
         let (memory, pending) = (&mut reader.memory, &mut reader.pending);
         slice
             .idle_while(async {
@@ -269,7 +269,7 @@ impl ConnectionTask<'_> {
             .await
     }
 
-    fn handle_wake(&mut self, woken: Wake, awaited: &Awaited) -> Result<(), ConnectionEnd> {
+    fn handle_wake(&mut self, woken: Wake, awaited: &AwaitedEvents) -> Result<(), ConnectionEnd> {
         match woken {
             Wake::Stopping => return Err(ConnectionEnd::Stopping),
             Wake::Ready(ready) => self.read(ready)?,
@@ -320,7 +320,7 @@ impl ConnectionTask<'_> {
     }
 
     /// Ends the connection if a deadline is over.
-    fn handle_due(&mut self, awaited: &Awaited) -> Result<(), ConnectionEnd> {
+    fn handle_due(&mut self, awaited: &AwaitedEvents) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         // A socket that takes nothing is tried once more first.
@@ -393,7 +393,7 @@ async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits until a version 1 peer's read window may have room. Returns whether the peer reads.
-async fn read_enough(guard: &SessionGuard, full: WindowFull, backlog: &mut BacklogPoller) -> bool {
+async fn wait_for_read_room(guard: &SessionGuard, full: WindowFull, backlog: &mut BacklogPoller) -> bool {
     let (session, shared) = (&guard.session, guard.shared());
     match full {
         WindowFull::Until(time) => {

@@ -180,7 +180,7 @@ impl Shared {
             revision: registry.revision(),
             history_events,
             updates_sent: self.counters.updates_sent(),
-            told_of_part: registry.told_of_part(),
+            partial_views: registry.partial_views(),
             questions: self.counters.questions(),
             uses_refused: self.counters.uses_refused(),
             cut,

@@ -14,7 +14,7 @@ use protocol::write_refusal;
 use super::*;
 use crate::peer::outbox::{MAX_NEWCOMERS, WriteStep};
 use crate::registry::{RegisterEffects, Rejection};
-use crate::updates::lists::Wait;
+use crate::updates::lists::WaitReason;
 
 /// Nodes that start at once: more than may register at once, and wait for a list.
 const NODES: usize = 3000;
@@ -339,7 +339,7 @@ impl Crowd {
             let packet = match outbox.next(self.now, &mut self.registry, with_lists) {
                 WriteStep::Done => break Flow::Done,
                 WriteStep::WaitFor(_) => break Flow::Later(self.now + Duration::from_millis(500)),
-                WriteStep::Later(Wait::Pace(at) | Wait::Memory(at)) => break Flow::Later(at),
+                WriteStep::Later(WaitReason::Pace(at) | WaitReason::Memory(at)) => break Flow::Later(at),
                 WriteStep::Write(packet) => packet,
             };
             let taken = SOCKET_BYTES.saturating_sub(link.down_bytes).min(packet.len());

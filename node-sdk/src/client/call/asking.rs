@@ -8,10 +8,10 @@ use crate::client::call::progress::CallState;
 use crate::client::call::raw_call::RawCall;
 use crate::client::mesh::Mesh;
 use crate::client::split_url;
-use crate::client::unknown_route::bad_form;
+use crate::client::unknown_route::url_form_error;
 use crate::error::CallError;
 use crate::routing::needs::ASK_INTERVAL;
-use crate::routing::needs::questions::Answer;
+use crate::routing::needs::questions::QuestionAnswer;
 use crate::routing::table::Lookup;
 use crate::transport::limits::DEFAULT_DEADLINE;
 
@@ -29,7 +29,7 @@ impl RawCall<'_> {
             return false;
         }
         let url = self.url();
-        if bad_form(&url).is_some() {
+        if url_form_error(&url).is_some() {
             return false;
         }
         match self.mesh.view().needs().ask(&url, now) {
@@ -49,8 +49,8 @@ impl RawCall<'_> {
     /// asked.
     pub(super) fn not_asked_error(&self) -> Option<CallError> {
         match self.progress.asked {
-            Some(Answer::Failed(reason)) => Some(CallError::NotAsked { url: self.url(), reason }),
-            Some(Answer::Offered | Answer::NotOffered) | None => None,
+            Some(QuestionAnswer::Failed(reason)) => Some(CallError::NotAsked { url: self.url(), reason }),
+            Some(QuestionAnswer::Offered | QuestionAnswer::NotOffered) | None => None,
         }
     }
 }
@@ -78,7 +78,7 @@ impl Mesh {
             return;
         }
         let found = self.lookup(method, path);
-        if self.is_told_of(&found, now) || bad_form(url).is_some() {
+        if self.is_told_of(&found, now) || url_form_error(url).is_some() {
             return;
         }
         if let Err(asking) = needs.ask(url, now) {

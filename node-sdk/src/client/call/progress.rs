@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::client::call::observed::ObservedCall;
 use crate::client::local_call::LocalResponse;
-use crate::routing::needs::questions::Answer;
+use crate::routing::needs::questions::QuestionAnswer;
 use crate::transport::connection::PendingCall;
 use crate::transport::response_frame::ResponseFrame;
 
@@ -23,7 +23,7 @@ pub(super) struct CallProgress {
     pub(super) within: Duration,
     pub(super) state: CallState,
     /// The answer of the Distributor, if it was asked who offers the route.
-    pub(super) asked: Option<Answer>,
+    pub(super) asked: Option<QuestionAnswer>,
     /// Whether the call has waited for the first list.
     pub(super) has_waited_for_list: bool,
     /// The nodes that were tried without success.
@@ -56,7 +56,7 @@ pub(super) enum CallState {
     /// This node itself answers.
     Local(LocalResponse),
     /// The Distributor is asked who offers the route.
-    Asking(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Asking(Pin<Box<dyn Future<Output = QuestionAnswer> + Send>>),
     /// The first list is to come.
     AwaitingList(Pin<Box<dyn Future<Output = ()> + Send>>),
 }

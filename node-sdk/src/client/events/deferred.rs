@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::client::events::Event;
 use crate::client::mesh::Mesh;
 use crate::error::CallError;
-use crate::routing::needs::questions::Answer;
-use crate::routing::needs::{Asking, Needs};
+use crate::routing::needs::questions::QuestionAnswer;
+use crate::routing::needs::{Needs, PendingAnswer};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
 /// Maximum number of events that wait, and of their bytes. They wait for one answer of the
@@ -40,7 +40,7 @@ enum Placement {
     /// The event waits behind earlier ones.
     Waits,
     /// The event waits for this answer.
-    Asks(Asking),
+    Asks(PendingAnswer),
     /// Too many wait.
     Full,
 }
@@ -83,8 +83,8 @@ impl DeferredEvents {
             (true, _) => None,
             (false, true) => return Placement::Now(event),
             (false, false) => match needs.ask(&event.route, now) {
-                Ok(Answer::Offered | Answer::NotOffered) => return Placement::Now(event),
-                Ok(Answer::Failed(reason)) => return Placement::ToKnown(event, reason),
+                Ok(QuestionAnswer::Offered | QuestionAnswer::NotOffered) => return Placement::Now(event),
+                Ok(QuestionAnswer::Failed(reason)) => return Placement::ToKnown(event, reason),
                 Err(asking) => Some(asking),
             },
         };
@@ -145,14 +145,14 @@ struct RouteSender {
 
 impl RouteSender {
     /// Sends the events that wait for this answer, in order, and those that come meanwhile.
-    async fn send(mut self, asking: Asking) {
+    async fn send(mut self, asking: PendingAnswer) {
         let answer = asking.answer(Instant::now() + DEFAULT_DEADLINE).await;
         let events = self.mesh.deferred_events();
         let mut sent = 0_usize;
         let mut next = events.first(&self.route);
         while let Some(event) = next {
             let reached = event.send(&self.mesh);
-            if let (Ok(0) | Err(_), Answer::Failed(reason)) = (reached, answer) {
+            if let (Ok(0) | Err(_), QuestionAnswer::Failed(reason)) = (reached, answer) {
                 self.record_lost(format_args!("it is not known who subscribes: {reason}"));
             }
             next = events.advance(&self.route);

@@ -83,7 +83,7 @@ enum SessionEnd {
 }
 
 /// What lasts from one attempt to connect to the next.
-struct Retries {
+struct ReconnectState {
     /// Log lines about attempts that failed, sessions that ended, and servers of another kind.
     failures: LogThrottle,
     losses: LogThrottle,
@@ -92,7 +92,7 @@ struct Retries {
     backoff: ForeignServerBackoff,
 }
 
-impl Default for Retries {
+impl Default for ReconnectState {
     fn default() -> Self {
         Self {
             failures: LogThrottle::new(LOG_PERIOD),
@@ -130,7 +130,7 @@ struct RegistrySession<'a> {
 impl RegistryClient {
     /// Makes one session after another until `stop` is cancelled.
     pub(super) async fn run(&mut self, stop: CancellationToken) {
-        let mut retries = Retries::default();
+        let mut retries = ReconnectState::default();
         while !stop.is_cancelled() {
             let connecting = tokio::select! {
                 () = stop.cancelled() => return,
@@ -161,7 +161,7 @@ impl RegistryClient {
     }
 
     /// Logs that a session has ended, and returns the pause before the next one.
-    fn pause_after_session(&mut self, end: SessionEnd, has_worked: bool, retries: &mut Retries) -> Duration {
+    fn pause_after_session(&mut self, end: SessionEnd, has_worked: bool, retries: &mut ReconnectState) -> Duration {
         let now = Instant::now().into_std();
         let reason = match end {
             SessionEnd::Lost(reason) => reason,
@@ -189,7 +189,7 @@ impl RegistryClient {
     }
 
     /// Logs that no connection was made, and returns the pause before the next attempt.
-    fn pause_after_failure(&mut self, error: &str, retries: &mut Retries) -> Duration {
+    fn pause_after_failure(&mut self, error: &str, retries: &mut ReconnectState) -> Duration {
         if let Some(suppressed) = retries.failures.allow(Instant::now().into_std()) {
             self.has_logged_loss = true;
             let at = &self.address;

@@ -13,7 +13,7 @@ use protocol::{EVENT_METHOD, Route};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use self::questions::{Answer, Asked, Questions};
+use self::questions::{QuestionAnswer, QuestionState, Questions};
 use self::used_urls::{MAX_USED, UsedUrls};
 
 /// The needs of a node that can ask the Distributor. All threads of a process share them.
@@ -35,7 +35,7 @@ pub(crate) struct Needs {
 
 /// The answer to come.
 #[derive(Debug)]
-pub(crate) struct Asking(watch::Receiver<Option<Answer>>);
+pub(crate) struct PendingAnswer(watch::Receiver<Option<QuestionAnswer>>);
 
 impl Needs {
     pub(crate) fn new(can_ask: bool, now: Instant) -> Self {
@@ -93,13 +93,13 @@ impl Needs {
 
     /// Asks who offers a route, such as `GET/members/7`. Callers that ask for the same share one
     /// question.
-    pub(crate) fn ask(&self, route: &str, now: Instant) -> Result<Answer, Asking> {
+    pub(crate) fn ask(&self, route: &str, now: Instant) -> Result<QuestionAnswer, PendingAnswer> {
         match self.questions().ask(route, now) {
-            Asked::Known(answer) => Ok(answer),
-            Asked::UnderWay(answer) => Err(Asking(answer)),
-            Asked::New(answer) => {
+            QuestionState::Known(answer) => Ok(answer),
+            QuestionState::UnderWay(answer) => Err(PendingAnswer(answer)),
+            QuestionState::New(answer) => {
                 self.asked.notify_one();
-                Err(Asking(answer))
+                Err(PendingAnswer(answer))
             }
         }
     }
@@ -212,10 +212,10 @@ impl Needs {
     }
 }
 
-impl Asking {
+impl PendingAnswer {
     /// Waits for the answer until `deadline`. Cancel safe.
-    pub(crate) async fn answer(mut self, deadline: Instant) -> Answer {
-        const LATE: Answer = Answer::Failed("the Distributor has not answered in time");
+    pub(crate) async fn answer(mut self, deadline: Instant) -> QuestionAnswer {
+        const LATE: QuestionAnswer = QuestionAnswer::Failed("the Distributor has not answered in time");
         let answered = timeout_at(deadline, self.0.wait_for(Option::is_some)).await;
         answered.ok().and_then(Result::ok).and_then(|answer| *answer).unwrap_or(LATE)
     }

@@ -26,7 +26,7 @@ const BURST: f64 = 64.0;
 
 /// The answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum QuestionAnswer {
     /// Nodes offer the route, and are known.
     Offered,
     /// No node offers it.
@@ -37,11 +37,11 @@ pub(crate) enum Answer {
 
 /// Whether a question is answered, under way, or new.
 #[derive(Debug)]
-pub(super) enum Asked {
-    Known(Answer),
+pub(super) enum QuestionState {
+    Known(QuestionAnswer),
     /// A question for this route is under way.
-    UnderWay(watch::Receiver<Option<Answer>>),
-    New(watch::Receiver<Option<Answer>>),
+    UnderWay(watch::Receiver<Option<QuestionAnswer>>),
+    New(watch::Receiver<Option<QuestionAnswer>>),
 }
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Questions {
     /// Whether there is a session.
     is_open: bool,
     /// All routes that are asked for, with those who wait.
-    asked: HashMap<Box<str>, watch::Sender<Option<Answer>>>,
+    asked: HashMap<Box<str>, watch::Sender<Option<QuestionAnswer>>>,
     /// The routes that have not been asked for yet.
     waiting: VecDeque<Box<str>>,
     sent: Option<SentQuestion>,
@@ -103,31 +103,31 @@ impl Questions {
         (self.sent, self.not_before, self.max_routes) = (None, None, MAX_NEED_ROUTES);
         self.waiting.clear();
         for (_, waiting) in self.asked.drain() {
-            waiting.send_replace(Some(Answer::Failed(LOST)));
+            waiting.send_replace(Some(QuestionAnswer::Failed(LOST)));
         }
     }
 
-    pub(super) fn ask(&mut self, route: &str, now: Instant) -> Asked {
+    pub(super) fn ask(&mut self, route: &str, now: Instant) -> QuestionState {
         if !self.is_open {
-            return Asked::Known(Answer::Failed("no Distributor is connected"));
+            return QuestionState::Known(QuestionAnswer::Failed("no Distributor is connected"));
         }
         self.forget_not_offered(now);
         if self.not_offered.contains(route) {
-            return Asked::Known(Answer::NotOffered);
+            return QuestionState::Known(QuestionAnswer::NotOffered);
         }
         if let Some(waiting) = self.asked.get(route) {
-            return Asked::UnderWay(waiting.subscribe());
+            return QuestionState::UnderWay(waiting.subscribe());
         }
         if route.len() > MAX_NEED_BYTES {
-            return Asked::Known(Answer::Failed("the path is longer than a question may be"));
+            return QuestionState::Known(QuestionAnswer::Failed("the path is longer than a question may be"));
         }
         if self.asked.len() >= MAX_ASKED {
-            return Asked::Known(Answer::Failed("too many questions wait for the Distributor"));
+            return QuestionState::Known(QuestionAnswer::Failed("too many questions wait for the Distributor"));
         }
         let (sender, receiver) = watch::channel(None);
         self.asked.insert(route.into(), sender);
         self.waiting.push_back(route.into());
-        Asked::New(receiver)
+        QuestionState::New(receiver)
     }
 
     /// How many routes the packet has that is due now; 0 if there is none. The one before has to be
@@ -200,12 +200,12 @@ impl Questions {
         let mut needs = needs.iter();
         for route in sent.routes {
             let answer = match needs.next() {
-                Some(Some(_url)) => Answer::Offered,
-                Some(None) => Answer::NotOffered,
-                None => Answer::Failed("the Distributor's answer is cut"),
+                Some(Some(_url)) => QuestionAnswer::Offered,
+                Some(None) => QuestionAnswer::NotOffered,
+                None => QuestionAnswer::Failed("the Distributor's answer is cut"),
             };
             self.settle(&route, answer);
-            if answer == Answer::NotOffered {
+            if answer == QuestionAnswer::NotOffered {
                 self.remember_not_offered(route, now);
             }
         }
@@ -235,11 +235,11 @@ impl Questions {
 
     pub(super) fn refuse(&mut self, key: u64, why: &'static str) {
         if let Some(sent) = self.sent.take_if(|sent| sent.key == key) {
-            sent.routes.iter().for_each(|route| self.settle(route, Answer::Failed(why)));
+            sent.routes.iter().for_each(|route| self.settle(route, QuestionAnswer::Failed(why)));
         }
     }
 
-    fn settle(&mut self, route: &str, answer: Answer) {
+    fn settle(&mut self, route: &str, answer: QuestionAnswer) {
         if let Some(waiting) = self.asked.remove(route) {
             waiting.send_replace(Some(answer));
         }
@@ -283,17 +283,17 @@ mod tests {
         (questions, now)
     }
 
-    fn wait(questions: &mut Questions, route: &str, now: Instant) -> watch::Receiver<Option<Answer>> {
+    fn wait(questions: &mut Questions, route: &str, now: Instant) -> watch::Receiver<Option<QuestionAnswer>> {
         match questions.ask(route, now) {
-            Asked::UnderWay(receiver) | Asked::New(receiver) => receiver,
-            Asked::Known(answer) => panic!("{route}: {answer:?}"),
+            QuestionState::UnderWay(receiver) | QuestionState::New(receiver) => receiver,
+            QuestionState::Known(answer) => panic!("{route}: {answer:?}"),
         }
     }
 
-    fn known(questions: &mut Questions, route: &str, now: Instant) -> Option<Answer> {
+    fn known(questions: &mut Questions, route: &str, now: Instant) -> Option<QuestionAnswer> {
         match questions.ask(route, now) {
-            Asked::Known(answer) => Some(answer),
-            Asked::UnderWay(_) | Asked::New(_) => None,
+            QuestionState::Known(answer) => Some(answer),
+            QuestionState::UnderWay(_) | QuestionState::New(_) => None,
         }
     }
 
@@ -301,7 +301,7 @@ mod tests {
     async fn callers_of_one_route_share_a_question_and_one_packet_is_under_way() {
         let (mut questions, now) = questions();
         let first = wait(&mut questions, "GET/a", now);
-        assert!(matches!(questions.ask("GET/a", now), Asked::UnderWay(_)));
+        assert!(matches!(questions.ask("GET/a", now), QuestionState::UnderWay(_)));
         let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert_eq!(routes, ["GET/a".into()]);
         let (second, third) = (wait(&mut questions, "GET/b", now), wait(&mut questions, "GET/c", now));
@@ -309,12 +309,12 @@ mod tests {
         questions.answer(key + 1, &[None], now);
         assert!(questions.is_sent(key), "that is the answer to another one");
         questions.answer(key, &[Some("GET/a".to_owned())], now);
-        assert_eq!(*first.borrow(), Some(Answer::Offered));
+        assert_eq!(*first.borrow(), Some(QuestionAnswer::Offered));
         drop(third);
         let (key, routes) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert_eq!(routes, ["GET/b".into()], "nobody waits for the other one");
         questions.answer(key, &[], now);
-        assert!(matches!(*second.borrow(), Some(Answer::Failed(_))), "the answer is cut");
+        assert!(matches!(*second.borrow(), Some(QuestionAnswer::Failed(_))), "the answer is cut");
     }
 
     #[tokio::test(start_paused = true)]
@@ -331,7 +331,7 @@ mod tests {
             (MAX_NOT_OFFERED, MAX_NOT_OFFERED)
         );
         assert_eq!(known(&mut questions, "GET/0", now), None, "the oldest is forgotten");
-        assert_eq!(known(&mut questions, "GET/1", now), Some(Answer::NotOffered));
+        assert_eq!(known(&mut questions, "GET/1", now), Some(QuestionAnswer::NotOffered));
         let later = now + NOT_OFFERED_TIME;
         assert_eq!(known(&mut questions, "GET/1", later), None);
         assert!(questions.not_offered.is_empty() && questions.not_offered_by_age.is_empty());
@@ -341,11 +341,11 @@ mod tests {
     async fn questions_are_bounded_in_number_size_and_pace() {
         let (mut questions, start) = questions();
         let long = "x".repeat(MAX_NEED_BYTES);
-        assert!(matches!(known(&mut questions, &format!("GET/{long}"), start), Some(Answer::Failed(_))));
+        assert!(matches!(known(&mut questions, &format!("GET/{long}"), start), Some(QuestionAnswer::Failed(_))));
         let waiting: Vec<_> =
             (0..MAX_ASKED).map(|number| wait(&mut questions, &format!("GET/{number}"), start)).collect();
-        assert!(matches!(known(&mut questions, "GET/more", start), Some(Answer::Failed(_))));
-        assert!(matches!(questions.ask("GET/0", start), Asked::UnderWay(_)), "it waits with another one");
+        assert!(matches!(known(&mut questions, "GET/more", start), Some(QuestionAnswer::Failed(_))));
+        assert!(matches!(questions.ask("GET/0", start), QuestionState::UnderWay(_)), "it waits with another one");
         let mut packets = 0;
         while let Some((key, routes)) = questions.next(start, MAX_NEED_ROUTES) {
             assert_eq!(routes.len(), MAX_NEED_ROUTES);
@@ -353,7 +353,7 @@ mod tests {
             packets += 1;
         }
         assert_eq!(packets, MAX_ASKED / MAX_NEED_ROUTES);
-        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::NotOffered)));
+        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(QuestionAnswer::NotOffered)));
         let paths: Vec<String> =
             (0..4).map(|number| format!("GET/{number}{}", "y".repeat(MAX_NEED_BYTES / 3))).collect();
         let _waiting: Vec<_> = paths.iter().map(|path| wait(&mut questions, path, start)).collect();
@@ -393,7 +393,7 @@ mod tests {
             }
         }
         assert_eq!(sizes, [40, 20, 10, 5, 5, 5, 5, 5, 5, 5, 5]);
-        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(Answer::NotOffered)));
+        assert!(waiting.iter().all(|waiting| *waiting.borrow() == Some(QuestionAnswer::NotOffered)));
         let _waiting = wait(&mut questions, "POST/one", now);
         let (key, _) = questions.next(now, MAX_NEED_ROUTES).unwrap();
         assert!(!questions.shrink_question(key, 0, now), "one cannot be halved");
@@ -415,12 +415,15 @@ mod tests {
         assert_eq!(routes, ["GET/a".into()]);
         questions.record_registration();
         questions.refuse(key, "no");
-        assert_eq!(*waiting.borrow(), Some(Answer::Failed("no")));
+        assert_eq!(*waiting.borrow(), Some(QuestionAnswer::Failed("no")));
         let waiting = wait(&mut questions, "GET/a", later);
         questions.next(later, MAX_NEED_ROUTES).unwrap();
         questions.close();
-        assert_eq!(*waiting.borrow(), Some(Answer::Failed(LOST)));
-        assert!(matches!(known(&mut questions, "GET/a", later), Some(Answer::Failed(_))), "there is no session");
+        assert_eq!(*waiting.borrow(), Some(QuestionAnswer::Failed(LOST)));
+        assert!(
+            matches!(known(&mut questions, "GET/a", later), Some(QuestionAnswer::Failed(_))),
+            "there is no session"
+        );
         questions.open();
         let _waiting = wait(&mut questions, "GET/a", later);
         let (key, _) = questions.next(later, MAX_NEED_ROUTES).unwrap();

@@ -27,12 +27,12 @@ use tokio_util::sync::CancellationToken;
 use self::bad_frames::BadFrames;
 use crate::handler::Caller;
 use crate::handler::response_sink::WriteProgress;
-use crate::server::caller_socket::{CallerEnd, read_enough, write};
+use crate::server::caller_socket::{CallerEnd, wait_for_read_room, write};
 use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, WriteStep};
 use crate::server::route_pace::PollWatch;
-use crate::server::running_calls::{CallPlace, Polled, RunningCall, RunningCalls};
+use crate::server::running_calls::{CallRunner, Polled, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -77,7 +77,7 @@ struct CallerConnection<'a> {
     frames_begun: usize,
     frames_begun_before: usize,
     queue_delay: QueueDelay,
-    running: FuturesUnordered<CallPlace>,
+    running: FuturesUnordered<CallRunner>,
     watch: Arc<PollWatch>,
     /// The running calls that the caller can cancel.
     handles: RunningCalls,
@@ -198,7 +198,7 @@ impl CallerConnection<'_> {
                     self.is_stopping = true;
                     self.handles.stop_streams();
                 }
-                (written, seen) = read_enough(socket, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
+                (written, seen) = wait_for_read_room(socket, service, paced, &mut at_caller, written) => responses.record_unread(written, seen),
                 () = std::future::ready(()), if more => {}
                 readable = socket.readable(), if listening && !more && !is_full => {
                     match readable.and_then(|()| reader.fill_at_most(socket, allowed_bytes - held)) {
@@ -382,7 +382,7 @@ impl CallerConnection<'_> {
         if let Some(key) = call.key {
             self.handles.put(key, handle);
         }
-        self.running.push(call.place(self.service, &self.watch));
+        self.running.push(call.assign_runner(self.service, &self.watch));
     }
 
     /// Handles a part of a stream from the caller. A part for a call that is over is ignored.
