@@ -5,7 +5,7 @@
 // directly.
 
 const { parseArgs } = require('node:util');
-const { farEnd, resolved } = require('../../js/lib/transport/hosts');
+const { registryHost, resolved } = require('../../js/lib/transport/hosts');
 const { Client, LEGACY_READ_BYTES, encode, explain, isObject, parseAddress } = require('./mesh');
 
 const HELP = `Calls a service and prints its answer.
@@ -63,7 +63,7 @@ function fetchList() {
       () => { stage = 'waiting for the list of the distributor'; },
       (_, packet) => {
         if (packet?.uri !== '/distributes' || !Array.isArray(packet.params)) return;
-        const far = farEnd(link.client);
+        const far = registryHost(link.client);
         resolve(packet.params.map((entry) => resolved(entry, far)));
         link.end();
       },

@@ -145,7 +145,7 @@ class Server {
     const host = plainHost(socket.remoteAddress);
     const readable = () => Math.max(this.#maxLegacyResponseBytes, this.#readWindows.get(host) ?? 0);
     const mayRead = () => Math.min(FRAME_LIMIT, readable());
-    const options = { id, budget: this.#budget, mayRead, complain: (text) => this.#complain(text) };
+    const options = { id, budget: this.#budget, mayRead, warn: (text) => this.#warn(text) };
     const caller = new LegacyCaller(tuned(socket), options, read, (text) => this.#logs?.send(text));
     this.#callers.add(caller);
     socket.on('close', () => {
@@ -157,7 +157,7 @@ class Server {
   }
 
   // Logs what is wrong with a caller or its call, unless there were many such lines in this second.
-  #complain(text) {
+  #warn(text) {
     this.#complaints++;
     if (this.#complaints <= MAX_COMPLAINTS) this.onLog(text, true);
   }

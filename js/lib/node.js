@@ -69,7 +69,7 @@ class Node {
     const { id: instance } = this.#identity;
     const { zone } = options;
     this.#peers = new Peers({ instance, name, zone }, {
-      complain: (text) => this.complain(text),
+      warn: (text) => this.warn(text),
       report: (report) => this.#registry?.report(report),
       eventLost: (route, why) => this.lost(route, why),
     });
@@ -241,7 +241,7 @@ class Node {
     const host = plainHost(socket.remoteAddress);
     const readable = () => Math.max(this.#options.maxLegacyResponseBytes, this.#readWindows.get(host) ?? 0);
     const mayRead = () => Math.min(FRAME_LIMIT, readable());
-    const options = { id: this.id, budget: this.#budget, mayRead, complain: (text) => this.complain(text) };
+    const options = { id: this.id, budget: this.#budget, mayRead, warn: (text) => this.warn(text) };
     const caller = new NodeCaller(tuned(socket), options, this.#service);
     this.#callers.add(caller);
     socket.on('close', () => {
@@ -323,7 +323,7 @@ class Node {
       this.onIdle();
     };
     running.then(done, (error) => {
-      this.complain(`detached work failed: ${textIn(error?.stack ?? error)}`);
+      this.warn(`detached work failed: ${textIn(error?.stack ?? error)}`);
       done();
     });
     return running;
@@ -374,7 +374,7 @@ class Node {
   // An event, or another call without an answer, was lost.
   lost(route, why) {
     this.#lostEvents++;
-    this.complain(`${shown(route)} was lost: ${textIn(why?.message ?? why)}`);
+    this.warn(`${shown(route)} was lost: ${textIn(why?.message ?? why)}`);
   }
 
   log(text, isTrouble = false) {
@@ -384,7 +384,7 @@ class Node {
 
   // Logs what is wrong with others or their calls, unless there were many such lines in this
   // second.
-  complain(text) {
+  warn(text) {
     this.#complaints++;
     if (this.#complaints <= MAX_COMPLAINTS) this.log(text, true);
   }

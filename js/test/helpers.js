@@ -12,7 +12,7 @@ const PATIENCE_MS = 120_000; // far more than anything takes beside eight busy p
 async function eventually(what, condition) {
   const end = performance.now() + PATIENCE_MS;
   while (!await condition()) {
-    if (performance.now() >= end) throw new Error(`in vain: ${what}`);
+    if (performance.now() >= end) throw new Error(`not in time: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

@@ -53,7 +53,7 @@ test('a list or an answer whose members cannot be converted harms nothing', asyn
   assert.equal(readAnswer({ errorcode: ODD }, 'GET/a').error.status, 500);
   const other = await server(t, () => {});
   const target = [...targetsOf([nodeOf({ id: 1, entry: legacyEntry(other.port, 'a', []), isSuspect: false })], 'me').values()][0];
-  const connection = new Connection(target, { instance: 'me', name: 'me' }, { reached() {}, complain() {}, unreachable() {} });
+  const connection = new Connection(target, { instance: 'me', name: 'me' }, { reached() {}, warn() {}, unreachable() {} });
   connection.connect();
   t.after(() => connection.destroy());
   await eventually('it is connected', () => connection.isUp && other.sockets.length === 1);

@@ -22,7 +22,7 @@ const hooks = () => {
     seen,
     reached() {},
     unreachable: (_, word) => seen.words.push(word),
-    complain: (text) => seen.complaints.push(text),
+    warn: (text) => seen.complaints.push(text),
     held() {},
     eventLost: (route) => seen.lost.push(route),
     report: (report) => seen.reports.push(report),

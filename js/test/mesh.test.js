@@ -13,7 +13,7 @@ const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
 const { deflateSync } = require('node:zlib');
-const { farEnd, foreignServer } = require('../lib/transport/hosts');
+const { registryHost, foreignServer } = require('../lib/transport/hosts');
 const { offerHttp } = require('../lib/http');
 const Server = require('../lib/mesh');
 const { Client, PacketReader, Replica, LEGACY_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
@@ -25,7 +25,7 @@ const PATIENCE_MS = 120_000; // far more than anything takes beside eight busy p
 async function eventually(what, condition) {
   const end = performance.now() + PATIENCE_MS;
   while (!condition()) {
-    assert.ok(performance.now() < end, `in vain: ${what}`);
+    assert.ok(performance.now() < end, `not in time: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
@@ -709,7 +709,7 @@ test('a host of the loopback is the Distributor\'s where that is on another mach
 
 test('a Distributor is on another machine unless its connection begins where it ends', () => {
   const check = (localAddress, remoteAddress, expected) => {
-    assert.equal(farEnd({ localAddress, remoteAddress }), expected, remoteAddress);
+    assert.equal(registryHost({ localAddress, remoteAddress }), expected, remoteAddress);
   };
   check('127.0.0.1', '127.0.0.1', null);
   check('::1', '::1', null);

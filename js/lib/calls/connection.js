@@ -43,7 +43,7 @@ class Connection {
   load = new Load();
 
   // `target`: see Targets. `own`: {instance, name} of this node. `hooks`: reached(),
-  // unreachable(word), complain(text), held(bytes), eventLost(route).
+  // unreachable(word), warn(text), held(bytes), eventLost(route).
   constructor(target, own, hooks) {
     Object.assign(this, { target, own, hooks });
     this.queue = new WriteQueue(target.version, target.window, {
@@ -323,7 +323,7 @@ class Connection {
   }
 
   #cut(why) {
-    this.hooks.complain(`${this.target.name} at ${this.address}: connection closed: ${why}`);
+    this.hooks.warn(`${this.target.name} at ${this.address}: connection closed: ${why}`);
     this.#client.client.destroy();
   }
 

@@ -34,7 +34,7 @@ class Peers {
   retries = new RetryBudget(performance.now());
   hasList = false;
 
-  // `own`: {instance, name, zone} of this node. `hooks`: complain(text), report({failed,
+  // `own`: {instance, name, zone} of this node. `hooks`: warn(text), report({failed,
   // unreachable}), eventLost(route, why).
   constructor(own, hooks) {
     Object.assign(this, { own, hooks });
@@ -87,7 +87,7 @@ class Peers {
       connection = new Connection(target, this.own, {
         reached: () => this.#unreachable.delete(target.address),
         unreachable: (one, word) => this.#wasUnreachable(one, word),
-        complain: this.hooks.complain,
+        warn: this.hooks.warn,
         held: (bytes, stream) => this.#held.changed(stream, bytes),
         eventLost: (route, { name, address }) => {
           this.hooks.eventLost(route, `the connection to ${name} at ${address} ended before it was sent`);
@@ -208,7 +208,7 @@ class Peers {
 
   #endLargest(stream) {
     const why = 'there is no room for parts that are not read';
-    this.hooks.complain(`a stream was ended: ${why}`);
+    this.hooks.warn(`a stream was ended: ${why}`);
     stream.endWith(new CallError('lost', '', `the stream was ended: ${why}`));
   }
 
@@ -220,7 +220,7 @@ class Peers {
       if (one.isReported || now - one.since < CONFIRM_MS) continue;
       one.isReported = true;
       const { name } = this.#connections.get(address)?.target ?? {};
-      this.hooks.complain(`${name} at ${address} cannot be reached (${one.word}) and is listed`);
+      this.hooks.warn(`${name} at ${address} cannot be reached (${one.word}) and is listed`);
       unreachable.push(...this.#idsAt(address).map((id) => [id, one.word]));
     }
     if (unreachable.length > 0) this.hooks.report({ failed: [], unreachable: unreachable.slice(0, MAX_REPORTED) });

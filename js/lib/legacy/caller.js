@@ -41,7 +41,7 @@ class LegacyCaller extends Caller {
     this.onPacket(text);
     // Whatever a stranger sends, an error of the service costs at most this call.
     handling.run(call, async () => this.onRead(packet)).catch((error) => {
-      this.complain(`${shown(`${method}${uri}`)} failed: ${textIn(error?.stack ?? error)}`);
+      this.warn(`${shown(`${method}${uri}`)} failed: ${textIn(error?.stack ?? error)}`);
       this.fail(call, 500, 'internal', 'the service failed');
     });
   }
@@ -73,7 +73,7 @@ class LegacyCaller extends Caller {
     const bytes = seal(text);
     if (!this.budget.fits(this.charged, this.held() + bytes.length)) {
       this.budget.refused++;
-      this.complain(`${this.socket.remoteAddress}: no room to keep a packet of ${bytes.length} bytes until it is read`);
+      this.warn(`${this.socket.remoteAddress}: no room to keep a packet of ${bytes.length} bytes until it is read`);
       return;
     }
     this.queue(bytes);

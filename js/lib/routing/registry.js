@@ -3,7 +3,7 @@
 // A node's connection to the Distributor.
 
 const { createHash, randomBytes } = require('node:crypto');
-const { farEnd, inVain, isOwn, foreignServer } = require('../transport/hosts');
+const { foreignServer, isOwn, registryHost, unreachableListener } = require('../transport/hosts');
 const { explain, isObject, numberIn, shown, textIn } = require('../transport/packets');
 const { LIST_LIMIT, Replica } = require('./replica');
 
@@ -55,7 +55,7 @@ class Registry {
     this.service.isConnectedDistributor = true;
     const socket = this.client.client;
     this.client.patience?.(SILENCE_MS); // a silent server may not be a Distributor
-    this.replica.connected(farEnd(socket));
+    this.replica.connected(registryHost(socket));
     this.warnOfReach(socket);
     this.register();
   }
@@ -68,14 +68,17 @@ class Registry {
 
   // Warns if the Distributor tells others to call an address at which the service does not listen.
   warnOfReach({ localAddress, remoteAddress }) {
-    const vain = this.advertise === undefined ? inVain(this.listens(), localAddress) : null;
-    if (vain === null || this.warnedOf === remoteAddress) return;
+    const unreachable = this.advertise === undefined ? unreachableListener(this.listens(), localAddress) : null;
+    if (unreachable === null || this.warnedOf === remoteAddress) return;
     this.warnedOf = remoteAddress;
     const { port } = this.service.context;
-    const [listens, told] = [`${this.listens()}:${port}`, `${vain.seen}:${port}`];
-    this.service.onLog(`${vain.who} can call this service: it listens on ${listens}, and others are told ${told} by `
-      + `the ${this.where}; have it listen on ${vain.seen} or on 0.0.0.0, or advertise the address at which it can be `
-      + 'called', true);
+    const [listens, told] = [`${this.listens()}:${port}`, `${unreachable.seen}:${port}`];
+    this.service.onLog(
+      `${unreachable.who} can call this service: it listens on ${listens}, and others are told ${told} by `
+      + `the ${this.where}; have it listen on ${unreachable.seen} or on 0.0.0.0, or advertise the address at which it `
+      + 'can be called',
+      true,
+    );
   }
 
   register() {

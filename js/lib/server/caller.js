@@ -25,9 +25,9 @@ const WRONG_INSTANCE = 421; // HTTP's status for a misdirected request
 
 class Caller {
   // `id`: the instance that is called. `budget`: the bytes that all callers share. `mayRead`: how
-  // many bytes a caller of version 1 can read at once. `complain`: logs what is wrong.
-  constructor(socket, { id, budget, mayRead, complain }) {
-    Object.assign(this, { socket, id, budget, mayRead, complain, calls: new Set(), misdirected: false });
+  // many bytes a caller of version 1 can read at once. `warn`: logs what is wrong.
+  constructor(socket, { id, budget, mayRead, warn }) {
+    Object.assign(this, { socket, id, budget, mayRead, warn, calls: new Set(), misdirected: false });
     // The bytes that it is charged for, those of its running calls, and the timer of the next check
     // whether it may hold more.
     Object.assign(this, { charged: 0, atWork: 0, again: null });
@@ -46,7 +46,7 @@ class Caller {
       if (!socket.destroyed && !this.take(packet, text)) this.strike('a frame is not a packet');
     }, (why) => this.strike(why));
     this.reader.onCut = (pieces) => {
-      complain(`${socket.remoteAddress}: a call was cut by a raw ¶ in a text; its ${pieces} pieces were joined`);
+      warn(`${socket.remoteAddress}: a call was cut by a raw ¶ in a text; its ${pieces} pieces were joined`);
     };
     const isBusy = () => this.isBusy();
     this.reading = new Reading(socket, this.reader, { isBusy, isFull: () => this.isFull() });
@@ -156,7 +156,7 @@ class Caller {
     if (!this.budget.fits(this.charged, this.held() + bytes.length)) {
       this.budget.refused++;
       const what = `an answer of ${bytes.length} bytes`;
-      this.complain(`${this.socket.remoteAddress}: no room to keep ${what} until it is read`);
+      this.warn(`${this.socket.remoteAddress}: no room to keep ${what} until it is read`);
       bytes = failed(503, 'no_room', 'there is no room to keep this answer until it is read');
     }
     if (isLegacy) this.queue(bytes);
@@ -230,7 +230,7 @@ class Caller {
   isFull() {
     this.settle();
     if (this.budget.isOverdrawn && this.come() > MIN_BYTES) {
-      this.complain(`${this.socket.remoteAddress}: dropped: there is no room for what it sends`);
+      this.warn(`${this.socket.remoteAddress}: dropped: there is no room for what it sends`);
       this.socket.destroy();
     }
     const full = this.held() >= this.budget.mayHave();
@@ -263,7 +263,7 @@ class Caller {
 
   strike(why) {
     if (this.socket.destroyed) return; // the rest of a read
-    this.complain(`${this.socket.remoteAddress}: dropped: ${why}`);
+    this.warn(`${this.socket.remoteAddress}: dropped: ${why}`);
     // A version 1 gateway passes on what its clients send. It must not lose its connection, and
     // with that all routes of this service, for what one of them says.
     if (this.isLegacy) return;

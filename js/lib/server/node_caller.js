@@ -91,7 +91,7 @@ class NodeCaller extends Caller {
       const value = JSON.parse(new Map(parts(text)).get('params') ?? 'null');
       const fault = call.stream.received.push($.n, $.end === true, value, Buffer.byteLength(text));
       if (fault) {
-        this.complain(`${this.socket.remoteAddress}: dropped: ${fault}`);
+        this.warn(`${this.socket.remoteAddress}: dropped: ${fault}`);
         this.socket.destroy();
       }
     }

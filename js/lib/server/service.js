@@ -90,7 +90,7 @@ class Service {
     if (request !== null) return finish(fields, request.isHttps);
     if (fields.length > 0 && offer.wanted === undefined && !offer.hasWarned) {
       offer.hasWarned = true;
-      this.node.complain(`${offer.url} answers with header fields, which no client gets: give { headers: [] } behind `
+      this.node.warn(`${offer.url} answers with header fields, which no client gets: give { headers: [] } behind `
         + 'the handler, or the names of those that it reads');
     }
     return [];
@@ -119,7 +119,7 @@ class Service {
   // log.
   #errorOf(error, url) {
     if (error instanceof ServiceError) return error;
-    this.node.complain(`${shown(url)} failed: ${stackOf(error)}`);
+    this.node.warn(`${shown(url)} failed: ${stackOf(error)}`);
     if (error instanceof CallError) return error.toServiceError();
     return new ServiceError(500, 'internal', 'the handler failed');
   }

@@ -25,7 +25,7 @@ function isOwn(host) {
 
 // The address of the other end of a connection, spelled as in lists, if it is on another machine;
 // otherwise null.
-function farEnd({ localAddress, remoteAddress }) {
+function registryHost({ localAddress, remoteAddress }) {
   const [here, there] = [localAddress, remoteAddress].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
   if (isIP(there) === 0 || isOwn(there) || here === there) return null;
   return isIP(there) === 4 ? `::ffff:${there}` : there;
@@ -40,7 +40,7 @@ function resolved(entry, far) {
 // A service listens on `listens`, and the Distributor tells others to call it at `told`. Returns
 // who cannot call it there, and that host; null when all can, or when it is not known where it
 // listens.
-function inVain(listens, told) {
+function unreachableListener(listens, told) {
   if (listens === undefined || told === undefined) return null;
   const [at, seen] = [listens, told].map((one) => String(one).replace(/^::ffff:(?=\d+\.)/i, ''));
   if (at === '::' || at === seen || (at === '0.0.0.0' && isIP(seen) === 4)) return null;
@@ -58,4 +58,4 @@ function foreignServer(bytes) {
   return 'it sends bytes that are not packets';
 }
 
-module.exports = { farEnd, inVain, isOwn, resolved, foreignServer };
+module.exports = { registryHost, unreachableListener, isOwn, resolved, foreignServer };
