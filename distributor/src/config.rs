@@ -33,7 +33,7 @@ net::settings! {
         /// Each packet counts as the largest one. Beyond the limit, connections wait in a queue and
         /// are not read from; beyond half of it, a packet has two seconds, or less when many wait.
         pub max_incoming_bytes: usize = 64 << 20, "BYTES", where 1..=usize::MAX;
-        /// Packets a second from one connection, after a burst; faster ones wait.
+        /// Packets a second from one connection, after a burst; further ones wait.
         pub packets_per_second: u32 = 1000, where 1..=u32::MAX;
         /// Packets of one connection that are handled at once.
         pub packet_burst: u32 = 5000, where 1..=u32::MAX;
@@ -79,7 +79,7 @@ net::settings! {
         ///
         /// Such packets are legal; a flood of them is not.
         pub max_blank_frames: u32 = 1000;
-        /// How long a packet may take from its first byte to its last, whatever progress it makes.
+        /// How long a packet may take from its first byte to its last, however much has arrived.
         pub frame_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
         /// How long a node may read nothing before it is cut.
         pub write_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;

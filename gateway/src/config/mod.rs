@@ -62,9 +62,9 @@ net::settings! {
         pub header_timeout: Duration = Duration::from_secs(10), where MIN_TIME..=MAX_TIME;
         /// How long a TLS handshake may take.
         pub handshake_timeout: Duration = Duration::from_secs(5), where MIN_TIME..=MAX_TIME;
-        /// Accept HTTP/2 without TLS too, from clients that begin with it.
+        /// Accept HTTP/2 without TLS, too, from clients that begin their connection with it.
         pub h2c: bool = false;
-        /// How long a server that speaks HTTP may send nothing of a response that it has begun.
+        /// How long a server may pause in a response that it has begun.
         pub response_idle_timeout: Duration = Duration::from_secs(60), where MIN_TIME..=MAX_TIME;
         /// How long a client may be idle between requests.
         pub idle_timeout: Duration = Duration::from_secs(60), where MIN_TIME..=MAX_TIME;
@@ -74,8 +74,8 @@ net::settings! {
         pub drain_timeout: Duration = Duration::from_secs(30);
         /// Answer unknown routes as the version 1 gateway did: 404 with an empty body.
         pub empty_404: bool = false;
-        /// Whether clients have the routes of nodes that cannot say which are public: of version
-        /// 1, and of version 2 before that; or a list of those that they have.
+        /// Whether clients can call the routes of nodes that do not state which are public, as
+        /// nodes of version 1 and of early releases; or a list of those that they can call.
         pub old_nodes_public: OldNodesPublic = OldNodesPublic(UnstatedRoutes::Public);
         /// How each request is logged on standard output.
         pub access_log: AccessLogFormat = AccessLogFormat::Off;
@@ -85,12 +85,12 @@ net::settings! {
         ///
         /// Their connections must begin with it, and no others may.
         @File pub proxy_protocol: Vec<IpNet> = Vec::new();
-        /// Proxies whose word on the origin of a request is trusted.
+        /// Proxies that are trusted to state scheme, host and client of a request.
         ///
         /// Their X-Forwarded and Forwarded fields are extended, not replaced.
         @File pub trusted: Vec<IpNet> = Vec::new();
-        /// Signs cookies; 16 characters or more. Gateways with the same one know each other's
-        /// cookies; without one, a gateway does not know the cookies of a former process.
+        /// Signs cookies; 16 characters or more. Gateways with the same one accept each other's
+        /// cookies; without one, a gateway does not accept the cookies of an earlier process.
         @File pub cookie_secret: Option<String> = None, where long_enough, like "the output of: openssl rand -hex 32";
     }
     also {

@@ -37,9 +37,10 @@ net::settings! {
         /// Servers get fields with `_` in their names; see Fields.
         @File underscores: bool = false;
         /// A list of methods such as `GET`, and routes such as `POST/orders/{id}`: other requests
-        /// are answered as if nothing offered what they ask for; see Public and internal.
+        /// are answered as if there were no such route; see Public and internal.
         @File allow: Option<Vec<RequestPattern>> = None;
-        /// A list of such requests that are answered so; it wins over `allow`.
+        /// A list of such requests that are answered as if there were no such route; it counts
+        /// before `allow`.
         @File deny: Vec<RequestPattern> = Vec::new();
         /// Which pages of other origins may read the answers; see Pages of other origins.
         @File cors: Option<Cors> = None;
