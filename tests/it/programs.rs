@@ -8,3 +8,4 @@ pub(crate) const KIT: &str = env!("CARGO_BIN_EXE_kit_process");
 pub(crate) const NODE: &str = env!("CARGO_BIN_EXE_node_process");
 pub(crate) const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform_process");
 pub(crate) const SHOP: &str = env!("CARGO_BIN_EXE_shop_process");
+pub(crate) const STORE: &str = env!("CARGO_BIN_EXE_store_process");

@@ -1,5 +1,5 @@
-//! The examples work: the shop, the services in JavaScript, the packages in JavaScript and Python,
-//! meshes of all three languages, and the checks of `nodeconform`.
+//! The examples work: the shop, the store, the services in JavaScript, the packages in JavaScript
+//! and Python, meshes of all three languages, and the checks of `nodeconform`.
 
 mod chat;
 mod conformance;
@@ -8,3 +8,4 @@ mod js_package;
 mod mixed;
 mod python;
 mod shop;
+mod store;

@@ -1,0 +1,7 @@
+//! One service of the store: `store members`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    store::main()
+}
