@@ -132,8 +132,8 @@
 //! addresses or texts of other services: see [`OrRefuse`]. The type `()` takes any answer.
 //!
 //! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or
-//! is idempotent, is retried elsewhere within a budget. [`service!`] makes a trait to implement and
-//! a typed client from one description.
+//! is idempotent, is retried elsewhere within a budget. The attribute `#[service]` makes a trait
+//! and a typed client of one description.
 //!
 //! # Errors
 //!
@@ -244,8 +244,9 @@
 //!
 //! # Examples
 //!
-//! The folder `examples` of this crate has a program for each of streams, events, hedges, layers
-//! and a mesh inside a test: `cargo run -p node-sdk --features testing --example streams`.
+//! The folder `examples` of this crate has a program for each of streams, events, hedges, layers,
+//! typed services and a mesh inside a test: `cargo run -p node-sdk --features testing --example
+//! streams`.
 //!
 //! # When the Distributor is gone
 //!
@@ -291,9 +292,10 @@ mod peers;
 mod routing;
 mod server;
 mod transport;
+mod typed;
 
 #[cfg(feature = "macros")]
-pub use attributes::handler;
+pub use attributes::{Refusal, handler, service};
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, CallFuture};
 pub use client::stream::{Duplex, PartSender, StreamCall, StreamFuture};
@@ -310,7 +312,7 @@ pub use handler::http::{
     SameSite, Text, Wants,
 };
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
-pub use handler::stream::{Items, Streaming};
+pub use handler::stream::{BoxStreaming, Items, Streaming};
 #[doc(hidden)]
 pub use handler::{Argument, HandlerWork, Missing};
 pub use handler::{
@@ -328,12 +330,17 @@ pub use peers::{Changes, Peers, gateway};
 pub use protocol::{Advert, HttpAdvert, ResponseHeaders, Route, Visibility};
 pub use transport::budget::BufferUsage;
 pub use transport::limits::DEFAULT_DEADLINE;
+pub use typed::call::ServiceCall;
+pub use typed::refusal::{Refusal, ServiceCallError};
+pub use typed::stream::{ServiceSender, ServiceStream, ServiceStreamCall};
 
 /// The pages of the guide. Their code is compiled with the tests of this documentation.
 #[cfg(doctest)]
 mod guide {
     #[doc = include_str!("../../docs/guide/services.md")]
     pub struct Services;
+    #[doc = include_str!("../../docs/guide/typed.md")]
+    pub struct Typed;
     #[doc = include_str!("../../docs/guide/auth.md")]
     pub struct Auth;
     #[doc = include_str!("../../docs/guide/errors.md")]
@@ -355,13 +362,14 @@ mod guide {
     pub struct Testing;
 }
 
-/// What [`service!`] and the attributes expand to.
+/// What the attributes expand to.
 #[doc(hidden)]
 pub mod private {
     pub use serde::{self, Deserialize, Serialize};
 
-    pub use crate::handler::checks::{
-        HandlerResult, check_argument, check_error, check_future, check_result, check_value,
+    pub use crate::typed::checks::{
+        HandlerResult, check_argument, check_error, check_future, check_read, check_refusal, check_result, check_value,
     };
-    pub use crate::handler::service_macro::fill;
+    pub use crate::typed::client::{CallSettings, ServiceClient};
+    pub use crate::typed::url::ServiceUrl;
 }

@@ -45,6 +45,7 @@ mod legacy;
 mod packet;
 mod registry;
 mod route;
+mod route_syntax;
 mod router;
 mod secret;
 

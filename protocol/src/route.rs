@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use crate::route_syntax::Segment;
+use crate::route_syntax::{MAX_ROUTE_BYTES, foreign_pattern, segments, split_route};
+
 /// The method of subscriptions to events in the registry. No call has it, and gateways do not route
 /// it.
 pub const EVENT_METHOD: &str = "EVENT";
@@ -21,15 +24,6 @@ pub struct Route {
     method_bytes: usize,
 }
 
-/// A part of a path, between two slashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Segment<'a> {
-    /// Matches itself only.
-    Literal(&'a str),
-    /// `{name}`: matches any one segment that is not empty.
-    Parameter(&'a str),
-}
-
 /// Why a text is not a route.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("'{text}' is not a route: {reason}. Write it like GET/goods or GET/goods/{{id}}")]
@@ -42,9 +36,7 @@ pub struct RouteError {
 
 impl Route {
     /// Longest route in bytes.
-    pub const MAX_BYTES: usize = 512;
-    /// Longest method in letters; HTTP's registered methods have at most 17 (`UPDATEREDIRECTREF`).
-    const MAX_METHOD_BYTES: usize = 17;
+    pub const MAX_BYTES: usize = MAX_ROUTE_BYTES;
 
     /// Reads `METHOD/path`.
     ///
@@ -52,38 +44,8 @@ impl Route {
     /// [`RouteError`] says which rule the text breaks, for the author of the service.
     pub fn parse(text: &str) -> Result<Self, RouteError> {
         let broken = |reason| RouteError { text: text.chars().take(60).collect(), reason };
-        let method_bytes = text.bytes().take_while(u8::is_ascii_uppercase).count();
-        let path = &text[method_bytes..];
-        if method_bytes == 0 || method_bytes > Self::MAX_METHOD_BYTES {
-            return Err(broken("it does not begin with a method in capital letters"));
-        }
-        if !path.starts_with('/') {
-            return Err(broken("no path follows the method"));
-        }
-        if text.len() > Self::MAX_BYTES {
-            return Err(broken("it is longer than 512 bytes"));
-        }
-        if path.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '\\')) {
-            return Err(broken("the path has a character that is not allowed in paths"));
-        }
-        let mut names = Vec::new();
-        for segment in segments(path) {
-            match segment {
-                Segment::Literal("." | "..") => return Err(broken("the path has a dot segment")),
-                Segment::Literal(literal) if literal.contains(['{', '}']) => {
-                    return Err(broken("a parameter must be a whole segment"));
-                }
-                Segment::Literal(_) => {}
-                Segment::Parameter(name) if name.is_empty() || name.contains(['{', '}']) => {
-                    return Err(broken("a parameter has no name"));
-                }
-                Segment::Parameter(name) if names.contains(&name) => {
-                    return Err(broken("two parameters have the same name"));
-                }
-                Segment::Parameter(name) => names.push(name),
-            }
-        }
-        Ok(Self { text: text.into(), method_bytes })
+        let (method, _path) = split_route(text).map_err(broken)?;
+        Ok(Self { text: text.into(), method_bytes: method.len() })
     }
 
     /// The method, such as `GET`.
@@ -123,16 +85,7 @@ impl Route {
 
     /// Why the route matches itself only, although it looks like a pattern of another framework.
     pub fn foreign_pattern(&self) -> Option<&'static str> {
-        self.segments().find_map(|segment| match segment {
-            Segment::Literal(literal) if literal.contains('*') => {
-                Some("there are no wildcards, and a * matches only itself")
-            }
-            Segment::Literal(literal) if literal.starts_with(':') => Some("a parameter is written {name}, not :name"),
-            Segment::Parameter(name) if name.contains(['*', ':']) => {
-                Some("a parameter matches any one segment: there are no wildcards, and no expressions")
-            }
-            Segment::Literal(_) | Segment::Parameter(_) => None,
-        })
+        foreign_pattern(self.path())
     }
 
     /// Method and path together, as registered.
@@ -177,13 +130,6 @@ fn literal_of(segment: Segment<'_>) -> Option<&str> {
         Segment::Literal(literal) => Some(literal),
         Segment::Parameter(_) => None,
     }
-}
-
-fn segments(path: &str) -> impl Iterator<Item = Segment<'_>> {
-    path.split('/').skip(1).map(|segment| {
-        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-        name.map_or(Segment::Literal(segment), Segment::Parameter)
-    })
 }
 
 #[cfg(test)]

@@ -182,6 +182,11 @@ impl<T> Duplex<T> {
 }
 
 impl<T> Duplex<T> {
+    /// The url that was called.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The node at the other end, if the stream is open and does not end in this process.
     pub fn node(&self) -> Option<SocketAddr> {
         self.open.as_ref().map(|open| open.address())

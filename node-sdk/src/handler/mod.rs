@@ -5,7 +5,6 @@
 
 pub(crate) mod arguments;
 pub(crate) mod call_stream;
-pub(crate) mod checks;
 pub(crate) mod failed_call;
 pub(crate) mod http;
 pub(crate) mod invocation;
@@ -13,7 +12,6 @@ pub(crate) mod kept_call;
 pub(crate) mod layer;
 pub(crate) mod respond;
 pub(crate) mod response_sink;
-pub(crate) mod service_macro;
 pub(crate) mod stream;
 
 use std::any::{Any, TypeId};

@@ -61,6 +61,17 @@ pub struct Items<T> {
 #[derive(Debug)]
 pub struct Streaming<S>(pub S);
 
+/// A response in parts whose type can be written down, as in the methods of a
+/// [`service`](crate::service). From [`Streaming::boxed`].
+pub type BoxStreaming<T, E = ServiceError> = Streaming<Pin<Box<dyn Stream<Item = Result<T, E>> + Send>>>;
+
+impl<T, E> BoxStreaming<T, E> {
+    /// A response in parts, made of any stream.
+    pub fn boxed(stream: impl Stream<Item = Result<T, E>> + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+}
+
 impl<T: 'static> FromCall for Items<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let Some(call_stream) = call.call_stream else {

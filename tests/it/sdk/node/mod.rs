@@ -5,4 +5,4 @@ mod hooks;
 mod layers;
 mod notices;
 mod observe;
-mod service_macro;
+mod typed;

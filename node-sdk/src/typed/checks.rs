@@ -1,8 +1,11 @@
-//! What `#[handler]` checks of types, so that the compiler's errors stand at them.
+//! What the attributes check of types, so that the compiler's errors stand at them.
+
+use serde::de::DeserializeOwned;
 
 use crate::error::ServiceError;
 use crate::handler::FromCall;
 use crate::handler::respond::Respond;
+use crate::typed::refusal::Refusal;
 
 /// The result of a handler.
 #[diagnostic::on_unimplemented(
@@ -19,6 +22,12 @@ pub const fn check_argument<T: FromCall>() {}
 
 /// The type is the value of a handler's result.
 pub const fn check_value<T: Respond>() {}
+
+/// Callers can read the type.
+pub const fn check_read<T: DeserializeOwned>() {}
+
+/// The type is the error of a service.
+pub const fn check_refusal<E: Refusal>() {}
 
 /// The type is the error of a handler's result.
 pub const fn check_error<E: Into<ServiceError>>() {}

@@ -1,0 +1,10 @@
+//! What the attributes `#[handler]`, `#[service]` and `#[derive(Refusal)]` are made of.
+//!
+//! It must not route, balance or send a call: a typed call is one of [`Peers`](crate::Peers).
+
+pub(crate) mod call;
+pub(crate) mod checks;
+pub(crate) mod client;
+pub(crate) mod refusal;
+pub(crate) mod stream;
+pub(crate) mod url;
