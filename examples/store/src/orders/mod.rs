@@ -135,7 +135,7 @@ async fn order(
     }
     let busy = || ServiceError::new(503, "busy", "too many orders are on their way").retry_after(ANSWER_TIME);
     let turn = turns.try_acquire_owned().map_err(|_| busy())?;
-    let saga = Saga { log: log.as_ref().clone(), peers, stop };
+    let saga = Saga { log: (*log).clone(), peers, stop };
     let mut order = log.add(user.name, key.to_owned(), new).await?;
     if !order.state.is_end() {
         let id = order.id.clone();
@@ -146,7 +146,10 @@ async fn order(
         match timeout(ANSWER_TIME, work).await {
             Ok(Ok(Some(ended))) => order = ended,
             // It goes on, or is taken up at the next start.
-            Ok(Ok(None) | Err(_)) | Err(_) => return Outcome::from_result(Accepted(order)),
+            Ok(Ok(None) | Err(_)) | Err(_) => {
+                let order = log.find(&order.id).await?.unwrap_or(order);
+                return Outcome::from_result(Accepted(order));
+            }
         }
     }
     match order.state {
