@@ -112,7 +112,8 @@ class Node {
     return this;
   }
 
-  // Subscribes to an event, such as `orders.created`. One node of each name gets it.
+  // Subscribes to an event, such as `orders.created`, or to all that belong to a pattern, such as
+  // `orders.*` or `orders.>`. One node of each name gets an event.
   on(event, handler, options = {}) {
     const fault = eventFault(event);
     if (fault) throw new StartError(fault);
@@ -209,8 +210,8 @@ class Node {
   #advert() {
     const { zone, weight, version, meta } = this.#options;
     const routes = new Map(); // by what they state
-    this.#service.offers.forEach(({ isPublic, wanted: headers }, at) => {
-      const stated = { public: isPublic || undefined, headers };
+    this.#service.offers.forEach(({ isPublic, wanted: headers, takesPayload: isEvent }, at) => {
+      const stated = { public: isPublic || undefined, headers, acks: isEvent || undefined };
       const known = JSON.stringify(stated);
       if (known !== '{}') routes.set(known, { at: [...(routes.get(known)?.at ?? []), at], ...stated });
     });

@@ -124,7 +124,8 @@ test('a route is internal unless its author says that it is public', async (t) =
   ]) {
     await start(t, distributor, 'a', offer, options);
     const { urls, $ } = distributor.registered.at(-1).params;
-    assert.deepEqual([urls, $.routes], [['GET/open', 'GET/usual', 'EVENT/e', 'GET/closed'], expected]);
+    const all = [...expected, { at: [2], acks: true }];
+    assert.deepEqual([urls, $.routes], [['GET/open', 'GET/usual', 'EVENT/e', 'GET/closed'], all]);
   }
   await start(t, distributor, 'b', (one) => one.route('GET/b', () => 1));
   assert.deepEqual(distributor.registered.at(-1).params.$.routes, [], 'a node that says nothing would be public');

@@ -21,7 +21,7 @@ from .errors import (
 from .handler.fields import Cookie
 from .handler.handler import Status
 from .handler.http import Html, HttpRequest, HttpResponse, Redirect, Text
-from .handler.service import Call
+from .handler.service import Call, Event
 from .node import Node
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Cookie",
     "Deadline",
     "Ended",
+    "Event",
     "Html",
     "HttpRequest",
     "HttpResponse",

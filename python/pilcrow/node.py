@@ -331,11 +331,17 @@ class Node:
         it are public."""
         stated: dict[Any, list[int]] = {}
         for position, handler in enumerate(self._handlers):
-            stated.setdefault((handler.is_public, handler.wanted), []).append(position)
+            acks = handler.route.method == EVENT
+            stated.setdefault((handler.is_public, handler.wanted, acks), []).append(position)
         return [
-            {"at": at, **({"public": True} if public else {}), **({} if wanted is None else {"headers": list(wanted)})}
-            for (public, wanted), at in stated.items()
-            if public or wanted is not None
+            {
+                "at": at,
+                **({"public": True} if public else {}),
+                **({} if wanted is None else {"headers": list(wanted)}),
+                **({"acks": True} if acks else {}),
+            }
+            for (public, wanted, acks), at in stated.items()
+            if public or wanted is not None or acks
         ]
 
     def _description(self, address: tuple[str, int]) -> dict[str, Any]:

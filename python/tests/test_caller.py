@@ -391,6 +391,20 @@ class Shared(CallerTest):
         self.assertTrue(all("key" not in packet for one in played for packet in self.calls(one)))
         self.assertEqual(self.node.emit("unheard"), 0)
 
+    async def test_an_event_goes_once_to_each_name_whose_patterns_it_belongs_to(self):
+        urls = [("EVENT/sold.*", "one"), ("EVENT/sold.shoes", "one"), ("EVENT/>", "two"), ("EVENT/*.shoes", "two")]
+        played = [await self.offer(v2(), url, name=name) for url, name in urls]
+        got = lambda: [len(self.calls(one)) for one in played]
+        self.assertEqual(self.node.emit("sold.shoes"), 2)
+        await eventually(lambda: got() == [0, 1, 0, 1])
+        self.assertEqual(self.node.emit("sold.socks"), 2)
+        await eventually(lambda: got() == [1, 1, 1, 1])
+        self.assertEqual(self.node.broadcast("sold.shoes"), 4)
+        await eventually(lambda: got() == [2, 2, 2, 2])
+        self.assertEqual(self.node.emit("bought"), 1)
+        with self.assertRaisesRegex(NoRoute, "whole name"):
+            self.node.emit("sold.*")
+
     async def test_own_events_and_lost_ones(self):
         self.assertEqual(self.node.emit("own", [1]), 1)
         await eventually(lambda: self.events == [[1]])

@@ -6,7 +6,9 @@ import unittest
 from unittest import mock
 
 from pilcrow import Node, ServiceError, Status, node
-from pilcrow.handler import handler, service
+from pilcrow.handler import handler, key_turns, service
+from pilcrow.handler.handler import Handler
+from pilcrow.routing.router import event_route
 from pilcrow.server import answer_writer, caller_connection, running_call, server
 from pilcrow.transport import flow
 from pilcrow.wire import MAX_FRAME_BYTES
@@ -202,6 +204,52 @@ class Answers(ServerTest):
             await eventually(lambda: self.node.lost_events == 2)
         self.going.set()
         await eventually(lambda: self.done == [0, 1, 2])
+
+
+    async def test_an_event_that_says_which_one_it_is_is_acknowledged_in_turn(self):
+        seen = []
+
+        async def handle(payload, call):
+            seen.append((payload, call.event.name, call.event.id, call.event.key, call.event.attempt))
+            await asyncio.sleep(0)
+            if payload == "bad":
+                raise ServiceError(409, "no", "not this one")
+
+        self.node._service.router.put(event_route("sold.*"), Handler(event_route("sold.*"), handle))
+        raw = await self.raw()
+        raw.send({"uri": "/sold.shoes", "method": "EVENT", "key": 1, "$": {"k": "7"}, "params": "unanswered"})
+        for key, payload in ((2, "good"), (3, "bad"), (4, "last")):
+            meta = {"e": f"e{key}", "k": "7", "at": 1}
+            raw.send({"uri": "/sold.shoes", "method": "EVENT", "key": key, "$": meta, "params": payload})
+        answers = [await raw.next() for _ in range(3)]
+        self.assertEqual([(one["key"], one["$"].get("s")) for one in answers], [(2, None), (3, 409), (4, None)])
+        self.assertEqual(seen[0], ("unanswered", "sold.shoes", None, "7", 0))
+        expected = [(one, "sold.shoes", f"e{key}", "7", 1) for key, one in ((2, "good"), (3, "bad"), (4, "last"))]
+        self.assertEqual(seen[1:], expected)
+        turns = self.node._service.turns
+        self.assertEqual((turns._locks, turns._waiting), ({}, 0))
+
+    async def test_events_of_a_key_run_one_after_the_other_and_only_so_many_wait(self):
+        turns, order = key_turns.KeyTurns(), []
+
+        async def one(key, number):
+            async with turns.turn(key):
+                order.append((key, number))
+                await self.going.wait()
+                order.append((key, number))
+
+        tasks = [asyncio.ensure_future(one("a", number)) for number in range(3)]
+        tasks.append(asyncio.ensure_future(one("b", 9)))
+        await asyncio.sleep(0.01)
+        self.assertEqual(order, [("a", 0), ("b", 9)])
+        with mock.patch.object(key_turns, "MAX_WAITING_OF_KEY", 2), self.assertRaises(ServiceError) as caught:
+            await one("a", 4)
+        self.assertEqual(caught.exception.reason, "overloaded")
+        tasks[1].cancel()
+        self.going.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.assertEqual([number for key, number in order if key == "a"], [0, 0, 2, 2])
+        self.assertEqual((turns._locks, turns._waiting), ({}, 0))
 
 
 class Leaving(ServerTest):
@@ -476,7 +524,8 @@ class Starting(unittest.IsolatedAsyncioTestCase):
             one.route("GET/closed", public=False)(handle)
             registered = one._description(("127.0.0.1", 1))
             self.assertEqual(registered["urls"], ["GET/open", "GET/usual", "EVENT/e", "GET/closed"])
-            self.assertEqual(registered["$"]["routes"], [{"at": public, "public": True}])
+            expected = [{"at": public, "public": True}, {"at": [2], "acks": True}]
+            self.assertEqual(sorted(registered["$"]["routes"], key=str), sorted(expected, key=str))
 
     async def test_a_node_registers_and_leaves_before_it_closes(self):
         async with Distributor() as distributor:

@@ -6,7 +6,7 @@ const { childTrace, current } = require('./context');
 const { CallError } = require('../errors');
 const { FRAME_LIMIT } = require('../transport/packets');
 const { CONNECTING, READY, RECONNECT } = require('../balance/pool');
-const { eventFault } = require('../routing/routes');
+const { eventNameFault } = require('../routing/routes');
 const { currentCall, legacyCall } = require('./packet');
 
 const MAX_PAYLOAD_BYTES = FRAME_LIMIT - 4096; // with its envelope it makes a packet that every node can read
@@ -16,7 +16,7 @@ const METHOD = 'EVENT';
 // sent to.
 function emit({ peers, service, name, lost }, event, payload, toAll) {
   const url = `${METHOD}/${event}`;
-  const fault = eventFault(event);
+  const fault = eventNameFault(event);
   if (fault) throw new CallError('bad_url', url, fault);
   let text;
   try {
@@ -38,10 +38,8 @@ function emit({ peers, service, name, lost }, event, payload, toAll) {
     else lost(url, `no node ${group} takes it now: each has too much to do, or cannot be reached`);
   };
   if (toAll) {
-    for (const pool of groups.values()) {
-      for (const member of pool.members) {
-        if (!(takes && member.isLocal)) count(member.node.name, send(emission, member));
-      }
+    for (const member of peers.subscribers(path)) {
+      if (!(takes && member.isLocal)) count(member.node.name, send(emission, member));
     }
     if (takes) count(name, service.notifySelf(emission));
   } else {

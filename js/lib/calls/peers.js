@@ -6,6 +6,7 @@ const { CrashingRoutes } = require('../balance/crashing_routes');
 const { EJECTED, Pool, RECONNECT } = require('../balance/pool');
 const { RetryBudget } = require('../balance/retry_budget');
 const { CallError } = require('../errors');
+const { bySpecificity, isPattern, matchesPattern } = require('../routing/event_patterns');
 const { Router, isNear, routeFault, shapeOf, splitUrl } = require('../routing/routes');
 const { Connection } = require('./connection');
 const { HeldParts } = require('./held_parts');
@@ -26,6 +27,7 @@ class Peers {
   #known = new Router(); // routes that were offered once, beside those that are
   #knownCount = 0;
   #groups = new Map(); // event path -> Map of name -> Pool
+  #patterns = []; // the event paths that are patterns, the most specific first
   #waiting = new Set(); // for a change of the list
   #held = new HeldParts((stream) => this.#endLargest(stream));
   #failed = new Map(); // address -> when it was last reported
@@ -75,6 +77,8 @@ class Peers {
     for (const { urls } of nodes) urls.forEach((url) => this.#remember(url));
     const groupsBefore = this.#groups;
     this.#groups = new Map();
+    const names = [...groups.keys()].map((path) => path.slice(1));
+    this.#patterns = names.filter(isPattern).sort(bySpecificity);
     for (const [path, byName] of groups) {
       const known = groupsBefore.get(path);
       this.#groups.set(path, new Map([...byName].map(([name, members]) => [name, filled(known?.get(name), members)])));
@@ -131,9 +135,32 @@ class Peers {
     return this.#known.find(method, path) ? 'unavailable' : undefined;
   }
 
-  // The subscribers of an event, by their names.
+  // The subscribers of an event, by their names. Of several subscriptions of one name, the most
+  // specific one counts.
   groups(path) {
-    return this.#groups.get(path) ?? new Map();
+    const all = new Map();
+    for (const groups of this.#matching(path)) {
+      for (const [name, pool] of groups) if (!all.has(name)) all.set(name, pool);
+    }
+    return all;
+  }
+
+  // The same, each node once.
+  subscribers(path) {
+    const all = new Map();
+    for (const groups of this.#matching(path)) {
+      for (const pool of groups.values()) {
+        for (const member of pool.members) if (!all.has(member.address)) all.set(member.address, member);
+      }
+    }
+    return all.values();
+  }
+
+  // The groups of an event's name, and of the patterns to which it belongs.
+  #matching(path) {
+    const patterns = this.#patterns.filter((pattern) => matchesPattern(pattern, path.slice(1)));
+    const all = [path, ...patterns.map((pattern) => `/${pattern}`)].map((one) => this.#groups.get(one));
+    return all.filter((groups) => groups !== undefined);
   }
 
   // A url that nodes offer under another method, if there is one: a hint for a mistake.

@@ -2,11 +2,13 @@
 
 // Urls as nodes register them, method and path together, and which of them a call belongs to.
 
+const { bySpecificity, isPattern, isWildcard, matchesPattern, patternFault } = require('./event_patterns');
 const { shown } = require('../transport/packets');
 
 const MAX_URL_BYTES = 512; // of a registered url: what the Distributor accepts
 const MAX_METHOD_LETTERS = 17; // HTTP's registered methods have no more (UPDATEREDIRECTREF)
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'EVENT'];
+const EVENTS = 'EVENT';
 const IDEMPOTENT = ['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS']; // calls that may be carried out twice
 
 const isParameter = (segment) => segment.length > 2 && segment.startsWith('{') && segment.endsWith('}');
@@ -28,7 +30,8 @@ function routeFault(text) {
   if (/[\s\p{Cc}?#\\]/u.test(path)) return 'the path has a character that is not allowed in paths';
   const meant = METHODS.find((one) => one !== method && distance(one, method) === 1);
   if (meant && !METHODS.includes(method)) return `${method} is not a method; is ${meant} meant?`;
-  return segmentsFault(path.split('/').slice(1));
+  const fault = segmentsFault(path.split('/').slice(1));
+  return fault ?? (method === EVENTS ? patternFault(path.slice(1)) : wildcardFault(path));
 }
 
 function segmentsFault(segments) {
@@ -38,7 +41,6 @@ function segmentsFault(segments) {
     if (segment === '{}') return 'a parameter has no name';
     if (!isParameter(segment)) {
       if (/[{}]/.test(segment)) return 'a parameter must be a whole segment';
-      if (segment.includes('*')) return 'there are no wildcards, and a * matches only itself';
       if (segment.startsWith(':')) return 'a parameter is written {name}, not :name';
       continue;
     }
@@ -49,6 +51,10 @@ function segmentsFault(segments) {
     names.add(name);
   }
   return null;
+}
+
+function wildcardFault(path) {
+  return path.includes('*') ? 'there are no wildcards, and a * matches only itself' : null;
 }
 
 // How many letters differ between two words; a swap of two neighbours counts as one. Only small
@@ -104,12 +110,20 @@ function decoded(text) {
 class Router {
   #exact = new Map(); // routes without parameters, as nearly all are
   #root = branch();
+  #patterns = []; // of events: the most specific first
 
   // The value of this very route; made by `make` when there is none.
   at(url, make) {
     const shape = shapeOf(url);
     if (!shape.includes('{}')) {
-      if (!this.#exact.has(shape) && make) this.#exact.set(shape, make(shape));
+      if (!this.#exact.has(shape) && make) {
+        this.#exact.set(shape, make(shape));
+        const [method, path] = splitUrl(shape);
+        if (method === EVENTS && isPattern(path.slice(1))) {
+          this.#patterns.push(path.slice(1));
+          this.#patterns.sort(bySpecificity);
+        }
+      }
       return this.#exact.get(shape);
     }
     let node = this.#root;
@@ -129,6 +143,10 @@ class Router {
     const url = `${method}${path}`;
     const value = this.#exact.get(url);
     if (value !== undefined) return { value, captured: [] };
+    if (method === EVENTS) {
+      const pattern = this.#patterns.find((one) => matchesPattern(one, path.slice(1)));
+      return pattern === undefined ? undefined : { value: this.#exact.get(`${EVENTS}/${pattern}`), captured: [] };
+    }
     const captured = [];
     const found = search(this.#root, url.split('/'), 0, captured);
     return found === undefined ? undefined : { value: found, captured };
@@ -153,13 +171,23 @@ function search(node, segments, at, captured) {
   return behind;
 }
 
-// Why a text is not the name of an event, to which a node can subscribe; null if it is.
+// Why a text is not the name of an event, or a pattern of names, to which a node can subscribe;
+// null if it is.
 function eventFault(event) {
-  const isEvent = typeof event === 'string' && event !== '' && !/^EVENT\/|[{}]/.test(event);
-  return isEvent && routeFault(`EVENT/${event}`) === null
-    ? null : `'${shown(event)}' is not an event: write it like orders.created`;
+  const isText = typeof event === 'string' && event !== '' && !/^EVENT\/|[{}]/.test(event);
+  if (isText && routeFault(`${EVENTS}/${event}`) === null) return null;
+  const why = isText ? patternFault(event) : null;
+  return `'${shown(event)}' is not an event: ${why ?? 'write it like orders.created'}`;
+}
+
+// Why a text is not the name of an event that a node can emit; null if it is.
+function eventNameFault(event) {
+  const fault = eventFault(event);
+  if (fault || !event.split('.').some(isWildcard)) return fault;
+  return `'${shown(event)}' is a pattern: an event is emitted by its whole name`;
 }
 
 module.exports = {
-  Router, callFault, eventFault, isNear, decoded, isIdempotent, parameterNames, routeFault, shapeOf, splitUrl,
+  Router, callFault, eventFault, eventNameFault, isNear, decoded, isIdempotent, parameterNames, routeFault,
+  shapeOf, splitUrl,
 };

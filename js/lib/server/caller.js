@@ -91,7 +91,9 @@ class Caller {
     const version = (packet.$ ?? null) === null ? 1 : 2;
     this.isLegacy = version === 1;
     const isLog = version === 1 && typeof packet.params === 'string'; // a log line of a version 1 node: no answer
-    const key = isLog ? undefined : keyOf(members, version);
+    // An emitter that wants an event to be acknowledged says which one it is.
+    const isSilent = version === 2 && packet.method === 'EVENT' && typeof packet.$.e !== 'string';
+    const key = isLog || isSilent ? undefined : keyOf(members, version);
     const bytes = CALL_BYTES + text.length * CALL_WEIGHT;
     const name = key === undefined ? undefined : shownKey(key);
     const keep = Math.min(Math.max(numberIn(packet.$?.d) || 0, CALL_MS), MAX_WAIT_MS);

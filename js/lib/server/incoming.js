@@ -11,7 +11,7 @@ class IncomingCall {
   #request;
   #wanted;
 
-  constructor({ node, context, openItems }, { method, uri, url, params, caller, request, wanted }) {
+  constructor({ node, context, openItems }, { method, uri, url, params, caller, request, wanted, event }) {
     this.#node = node;
     this.#context = context;
     this.#openItems = openItems;
@@ -19,7 +19,8 @@ class IncomingCall {
     this.#wanted = wanted;
     // `url`: the route as it was registered. `params`: the arguments, with what stands in the path.
     // `caller`: {instance, name, address} of the node that calls, as far as it says.
-    Object.assign(this, { method, uri, url, params, caller });
+    // `event`: {name, id, key, attempt}, if it is one.
+    Object.assign(this, { method, uri, url, params, caller, event });
   }
 
   // As those of the node. Handlers take a call apart: async ({ params, call }) => …

@@ -71,7 +71,9 @@ class NodeCaller extends Caller {
     const caller = { ...this.#stated, ...stated, address: `${host}:${port}` };
     if (!isAnswered) this.service.keep(call); // an event is finished, even if its caller goes
     const what = { method, uri, params: packet.params, $, version: call.version };
-    this.service.run({ ...what, isAnswered, context, caller, stream })
+    const run = () => this.service.run({ ...what, isAnswered, context, caller, stream });
+    const isInTurn = method === 'EVENT' && isAnswered && typeof $.k === 'string';
+    (isInTurn ? this.service.turns.run($.k, run).catch((error) => ({ error })) : run())
       .then((outcome) => {
         if (outcome !== undefined) this.#answer(call, outcome);
         if (!isAnswered && outcome?.error) this.service.node.lost(`${method}${uri}`, outcome.error);

@@ -10,6 +10,7 @@ const { requestOf } = require('./http_request');
 const { Concurrency } = require('./concurrency');
 const { finish } = require('./fields');
 const { IncomingCall } = require('./incoming');
+const { KeyTurns } = require('./key_turns');
 const params = require('./params');
 const { Reply } = require('./reply');
 
@@ -17,10 +18,19 @@ const MAX_HOPS = 32; // calls in a row, each made for the one before: no correct
 const MAX_LEFT = 1024; // calls that are finished without a caller: more than nodes that are well leave
 const FINISH_MS = 30_000; // how long a call is finished whose caller has gone, if it is not idempotent
 
+// The event, if a call is one: its name and, of one that is acknowledged, its id, its key, and how
+// many attempts there were before.
+function eventOf(method, uri, $) {
+  if (method !== 'EVENT') return undefined;
+  const { e: id, k: key, at: attempt = 0 } = $ ?? {};
+  return { name: uri.slice(1), id, key, attempt };
+}
+
 class Service {
   #router = new Router();
   #left = new Set(); // calls that are finished without a caller
   offers = [];
+  turns = new KeyTurns();
 
   constructor(node) {
     this.node = node;
@@ -69,7 +79,8 @@ class Service {
           return stream.items();
         };
         const { handler, takesPayload, url } = offer;
-        const about = { method, uri, url, params: args, caller, request, wanted: offer.wanted };
+        const event = eventOf(method, uri, $);
+        const about = { method, uri, url, params: args, caller, request, wanted: offer.wanted, event };
         const call = new IncomingCall({ node: this.node, context, openItems }, about);
         const act = async () => {
           const result = await (takesPayload ? handler(args, call) : handler(call));

@@ -10,7 +10,7 @@ from ..balance.pool import Pool, Readiness
 from ..context import Context, child_trace
 from ..errors import BadArguments, NoList, NoRoute, RouteError, ServiceError, TooLarge
 from ..handler.service import Call
-from ..routing.router import EVENT, event_route
+from ..routing.router import EVENT, event_name
 from ..transport.pending import NotSent
 from ..wire import MAX_PAYLOAD_BYTES, parse, seal, shown, to_json
 
@@ -28,7 +28,7 @@ class Emission:
         self.path = f"/{event}"
         self.url = f"{EVENT}{self.path}"
         try:
-            event_route(event)
+            event_name(event)
             self.text = to_json(payload)
         except RouteError as error:
             raise NoRoute(f"no node can subscribe to {shown(event)}: {error.reason}") from None
@@ -53,7 +53,7 @@ class Emission:
 
     def to_all(self) -> int:
         """Sends it to all nodes."""
-        others = [(name, one) for name, pool in self.groups.items() for one in pool.members if not one.is_local]
+        others = [(name, one) for name, one in self.caller.table.all_subscribers(self.event) if not one.is_local]
         reached = sum(self._reaches(name, self._to(one)) for name, one in others)
         return reached + (self._to_self() if self.is_own else 0)
 

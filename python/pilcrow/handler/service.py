@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, AsyncIterator, Coroutine, TypeVar
 
 from .. import context as contexts
@@ -21,6 +22,7 @@ from ..wire import shown, to_json
 from .fields import ClientFields, Fields
 from .handler import Handler, Status
 from .http import HttpRequest, HttpResponse
+from .key_turns import KeyTurns
 
 if TYPE_CHECKING:
     from ..client.caller import Caller
@@ -67,6 +69,31 @@ class Throttle:
         return f" ({suppressed} lines before were suppressed)" if suppressed else ""
 
 
+@dataclass(frozen=True)
+class Event:
+    """What a handler can know of an event beside what was emitted."""
+
+    name: str
+    """The whole name, also where the handler is registered for a pattern."""
+    id: str | None = None
+    """The same each time, if an event comes more than once that is acknowledged. Others have none."""
+    key: str | None = None
+    """Acknowledged events of one key are handled one after the other."""
+    attempt: int = 0
+    """How many attempts to deliver it there were before."""
+
+
+def event_of(uri: str, meta: dict[str, Any]) -> Event:
+    """The event that a packet brings."""
+    identity, key, attempt = meta.get("e"), meta.get("k"), meta.get("at")
+    return Event(
+        uri[1:],
+        identity if isinstance(identity, str) else None,
+        key if isinstance(key, str) else None,
+        attempt if isinstance(attempt, int) else 0,
+    )
+
+
 class Call:
     """The call that a handler answers. A handler has it as its parameter ``call``."""
 
@@ -89,6 +116,8 @@ class Call:
         self.request = request
         """The request of a gateway's client; none if a node makes the call itself, or the route does
         not name the ``headers`` that it reads."""
+        self.event: Event | None = None
+        """The event, if the call is one."""
         self._service = service
         self._inbox = inbox
         self._open: Any = None
@@ -152,6 +181,7 @@ class Service:
         have more."""
         self.held_bytes = 0
         """The bytes that are held for all callers."""
+        self.turns = KeyTurns()
         self.log = Throttle()
         self.tasks: set[asyncio.Task[Any]] = set()
         """Work that the node waits for when it stops."""

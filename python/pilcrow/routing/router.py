@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from ..errors import RouteError
 from ..wire import shown
+from .patterns import is_pattern, matches, pattern_fault, specificity
 
 MAX_ROUTE_BYTES = 512
 """Maximum bytes of a route: the Distributor accepts no longer one."""
@@ -106,7 +107,18 @@ def event_route(event: str) -> Route:
     route = Route(f"{EVENT}/{event}")
     if route.is_pattern:
         raise RouteError(event, "an event has no parameters")
+    fault = pattern_fault(event)
+    if fault is not None:
+        raise RouteError(event, fault)
     return route
+
+
+def event_name(event: str) -> str:
+    """Checks the name of an event that is emitted. Raises :class:`RouteError` when no event has it."""
+    event_route(event)
+    if is_pattern(event):
+        raise RouteError(event, "an event is emitted by its whole name; only subscriptions have a * or a >")
+    return event
 
 
 def split_url(url: str, is_call: bool = True) -> tuple[str, str]:
@@ -136,6 +148,7 @@ class Router(Generic[T]):
 
     def __init__(self) -> None:
         self._exact: dict[tuple[str, str], tuple[Route, T]] = {}
+        self._events: list[str] = []  # patterns of events, the most specific first
         self._shapes: dict[tuple[Any, ...], list[tuple[bool, ...]]] = {}
         self._counts: dict[tuple[Any, ...], int] = {}
         self._patterns: dict[tuple[Any, ...], tuple[Route, T]] = {}
@@ -151,6 +164,9 @@ class Router(Generic[T]):
         slow."""
         if not route.is_pattern:
             self._exact[route.method, route.path] = (route, value)
+            name = route.path[1:]
+            if route.method == EVENT and is_pattern(name) and name not in self._events:
+                self._events = sorted([*self._events, name], key=specificity)
             return
         if len(route.segments) > MAX_SEGMENTS:
             raise RouteError(route.text, f"a route with parameters has at most {MAX_SEGMENTS} segments")
@@ -174,6 +190,8 @@ class Router(Generic[T]):
         """Removes a route, and leaves nothing behind: names come and go for years."""
         if not route.is_pattern:
             self._exact.pop((route.method, route.path), None)
+            if route.method == EVENT:
+                self._events = [name for name in self._events if name != route.path[1:]]
             return
         if self._patterns.pop(self._key(route), None) is None:
             return
@@ -190,6 +208,9 @@ class Router(Generic[T]):
         exact = self._exact.get((method, path))
         if exact is not None:
             return (*exact, {})
+        if method == EVENT:
+            pattern = next((one for one in self._events if matches(one, path[1:])), None)
+            return None if pattern is None else (*self._exact[EVENT, f"/{pattern}"], {})
         segments = path.split("/")[1:]
         for first in (segments[0] if segments else "", None):
             for shape in self._shapes.get((method, len(segments), first), ()):

@@ -15,6 +15,7 @@ from ..transport.connection import Connection
 from ..transport.pending import Target
 from ..transport.sockets import blocked_because, parse_host_port
 from ..wire import LEGACY_READ_BYTES, MAX_FRAME_BYTES, shown
+from .patterns import is_pattern, matches, specificity
 from .replica import Entry
 from .router import EVENT, Route, Router
 
@@ -119,6 +120,7 @@ class Table:
         self._nodes: dict[str, Node] = {}
         self._providers: Router[dict[str, Provider]] = Router()
         self._subscribers: dict[str, dict[str, dict[str, Provider]]] = {}
+        self._patterns: set[str] = set()  # of events that have subscribers
         self._pools: dict[Any, Pool[Provider]] = {}
         self._turns: dict[Any, int] = {}
         self._seen: Router[None] = Router()
@@ -199,6 +201,8 @@ class Table:
             if route.method == EVENT:
                 if node.weight:
                     groups = self._subscribers.setdefault(route.path, {})
+                    if is_pattern(route.path[1:]):
+                        self._patterns.add(route.path[1:])
                     groups.setdefault(node.target.name, {})[node.target.address] = Provider(node, route)
                     self._forget_pool((route.path, node.target.name))
                 continue
@@ -230,6 +234,7 @@ class Table:
                     groups.pop(node.target.name, None)
                 if not groups:
                     self._subscribers.pop(route.path, None)
+                    self._patterns.discard(route.path[1:])
                 continue
             known = self._providers.get(route)
             if known is not None:
@@ -261,10 +266,29 @@ class Table:
         return route, self._pool(route.text, providers)
 
     def subscribers(self, event: str) -> dict[str, Pool[Provider]]:
-        """The nodes that have subscribed to an event, by their names."""
-        path = f"/{event}"
-        groups = self._subscribers.get(path, {})
-        return {name: self._pool((path, name), group) for name, group in groups.items()}
+        """The nodes that have subscribed to an event, by their names. Of several subscriptions of one
+        name, the most specific one counts."""
+        pools: dict[str, Pool[Provider]] = {}
+        for path in self._paths_of(event):
+            for name, group in self._subscribers[path].items():
+                if name not in pools:
+                    pools[name] = self._pool((path, name), group)
+        return pools
+
+    def all_subscribers(self, event: str) -> list[tuple[str, Provider]]:
+        """The same, each node once, with its name."""
+        nodes: dict[str, tuple[str, Provider]] = {}
+        for path in self._paths_of(event):
+            for name, group in self._subscribers[path].items():
+                for provider in group.values():
+                    nodes.setdefault(provider.address, (name, provider))
+        return list(nodes.values())
+
+    def _paths_of(self, event: str) -> list[str]:
+        """The name of an event, and the patterns to which it belongs, the most specific first, as far
+        as there are subscribers."""
+        patterns = sorted((one for one in self._patterns if matches(one, event)), key=specificity)
+        return [path for path in (f"/{event}", *(f"/{one}" for one in patterns)) if path in self._subscribers]
 
     def was_offered(self, method: str, path: str) -> bool:
         """Whether a node has offered the route before."""

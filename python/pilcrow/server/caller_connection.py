@@ -12,7 +12,8 @@ from ..context import Context, read_trace
 from ..errors import ServiceError
 from ..handler.fields import Fields
 from ..handler.http import request_of
-from ..handler.service import Call, is_idempotent, overloaded
+from ..handler.service import Call, event_of, is_idempotent, overloaded
+from ..routing.router import EVENT
 from ..transport.answers import failure_packet, success_packet
 from ..transport.flow import FlowViolation, Inbox, NoRoom, Outbox
 from ..transport.sockets import peer_name, tune
@@ -182,6 +183,8 @@ class CallerConnection(asyncio.Protocol):
             self._control(uri, packet, meta, size)
             return
         key, params = key_and_params(packet, is_v2)
+        if method == EVENT and not isinstance(meta.get("e"), str):
+            key = None  # An emitter that wants an acknowledgement says which event it is.
         running = RunningCall(self, key, is_v2, is_idempotent(method, meta.get("i")), size)
         running.head = f'{{"key":{to_json(key)}'
         try:
@@ -210,6 +213,8 @@ class CallerConnection(asyncio.Protocol):
         caller = instance[:MAX_ID_CHARS] or self.peer
         call = Call(self.service, method, uri, params, running.inbox, caller, request)
         call._open = running if running.outbox is not None else None
+        if method == EVENT:
+            call.event = event_of(uri, meta)
         self._running.add(running)
         if running.key is not None:
             self._by_key[running.key] = running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .. import context as contexts
@@ -67,7 +68,8 @@ class RunningCall:
             if handler.is_stream and self.outbox is not None:
                 await self._run_stream(call, handler, captured)
                 return
-            status, text, fields = await self.caller.service.answer(call, handler, captured, self.key is not None)
+            async with self._turn(call):
+                status, text, fields = await self.caller.service.answer(call, handler, captured, self.key is not None)
             if self.is_open:
                 await self._end_with(text)
             else:
@@ -86,6 +88,12 @@ class RunningCall:
             raise
         finally:
             self.caller.forget(self)
+
+    def _turn(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """The turn of an acknowledged event with a key."""
+        if self.key is None or call.event is None or call.event.key is None:
+            return nullcontext()
+        return self.caller.service.turns.turn(call.event.key)
 
     async def _run_stream(self, call: Call, handler: Handler, captured: dict[str, str]) -> None:
         assert self.outbox is not None
