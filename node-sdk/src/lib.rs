@@ -80,6 +80,7 @@
 //! | the trace of the call | [`Trace`] |
 //! | that the node stops | [`Stop`] |
 //! | the parts that the caller sends | [`Items`] |
+//! | the name of an event | [`Event`] |
 //! | what a guard has found out | [`Extension`] |
 //! | a type of your own | that type, which is [`FromCall`] |
 //! | what has to be awaited | [`Awaited`], of a type that is [`AsyncFromCall`] |
@@ -178,7 +179,8 @@
 //!
 //! [`Peers::emit`] tells one node of each name that has [subscribed](NodeBuilder::subscribe) to an
 //! event. There is no answer, and nothing is stored: a node that is away does not get the event
-//! later.
+//! later. [`Peers::deliver`] waits for an acknowledgement and tries again. The feature `event-log`
+//! keeps events on disk. `docs/guide/events.md` has a table of what each promises.
 //!
 //! ```
 //! # use node_sdk::{Node, Params, ServiceError};
@@ -285,6 +287,8 @@ mod client;
 mod context;
 mod discovery;
 mod error;
+#[cfg(feature = "event-log")]
+mod event_log;
 mod handler;
 mod node;
 mod observe;
@@ -298,10 +302,15 @@ mod typed;
 pub use attributes::{Refusal, handler, service};
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, CallFuture};
+pub use client::events::deliver::Deliver;
+#[cfg(feature = "event-log")]
+pub use client::events::publish::Publish;
 pub use client::stream::{Duplex, PartSender, StreamCall, StreamFuture};
 pub use context::{Stop, Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
-pub use error::{CallError, ServiceError, StartError};
+pub use error::{CallError, DeliveryError, ServiceError, StartError};
+#[cfg(feature = "event-log")]
+pub use error::{LogError, PublishError};
 #[doc(hidden)]
 pub use handler::arguments::extension::ExtensionValue;
 #[doc(hidden)]
@@ -316,7 +325,7 @@ pub use handler::stream::{BoxStreaming, Items, Streaming};
 #[doc(hidden)]
 pub use handler::{Argument, HandlerWork, Missing};
 pub use handler::{
-    AsyncFromCall, Awaited, Caller, Deadline, Extension, FromCall, Handler, IncomingCall, Next, Params, Path,
+    AsyncFromCall, Awaited, Caller, Deadline, Event, Extension, FromCall, Handler, IncomingCall, Next, Params, Path,
     RawParams, State, StateTypes,
 };
 #[cfg(feature = "log")]
@@ -351,6 +360,9 @@ mod guide {
     pub struct Streams;
     #[doc = include_str!("../../docs/guide/events.md")]
     pub struct Events;
+    #[cfg(feature = "event-log")]
+    #[doc = include_str!("../../docs/guide/event_log.md")]
+    pub struct EventLog;
     #[doc = include_str!("../../docs/guide/cancellation.md")]
     pub struct Cancellation;
     #[doc = include_str!("../../docs/guide/running.md")]

@@ -51,10 +51,11 @@ mod secret;
 
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
-    ANY_INSTANCE, CREDIT_URI, CallMeta, CallUrl, ClientRequest, HELLO_URI, Hello, JsonText, LegacyResponse, PART_URI,
-    Part, PartWriter, Request, Response, ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter,
-    STREAM_WINDOW, Side, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts,
-    success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request, write_response,
+    ANY_INSTANCE, CREDIT_URI, CallMeta, CallUrl, ClientRequest, EVENT_LOG_URL, HELLO_URI, Hello, JsonText,
+    LegacyResponse, LogPart, LogReport, LogRequest, LoggedEvent, PART_URI, Part, PartWriter, Request, Response,
+    ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE,
+    WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts, success_parts, write_cancel,
+    write_credit, write_end, write_hello, write_open, write_request, write_response,
 };
 pub use codec::{
     DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, attach, is_blank, seal, split_attachment,
@@ -76,6 +77,8 @@ pub use registry::{
     write_need, write_needed, write_packed_delta, write_packed_list, write_ping, write_pong, write_refusal,
     write_registration, write_report, write_visibility,
 };
-pub use route::{EVENT_METHOD, EVENT_PREFIX, Route, RouteError, Segment, foreign_prefix, is_idempotent};
+pub use route::{
+    EVENT_METHOD, EVENT_PREFIX, Route, RouteError, Segment, check_event, event_matches, foreign_prefix, is_idempotent,
+};
 pub use router::{RouteMatch, Router, RouterError};
 pub use secret::Secret;

@@ -16,6 +16,16 @@ pub const EVENT_METHOD: &str = "EVENT";
 /// What the name of an event begins with in the registry: [`EVENT_METHOD`] and a slash.
 pub const EVENT_PREFIX: &str = "EVENT/";
 
+/// Maximum number of words of a pattern of events, and of its wildcards: this bounds the cost of a
+/// look-up, whatever is registered.
+const MAX_PATTERN_WORDS: usize = 16;
+const MAX_WILDCARDS: usize = 3;
+
+/// Matches any one word.
+pub(crate) const ANY_WORD: &str = "*";
+/// Matches one word or more, as the last word.
+pub(crate) const LAST_WORDS: &str = ">";
+
 /// A method and a path that a node offers. Whole segments of the path may be `{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
@@ -68,6 +78,12 @@ impl Route {
         self.path().contains('{')
     }
 
+    /// Whether the route is a subscription to all events that belong to a pattern: see
+    /// [`check_event`].
+    pub fn is_event_pattern(&self) -> bool {
+        self.method() == EVENT_METHOD && !self.is_pattern() && check_event(&self.path()[1..]) == Ok(true)
+    }
+
     /// Whether both are one route: the names of parameters make no difference.
     pub fn is_same(&self, other: &Self) -> bool {
         self.method() == other.method() && self.segments().map(literal_of).eq(other.segments().map(literal_of))
@@ -85,6 +101,9 @@ impl Route {
 
     /// Why the route matches itself only, although it looks like a pattern of another framework.
     pub fn foreign_pattern(&self) -> Option<&'static str> {
+        if self.method() == EVENT_METHOD {
+            return check_event(&self.path()[1..]).err();
+        }
         foreign_pattern(self.path())
     }
 
@@ -110,6 +129,48 @@ pub fn foreign_prefix(prefix: &str) -> Option<&'static str> {
         segment if is_parameter(segment) => Some("a prefix has all paths below it, and no parameters"),
         _plain => None,
     })
+}
+
+/// Whether the name of an event has a wildcard: a `*` for any one word, or a `>` at its end for all
+/// words that follow.
+///
+/// # Errors
+/// Why the name is of no use to anybody, for the author of the service.
+pub fn check_event(name: &str) -> Result<bool, &'static str> {
+    if !name.contains(['*', '>']) {
+        return Ok(false);
+    }
+    let words = || name.split('.');
+    if words().any(|word| ![ANY_WORD, LAST_WORDS].contains(&word) && word.contains(['*', '>'])) {
+        return Err("a * or a > is a whole word, as in orders.* or orders.>");
+    }
+    if words().rev().skip(1).any(|word| word == LAST_WORDS) {
+        return Err("a > is the last word; in other places, write a *");
+    }
+    if words().any(str::is_empty) {
+        return Err("a word is empty");
+    }
+    if words().count() > MAX_PATTERN_WORDS {
+        return Err("a name with wildcards has at most 16 words");
+    }
+    if words().filter(|word| [ANY_WORD, LAST_WORDS].contains(word)).count() > MAX_WILDCARDS {
+        return Err("a name has at most 3 wildcards");
+    }
+    Ok(true)
+}
+
+/// Whether an event belongs to a pattern, or has that name.
+pub fn event_matches(pattern: &str, name: &str) -> bool {
+    let (mut pattern, mut name) = (pattern.split('.'), name.split('.'));
+    loop {
+        match (pattern.next(), name.next()) {
+            (None, None) => return true,
+            (Some(LAST_WORDS), Some(word)) => return !word.is_empty(),
+            (Some(ANY_WORD), Some(word)) if !word.is_empty() => {}
+            (Some(expected), Some(word)) if expected == word => {}
+            _differ => return false,
+        }
+    }
 }
 
 /// Whether calls with this method may be carried out twice (RFC 9110, 9.2.2): they are tried again
@@ -201,6 +262,49 @@ mod tests {
         for (bytes, fits) in [(511, true), (512, true), (513, false)] {
             let text = format!("GET/{}", "x".repeat(bytes - 4));
             assert_eq!(Route::parse(&text).is_ok(), fits, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn b9_a_name_with_a_wildcard_is_a_pattern_or_refused() {
+        #[track_caller]
+        fn check(name: &str, expected: Result<bool, &str>) {
+            let fits = match (check_event(name), expected) {
+                (Ok(seen), Ok(expected)) => seen == expected,
+                (Err(reason), Err(part)) => reason.contains(part),
+                (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+            };
+            assert!(fits, "{name}: {:?}", check_event(name));
+        }
+        for name in ["orders.created", "orders", "", "a..b", "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q"] {
+            check(name, Ok(false));
+        }
+        for name in ["*", ">", "orders.*", "*.created", "orders.>", "a.*.b.*.>", "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.*"] {
+            check(name, Ok(true));
+        }
+        check("orders*", Err("whole word"));
+        check("orders.**", Err("whole word"));
+        check("orders.a>", Err("whole word"));
+        check("orders.>.a", Err("last word"));
+        check(">.>", Err("last word"));
+        check("orders..*", Err("empty"));
+        check("*.*.*.*", Err("3 wildcards"));
+        check("*.*.*.>", Err("3 wildcards"));
+        check("a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.*", Err("16 words"));
+    }
+
+    #[test]
+    fn one_pattern_is_compared_as_the_tree_does() {
+        for (pattern, name, expected) in [
+            ("orders.created", "orders.created", true),
+            ("orders.*", "orders.created", true),
+            ("orders.*", "orders", false),
+            ("orders.*", "orders.created.eu", false),
+            ("orders.>", "orders.created.eu", true),
+            ("orders.>", "orders", false),
+            ("*.created", ".created", false),
+        ] {
+            assert_eq!(event_matches(pattern, name), expected, "{pattern} {name}");
         }
     }
 }

@@ -21,9 +21,26 @@ pub(crate) trait LocalCall: Send + Sync {
     /// finished: see `server/released`.
     fn call(self: Arc<Self>, url: CallUrl<'_>, params: &str, context: Context, idempotent: bool) -> LocalResponse;
 
+    /// Has this node handle an event that is acknowledged. Dropping the result cancels nothing.
+    fn deliver(
+        self: Arc<Self>,
+        url: CallUrl<'_>,
+        params: &str,
+        context: Context,
+        event: LocalEvent<'_>,
+    ) -> LocalResponse;
+
     /// Makes a call without a response: the caller does not wait for the handler. Returns whether
     /// it has room for it.
     fn notify(&self, url: CallUrl<'_>, params: &str, context: Context) -> bool;
+}
+
+/// What an event that is acknowledged says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalEvent<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) attempt: u8,
 }
 
 /// The response of this node as a frame; `None` when the deadline is over.
@@ -74,6 +91,16 @@ mod tests {
                 Bytes::from_static(b"done")
             };
             Box::pin(async move { tokio::time::timeout_at(context.deadline.unwrap(), done).await.ok() })
+        }
+
+        fn deliver(
+            self: Arc<Self>,
+            _url: CallUrl<'_>,
+            params: &str,
+            context: Context,
+            _event: LocalEvent<'_>,
+        ) -> LocalResponse {
+            self.call(CallUrl::new("EVENT", "/a"), params, context, false)
         }
 
         fn notify(&self, _url: CallUrl<'_>, _params: &str, _context: Context) -> bool {

@@ -12,12 +12,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::balance::{Balance, RetryBudget};
 use crate::client::events::deferred::DeferredEvents;
+use crate::client::events::key_order::KeyTurns;
 use crate::client::local_call::LocalCall;
 use crate::context::tasks::NodeTasks;
+#[cfg(feature = "event-log")]
+use crate::event_log::EventLog;
 use crate::observe::NodeMetrics;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::{RegistryView, SharedTable};
-use crate::routing::subscriptions::SubscriberGroups;
+use crate::routing::subscriptions::Subscribers;
 use crate::routing::table::Lookup;
 use crate::transport::connection::Connection;
 
@@ -34,6 +37,11 @@ pub(crate) struct Mesh {
     balance: Balance,
     /// Events that wait for the Distributor's answer.
     deferred_events: Arc<DeferredEvents>,
+    /// Events with keys that wait for earlier ones to be acknowledged.
+    key_turns: Arc<KeyTurns>,
+    /// The log of this node, if it has one.
+    #[cfg(feature = "event-log")]
+    event_log: OnceLock<Arc<EventLog>>,
     /// The tasks of this node, and the runtime that it was started in, where they run.
     tasks: NodeTasks,
     runtime: Handle,
@@ -60,6 +68,9 @@ impl Mesh {
             retries,
             balance,
             deferred_events: Arc::default(),
+            key_turns: Arc::default(),
+            #[cfg(feature = "event-log")]
+            event_log: OnceLock::new(),
             tasks: NodeTasks::default(),
             runtime: Handle::current(),
             interests,
@@ -76,6 +87,9 @@ impl Mesh {
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.balance,
             deferred_events: Arc::clone(&self.deferred_events),
+            key_turns: Arc::clone(&self.key_turns),
+            #[cfg(feature = "event-log")]
+            event_log: self.event_log.clone(),
             tasks: self.tasks.clone(),
             runtime: self.runtime.clone(),
             interests: self.interests.clone(),
@@ -105,7 +119,7 @@ impl Mesh {
     }
 
     /// The nodes that have subscribed to an event.
-    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
+    pub(crate) fn subscribers(&self, path: &str) -> Subscribers {
         self.table.read().subscribers(path)
     }
 
@@ -175,6 +189,22 @@ impl Mesh {
 
     pub(super) fn deferred_events(&self) -> &DeferredEvents {
         &self.deferred_events
+    }
+
+    /// The log of this node.
+    #[cfg(feature = "event-log")]
+    pub(super) fn event_log(&self) -> Option<&Arc<EventLog>> {
+        self.event_log.get()
+    }
+
+    /// Lets events be published in this log from now on.
+    #[cfg(feature = "event-log")]
+    pub(crate) fn set_event_log(&self, log: Arc<EventLog>) {
+        let _ = self.event_log.set(log);
+    }
+
+    pub(super) fn key_turns(&self) -> &Arc<KeyTurns> {
+        &self.key_turns
     }
 
     /// The interests of this node: see [`NodeBuilder::interests`](crate::NodeBuilder::interests).

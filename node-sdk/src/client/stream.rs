@@ -67,6 +67,13 @@ impl<'a, T> StreamCall<'a, T> {
         self
     }
 
+    /// Opens the stream with the node at this address.
+    #[cfg(feature = "event-log")]
+    pub(crate) fn at_address(mut self, address: SocketAddr) -> Self {
+        self.raw = self.raw.with_address(address);
+        self
+    }
+
     /// As [`Call::balance`](crate::Call::balance).
     pub fn balance(mut self, balance: Balance) -> Self {
         self.raw.pick.balance = balance;

@@ -132,6 +132,20 @@ pub enum StartError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The file of the event log cannot be used.
+    #[cfg(feature = "event-log")]
+    #[error("the event log {path} cannot be opened")]
+    EventLog {
+        /// The path of the file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: crate::error::LogError,
+    },
+    /// The name of a durable subscription has a wrong form.
+    #[cfg(feature = "event-log")]
+    #[error("'{0}' is not the name of a durable subscription; use 1 to 64 of A-Z a-z 0-9 . _ -")]
+    SubscriptionName(String),
     /// The work of [`serve_with`](crate::NodeBuilder::serve_with) has failed, and the node has
     /// stopped in order.
     #[error("the work beside the node has failed")]

@@ -9,7 +9,7 @@ use protocol::WRONG_INSTANCE;
 use tokio::time::Instant;
 
 use crate::context::Context;
-use crate::error::{CallError, ServiceError, error_status};
+use crate::error::{CallError, DeliveryError, ServiceError, error_status};
 
 /// Words with which a node refuses a call that its service has not seen. They say nothing about
 /// what the call asked for: a node that does not offer a route knows of no thing that is missing.
@@ -87,6 +87,13 @@ impl From<CallError> for ServiceError {
         log(&error);
         let (status, reason, message, retry_after) = answer(&error);
         Self { retry_after, ..Self::new(status, reason, message) }
+    }
+}
+
+/// As the failure of the first group that has failed.
+impl From<DeliveryError> for ServiceError {
+    fn from(error: DeliveryError) -> Self {
+        error.into_call_error().map_or_else(|| Self::internal("an event was not delivered"), Self::from)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::error::ServiceError;
 use crate::handler::arguments::extension::{ExtensionValue, Extensions};
 use crate::handler::call_stream::CallStream;
+use crate::handler::event::Event;
 use crate::handler::invocation::{AnyHandler, Next, RunningHandler};
 use crate::handler::{Argument, Caller, FromCall, IncomingCall, NodeContext};
 
@@ -26,6 +27,7 @@ pub(crate) struct KeptCall {
     client: Option<Box<ClientRequest<'static>>>,
     wanted: Option<WantedHeaders>,
     body: Option<Bytes>,
+    event: Option<Box<Event>>,
     extensions: Extensions,
     node: Arc<NodeContext>,
 }
@@ -43,6 +45,7 @@ impl KeptCall {
             client: call.client.map(|client| Box::new(client.to_static())),
             wanted: call.wanted.cloned(),
             body: call.body.map(Bytes::copy_from_slice),
+            event: call.event.map(|event| Box::new(Event::new(event))),
             extensions: call.extensions.borrow().clone(),
             node: Arc::clone(call.node),
         }
@@ -74,6 +77,7 @@ impl KeptCall {
             client: self.client.as_deref(),
             wanted: self.wanted.as_ref(),
             body: self.body.as_deref(),
+            event: self.event.as_deref().map(Event::as_incoming),
             next: RefCell::new(next),
             extensions: RefCell::new(self.extensions.clone()),
             node: &self.node,

@@ -5,6 +5,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod call_stream;
+pub(crate) mod event;
 pub(crate) mod failed_call;
 pub(crate) mod http;
 pub(crate) mod invocation;
@@ -28,6 +29,8 @@ pub use self::arguments::{
 };
 use self::arguments::{Extensions, unless_refused};
 use self::call_stream::CallStream;
+pub use self::event::Event;
+use self::event::IncomingEvent;
 use self::http::Wants;
 pub(crate) use self::invocation::{AnyHandler, erased};
 pub use self::invocation::{HandlerWork, Next};
@@ -57,6 +60,8 @@ pub struct IncomingCall<'a> {
     pub(crate) wanted: Option<&'a WantedHeaders>,
     /// The body of that request as it was sent, if the route takes it so.
     pub(crate) body: Option<&'a [u8]>,
+    /// The event, if the call is one.
+    pub(crate) event: Option<IncomingEvent<'a>>,
     /// The layers and the handler that a layer wraps.
     pub(crate) next: RefCell<Option<Next>>,
     /// The values that guards and layers have handed on.
@@ -99,7 +104,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
+            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
     note = "a type of your own is one if it implements `FromCall`; one that implements `AsyncFromCall` is `Awaited<T>`"
 )]
 pub trait FromCall: Sized + Send + 'static {

@@ -9,9 +9,12 @@ use net::{Network, warn};
 use protocol::{Advert, EVENT_PREFIX, LEGACY_READ_BYTES, RouteAdvert};
 
 use crate::balance::Balance;
+use crate::handler::event::DURABLE_METHOD;
 use crate::handler::http::Wants;
 use crate::handler::layer::{Layer, LayerDefinition};
 use crate::handler::{AnyHandler, Handler, StateMap, erased};
+#[cfg(feature = "event-log")]
+use crate::node::event_log::{DurableDefinition, LogDefinition};
 use crate::node::hooks::Hook;
 use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
@@ -55,6 +58,11 @@ pub struct NodeBuilder {
     pub(super) public_routes: bool,
     /// A setting for the last route that was given before any route.
     pub(super) misplaced: Option<&'static str>,
+    #[cfg(feature = "event-log")]
+    pub(super) event_log: Option<LogDefinition>,
+    /// The durable subscriptions, whose handlers are among the routes.
+    #[cfg(feature = "event-log")]
+    pub(super) durable: Vec<DurableDefinition>,
     pub(super) start_hooks: Vec<Hook>,
     pub(super) stop_hooks: Vec<Hook>,
     /// Variables with wrong values, and why.
@@ -98,6 +106,10 @@ impl NodeBuilder {
             silent: false,
             public_routes: false,
             misplaced: None,
+            #[cfg(feature = "event-log")]
+            event_log: None,
+            #[cfg(feature = "event-log")]
+            durable: Vec::new(),
             start_hooks: Vec::new(),
             stop_hooks: Vec::new(),
             wrong_variables: Vec::new(),
@@ -285,21 +297,25 @@ impl NodeBuilder {
         self.idle_layer = self.idle_layer.or(idle);
     }
 
-    fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {
+    pub(super) fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {
         let handler = self.layers.iter_mut().rev().fold(handler, |inner, around| {
             around.covers_route = true;
             around.layer.clone().around(inner)
         });
-        let public = self.public_routes && !text.starts_with(EVENT_PREFIX);
-        let (advert, wants) = (RouteAdvert { public, ..RouteAdvert::default() }, Wants::default());
+        let is_route = !text.starts_with(EVENT_PREFIX) && !is_durable(&text);
+        let public = self.public_routes && is_route;
+        let acks = text.starts_with(EVENT_PREFIX);
+        let (advert, wants) = (RouteAdvert { public, acks, ..RouteAdvert::default() }, Wants::default());
         let (max_concurrency, to_the_end) = (None, false);
         self.routes.push(RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, wants, advert });
         self
     }
 
-    /// Has `handler` called for an event, such as `orders.created`, whenever another node
-    /// [emits](crate::Peers::emit) it. Of all nodes with this node's name, one gets the event. The
-    /// result of the handler is discarded; an error is a warning in the log, and counts among
+    /// Has `handler` called for an event, such as `orders.created`, or for all that belong to a
+    /// pattern, such as `orders.*` (any one word) or `orders.>` (all that follows), whenever
+    /// another node [emits](crate::Peers::emit) it. Of several subscriptions that match, the most
+    /// specific one is called. Of all nodes with this node's name, one gets the event. The result
+    /// of the handler is discarded; an error is a warning in the log, and counts among
     /// [`Node::lost_events`](crate::Node::lost_events).
     ///
     /// ```
@@ -358,6 +374,11 @@ impl NodeBuilder {
         self.network = network;
         self
     }
+}
+
+/// Whether this is the handler of a durable subscription, which is not registered.
+pub(super) fn is_durable(route: &str) -> bool {
+    route.strip_prefix(DURABLE_METHOD).is_some_and(|rest| rest.starts_with('/'))
 }
 
 impl fmt::Debug for NodeBuilder {

@@ -5,6 +5,8 @@
 mod admin;
 mod builder;
 mod environment;
+#[cfg(feature = "event-log")]
+mod event_log;
 mod hooks;
 mod http_offer;
 #[cfg(feature = "log")]

@@ -20,7 +20,9 @@ use crate::discovery::registration::NodeDescription;
 use crate::error::StartError;
 use crate::handler::{Missing, NodeContext, StateMap, StateTypes};
 use crate::node::admin::{AdminServer, AdminSources};
-use crate::node::builder::RouteDefinition;
+use crate::node::builder::{RouteDefinition, is_durable};
+#[cfg(feature = "event-log")]
+use crate::node::event_log;
 use crate::node::hooks::{Hook, STOP_HOOKS_TIME, outcome, run_start_hooks};
 use crate::node::own_route::own_route;
 use crate::node::{Node, NodeBuilder};
@@ -28,8 +30,9 @@ use crate::observe::NodeMetrics;
 use crate::peers::Peers;
 use crate::routing::subscriptions::event_route;
 use crate::server;
+use crate::server::admission::LocalRoute;
 use crate::server::concurrency::ConcurrencyLimit;
-use crate::server::dispatch::{LocalRoute, LocalService};
+use crate::server::dispatch::LocalService;
 use crate::server::released::ReleasedCalls;
 use crate::server::route_pace::RoutePaces;
 use crate::transport::budget::Budget;
@@ -172,9 +175,16 @@ impl NodeBuilder {
             net::hint_without_subscriber(HINT);
         }
         self.check()?;
+        #[cfg(feature = "event-log")]
+        let (log, durable) = {
+            let (with_log, log) = self.open_log().await?;
+            self = with_log;
+            (log, std::mem::take(&mut self.durable))
+        };
         self.state_wants()?;
+        let registered = self.routes.iter().filter(|route| !is_durable(&route.text));
         if !self.routes.is_empty() {
-            self.advert.routes = Some(RouteAdverts::new(self.routes.iter().map(|route| route.advert.clone())));
+            self.advert.routes = Some(RouteAdverts::new(registered.map(|route| route.advert.clone())));
         }
         let (routes, router) = build_router(std::mem::take(&mut self.routes), &self.states)?;
         let admin = match &self.admin {
@@ -187,6 +197,7 @@ impl NodeBuilder {
         info!(%address, name = %self.name, routes = routes.len(), "listening");
         let leaving = CancellationToken::new();
         let names = routes.clone();
+        let routes = routes.into_iter().filter(|route| !is_durable(route.as_str())).collect();
         let peers = Peers::register(self.description(address, routes), Some(self.distributor.clone()), leaving.clone());
         let interests = self.interests.take().unwrap_or_default();
         let (start_hooks, stop_hooks) = (std::mem::take(&mut self.start_hooks), std::mem::take(&mut self.stop_hooks));
@@ -198,6 +209,11 @@ impl NodeBuilder {
         let service = Arc::new(self.into_service(router, &peers, stop.clone(), metrics.clone(), &names));
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
+        #[cfg(feature = "event-log")]
+        {
+            log.into_iter().for_each(|log| peers.mesh.set_event_log(log));
+            event_log::start_readers(&service.name, durable, &peers, &stop);
+        }
         let (budget, lost) = (Arc::clone(&service.budget), Arc::clone(&service.lost));
         let admin = admin.zip(metrics).map(|(listener, metrics)| {
             let (peers, budget) = (peers.clone(), Arc::clone(&budget));
@@ -235,6 +251,8 @@ impl NodeBuilder {
         if let Some((kind, name)) = self.idle_layer {
             return Err(StartError::CoversNothing { kind, name });
         }
+        #[cfg(feature = "event-log")]
+        self.check_durable()?;
         if !is_name(&self.name) {
             return Err(StartError::Name(self.name.clone()));
         }
@@ -294,6 +312,7 @@ impl NodeBuilder {
             paces: RoutePaces::new(routes),
             tasks,
             lost: Arc::clone(&local_node.connector.lost),
+            key_turns: Arc::default(),
             caller_log: std::sync::Mutex::default(),
             legacy_bytes: self.legacy_bytes,
             metrics,

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+#[cfg(feature = "event-log")]
+use futures::TryStreamExt;
 use protocol::{Advert, Node, Visibility};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::call::Call;
 use crate::client::call::raw_call::RawCall;
 use crate::client::events;
+use crate::client::events::deliver::Deliver;
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
 use crate::client::stream::StreamCall;
@@ -219,6 +222,79 @@ impl Peers {
     /// As for `emit`.
     pub fn broadcast(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::broadcast(&self.mesh, event, payload)
+    }
+
+    /// Delivers an event to one node of each group that has subscribed, as [`emit`](Self::emit),
+    /// and waits until each group has acknowledged it: until the handler of a node is done. Returns
+    /// the number of groups; 0 when no known node has subscribed. Await the returned value to
+    /// deliver it.
+    ///
+    /// A group is tried again, at another of its nodes if there is one, when a node is lost, has
+    /// too much to do, fails with a status from 500 on, or does not answer in 5 s. The pauses
+    /// between attempts grow from 50 ms to 5 s. Each group has its own attempts, for 30 s together.
+    /// So a handler may get an event twice; all attempts have one [id](crate::Event::id). A status
+    /// below 500, or 501, is final, except 408, 421, 425 and 429.
+    ///
+    /// Nothing is stored: if this node ends before, the event may be lost. Dropping the future ends
+    /// the attempts; a handler that has begun is finished. To go on beside the present call, spawn
+    /// it with [`detach`](crate::detach).
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::DeliveryError> {
+    /// let groups = peers.deliver("orders.created", &7).key("order-7").await?;
+    /// println!("{groups} services know of order 7");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`DeliveryError`] names the groups that have failed, and why.
+    pub fn deliver(&self, event: &str, payload: &impl Serialize) -> Deliver {
+        events::deliver(&self.mesh, event, payload)
+    }
+
+    /// Stores an event in the log of this node, for [durable
+    /// subscriptions](crate::NodeBuilder::subscribe_durably), and returns its position once it is
+    /// on disk: no crash loses it then. Events that are published at the same time share a flush of
+    /// the disk. Other subscriptions do not get it: [`emit`](Self::emit) it for these. Await the
+    /// returned value to publish it; dropping the future before that leaves it stored or not.
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::PublishError> {
+    /// let position = peers.publish("orders.created", &7).key("order-7").await?;
+    /// println!("stored at {position}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError`](crate::PublishError). Nothing was stored.
+    #[cfg(feature = "event-log")]
+    pub fn publish(&self, event: &str, payload: &impl Serialize) -> crate::Publish {
+        events::publish(&self.mesh, event, payload)
+    }
+
+    /// Has the [durable subscription](crate::NodeBuilder::subscribe_durably) `name` of the nodes
+    /// called `group` begin again, in each log, at the first event that was published at this time
+    /// or later, as far as it is kept. What its handlers are at work on may come again. Returns the
+    /// number of logs.
+    ///
+    /// # Errors
+    /// [`CallError`] of the first log that cannot be told.
+    #[cfg(feature = "event-log")]
+    pub async fn replay(&self, group: &str, name: &str, since: std::time::SystemTime) -> Result<usize, CallError> {
+        let since = since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let replay = Some(u64::try_from(since).unwrap_or(u64::MAX));
+        let (subscription, pattern) = (format!("{group}/{name}"), String::new());
+        let request = protocol::LogRequest { subscription, pattern, only_new: false, replay };
+        let _ = timeout(DEFAULT_DEADLINE, self.mesh.view().wait_for_list()).await;
+        self.mesh.learn(protocol::EVENT_LOG_URL).await;
+        let logs = self.providers(protocol::EVENT_LOG_URL);
+        for address in &logs {
+            let stream = self.stream::<protocol::LogPart>(protocol::EVENT_LOG_URL, &request);
+            let mut parts = stream.at_address(*address).await?;
+            // It ends when the subscription has begun again.
+            while parts.try_next().await?.is_some() {}
+        }
+        Ok(logs.len())
     }
 
     /// The nodes that are known now, by address.

@@ -156,6 +156,11 @@ impl Provider {
         self.advert.as_ref().is_some_and(|advert| advert.raw_body)
     }
 
+    /// Whether it acknowledges the events of the subscription.
+    pub(crate) fn acks(&self) -> bool {
+        self.advert.as_ref().is_some_and(|advert| advert.acks)
+    }
+
     /// Maximum bytes of a body, as far as it limits them.
     fn max_body_bytes(&self) -> u64 {
         self.advert.as_ref().and_then(|advert| advert.max_body).unwrap_or(u64::MAX)

@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, escaped, warn};
-use protocol::{EVENT_METHOD, KnownNode, Node, Route, Router, RouterError, Version};
+use protocol::{KnownNode, Node, Route, Router, RouterError, Version};
 use tokio::time::Instant;
 
 use crate::balance::{MAX_SUBSET, affinity};
 use crate::routing::known_routes::KnownRoutes;
 use crate::routing::local_node::LocalNode;
 use crate::routing::provider::{Provider, RouteOffer, RouteProviders, weight};
-use crate::routing::subscriptions::{SubscriberGroups, is_event};
+use crate::routing::subscriptions::{SubscriberGroups, Subscribers, is_event};
 use crate::transport::connection::Connection;
 use crate::transport::limits::MAX_FRAME_BYTES;
 use crate::transport::target::Target;
@@ -25,7 +25,7 @@ pub(crate) struct RoutingTable {
     nodes: BTreeMap<SocketAddr, KnownNode>,
     connections: HashMap<SocketAddr, Arc<Connection>>,
     router: Router<Arc<RouteProviders>>,
-    /// The subscribers of events.
+    /// The subscribers of events and of patterns of events.
     events: Router<Arc<SubscriberGroups>>,
     /// Routes of nodes that take no calls now, each with the number of these nodes.
     inactive: Router<usize>,
@@ -174,8 +174,8 @@ impl RoutingTable {
     }
 
     /// The subscribers of an event.
-    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
-        self.events.find(EVENT_METHOD, path).map(|found| Arc::clone(found.value))
+    pub(crate) fn subscribers(&self, path: &str) -> Subscribers {
+        Subscribers::find(&self.events, path)
     }
 
     /// Applies changes. Connections to nodes that stay are kept, and connections to nodes that left
@@ -459,8 +459,17 @@ mod tests {
     use crate::transport::blocked::BlockedAddresses;
 
     /// Few enough that each is shared, left and offered again.
-    const ROUTES: [&str; 7] =
-        ["GET/a", "POST/a", "GET/a/{x}", "GET/a/{y}", "GET/{x}/b", "EVENT/told", "EVENT/told.too"];
+    const ROUTES: [&str; 9] = [
+        "GET/a",
+        "POST/a",
+        "GET/a/{x}",
+        "GET/a/{y}",
+        "GET/{x}/b",
+        "EVENT/told",
+        "EVENT/told.too",
+        "EVENT/told.*",
+        "EVENT/>",
+    ];
     const PATHS: [(&str, &str); 5] = [("GET", "/a"), ("POST", "/a"), ("GET", "/a/1"), ("GET", "/1/b"), ("GET", "/a/b")];
 
     fn table() -> RoutingTable {
@@ -531,9 +540,10 @@ mod tests {
             }
         }
         for event in ["/told", "/told.too"] {
-            let groups = table.subscribers(event).unwrap_or_default();
-            assert!(table.subscribers(event).is_none() || !groups.is_empty());
-            seen.extend(groups.iter().map(|(name, group)| (format!("{name} {event}"), members(group))));
+            let subscribers = table.subscribers(event);
+            assert!(subscribers.is_empty() || subscribers.groups().next().is_some());
+            let pools = subscribers.groups().flat_map(|(name, pools)| pools.map(move |pool| (name, pool)));
+            seen.extend(pools.map(|(name, pool)| (format!("{name} {event}"), members(pool))));
         }
         seen
     }

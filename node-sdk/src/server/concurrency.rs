@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
+use crate::client::events::key_order::Turn;
 use crate::error::ServiceError;
 use crate::handler::AnyHandler;
 use crate::handler::invocation::{PollHandler, RunningHandler};
@@ -25,15 +26,18 @@ pub(crate) struct ConcurrencyLimit {
     waiting: Arc<Semaphore>,
 }
 
-/// A call that waits until the limit allows it.
+/// What a call holds while it runs.
+type Held = Box<dyn Send>;
+
+/// A call that waits until the limit allows it, or until earlier ones of its key are done.
 pub(crate) struct WaitingCall {
-    permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    permit: Pin<Box<dyn Future<Output = Result<Held, AcquireError>> + Send>>,
     /// The permit to wait, until the call begins.
     waiting: Option<OwnedSemaphorePermit>,
     handler: Arc<dyn AnyHandler>,
     call: KeptCall,
     /// Once it has begun: its work, and its permit to run.
-    running: Option<(RunningHandler, OwnedSemaphorePermit)>,
+    running: Option<(RunningHandler, Held)>,
 }
 
 impl ConcurrencyLimit {
@@ -61,9 +65,25 @@ impl ConcurrencyLimit {
         handler: &Arc<dyn AnyHandler>,
         call: KeptCall,
     ) -> RunningHandler {
-        let permit = Box::pin(Arc::clone(&self.running).acquire_owned());
+        let permit = Arc::clone(&self.running).acquire_owned();
+        let permit = Box::pin(async move { permit.await.map(|permit| Box::new(permit) as Held) });
         Box::pin(WaitingCall { permit, waiting: Some(waiting), handler: Arc::clone(handler), call, running: None })
     }
+}
+
+/// An event that begins when earlier ones of its key are done. Meanwhile it holds its permit to
+/// run.
+pub(crate) fn wait_for_turn(
+    mut turn: Turn,
+    permit: Option<OwnedSemaphorePermit>,
+    handler: &Arc<dyn AnyHandler>,
+    call: KeptCall,
+) -> RunningHandler {
+    let permit = Box::pin(async move {
+        turn.begin().await;
+        Ok(Box::new((turn, permit)) as Held)
+    });
+    Box::pin(WaitingCall { permit, waiting: None, handler: Arc::clone(handler), call, running: None })
 }
 
 impl WaitingCall {

@@ -10,24 +10,24 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::BytesMut;
 use net::{KeyedThrottle, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
 use protocol::{
-    ClientRequest, JsonText, Packet, PacketError, Request, Route, Router, Version, WRONG_INSTANCE,
-    WRONG_INSTANCE_STATUS, WantedHeaders, is_idempotent, split_attachment,
+    ClientRequest, EVENT_METHOD, JsonText, Packet, PacketError, Request, Route, Router, Version, WRONG_INSTANCE,
+    WRONG_INSTANCE_STATUS, is_idempotent, split_attachment,
 };
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::client::events::key_order::KeyTurns;
 use crate::context::tasks::NodeTasks;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::error::lost::{LostCalls, OneWayCall};
 use crate::handler::call_stream::CallStream;
+use crate::handler::event::DURABLE_METHOD;
 use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ReturnPath, WriteProgress};
-use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
+use crate::handler::{Caller, IncomingCall, NodeContext};
 use crate::observe::{CallSpan, NodeMetrics, ServedCall};
-use crate::server::admission::{RunDecision, check_hops, check_time, overloaded};
-use crate::server::concurrency::ConcurrencyLimit;
+use crate::server::admission::{LocalRoute, RunPermit, check_hops, check_time, incoming_event, overloaded};
 use crate::server::released::ReleasedCalls;
 use crate::server::route_pace::RoutePaces;
 use crate::transport::budget::Budget;
@@ -52,6 +52,8 @@ pub(crate) struct LocalService {
     pub(crate) paces: Arc<RoutePaces>,
     /// Events, and other calls without a response, that were lost because too many waited.
     pub(crate) lost: Arc<LostCalls>,
+    /// The events with keys that are at work, and those that wait for them.
+    pub(crate) key_turns: Arc<KeyTurns>,
     /// Limits the log about callers, by their address and the kind of line.
     pub(crate) caller_log: Mutex<KeyedThrottle>,
     /// How many unread bytes a caller of version 1 may have, unless it registers that it may have
@@ -59,22 +61,6 @@ pub(crate) struct LocalService {
     pub(crate) legacy_bytes: usize,
     /// The counters of the node, if its author wants them.
     pub(crate) metrics: Option<Arc<NodeMetrics>>,
-}
-
-/// One route of a node.
-pub(crate) struct LocalRoute {
-    /// Its place among the routes of the node.
-    pub(crate) index: usize,
-    pub(crate) route: Route,
-    pub(crate) handler: Arc<dyn AnyHandler>,
-    /// How many calls may run at a time.
-    pub(crate) max_concurrency: Option<ConcurrencyLimit>,
-    /// Whether calls of the route are not answered, even if they ask for an answer.
-    pub(crate) one_way: bool,
-    /// Whether calls are finished even if they are idempotent and the caller goes.
-    pub(crate) to_the_end: bool,
-    /// The header fields that its arguments read of a client's request, if they read any of it.
-    pub(crate) wanted: Option<WantedHeaders>,
 }
 
 /// A call that has been begun.
@@ -89,8 +75,7 @@ pub(crate) struct StartedCall {
     finishes: Option<Route>,
     span: CallSpan,
     served: Option<ServedCall>,
-    /// The permit to run at the same time as other calls of the route.
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: RunPermit,
 }
 
 impl LocalService {
@@ -170,7 +155,10 @@ impl LocalService {
             false => CallSpan::default(),
             true => served_span(offer, caller, &mut context),
         };
-        if offer.one_way && to.key.take().is_some() {
+        // An emitter that wants an acknowledgement says which event it is.
+        let is_event = [EVENT_METHOD, DURABLE_METHOD].contains(&&*request.method);
+        let is_acknowledged = is_event && to.key.is_some() && request.meta.event.is_some();
+        if offer.one_way && !is_acknowledged && to.key.take().is_some() {
             to.one_way = self.one_way(request);
         }
         let admit = || {
@@ -179,11 +167,11 @@ impl LocalService {
             if to.call_stream.is_some() && !may_stream {
                 return Err(overloaded("this caller has too many open streams"));
             }
-            offer.admit(to.key.is_some())
+            let key = request.meta.event_key.as_deref().filter(|_| is_acknowledged);
+            self.admit(offer, to.key.is_some(), key)
         };
-        let (permit, waits) = match admit() {
-            Ok(RunDecision::Run(permit)) => (permit, None),
-            Ok(RunDecision::Wait(limit, waiting)) => (None, Some((limit, waiting))),
+        let run = match admit() {
+            Ok(run) => run,
             Err(error) => {
                 let mut failed = StartedCall::failed(to, context, error);
                 (failed.span, failed.served) = (span, served);
@@ -193,6 +181,7 @@ impl LocalService {
         let is_finished =
             to.key.is_none() || offer.to_the_end || !(request.meta.idempotent || is_idempotent(&request.method));
         let context = Cell::new(Context { is_finished, ..context });
+        let event = is_event.then(|| incoming_event(&request.method, &request.uri, &request.meta));
         let client = request.meta.request.and_then(|JsonText(text)| ClientRequest::parse(text));
         to.http = client.as_ref().map(|client| client.is_https);
         let call = IncomingCall {
@@ -207,18 +196,19 @@ impl LocalService {
             client: client.as_ref(),
             wanted: offer.wanted.as_ref(),
             body: request.attachment,
+            event,
             next: RefCell::new(None),
             extensions: RefCell::default(),
             node: &self.node,
         };
         // A panic while arguments are read must cost only this call, as one in the handler does.
-        let begin = || match waits {
-            None => offer.handler.begin(&call),
-            Some((limit, waiting)) => call.keep().map(|kept| limit.wait(waiting, &offer.handler, kept)),
-        };
-        let begin = || span.in_scope(begin);
-        let running =
+        let begin = || span.in_scope(|| offer.begin(&call, run));
+        let begun =
             std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED)));
+        let (running, permit) = match begun {
+            Ok((running, permit)) => (Ok(running), permit),
+            Err(error) => (Err(error), RunPermit::default()),
+        };
         request.verified = call.verified.get();
         let finishes = is_finished.then(|| offer.route.clone());
         let route = Some(offer.index);
@@ -263,7 +253,16 @@ fn served_span(offer: &LocalRoute, caller: &Caller, context: &mut Context) -> Ca
 impl StartedCall {
     fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
         let (span, served) = (CallSpan::default(), None);
-        Self { return_path: to, route: None, context, running: Err(error), finishes: None, span, served, _permit: None }
+        Self {
+            return_path: to,
+            route: None,
+            context,
+            running: Err(error),
+            finishes: None,
+            span,
+            served,
+            _permit: RunPermit::default(),
+        }
     }
 
     /// The route, if the work is finished even if its caller goes. An open stream ends with its

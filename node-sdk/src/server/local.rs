@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use protocol::{CallMeta, CallUrl, Key, Request, Version};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::client::local_call::{LocalCall, LocalResponse};
+use crate::client::local_call::{LocalCall, LocalEvent, LocalResponse};
 use crate::context::{Context, Trace};
 use crate::handler::Caller;
 use crate::handler::response_sink::WriteProgress;
@@ -26,25 +26,49 @@ impl LocalCall for LocalService {
     }
 
     fn call(self: Arc<Self>, url: CallUrl<'_>, params: &str, context: Context, idempotent: bool) -> LocalResponse {
-        let deadline = context.deadline.map(sleep_until);
-        let started = self.begin_local(url, params, context, Some(Key::Number(0)), idempotent);
-        let tasks = self.tasks.clone();
-        Box::pin(tasks.scope(LocalRun { started: Some(started), deadline, service: self }))
+        let meta = CallMeta { idempotent, ..CallMeta::default() };
+        self.run_local(url, params, context, meta)
+    }
+
+    fn deliver(
+        self: Arc<Self>,
+        url: CallUrl<'_>,
+        params: &str,
+        context: Context,
+        event: LocalEvent<'_>,
+    ) -> LocalResponse {
+        let LocalEvent { id, key, attempt } = event;
+        let event_key = key.map(Into::into);
+        let meta = CallMeta { event: Some(id.into()), event_key, attempt, ..CallMeta::default() };
+        self.run_local(url, params, context, meta)
     }
 
     fn notify(&self, url: CallUrl<'_>, params: &str, context: Context) -> bool {
-        self.released.run_local(|| self.begin_local(url, params, context, None, false))
+        self.released.run_local(|| self.begin_local(url, params, context, None, CallMeta::default()))
     }
 }
 
 impl LocalService {
+    fn run_local(
+        self: Arc<Self>,
+        url: CallUrl<'_>,
+        params: &str,
+        context: Context,
+        meta: CallMeta<'_>,
+    ) -> LocalResponse {
+        let deadline = context.deadline.map(sleep_until);
+        let started = self.begin_local(url, params, context, Some(Key::Number(0)), meta);
+        let tasks = self.tasks.clone();
+        Box::pin(tasks.scope(LocalRun { started: Some(started), deadline, service: self }))
+    }
+
     fn begin_local(
         &self,
         url: CallUrl<'_>,
         params: &str,
         context: Context,
         key: Option<Key>,
-        idempotent: bool,
+        meta: CallMeta<'_>,
     ) -> StartedCall {
         let now = Instant::now();
         let trace = context.trace.map(Trace::child);
@@ -59,8 +83,7 @@ impl LocalService {
                 time_left: context.deadline.map(|deadline| deadline.saturating_duration_since(now)),
                 trace: trace.as_ref().map(|trace| trace.traceparent().into()),
                 hops: context.hops,
-                idempotent,
-                ..CallMeta::default()
+                ..meta
             },
             attachment: None,
         };

@@ -2,7 +2,7 @@
 //!
 //! It must not call other nodes, or know the types of a handler. It must not import `discovery`.
 
-mod admission;
+pub(crate) mod admission;
 mod caller_socket;
 pub(crate) mod concurrency;
 pub(crate) mod connection;

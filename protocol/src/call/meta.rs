@@ -88,6 +88,11 @@ call_meta! {
     /// `q`: the request of the client for which a gateway calls, as JSON:
     /// [`ClientRequest`](crate::ClientRequest) reads it.
     request: Option<JsonText<'a>> = "q": JsonText<'a>, Some, Clone::clone;
+    /// `e`: the id of the event, which is the same in each attempt. Its emitter wants an
+    /// acknowledgement.
+    event: Option<Cow<'a, str>> = "e": Cow<'a, str>, Some, Option::as_deref;
+    /// `k`: the key of the event. Events of one key are handled one after the other.
+    event_key: Option<Cow<'a, str>> = "k": Cow<'a, str>, Some, Option::as_deref;
 }
 
 fn from_milliseconds(milliseconds: u64) -> Option<Duration> {

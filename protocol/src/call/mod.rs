@@ -3,6 +3,7 @@
 //! It must not decide which node is called, or when a call is retried: the node SDK does. It must
 //! not import `registry`.
 
+mod event_log;
 mod hello;
 mod http;
 mod legacy_response;
@@ -11,6 +12,7 @@ mod request;
 mod response;
 mod stream;
 
+pub use event_log::{EVENT_LOG_URL, LogPart, LogReport, LogRequest, LoggedEvent};
 pub use hello::{ANY_INSTANCE, HELLO_URI, Hello, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, write_hello};
 pub use http::{ClientRequest, ResponseHeaders, read_pairs};
 pub use legacy_response::LegacyResponse;

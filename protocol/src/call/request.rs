@@ -265,6 +265,8 @@ mod tests {
             credit: Some(262_144),
             hops: 3,
             request: Some(JsonText(r#"{"a":"::1","t":"/\"}{\u00b6","h":[["cookie","a=1"]]}"#)),
+            event: Some("e-1".into()),
+            event_key: Some("주문-7".into()),
         };
         let only = |meta: fn(&mut CallMeta<'static>)| {
             let mut some = CallMeta::default();
@@ -279,6 +281,8 @@ mod tests {
             only(|meta| meta.credit = Some(0)),
             only(|meta| meta.request = Some(JsonText("{}"))),
             only(|meta| meta.from = Some("a \"quoted\" name".into())),
+            only(|meta| meta.event = Some("1".into())),
+            only(|meta| meta.event_key = Some("".into())),
             all,
         ] {
             for (uri, key) in [("/goods/7", Some(7)), ("/상품", None), ("/a\"b\\", Some(0))] {

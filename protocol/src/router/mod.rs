@@ -1,5 +1,8 @@
 //! Finds the route that a method and path belong to. The Distributor answers questions with it, and
-//! nodes find providers and handlers: so all agree on what is offered.
+//! nodes find providers and handlers: so all agree on what is offered. It must not know who offers
+//! a route, or what a value is.
+
+mod event_patterns;
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
@@ -7,7 +10,8 @@ use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
 use smol_str::SmolStr;
 
-use crate::{Route, RouteError, Segment};
+use self::event_patterns::EventPatterns;
+use crate::{EVENT_METHOD, Route, RouteError, Segment};
 
 /// Maximum number of shapes among routes with parameters that have the same method, number of
 /// segments, and first segment. A shape says which segments are parameters. A look-up tries each
@@ -17,10 +21,11 @@ const MAX_SHAPES: usize = 16;
 /// Maximum number of segments of a route with parameters.
 const MAX_SEGMENTS: usize = 64;
 
-/// A value per route. A literal segment wins over a parameter, from left to right.
+/// A value per route. A literal segment wins over a parameter, from left to right. A subscription
+/// may be a pattern of events: a word wins over a `*`, and a `*` over a `>`.
 ///
 /// A look-up tries each shape once, 33 at most, and never goes back. A tree would have to try two
-/// branches at each segment.
+/// branches at each segment. Patterns of events are such a tree, because all that match are wanted.
 #[derive(Clone, Debug)]
 pub struct Router<T> {
     methods: HashMap<Box<str>, MethodRoutes<T>>,
@@ -33,6 +38,8 @@ struct MethodRoutes<T> {
     /// rest of the look-up.
     exact: HashMap<SmolStr, T>,
     patterns: Patterns<T>,
+    /// Subscriptions to more than one event.
+    events: EventPatterns<T>,
 }
 
 /// Routes with parameters.
@@ -115,6 +122,9 @@ impl<T> Router<T> {
                 self.methods.insert(route.method().into(), MethodRoutes::default());
             }
             let method = self.methods.get_mut(route.method()).expect("the method was inserted above");
+            if route.is_event_pattern() {
+                return Ok(method.events.entry(route.path(), new));
+            }
             return Ok(method.exact.entry(SmolStr::new(route.path())).or_insert_with(new));
         }
         match self.methods.get_mut(route.method()) {
@@ -132,12 +142,18 @@ impl<T> Router<T> {
     /// The value of a route.
     pub fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
         let method = self.methods.get_mut(route.method())?;
+        if route.is_event_pattern() {
+            return method.events.get_mut(route.path());
+        }
         if route.is_pattern() { method.patterns.get_mut(route) } else { method.exact.get_mut(route.path()) }
     }
 
     /// The value of a route.
     pub fn get(&self, route: &Route) -> Option<&T> {
         let method = self.methods.get(route.method())?;
+        if route.is_event_pattern() {
+            return method.events.get(route.path());
+        }
         if route.is_pattern() { method.patterns.get(route) } else { method.exact.get(route.path()) }
     }
 
@@ -152,26 +168,53 @@ impl<T> Router<T> {
         let Some(method) = self.methods.get_mut(route.method()) else { return false };
         let makes_room = if route.is_pattern() {
             method.patterns.remove(route)
+        } else if route.is_event_pattern() {
+            method.events.remove(route.path());
+            false
         } else {
             method.exact.remove(route.path());
             false
         };
-        if method.exact.is_empty() && method.patterns.routes.is_empty() {
+        if method.exact.is_empty() && method.patterns.routes.is_empty() && method.events.is_empty() {
             self.methods.remove(route.method());
         }
         makes_room
     }
 
-    /// The route that a method and path belong to.
+    /// The route that a method and path belong to. Of several subscriptions to an event, it is the
+    /// most specific one.
     pub fn find<'p>(&self, method: &str, path: &'p str) -> Option<RouteMatch<'_, 'p, T>> {
         let method = self.methods.get(method)?;
         if let Some(value) = method.exact.get(path) {
             return Some(RouteMatch { value, captured: Vec::new() });
         }
+        if !method.events.is_empty() {
+            let mut best = None;
+            method.events.find_all(path, |value| {
+                best = Some(value);
+                false
+            });
+            return best.map(|value| RouteMatch { value, captured: Vec::new() });
+        }
         if method.patterns.routes.is_empty() {
             return None;
         }
         method.patterns.find(path, &mut 0)
+    }
+}
+
+impl<T> Router<T> {
+    /// Passes all subscriptions to the event with this path to `found`, the most specific first:
+    /// its name, and then the patterns to which it belongs.
+    pub fn subscriptions<'a>(&'a self, path: &str, mut found: impl FnMut(&'a T)) {
+        let Some(method) = self.methods.get(EVENT_METHOD) else { return };
+        method.exact.get(path).into_iter().for_each(&mut found);
+        if !method.events.is_empty() {
+            method.events.find_all(path, |value| {
+                found(value);
+                true
+            });
+        }
     }
 }
 
@@ -370,7 +413,7 @@ impl<T> Default for Router<T> {
 
 impl<T> Default for MethodRoutes<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), patterns: Patterns::default() }
+        Self { exact: HashMap::new(), patterns: Patterns::default(), events: EventPatterns::default() }
     }
 }
 
@@ -432,6 +475,35 @@ mod tests {
         let same = Route::parse("GET/goods/{number}").unwrap();
         assert_eq!(router.entry(&same, || unreachable!("it is there")).unwrap(), "GET/goods/{id}");
     }
+
+    #[test]
+    fn an_event_has_its_name_and_all_patterns_that_match() {
+        let mut router = Router::default();
+        let names = ["EVENT/orders.created", "EVENT/orders.*", "EVENT/>", "EVENT/orders*", "GET/orders.*"];
+        for name in names {
+            router.entry(&Route::parse(name).unwrap(), || name).unwrap();
+        }
+        let check = |path, expected: &[&str]| {
+            let mut all = Vec::new();
+            router.subscriptions(path, |name| all.push(*name));
+            assert_eq!(all, expected, "{path}");
+            assert_eq!(router.find("EVENT", path).map(|found| *found.value), expected.first().copied(), "{path}");
+        };
+        check("/orders.created", &["EVENT/orders.created", "EVENT/orders.*", "EVENT/>"]);
+        check("/orders.paid", &["EVENT/orders.*", "EVENT/>"]);
+        check("/members", &["EVENT/>"]);
+        check("/orders*", &["EVENT/orders*", "EVENT/>"]);
+        assert!(router.find("GET", "/orders.paid").is_none(), "other methods have no patterns of events");
+        for name in names {
+            let route = Route::parse(name).unwrap();
+            assert_eq!(router.get(&route), Some(&name));
+            assert_eq!(router.get_mut(&route), Some(&mut { name }));
+            router.remove(&route);
+            assert!(!router.has(&route));
+        }
+        assert!(router.methods.is_empty());
+    }
+
     #[test]
     fn a_removed_route_leaves_nothing_behind() {
         let mut router = router();

@@ -6,6 +6,8 @@ pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::{EVENT_PREFIX, check_event};
+
 use crate::entries::record::Record;
 
 /// Maximum number of families of one url: one for each number of its first segments, from none to
@@ -13,6 +15,12 @@ use crate::entries::record::Record;
 /// likes. A url with more segments before its first parameter stands for the family of its first
 /// seven: a node is then told of more than it needs, and never of less.
 const MAX_FAMILIES: usize = 8;
+
+/// In place of a number of segments: the family of the patterns of events that begin with the same
+/// word, or with a wildcard. No other url that is in a family has so few. A node that needs an
+/// event is told of all nodes with patterns of these two families, and finds itself which of them
+/// match.
+const EVENT_FAMILY: usize = 0;
 
 /// The services and urls that a node is told of. Nodes with the same interests have equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,17 +56,16 @@ pub(crate) enum InterestKind {
 impl Interests {
     /// The interests that an author has named.
     pub(crate) fn named(interests: Vec<String>) -> Self {
-        let texts = interests.into_iter().map(Into::into).collect();
-        Self { kind: InterestKind::Named, texts, families: BTreeMap::new() }
+        let texts: BTreeSet<Box<str>> = interests.into_iter().map(Into::into).collect();
+        let families = families(texts.iter().flat_map(|url| event_families(url)));
+        Self { kind: InterestKind::Named, texts, families }
     }
 
     /// The interests of a node that uses these urls.
     pub(crate) fn used<'u>(urls: impl IntoIterator<Item = &'u str>) -> Self {
         let texts: BTreeSet<Box<str>> = urls.into_iter().map(Box::from).collect();
-        let mut families: BTreeMap<_, BTreeSet<Box<str>>> = BTreeMap::new();
-        for (segments, beginning) in texts.iter().filter_map(|url| family_of(url)) {
-            families.entry(segments).or_default().insert(beginning.into());
-        }
+        let events = texts.iter().flat_map(|url| event_families(url));
+        let families = families(texts.iter().filter_map(|url| family_of(url)).chain(events));
         Self { kind: InterestKind::Used, texts, families }
     }
 
@@ -112,6 +119,9 @@ impl Interests {
         if self.families.is_empty() {
             return false;
         }
+        if let Some((events, beginning)) = pattern_family(url) {
+            return self.families.get(&events).is_some_and(|beginnings| beginnings.contains(beginning));
+        }
         let Some(beginnings) = self.families.get(&segments(url)) else { return false };
         beginnings_of(url).any(|beginning| beginnings.contains(beginning))
     }
@@ -122,7 +132,8 @@ pub(crate) fn offers_of(record: &Record) -> impl Iterator<Item = Offer<'_>> {
     let of_url = |url| {
         let segments = segments(url);
         let families = beginnings_of(url).map(move |beginning| Offer::Family(segments, beginning));
-        std::iter::once(Offer::Url(url)).chain(families)
+        let events = pattern_family(url).map(|(events, beginning)| Offer::Family(events, beginning));
+        std::iter::once(Offer::Url(url)).chain(families.filter(move |_| events.is_none())).chain(events)
     };
     let urls = record.urls.iter().flat_map(move |url| of_url(&**url));
     std::iter::once(Offer::Name(&record.name)).chain(urls)
@@ -147,6 +158,37 @@ fn beginnings_of(url: &str) -> impl Iterator<Item = &str> {
 
 fn segments(url: &str) -> usize {
     url.matches('/').count()
+}
+
+fn families<'u>(all: impl Iterator<Item = (usize, &'u str)>) -> BTreeMap<usize, BTreeSet<Box<str>>> {
+    let mut families: BTreeMap<_, BTreeSet<Box<str>>> = BTreeMap::new();
+    for (segments, beginning) in all {
+        families.entry(segments).or_default().insert(beginning.into());
+    }
+    families
+}
+
+/// The families of the patterns to which an event may belong: those that begin with its first word,
+/// and those that begin with a wildcard. None of a url that is not an event.
+fn event_families(url: &str) -> impl Iterator<Item = (usize, &str)> {
+    let word = first_word(url).into_iter();
+    word.flat_map(|beginning| [beginning, EVENT_PREFIX]).map(|beginning| (EVENT_FAMILY, beginning))
+}
+
+/// The family of a pattern of events; `None` of any other url.
+fn pattern_family(url: &str) -> Option<(usize, &str)> {
+    let beginning = first_word(url)?;
+    let name = &url[EVENT_PREFIX.len()..];
+    let is_pattern = check_event(name) == Ok(true);
+    let begins_open = matches!(&beginning[EVENT_PREFIX.len()..], "*" | ">");
+    is_pattern.then_some((EVENT_FAMILY, if begins_open { EVENT_PREFIX } else { beginning }))
+}
+
+/// An event up to its first word.
+fn first_word(url: &str) -> Option<&str> {
+    let name = url.strip_prefix(EVENT_PREFIX)?;
+    let word = name.split('.').next().unwrap_or(name);
+    Some(&url[..EVENT_PREFIX.len() + word.len()])
 }
 
 #[cfg(test)]
@@ -195,6 +237,24 @@ mod tests {
         check("GET/a/b/c/d/e/f/g/{id}", "GET/a/b/c/d/e/f/g/new", true);
         check("EVENT/told", "EVENT/told", true);
         check("EVENT/told", "EVENT/told.too", false);
+    }
+
+    #[test]
+    fn a_node_that_needs_an_event_is_told_of_patterns_that_it_may_belong_to() {
+        for pattern in ["orders.*", "orders.>", "orders.*.eu", "*", ">", "*.created"] {
+            check("EVENT/orders.created", &format!("EVENT/{pattern}"), true);
+        }
+        for other in ["EVENT/orders.paid", "EVENT/members.*", "EVENT/orders*", "GET/orders.*", "EVENT/orders"] {
+            check("EVENT/orders.created", other, false);
+        }
+        check("GET/orders.created", "EVENT/orders.*", false);
+        check("GET/orders/{id}", "EVENT/orders.*", false);
+        let named = Interests::named(vec!["EVENT/orders.created".to_owned()]);
+        let pattern = record("mails", "EVENT/orders.*");
+        assert!(named.include(&pattern), "an author names the event, and is told of patterns, too");
+        assert!(offers_of(&pattern).any(|offer| named.offers().any(|wanted| wanted == offer)));
+        let uses = Interests::used(["EVENT/orders.created"]);
+        assert!(!uses.has("EVENT/orders.paid") && !uses.has("EVENT/orders.*"), "it asks for another event");
     }
 
     #[test]

@@ -240,12 +240,12 @@ impl RawCall<'_> {
                 time_left: Some(deadline.saturating_duration_since(now)),
                 sent,
                 trace: trace.as_ref().map(|trace| Cow::Borrowed(trace.traceparent())),
-                from: None,
                 idempotent: self.idempotent && !is_idempotent(self.method),
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
                 credit: self.window,
                 hops: context.hops,
                 request: request.as_deref().map(JsonText),
+                ..CallMeta::default()
             };
             let url = CallUrl::new(self.method, self.path);
             if self.one_way {

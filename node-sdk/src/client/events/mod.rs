@@ -1,26 +1,35 @@
 //! Events: messages to every group that has subscribed.
 //!
-//! It must not wait for a subscriber: an event has no response.
+//! Except in `deliver`, it must not wait for a subscriber: an event has no response.
 
 pub(super) mod deferred;
+pub(crate) mod deliver;
+pub(crate) mod key_order;
+#[cfg(feature = "event-log")]
+pub(crate) mod publish;
+mod redelivery;
+
+#[cfg(feature = "event-log")]
+pub(crate) use self::redelivery::is_final;
 
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use net::buffers::with_scratch;
-use protocol::{CallMeta, CallUrl, EVENT_METHOD, EVENT_PREFIX, Route, write_request};
+use protocol::{CallMeta, CallUrl, EVENT_METHOD, EVENT_PREFIX, write_request};
 use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
 
 use crate::balance::{Member, PickOptions, Readiness};
+use crate::client::events::deliver::Deliver;
 use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
 use crate::client::unknown_route::{Coverage, coverage};
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::provider::{Provider, Providers};
-use crate::routing::subscriptions::SubscriberGroups;
+use crate::routing::subscriptions::{Subscribers, event_name_fault};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Maximum bytes of a payload. With its envelope it makes a packet that every node can read.
@@ -31,6 +40,18 @@ pub(crate) fn emit(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> R
     deferred::emit(mesh, Event::new(event, payload, Audience::OneOfEachGroup)?)
 }
 
+/// See [`Peers::deliver`](crate::Peers::deliver).
+pub(crate) fn deliver(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Deliver {
+    Deliver::new(mesh, Event::new(event, payload, Audience::OneOfEachGroup))
+}
+
+/// See [`Peers::publish`](crate::Peers::publish).
+#[cfg(feature = "event-log")]
+pub(crate) fn publish(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> publish::Publish {
+    let log = mesh.event_log().cloned();
+    publish::Publish::new(log, Event::new(event, payload, Audience::OneOfEachGroup))
+}
+
 /// See [`Peers::broadcast`](crate::Peers::broadcast).
 pub(crate) fn broadcast(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
     deferred::emit(mesh, Event::new(event, payload, Audience::All)?)
@@ -38,7 +59,7 @@ pub(crate) fn broadcast(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize)
 
 /// An event that is about to be emitted.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(crate) struct Event {
     pub(super) path: String,
     /// Method and path.
     pub(super) route: Arc<str>,
@@ -50,7 +71,7 @@ pub(super) struct Event {
 
 /// The subscribers to which an event goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Audience {
+pub(crate) enum Audience {
     OneOfEachGroup,
     All,
 }
@@ -58,6 +79,12 @@ pub(super) enum Audience {
 impl Event {
     pub(super) fn new(event: &str, payload: &impl Serialize, audience: Audience) -> Result<Self, CallError> {
         let url = || format!("{EVENT_PREFIX}{event}");
+        // A name with a wildcard would belong to the patterns that are spelled like it.
+        if event.contains(['*', '>'])
+            && let Some(reason) = event_name_fault(event)
+        {
+            return Err(CallError::BadUrl { url: url(), reason });
+        }
         let text = with_scratch(|scratch| {
             serde_json::to_writer(&mut *scratch, payload)?;
             String::from_utf8(scratch.clone()).map_err(serde_json::Error::custom)
@@ -70,22 +97,34 @@ impl Event {
         Ok(Self { path: format!("/{event}"), route: url().into(), text, audience, context })
     }
 
-    /// The error of a name that no node can subscribe to.
+    /// The error of a name that no event has.
     pub(super) fn bad_name(&self) -> Option<CallError> {
-        let error = Route::parse(&self.route).err()?;
-        Some(CallError::BadUrl { url: self.route.to_string(), reason: error.reason })
+        let reason = event_name_fault(&self.path[1..])?;
+        Some(CallError::BadUrl { url: self.route.to_string(), reason })
+    }
+
+    /// Checks that this node is told of subscribers, although none is known.
+    fn check_subscribers_known(&self, mesh: &Mesh) -> Result<(), CallError> {
+        let url = || self.route.to_string();
+        if !mesh.view().has_list() {
+            Err(CallError::NoList { url: url() })
+        } else if coverage(mesh.interests(), EVENT_METHOD, &self.path) == Coverage::None {
+            Err(CallError::OutsideInterests { url: url() })
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends it to the subscribers that are known. Returns their number.
     pub(super) fn send(&self, mesh: &Mesh) -> Result<usize, CallError> {
         let local = mesh.local().filter(|service| service.offers(EVENT_METHOD, &self.path));
         let emission = Emission { mesh, event: self, local };
-        let groups = mesh.subscribers(&self.path).unwrap_or_default();
+        let subscribers = mesh.subscribers(&self.path);
         let reached = match self.audience {
-            Audience::OneOfEachGroup => emission.send_to_groups(&groups),
-            Audience::All => emission.send_to_all(&groups),
+            Audience::OneOfEachGroup => emission.send_to_groups(&subscribers),
+            Audience::All => emission.send_to_all(&subscribers),
         };
-        emission.outcome(reached, &groups)
+        emission.outcome(reached, &subscribers)
     }
 }
 
@@ -98,17 +137,20 @@ struct Emission<'a> {
 }
 
 impl Emission<'_> {
-    fn send_to_groups(&self, groups: &SubscriberGroups) -> usize {
-        let reached = groups.iter().filter(|(name, group)| self.reaches(name, self.send_to_one_of(group)));
-        let reached = reached.count();
+    fn send_to_groups(&self, subscribers: &Subscribers) -> usize {
+        let mut reached = 0;
+        // A node with a less specific subscription gets it if no other one takes it.
+        for (name, mut pools) in subscribers.groups() {
+            reached += usize::from(self.reaches(name, pools.any(|pool| self.send_to_one_of(pool))));
+        }
         // This node may have subscribed and not be listed yet.
-        let alone = self.local.as_ref().filter(|service| !groups.contains_key(service.name()));
+        let alone = self.local.as_ref().filter(|service| !subscribers.has_group(service.name()));
         let alone = alone.is_some_and(|service| self.reaches_local(service));
         reached + usize::from(alone)
     }
 
-    fn send_to_all(&self, groups: &SubscriberGroups) -> usize {
-        let others = groups.values().flat_map(|group| group.members()).filter(|provider| !provider.is_local);
+    fn send_to_all(&self, subscribers: &Subscribers) -> usize {
+        let others = subscribers.nodes().filter(|provider| !provider.is_local);
         let reached = others.filter(|provider| self.reaches(&provider.connection.target.name, self.send(provider)));
         let reached = reached.count();
         let local = self.local.as_ref().is_some_and(|service| self.reaches_local(service));
@@ -116,18 +158,13 @@ impl Emission<'_> {
     }
 
     /// The number of nodes that the event was sent to, unless subscribers may not be known.
-    fn outcome(&self, reached: usize, groups: &SubscriberGroups) -> Result<usize, CallError> {
-        let url = || self.event.route.to_string();
-        if reached > 0 || !groups.is_empty() {
-            Ok(reached)
-        } else if let Some(error) = self.event.bad_name() {
-            Err(error)
-        } else if !self.mesh.view().has_list() {
-            Err(CallError::NoList { url: url() })
-        } else if coverage(self.mesh.interests(), EVENT_METHOD, &self.event.path) == Coverage::None {
-            Err(CallError::OutsideInterests { url: url() })
-        } else {
-            Ok(0)
+    fn outcome(&self, reached: usize, subscribers: &Subscribers) -> Result<usize, CallError> {
+        if reached > 0 || !subscribers.is_empty() {
+            return Ok(reached);
+        }
+        match self.event.bad_name() {
+            Some(error) => Err(error),
+            None => self.event.check_subscribers_known(self.mesh).map(|()| 0),
         }
     }
 

@@ -19,6 +19,8 @@ pub struct RouteAdvert {
     /// Whether calls of gateways bring the body of a client's request as it was sent, and not as
     /// arguments.
     pub raw_body: bool,
+    /// Whether the node acknowledges the events of this subscription, if their emitter wants that.
+    pub acks: bool,
 }
 
 /// The route adverts of a node: `[{"at":[0,2],"public":true}]`, where `at` has positions in `urls`.
@@ -81,6 +83,8 @@ struct RawGroup<'a> {
     max_body: Option<&'a RawValue>,
     #[serde(borrow, default)]
     raw: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    acks: Option<&'a RawValue>,
 }
 
 fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
@@ -90,20 +94,22 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
 /// Parses one object of the list. One without sound positions is about no route. A member of a
 /// wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
-    let RawGroup { at, public, headers, max_body, raw } = read_group(text)?;
+    let RawGroup { at, public, headers, max_body, raw, acks } = read_group(text)?;
     let public = read_member(public).unwrap_or(false);
+    let acks = read_member(acks).unwrap_or(false);
     let (headers, max_body) = (headers.and_then(WantedHeaders::parse), read_member(max_body));
     let raw_body = read_member(raw).unwrap_or(false);
-    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body }))
+    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body, acks }))
 }
 
 fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
-    let RouteAdvert { public, headers, max_body, raw_body } = advert;
+    let RouteAdvert { public, headers, max_body, raw_body, acks } = advert;
+    let acks = if *acks { r#","acks":true"# } else { "" };
     let raw = if *raw_body { r#","raw":true"# } else { "" };
     let public = if *public { r#","public":true"# } else { "" };
     let headers = headers.as_ref().map_or_else(String::new, |headers| format!(r#","headers":{}"#, headers.to_json()));
     let max_body = max_body.map_or_else(String::new, |bytes| format!(r#","max_body":{bytes}"#));
-    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}}}"#, to_json(positions))
+    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}{acks}}}"#, to_json(positions))
 }
 
 /// The parts of the member `routes` that all peers ignore. The node has this many `urls`.
@@ -113,7 +119,7 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
     };
     let mut ignored = Vec::new();
     for group in list {
-        let Some(RawGroup { at, public, headers, max_body, raw }) = read_group(group) else {
+        let Some(RawGroup { at, public, headers, max_body, raw, acks }) = read_group(group) else {
             ignored.push("an item of $.routes is not an object");
             continue;
         };
@@ -129,6 +135,9 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
         }
         if raw.is_some() && read_member::<bool>(raw).is_none() {
             ignored.push("raw of an item of $.routes is not true or false, so its routes get no raw bodies");
+        }
+        if acks.is_some() && read_member::<bool>(acks).is_none() {
+            ignored.push("acks of an item of $.routes is not true or false, so its events are not acknowledged");
         }
         if max_body.is_some() && read_member::<u64>(max_body).is_none() {
             ignored.push("max_body of an item of $.routes is not a whole number of bytes");
@@ -218,6 +227,20 @@ mod tests {
         check(r#"[{"at":[0],"public":true,"max_body":5000000,"raw":true}]"#, Some(5_000_000));
         for wrong in ["-1", "1.5", "\"1\"", "null", "[]"] {
             check(&format!(r#"[{{"at":[0],"max_body":{wrong}}}]"#), None);
+        }
+    }
+
+    #[test]
+    fn subscriptions_say_whether_events_are_acknowledged() {
+        for (text, expected) in [
+            (r#"[{"at":[0]}]"#, false),
+            (r#"[{"at":[0],"acks":true}]"#, true),
+            (r#"[{"at":[0],"public":true,"raw":true,"acks":true}]"#, true),
+            (r#"[{"at":[0],"acks":1}]"#, false),
+        ] {
+            let adverts = RouteAdverts::parse(serde_json::from_str(text).unwrap());
+            assert_eq!(adverts.by_position(1)[0].acks, expected, "{text}");
+            assert_eq!(RouteAdverts::parse(serde_json::from_str(&adverts.to_json()).unwrap()), adverts);
         }
     }
 

@@ -1,9 +1,9 @@
 //! Events: they go to one node of each group, or to all nodes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use node_sdk::{CallError, Node, NodeBuilder, Params, Peers, ServiceError, State};
+use node_sdk::{CallError, Event, Node, NodeBuilder, Params, Peers, Route, ServiceError, State};
 use serde_json::json;
 use tests::{Cluster, Peer, eventually, request};
 
@@ -85,6 +85,62 @@ async fn nodes_that_left_get_no_event_and_new_ones_do() {
     stock.peers().wait_until(|nodes| nodes.len() == 3).await;
     assert_eq!(stock.peers().broadcast("orders.created", &1).unwrap(), 3);
     eventually("they are told", async || told(&sums) == [0, 2, 2] && sum.load(Ordering::Relaxed) == 1).await;
+}
+
+/// What handlers have seen: the name of the handler, and that of the event.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+/// A node with these subscriptions. It records each event with the subscription that it came by.
+fn recording(name: &str, subscriptions: &[&str], seen: &Seen) -> NodeBuilder {
+    async fn record(event: Event, route: Route, State(seen): State<Mutex<Vec<String>>>) -> Result<(), ServiceError> {
+        seen.lock().unwrap().push(format!("{route} {}", event.name()));
+        Ok(())
+    }
+    let node = Node::builder(name).shared_state(Arc::clone(seen));
+    subscriptions.iter().fold(node, |node, subscription| node.subscribe(subscription, record))
+}
+
+fn take(seen: &Seen) -> Vec<String> {
+    let mut all = std::mem::take(&mut *seen.lock().unwrap());
+    all.sort_unstable();
+    all
+}
+
+#[tokio::test]
+async fn m10_an_event_goes_once_to_each_group_whose_patterns_it_belongs_to() {
+    let cluster = Cluster::start();
+    let seen: [Seen; 4] = Default::default();
+    let node = |name, subscriptions: &[&str], at: usize| cluster.node(recording(name, subscriptions, &seen[at]));
+    let _nodes = [
+        node("mails", &["orders.*", "orders.created", ">"], 0).await,
+        node("stock", &["orders.>"], 1).await,
+        node("stock", &["*.created.eu"], 2).await,
+        node("audit", &["members.*"], 3).await,
+    ];
+    let caller = cluster.node(Node::builder("caller")).await;
+    let peers = caller.peers();
+    peers.wait_until(|nodes| nodes.len() == 5).await;
+    let check = async |event: &str, to_all: bool, expected: [&[&str]; 4]| {
+        let count = expected.iter().flat_map(|handlers| handlers.iter()).count();
+        let reached = if to_all { peers.broadcast(event, &1) } else { peers.emit(event, &1) };
+        assert_eq!(reached.unwrap(), count, "{event}");
+        eventually(event, async || seen.iter().map(|seen| seen.lock().unwrap().len()).sum::<usize>() >= count).await;
+        let expected = expected
+            .map(|handlers| handlers.iter().map(|handler| format!("EVENT/{handler} {event}")).collect::<Vec<_>>());
+        assert_eq!(seen.each_ref().map(take), expected, "{event}");
+    };
+    // The handler of the very name, and otherwise that of the most specific pattern.
+    check("orders.created", false, [&["orders.created"], &["orders.>"], &[], &[]]).await;
+    check("orders.paid", false, [&["orders.*"], &["orders.>"], &[], &[]]).await;
+    check("members.left", false, [&[">"], &[], &[], &["members.*"]]).await;
+    check("members", false, [&[">"], &[], &[], &[]]).await;
+    // Of a group, a node with the more specific subscription; a broadcast goes to both.
+    check("orders.created.eu", false, [&[">"], &["orders.>"], &[], &[]]).await;
+    check("orders.created.eu", true, [&[">"], &["orders.>"], &["*.created.eu"], &[]]).await;
+    for pattern in ["orders.*", "orders.>", "*"] {
+        let error = peers.emit(pattern, &1).unwrap_err().to_string();
+        assert!(error.contains("an event is emitted by its whole name"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -158,7 +158,9 @@ async fn b9_a_route_that_would_match_nothing_or_twice_is_refused_in_words() {
     check(node().route("GET/files/{path:.*}", panics), &["no wildcards"]).await;
     check(node().route("GET/files/*", panics), &["a * matches only itself"]).await;
     check(node().route("GET/goods/:id", panics), &["a parameter is written {name}"]).await;
-    check(node().subscribe("orders.*", panics), &["'orders.*'", "no wildcards"]).await;
+    check(node().subscribe("orders*", panics), &["'orders*'", "whole word"]).await;
+    check(node().subscribe("orders.>.eu", panics), &["a > is the last word"]).await;
+    check(node().subscribe("orders.*", panics).subscribe("orders.*", panics), &["EVENT/orders.* is given twice"]).await;
     check(
         node().route("GET/a/{x}", panics).route("GET/a/{y}", panics),
         &["the routes GET/a/{x} and GET/a/{y} are one", "names of parameters"],

@@ -179,6 +179,12 @@ async fn m12_an_event_is_sent_when_it_is_known_who_subscribes() {
     let _other = cluster.node(Node::builder("late").subscribe("other", add).shared_state(Arc::clone(&others))).await;
     eventually("it is told", async || peers.emit("other", &7).unwrap() == 1).await;
     eventually("it has come", async || others.lock().unwrap().contains(&7)).await;
+    // So is one who subscribes to a pattern.
+    let patterns: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let all = Node::builder("all").subscribe("othe.*", add).subscribe(">", add).shared_state(Arc::clone(&patterns));
+    let _all = cluster.node(all).await;
+    eventually("it is told", async || peers.emit("other", &8).unwrap() == 2).await;
+    eventually("it has come", async || patterns.lock().unwrap().contains(&8)).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,161 @@
+//! The task that owns the file of a log. What waits is written together, so that one flush of the
+//! disk is for many events.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use net::{error, time_of_day, warn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+
+use crate::error::LogError;
+use crate::event_log::deliveries::StoredEvent;
+use crate::event_log::store::{LogLimits, NewEvent, Start, Store, Writes};
+
+/// Maximum number of commands that wait for the disk: as many as one flush is for, and as many that
+/// come meanwhile. Others wait to be queued.
+const MAX_WAITING: usize = 512;
+/// Maximum number of commands of one flush.
+const MAX_BATCH: usize = 256;
+
+type Reply<T> = oneshot::Sender<Result<T, LogError>>;
+
+/// What the file is asked for.
+#[derive(Debug)]
+pub(super) enum Command {
+    Append(NewEvent, Reply<u64>),
+    Subscribe(Arc<str>, Start, Reply<u64>),
+    /// The subscription has all events up to there.
+    Floor(Arc<str>, u64),
+    /// The event could not be handled, and why.
+    Bury(Arc<str>, Arc<StoredEvent>, String),
+    /// The events after a position.
+    Read(u64, Reply<Batch>),
+}
+
+/// Events that were read.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) events: Vec<StoredEvent>,
+    /// These are all events up to there.
+    pub(super) read: u64,
+    /// All events up to there were removed before.
+    pub(super) trimmed: u64,
+}
+
+/// What a command has brought, for its reply.
+enum Outcome {
+    Position(u64, Reply<u64>),
+    Nothing,
+}
+
+/// Opens the file, and starts its task, which ends when the sender is dropped. The other result is
+/// the position of the last event.
+pub(super) async fn start(
+    path: PathBuf,
+    limits: LogLimits,
+) -> Result<(mpsc::Sender<Command>, watch::Receiver<u64>), LogError> {
+    let opened = spawn_blocking(move || Store::open(&path, limits)).await;
+    let store = opened.map_err(|_panic| LogError::Storage("opening it has failed".to_owned()))??;
+    let (sender, commands) = mpsc::channel(MAX_WAITING);
+    let (end, ends) = watch::channel(store.end());
+    tokio::spawn(run(store, commands, end));
+    Ok((sender, ends))
+}
+
+async fn run(mut store: Store, mut commands: mpsc::Receiver<Command>, end: watch::Sender<u64>) {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while commands.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let taken = std::mem::take(&mut batch);
+        let done = spawn_blocking(move || {
+            execute(&mut store, taken);
+            store
+        });
+        match done.await {
+            Ok(returned) => store = returned,
+            Err(_panic) => {
+                error!("the event log has ended: its file could not be used; restart the service");
+                return;
+            }
+        }
+        end.send_if_modified(|last| std::mem::replace(last, store.end()) != store.end());
+    }
+}
+
+/// Runs commands: first all that is written, in one transaction, and then what is read.
+fn execute(store: &mut Store, commands: Vec<Command>) {
+    let now = time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let now = u64::try_from(now).unwrap_or(u64::MAX);
+    let (mut writes, mut reads) = (Vec::new(), Vec::new());
+    for command in commands {
+        match command {
+            Command::Read(after, reply) => reads.push((after, reply)),
+            Command::Append(..) | Command::Subscribe(..) | Command::Floor(..) | Command::Bury(..) => {
+                writes.push(command);
+            }
+        }
+    }
+    if !writes.is_empty() {
+        write_all(store, now, writes);
+    }
+    for (after, reply) in reads {
+        let trimmed = store.trimmed();
+        let read = store.read(after.max(trimmed)).map(|(events, read)| Batch { events, read, trimmed });
+        // Who has asked may have gone.
+        let _ = reply.send(read);
+    }
+}
+
+fn write_all(store: &mut Store, now: u64, commands: Vec<Command>) {
+    let mut outcomes = Vec::with_capacity(commands.len());
+    let mut left = commands.into_iter();
+    let written = store.write(now, |writes| {
+        for command in left.by_ref() {
+            outcomes.push(write(writes, command)?);
+        }
+        Ok(())
+    });
+    if let Err(failure) = &written {
+        warn!("the event log is not written: {failure}");
+    }
+    for outcome in outcomes {
+        if let Outcome::Position(position, reply) = outcome {
+            let _ = reply.send(written.clone().map(|()| position));
+        }
+    }
+    // Those after the one that has failed.
+    if let Err(failure) = written {
+        for command in left {
+            match command {
+                Command::Append(_, reply) | Command::Subscribe(_, _, reply) => {
+                    let _ = reply.send(Err(failure.clone()));
+                }
+                Command::Floor(..) | Command::Bury(..) | Command::Read(..) => {}
+            }
+        }
+    }
+}
+
+/// Runs one command. A failure that concerns it alone ends there, and any other ends the
+/// transaction.
+fn write(writes: &mut Writes<'_>, command: Command) -> Result<Outcome, LogError> {
+    let (result, reply) = match command {
+        Command::Append(event, reply) => (writes.append(&event), reply),
+        Command::Subscribe(name, start, reply) => (writes.subscribe(&name, start), reply),
+        Command::Floor(name, floor) => return writes.set_floor(&name, floor).map(|()| Outcome::Nothing),
+        Command::Bury(name, event, why) => return writes.bury(&name, &event, &why).map(|()| Outcome::Nothing),
+        Command::Read(..) => return Ok(Outcome::Nothing),
+    };
+    match result {
+        Ok(position) => Ok(Outcome::Position(position, reply)),
+        Err(failure @ LogError::TooManySubscriptions { .. }) => {
+            let _ = reply.send(Err(failure));
+            Ok(Outcome::Nothing)
+        }
+        Err(failure) => {
+            let _ = reply.send(Err(failure.clone()));
+            Err(failure)
+        }
+    }
+}
