@@ -63,19 +63,44 @@ pub(crate) struct LocalService {
     pub(crate) metrics: Option<Arc<NodeMetrics>>,
 }
 
-/// A call that has been begun.
+/// A call that has been begun. It is moved several times, so it is kept small.
 pub(crate) struct StartedCall {
     pub(crate) return_path: ReturnPath,
     /// The index of its route, if the node offers it.
-    pub(super) route: Option<usize>,
+    pub(super) route: Option<u32>,
     context: Context,
-    running: Result<RunningHandler, ServiceError>,
+    work: Work,
     /// The route, if the call is not idempotent, has no response, or is of a route that says so: it
     /// is finished even if its caller goes.
     finishes: Option<Route>,
     span: CallSpan,
     served: Option<ServedCall>,
     _permit: RunPermit,
+}
+
+/// What is left to do for a call.
+enum Work {
+    Handler(RunningHandler),
+    /// The error that it is answered with.
+    Refuse(Box<ServiceError>),
+    /// The handler is done.
+    Done,
+}
+
+impl Work {
+    /// Polls the handler, and drops it when it is done or has panicked.
+    fn poll(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> std::thread::Result<Poll<WriteProgress>> {
+        let Self::Handler(handler) = self else { return Ok(Poll::Ready(WriteProgress::Done)) };
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll_response(task, sink)));
+        if !matches!(polled, Ok(Poll::Pending | Poll::Ready(WriteProgress::More))) {
+            drop_handler(std::mem::replace(self, Self::Done));
+        }
+        polled
+    }
 }
 
 impl LocalService {
@@ -87,14 +112,14 @@ impl LocalService {
     pub(crate) fn begin(
         &self,
         frame: &[u8],
-        mut request: Request<'_>,
+        request: &mut Request<'_>,
         caller: &Caller,
         may_stream: bool,
         made: Instant,
         now: Instant,
     ) -> Result<StartedCall, PacketError> {
         let (verified, params) = (request.verified, request.params);
-        let started = self.begin_in(&mut request, made, caller, may_stream, now);
+        let started = self.begin_in(request, made, caller, may_stream, now);
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
             return Ok(started);
         }
@@ -117,9 +142,9 @@ impl LocalService {
     }
 
     /// Refuses a call that is meant for another instance, whatever it asks for.
-    pub(crate) fn misdirected(&self, mut request: Request<'_>) -> StartedCall {
+    pub(crate) fn misdirected(&self, request: &mut Request<'_>) -> StartedCall {
         let legacy_bytes = self.legacy_bytes;
-        let one_way = self.one_way(&request);
+        let one_way = self.one_way(request);
         let key = request.key.take();
         let to = ReturnPath { version: request.version, key, legacy_bytes, call_stream: None, one_way, http: None };
         let message = format!("this is another instance of {}, or another service, than the call is for", self.name);
@@ -203,16 +228,15 @@ impl LocalService {
         };
         // A panic while arguments are read must cost only this call, as one in the handler does.
         let begin = || span.in_scope(|| offer.begin(&call, run));
-        let begun =
-            std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED)));
-        let (running, permit) = match begun {
-            Ok((running, permit)) => (Ok(running), permit),
-            Err(error) => (Err(error), RunPermit::default()),
+        let begun = std::panic::catch_unwind(AssertUnwindSafe(begin));
+        let (work, permit) = match begun.unwrap_or_else(|panic| Err(panicked(&*panic, ANSWERED))) {
+            Ok((handler, permit)) => (Work::Handler(handler), permit),
+            Err(error) => (Work::Refuse(Box::new(error)), RunPermit::default()),
         };
         request.verified = call.verified.get();
         let finishes = is_finished.then(|| offer.route.clone());
-        let route = Some(offer.index);
-        StartedCall { return_path: to, route, context: context.get(), running, finishes, span, served, _permit: permit }
+        let route = u32::try_from(offer.index).ok();
+        StartedCall { return_path: to, route, context: context.get(), work, finishes, span, served, _permit: permit }
     }
 
     /// The way back to the caller. Takes the key from the request.
@@ -252,29 +276,25 @@ fn served_span(offer: &LocalRoute, caller: &Caller, context: &mut Context) -> Ca
 
 impl StartedCall {
     fn failed(to: ReturnPath, context: Context, error: ServiceError) -> Self {
-        let (span, served) = (CallSpan::default(), None);
-        Self {
-            return_path: to,
-            route: None,
-            context,
-            running: Err(error),
-            finishes: None,
-            span,
-            served,
-            _permit: RunPermit::default(),
-        }
+        let (work, span, served) = (Work::Refuse(Box::new(error)), CallSpan::default(), None);
+        let permit = RunPermit::default();
+        Self { return_path: to, route: None, context, work, finishes: None, span, served, _permit: permit }
     }
 
     /// The route, if the work is finished even if its caller goes. An open stream ends with its
     /// caller.
     pub(crate) fn route_to_finish(&self) -> Option<&Route> {
         let is_open = self.return_path.call_stream.as_ref().is_some_and(|stream| stream.is_open());
-        self.finishes.as_ref().filter(|_| self.running.is_ok() && !is_open)
+        self.finishes.as_ref().filter(|_| self.is_running() && !is_open)
     }
 
     /// Whether the handler has to be run by a task of its own.
     pub(super) fn computes(&self, paces: &RoutePaces) -> bool {
-        self.running.is_ok() && self.route.is_some_and(|route| paces.computes(route))
+        self.is_running() && self.route.is_some_and(|route| paces.computes(route))
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.work, Work::Handler(_))
     }
 
     /// Refuses the call instead of beginning it, if it has waited since `began` for most of its
@@ -282,7 +302,7 @@ impl StartedCall {
     pub(super) fn refuse_if_late(&mut self, began: Instant, now: Instant) {
         let time = self.context.deadline.map(|deadline| deadline.saturating_duration_since(began));
         if let Err(error) = check_time(now.saturating_duration_since(began), time) {
-            self.drop_handler(error);
+            self.end_handler(Work::Refuse(Box::new(error)));
         }
     }
 
@@ -325,19 +345,16 @@ impl StartedCall {
     }
 
     fn poll_handler(&mut self, task: &mut TaskContext<'_>, sink: &mut ResponseSink<'_>) -> Poll<WriteProgress> {
-        let Self { context, running, span, .. } = self;
-        let running = match running {
-            Ok(running) => running.as_mut(),
-            Err(error) => {
-                sink.failure(error);
-                return Poll::Ready(WriteProgress::Done);
-            }
-        };
+        let Self { context, work, span, .. } = self;
+        if let Work::Refuse(error) = work {
+            sink.failure(error);
+            return Poll::Ready(WriteProgress::Done);
+        }
         if sink.write_stream_control(task) {
             *context = context.outlasting();
         }
-        let poll = || context.enter(|| span.in_scope(|| running.poll_response(task, sink)));
-        match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+        let poll = || work.poll(task, sink);
+        match context.enter(|| span.in_scope(poll)) {
             Ok(Poll::Pending) => {
                 // A handler behind a guard may just have begun to take items.
                 if sink.write_stream_control(task) {
@@ -376,21 +393,27 @@ impl StartedCall {
 }
 
 impl StartedCall {
-    /// Drops the handler, and has the call answered with `error` if it is polled again. What the
-    /// destructors of a handler do is work for the call. A panic in them costs no other call.
-    fn drop_handler(&mut self, error: ServiceError) {
-        let Self { context, running, span, .. } = self;
-        let Ok(handler) = std::mem::replace(running, Err(error)) else { return };
-        let end = || context.enter(|| span.in_scope(|| drop(handler)));
-        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(end)) {
-            panicked(&*panic, "while it was dropped");
+    /// Drops the handler, if there still is one, in the context of its call: what its destructors
+    /// do is work for the call. `work` is what is left to do.
+    fn end_handler(&mut self, work: Work) {
+        let Self { context, span, .. } = self;
+        let ended = std::mem::replace(&mut self.work, work);
+        if matches!(ended, Work::Handler(_)) {
+            context.enter(|| span.in_scope(|| drop_handler(ended)));
         }
     }
 }
 
 impl Drop for StartedCall {
     fn drop(&mut self) {
-        self.drop_handler(ServiceError::internal(String::new()));
+        self.end_handler(Work::Done);
+    }
+}
+
+/// A panic in a destructor costs no other call.
+fn drop_handler(ended: Work) {
+    if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(ended))) {
+        panicked(&*panic, "while it was dropped");
     }
 }
 

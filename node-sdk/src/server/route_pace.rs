@@ -96,14 +96,14 @@ impl RoutePaces {
     }
 
     /// Whether calls of the route have tasks of their own.
-    pub(crate) fn computes(&self, route: usize) -> bool {
+    pub(crate) fn computes(&self, route: u32) -> bool {
         self.has_threads
-            && self.paces.get(route).is_some_and(|pace| pace.score.load(Ordering::Relaxed) > LONG_POLL_SCORE)
+            && self.paces.get(route as usize).is_some_and(|pace| pace.score.load(Ordering::Relaxed) > LONG_POLL_SCORE)
     }
 
     /// Records how long a handler has worked without an await.
-    fn record(&self, route: usize, worked: Duration) {
-        let Some(RoutePace { route, score, hands_over }) = self.paces.get(route) else { return };
+    fn record(&self, route: u32, worked: Duration) {
+        let Some(RoutePace { route, score, hands_over }) = self.paces.get(route as usize) else { return };
         let next = |score: u8| match worked >= COMPUTES_AFTER {
             true => Some(score.saturating_add(LONG_POLL_SCORE).min(MAX_SCORE)),
             false => Some(score.saturating_sub(1)),
@@ -133,7 +133,7 @@ impl RoutePaces {
         }
     }
 
-    fn measure<T>(&self, route: usize, poll: impl FnOnce() -> T) -> T {
+    fn measure<T>(&self, route: u32, poll: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
         let polled = poll();
         self.record(route, begin.elapsed());
@@ -142,7 +142,7 @@ impl RoutePaces {
 
     /// Runs a call up to the next piece of its response, or until its caller leaves. Each poll of
     /// it waits for a permit. A call that has waited for half of its time since `began` is refused.
-    pub(super) async fn run(&self, route: usize, mut call: RunningCall, began: Instant) -> Polled {
+    pub(super) async fn run(&self, route: u32, mut call: RunningCall, began: Instant) -> Polled {
         let mut is_first = true;
         loop {
             let permit = self.permit().await;
@@ -164,8 +164,8 @@ impl RoutePaces {
     }
 
     /// Whether other work of the thread has to go to another thread.
-    fn must_hand_over(&self, route: usize) -> bool {
-        self.paces.get(route).is_some_and(|pace| pace.hands_over.load(Ordering::Relaxed))
+    fn must_hand_over(&self, route: u32) -> bool {
+        self.paces.get(route as usize).is_some_and(|pace| pace.hands_over.load(Ordering::Relaxed))
     }
 
     /// A permit to compute, in the order of those that wait; `None` if no call that has one pauses
@@ -210,7 +210,7 @@ impl PollWatch {
 
     /// Polls a handler of this route, and measures that for a while after [`begin`](Self::begin).
     #[inline]
-    pub(crate) fn poll<T>(&self, route: Option<usize>, poll: impl FnOnce() -> T) -> T {
+    pub(crate) fn poll<T>(&self, route: Option<u32>, poll: impl FnOnce() -> T) -> T {
         let left = self.polls_left.load(Ordering::Relaxed);
         match route.filter(|_| left > 0) {
             None => poll(),

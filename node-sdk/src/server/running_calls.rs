@@ -221,7 +221,7 @@ impl Future for RunningCall {
 }
 
 /// Polls, and measures that if the connection watches its calls.
-fn poll_watched<T>(watch: Option<&PollWatch>, route: Option<usize>, poll: impl FnOnce() -> T) -> T {
+fn poll_watched<T>(watch: Option<&PollWatch>, route: Option<u32>, poll: impl FnOnce() -> T) -> T {
     match watch {
         Some(watch) => watch.poll(route, poll),
         None => poll(),

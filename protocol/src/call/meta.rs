@@ -197,22 +197,28 @@ impl Put for JsonText<'_> {
     }
 }
 
-/// Puts commas between members, and expects them there.
+/// Puts commas between members, and expects them there. Inlined, so that names are compared as
+/// numbers.
 #[derive(Default)]
 struct Separator {
-    comma: &'static str,
+    has_comma: bool,
 }
 
 impl Separator {
     /// The text after a member's name, if that member is next.
+    #[inline(always)]
     fn strip_name<'a>(&mut self, rest: &'a str, name: &str) -> Option<&'a str> {
-        let value = rest.strip_prefix(self.comma)?.strip_prefix(name)?;
-        self.comma = ",";
+        let rest = if self.has_comma { rest.strip_prefix(',')? } else { rest };
+        let value = rest.strip_prefix(name)?;
+        self.has_comma = true;
         Some(value)
     }
 
+    #[inline(always)]
     fn put_name(&mut self, out: &mut BytesMut, name: &str) {
-        out.put_slice(std::mem::replace(&mut self.comma, ",").as_bytes());
+        if std::mem::replace(&mut self.has_comma, true) {
+            out.put_u8(b',');
+        }
         out.put_slice(name.as_bytes());
     }
 }

@@ -312,49 +312,48 @@ impl CallerConnection<'_> {
         if let Some((key, part, _)) = parse_part(frame, Side::Caller) {
             return self.handle_part(key, part, frame);
         }
-        let parsed = Request::parse(frame);
-        if let Ok(request) = &parsed {
-            self.bad_frames.record_sound(request.version);
-            self.reader.join_pieces(request.version == Version::V1);
+        let Ok(mut request) = Request::parse(frame) else { return self.bad_frames.reject() };
+        self.bad_frames.record_sound(request.version);
+        self.reader.join_pieces(request.version == Version::V1);
+        if request.uri == PART_URI {
+            let part = Packet::parse(split_attachment(frame).0).ok().as_ref().and_then(Part::from_packet);
+            let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
+            return self.handle_part(key, part, frame);
         }
-        let started = match parsed {
-            Ok(request) if request.uri == PART_URI => {
-                let part = Packet::parse(split_attachment(frame).0).ok().as_ref().and_then(Part::from_packet);
-                let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
-                return self.handle_part(key, part, frame);
-            }
-            Ok(request) if request.uri.starts_with('$') => {
-                self.handle_control(&request, frame);
-                return Ok(());
-            }
-            Ok(request) if self.is_misdirected => Ok(self.service.misdirected(request)),
-            Ok(request) => {
-                if request.version == Version::V1 {
-                    self.update_read_window(now);
-                }
-                let delay =
-                    request.meta.sent.map_or(Duration::ZERO, |sent| self.queue_delay.delay(self.received, sent));
-                let made = self.received.checked_sub(delay).unwrap_or(self.received);
-                let may_stream = self.handles.streams < MAX_STREAMS;
-                self.service.begin(frame, request, &self.caller, may_stream, made, now)
-            }
-            Err(error) => Err(error),
-        };
-        let Ok(mut started) = started else { return self.bad_frames.reject() };
-        let bytes = CALL_BYTES + frame.len();
-        if started.computes(&self.service.paces) {
-            self.run_call(RunningCall::new(started, bytes));
+        if request.uri.starts_with('$') {
+            self.handle_control(&request, frame);
             return Ok(());
+        }
+        if self.is_misdirected {
+            self.answer_or_run(self.service.misdirected(&mut request), frame.len(), task);
+            return Ok(());
+        }
+        if request.version == Version::V1 {
+            self.update_read_window(now);
+        }
+        let delay = request.meta.sent.map_or(Duration::ZERO, |sent| self.queue_delay.delay(self.received, sent));
+        let made = self.received.checked_sub(delay).unwrap_or(self.received);
+        let may_stream = self.handles.streams < MAX_STREAMS;
+        match self.service.begin(frame, &mut request, &self.caller, may_stream, made, now) {
+            Ok(started) => self.answer_or_run(started, frame.len(), task),
+            Err(_not_json) => return self.bad_frames.reject(),
+        }
+        Ok(())
+    }
+
+    /// Answers a call that is done at once. Any other goes on beside those that follow.
+    fn answer_or_run(&mut self, mut started: StartedCall, frame_bytes: usize, task: &mut TaskContext<'_>) {
+        let bytes = CALL_BYTES + frame_bytes;
+        if started.computes(&self.service.paces) {
+            return self.run_call(RunningCall::new(started, bytes));
         }
         let (to, before) = (started.detach_return_path(), self.responses.len());
         let Self { responses, watch, .. } = self;
         let polled = responses.answer(&to, |sink| watch.poll(started.route, || started.poll_response(task, sink)));
-        if !self.keep_or_refuse(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
-            return Ok(());
+        if self.keep_or_refuse(before, &to) && polled != Poll::Ready(WriteProgress::Done) {
+            started.attach_return_path(to);
+            self.run_call(RunningCall::new(started, bytes));
         }
-        started.attach_return_path(to);
-        self.run_call(RunningCall::new(started, bytes));
-        Ok(())
     }
 
     /// Looks up how much a caller of version 1 can read. Any node that registers from its address
