@@ -57,13 +57,13 @@ impl<'a, T> StreamCall<'a, T> {
 
     /// As [`Call::sticky_key`](crate::Call::sticky_key).
     pub fn sticky_key(mut self, key: &'a str) -> Self {
-        self.raw.pick.sticky = Some(key);
+        self.raw.sticky_key = Some(key);
         self
     }
 
     /// As [`Call::to_instance`](crate::Call::to_instance).
     pub fn to_instance(mut self, instance: &'a str) -> Self {
-        self.raw.pick.instance = Some(instance);
+        self.raw.instance = Some(instance);
         self
     }
 
@@ -76,7 +76,7 @@ impl<'a, T> StreamCall<'a, T> {
 
     /// As [`Call::balance`](crate::Call::balance).
     pub fn balance(mut self, balance: Balance) -> Self {
-        self.raw.pick.balance = balance;
+        self.raw.balance = balance;
         self
     }
 }

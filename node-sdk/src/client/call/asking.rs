@@ -24,8 +24,8 @@ impl RawCall<'_> {
     /// Asks first, if this node is not told of all nodes that offer what was found, or nothing was
     /// found. Returns whether the call waits for the answer.
     pub(super) fn asks_first(&mut self, found: &Lookup<'_>, now: Instant, deadline: Instant) -> bool {
-        let may_ask = self.awaits_list && self.address.is_none() && self.progress.asked.is_none();
-        if !may_ask || !self.progress.tried.is_empty() || self.mesh.is_told_of(found, now) {
+        let may_ask = self.awaits_list && self.address.is_none() && self.asked().is_none();
+        if !may_ask || !self.progress.tried().is_empty() || self.mesh.is_told_of(found, now) {
             return false;
         }
         let url = self.url();
@@ -34,7 +34,7 @@ impl RawCall<'_> {
         }
         match self.mesh.view().needs().ask(&url, now) {
             Ok(answer) => {
-                self.progress.asked = Some(answer);
+                self.progress.setbacks_mut().asked = Some(answer);
                 false
             }
             Err(asking) => {
@@ -45,10 +45,15 @@ impl RawCall<'_> {
         }
     }
 
+    /// The answer of the Distributor, if it was asked.
+    fn asked(&self) -> Option<QuestionAnswer> {
+        self.progress.setbacks.as_ref()?.asked
+    }
+
     /// The error of a call whose url no known node offers, because the Distributor could not be
     /// asked.
     pub(super) fn not_asked_error(&self) -> Option<CallError> {
-        match self.progress.asked {
+        match self.asked() {
             Some(QuestionAnswer::Failed(reason)) => Some(CallError::NotAsked { url: self.url(), reason }),
             Some(QuestionAnswer::Offered | QuestionAnswer::NotOffered) | None => None,
         }

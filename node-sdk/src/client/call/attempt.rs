@@ -3,21 +3,21 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use protocol::{CallMeta, CallUrl, JsonText, Packet, Part, Version, is_idempotent, write_attached, write_request};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::balance::PickOptions;
 use crate::client::call::arguments::SubmitError;
-use crate::client::call::progress::{CallProgress, CallState, HedgeState};
+use crate::client::call::progress::{CallState, HedgeState};
 use crate::client::call::raw_call::RawCall;
 use crate::client::call::response::{RawResponse, is_declined};
 use crate::client::local_call::LocalCall;
-use crate::client::unknown_route;
 use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::path_params;
@@ -33,24 +33,25 @@ const MAX_CALL_TIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl RawCall<'_> {
     /// Makes an attempt. A one-way call is answered at once.
-    fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<ResponseFrame>, CallError> {
+    fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RawResponse>, CallError> {
         let now = self.started.take().unwrap_or_else(Instant::now);
         let context = self.context();
         let deadline = self.progress.deadline.unwrap_or_else(|| self.begin(now, &context));
         if deadline <= now {
-            if self.progress.has_waited_for_list && !self.mesh.view().has_list() {
+            let setbacks = self.progress.setbacks.as_ref();
+            if setbacks.is_some_and(|setbacks| setbacks.has_waited_for_list) && !self.mesh.view().has_list() {
                 return Err(CallError::NoList { url: self.url() });
             }
             return match self.not_asked_error() {
-                Some(error) if self.progress.tried.is_empty() => Err(error),
+                Some(error) if self.progress.tried().is_empty() => Err(error),
                 _ => Err(self.deadline_error()),
             };
         }
         let local = self.local();
         // A key belongs to one of all providers, whichever node calls.
         if let Some(service) = &local
-            && self.pick.sticky.is_none()
-            && self.progress.tried.is_empty()
+            && self.sticky_key.is_none()
+            && self.progress.tried().is_empty()
         {
             return self.call_local(service, deadline, context);
         }
@@ -67,15 +68,11 @@ impl RawCall<'_> {
         let (providers, captured) = match (found, &local) {
             (Lookup::Available(providers, captured), _) => (providers, captured),
             (_, Some(service)) => return self.call_local(service, deadline, context),
-            (Lookup::Unknown, None) if self.progress.declined.is_none() => {
+            (Lookup::Unknown, None) if !self.progress.has_declined() => {
                 return self.unknown_route(deadline).map(|()| None);
             }
             (Lookup::Unavailable | Lookup::Unknown, None) => return self.no_provider_error().map(Some),
         };
-        if self.progress.has_declined_here {
-            let local_provider = providers.members().iter().find(|provider| provider.is_local);
-            self.pick.excluded = local_provider.map(|provider| provider.connection.address);
-        }
         loop {
             let picked = self.pick_provider(&providers, now, local.is_some());
             let Some(provider) = picked else { return self.no_provider_error().map(Some) };
@@ -83,12 +80,12 @@ impl RawCall<'_> {
                 return self.call_local(service, deadline, context);
             }
             match self.submit(provider, &captured, now, deadline, &context) {
-                Ok(None) => return Ok(Some(ResponseFrame::default())),
+                Ok(None) => return Ok(Some(RawResponse::default())),
                 Ok(Some(mut pending)) => {
                     // The call may already be lost, and its response must wake this task.
                     if let Poll::Ready(outcome) = pending.poll(task) {
-                        if let Some(frame) = self.resolve(pending, outcome)? {
-                            return Ok(Some(frame));
+                        if let Some(response) = self.resolve(pending, outcome)? {
+                            return Ok(Some(response));
                         }
                         continue;
                     }
@@ -97,10 +94,11 @@ impl RawCall<'_> {
                 }
                 Err(SubmitError::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
                 Err(SubmitError::Connection(refusal)) => {
-                    self.progress.has_found_full |= refusal == EnqueueError::Full;
+                    let setbacks = self.progress.setbacks_mut();
+                    setbacks.has_found_full |= refusal == EnqueueError::Full;
                     // A version 2 provider may accept a packet that a version 1 node cannot read.
-                    self.progress.has_found_too_small |= refusal == EnqueueError::TooLarge;
-                    self.progress.tried.push(provider.connection.address);
+                    setbacks.has_found_too_small |= refusal == EnqueueError::TooLarge;
+                    setbacks.tried.push(provider.connection.address);
                 }
             }
         }
@@ -114,8 +112,8 @@ impl RawCall<'_> {
         now: Instant,
         answers_itself: bool,
     ) -> Option<&'p Provider> {
-        let Some(address) = self.address else {
-            let options = PickOptions { tried: &self.progress.tried, ..self.pick };
+        let Some(address) = self.address.as_deref() else {
+            let options = self.pick_options(providers, self.progress.tried());
             return providers.pick(&options, now, |provider| {
                 if !provider.is_local || !answers_itself {
                     self.mesh.connect(&provider.connection);
@@ -123,29 +121,21 @@ impl RawCall<'_> {
             });
         };
         let mut members = providers.pools().flat_map(|pool| pool.members());
-        let provider = members.find(|provider| provider.connection.address == address);
-        let provider = provider.filter(|_| self.progress.tried.is_empty());
+        let provider = members.find(|provider| provider.connection.address == *address);
+        let provider = provider.filter(|_| self.progress.tried().is_empty());
         provider.inspect(|provider| self.mesh.connect(&provider.connection))
     }
 
-    /// Handles a url that no known node offers: waits for the first list if that has not come.
-    fn unknown_route(&mut self, deadline: Instant) -> Result<(), CallError> {
-        if let Some(error) = self.not_asked_error() {
-            return Err(error);
-        }
-        if !self.awaits_list {
-            return Err(CallError::NoRoute { url: self.url() });
-        }
-        match unknown_route::error(self.mesh, self.method, self.path) {
-            CallError::NoList { .. } => {
-                self.progress.has_waited_for_list = true;
-                let listed = self.mesh.view().wait_for_list();
-                self.progress.state = CallState::AwaitingList(Box::pin(async move {
-                    let _ = timeout_at(deadline, listed).await;
-                }));
-                Ok(())
-            }
-            error => Err(error),
+    /// How a provider is picked that is none of `tried`.
+    pub(super) fn pick_options<'p>(&'p self, providers: &RouteProviders, tried: &'p [SocketAddr]) -> PickOptions<'p> {
+        let local = || providers.members().iter().find(|provider| provider.is_local);
+        let excluded = if self.progress.has_declined_here() { local() } else { None };
+        PickOptions {
+            balance: self.balance,
+            sticky: self.sticky_key,
+            instance: self.instance,
+            tried,
+            excluded: excluded.map(|provider| provider.connection.address),
         }
     }
 
@@ -163,14 +153,14 @@ impl RawCall<'_> {
     /// The context that the call inherits from the one that is being handled.
     pub(super) fn context(&self) -> Context {
         let current = Context::current();
-        Context { trace: self.trace.or(current.trace), ..current }
+        Context { trace: self.trace().or(current.trace), ..current }
     }
 
     /// The service of this node, if it may answer the call itself.
     fn local(&self) -> Option<Arc<dyn LocalCall>> {
         // A stream needs a connection, even to this node itself, which must be listed.
-        let is_elsewhere = self.address.is_some() || self.pick.instance.is_some() || self.window.is_some();
-        if is_elsewhere || self.progress.has_declined_here {
+        let is_elsewhere = self.address.is_some() || self.instance.is_some() || self.window.is_some();
+        if is_elsewhere || self.progress.has_declined_here() {
             return None;
         }
         self.mesh.local().filter(|service| service.offers(self.method, self.path))
@@ -182,7 +172,7 @@ impl RawCall<'_> {
         service: &Arc<dyn LocalCall>,
         deadline: Instant,
         context: Context,
-    ) -> Result<Option<ResponseFrame>, CallError> {
+    ) -> Result<Option<RawResponse>, CallError> {
         self.observe_local();
         let (service, url) = (Arc::clone(service), CallUrl::new(self.method, self.path));
         let context = Context { deadline: Some(deadline), ..context };
@@ -199,14 +189,10 @@ impl RawCall<'_> {
                 self.progress.state = CallState::Local(answer);
                 Ok(None)
             }
-            Ok(None) => Ok(Some(ResponseFrame::default())),
+            Ok(None) => Ok(Some(RawResponse::default())),
             Err(SubmitError::Params(source)) => Err(CallError::Params { url: self.url(), source }),
             Err(SubmitError::Connection(_)) => Err(CallError::Overloaded { url: self.url() }),
         }
-    }
-
-    fn deadline_error(&self) -> CallError {
-        CallError::Deadline { url: self.url(), within: self.progress.within }
     }
 
     /// Hands the call to a provider's connection.
@@ -219,7 +205,7 @@ impl RawCall<'_> {
         context: &Context,
     ) -> Result<Option<PendingCall>, SubmitError> {
         let (connection, version) = (&provider.connection, provider.connection.version);
-        if self.body.is_some() && !provider.takes_raw_body() {
+        if self.body().is_some() && !provider.takes_raw_body() {
             return Err(SubmitError::Connection(EnqueueError::TooLarge));
         }
         // Serializing arguments runs the caller's code, so it must not happen while the connection
@@ -235,13 +221,13 @@ impl RawCall<'_> {
             let trace = context.trace.map(Trace::child);
             self.observe_attempt(connection.address, trace.as_ref());
             let wanted = provider.wanted().filter(|_| version == Version::V2);
-            let request = self.client.zip(wanted).map(|(client, wanted)| client.request(wanted).to_json());
+            let request = self.client().zip(wanted).map(|(client, wanted)| client.request(wanted).to_json());
             let meta = |sent| CallMeta {
                 time_left: Some(deadline.saturating_duration_since(now)),
                 sent,
                 trace: trace.as_ref().map(|trace| Cow::Borrowed(trace.traceparent())),
                 idempotent: self.idempotent && !is_idempotent(self.method),
-                attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
+                attempt: u8::try_from(self.progress.tried().len()).unwrap_or(u8::MAX),
                 credit: self.window,
                 hops: context.hops,
                 request: request.as_deref().map(JsonText),
@@ -256,7 +242,7 @@ impl RawCall<'_> {
             }
             let write = |key, sent, out: &mut _| {
                 let meta = meta(Some(sent));
-                write_attached(out, self.body, |out| write_request(out, version, url, Some(key), &merged, &meta));
+                write_attached(out, self.body(), |out| write_request(out, version, url, Some(key), &merged, &meta));
             };
             // A stream that is opened while another stream is handled may last as long as that one.
             let lasting = context.inner_deadline(now).filter(|_| !context.may_stream).map(Instant::into_std);
@@ -268,16 +254,13 @@ impl RawCall<'_> {
     }
 
     /// Decides what follows from an attempt: the response, or `None` for another attempt.
-    fn resolve(&mut self, pending: PendingCall, outcome: CallResult) -> Result<Option<ResponseFrame>, CallError> {
+    fn resolve(&mut self, pending: PendingCall, outcome: CallResult) -> Result<Option<RawResponse>, CallError> {
         // Most outcomes do not need the time.
         let now = || Instant::now().into_std();
         let connection = pending.connection();
         if self.is_probe {
             return match outcome {
-                Ok(frame) => {
-                    self.progress.answered_by = Some(connection.address);
-                    Ok(Some(frame))
-                }
+                Ok(frame) => Ok(Some(RawResponse { frame, node: Some(connection.address) })),
                 Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: connection.address }),
                 Err(CallFailure::Deadline { .. }) => Err(self.deadline_error()),
             };
@@ -285,24 +268,25 @@ impl RawCall<'_> {
         let retries = self.mesh.retries();
         match outcome {
             Ok(frame) => {
-                self.progress.answered_by = Some(connection.address);
                 // The node has not begun the call, so another one may carry it out.
                 let declined = is_declined(&frame);
-                if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
-                    self.progress.declined = Some(frame);
-                    self.progress.tried.push(connection.address);
+                if declined && self.address.is_none() && self.instance.is_none() && retries.try_withdraw(now()) {
+                    let (node, setbacks) = (connection.address, self.progress.setbacks_mut());
+                    setbacks.declined = Some(RawResponse { frame, node: Some(node) });
+                    setbacks.tried.push(node);
                     return Ok(None);
                 }
-                if self.progress.lost.is_some() {
+                if self.progress.lost().is_some() {
                     self.mesh.record_response(&self.route_name());
                 }
+                let node = Some(connection.address);
                 if self.window.is_some() && opens_stream(frame.frame()) {
                     self.progress.opened = Some(pending);
                 }
-                Ok(Some(frame))
+                Ok(Some(RawResponse { frame, node }))
             }
             Err(CallFailure::Lost { written: false }) => {
-                self.progress.tried.push(connection.address);
+                self.progress.setbacks_mut().tried.push(connection.address);
                 Ok(None)
             }
             Err(CallFailure::Lost { written: true }) => {
@@ -311,9 +295,10 @@ impl RawCall<'_> {
                 self.observe_ejection(was_ejected, connection.load.is_ejected(now()));
                 self.mesh.record_failed(connection.address);
                 let may_retry = self.mesh.record_loss(now(), &self.route_name(), connection.address);
-                if may_retry && self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
-                    self.progress.lost = Some(connection.address);
-                    self.progress.tried.push(connection.address);
+                if may_retry && self.idempotent && self.progress.lost().is_none() && retries.try_withdraw(now()) {
+                    let setbacks = self.progress.setbacks_mut();
+                    setbacks.lost = Some(connection.address);
+                    setbacks.tried.push(connection.address);
                     return Ok(None);
                 }
                 Err(CallError::Lost { url: self.url(), node: connection.address })
@@ -343,43 +328,34 @@ impl RawCall<'_> {
             Lookup::Unavailable | Lookup::Unknown => self.url(),
         }
     }
-
-    /// The result when no node is left to try.
-    fn no_provider_error(&mut self) -> Result<ResponseFrame, CallError> {
-        let url = self.url();
-        let CallProgress { lost, declined, has_found_full, has_found_too_small, .. } = &mut self.progress;
-        match (lost, declined.take()) {
-            (_, Some(declined)) => Ok(declined),
-            (Some(node), None) => Err(CallError::Lost { url, node: *node }),
-            (None, None) if *has_found_full => Err(CallError::Overloaded { url }),
-            (None, None) if *has_found_too_small => Err(CallError::TooLarge { url }),
-            (None, None) => Err(CallError::NoProvider { url }),
-        }
-    }
 }
 
 impl RawCall<'_> {
     /// Polls what the call waits for. `None` when that is over and the call goes on: poll it again.
-    fn poll_state(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<ResponseFrame>, CallError>> {
+    #[inline]
+    fn poll_state(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<RawResponse>, CallError>> {
         match &mut self.progress.state {
             CallState::Due => {
-                let frame = self.poll_attempt(task)?;
+                let response = self.poll_attempt(task)?;
                 let hedges = matches!(self.progress.hedge, HedgeState::Idle) && self.hedges();
                 let waits = matches!(self.progress.state, CallState::Waiting(_)) && !hedges;
-                if frame.is_none() && waits { Poll::Pending } else { Poll::Ready(Ok(frame)) }
+                if response.is_none() && waits { Poll::Pending } else { Poll::Ready(Ok(response)) }
             }
             CallState::Local(response) => match ready!(response.as_mut().poll(task)).map(ResponseFrame::from) {
                 Some(frame) if is_declined(&frame) => {
                     // Another node may carry it out.
-                    (self.progress.declined, self.progress.has_declined_here) = (Some(frame), true);
+                    let setbacks = self.progress.setbacks_mut();
+                    setbacks.declined = Some(RawResponse { frame, node: None });
+                    setbacks.has_declined_here = true;
                     self.progress.state = CallState::Due;
                     Poll::Ready(Ok(None))
                 }
-                Some(frame) => Poll::Ready(Ok(Some(frame))),
+                Some(frame) => Poll::Ready(Ok(Some(RawResponse { frame, node: None }))),
                 None => Poll::Ready(Err(self.deadline_error())),
             },
             CallState::Asking(answer) => {
-                self.progress.asked = Some(ready!(answer.as_mut().poll(task)));
+                let answer = ready!(answer.as_mut().poll(task));
+                self.progress.setbacks_mut().asked = Some(answer);
                 self.progress.state = CallState::Due;
                 Poll::Ready(Ok(None))
             }
@@ -400,7 +376,7 @@ impl RawCall<'_> {
 
     /// Handles the outcome of the attempt that the call waits for. `None` when the hedge may still
     /// succeed, or another attempt is due.
-    fn settle(&mut self, outcome: CallResult) -> Result<Option<ResponseFrame>, CallError> {
+    fn settle(&mut self, outcome: CallResult) -> Result<Option<RawResponse>, CallError> {
         let CallState::Waiting(pending) = std::mem::take(&mut self.progress.state) else { return Ok(None) };
         let settled = self.resolve(pending, outcome);
         if !matches!(settled, Ok(Some(_)))
@@ -434,11 +410,12 @@ impl Future for RawCall<'_> {
 
 impl RawCall<'_> {
     /// Polls one state after the other, up to the response.
+    #[inline]
     fn poll_response(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<RawResponse, CallError>> {
         loop {
-            if let Some(frame) = ready!(self.poll_state(task))? {
+            if let Some(response) = ready!(self.poll_state(task))? {
                 self.progress.state = CallState::Due;
-                return Poll::Ready(Ok(RawResponse { frame, node: self.progress.answered_by }));
+                return Poll::Ready(Ok(response));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::balance::{PickOptions, Readiness};
+use crate::balance::Readiness;
 use crate::client::call::progress::{CallState, HedgeState};
 use crate::client::call::raw_call::RawCall;
 use crate::routing::provider::Provider;
@@ -37,7 +37,7 @@ impl RawCall<'_> {
     }
 
     fn may_hedge(&self) -> bool {
-        self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none()
+        self.idempotent && !self.one_way && self.address.is_none() && self.instance.is_none()
     }
 
     /// Calls a second provider when it is time, and polls that call. When the second call ends
@@ -84,8 +84,9 @@ impl RawCall<'_> {
         let now = Instant::now();
         let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
         let Lookup::Available(providers, captured) = self.mesh.lookup(self.method, self.path) else { return None };
-        let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.connection().address]).collect();
-        let options = PickOptions { tried: &tried, ..self.pick };
+        let tried: Vec<SocketAddr> =
+            self.progress.tried().iter().copied().chain([first.connection().address]).collect();
+        let options = self.pick_options(&providers, &tried);
         let other = providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection));
         let other = other.filter(|provider| provider.connection.readiness(now) == Readiness::Ready);
         let same = |provider: &&Provider| is_unproven && provider.connection.address == first.connection().address;

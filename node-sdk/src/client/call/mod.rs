@@ -6,6 +6,7 @@
 pub(super) mod arguments;
 mod asking;
 mod attempt;
+mod failure;
 mod hedge;
 mod observed;
 mod progress;
@@ -87,7 +88,7 @@ impl<'a, T> Call<'a, T> {
 
     /// Calls one instance, by its id, and no other.
     pub fn to_instance(mut self, instance: &'a str) -> Self {
-        self.raw.pick.instance = Some(instance);
+        self.raw.instance = Some(instance);
         self
     }
 

@@ -21,17 +21,19 @@ pub(super) struct ObservedCall {
 
 impl RawCall<'_> {
     /// Before the first attempt. A call that is seen and is of no trace begins one.
+    #[inline]
     pub(super) fn observe_begin(&mut self) {
         if let Some(metrics) = self.mesh.metrics() {
             self.progress.observed.record = Some(CallRecord::begin(metrics, self.started.unwrap_or_else(Instant::now)));
         }
         self.progress.observed.span = CallSpan::of_call(self.method, self.path);
         if self.progress.observed.span.is_seen() && self.context().trace.is_none() {
-            self.trace = Some(Trace::begin());
+            self.set_trace(Trace::begin());
         }
     }
 
     /// The call is of the route of these providers.
+    #[inline]
     pub(super) fn observe_route(&mut self, providers: &RouteProviders) {
         if let Some(record) = self.progress.observed.record.as_mut().filter(|record| record.lacks_route()) {
             record.set_route(|metrics| providers.call_stats(metrics));
@@ -49,8 +51,9 @@ impl RawCall<'_> {
     }
 
     /// An attempt at a provider begins.
+    #[inline]
     pub(super) fn observe_attempt(&self, provider: SocketAddr, trace: Option<&Trace>) {
-        let attempt = self.progress.tried.len();
+        let attempt = self.progress.tried().len();
         if attempt > 0
             && let Some(metrics) = self.mesh.metrics()
         {
@@ -72,7 +75,16 @@ impl RawCall<'_> {
     }
 
     /// The call is over.
+    #[inline]
     pub(super) fn observe_end(&mut self, result: &Result<RawResponse, CallError>) {
+        let ObservedCall { span, record } = &self.progress.observed;
+        if record.is_some() || span.is_seen() {
+            self.end_observed(result);
+        }
+    }
+
+    #[inline(never)]
+    fn end_observed(&mut self, result: &Result<RawResponse, CallError>) {
         let ObservedCall { span, record } = std::mem::take(&mut self.progress.observed);
         if let Some(record) = record {
             record.end(outcome(result, self.one_way));

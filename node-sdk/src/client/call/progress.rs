@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use crate::client::call::observed::ObservedCall;
+use crate::client::call::response::RawResponse;
 use crate::client::local_call::LocalResponse;
 use crate::routing::needs::questions::QuestionAnswer;
 use crate::transport::connection::PendingCall;
-use crate::transport::response_frame::ResponseFrame;
 
 /// The progress of a call.
 #[derive(Debug, Default)]
@@ -22,6 +22,17 @@ pub(super) struct CallProgress {
     /// How long the call may take, from its first attempt to its deadline.
     pub(super) within: Duration,
     pub(super) state: CallState,
+    /// What has kept the call from being answered at once. On the heap: most calls have none.
+    pub(super) setbacks: Option<Box<CallSetbacks>>,
+    /// The stream that the call has become.
+    pub(super) opened: Option<PendingCall>,
+    pub(super) hedge: HedgeState,
+    pub(super) observed: ObservedCall,
+}
+
+/// What a call has met before its response.
+#[derive(Debug, Default)]
+pub(super) struct CallSetbacks {
     /// The answer of the Distributor, if it was asked who offers the route.
     pub(super) asked: Option<QuestionAnswer>,
     /// Whether the call has waited for the first list.
@@ -32,19 +43,40 @@ pub(super) struct CallProgress {
     pub(super) lost: Option<SocketAddr>,
     /// A response which says that the call was not carried out. It is returned if no other node
     /// succeeds.
-    pub(super) declined: Option<ResponseFrame>,
+    pub(super) declined: Option<RawResponse>,
     /// Whether the response in `declined`, or an earlier one, came from this node itself.
     pub(super) has_declined_here: bool,
     /// Whether a tried node had no room.
     pub(super) has_found_full: bool,
     /// Whether a tried node cannot take so large a packet.
     pub(super) has_found_too_small: bool,
-    /// The node whose response it is.
-    pub(super) answered_by: Option<SocketAddr>,
-    /// The stream that the call has become.
-    pub(super) opened: Option<PendingCall>,
-    pub(super) hedge: HedgeState,
-    pub(super) observed: ObservedCall,
+}
+
+impl CallProgress {
+    /// The nodes that were tried without success.
+    pub(super) fn tried(&self) -> &[SocketAddr] {
+        self.setbacks.as_ref().map_or(&[], |setbacks| &setbacks.tried)
+    }
+
+    /// What the call has met, to be added to.
+    pub(super) fn setbacks_mut(&mut self) -> &mut CallSetbacks {
+        self.setbacks.get_or_insert_default()
+    }
+
+    /// The lost node that may have carried out the call.
+    pub(super) fn lost(&self) -> Option<SocketAddr> {
+        self.setbacks.as_ref()?.lost
+    }
+
+    /// Whether a node has answered that it does not carry out the call.
+    pub(super) fn has_declined(&self) -> bool {
+        self.setbacks.as_ref().is_some_and(|setbacks| setbacks.declined.is_some())
+    }
+
+    /// Whether this node itself has not carried out the call.
+    pub(super) fn has_declined_here(&self) -> bool {
+        self.setbacks.as_ref().is_some_and(|setbacks| setbacks.has_declined_here)
+    }
 }
 
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::{ClientRequest, WantedHeaders, is_idempotent};
 use tokio::time::Instant;
 
-use crate::balance::{Balance, PickOptions};
+use crate::balance::Balance;
 use crate::client::call::arguments::CallArguments;
 use crate::client::call::progress::CallProgress;
 use crate::client::mesh::Mesh;
@@ -21,8 +21,20 @@ pub trait ClientHead: std::fmt::Debug + Sync {
     fn request(&self, wanted: &WantedHeaders) -> ClientRequest<'_>;
 }
 
+/// What a call is made for, where that is not the call that is being handled.
+#[derive(Debug, Default)]
+pub(super) struct CallOrigin<'a> {
+    pub(super) trace: Option<Trace>,
+    /// The request of the client for which a gateway calls.
+    pub(super) client: Option<&'a dyn ClientHead>,
+    /// The body of the client's request, for nodes whose route takes it raw.
+    pub(super) body: Option<&'a [u8]>,
+}
+
 /// A call whose response stays unparsed: see
 /// [`GatewayPeers::call_raw`](crate::gateway::GatewayPeers::call_raw).
+///
+/// It is moved, and many are in flight at a time, so it is kept small.
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
 pub struct RawCall<'a> {
@@ -35,23 +47,23 @@ pub struct RawCall<'a> {
     pub(super) started: Option<Instant>,
     pub(in crate::client) idempotent: bool,
     pub(super) one_way: bool,
-    /// The trace of the call, if it is not that of the call that is being handled.
-    pub(super) trace: Option<Trace>,
-    /// The request of the client for which a gateway calls.
-    pub(super) client: Option<&'a dyn ClientHead>,
-    /// The body of the client's request, for nodes whose route takes it raw.
-    pub(super) body: Option<&'a [u8]>,
+    /// On the heap: only gateways make such calls, and traced ones.
+    pub(super) origin: Option<Box<CallOrigin<'a>>>,
     /// The response may be a stream, of which this many bytes may be sent ahead.
     pub(super) window: Option<u32>,
     /// The time without a response after which another provider is called too.
     pub(super) hedge: Option<Duration>,
-    pub(super) address: Option<SocketAddr>,
+    /// The only address that may be called. On the heap: few calls have one.
+    pub(super) address: Option<Box<SocketAddr>>,
     /// Whether the call waits for the first list if no node is known that offers the url.
     pub(super) awaits_list: bool,
     /// Whether the call is a probe: a failure does not count against the node, as the caller
     /// decides.
     pub(super) is_probe: bool,
-    pub(in crate::client) pick: PickOptions<'a>,
+    pub(in crate::client) balance: Balance,
+    pub(in crate::client) sticky_key: Option<&'a str>,
+    /// The only instance that may be called.
+    pub(in crate::client) instance: Option<&'a str>,
     pub(super) progress: CallProgress,
 }
 
@@ -66,15 +78,15 @@ impl<'a> RawCall<'a> {
             started: None,
             idempotent: is_idempotent(method),
             one_way: false,
-            trace: None,
-            client: None,
-            body: None,
+            origin: None,
             window: None,
             hedge: None,
             address: None,
             awaits_list: false,
             is_probe: false,
-            pick: PickOptions { balance: mesh.balance(), ..PickOptions::default() },
+            balance: mesh.balance(),
+            sticky_key: None,
+            instance: None,
             progress: CallProgress::default(),
         }
     }
@@ -95,32 +107,32 @@ impl<'a> RawCall<'a> {
     /// The call continues the trace that its client names in `traceparent` (W3C Trace Context), or
     /// begins one.
     pub fn in_trace(mut self, traceparent: Option<&str>) -> Self {
-        self.trace = Some(traceparent.and_then(Trace::parse).unwrap_or_else(Trace::begin));
+        self.set_trace(traceparent.and_then(Trace::parse).unwrap_or_else(Trace::begin));
         self
     }
 
     /// The call is for a client: nodes whose route asks for its request get it.
     pub fn for_client(mut self, client: &'a dyn ClientHead) -> Self {
-        self.client = Some(client);
+        self.origin.get_or_insert_default().client = Some(client);
         self
     }
 
     /// The body of the client's request, which is sent as it is, beside the arguments. Nodes whose
     /// route does not take it raw are not called.
     pub fn raw_body(mut self, body: &'a [u8]) -> Self {
-        self.body = Some(body);
+        self.origin.get_or_insert_default().body = Some(body);
         self
     }
 
     /// As [`Call::sticky_key`](crate::Call::sticky_key).
     pub fn sticky_key(mut self, key: &'a str) -> Self {
-        self.pick.sticky = Some(key);
+        self.sticky_key = Some(key);
         self
     }
 
     /// As [`Call::balance`](crate::Call::balance).
     pub fn balance(mut self, balance: Balance) -> Self {
-        self.pick.balance = balance;
+        self.balance = balance;
         self
     }
 
@@ -149,7 +161,7 @@ impl<'a> RawCall<'a> {
 
     /// Calls the node at this address.
     pub(crate) fn with_address(mut self, address: SocketAddr) -> Self {
-        self.address = Some(address);
+        self.address = Some(Box::new(address));
         self
     }
 
@@ -157,6 +169,23 @@ impl<'a> RawCall<'a> {
     pub(crate) fn without_health_effect(mut self) -> Self {
         self.is_probe = true;
         self
+    }
+
+    /// The trace of the call, if it is not that of the call that is being handled.
+    pub(super) fn trace(&self) -> Option<Trace> {
+        self.origin.as_ref()?.trace
+    }
+
+    pub(super) fn client(&self) -> Option<&'a dyn ClientHead> {
+        self.origin.as_ref()?.client
+    }
+
+    pub(super) fn body(&self) -> Option<&'a [u8]> {
+        self.origin.as_ref()?.body
+    }
+
+    pub(super) fn set_trace(&mut self, trace: Trace) {
+        self.origin.get_or_insert_default().trace = Some(trace);
     }
 
     pub(crate) fn url(&self) -> String {

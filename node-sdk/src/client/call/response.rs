@@ -13,7 +13,7 @@ use crate::error::CallError;
 use crate::transport::response_frame::ResponseFrame;
 
 /// A response as it was received.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RawResponse {
     pub(crate) frame: ResponseFrame,
     pub(crate) node: Option<SocketAddr>,
