@@ -5,9 +5,9 @@
 //! This process, with all its connections, has core 1, so that neither takes the other's CPU time.
 //!
 //! A *scene* is one measurement with its table. The folder `registry` has the scenes of the
-//! Distributor, `calls` those of the SDK, `gateway` those of the gateway, and `attacks` those with
-//! hostile peers and clients. No scene decides whether a change is right: that is what `tests` is
-//! for.
+//! Distributor, `calls` those of the SDK, `gateway` and `push` those of the gateway, and `attacks`
+//! those with hostile peers and clients. No scene decides whether a change is right: that is what
+//! `tests` is for.
 //!
 //! ```sh
 //! cargo build --profile dist -p distributor -p gateway -p bench
@@ -23,6 +23,7 @@ mod daemon_process;
 mod gateway;
 mod http;
 mod partial_view;
+mod push;
 mod registry;
 mod report;
 
@@ -169,6 +170,13 @@ enum Scene {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Pushes to one of many WebSockets on two gateways, and to half of them: time, CPU, and the
+    /// memory of an idle socket. It needs three descriptors for each socket.
+    Push {
+        /// How many sockets there are.
+        #[arg(long, default_value_t = 20_000)]
+        sockets: usize,
+    },
     /// Peers that attack a Distributor, and callers that attack a node.
     Hostile {
         /// Runs only this part: distributor, node, node-memory or gateway-memory.
@@ -262,6 +270,7 @@ async fn play(scene: Scene) {
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Gateway { only } => gateway::requests(only.as_deref()).await,
         Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
+        Scene::Push { sockets } => push::push(sockets).await,
         Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
         Scene::MemoryNode { distributor } => attacks::totals::serve(distributor).await,
         Scene::HttpServer { socket } => gateway::back_end::serve(socket.as_deref()).await,
@@ -279,6 +288,7 @@ async fn play(scene: Scene) {
             calls::overload().await;
             gateway::requests(None).await;
             gateway::edge::edge(None, None, 60).await;
+            push::push(20_000).await;
             attacks::peers::hostile(None, None).await;
             registry::fan_out(1000, 100, false).await;
             registry::fan_out(10_000, 20, true).await;

@@ -61,6 +61,7 @@ mod observe;
 mod process;
 mod proxy;
 mod route;
+mod sessions;
 mod upstream;
 
 pub use config::{

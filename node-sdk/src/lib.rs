@@ -175,6 +175,12 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Sockets
+//!
+//! [`NodeBuilder::sockets`] offers a route whose WebSockets and event streams stay with the
+//! gateway: the node is called for each message, and [pushes](Peers::push) to any client of any
+//! gateway.
+//!
 //! # Events
 //!
 //! [`Peers::emit`] tells one node of each name that has [subscribed](NodeBuilder::subscribe) to an
@@ -293,6 +299,7 @@ mod handler;
 mod node;
 mod observe;
 mod peers;
+mod push;
 mod routing;
 mod server;
 mod transport;
@@ -321,6 +328,7 @@ pub use handler::http::{
     SameSite, Text, Wants,
 };
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
+pub use handler::sockets::{Session, Sockets};
 pub use handler::stream::{BoxStreaming, Items, Streaming};
 #[doc(hidden)]
 pub use handler::{Argument, HandlerWork, Missing};
@@ -336,7 +344,11 @@ pub use node::init_log;
 pub use node::testing;
 pub use node::{HttpOffer, Node, NodeBuilder};
 pub use peers::{Changes, Peers, gateway};
-pub use protocol::{Advert, HttpAdvert, ResponseHeaders, Route, Visibility};
+pub use protocol::{
+    Advert, HttpAdvert, PresentSession, ResponseHeaders, Route, SocketClosed as Closed, SocketWelcome as Welcome,
+    Visibility,
+};
+pub use push::PushError;
 pub use transport::budget::BufferUsage;
 pub use transport::limits::DEFAULT_DEADLINE;
 pub use typed::call::ServiceCall;
@@ -358,6 +370,8 @@ mod guide {
     pub struct Layers;
     #[doc = include_str!("../../docs/guide/streams.md")]
     pub struct Streams;
+    #[doc = include_str!("../../docs/guide/push.md")]
+    pub struct Push;
     #[doc = include_str!("../../docs/guide/events.md")]
     pub struct Events;
     #[cfg(feature = "event-log")]

@@ -52,10 +52,12 @@ mod secret;
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
     ANY_INSTANCE, CREDIT_URI, CallMeta, CallUrl, ClientRequest, EVENT_LOG_URL, HELLO_URI, Hello, JsonText,
-    LegacyResponse, LogPart, LogReport, LogRequest, LoggedEvent, PART_URI, Part, PartWriter, Request, Response,
-    ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, WRONG_INSTANCE,
-    WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs, response_parts, success_parts, write_cancel,
-    write_credit, write_end, write_hello, write_open, write_request, write_response,
+    LegacyResponse, LogPart, LogReport, LogRequest, LoggedEvent, PART_URI, PUSH_URL, Part, PartWriter, PresentSession,
+    PushAction, PushClose, PushCommand, PushHello, PushMiss, PushReport, PushTarget, Request, Response,
+    ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, SocketCall, SocketClosed,
+    SocketEvent, SocketWelcome, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs,
+    response_parts, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
+    write_response,
 };
 pub use codec::{
     DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, attach, is_blank, seal, split_attachment,
@@ -70,12 +72,12 @@ pub use registry::{
     ListUpdate, ListUpdateError, ListedHost, MAX_BLOCKS, MAX_NEED_BYTES, MAX_NEED_ROUTES, MAX_UNPACKED_BYTES, NEED_URI,
     NEEDED_URI, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
     RegistrationError, RegistrationLimits, RegistryEntry, Replica, Report, ResumePoint, Revision, RouteAdvert,
-    RouteAdverts, SuspicionChange, UnpackError, UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome, VISIBLE_URI,
-    Visibility, VisibilityTarget, WantedHeaders, WholeList, host_text, is_copy_request, is_field_name, pack, read_copy,
-    read_history_request, read_need, read_needed, read_report, write_block, write_copy, write_copy_request,
-    write_delta, write_history, write_history_request, write_leave, write_legacy_list, write_list, write_list_request,
-    write_need, write_needed, write_packed_delta, write_packed_list, write_ping, write_pong, write_refusal,
-    write_registration, write_report, write_visibility,
+    RouteAdverts, SocketAdvert, SuspicionChange, UnpackError, UnpackedBlocks, Unreachable, UpdateHeader, UpdateOutcome,
+    VISIBLE_URI, Visibility, VisibilityTarget, WantedHeaders, WholeList, host_text, is_copy_request, is_field_name,
+    pack, read_copy, read_history_request, read_need, read_needed, read_report, write_block, write_copy,
+    write_copy_request, write_delta, write_history, write_history_request, write_leave, write_legacy_list, write_list,
+    write_list_request, write_need, write_needed, write_packed_delta, write_packed_list, write_ping, write_pong,
+    write_refusal, write_registration, write_report, write_visibility,
 };
 pub use route::{
     EVENT_METHOD, EVENT_PREFIX, Route, RouteError, Segment, check_event, event_matches, foreign_prefix, is_idempotent,

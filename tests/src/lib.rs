@@ -29,8 +29,8 @@ mod peers;
 
 pub use cluster::{Cluster, eventually, patient, pick_address, pick_port};
 pub use http::{
-    CountingServer, GatewayFiles, HttpClient, HttpResponse, RawStream, Server, ask_tls, connect_tls, echo_server,
-    gateway_before, http2, request, serve_prefixes, spawn_request, try_request, web_socket,
+    CountingServer, EventSource, GatewayFiles, HttpClient, HttpResponse, RawStream, Server, ask_tls, connect_tls,
+    echo_server, gateway_before, http2, request, serve_prefixes, spawn_request, try_request, web_socket,
 };
 pub use machine::{Container, Namespace, Process, Terminal, can_run, isolate, legacy_peers_can_run, tool_is_installed};
 pub use nodes::{NodeLog, RawNode, answer_to, example, goods, goods_of_version, js_file, log_to, streams};

@@ -198,12 +198,12 @@ impl DownstreamConnection<'_> {
     }
 
     fn proxy(&self, address: SocketAddr, scheme: Scheme) -> Proxy<'_> {
-        let Worker { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.worker;
+        let Worker { peers, upstreams, metrics, retries, shedding, shared, access_log, stop, .. } = self.worker;
         let peer = address.ip().to_canonical();
         let origin = ForwardedInfo::new(peer, scheme);
         let budget = ConnectionBudget::new(&shared.budget);
         let access_log = access_log.as_deref();
-        Proxy { peers, upstreams, origin, peer, metrics, retries, shedding, access_log, shared, budget }
+        Proxy { peers, upstreams, origin, peer, metrics, retries, shedding, access_log, shared, budget, stop }
     }
 }
 

@@ -32,8 +32,9 @@ pub(crate) struct Worker {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Shared by all workers.
     pub(crate) clients: Arc<ClientTracker>,
-    /// The tasks that run as long as clients are served: they check nodes, and look up names.
-    pub(crate) _tasks: Arc<[AbortOnDropHandle<()>; 2]>,
+    /// The tasks that run as long as clients are served: they check nodes, look up
+    /// names, and take pushes.
+    pub(crate) _tasks: Arc<[AbortOnDropHandle<()>; 3]>,
     pub(crate) stop: CancellationToken,
 }
 

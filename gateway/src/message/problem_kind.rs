@@ -34,6 +34,8 @@ impl ProblemKind {
     pub(crate) const NOT_FOUND: Self = Self::known("not_found");
     pub(crate) const NO_LOCAL_PORT: Self = Self::known("no_local_port");
     pub(crate) const NO_PROVIDER: Self = Self::known("no_provider");
+    /// The route is one of held sockets.
+    pub(crate) const NO_SOCKET: Self = Self::known("no_socket");
     pub(crate) const NO_ROUTE: Self = Self::known("no_route");
     pub(crate) const OVERLOADED: Self = Self::known("overloaded");
     pub(crate) const SLOW_BODY: Self = Self::known("slow_body");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use net::Tally;
 
 use super::metrics::{BOUNDS_US, Metrics};
+use crate::sessions::SessionTotals;
 
 /// Figures of the whole process.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub(crate) struct ProcessTotals {
     pub(crate) over_budget: u64,
     /// Responses that clients have left unread.
     pub(crate) left_unread: u64,
+    /// Held sockets.
+    pub(crate) sockets: SessionTotals,
 }
 
 /// Writes the figures of all workers, and those of the process.
@@ -43,6 +46,7 @@ pub(crate) fn metrics_page(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> 
     page.write_faults(totals);
     page.write_registry(totals);
     page.write_held_bytes(totals);
+    page.write_sockets(&totals.sockets);
     let help =
         "Requests and tunnels that were evicted because they were slow or silent while others waited for a server.";
     page.counter("gateway_evicted_total", help, totals.evicted);
@@ -117,6 +121,25 @@ impl MetricsPage<'_> {
         self.counter("gateway_left_unread_total", help, totals.left_unread);
     }
 
+    fn write_sockets(&mut self, totals: &SessionTotals) {
+        let SessionTotals { sessions, cut, groups, bytes, pushed, slow, dropped, resumed } = totals;
+        let help = "Sessions of held sockets, with those whose clients may come back.";
+        self.gauge("gateway_sessions", help, sessions);
+        self.gauge("gateway_sessions_cut", "Sessions without a socket, whose clients may come back.", cut);
+        self.gauge("gateway_groups", "Groups that sessions have joined.", groups);
+        self.gauge(
+            "gateway_session_bytes",
+            "Bytes of messages that wait for clients, or may be asked for again.",
+            bytes,
+        );
+        self.counter("gateway_pushed_total", "Messages that nodes have pushed to sessions.", pushed);
+        let help = "Messages that were refused because their clients do not read: their sockets were closed.";
+        self.counter("gateway_push_refused_total", help, slow);
+        let help = "Messages that were dropped for newer ones, as their routes say.";
+        self.counter("gateway_push_dropped_total", help, dropped);
+        self.counter("gateway_sessions_resumed_total", "Sessions that clients have resumed.", resumed);
+    }
+
     fn counter(&mut self, name: &str, help: &str, value: impl Display) {
         self.begin(name, "counter", help);
         let _ = writeln!(self.text, "{name} {value}");
@@ -169,6 +192,7 @@ mod tests {
                 held: 65_536,
                 over_budget: 2,
                 left_unread: 4,
+                sockets: SessionTotals { sessions: 9, pushed: 6, ..SessionTotals::default() },
             },
         );
         for line in [
@@ -194,6 +218,8 @@ mod tests {
             "gateway_held_bytes 65536",
             "gateway_over_budget_total 2",
             "gateway_left_unread_total 4",
+            "gateway_sessions 9",
+            "gateway_pushed_total 6",
             "gateway_registry_stale_seconds 1.5",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");

@@ -104,6 +104,7 @@ impl Admin {
                     held: budget.held,
                     over_budget: budget.refused,
                     left_unread: budget.unread,
+                    sockets: self.shared.sessions.totals(),
                 };
                 Some((StatusCode::OK, metrics_page(&self.workers, &totals)))
             }

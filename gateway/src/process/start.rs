@@ -17,6 +17,7 @@ use crate::downstream::clients::ClientTracker;
 use crate::downstream::tls::Tls;
 use crate::downstream::worker::Worker;
 use crate::observe::access_log::AccessLog;
+use crate::proxy::websocket::held::push_links::serve_pushes;
 use crate::upstream::WorkerShared;
 use crate::upstream::checks::node_checks::check_nodes;
 use crate::upstream::table::UpstreamTable;
@@ -57,6 +58,8 @@ pub(super) fn start_worker(
     let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
     let looks_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared.names).run(changing.clone())));
     let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
+    let pushes = serve_pushes(peers.clone(), Arc::clone(&shared.sessions));
+    let pushes = AbortOnDropHandle::new(tokio::spawn(pushes));
     Worker {
         peers,
         upstreams,
@@ -68,7 +71,7 @@ pub(super) fn start_worker(
         access_log,
         tls,
         clients,
-        _tasks: Arc::new([checks, looks_up]),
+        _tasks: Arc::new([checks, looks_up, pushes]),
         stop,
     }
 }

@@ -13,7 +13,7 @@ mod redirect;
 mod server_request;
 pub(crate) mod shedding;
 pub(crate) mod tunnel;
-mod websocket;
+pub(crate) mod websocket;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -21,8 +21,9 @@ use std::net::IpAddr;
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
-use node_sdk::gateway::RetryBudget;
+use node_sdk::gateway::{RetryBudget, RouteOffer};
 use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::destination::Destination;
@@ -75,6 +76,8 @@ pub(crate) struct Proxy<'a> {
     pub(crate) shared: &'a WorkerShared,
     /// The account of the bytes that the connection holds.
     pub(crate) budget: ConnectionBudget,
+    /// Cancelled when the gateway begins to stop.
+    pub(crate) stop: &'a CancellationToken,
 }
 
 /// The client of a request, and where the request comes from.
@@ -274,6 +277,9 @@ impl Proxy<'_> {
         match self.destination(route, &snapshot.access(route, &path), method, &path) {
             Destination::Upstream(upstream) => {
                 Box::pin(self.forward_with_retries(&context(&path), &upstream, exchange)).await
+            }
+            Destination::Node(node_method, path, RouteOffer { socket: Some(socket), .. }) if node_method == "GET" => {
+                Box::pin(self.hold_socket(&context(&path), node_method, socket, exchange)).await
             }
             Destination::Node(node_method, path, _) if head.upgrades && node_method == "GET" => {
                 Box::pin(self.open_websocket(&context(&path), node_method, exchange)).await

@@ -23,6 +23,7 @@ use node_sdk::gateway::{BlockedAddresses, SharedTurns};
 
 use crate::io::budget::HeldBudget;
 use crate::io::held_sockets::HeldSockets;
+use crate::sessions::HeldSessions;
 use crate::upstream::checks::server_checks::ServerChecks;
 use crate::upstream::concurrency::PermitTable;
 use crate::upstream::names::ServerNames;
@@ -45,6 +46,7 @@ pub(crate) struct WorkerShared {
     pub(crate) log_throttles: LogThrottles,
     pub(crate) budget: Arc<HeldBudget>,
     pub(crate) held_sockets: Arc<HeldSockets>,
+    pub(crate) sessions: Arc<HeldSessions>,
 }
 
 impl WorkerShared {
@@ -64,6 +66,7 @@ impl WorkerShared {
             log_throttles: LogThrottles::default(),
             budget,
             held_sockets: Arc::new(HeldSockets::new(max_connections)),
+            sessions: Arc::new(HeldSessions::new()),
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod kept_call;
 pub(crate) mod layer;
 pub(crate) mod respond;
 pub(crate) mod response_sink;
+pub(crate) mod sockets;
 pub(crate) mod stream;
 
 use std::any::{Any, TypeId};
@@ -104,7 +105,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
+            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Session`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
     note = "a type of your own is one if it implements `FromCall`; one that implements `AsyncFromCall` is `Awaited<T>`"
 )]
 pub trait FromCall: Sized + Send + 'static {

@@ -56,6 +56,8 @@ pub struct NodeBuilder {
     pub(super) silent: bool,
     /// Whether the routes that follow are public.
     pub(super) public_routes: bool,
+    /// Whether the node pushes to clients of gateways.
+    pub(super) pushes: bool,
     /// A setting for the last route that was given before any route.
     pub(super) misplaced: Option<&'static str>,
     #[cfg(feature = "event-log")]
@@ -105,6 +107,7 @@ impl NodeBuilder {
             states: StateMap::default(),
             silent: false,
             public_routes: false,
+            pushes: false,
             misplaced: None,
             #[cfg(feature = "event-log")]
             event_log: None,
@@ -298,17 +301,26 @@ impl NodeBuilder {
     }
 
     pub(super) fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {
-        let handler = self.layers.iter_mut().rev().fold(handler, |inner, around| {
+        let handler = self.layered(handler);
+        self.push_route(text, handler, one_way);
+        self
+    }
+
+    /// A handler with the present guards and layers around it.
+    pub(super) fn layered(&mut self, handler: Arc<dyn AnyHandler>) -> Arc<dyn AnyHandler> {
+        self.layers.iter_mut().rev().fold(handler, |inner, around| {
             around.covers_route = true;
             around.layer.clone().around(inner)
-        });
+        })
+    }
+
+    pub(super) fn push_route(&mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) {
         let is_route = !text.starts_with(EVENT_PREFIX) && !is_durable(&text);
         let public = self.public_routes && is_route;
         let acks = text.starts_with(EVENT_PREFIX);
         let (advert, wants) = (RouteAdvert { public, acks, ..RouteAdvert::default() }, Wants::default());
         let (max_concurrency, to_the_end) = (None, false);
         self.routes.push(RouteDefinition { text, handler, max_concurrency, one_way, to_the_end, wants, advert });
-        self
     }
 
     /// Has `handler` called for an event, such as `orders.created`, or for all that belong to a

@@ -13,6 +13,7 @@ mod http_offer;
 mod log;
 mod own_route;
 mod route_settings;
+mod sockets;
 mod start;
 mod states;
 #[cfg(feature = "testing")]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, error, escaped, info, notify_systemd, warn};
-use protocol::{EVENT_PREFIX, HostPort, Route, RouteAdverts, Router, Visibility};
+use protocol::{EVENT_PREFIX, HostPort, PUSH_URL, Route, RouteAdverts, Router, Visibility};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,8 @@ use crate::context::Stop;
 use crate::discovery::RECONNECT_PERIOD;
 use crate::discovery::registration::NodeDescription;
 use crate::error::StartError;
-use crate::handler::{Missing, NodeContext, StateMap, StateTypes};
+use crate::handler::sockets::push_route;
+use crate::handler::{Missing, NodeContext, StateMap, StateTypes, erased};
 use crate::node::admin::{AdminServer, AdminSources};
 use crate::node::builder::{RouteDefinition, is_durable};
 #[cfg(feature = "event-log")]
@@ -181,6 +182,9 @@ impl NodeBuilder {
             self = with_log;
             (log, std::mem::take(&mut self.durable))
         };
+        if self.pushes {
+            self.push_route(PUSH_URL.to_owned(), erased(push_route), false);
+        }
         self.state_wants()?;
         let registered = self.routes.iter().filter(|route| !is_durable(&route.text));
         if !self.routes.is_empty() {

@@ -80,6 +80,9 @@ pub trait GatewayPeers: Sized {
     /// result does not change how other calls are balanced: the caller decides about that.
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a>;
 
+    /// As [`probe`](Self::probe), with arguments: JSON text.
+    fn probe_with<'a>(&'a self, url: &'a str, address: SocketAddr, params: &'a str) -> RawCall<'a>;
+
     /// The parameters of `path` in the route that answers it, as a JSON object of texts.
     fn path_params(&self, method: &str, path: &str) -> String;
 
@@ -151,7 +154,8 @@ impl GatewayPeers for Peers {
     }
 
     fn for_thread(&self) -> Peers {
-        Self { mesh: Arc::new(self.mesh.for_thread()), registration: Arc::clone(&self.registration) }
+        let (registration, push_links) = (Arc::clone(&self.registration), Arc::clone(&self.push_links));
+        Self { mesh: Arc::new(self.mesh.for_thread()), registration, push_links }
     }
 
     fn connect_newcomers(&self) -> impl Future<Output = ()> + Send + use<> {
@@ -163,8 +167,14 @@ impl GatewayPeers for Peers {
     }
 
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
+        self.probe_with(url, address, "{}")
+    }
+
+    fn probe_with<'a>(&'a self, url: &'a str, address: SocketAddr, params: &'a str) -> RawCall<'a> {
         let (method, path) = split_url(url);
-        RawCall::new(&self.mesh, method, path, CallArguments::Text("{}")).with_address(address).without_health_effect()
+        RawCall::new(&self.mesh, method, path, CallArguments::Text(params))
+            .with_address(address)
+            .without_health_effect()
     }
 
     fn record_malformed(&self, address: SocketAddr, why: &str) {

@@ -4,6 +4,7 @@
 //! or `node`.
 
 pub mod gateway;
+mod push;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use crate::client::{CallArguments, split_url};
 use crate::discovery;
 use crate::discovery::registration::{NodeDescription, RegistrationHandle};
 use crate::error::CallError;
+use crate::push::PushLinks;
 use crate::routing::registry_view::SharedTable;
 use crate::routing::table::Lookup;
 use crate::transport::budget::BufferUsage;
@@ -51,6 +53,8 @@ use crate::transport::limits::DEFAULT_DEADLINE;
 pub struct Peers {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) registration: Arc<RegistrationHandle>,
+    /// The gateways that take pushes of this node.
+    pub(crate) push_links: Arc<PushLinks>,
 }
 
 /// A subscription to the known nodes, as they come and go: see [`Peers::changes`].
@@ -77,7 +81,7 @@ impl Peers {
         let (view, local_node, registration) = discovery::start(description, address, stop);
         let mesh = Arc::new(Mesh::new(view, local_node, balance, interests));
         tokio::spawn(Mesh::connect_newcomers(Arc::downgrade(&mesh)));
-        Self { mesh, registration: Arc::new(registration) }
+        Self { mesh, registration: Arc::new(registration), push_links: Arc::default() }
     }
 
     fn raw_call<'a>(&'a self, method: &'a str, path: &'a str, params: &'a (impl Serialize + Sync)) -> RawCall<'a> {
@@ -403,6 +407,10 @@ impl Peers {
 
     pub(crate) async fn wait_visible(&self, percent: u8, within: Duration) -> Visibility {
         self.registration.wait_visible(percent, within).await
+    }
+
+    pub(crate) fn push_links(&self) -> &Arc<PushLinks> {
+        &self.push_links
     }
 
     /// Lets `service` handle calls of routes that this node itself offers from now on.

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use protocol::{Advert, Node, Route, RouteAdvert, Version, WantedHeaders};
+use protocol::{Advert, Node, Route, RouteAdvert, SocketAdvert, Version, WantedHeaders};
 use tokio::time::Instant;
 
 use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, Turns};
@@ -38,6 +38,8 @@ pub struct RouteOffer {
     pub takes_any_json: bool,
     /// Whether all nodes take the body of a client's request as it was sent.
     pub takes_raw_body: bool,
+    /// How the sockets of the route are held, if a node states that they are.
+    pub socket: Option<SocketAdvert>,
 }
 
 /// The share of the calls that a node gets: none if it takes no calls now.
@@ -49,7 +51,7 @@ pub(super) fn weight(node: &Node) -> u16 {
 impl RouteProviders {
     /// Pools without nodes. Those that are added are called in `turns`.
     pub(crate) fn new(turns: Turns) -> Self {
-        let offer = RouteOffer { max_body_bytes: u64::MAX, takes_any_json: true, takes_raw_body: false };
+        let offer = RouteOffer { max_body_bytes: u64::MAX, takes_any_json: true, takes_raw_body: false, socket: None };
         let called = Pool::new(MAX_SUBSET, turns);
         Self { called, internal: None, call_stats: OnceLock::new(), offer }
     }
@@ -90,6 +92,7 @@ impl RouteProviders {
             max_body_bytes: members.iter().map(|one| one.max_body_bytes()).max().unwrap_or(u64::MAX),
             takes_any_json: members.iter().all(|one| one.connection.version == Version::V2),
             takes_raw_body: members.iter().all(Provider::takes_raw_body),
+            socket: members.iter().find_map(|one| one.advert.as_ref()?.socket),
         };
         self.internal = self.internal.take().filter(|pool| !pool.members().is_empty());
         if let Some(pool) = &mut self.internal {

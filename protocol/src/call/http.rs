@@ -7,6 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::call::socket::SocketCall;
 use crate::json::{Text, is_object, put_text, read_member};
 
 /// The request of a client, for which a gateway calls.
@@ -26,6 +27,8 @@ pub struct ClientRequest<'a> {
     pub target: Cow<'a, str>,
     /// `h`: the header fields that the route reads, in their order.
     pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// `w`: the held socket that the call is about, if it is about one.
+    pub socket: Option<SocketCall<'a>>,
 }
 
 impl<'a> ClientRequest<'a> {
@@ -48,6 +51,8 @@ impl<'a> ClientRequest<'a> {
             t: Option<&'a RawValue>,
             #[serde(borrow, default)]
             h: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            w: Option<&'a RawValue>,
         }
         let text_of = |member| read_member(member).map_or(Cow::Borrowed(""), |Text(text)| text);
         let raw: RawRequest<'a> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
@@ -59,6 +64,7 @@ impl<'a> ClientRequest<'a> {
             method: text_of(raw.m),
             target: text_of(raw.t),
             headers: raw.h.and_then(|list| read_pairs(list.get().as_bytes())).unwrap_or_default(),
+            socket: raw.w.and_then(SocketCall::parse),
         })
     }
 
@@ -82,12 +88,13 @@ impl<'a> ClientRequest<'a> {
             method: owned(&self.method),
             target: owned(&self.target),
             headers: self.headers.iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            socket: self.socket.as_ref().map(SocketCall::to_static),
         }
     }
 
     /// Appends it as JSON, without the members that say nothing.
     pub fn write(&self, out: &mut BytesMut) {
-        let Self { address, host, is_https, id, method, target, headers } = self;
+        let Self { address, host, is_https, id, method, target, headers, socket } = self;
         out.put_slice(br#"{"a":"#);
         put_text(out, address);
         for (name, text) in [(&br#","o":"#[..], host), (br#","id":"#, id), (br#","m":"#, method), (br#","t":"#, target)]
@@ -103,6 +110,10 @@ impl<'a> ClientRequest<'a> {
         if !headers.is_empty() {
             out.put_slice(br#","h":"#);
             put_pairs(out, headers.iter().map(|(name, value)| (&**name, &**value)));
+        }
+        if let Some(socket) = socket {
+            out.put_slice(br#","w":"#);
+            socket.write(out);
         }
         out.put_u8(b'}');
     }
@@ -205,6 +216,7 @@ mod tests {
                 headers: vec![("cookie".into(), "a=1".into()), ("cookie".into(), "b\\".into())],
                 ..usual()
             },
+            ClientRequest { socket: Some(SocketCall { session: "a.1".into(), ..SocketCall::default() }), ..usual() },
         ] {
             let mut out = BytesMut::new();
             request.write(&mut out);
@@ -218,7 +230,7 @@ mod tests {
             assert_eq!(ClientRequest::parse(text), expected, "{text}");
         };
         check("{}", Some(ClientRequest::default()));
-        check(r#"{"a":7,"o":[],"s":"true","m":{},"h":{},"x":1}"#, Some(ClientRequest::default()));
+        check(r#"{"a":7,"o":[],"s":"true","m":{},"h":{},"w":[],"x":1}"#, Some(ClientRequest::default()));
         let headers = |text: &str| ClientRequest::parse(&format!(r#"{{"h":{text}}}"#)).unwrap().headers.len();
         assert_eq!((headers("[]"), headers(r#"[["a","b"],["a",""]]"#)), (0, 2));
         for bad in [r#"[["a"]]"#, r#"[["a","b","c"]]"#, r#"[["a",7]]"#, r#"{"a":"b"}"#, r#"["a","b"]"#] {

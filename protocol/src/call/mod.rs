@@ -8,8 +8,10 @@ mod hello;
 mod http;
 mod legacy_response;
 mod meta;
+mod push;
 mod request;
 mod response;
+mod socket;
 mod stream;
 
 pub use event_log::{EVENT_LOG_URL, LogPart, LogReport, LogRequest, LoggedEvent};
@@ -17,10 +19,14 @@ pub use hello::{ANY_INSTANCE, HELLO_URI, Hello, WRONG_INSTANCE, WRONG_INSTANCE_S
 pub use http::{ClientRequest, ResponseHeaders, read_pairs};
 pub use legacy_response::LegacyResponse;
 pub use meta::{CallMeta, JsonText};
+pub use push::{
+    PUSH_URL, PresentSession, PushAction, PushClose, PushCommand, PushHello, PushMiss, PushReport, PushTarget,
+};
 pub use request::{CallUrl, Request, write_cancel, write_request};
 pub use response::{
     Response, ResponseParts, ResponsePayload, ResponseWriter, response_parts, success_parts, write_response,
 };
+pub use socket::{SocketCall, SocketClosed, SocketEvent, SocketWelcome};
 pub use stream::{
     CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, parse_part, read_credit, write_credit, write_end,
     write_open,

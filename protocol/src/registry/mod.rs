@@ -27,7 +27,8 @@ pub use need::{
 };
 pub use registration::{
     Advert, HttpAdvert, IgnoredParts, ListedHost, RegisterOptions, Registration, RegistrationError, RegistrationLimits,
-    ResumePoint, RouteAdvert, RouteAdverts, VisibilityTarget, WantedHeaders, is_field_name, write_registration,
+    ResumePoint, RouteAdvert, RouteAdverts, SocketAdvert, VisibilityTarget, WantedHeaders, is_field_name,
+    write_registration,
 };
 pub use replica::{KnownNode, RETENTION, Replica, UpdateOutcome};
 pub use revision::{Digest, Revision};

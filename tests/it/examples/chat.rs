@@ -1,16 +1,22 @@
-//! The chat: members hear each other, whichever node and gateway have their sockets.
+//! The chat: members hear each other, whichever gateway has their sockets, and whichever node is
+//! called.
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 use tests::web_socket::{Client, closed, hear, open, say};
 use tests::{Cluster, eventually, request};
-use tokio_tungstenite::tungstenite::Message;
 
-/// Reads until somebody has said `text`.
+/// Enters a room. Returns the client, and the token by which it comes back.
+async fn enter(gateway: std::net::SocketAddr, path: &str) -> (Client, String) {
+    let mut client = open(gateway, path).await;
+    let token = hear(&mut client).await["session"].as_str().unwrap().to_owned();
+    (client, token)
+}
+
+/// Reads until a member has said `text`. Returns the envelope.
 async fn hear_text(client: &mut Client, text: &str) -> Value {
     loop {
         let message = hear(client).await;
-        if message["text"] == text {
+        if message["m"]["text"] == text {
             return message;
         }
     }
@@ -25,61 +31,58 @@ async fn members_hear_each_other_across_nodes_and_gateways() {
     for gateway in gateways {
         Cluster::wait_routed(gateway, "/chat").await;
     }
-    for node in [&first, &second] {
-        node.peers().wait_until(|nodes| nodes.iter().filter(|node| node.name == "chat").count() == 2).await;
-    }
     let mut members = Vec::new();
     for at in 0..8 {
-        members.push(open(gateways[at % 2], &format!("/chat/%EB%B0%A9?name=m{at}")).await);
+        members.push(enter(gateways[at % 2], &format!("/chat/%EB%B0%A9?name=m{at}")).await);
     }
-    let mut outsider = open(gateways[0], "/chat/other?name=x").await;
-    // A member is in the room when it hears itself.
-    for (at, member) in members.iter_mut().enumerate() {
-        say(member, &json!(format!("I am {at}"))).await;
-        let heard = hear_text(member, &format!("I am {at}")).await;
-        assert_eq!(heard, json!({ "room": "방", "name": format!("m{at}"), "text": format!("I am {at}") }));
+    let mut outsider = enter(gateways[0], "/chat/other?name=x").await.0;
+    for node in [&first, &second] {
+        eventually("a node reaches all", async || node.peers().present("chat:방").await.len() == 8).await;
     }
-    say(&mut members[0], &json!("안녕 ¶")).await;
-    for member in &mut members {
-        hear_text(member, "안녕 ¶").await;
-    }
-
-    // One node is replaced: its members come again, and all hear each other.
-    first.stop().await;
-    let mut asker = open(gateways[0], "/chat/%EB%B0%A9?name=asker").await;
-    say(&mut asker, &json!("still here?")).await;
-    for (at, member) in members.iter_mut().enumerate() {
-        let is_closed = loop {
-            match member.next().await {
-                Some(Ok(Message::Text(text))) if text.contains("still here?") => break false,
-                Some(Ok(Message::Text(_) | Message::Ping(_))) => {}
-                Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code) == 1012,
-                other => panic!("{other:?}"),
-            }
-        };
-        if is_closed {
-            *member = open(gateways[at % 2], &format!("/chat/%EB%B0%A9?name=m{at}")).await;
+    let names = request(gateways[0], "GET", "/chat/%EB%B0%A9/members", "").await;
+    assert_eq!(names.json(), json!((0..8).map(|at| format!("m{at}")).collect::<Vec<_>>()));
+    for at in 0..members.len() {
+        let text = format!("I am {at}");
+        say(&mut members[at].0, &json!({ "m": text })).await;
+        for (member, _) in &mut members {
+            let heard = hear_text(member, &text).await;
+            assert_eq!(heard["m"], json!({ "room": "방", "name": format!("m{at}"), "text": text }));
         }
     }
-    say(&mut outsider, &json!("nobody hears this")).await;
-    for member in &mut members {
-        say(member, &json!("again")).await;
-        assert_eq!(hear_text(member, "again").await["room"], "방");
+
+    // One node is stopped, and the members do not notice.
+    first.stop().await;
+    say(&mut members[0].0, &json!({ "m": "안녕 ¶" })).await;
+    let mut last = Value::Null;
+    for (member, _) in &mut members {
+        last = hear_text(member, "안녕 ¶").await["n"].clone();
     }
+    // One member loses its connection, and misses nothing.
+    let (lost, token) = members.pop().unwrap();
+    drop(lost);
+    say(&mut members[0].0, &json!({ "m": "who is there?" })).await;
+    hear_text(&mut members[0].0, "who is there?").await;
+    let mut back = open(gateways[1], &format!("/chat/%EB%B0%A9?name=m7&resume={token}&after={last}")).await;
+    assert_eq!(hear(&mut back).await["resumed"], true);
+    hear_text(&mut back, "who is there?").await;
+    // Another room has heard nothing of it.
+    say(&mut outsider, &json!({ "m": "nobody hears this" })).await;
+    assert_eq!(hear(&mut outsider).await["n"], 1);
 }
 
 #[tokio::test]
 async fn a_member_that_says_too_much_is_told_so() {
     let cluster = Cluster::start();
-    let _node = cluster.node(examples::chat::node()).await;
+    let node = cluster.node(examples::chat::node()).await;
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/chat").await;
     let page = request(gateway, "GET", "/chat", "").await;
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     assert!(page.body.starts_with("<!doctype html>"));
-    let mut member = open(gateway, "/chat/a?name=b").await;
-    say(&mut member, &json!("상".repeat(1000))).await;
-    eventually("it is heard", async || hear(&mut member).await["text"].as_str().unwrap().chars().count() == 1000).await;
-    say(&mut member, &json!("x".repeat(1001))).await;
+    let (mut member, _) = enter(gateway, "/chat/a?name=b").await;
+    eventually("the node reaches it", async || node.peers().present("chat:a").await.len() == 1).await;
+    say(&mut member, &json!({ "m": "상".repeat(1000) })).await;
+    assert_eq!(hear(&mut member).await["m"]["text"].as_str().unwrap().chars().count(), 1000);
+    say(&mut member, &json!({ "m": "x".repeat(1001) })).await;
     assert_eq!(closed(&mut member).await, (4400, "too_long".to_owned()));
 }

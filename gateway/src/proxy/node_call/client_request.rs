@@ -4,12 +4,15 @@ use std::borrow::Cow;
 use std::fmt;
 
 use node_sdk::gateway::{ClientHead, ClientRequest, WantedHeaders};
+use protocol::SocketCall;
 
 use crate::proxy::RequestContext;
 
 /// The request of a client, for calls of nodes.
 pub(in crate::proxy) struct CallClient<'a> {
     pub(in crate::proxy) context: &'a RequestContext<'a>,
+    /// The held socket that the request asks for, if it does.
+    pub(in crate::proxy) socket: Option<SocketCall<'a>>,
 }
 
 impl ClientHead for CallClient<'_> {
@@ -24,6 +27,7 @@ impl ClientHead for CallClient<'_> {
             method: head.method().into(),
             target: head.target().into(),
             headers: fields.map(|(name, value)| (small(name), text(value))).collect(),
+            socket: self.socket.clone(),
         }
     }
 }

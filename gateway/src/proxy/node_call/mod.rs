@@ -63,7 +63,7 @@ impl Proxy<'_> {
         // A request without a body has taken no time to arrive.
         let now = if has_body(head) { Instant::now() } else { context.begin };
         let time_left = context.deadline.saturating_duration_since(now);
-        let client = CallClient { context };
+        let client = CallClient { context, socket: None };
         let call = call.started_at(now).timeout(time_left).in_trace(traceparent(head)).for_client(&client);
         let call = if let Some(body) = &raw_body { call.raw_body(body) } else { call };
         let format = StreamFormat::accepted(head.fields());
@@ -113,7 +113,7 @@ impl Proxy<'_> {
     }
 
     /// A node's response as its client gets it. Records what is wrong with it.
-    fn read_answer(
+    pub(super) fn read_answer(
         &self,
         context: &RequestContext<'_>,
         method: &str,

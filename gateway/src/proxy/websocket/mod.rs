@@ -4,6 +4,7 @@
 
 mod closing;
 mod handshake;
+pub(crate) mod held;
 mod metered;
 mod relay;
 
@@ -54,7 +55,7 @@ impl Proxy<'_> {
         let key = client_key(context.route, context.client);
         let call = with_balance(self.peers.call_raw(method, context.path, &params), context.route, key.as_deref());
         let call = call.started_at(context.begin).timeout(context.deadline.saturating_duration_since(context.begin));
-        let client = CallClient { context };
+        let client = CallClient { context, socket: None };
         let call = call.in_trace(traceparent(context.head)).for_client(&client);
         let opening = Box::pin(call.open(STREAM_WINDOW));
         let parts = match exchange.until_client_gone(opening).await?.map_err(call_problem)? {

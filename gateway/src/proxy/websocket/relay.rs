@@ -31,7 +31,7 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// buffer of its size with each socket.
 const MAX_FRAME_BYTES: usize = 4096;
 /// Bytes of messages that are sent together.
-const MAX_BATCH_BYTES: usize = 16 * 1024;
+pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
 
 /// The part of a node's stream that takes the client's messages.
 pub(super) trait PartSink {
@@ -157,7 +157,7 @@ fn take_message(message: Option<Result<Message, Error>>) -> Result<Option<Box<Ra
     }
 }
 
-fn is_over_quota(error: &Error) -> bool {
+pub(super) fn is_over_quota(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == std::io::ErrorKind::QuotaExceeded)
 }
 
@@ -206,14 +206,18 @@ where
             None => break None,
         }
     };
-    let written = write(socket, batch.into_iter().flat_map(frames), terms.write_timeout).await;
+    let written = write(socket, batch.into_iter().flat_map(|part| frames(text_of(part))), terms.write_timeout).await;
     written.or_else(|| ending.map(Ending::Close))
 }
 
+/// The text of a part, without a copy.
+fn text_of(part: Box<RawValue>) -> Bytes {
+    Bytes::from(Box::<str>::from(part).into_boxed_bytes())
+}
+
 /// A message in frames of limited size.
-fn frames(part: Box<RawValue>) -> impl Iterator<Item = Message> {
-    let text: Box<str> = part.into();
-    let mut rest = Bytes::from(text.into_boxed_bytes());
+pub(super) fn frames(message: Bytes) -> impl Iterator<Item = Message> {
+    let mut rest = message;
     let mut data = Some(Data::Text);
     std::iter::from_fn(move || {
         let code = data.take()?;
@@ -227,7 +231,7 @@ fn frames(part: Box<RawValue>) -> impl Iterator<Item = Message> {
 }
 
 /// Writes messages, and waits until the client has taken them.
-async fn write<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut WebSocketStream<MeteredStream<S>>,
     messages: impl IntoIterator<Item = Message>,
     limit: Duration,
@@ -397,7 +401,7 @@ mod tests {
         .await;
         assert!(matches!(ended, Ending::ByClient), "{ended:?}");
         assert_eq!(taken, sent);
-        let frames: Vec<_> = frames(RawValue::from_string(large.clone()).unwrap()).collect();
+        let frames: Vec<_> = frames(Bytes::from(large)).collect();
         assert!(frames.len() > 5 && frames.iter().all(|frame| frame.len() <= MAX_FRAME_BYTES + 14));
     }
 }

@@ -260,7 +260,13 @@ impl RawCall<'_> {
         let connection = pending.connection();
         if self.is_probe {
             return match outcome {
-                Ok(frame) => Ok(Some(RawResponse { frame, node: Some(connection.address) })),
+                Ok(frame) => {
+                    let node = Some(connection.address);
+                    if self.window.is_some() && opens_stream(frame.frame()) {
+                        self.progress.opened = Some(pending);
+                    }
+                    Ok(Some(RawResponse { frame, node }))
+                }
                 Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: connection.address }),
                 Err(CallFailure::Deadline { .. }) => Err(self.deadline_error()),
             };

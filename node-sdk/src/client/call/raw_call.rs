@@ -124,6 +124,12 @@ impl<'a> RawCall<'a> {
         self
     }
 
+    /// The call is not made again once it was sent, whatever its method.
+    pub fn once(mut self) -> Self {
+        self.idempotent = false;
+        self
+    }
+
     /// As [`Call::sticky_key`](crate::Call::sticky_key).
     pub fn sticky_key(mut self, key: &'a str) -> Self {
         self.sticky_key = Some(key);

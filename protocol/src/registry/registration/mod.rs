@@ -8,6 +8,7 @@ mod legacy_entry;
 mod options;
 mod reader;
 mod route_advert;
+mod socket_advert;
 mod wanted_headers;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ pub use self::ignored::IgnoredParts;
 pub use self::options::{RegisterOptions, ResumePoint, VisibilityTarget};
 use self::reader::{RegistrationReader, check_members};
 pub use self::route_advert::{RouteAdvert, RouteAdverts};
+pub use self::socket_advert::SocketAdvert;
 pub use self::wanted_headers::{WantedHeaders, is_field_name};
 use crate::json::{Members, is_object, to_json};
 use crate::{AdvertisedError, HostName, HostPort, HostPortError, REGISTRY_URI, Route, Version, host_text, seal};

@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::json::{is_object, read_member, to_json};
+use crate::registry::registration::socket_advert::SocketAdvert;
 use crate::registry::registration::wanted_headers::WantedHeaders;
 
 /// What a node states of one of its routes. A route of which it states nothing has the defaults.
@@ -21,6 +22,8 @@ pub struct RouteAdvert {
     pub raw_body: bool,
     /// Whether the node acknowledges the events of this subscription, if their emitter wants that.
     pub acks: bool,
+    /// How gateways hold the sockets of the route, if they do: its calls are events of these.
+    pub socket: Option<SocketAdvert>,
 }
 
 /// The route adverts of a node: `[{"at":[0,2],"public":true}]`, where `at` has positions in `urls`.
@@ -85,6 +88,8 @@ struct RawGroup<'a> {
     raw: Option<&'a RawValue>,
     #[serde(borrow, default)]
     acks: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    socket: Option<&'a RawValue>,
 }
 
 fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
@@ -94,22 +99,24 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
 /// Parses one object of the list. One without sound positions is about no route. A member of a
 /// wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
-    let RawGroup { at, public, headers, max_body, raw, acks } = read_group(text)?;
+    let RawGroup { at, public, headers, max_body, raw, acks, socket } = read_group(text)?;
     let public = read_member(public).unwrap_or(false);
     let acks = read_member(acks).unwrap_or(false);
     let (headers, max_body) = (headers.and_then(WantedHeaders::parse), read_member(max_body));
     let raw_body = read_member(raw).unwrap_or(false);
-    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body, acks }))
+    let socket = socket.and_then(SocketAdvert::parse);
+    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body, acks, socket }))
 }
 
 fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
-    let RouteAdvert { public, headers, max_body, raw_body, acks } = advert;
+    let RouteAdvert { public, headers, max_body, raw_body, acks, socket } = advert;
     let acks = if *acks { r#","acks":true"# } else { "" };
     let raw = if *raw_body { r#","raw":true"# } else { "" };
     let public = if *public { r#","public":true"# } else { "" };
     let headers = headers.as_ref().map_or_else(String::new, |headers| format!(r#","headers":{}"#, headers.to_json()));
     let max_body = max_body.map_or_else(String::new, |bytes| format!(r#","max_body":{bytes}"#));
-    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}{acks}}}"#, to_json(positions))
+    let socket = socket.map_or_else(String::new, |socket| format!(r#","socket":{}"#, to_json(&socket)));
+    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}{acks}{socket}}}"#, to_json(positions))
 }
 
 /// The parts of the member `routes` that all peers ignore. The node has this many `urls`.
@@ -119,7 +126,7 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
     };
     let mut ignored = Vec::new();
     for group in list {
-        let Some(RawGroup { at, public, headers, max_body, raw, acks }) = read_group(group) else {
+        let Some(RawGroup { at, public, headers, max_body, raw, acks, socket }) = read_group(group) else {
             ignored.push("an item of $.routes is not an object");
             continue;
         };
@@ -141,6 +148,9 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
         }
         if max_body.is_some() && read_member::<u64>(max_body).is_none() {
             ignored.push("max_body of an item of $.routes is not a whole number of bytes");
+        }
+        if socket.is_some_and(|socket| SocketAdvert::parse(socket).is_none()) {
+            ignored.push("socket of an item of $.routes is not as it should be, so its routes have no held sockets");
         }
         match headers.map(WantedHeaders::parse) {
             Some(None) => ignored.push("headers of an item of $.routes is not a list, so its routes get none"),
@@ -241,6 +251,23 @@ mod tests {
             let adverts = RouteAdverts::parse(serde_json::from_str(text).unwrap());
             assert_eq!(adverts.by_position(1)[0].acks, expected, "{text}");
             assert_eq!(RouteAdverts::parse(serde_json::from_str(&adverts.to_json()).unwrap()), adverts);
+        }
+    }
+
+    #[test]
+    fn routes_say_how_their_sockets_are_held() {
+        let check = |text: &str, expected: Option<(u32, bool)>| {
+            let adverts = RouteAdverts::parse(serde_json::from_str(text).unwrap());
+            let socket = adverts.by_position(1)[0].socket;
+            assert_eq!(socket.map(|socket| (socket.resume, socket.drops_oldest)), expected, "{text}");
+            assert_eq!(RouteAdverts::parse(serde_json::from_str(&adverts.to_json()).unwrap()), adverts);
+        };
+        check(r#"[{"at":[0]}]"#, None);
+        check(r#"[{"at":[0],"socket":{}}]"#, Some((0, false)));
+        check(r#"[{"at":[0],"socket":{"resume":30,"drop":true,"later":1}}]"#, Some((30, true)));
+        check(r#"[{"at":[0],"socket":{"resume":4000000}}]"#, Some((SocketAdvert::MAX_RESUME_SECONDS, false)));
+        for wrong in ["7", "true", "[]", "null", r#"{"resume":"30"}"#, r#"{"drop":1}"#] {
+            check(&format!(r#"[{{"at":[0],"socket":{wrong}}}]"#), None);
         }
     }
 
