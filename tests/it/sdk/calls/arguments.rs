@@ -330,3 +330,27 @@ async fn an_argument_that_has_to_be_awaited_says_so_where_it_cannot() {
         "{said}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_type_without_data_takes_any_answer() {
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Done;
+    let node = Node::builder("node")
+        .route("GET/number", async || Ok::<_, ServiceError>(7))
+        .route("GET/object", async || Ok::<_, ServiceError>(json!({ "a": [1] })))
+        .route("GET/nothing", async || Ok::<_, ServiceError>(()))
+        .route("GET/refused", async || Err::<(), _>(ServiceError::conflict("taken", "on purpose")));
+    let mesh = TestMesh::start();
+    let node = mesh.node(node).await.unwrap();
+    let caller = mesh.node(Node::builder("caller")).await.unwrap();
+    caller.peers().wait_for(&["GET/number"]).await;
+    // The node calls itself, too: that answer goes over no connection.
+    for peers in [caller.peers(), node.peers()] {
+        for url in ["GET/number", "GET/object", "GET/nothing"] {
+            peers.call::<()>(url, &()).await.unwrap();
+            assert_eq!(peers.call::<Done>(url, &()).await.unwrap(), Done, "{url}");
+        }
+        assert_eq!(peers.call::<()>("GET/refused", &()).await.unwrap_err().status(), Some(409));
+        assert!(peers.call::<bool>("GET/number", &()).await.is_err(), "a type with data takes what fits");
+    }
+}
