@@ -88,7 +88,7 @@ struct Guarded {
 enum GuardedCall {
     Checking {
         guard: RunningHandler,
-        call: KeptCall,
+        call: Box<KeptCall>,
         inner: Arc<dyn AnyHandler>,
     },
     Running(RunningHandler),
@@ -109,9 +109,11 @@ impl AnyHandler for Guarded {
                 call.extensions.borrow_mut().extend(result.into_extension());
                 self.inner.begin(call)
             }),
-            Poll::Pending => {
-                Ok(Box::pin(GuardedCall::Checking { guard, call: call.keep()?, inner: Arc::clone(&self.inner) }))
-            }
+            Poll::Pending => Ok(Box::pin(GuardedCall::Checking {
+                guard,
+                call: Box::new(call.keep()?),
+                inner: Arc::clone(&self.inner),
+            })),
         }
     }
 
