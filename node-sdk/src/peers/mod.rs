@@ -251,7 +251,7 @@ impl Peers {
     /// ```
     ///
     /// # Errors
-    /// [`DeliveryError`] names the groups that have failed, and why.
+    /// [`DeliveryError`](crate::DeliveryError) names the groups that have failed, and why.
     pub fn deliver(&self, event: &str, payload: &impl Serialize) -> Deliver {
         events::deliver(&self.mesh, event, payload)
     }
