@@ -75,6 +75,8 @@ impl Reader {
                 }
                 stays
             });
+            // Those that were aborted leave nothing behind.
+            while tasks.try_join_next().is_some() {}
             for address in offered {
                 logs.entry(address).or_insert_with(|| tasks.spawn(self.clone().follow(address)));
             }
