@@ -24,12 +24,26 @@ pub(crate) struct KeptCall {
     captured: Box<[Box<str>]>,
     caller: Caller,
     call_stream: Option<Arc<CallStream>>,
-    client: Option<Box<ClientRequest<'static>>>,
+    /// Boxed, because most calls have neither.
+    origin: Option<Box<KeptOrigin>>,
     wanted: Option<WantedHeaders>,
     body: Option<Bytes>,
-    event: Option<Box<Event>>,
     extensions: Extensions,
     node: Arc<NodeContext>,
+}
+
+/// What a call is made for.
+#[derive(Debug)]
+struct KeptOrigin {
+    client: Option<ClientRequest<'static>>,
+    event: Option<Event>,
+}
+
+impl KeptOrigin {
+    fn of(call: &IncomingCall<'_>) -> Option<Self> {
+        let (client, event) = (call.client.map(|client| client.to_static()), call.event.map(Event::new));
+        (client.is_some() || event.is_some()).then_some(Self { client, event })
+    }
 }
 
 impl KeptCall {
@@ -42,10 +56,9 @@ impl KeptCall {
             captured: call.captured.iter().copied().map(Box::from).collect(),
             caller: call.caller.clone(),
             call_stream: call.call_stream.cloned(),
-            client: call.client.map(|client| Box::new(client.to_static())),
+            origin: KeptOrigin::of(call).map(Box::new),
             wanted: call.wanted.cloned(),
             body: call.body.map(Bytes::copy_from_slice),
-            event: call.event.map(|event| Box::new(Event::new(event))),
             extensions: call.extensions.borrow().clone(),
             node: Arc::clone(call.node),
         }
@@ -74,10 +87,10 @@ impl KeptCall {
             context: &context,
             caller: &self.caller,
             call_stream: self.call_stream.as_ref(),
-            client: self.client.as_deref(),
+            client: self.origin.as_ref().and_then(|origin| origin.client.as_ref()),
             wanted: self.wanted.as_ref(),
             body: self.body.as_deref(),
-            event: self.event.as_deref().map(Event::as_incoming),
+            event: self.origin.as_ref().and_then(|origin| origin.event.as_ref()).map(Event::as_incoming),
             next: RefCell::new(next),
             extensions: RefCell::new(self.extensions.clone()),
             node: &self.node,
