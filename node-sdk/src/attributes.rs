@@ -143,6 +143,11 @@ pub use node_sdk_macros::handler;
 ///
 /// Nothing on the wire shows how a service was written.
 ///
+/// # Schemas
+///
+/// `#[service(schema)]`, of the feature `schema`, makes JSON schemas of the arguments and results,
+/// whose types derive `schemars::JsonSchema`: see [`NodeBuilder`](crate::NodeBuilder), `schema`.
+///
 /// # Mistakes
 ///
 /// A route that is not one, a parameter that is not an argument, and two methods of one route are

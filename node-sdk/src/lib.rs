@@ -396,6 +396,11 @@ pub mod private {
     pub use crate::typed::checks::{
         HandlerResult, check_argument, check_error, check_future, check_read, check_refusal, check_result, check_value,
     };
+    #[cfg(feature = "schema")]
+    pub use schemars;
+
     pub use crate::typed::client::{CallSettings, ServiceClient};
+    #[cfg(feature = "schema")]
+    pub use crate::typed::schema::RouteSchema;
     pub use crate::typed::url::ServiceUrl;
 }

@@ -24,6 +24,7 @@ use crate::message::problem_kind::ProblemKind;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::observe::metrics_page::{ProcessTotals, metrics_page};
+use crate::process::openapi::{self, openapi};
 use crate::process::routes_page::routes_page;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
@@ -126,15 +127,26 @@ impl RequestHandler for Admin {
             let allow = Some("GET, HEAD".to_owned());
             return Ok(exchange.respond(FullResponse { allow, ..FullResponse::from(&problem) }));
         }
-        let response = match self.text(path) {
-            Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
-            None => {
-                let detail = "unknown path; known are /health, /ready, /metrics and /routes";
-                FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, ProblemKind::NOT_FOUND, detail))
-            }
+        let response = match path {
+            "/openapi.json" => FullResponse::new(StatusCode::OK, "application/json", openapi(&self.peers).await),
+            "/openapi" => FullResponse::new(StatusCode::OK, "text/html; charset=utf-8", openapi::PAGE),
+            _ => self.text_response(path),
         };
         Ok(exchange.respond(response))
     }
 
     fn record_rejection(&self, _status: StatusCode) {}
+}
+
+impl Admin {
+    fn text_response(&self, path: &str) -> FullResponse {
+        match self.text(path) {
+            Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
+            None => {
+                let detail =
+                    "unknown path; known are /health, /ready, /metrics, /routes, /openapi.json and its page /openapi";
+                FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, ProblemKind::NOT_FOUND, detail))
+            }
+        }
+    }
 }

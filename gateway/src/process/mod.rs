@@ -6,6 +6,7 @@
 pub(crate) mod admin;
 pub(crate) mod cli;
 pub(crate) mod lifecycle;
+mod openapi;
 mod pid_file;
 mod routes_page;
 pub(crate) mod serve;

@@ -62,27 +62,13 @@ fn implementations(input: &DeriveInput) -> Result<TokenStream> {
         }
         Kind::Other => None,
     });
-    let others = variants.iter().filter(|(_, kind)| matches!(kind, Kind::Other)).map(|(variant, _)| {
-        quote! {
-            impl ::core::convert::From<::node_sdk::ServiceError> for #name {
-                fn from(error: ::node_sdk::ServiceError) -> Self {
-                    #name::#variant(error)
-                }
-            }
-
-            impl ::core::convert::From<::node_sdk::CallError> for #name {
-                fn from(error: ::node_sdk::CallError) -> Self {
-                    #name::#variant(::core::convert::From::from(error))
-                }
-            }
-
-            impl<E: ::node_sdk::Refusal> ::core::convert::From<::node_sdk::ServiceCallError<E>> for #name {
-                fn from(error: ::node_sdk::ServiceCallError<E>) -> Self {
-                    #name::#variant(::core::convert::From::from(error))
-                }
-            }
-        }
+    let listed = variants.iter().filter_map(|(_, kind)| match kind {
+        Kind::Fixed { status, word, text } => Some(quote!((#status, #word, #text))),
+        Kind::WithText { status, word } => Some(quote!((#status, #word, ""))),
+        Kind::Other => None,
     });
+    let others =
+        variants.iter().filter(|(_, kind)| matches!(kind, Kind::Other)).map(|(variant, _)| other(name, variant));
     Ok(quote! {
         impl ::core::convert::From<#name> for ::node_sdk::ServiceError {
             fn from(error: #name) -> Self {
@@ -94,6 +80,8 @@ fn implementations(input: &DeriveInput) -> Result<TokenStream> {
 
         impl ::node_sdk::Refusal for #name {
             type AtCaller = ::node_sdk::ServiceCallError<Self>;
+
+            const LISTED: &'static [(u16, &'static str, &'static str)] = &[#(#listed),*];
 
             fn at_caller(error: ::node_sdk::CallError) -> Self::AtCaller {
                 ::node_sdk::ServiceCallError::read(error)
@@ -110,6 +98,29 @@ fn implementations(input: &DeriveInput) -> Result<TokenStream> {
 
         #(#others)*
     })
+}
+
+/// What `?` makes of other errors.
+fn other(name: &Ident, variant: &Ident) -> TokenStream {
+    quote! {
+        impl ::core::convert::From<::node_sdk::ServiceError> for #name {
+            fn from(error: ::node_sdk::ServiceError) -> Self {
+                #name::#variant(error)
+            }
+        }
+
+        impl ::core::convert::From<::node_sdk::CallError> for #name {
+            fn from(error: ::node_sdk::CallError) -> Self {
+                #name::#variant(::core::convert::From::from(error))
+            }
+        }
+
+        impl<E: ::node_sdk::Refusal> ::core::convert::From<::node_sdk::ServiceCallError<E>> for #name {
+            fn from(error: ::node_sdk::ServiceCallError<E>) -> Self {
+                #name::#variant(::core::convert::From::from(error))
+            }
+        }
+    }
 }
 
 impl Kind {

@@ -18,6 +18,8 @@ use crate::node::event_log::{DurableDefinition, LogDefinition};
 use crate::node::hooks::Hook;
 use crate::transport::budget;
 use crate::transport::limits::MAX_FRAME_BYTES;
+#[cfg(feature = "schema")]
+use crate::typed::schema::{RouteSchema, schema_handler, schema_route};
 
 /// Configures a node: its address, its routes and its limits. Made by
 /// [`Node::builder`](crate::Node::builder), and started by [`serve`](Self::serve) or
@@ -47,6 +49,9 @@ pub struct NodeBuilder {
     pub(super) max_buffer_bytes: usize,
     pub(super) legacy_bytes: usize,
     pub(super) routes: Vec<RouteDefinition>,
+    /// What routes take and answer, each with the index of its route.
+    #[cfg(feature = "schema")]
+    pub(super) schemas: Vec<(usize, RouteSchema)>,
     /// The guards and layers of the routes that follow; the outermost first.
     pub(super) layers: Vec<LayerDefinition>,
     /// A guard or layer that no route follows: its kind and its name.
@@ -102,6 +107,8 @@ impl NodeBuilder {
             max_buffer_bytes: budget::DEFAULT_BYTES,
             legacy_bytes: LEGACY_READ_BYTES,
             routes: Vec::new(),
+            #[cfg(feature = "schema")]
+            schemas: Vec::new(),
             layers: Vec::new(),
             idle_layer: None,
             states: StateMap::default(),
@@ -298,6 +305,16 @@ impl NodeBuilder {
         let ended = self.layers.drain(outer.min(self.layers.len())..);
         let idle = ended.filter(|ended| !ended.covers_route).map(|idle| (idle.layer.kind(), idle.name)).next();
         self.idle_layer = self.idle_layer.or(idle);
+    }
+
+    /// Offers the schemas of the routes that have some, at an internal route.
+    #[cfg(feature = "schema")]
+    pub(super) fn offer_schemas(&mut self) {
+        let Some(route) = schema_route(&self.name).filter(|_| !self.schemas.is_empty()) else { return };
+        let known = self.schemas.iter().map(|(index, schema)| (self.routes[*index].text.as_str(), schema));
+        let handler = schema_handler(&self.name, known);
+        self.public_routes = false;
+        self.push_route(route, handler, false);
     }
 
     pub(super) fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {

@@ -1,6 +1,8 @@
 //! The settings of one route, which stand behind it in the builder.
 
 use crate::node::NodeBuilder;
+#[cfg(feature = "schema")]
+use crate::typed::schema::RouteSchema;
 
 impl NodeBuilder {
     /// Makes the last route public: gateways answer clients with it. Other routes are internal:
@@ -116,6 +118,41 @@ impl NodeBuilder {
         match self.routes.last_mut() {
             Some(route) => route.to_the_end = true,
             None => self.misplaced = Some("to_the_end"),
+        }
+        self
+    }
+
+    /// States the types of the arguments and of the result of the last route, for the feature
+    /// `schema`. The arguments are those of [`Params`](crate::Params), with the parameters of the
+    /// path; `()` if there are none. Gateways show them to operators in an OpenAPI document. They
+    /// are not registered: the node tells them to those who ask, at an internal route.
+    ///
+    /// ```
+    /// # use node_sdk::{Created, Node, Params, ServiceError};
+    /// #[derive(serde::Deserialize, schemars::JsonSchema)]
+    /// struct NewGood {
+    ///     name: String,
+    /// }
+    ///
+    /// async fn add(Params(good): Params<NewGood>) -> Result<u64, ServiceError> {
+    ///     Ok(good.name.len() as u64)
+    /// }
+    ///
+    /// let node = Node::builder("goods").route("POST/goods", add).public();
+    /// let node = node.schema::<NewGood, u64>();
+    /// ```
+    #[cfg(feature = "schema")]
+    pub fn schema<In: schemars::JsonSchema, Out: schemars::JsonSchema>(self) -> Self {
+        self.described(RouteSchema::default().params::<In>().result::<Out>())
+    }
+
+    /// Describes the last route, as `#[service(schema)]` does.
+    #[cfg(feature = "schema")]
+    #[doc(hidden)]
+    pub fn described(mut self, schema: RouteSchema) -> Self {
+        match self.routes.len().checked_sub(1) {
+            Some(last) => self.schemas.push((last, schema)),
+            None => self.misplaced = Some("schema"),
         }
         self
     }

@@ -185,6 +185,8 @@ impl NodeBuilder {
         if self.pushes {
             self.push_route(PUSH_URL.to_owned(), erased(push_route), false);
         }
+        #[cfg(feature = "schema")]
+        self.offer_schemas();
         self.state_wants()?;
         let registered = self.routes.iter().filter(|route| !is_durable(&route.text));
         if !self.routes.is_empty() {

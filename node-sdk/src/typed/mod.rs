@@ -6,5 +6,7 @@ pub(crate) mod call;
 pub(crate) mod checks;
 pub(crate) mod client;
 pub(crate) mod refusal;
+#[cfg(feature = "schema")]
+pub(crate) mod schema;
 pub(crate) mod stream;
 pub(crate) mod url;

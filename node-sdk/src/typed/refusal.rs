@@ -39,6 +39,9 @@ pub trait Refusal: Into<ServiceError> + Send + Sized + 'static {
     /// The error that callers get.
     type AtCaller: From<CallError> + Send + 'static;
 
+    /// The status, the word and the text of each of its errors; the text is empty if it varies.
+    const LISTED: &'static [(u16, &'static str, &'static str)] = &[];
+
     /// Makes a failed call the error that callers get.
     fn at_caller(error: CallError) -> Self::AtCaller;
 

@@ -6,6 +6,7 @@ mod lifecycle;
 mod metrics;
 mod network;
 mod notices;
+mod openapi;
 mod operators;
 mod settings;
 mod shares;

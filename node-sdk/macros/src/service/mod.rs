@@ -5,6 +5,7 @@
 
 mod client;
 mod method;
+mod schema;
 mod server;
 
 use proc_macro2::TokenStream;
@@ -16,7 +17,8 @@ use self::method::Method;
 
 /// The trait as it is compiled, and its client.
 pub(crate) fn expand(settings: TokenStream, service: &ItemTrait) -> TokenStream {
-    let mut mistakes = mistakes(settings, service);
+    let (has_schemas, mut mistakes) = schema::setting(settings);
+    mistakes.extend(self::mistakes(service));
     let mut methods = Vec::new();
     for function in functions(service) {
         match Method::parse(function) {
@@ -29,7 +31,8 @@ pub(crate) fn expand(settings: TokenStream, service: &ItemTrait) -> TokenStream 
     let (attributes, visibility, name) = (&service.attrs, &service.vis, &service.ident);
     let supertraits = service.supertraits.iter();
     let signatures = functions(service).map(signature);
-    let (offers, checks) = (methods.iter().map(|method| server::offer(name, method)), methods.iter().map(checks));
+    let (offers, checks) =
+        (methods.iter().map(|method| server::offer(name, method, has_schemas)), methods.iter().map(checks));
     let client = client::client(service, &methods);
     quote! {
         #(#errors)*
@@ -63,11 +66,8 @@ fn functions(service: &ItemTrait) -> impl Iterator<Item = &TraitItemFn> {
 }
 
 /// What is wrong with the trait, apart from its methods.
-fn mistakes(settings: TokenStream, service: &ItemTrait) -> Vec<Error> {
+fn mistakes(service: &ItemTrait) -> Vec<Error> {
     let mut mistakes = Vec::new();
-    if !settings.is_empty() {
-        mistakes.push(Error::new_spanned(settings, "`#[service]` has no settings: they stand in `#[route(…)]`"));
-    }
     if !service.generics.params.is_empty() {
         mistakes.push(Error::new_spanned(&service.generics, "a service is not generic: name the types"));
     }

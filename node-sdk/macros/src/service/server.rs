@@ -5,9 +5,10 @@ use quote::quote;
 use syn::{Expr, Ident, Lit};
 
 use super::method::{Default, Input, Method, Source};
+use super::schema;
 
 /// A node with the route of a method.
-pub(super) fn offer(service: &Ident, method: &Method) -> TokenStream {
+pub(super) fn offer(service: &Ident, method: &Method, has_schemas: bool) -> TokenStream {
     let (name, route) = (&method.name, &method.route.literal);
     let settings = method.settings.iter().map(|(name, values)| quote!(.#name(#values)));
     let extracted: Vec<&Input> = method.inputs.iter().filter(|input| input.is_extracted()).collect();
@@ -19,11 +20,12 @@ pub(super) fn offer(service: &Ident, method: &Method) -> TokenStream {
         (TokenStream::new(), TokenStream::new(), TokenStream::new())
     } else {
         (
-            arguments(&given),
+            arguments(&given, has_schemas),
             quote!(__arguments: ::node_sdk::Params<Arguments>),
             quote!(let ::node_sdk::Params(Arguments { #(#given_names),* }) = __arguments;),
         )
     };
+    let described = has_schemas.then(|| schema::described(method));
     let all = method.inputs.iter().map(|input| &input.name);
     quote! {
         {
@@ -37,12 +39,13 @@ pub(super) fn offer(service: &Ident, method: &Method) -> TokenStream {
                 }
             })
             #(#settings)*
+            #described
         }
     }
 }
 
 /// The type that the arguments of a call are read into.
-fn arguments(given: &[&Input]) -> TokenStream {
+fn arguments(given: &[&Input], has_schemas: bool) -> TokenStream {
     let members = given.iter().enumerate().map(|(index, input)| {
         let (name, ty) = (&input.name, &input.ty);
         let default = match &input.source {
@@ -65,7 +68,9 @@ fn arguments(given: &[&Input]) -> TokenStream {
         }
         Source::Member(_) | Source::Path | Source::Call => None,
     });
+    let schema = has_schemas.then(schema::derived);
     quote! {
+        #schema
         #[derive(::node_sdk::private::Deserialize)]
         #[serde(crate = "::node_sdk::private::serde", expecting = "struct Arguments")]
         struct Arguments { #(#members),* }

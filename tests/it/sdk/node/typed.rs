@@ -150,11 +150,11 @@ async fn the_errors_of_a_service_are_read_back() {
     let goods = GoodsClient::new(caller.peers());
     assert_eq!(goods.find(7).await.unwrap().name, "shoes");
     #[track_caller]
-    fn check(seen: Result<Product, ServiceCallError<GoodsError>>, expected: &GoodsError) {
-        assert!(matches!(&seen, Err(ServiceCallError::Refused(error)) if error == expected), "{seen:?}");
+    fn check(seen: &Result<Product, ServiceCallError<GoodsError>>, expected: &GoodsError) {
+        assert!(matches!(seen, Err(ServiceCallError::Refused(error)) if error == expected), "{seen:?}");
     }
-    check(goods.find(1).await, &GoodsError::NoGood);
-    check(goods.find(8).await, &GoodsError::SoldOut("until May".to_owned()));
+    check(&goods.find(1).await, &GoodsError::NoGood);
+    check(&goods.find(8).await, &GoodsError::SoldOut("until May".to_owned()));
     let other = goods.find(9).await;
     assert!(matches!(other, Err(ServiceCallError::Failed(CallError::Refused { status: 418, .. }))), "{other:?}");
 }
@@ -181,13 +181,13 @@ async fn settings_are_of_a_call_or_of_all_calls_of_a_client() {
     let second = mesh.node(Shelf.offer(Node::builder("goods"))).await.unwrap();
     caller.peers().wait_until(|nodes| nodes.len() == 3).await;
     #[track_caller]
-    fn check(seen: Result<(), CallError>, expected: Duration) {
-        assert!(matches!(&seen, Err(CallError::Deadline { within, .. }) if *within == expected), "{seen:?}");
+    fn check(seen: &Result<(), CallError>, expected: Duration) {
+        assert!(matches!(seen, Err(CallError::Deadline { within, .. }) if *within == expected), "{seen:?}");
     }
     let (short, shorter) = (Duration::from_secs(2), Duration::from_secs(1));
     let client = GoodsClient::new(caller.peers()).timeout(short);
-    check(client.hang().await, short);
-    check(client.hang().timeout(shorter).await, shorter);
+    check(&client.hang().await, short);
+    check(&client.hang().timeout(shorter).await, shorter);
     let nobody = client.to_instance("nobody").find(7).await;
     assert!(matches!(nobody, Err(ServiceCallError::Failed(CallError::NoProvider { .. }))), "{nobody:?}");
     // A key goes to one of the two nodes: when that one has gone, to the other.
