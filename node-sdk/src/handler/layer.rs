@@ -85,7 +85,6 @@ struct Guarded {
 }
 
 /// A call whose guard is running, or has let it through.
-#[expect(clippy::large_enum_variant, reason = "it is on the heap, and lasts as long as its call")]
 enum GuardedCall {
     Checking {
         guard: RunningHandler,
