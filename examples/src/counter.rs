@@ -1,11 +1,13 @@
-//! The service `counter`: a stream, a stream to which both sides send, and an event. PROTOCOL.md
+//! The service `counter`: streams to which one side sends, or both, and an event. PROTOCOL.md
 //! has what goes over the wire.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use futures::{Stream, TryStreamExt, stream};
-use node_sdk::{Items, Node, NodeBuilder, Params, ServiceError, State, Streaming};
+use node_sdk::{
+    BodyStream, ByteStream, HttpResponse, Items, Node, NodeBuilder, Params, ServiceError, State, Streaming,
+};
 use serde::Deserialize;
 
 /// The texts that came by the event `notes.added`, the oldest first.
@@ -26,6 +28,7 @@ pub fn node() -> NodeBuilder {
         .public_routes()
         .route("GET/count", count)
         .route("POST/sums", sums)
+        .route("PUT/shouted", shout)
         .route("GET/notes", notes)
         .subscribe("notes.added", add_note)
 }
@@ -45,6 +48,12 @@ async fn sums(items: Items<u64>) -> Result<Streaming<impl Stream<Item = Result<u
             sum.checked_add(number).ok_or_else(|| ServiceError::bad_request("too_much", "the sum is beyond u64"))?;
         Ok(Some((sum, (items, sum))))
     })))
+}
+
+/// Sends back what the client sends, in capitals, piece by piece.
+async fn shout(body: BodyStream) -> Result<HttpResponse<ByteStream>, ServiceError> {
+    let shouted = body.map_ok(|piece| piece.to_ascii_uppercase());
+    Ok(HttpResponse::new(ByteStream::new(shouted)).content_type("text/plain"))
 }
 
 async fn add_note(Params(note): Params<String>, notes: State<Notes>) -> Result<(), ServiceError> {

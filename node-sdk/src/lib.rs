@@ -81,6 +81,7 @@
 //! | that the node stops | [`Stop`] |
 //! | the parts that the caller sends | [`Items`] |
 //! | the name of an event | [`Event`] |
+//! | the body of a client's request | [`RawBody`], or [`BodyStream`] while it arrives |
 //! | what a guard has found out | [`Extension`] |
 //! | a type of your own | that type, which is [`FromCall`] |
 //! | what has to be awaited | [`Awaited`], of a type that is [`AsyncFromCall`] |
@@ -312,6 +313,8 @@ pub use client::call::{Call, CallFuture};
 pub use client::events::deliver::Deliver;
 #[cfg(feature = "event-log")]
 pub use client::events::publish::Publish;
+#[doc(hidden)]
+pub use client::stream::FromPart;
 pub use client::stream::{Duplex, PartSender, StreamCall, StreamFuture};
 pub use context::{Stop, Trace, detach};
 pub use discovery::RECONNECT_PERIOD;
@@ -324,8 +327,8 @@ pub use handler::arguments::extension::ExtensionValue;
 pub use handler::call_stream::Parts;
 pub use handler::failed_call::OrRefuse;
 pub use handler::http::{
-    Bearer, Binary, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse, RawBody, Redirect,
-    SameSite, Text, Wants,
+    Bearer, Binary, BodyStream, ByteStream, ClientAddress, Cookie, Cookies, Headers, Html, HttpRequest, HttpResponse,
+    LastEventId, RawBody, Redirect, SameSite, ServerEvent, StreamItem, Text, Wants,
 };
 pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::sockets::{Session, Sockets};
@@ -372,6 +375,10 @@ mod guide {
     pub struct Streams;
     #[doc = include_str!("../../docs/guide/push.md")]
     pub struct Push;
+    #[doc = include_str!("../../docs/guide/files.md")]
+    pub struct Files;
+    #[doc = include_str!("../../docs/guide/conditions.md")]
+    pub struct Conditions;
     #[doc = include_str!("../../docs/guide/events.md")]
     pub struct Events;
     #[cfg(feature = "event-log")]

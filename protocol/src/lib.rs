@@ -51,13 +51,13 @@ mod secret;
 
 pub use address::{AdvertisedError, BlockedHost, HostName, HostPort, HostPortError, blocked_host, reached_host};
 pub use call::{
-    ANY_INSTANCE, CREDIT_URI, CallMeta, CallUrl, ClientRequest, EVENT_LOG_URL, HELLO_URI, Hello, JsonText,
-    LegacyResponse, LogPart, LogReport, LogRequest, LoggedEvent, PART_URI, PUSH_URL, Part, PartWriter, PresentSession,
-    PushAction, PushClose, PushCommand, PushHello, PushMiss, PushReport, PushTarget, Request, Response,
-    ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW, Side, SocketCall, SocketClosed,
-    SocketEvent, SocketWelcome, WRONG_INSTANCE, WRONG_INSTANCE_STATUS, parse_part, read_credit, read_pairs,
-    response_parts, success_parts, write_cancel, write_credit, write_end, write_hello, write_open, write_request,
-    write_response,
+    ANY_INSTANCE, BODY_WINDOW, CREDIT_URI, CallMeta, CallUrl, ClientRequest, EVENT_LOG_URL, EventFields, HELLO_URI,
+    Hello, JsonText, LegacyResponse, LogPart, LogReport, LogRequest, LoggedEvent, MAX_RAW_PART_BYTES, PART_URI,
+    PUSH_URL, Part, PartWriter, PresentSession, PushAction, PushClose, PushCommand, PushHello, PushMiss, PushReport,
+    PushTarget, Request, Response, ResponseHeaders, ResponseParts, ResponsePayload, ResponseWriter, STREAM_WINDOW,
+    Side, SocketCall, SocketClosed, SocketEvent, SocketWelcome, StreamHead, WRONG_INSTANCE, WRONG_INSTANCE_STATUS,
+    parse_part, parse_raw_part, read_credit, read_pairs, read_raw_part, response_parts, success_parts, write_cancel,
+    write_credit, write_end, write_hello, write_open, write_raw_part, write_request, write_response, write_stream_head,
 };
 pub use codec::{
     DELIMITER, FrameDecoder, FrameTooLarge, MAX_JOINED_BYTES, MAX_PIECES, attach, is_blank, seal, split_attachment,

@@ -17,6 +17,8 @@ mod legacy_request;
 mod need;
 #[path = "../../fuzz/targets/packet.rs"]
 mod packet;
+#[path = "../../fuzz/targets/raw_part.rs"]
+mod raw_part;
 #[path = "../../fuzz/targets/registration.rs"]
 mod registration;
 #[path = "../../fuzz/targets/request.rs"]
@@ -52,6 +54,7 @@ fn seeds_of_the_fuzz_targets_hold() {
     check("legacy_request", legacy_request::run);
     check("need", need::run);
     check("packet", packet::run);
+    check("raw_part", raw_part::run);
     check("registration", registration::run);
     check("request", request::run);
     check("response", response::run);

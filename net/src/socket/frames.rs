@@ -48,12 +48,19 @@ impl FrameReader {
     /// # Errors
     /// As for [`fill`](Self::fill).
     pub fn fill_at_most(&mut self, socket: &impl ReadNow, max: usize) -> io::Result<bool> {
-        self.read_bytes = self.read_bytes.min(max.max(MIN_READ_BYTES));
+        let max = max.max(MIN_READ_BYTES);
+        self.read_bytes = self.read_bytes.min(max);
+        // Raw bytes are read up to their end: what is behind them would have to be copied.
+        let missing = self.decoder.missing_bytes().map(|missing| missing.min(max).min(MAX_READ_BYTES));
+        let limit = missing.unwrap_or(self.read_bytes);
         let buffer = self.decoder.buffer();
-        buffer.reserve(self.read_bytes);
-        match socket.recv_buf_now(&mut buffer.limit(self.read_bytes)) {
+        buffer.reserve(limit);
+        match socket.recv_buf_now(&mut buffer.limit(limit)) {
             Ok(bytes) => {
-                if bytes == self.read_bytes {
+                if missing.is_some() {
+                    // More such frames may follow.
+                    self.read_bytes = MIN_READ_BYTES;
+                } else if bytes == self.read_bytes {
                     self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);
                 } else if bytes < self.read_bytes / 4 {
                     self.read_bytes = (self.read_bytes / 2).max(MIN_READ_BYTES);

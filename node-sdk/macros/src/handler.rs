@@ -11,11 +11,15 @@ use crate::types::{borrowed_part, generics_of, has_impl_trait, last_name};
 const MAX_ARGUMENTS: usize = 8;
 
 /// What an argument takes of a call, where two arguments cannot take the same.
-const TAKEN_ONCE: [(&str, &str); 3] = [
+const TAKEN_ONCE: [(&str, &str); 4] = [
     ("RawBody", "the body"),
+    ("BodyStream", "the body"),
     ("Items", "the parts that the caller sends"),
     ("Next", "the handler that the layer wraps"),
 ];
+
+/// Forms of what the caller sends beside the arguments, of which a call has one.
+const BODIES: [&str; 3] = ["RawBody", "BodyStream", "Items"];
 
 /// The function, with checks of its types beside it. If it is wrong in itself, the errors and a
 /// handler of that name, so that its other uses are no further errors.
@@ -80,8 +84,8 @@ fn mistakes(signature: &Signature) -> Vec<Error> {
         if let Some((name, what)) = once {
             if taken.contains(name) {
                 report(ty, &format!("`{name}` takes {what}, and another argument has taken it"));
-            } else if matches!(*name, "RawBody" | "Items") && (taken.contains(&"RawBody") || taken.contains(&"Items")) {
-                report(ty, "a call has either a body (`RawBody`) or parts (`Items`): take one of them");
+            } else if BODIES.contains(name) && BODIES.iter().any(|body| taken.contains(body)) {
+                report(ty, "a call has a body (`RawBody` or `BodyStream`) or parts (`Items`): take one of them");
             }
             taken.push(name);
         }

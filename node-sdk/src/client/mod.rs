@@ -7,6 +7,7 @@ pub(crate) mod call;
 pub(crate) mod events;
 pub(crate) mod local_call;
 pub(crate) mod mesh;
+pub(crate) mod raw_stream;
 pub(crate) mod stream;
 pub(crate) mod unknown_route;
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::Stream;
 use protocol::{PartWriter, STREAM_WINDOW, Side};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::balance::Balance;
@@ -113,26 +113,22 @@ impl<T: DeserializeOwned> Future for StreamFuture<'_, T> {
     }
 }
 
-/// The response of a node, unread: see [`RawCall::open`].
-#[derive(Debug)]
-pub enum RawReply {
-    /// The response came in one piece.
-    Response(RawResponse),
-    /// The response comes in parts, each a JSON text.
-    Stream(Duplex<Box<RawValue>>),
+/// What the parts of a stream are read as: anything that can be deserialized.
+#[doc(hidden)]
+pub trait FromPart: Sized {
+    /// Reads a part.
+    fn from_part(frame: Bytes) -> Result<Self, serde_json::Error>;
+    /// Reads a response that ends the stream of a call of `url` as its last part.
+    fn from_response(response: RawResponse, url: &str) -> Result<Self, CallError>;
 }
 
-impl RawCall<'_> {
-    /// Makes a call whose response may be a stream. At most `window` bytes of parts, and one more
-    /// part, wait here to be read. Dropping the future cancels the call.
-    ///
-    /// # Errors
-    /// Those of [`GatewayPeers::call_raw`](crate::gateway::GatewayPeers::call_raw).
-    pub async fn open(self, window: u32) -> Result<RawReply, CallError> {
-        let mut raw = self.streaming(window);
-        let answer = (&mut raw).await?;
-        let stream = Duplex::from_call(&mut raw);
-        Ok(if stream.open.is_some() { RawReply::Stream(stream) } else { RawReply::Response(answer) })
+impl<T: DeserializeOwned> FromPart for T {
+    fn from_part(frame: Bytes) -> Result<Self, serde_json::Error> {
+        read_part(&frame, Side::Callee)
+    }
+
+    fn from_response(response: RawResponse, url: &str) -> Result<Self, CallError> {
+        read_result(&response).map_err(|error| error.into_call_error(|| url.to_owned()))
     }
 }
 
@@ -158,7 +154,7 @@ impl RawCall<'_> {
 #[derive(Debug)]
 pub struct Duplex<T> {
     open: Option<Arc<OpenStream>>,
-    /// The item of a response in one piece.
+    /// The item of a response in one piece, or one that was put back.
     whole: VecDeque<T>,
     url: String,
     opened: Instant,
@@ -203,14 +199,28 @@ impl<T> Duplex<T> {
 impl<T> Unpin for Duplex<T> {}
 
 impl<T> Duplex<T> {
+    /// Whether the stream has not ended.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub(super) fn open_stream(&self) -> Option<&Arc<OpenStream>> {
+        self.open.as_ref()
+    }
+
+    /// Puts an item back, so that it is the next one again.
+    pub(super) fn put_back(&mut self, item: T) {
+        self.whole.push_front(item);
+    }
+
     /// The stream that a call has become, if it has; once it is answered.
-    fn from_call(raw: &mut RawCall<'_>) -> Self {
+    pub(super) fn from_call(raw: &mut RawCall<'_>) -> Self {
         let open = raw.opened_stream().map(Arc::new);
         Self { open, whole: VecDeque::new(), url: raw.url(), opened: Instant::now() }
     }
 }
 
-impl<T: DeserializeOwned> Stream for Duplex<T> {
+impl<T: FromPart> Stream for Duplex<T> {
     type Item = Result<T, CallError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -220,10 +230,9 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
         let Some(open) = &self.open else { return Poll::Ready(None) };
         let Poll::Ready(part) = open.poll_part(context) else { return Poll::Pending };
         let result = match part {
-            Some(Ok(frame)) => read_part(&frame, Side::Callee).map_err(|source| self.unreadable(source)),
+            Some(Ok(frame)) => T::from_part(frame).map_err(|source| self.unreadable(source)),
             Some(Err(StreamEnd::Response(frame))) => {
-                let last = read_result(&RawResponse { frame, node: None })
-                    .map_err(|error| error.into_call_error(|| self.url.clone()));
+                let last = T::from_response(RawResponse { frame, node: Some(open.address()) }, &self.url);
                 self.open = None;
                 last
             }
@@ -286,7 +295,7 @@ impl PartSender {
             let sent = open.send(|number, out| {
                 let writer = PartWriter::begin(out, Side::Caller, open.key(), number);
                 out.extend_from_slice(scratch);
-                writer.end(out);
+                writer.end(out)
             });
             sent.map_err(|refusal| match refusal {
                 EnqueueError::Full => CallError::Overloaded { url: self.url.clone() },

@@ -148,12 +148,11 @@ where
             return sink.poll_parts(parts, task);
         }
         match ready!(this.future.poll(task)).map(Respond::into_parts) {
-            Ok(Ok(parts)) if sink.open() => {
-                Context::open_stream();
-                return sink.poll_parts(this.parts.insert(parts), task);
-            }
-            Ok(Ok(_parts)) => {
-                sink.failure(&ServiceError::new(406, "stream", "this route answers with a stream; open a stream"))
+            Ok(Ok(mut parts)) => {
+                if sink.open(&mut parts) {
+                    Context::open_stream();
+                    return sink.poll_parts(this.parts.insert(parts), task);
+                }
             }
             Ok(Err(result)) => sink.result(&result),
             Err(error) => sink.failure(&error.into()),

@@ -28,6 +28,8 @@ pub(crate) struct KeptCall {
     origin: Option<Box<KeptOrigin>>,
     wanted: Option<WantedHeaders>,
     body: Option<Bytes>,
+    body_follows: bool,
+    max_body: u64,
     extensions: Extensions,
     node: Arc<NodeContext>,
 }
@@ -59,6 +61,8 @@ impl KeptCall {
             origin: KeptOrigin::of(call).map(Box::new),
             wanted: call.wanted.cloned(),
             body: call.body.map(Bytes::copy_from_slice),
+            body_follows: call.body_follows,
+            max_body: call.max_body,
             extensions: call.extensions.borrow().clone(),
             node: Arc::clone(call.node),
         }
@@ -91,6 +95,8 @@ impl KeptCall {
             wanted: self.wanted.as_ref(),
             body: self.body.as_deref(),
             event: self.origin.as_ref().and_then(|origin| origin.event.as_ref()).map(Event::as_incoming),
+            body_follows: self.body_follows,
+            max_body: self.max_body,
             next: RefCell::new(next),
             extensions: RefCell::new(self.extensions.clone()),
             node: &self.node,

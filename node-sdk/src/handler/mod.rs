@@ -61,6 +61,10 @@ pub struct IncomingCall<'a> {
     pub(crate) wanted: Option<&'a WantedHeaders>,
     /// The body of that request as it was sent, if the route takes it so.
     pub(crate) body: Option<&'a [u8]>,
+    /// Whether that body follows in parts.
+    pub(crate) body_follows: bool,
+    /// Maximum bytes of that body.
+    pub(crate) max_body: u64,
     /// The event, if the call is one.
     pub(crate) event: Option<IncomingEvent<'a>>,
     /// The layers and the handler that a layer wraps.
@@ -105,7 +109,7 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `Session`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
+            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `BodyStream`, `Session`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
     note = "a type of your own is one if it implements `FromCall`; one that implements `AsyncFromCall` is `Awaited<T>`"
 )]
 pub trait FromCall: Sized + Send + 'static {

@@ -18,7 +18,7 @@ use net::buffers::with_scratch;
 /// A result with a status. Anything that has a JSON form is a result with status 200.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a handler",
-    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent`, `Streaming<S>`, \
+    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent`, `Streaming<S>`, `ByteStream`, \
             `HttpResponse<T>`, `Redirect`, `Html<T>` and `Text<T>`; \
             add `#[derive(serde::Serialize)]` to `{Self}`"
 )]
@@ -250,7 +250,7 @@ impl Respond for Outcome {
 
     fn into_parts(self) -> Result<Parts, Self> {
         match self.body {
-            OutcomeBody::Parts(parts) => Ok(parts),
+            OutcomeBody::Parts(parts) => Ok(parts.with_head(self.status, self.headers)),
             OutcomeBody::Json(_) => Err(self),
         }
     }

@@ -1,20 +1,22 @@
 //! The destination of one response, and how it is written: whole or in parts.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use net::{MAX_ESCAPED_BYTES, debug, escaped};
 use protocol::{
-    Key, PartWriter, ResponseHeaders, ResponsePayload, ResponseWriter, Side, Version, attach, write_credit, write_end,
-    write_open, write_response,
+    Key, ResponseHeaders, ResponsePayload, ResponseWriter, Side, Version, attach, write_credit, write_end, write_open,
+    write_response, write_stream_head,
 };
 
 use crate::error::lost::OneWayCall;
 use crate::error::{ServiceError, error_status, result_status};
-use crate::handler::call_stream::{CallStream, Parts};
+use crate::handler::call_stream::{ByteParts, CallStream, PartSource, Parts, PartsKind};
 use crate::handler::http::cookie;
 use crate::handler::respond::{self, Respond};
+use crate::transport::flow::max_part_bytes;
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Bytes of one response's parts that are written before other responses get their turn.
@@ -144,29 +146,88 @@ impl<'a> ResponseSink<'a> {
         write_response(self.out, self.to.version, key, failure);
     }
 
-    /// Says that the response comes in parts; `false` when the caller does not accept a stream.
-    pub(crate) fn open(&mut self) -> bool {
-        let Some((call_stream, key)) = self.stream() else { return false };
+    /// Says that the response comes in parts. Returns whether these are to follow: if the caller
+    /// does not accept them, or there are none, the response is written.
+    pub(crate) fn open(&mut self, parts: &mut Parts) -> bool {
+        let PartsKind::Bytes(bytes) = &mut parts.0 else {
+            let Some((call_stream, key)) = self.stream() else {
+                self.failure(&ServiceError::new(406, "stream", "this route answers with a stream; open a stream"));
+                return false;
+            };
+            if call_stream.set_open(true) {
+                write_open(self.out, key);
+            }
+            return true;
+        };
+        let (Some((call_stream, key)), Some(is_https)) = (self.stream(), self.to.http) else {
+            let message = "this route answers with a stream of bytes, which clients of a gateway can read";
+            self.failure(&ServiceError::new(406, "bytes", message));
+            return false;
+        };
+        bytes.headers = cookie::finish(std::mem::take(&mut bytes.headers), is_https);
+        let Some(status) = result_status(bytes.status).filter(|status| ![204, 304].contains(status)) else {
+            self.success(bytes.status, &bytes.headers, None, |out| {
+                out.extend_from_slice(b"null");
+                Ok(())
+            });
+            return false;
+        };
         if call_stream.set_open(true) {
-            write_open(self.out, key);
+            bytes.has_begun = true;
+            self.status = Some(status);
+            write_stream_head(self.out, key, 0, (status, bytes.length), &bytes.headers);
         }
         true
     }
 
     /// Writes as many parts as the credit of the caller allows.
     pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<WriteProgress> {
+        match &mut parts.0 {
+            PartsKind::Json(parts) => self.poll_json(parts, task),
+            PartsKind::Bytes(parts) => self.poll_bytes(parts, task),
+        }
+    }
+
+    /// Writes as many parts of raw bytes as the credit of the caller allows. When the node stops,
+    /// the stream goes on to its end: half of it is of no use.
+    fn poll_bytes(&mut self, parts: &mut ByteParts, task: &mut Context<'_>) -> Poll<WriteProgress> {
+        let Some((call_stream, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
+        self.status = Some(parts.status);
+        loop {
+            if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
+                return Poll::Ready(WriteProgress::More);
+            }
+            let (number, credit) = ready!(call_stream.poll_ready(task));
+            if !std::mem::replace(&mut parts.has_begun, true) {
+                let head = (parts.status, parts.length);
+                call_stream.record_sent(write_stream_head(self.out, key, number, head, &parts.headers));
+                continue;
+            }
+            match ready!(parts.poll_part(task, max_part_bytes(credit), (key, number), self.out)) {
+                Some(Ok(bytes)) => call_stream.record_sent(bytes),
+                Some(Err(error)) => {
+                    self.failure(&error);
+                    return Poll::Ready(WriteProgress::Done);
+                }
+                None => {
+                    write_end(self.out, Side::Callee, key, number);
+                    return Poll::Ready(WriteProgress::Done);
+                }
+            }
+        }
+    }
+
+    fn poll_json(&mut self, parts: &mut Pin<Box<dyn PartSource>>, task: &mut Context<'_>) -> Poll<WriteProgress> {
         let Some((call_stream, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
         self.status.get_or_insert(200);
         loop {
             if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
                 return Poll::Ready(WriteProgress::More);
             }
-            let number = ready!(call_stream.poll_ready(task));
+            let (number, _credit) = ready!(call_stream.poll_ready(task));
             let before = self.out.len();
-            let writer = PartWriter::begin(self.out, Side::Callee, key, number);
-            let error = match parts.0.as_mut().poll_part(task, self.out) {
-                Poll::Ready(Some(Ok(()))) => {
-                    let bytes = writer.end(self.out);
+            let error = match parts.as_mut().poll_part(task, (key, number), self.out) {
+                Poll::Ready(Some(Ok(bytes))) => {
                     if bytes <= MAX_FRAME_BYTES {
                         call_stream.record_sent(bytes);
                         continue;
@@ -177,10 +238,7 @@ impl<'a> ResponseSink<'a> {
                 Poll::Ready(None) => None,
                 Poll::Pending => match call_stream.stop_error() {
                     Some(error) => Some(error),
-                    None => {
-                        self.out.truncate(before);
-                        return Poll::Pending;
-                    }
+                    None => return Poll::Pending,
                 },
             };
             self.out.truncate(before);

@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use futures::Stream;
 use pin_project_lite::pin_project;
-use protocol::Side;
-use serde::Serialize;
+use protocol::{PartWriter, Side};
 use serde::de::DeserializeOwned;
 
 use crate::error::ServiceError;
-use crate::handler::call_stream::{CallStream, PartSource, Parts};
-use crate::handler::respond::{self, Respond};
+use crate::handler::call_stream::{CallStream, PartSource, Parts, PartsKind};
+use crate::handler::http::StreamItem;
+use crate::handler::respond::Respond;
 use crate::handler::{FromCall, IncomingCall};
 use crate::transport::flow::read_part;
 
@@ -41,7 +41,8 @@ pub struct Items<T> {
     item: PhantomData<fn() -> T>,
 }
 
-/// A response in parts, made of a [`Stream`] of results: what a handler returns. The stream is
+/// A response in parts, made of a [`Stream`] of results: what a handler returns. Items that are a
+/// [`ServerEvent`](crate::ServerEvent) have an id and a name for browsers. The stream is
 /// polled for the next part when the caller has read the earlier ones, and dropped when the caller
 /// has gone. An error ends it, and the caller is told. When the node stops, the stream ends as soon
 /// as it has nothing to send.
@@ -108,7 +109,7 @@ impl<T: DeserializeOwned> Stream for Items<T> {
 impl<S, T, E> Respond for Streaming<S>
 where
     S: Stream<Item = Result<T, E>> + Send + 'static,
-    T: Serialize,
+    T: StreamItem,
     E: Into<ServiceError>,
 {
     fn write(&self, _out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
@@ -116,7 +117,7 @@ where
     }
 
     fn into_parts(self) -> Result<Parts, Self> {
-        Ok(Parts(Box::pin(StreamSource { stream: self.0 })))
+        Ok(Parts(PartsKind::Json(Box::pin(StreamSource { stream: self.0 }))))
     }
 }
 
@@ -130,19 +131,21 @@ pin_project! {
 impl<S, T, E> PartSource for StreamSource<S>
 where
     S: Stream<Item = Result<T, E>> + Send,
-    T: Serialize,
+    T: StreamItem,
     E: Into<ServiceError>,
 {
     fn poll_part(
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
+        (key, number): (u64, u64),
         out: &mut BytesMut,
-    ) -> Poll<Option<Result<(), ServiceError>>> {
+    ) -> Poll<Option<Result<usize, ServiceError>>> {
         let item = ready!(self.project().stream.poll_next(task));
         Poll::Ready(item.map(|item| {
             let item = item.map_err(Into::into)?;
-            respond::append_json(&item, out)
-                .map_err(|error| ServiceError::internal(format!("a part has no JSON form: {error}")))
+            let writer = PartWriter::begin_event(out, Side::Callee, key, number, &item.fields());
+            item.append(out).map_err(|error| ServiceError::internal(format!("a part has no JSON form: {error}")))?;
+            Ok(writer.end(out))
         }))
     }
 }

@@ -240,6 +240,8 @@ impl NodeBuilder {
             advert.headers = wanted.filter(|_| advert.public);
             advert.max_body = advert.max_body.filter(|_| advert.public);
             advert.raw_body = wants.is_raw_body() && advert.public;
+            advert.upload = wants.is_body_stream() && advert.public;
+            advert.download = wants.is_byte_stream() && advert.public;
         }
         Ok(())
     }
@@ -374,7 +376,9 @@ fn build_router(
         }
         let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
         let wanted = wants.registered().map_err(|wrong| wrong.into_error(&text))?;
-        let offer = LocalRoute { index, route: route.clone(), handler, max_concurrency, one_way, to_the_end, wanted };
+        let (route_copy, max_body) = (route.clone(), advert.max_body.unwrap_or(u64::MAX));
+        let offer =
+            LocalRoute { index, route: route_copy, handler, max_concurrency, one_way, to_the_end, wanted, max_body };
         let mut offer = Some(offer);
         let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
         let entry = entry.map_err(|refused| refused.into_error(&route))?;

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use protocol::{ClientRequest, WantedHeaders, is_idempotent};
+pub use protocol::{ClientRequest, EventFields, WantedHeaders, is_idempotent};
 use protocol::{Route, RouteAdvert, Unreachable};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,9 @@ pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget
 pub use crate::client::call::raw_call::{ClientHead, RawCall};
 pub use crate::client::call::response::RawResponse;
 use crate::client::mesh::{Mesh, record_reach};
-pub use crate::client::stream::RawReply;
+pub use crate::client::raw_stream::{BodySender, RawHead, RawPart, RawReply};
+#[cfg(feature = "testing")]
+pub(crate) use crate::client::stream::Duplex;
 use crate::client::{CallArguments, split_url};
 pub use crate::discovery::registration::NodeDescription;
 pub use crate::error::malformed::MalformedResponse;

@@ -40,6 +40,22 @@ pub struct RouteOffer {
     pub takes_raw_body: bool,
     /// How the sockets of the route are held, if a node states that they are.
     pub socket: Option<SocketAdvert>,
+    /// Whether all nodes take that body in parts.
+    pub takes_upload: bool,
+    /// Whether a node may answer with a stream of bytes.
+    pub gives_download: bool,
+}
+
+impl RouteOffer {
+    /// What a route without nodes takes and gives.
+    const NONE: Self = Self {
+        max_body_bytes: u64::MAX,
+        takes_any_json: true,
+        takes_raw_body: false,
+        takes_upload: false,
+        gives_download: false,
+        socket: None,
+    };
 }
 
 /// The share of the calls that a node gets: none if it takes no calls now.
@@ -51,9 +67,8 @@ pub(super) fn weight(node: &Node) -> u16 {
 impl RouteProviders {
     /// Pools without nodes. Those that are added are called in `turns`.
     pub(crate) fn new(turns: Turns) -> Self {
-        let offer = RouteOffer { max_body_bytes: u64::MAX, takes_any_json: true, takes_raw_body: false, socket: None };
         let called = Pool::new(MAX_SUBSET, turns);
-        Self { called, internal: None, call_stats: OnceLock::new(), offer }
+        Self { called, internal: None, call_stats: OnceLock::new(), offer: RouteOffer::NONE }
     }
 
     /// Adds a node that is not in it; afterwards [`rebuild_schedules`](Self::rebuild_schedules).
@@ -93,6 +108,8 @@ impl RouteProviders {
             takes_any_json: members.iter().all(|one| one.connection.version == Version::V2),
             takes_raw_body: members.iter().all(Provider::takes_raw_body),
             socket: members.iter().find_map(|one| one.advert.as_ref()?.socket),
+            takes_upload: members.iter().all(Provider::takes_upload),
+            gives_download: members.iter().any(Provider::gives_download),
         };
         self.internal = self.internal.take().filter(|pool| !pool.members().is_empty());
         if let Some(pool) = &mut self.internal {
@@ -162,6 +179,18 @@ impl Provider {
     /// Whether it acknowledges the events of the subscription.
     pub(crate) fn acks(&self) -> bool {
         self.advert.as_ref().is_some_and(|advert| advert.acks)
+    }
+
+    /// Whether it takes the body of a client's request in parts.
+    pub(crate) fn takes_upload(&self) -> bool {
+        let is_stated = |advert: &RouteAdvert| advert.upload && advert.headers.is_some();
+        self.connection.version == Version::V2 && self.advert.as_ref().is_some_and(is_stated)
+    }
+
+    /// Whether it may answer with a stream of bytes.
+    fn gives_download(&self) -> bool {
+        let is_stated = |advert: &RouteAdvert| advert.download && advert.headers.is_some();
+        self.connection.version == Version::V2 && self.advert.as_ref().is_some_and(is_stated)
     }
 
     /// Maximum bytes of a body, as far as it limits them.

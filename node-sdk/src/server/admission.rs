@@ -36,6 +36,8 @@ pub(crate) struct LocalRoute {
     pub(crate) to_the_end: bool,
     /// The header fields that its arguments read of a client's request, if they read any of it.
     pub(crate) wanted: Option<WantedHeaders>,
+    /// Maximum bytes of the body of a client's request.
+    pub(crate) max_body: u64,
 }
 
 /// Whether a call of a route may run now.

@@ -222,6 +222,8 @@ impl LocalService {
             wanted: offer.wanted.as_ref(),
             body: request.attachment,
             event,
+            body_follows: request.meta.body_follows,
+            max_body: offer.max_body,
             next: RefCell::new(None),
             extensions: RefCell::default(),
             node: &self.node,
@@ -248,7 +250,7 @@ impl LocalService {
             .meta
             .credit
             .filter(|_| streams)
-            .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
+            .map(|credit| CallStream::new(credit, request.meta.body_follows, held.cloned().unwrap_or_default()));
         let one_way = if key.is_none() { self.one_way(request) } else { None };
         ReturnPath { version: request.version, key, legacy_bytes: caller.read_window, call_stream, one_way, http: None }
     }
@@ -284,8 +286,9 @@ impl StartedCall {
     /// The route, if the work is finished even if its caller goes. An open stream ends with its
     /// caller.
     pub(crate) fn route_to_finish(&self) -> Option<&Route> {
-        let is_open = self.return_path.call_stream.as_ref().is_some_and(|stream| stream.is_open());
-        self.finishes.as_ref().filter(|_| self.is_running() && !is_open)
+        let call_stream = self.return_path.call_stream.as_ref();
+        let ends = call_stream.is_some_and(|call_stream| call_stream.ends_with_caller());
+        self.finishes.as_ref().filter(|_| self.is_running() && !ends)
     }
 
     /// Whether the handler has to be run by a task of its own.

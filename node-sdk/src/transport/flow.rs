@@ -5,12 +5,19 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use protocol::{Packet, Part, Side, parse_part};
+use protocol::{MAX_RAW_PART_BYTES, Packet, Part, Side, parse_part, read_raw_part};
 use serde::de::{DeserializeOwned, Error as _};
 
 /// A smaller part is copied. Otherwise it would keep alive the whole buffer that it was read with,
 /// 64 KiB or more, which no budget counts. A larger part is most of its buffer.
 const SMALL_BYTES: usize = 64 * 1024;
+/// A smaller part of raw bytes is copied. Readers know where such a part ends, and read a larger
+/// one into a buffer of its own.
+const SMALL_RAW_BYTES: usize = 16 * 1024;
+/// Raw bytes of a part at least, unless there are no more: with little credit left, parts would be
+/// small.
+const MIN_RAW_PART_BYTES: usize = 4 * 1024;
+
 /// The memory of a waiting part beside its own bytes.
 const PART_OVERHEAD_BYTES: usize = 64;
 
@@ -70,8 +77,15 @@ impl ReceiveWindow {
         }
         self.credit -= i64::try_from(frame.len()).unwrap_or(i64::MAX);
         self.waiting_bytes += PART_OVERHEAD_BYTES + frame.len();
-        self.waiting.push_back(if frame.len() > SMALL_BYTES { frame } else { Bytes::copy_from_slice(&frame) });
+        let small = if read_raw_part(&frame).is_some() { SMALL_RAW_BYTES } else { SMALL_BYTES };
+        self.waiting.push_back(if frame.len() > small { frame } else { Bytes::copy_from_slice(&frame) });
         Ok(self.reader.take())
+    }
+
+    /// Lets the peer send this many more bytes ahead, which it has to be told.
+    pub(crate) fn widen(&mut self, bytes: u32) {
+        self.window = self.window.saturating_add(bytes);
+        self.credit += i64::from(bytes);
     }
 
     /// Records that no more parts follow. Returns the task to wake.
@@ -182,9 +196,32 @@ pub(crate) fn read_part<T: DeserializeOwned>(frame: &[u8], from: Side) -> Result
     serde_json::from_str(packet.params.map_or("null", |params| params.get()))
 }
 
+/// How many raw bytes a part may have, if the other side takes `credit` more: with plenty of it as
+/// many as any part, and with little about as many as are taken.
+pub(crate) fn max_part_bytes(credit: i64) -> usize {
+    match usize::try_from(credit).unwrap_or(0) {
+        credit if credit > MAX_RAW_PART_BYTES / 2 => MAX_RAW_PART_BYTES,
+        credit => credit.max(MIN_RAW_PART_BYTES),
+    }
+}
+
+/// Takes the first `max` bytes.
+pub(crate) fn take_front(body: &mut VecDeque<Bytes>, mut max: usize) -> Vec<Bytes> {
+    let mut taken = Vec::with_capacity(body.len());
+    while let Some(piece) = body.front_mut().filter(|_| max > 0) {
+        let part = piece.split_to(max.min(piece.len()));
+        if piece.is_empty() {
+            body.pop_front();
+        }
+        max -= part.len();
+        taken.push(part);
+    }
+    taken
+}
+
 #[cfg(test)]
 mod tests {
-    use protocol::STREAM_WINDOW;
+    use protocol::{STREAM_WINDOW, write_raw_part};
 
     use super::*;
     use crate::transport::limits::MAX_FRAME_BYTES;
@@ -244,14 +281,52 @@ mod tests {
     #[test]
     fn a_waiting_part_keeps_alive_nothing_else() {
         #[track_caller]
-        fn check(bytes: usize, alone: bool) {
-            let read = frame(1 << 20);
+        fn check(read: &Bytes, alone: bool) {
             let mut receive = ReceiveWindow::new(STREAM_WINDOW);
-            receive.push(part(1), read.slice(..bytes)).unwrap();
-            assert_eq!(read.is_unique(), alone, "{bytes}");
+            receive.push(part(1), read.slice(..)).unwrap();
+            assert_eq!(read.is_unique(), alone, "{}", read.len());
         }
-        check(40, true);
-        check(SMALL_BYTES, true);
-        check(SMALL_BYTES + 1, false);
+        check(&frame(40), true);
+        check(&frame(SMALL_BYTES), true);
+        check(&frame(SMALL_BYTES + 1), false);
+        for (bytes, alone) in [(40, true), (SMALL_RAW_BYTES - 100, true), (SMALL_RAW_BYTES, false)] {
+            let mut out = bytes::BytesMut::new();
+            write_raw_part(&mut out, Side::Caller, (1, 1), bytes, [&vec![0; bytes][..]]);
+            check(&out.freeze(), alone);
+        }
+    }
+
+    #[test]
+    fn a_wider_window_lets_more_be_sent() {
+        let mut receive = ReceiveWindow::new(1000);
+        receive.push(part(1), frame(1000)).unwrap();
+        receive.widen(500);
+        receive.push(part(2), frame(500)).unwrap();
+        assert_eq!(receive.push(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
+        let mut task = Context::from_waker(Waker::noop());
+        assert!(receive.poll_part(&mut task).is_ready());
+        assert_eq!(receive.next_credit(), Some(1000), "more than half of the wider window was read");
+    }
+
+    #[test]
+    fn parts_are_cut_at_any_piece() {
+        let check = |pieces: &[&'static str], max: usize, expected: &[&str], left: &[&str]| {
+            let mut body: VecDeque<Bytes> = pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
+            assert_eq!(take_front(&mut body, max), expected, "{pieces:?} {max}");
+            assert_eq!(body, left, "{pieces:?} {max}");
+        };
+        check(&["abc", "de"], 2, &["ab"], &["c", "de"]);
+        check(&["abc", "de"], 3, &["abc"], &["de"]);
+        check(&["abc", "de"], 4, &["abc", "d"], &["e"]);
+        check(&["abc", "de"], 9, &["abc", "de"], &[]);
+        check(&["", "a"], 1, &["", "a"], &[]);
+        check(&[], 1, &[], &[]);
+    }
+
+    #[test]
+    fn parts_are_about_as_large_as_the_credit() {
+        for (credit, bytes) in [(-5, 4096), (1, 4096), (16_000, 16_000), (32_768, 32_768), (32_769, 65_536)] {
+            assert_eq!(max_part_bytes(credit), bytes, "{credit}");
+        }
     }
 }

@@ -52,6 +52,11 @@ impl ResponseFrame {
         Self { frame: frame.slice_ref(packet), result_at: 0, attachment }
     }
 
+    /// A part of a stream, with the raw bytes that it may have.
+    pub(crate) fn of_part(frame: Bytes) -> Self {
+        Self { frame, result_at: 0, attachment: None }
+    }
+
     /// The raw bytes that follow the frame.
     pub(crate) fn attachment(&self) -> Option<&Bytes> {
         self.attachment.as_deref()

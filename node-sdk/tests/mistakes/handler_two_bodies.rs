@@ -1,4 +1,4 @@
-//~ a call has either a body (`RawBody`) or parts (`Items`): take one of them
+//~ a call has a body (`RawBody` or `BodyStream`) or parts (`Items`): take one of them
 // The body of a call is taken once.
 use node_sdk::{Items, Node, RawBody, ServiceError, handler};
 

@@ -85,6 +85,8 @@ call_meta! {
     /// `h`: how many calls led to this one, each made by the handler of the one before; 0 for the
     /// first.
     hops: u8 = "h": u64, |hops| Some(u8::try_from(hops).unwrap_or(u8::MAX)), non_zero;
+    /// `b`: the body of the client's request follows in parts of raw bytes.
+    body_follows: bool = "b": bool, Some, |follows: &bool| follows.then_some(true);
     /// `q`: the request of the client for which a gateway calls, as JSON:
     /// [`ClientRequest`](crate::ClientRequest) reads it.
     request: Option<JsonText<'a>> = "q": JsonText<'a>, Some, Clone::clone;

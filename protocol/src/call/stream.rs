@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 
+use super::event_fields::EventFields;
 use crate::json::{number_prefix, put_number};
 use crate::{Packet, seal};
 
@@ -57,8 +58,14 @@ pub struct PartWriter {
 impl PartWriter {
     /// Writes the part before the data.
     pub fn begin(out: &mut BytesMut, from: Side, key: u64, number: u64) -> Self {
+        Self::begin_event(out, from, key, number, &EventFields::default())
+    }
+
+    /// As [`begin`](Self::begin), with the fields of a server-sent event.
+    pub fn begin_event(out: &mut BytesMut, from: Side, key: u64, number: u64, fields: &EventFields<'_>) -> Self {
         let start = out.len();
         put_head(out, from, key, number);
+        fields.put_member(out);
         out.put_slice(br#"},"params":"#);
         Self { start }
     }

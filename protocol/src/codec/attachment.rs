@@ -11,8 +11,12 @@ const PREFIX: &[u8] = br#"{"bytes":"#;
 /// How many bytes follow a packet. Only packets of version 2, which have `$`, can say it.
 #[inline]
 pub(super) fn attached_bytes(frame: &[u8]) -> Option<usize> {
-    // The usual packets begin with other names.
-    if frame.get(2) != Some(&b'b') { None } else { stated_bytes(frame) }
+    match frame {
+        [b'{', _, b'b', ..] => stated_bytes(frame),
+        // The usual packets begin with other names, and at once.
+        [first, ..] if first.is_ascii_whitespace() => stated_bytes(frame.trim_ascii_start()),
+        _ => None,
+    }
 }
 
 fn stated_bytes(frame: &[u8]) -> Option<usize> {
@@ -25,12 +29,15 @@ fn stated_bytes(frame: &[u8]) -> Option<usize> {
 /// given which [takes them](crate::FrameDecoder::take_attachments).
 #[inline]
 pub fn split_attachment(frame: &[u8]) -> (&[u8], Option<&[u8]>) {
-    if frame.get(2) != Some(&b'b') || !frame.starts_with(PREFIX) {
-        return (frame, None);
-    }
-    let bytes = number_prefix(&frame[PREFIX.len()..]).and_then(|(bytes, _)| usize::try_from(bytes).ok());
+    let start = match frame {
+        [b'{', _, b'b', ..] => 0,
+        [first, ..] if first.is_ascii_whitespace() => frame.len() - frame.trim_ascii_start().len(),
+        _ => return (frame, None),
+    };
+    let Some(text) = frame[start..].strip_prefix(PREFIX) else { return (frame, None) };
+    let bytes = number_prefix(text).and_then(|(bytes, _)| usize::try_from(bytes).ok());
     let end = bytes.and_then(|bytes| frame.len().checked_sub(bytes)?.checked_sub(DELIMITER.len()));
-    match end.filter(|end| frame[*end..].starts_with(&DELIMITER) && stated_bytes(&frame[..*end]) == bytes) {
+    match end.filter(|end| frame[*end..].starts_with(&DELIMITER) && stated_bytes(&frame[start..*end]) == bytes) {
         Some(end) => (&frame[..end], Some(&frame[end + DELIMITER.len()..])),
         None => (frame, None),
     }
@@ -83,6 +90,9 @@ mod tests {
         let packet = r#"{"bytes":4,"key":7,"$":{}}"#;
         let raw = [0xC2, 0xB6, 0xFF, b'{'];
         check(&format!("{packet}¶"), &raw, &[(packet, Some(&raw))]);
+        // A person types line ends.
+        let typed = format!("\r\n {packet}");
+        check(&format!("{typed}¶"), &raw, &[(&*typed, Some(&raw))]);
         let next = [&raw[..], "{\"key\":8}¶".as_bytes()].concat();
         check(&format!("{packet}¶"), &next, &[(packet, Some(&raw)), (r#"{"key":8}"#, None)]);
         let none = r#"{"bytes":0,"$":{}}"#;

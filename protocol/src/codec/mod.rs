@@ -186,6 +186,12 @@ impl FrameDecoder {
         frame
     }
 
+    /// How many bytes are missing of the raw ones that follow the frame at the front; `None` if it
+    /// does not say that any follow.
+    pub fn missing_bytes(&self) -> Option<usize> {
+        self.awaited.map(|total| total.saturating_sub(self.buffer.len())).filter(|missing| *missing > 0)
+    }
+
     /// Whether a frame has begun and not ended. Line ends between packets do not begin a frame.
     pub fn is_mid_frame(&self) -> bool {
         // This many bytes are looked at, so that the cost is constant. A peer that sends more white

@@ -5,6 +5,7 @@
 mod deadline;
 mod download;
 mod node_stream;
+mod node_upload;
 mod state;
 mod upload;
 
@@ -31,7 +32,10 @@ use crate::proxy::ended::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
-pub(crate) use self::node_stream::respond_with_stream;
+pub(crate) use self::node_stream::{Silence, respond_with_stream};
+pub(crate) use self::node_upload::{
+    NodeAnswer, NodeUpload, NodeUploadError, StreamedAnswer, too_large, upload_to_node,
+};
 pub(crate) use self::upload::body_deadline;
 
 /// The outcome of a request.

@@ -2,28 +2,30 @@
 //!
 //! It must not try another node: calls of the SDK do.
 
+mod byte_response;
 mod client_request;
 pub(crate) mod stream_body;
 pub(crate) mod translate;
+mod upload;
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use net::{MAX_ESCAPED_BYTES, escaped};
-use node_sdk::gateway::{GatewayPeers, RawCall, RawReply, RawResponse, RouteOffer};
+use node_sdk::gateway::{GatewayPeers, RawCall, RawHead, RawPart, RawReply, RawResponse, RouteOffer};
 use node_sdk::{CallError, Duplex};
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::warn;
 
 pub(super) use self::client_request::CallClient;
-use self::stream_body::StreamFormat;
+use self::stream_body::{StreamFormat, has_broken_field};
 use self::translate::{
-    MediaType, NodeAnswer, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, to_http,
+    MediaType, NodeAnswer, body_params, form_params, has_body, is_json_text, is_malformed, is_stream, stream_problem,
+    to_http,
 };
 use crate::config::{RouteConfig, Sticky};
-use crate::io::budget::{OverBudget, Reservation};
+use crate::io::budget::Reservation;
 use crate::io::response_room::ResponseRoom;
 use crate::message::answer_fields::AnswerFields;
 use crate::message::body::Framing;
@@ -32,7 +34,7 @@ use crate::message::problem::Problem;
 use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
-use crate::proxy::forward::respond_with_stream;
+use crate::proxy::forward::{Silence, StreamedAnswer, respond_with_stream};
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
 
@@ -49,6 +51,9 @@ impl Proxy<'_> {
     ) -> Result<Instant, RequestError> {
         // Copies of the other members would be kept as long as the call takes.
         let head = context.head;
+        if offer.takes_upload && has_body(head) && head.framing != Framing::Empty {
+            return Box::pin(self.send_upload(context, (method, offer), exchange)).await;
+        }
         let mut held = self.budget.reserve(context.client, 0)?;
         let body = read_body(context, offer, exchange, &mut held).await?;
         let (body, raw_body) = match body {
@@ -67,28 +72,31 @@ impl Proxy<'_> {
         let call = call.started_at(now).timeout(time_left).in_trace(traceparent(head)).for_client(&client);
         let call = if let Some(body) = &raw_body { call.raw_body(body) } else { call };
         let format = StreamFormat::accepted(head.fields());
-        let response = match format {
-            // A stream is not begun for its head.
-            Some(format) if head.method() != "HEAD" => {
+        // A stream of JSON texts is not begun for its head.
+        let may_stream = offer.gives_download || (format.is_some() && head.method() != "HEAD");
+        let response = match may_stream {
+            true => {
                 let opening = Box::pin(call.open(STREAM_WINDOW));
                 match exchange.until_client_gone(opening).await?.map_err(call_problem)? {
                     RawReply::Response(response) => response,
-                    RawReply::Stream(parts) => {
+                    RawReply::Stream { head: begun, parts } => {
                         drop((held, room));
-                        let hold = |bytes| self.budget.reserve(context.client, bytes);
-                        let node = parts.node();
-                        let record = |fault: StreamFault<'_>| self.record_stream_fault(node, fault);
-                        return Box::pin(respond_with_parts(parts, format, head, exchange, hold, record)).await;
+                        // Its arguments have been sent: a node that reads further parts finds their
+                        // end.
+                        parts.sender().finish();
+                        let streamed = self.streamed(context, method, (begun, parts), format);
+                        return respond_streamed(head, streamed.map_err(RequestError::Problem)?, exchange).await;
                     }
                 }
             }
-            Some(_) | None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
+            false => exchange.until_client_gone(call).await?.map_err(call_problem)?,
         };
         let answer = match (self.read_answer(context, method, &response), format) {
             // HEAD gets the head that GET would.
             (Err(problem), Some(format)) if head.method() == "HEAD" && is_stream(&problem) => {
                 let head_only = ResponseHead { framing: Framing::Empty, ..format.head() };
-                respond_with_stream(head, &head_only, futures::stream::empty(), exchange).await?;
+                let none = futures::stream::empty();
+                respond_with_stream(head, &head_only, none, Silence::Allowed, exchange).await?;
                 return Ok(Instant::now());
             }
             (read, _) => read.map_err(RequestError::Problem)?,
@@ -124,7 +132,11 @@ impl Proxy<'_> {
             fields_of(&mut read).into_iter().for_each(AnswerFields::remove_cors);
         }
         self.record_if_malformed(response, &read);
-        self.record_left_out(method, context.path, &read);
+        let fields = match &read {
+            Ok(answer) => Some(&answer.fields),
+            Err(problem) => problem.of_node.as_deref(),
+        };
+        self.record_left_out(method, context.path, fields);
         read
     }
 
@@ -139,11 +151,7 @@ impl Proxy<'_> {
 
     /// Logs that a field of a node's answer was left out, because neither the node nor the client
     /// learns of it.
-    fn record_left_out(&self, method: &str, path: &str, read: &Result<NodeAnswer, Problem>) {
-        let fields = match read {
-            Ok(answer) => Some(&answer.fields),
-            Err(problem) => problem.of_node.as_deref(),
-        };
+    fn record_left_out(&self, method: &str, path: &str, fields: Option<&AnswerFields>) {
         let Some((name, why)) = fields.and_then(|fields| fields.left_out.as_ref()) else { return };
         if let Some(suppressed) = self.shared.log_throttles.allow_for("answer_fields", path, Instant::now().into_std())
         {
@@ -152,11 +160,66 @@ impl Proxy<'_> {
         }
     }
 
+    /// The response that a node's stream becomes: its bytes, or a line or an event for each part.
+    ///
+    /// # Errors
+    /// The client has not named a form for parts, or the node's response is malformed.
+    fn streamed<'s>(
+        &'s self,
+        context: &'s RequestContext<'_>,
+        method: &str,
+        (begun, parts): (Option<RawHead>, Duplex<RawPart>),
+        format: Option<StreamFormat>,
+    ) -> Result<StreamedAnswer<'s>, Problem> {
+        match (begun, format) {
+            (Some(begun), _) => self.byte_response(context, method, &begun, parts),
+            (None, Some(format)) => Ok(self.parts_response(context, parts, format)),
+            (None, None) => Err(stream_problem()),
+        }
+    }
+
+    /// A response with the parts of a node's stream as they arrive.
+    fn parts_response<'s>(
+        &'s self,
+        context: &'s RequestContext<'_>,
+        parts: Duplex<RawPart>,
+        format: StreamFormat,
+    ) -> StreamedAnswer<'s> {
+        let node = parts.node();
+        let url = context.path;
+        let mut held: Option<Reservation> = None;
+        let parts = parts.map(move |part| match part.and_then(|part| part.into_event(url)) {
+            Ok((part, _)) if !is_json_text(part.get().as_bytes()) => {
+                self.record_stream_fault(node, StreamFault::NotJson);
+                Err(Ended("a part of a node's stream is not JSON"))
+            }
+            Ok((part, fields)) => {
+                // The part before has left, or is about to.
+                drop(held.take());
+                let hold = self.budget.reserve(context.client, part.get().len());
+                if fields.as_deref().is_some_and(has_broken_field) {
+                    self.record_stream_fault(node, StreamFault::BrokenField);
+                }
+                held = Some(hold.map_err(|_over| Ended("the client holds more bytes than it may"))?);
+                Ok(format.write(part.get(), fields.as_deref()))
+            }
+            Err(error) => {
+                self.record_stream_fault(node, StreamFault::Cut(&error));
+                Err(Ended("a node's stream was cut before its last part"))
+            }
+        });
+        StreamedAnswer { response: format.head(), parts: parts.boxed(), silence: format.silence() }
+    }
+
     /// Logs that a node's stream was cut or malformed, because its operator has to know.
     pub(super) fn record_stream_fault(&self, node: Option<SocketAddr>, fault: StreamFault<'_>) {
         let Some(node) = node else { return };
+        let malformed = |why| self.peers.record_malformed(node, why);
         let error = match fault {
-            StreamFault::NotJson => return self.peers.record_malformed(node, "a part of a stream is not JSON"),
+            StreamFault::NotJson => return malformed("a part of a stream is not JSON"),
+            StreamFault::NotBytes => return malformed("a part of a stream of bytes is not raw bytes"),
+            StreamFault::BrokenField => return malformed("the id or the name of an event has a line break"),
+            StreamFault::WrongLength => return malformed("a stream of bytes has not the length that it states"),
             StreamFault::Cut(error) => error,
         };
         if let Some(suppressed) = self.shared.log_throttles.allow_for("cut_stream", node, Instant::now().into_std()) {
@@ -181,6 +244,17 @@ impl Proxy<'_> {
     }
 }
 
+/// Sends a client a response in parts as they arrive, until either of them closes.
+pub(super) async fn respond_streamed(
+    head: &RequestHead,
+    streamed: StreamedAnswer<'_>,
+    exchange: &mut impl Exchange,
+) -> Result<Instant, RequestError> {
+    let StreamedAnswer { response, parts, silence } = streamed;
+    Box::pin(respond_with_stream(head, &response, parts, silence, exchange)).await?;
+    Ok(Instant::now())
+}
+
 fn respond_with_answer(answer: NodeAnswer, held: Reservation, exchange: &mut impl Exchange) -> Instant {
     let NodeAnswer { status, body, content_type, fields } = answer;
     let full = FullResponse { held: Some(held), ..FullResponse::new(status, content_type, body) };
@@ -192,41 +266,14 @@ fn respond_with_answer(answer: NodeAnswer, held: Reservation, exchange: &mut imp
 pub(super) enum StreamFault<'e> {
     /// A part is not JSON.
     NotJson,
+    /// A part is not raw bytes.
+    NotBytes,
+    /// The id or the name of an event has a line break, and is left out.
+    BrokenField,
+    /// There are more or fewer bytes than the node has stated.
+    WrongLength,
     /// The stream ended before its last part.
     Cut(&'e CallError),
-}
-
-/// Sends a client the parts of a node's stream as they arrive, until either of them closes.
-async fn respond_with_parts(
-    parts: Duplex<Box<RawValue>>,
-    format: StreamFormat,
-    head: &RequestHead,
-    exchange: &mut impl Exchange,
-    hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
-    record: impl Fn(StreamFault<'_>) + Send + Sync,
-) -> Result<Instant, RequestError> {
-    // Its arguments have been sent: a node that reads further parts finds their end.
-    parts.sender().finish();
-    let mut held = None;
-    let parts = parts.map(|part| match part {
-        Ok(part) if !is_json_text(part.get().as_bytes()) => {
-            record(StreamFault::NotJson);
-            Err(Ended("a part of a node's stream is not JSON"))
-        }
-        Ok(part) => {
-            // The part before has left, or is about to.
-            held = None;
-            let _until_the_next =
-                held.insert(hold(part.get().len()).map_err(|_over| Ended("the client holds more bytes than it may"))?);
-            Ok(format.write(part.get()))
-        }
-        Err(error) => {
-            record(StreamFault::Cut(&error));
-            Err(Ended("a node's stream was cut before its last part"))
-        }
-    });
-    respond_with_stream(head, &format.head(), parts, exchange).await?;
-    Ok(Instant::now())
 }
 
 /// The fields that a node gives to the client, if it gives any.

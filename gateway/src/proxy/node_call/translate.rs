@@ -225,7 +225,7 @@ impl NodeAnswer {
 }
 
 /// The fields of a node's answer, if it gives any.
-fn fields_of(text: Option<&str>) -> AnswerFields {
+pub(super) fn fields_of(text: Option<&str>) -> AnswerFields {
     let Some(text) = text else { return AnswerFields::default() };
     match read_pairs(text.as_bytes()) {
         Some(pairs) => AnswerFields::new(pairs),
@@ -284,10 +284,7 @@ pub(crate) fn to_http(response: &RawResponse) -> Result<NodeAnswer, Problem> {
                 }
                 (None, None) => Ok(NodeAnswer { fields, ..NodeAnswer::json(status, Bytes::from_static(b"null")) }),
                 (None, Some(kind)) if kind == ProblemKind::STREAM && status == StatusCode::NOT_ACCEPTABLE => {
-                    let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
-                    let detail =
-                        format!("the answer is a stream; request it with 'Accept: {lines}' or 'Accept: {events}'");
-                    Err(Problem::new(status, kind, detail))
+                    Err(stream_problem())
                 }
                 (None, Some(kind)) => {
                     let problem = Problem::new(status, kind, read.message.unwrap_or_default());
@@ -310,8 +307,15 @@ fn binary(response: &RawResponse, bytes: &Bytes) -> Result<NodeAnswer, Problem> 
     Ok(NodeAnswer { status, body: bytes.clone(), content_type: "application/octet-stream", fields })
 }
 
+/// The problem of a stream for which the client has named no form.
+pub(crate) fn stream_problem() -> Problem {
+    let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
+    let detail = format!("the answer is a stream; request it with 'Accept: {lines}' or 'Accept: {events}'");
+    Problem::new(StatusCode::NOT_ACCEPTABLE, ProblemKind::STREAM, detail)
+}
+
 /// A status that ends an exchange, which those below 200 do not.
-fn final_status(status: u16) -> Option<StatusCode> {
+pub(super) fn final_status(status: u16) -> Option<StatusCode> {
     StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)
 }
 

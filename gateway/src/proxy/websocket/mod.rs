@@ -10,6 +10,7 @@ mod relay;
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use http::StatusCode;
 use node_sdk::CallError;
 use node_sdk::gateway::{GatewayPeers, RawReply};
@@ -19,7 +20,9 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use self::metered::MeteredStream;
 use self::relay::{Ending, RelayTerms, relay};
-use super::node_call::{CallClient, STREAM_WINDOW, StreamFault, call_problem, client_key, traceparent, with_balance};
+use super::node_call::{
+    CallClient, STREAM_WINDOW, StreamFault, call_problem, client_key, respond_streamed, traceparent, with_balance,
+};
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::MaybeTlsStream;
 use crate::message::problem_kind::ProblemKind;
@@ -59,11 +62,17 @@ impl Proxy<'_> {
         let call = call.in_trace(traceparent(context.head)).for_client(&client);
         let opening = Box::pin(call.open(STREAM_WINDOW));
         let parts = match exchange.until_client_gone(opening).await?.map_err(call_problem)? {
-            RawReply::Stream(parts) => parts,
+            RawReply::Stream { head: None, parts } => parts,
+            RawReply::Stream { head: Some(begun), parts } => {
+                parts.sender().finish();
+                let streamed = self.byte_response(context, method, &begun, parts).map_err(RequestError::Problem)?;
+                return respond_streamed(context.head, streamed, exchange).await;
+            }
             RawReply::Response(response) => return self.respond_whole(context, method, &response, exchange),
         };
         let switched = exchange.switch(&accepted).await?;
         let (node, sender) = (parts.node(), parts.sender());
+        let parts = parts.map(|part| part.and_then(|part| part.into_json(context.path)));
         let SwitchedConnection { stream, ahead, stop, write_timeout } = switched;
         let terms = RelayTerms {
             write_timeout,
@@ -103,7 +112,7 @@ async fn end(mut socket: WebSocketStream<MeteredStream<MaybeTlsStream>>, ending:
             let closing = async {
                 socket.close(Some(frame)).await?;
                 // The client answers with a close frame, and then ends.
-                while let Some(message) = futures::StreamExt::next(&mut socket).await {
+                while let Some(message) = socket.next().await {
                     message?;
                     socket.get_mut().end_message();
                 }

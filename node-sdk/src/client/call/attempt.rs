@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use protocol::{CallMeta, CallUrl, JsonText, Packet, Part, Version, is_idempotent, write_attached, write_request};
+use protocol::{
+    BODY_WINDOW, CallMeta, CallUrl, JsonText, STREAM_WINDOW, Version, is_idempotent, write_attached, write_request,
+};
 use tokio::time::Instant;
 
 use crate::balance::PickOptions;
 use crate::client::call::arguments::SubmitError;
 use crate::client::call::progress::{CallState, HedgeState};
 use crate::client::call::raw_call::RawCall;
-use crate::client::call::response::{RawResponse, is_declined};
+use crate::client::call::response::{RawResponse, is_declined, opens_stream};
 use crate::client::local_call::LocalCall;
 use crate::context::{Context, Trace};
 use crate::error::CallError;
@@ -205,7 +207,8 @@ impl RawCall<'_> {
         context: &Context,
     ) -> Result<Option<PendingCall>, SubmitError> {
         let (connection, version) = (&provider.connection, provider.connection.version);
-        if self.body().is_some() && !provider.takes_raw_body() {
+        let lacks_body = self.body().is_some() && !provider.takes_raw_body();
+        if lacks_body || (self.body_follows && !provider.takes_upload()) {
             return Err(SubmitError::Connection(EnqueueError::TooLarge));
         }
         // Serializing arguments runs the caller's code, so it must not happen while the connection
@@ -230,6 +233,7 @@ impl RawCall<'_> {
                 attempt: u8::try_from(self.progress.tried().len()).unwrap_or(u8::MAX),
                 credit: self.window,
                 hops: context.hops,
+                body_follows: self.body_follows,
                 request: request.as_deref().map(JsonText),
                 ..CallMeta::default()
             };
@@ -246,7 +250,8 @@ impl RawCall<'_> {
             };
             // A stream that is opened while another stream is handled may last as long as that one.
             let lasting = context.inner_deadline(now).filter(|_| !context.may_stream).map(Instant::into_std);
-            let stream = self.window.map(|window| StreamOptions { deadline: lasting, window });
+            let credit = if self.body_follows { BODY_WINDOW } else { STREAM_WINDOW };
+            let stream = self.window.map(|window| StreamOptions { deadline: lasting, window, credit });
             let pending = connection.submit(now, CallDeadlines { response: deadline.into_std(), stream }, write);
             let counted = |pending: PendingCall| Some(if self.is_probe { pending.uncounted() } else { pending });
             pending.map(counted).map_err(SubmitError::Connection)
@@ -262,7 +267,7 @@ impl RawCall<'_> {
             return match outcome {
                 Ok(frame) => {
                     let node = Some(connection.address);
-                    if self.window.is_some() && opens_stream(frame.frame()) {
+                    if self.window.is_some() && opens_stream(&frame) {
                         self.progress.opened = Some(pending);
                     }
                     Ok(Some(RawResponse { frame, node }))
@@ -286,7 +291,7 @@ impl RawCall<'_> {
                     self.mesh.record_response(&self.route_name());
                 }
                 let node = Some(connection.address);
-                if self.window.is_some() && opens_stream(frame.frame()) {
+                if self.window.is_some() && opens_stream(&frame) {
                     self.progress.opened = Some(pending);
                 }
                 Ok(Some(RawResponse { frame, node }))
@@ -425,9 +430,4 @@ impl RawCall<'_> {
             }
         }
     }
-}
-
-fn opens_stream(frame: &[u8]) -> bool {
-    let opening = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
-    opening.is_some_and(|part| part.number == 0)
 }

@@ -47,6 +47,8 @@ pub struct RawCall<'a> {
     pub(super) started: Option<Instant>,
     pub(in crate::client) idempotent: bool,
     pub(super) one_way: bool,
+    /// Whether the body follows in parts, for nodes whose route takes it so.
+    pub(super) body_follows: bool,
     /// On the heap: only gateways make such calls, and traced ones.
     pub(super) origin: Option<Box<CallOrigin<'a>>>,
     /// The response may be a stream, of which this many bytes may be sent ahead.
@@ -78,6 +80,7 @@ impl<'a> RawCall<'a> {
             started: None,
             idempotent: is_idempotent(method),
             one_way: false,
+            body_follows: false,
             origin: None,
             window: None,
             hedge: None,
@@ -127,6 +130,14 @@ impl<'a> RawCall<'a> {
     /// The call is not made again once it was sent, whatever its method.
     pub fn once(mut self) -> Self {
         self.idempotent = false;
+        self
+    }
+
+    /// The body of the client's request follows in parts, once the call has become a stream: see
+    /// [`Duplex::body_sender`](crate::Duplex::body_sender). Nodes whose route does not take it so
+    /// are not called.
+    pub fn body_follows(mut self) -> Self {
+        self.body_follows = true;
         self
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{LegacyResponse, Packet, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS};
+use protocol::{LegacyResponse, Packet, Part, Response, Version, WRONG_INSTANCE, WRONG_INSTANCE_STATUS};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
@@ -121,4 +121,10 @@ pub(crate) fn is_declined(frame: &ResponseFrame) -> bool {
     let answer = Response::from_packet(&packet);
     let said = (answer.status, answer.reason.as_deref().unwrap_or_default());
     answer.version == Version::V2 && matches!(said, (503, "overloaded") | (WRONG_INSTANCE_STATUS, WRONG_INSTANCE))
+}
+
+/// Whether a response says that the call has become a stream.
+pub(super) fn opens_stream(frame: &ResponseFrame) -> bool {
+    let opening = Packet::parse(frame.frame()).ok().as_ref().and_then(Part::from_packet);
+    opening.is_some_and(|part| part.number == 0)
 }

@@ -5,14 +5,14 @@
 //! know connections.
 
 mod bearer;
-mod binary;
+mod body;
 pub(crate) mod cookie;
 mod cookies;
 mod headers;
 mod redirect;
 mod request;
 mod response;
-mod text;
+mod server_event;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -21,14 +21,14 @@ use protocol::{WantedHeaders, is_field_name};
 use tokio::time::Instant;
 
 pub use self::bearer::Bearer;
-pub use self::binary::{Binary, RawBody};
+pub use self::body::{Binary, BodyStream, ByteStream, Html, RawBody, Text};
 pub use self::cookie::{Cookie, SameSite};
 pub use self::cookies::Cookies;
 pub use self::headers::Headers;
 pub use self::redirect::Redirect;
 pub use self::request::{ClientAddress, HttpRequest};
 pub use self::response::HttpResponse;
-pub use self::text::{Html, Text};
+pub use self::server_event::{LastEventId, ServerEvent, StreamItem};
 use crate::error::{ServiceError, StartError};
 use crate::handler::IncomingCall;
 
@@ -38,6 +38,8 @@ use crate::handler::IncomingCall;
 pub struct Wants {
     is_any: bool,
     is_raw_body: bool,
+    is_body_stream: bool,
+    is_byte_stream: bool,
     names: Vec<String>,
 }
 
@@ -58,9 +60,31 @@ impl Wants {
         (self.is_any, self.is_raw_body) = (true, true);
     }
 
+    /// The body as it was sent, in parts as it arrives, and the request.
+    pub fn body_stream(&mut self) {
+        self.raw_body();
+        self.is_body_stream = true;
+    }
+
+    /// Says that the result may be a stream of bytes, which only gateways take: of a result that is
+    /// made of a [`ByteStream`](crate::ByteStream).
+    pub fn byte_stream(&mut self) {
+        (self.is_any, self.is_byte_stream) = (true, true);
+    }
+
     /// Whether the body is wanted as it was sent.
     pub(crate) fn is_raw_body(&self) -> bool {
         self.is_raw_body
+    }
+
+    /// Whether the body is wanted in parts.
+    pub(crate) fn is_body_stream(&self) -> bool {
+        self.is_body_stream
+    }
+
+    /// Whether the result may be a stream of bytes.
+    pub(crate) fn is_byte_stream(&self) -> bool {
+        self.is_byte_stream
     }
 
     /// What is registered; `None` if nothing is wanted.

@@ -33,7 +33,8 @@ use crate::handler::respond::Respond;
 /// A handler whose results are of several types makes each an
 /// [`Outcome`](crate::Outcome::from_result). The gateway writes fields about its connections and
 /// the length of the body itself, also `Date` and `Server`; it leaves them out of these, and those
-/// that would break a response. A result that comes in parts has no header fields of its own.
+/// that would break a response. A stream of JSON
+/// texts ([`Streaming`](crate::Streaming)) has no header fields of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpResponse<T> {
     result: T,
@@ -94,6 +95,7 @@ impl<T: Respond> Respond for HttpResponse<T> {
 
     fn wants(wants: &mut Wants) {
         wants.request();
+        T::wants(wants);
     }
 
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
@@ -105,7 +107,12 @@ impl<T: Respond> Respond for HttpResponse<T> {
     }
 
     fn into_parts(self) -> Result<Parts, Self> {
+        let (whole_status, mut whole_headers) = (Respond::status(&self), ResponseHeaders::NONE);
+        Respond::headers(&self, &mut whole_headers);
         let Self { result, status, headers } = self;
-        result.into_parts().map_err(|result| Self { result, status, headers })
+        match result.into_parts() {
+            Ok(parts) => Ok(parts.with_head(whole_status, whole_headers)),
+            Err(result) => Err(Self { result, status, headers }),
+        }
     }
 }

@@ -19,7 +19,8 @@ use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt};
 use protocol::{
-    CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, Version, is_blank, parse_part, split_attachment,
+    CREDIT_URI, HELLO_URI, Key, PART_URI, Packet, Part, Request, Side, Version, is_blank, parse_part, parse_raw_part,
+    split_attachment,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -290,7 +291,8 @@ impl CallerConnection<'_> {
                 }
                 return Ok(false);
             };
-            if frame.len() > LARGE_FRAME_BYTES && !self.slice.is_scheduled() {
+            // Raw bytes cost little: nothing looks at them.
+            if split_attachment(&frame).0.len() > LARGE_FRAME_BYTES && !self.slice.is_scheduled() {
                 self.large = Some(frame);
                 return Ok(true);
             }
@@ -309,7 +311,8 @@ impl CallerConnection<'_> {
     }
 
     fn handle_frame(&mut self, frame: &Bytes, now: Instant, task: &mut TaskContext<'_>) -> Result<(), &'static str> {
-        if let Some((key, part, _)) = parse_part(frame, Side::Caller) {
+        let part = parse_part(frame, Side::Caller).or_else(|| parse_raw_part(frame, Side::Caller));
+        if let Some((key, part, _)) = part {
             return self.handle_part(key, part, frame);
         }
         let Ok(mut request) = Request::parse(frame) else { return self.bad_frames.reject() };

@@ -46,14 +46,20 @@ impl OpenStream {
         polled
     }
 
-    /// Whether a part may be sent.
-    pub(crate) fn poll_send(&self, context: &mut Context<'_>) -> Poll<Result<(), StreamClosed>> {
+    /// The credit for the next part, as soon as there is any.
+    pub(crate) fn poll_send(&self, context: &mut Context<'_>) -> Poll<Result<i64, StreamClosed>> {
         self.connection.lock().calls.poll_send(self.key, context)
     }
 
-    /// Sends a part, which `write` makes for a given number; `false` when another sender has used
-    /// up the credit.
-    pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, EnqueueError> {
+    /// Lets the node send this many more bytes ahead.
+    pub(crate) fn widen(&self, bytes: u32) {
+        self.connection.lock().calls.widen(self.key, bytes);
+        self.connection.task.wake();
+    }
+
+    /// Sends a part, which `write` makes for a given number, and of which it returns the credit;
+    /// `false` when another sender has used up the credit.
+    pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut) -> usize) -> Result<bool, EnqueueError> {
         let sent = self.connection.lock().calls.send_part(self.key, write)?;
         self.connection.task.wake();
         Ok(sent)

@@ -4,7 +4,9 @@
 use std::sync::atomic::Ordering;
 
 use net::{MAX_ESCAPED_BYTES, debug, escaped, warn};
-use protocol::{HELLO_URI, Packet, Part, Side, Version, parse_part, read_credit, response_parts};
+use protocol::{
+    HELLO_URI, Packet, Part, Side, Version, parse_part, parse_raw_part, read_credit, response_parts, split_attachment,
+};
 use tokio::time::Instant;
 
 use super::driver::{Driver, WRONG_INSTANCE_PAUSE};
@@ -108,9 +110,9 @@ impl Connection {
                     continue;
                 }
                 Err(frame) => {
-                    let frame = ResponseFrame::other(frame);
-                    let (key, kind) = read_head(frame.frame(), &state.calls, &self.target);
-                    (key, kind, frame)
+                    let (key, kind) = read_head(&frame, &state.calls, &self.target);
+                    let is_part = matches!(kind, FrameKind::Part(_));
+                    (key, kind, if is_part { ResponseFrame::of_part(frame) } else { ResponseFrame::other(frame) })
                 }
             };
             if let FrameKind::Hello { is_meant } = kind {
@@ -196,9 +198,10 @@ enum FrameKind {
 
 /// The key and kind of a packet that is not a usual response in our own format.
 fn read_head(frame: &[u8], calls: &InFlight, target: &Target) -> (Option<u64>, FrameKind) {
-    if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
+    if let Some((key, part, _)) = parse_raw_part(frame, Side::Callee).or_else(|| parse_part(frame, Side::Callee)) {
         return (Some(key), FrameKind::Part(part));
     }
+    let (frame, _attached) = split_attachment(frame);
     if let Some(parts) = response_parts(frame) {
         return (Some(parts.key), FrameKind::Response);
     }

@@ -241,7 +241,11 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     // Parts of streams that were given up may be on their way for a while.
     let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
     let now = Instant::now();
-    let options = crate::transport::in_flight::StreamOptions { deadline: None, window: protocol::STREAM_WINDOW };
+    let options = crate::transport::in_flight::StreamOptions {
+        deadline: None,
+        window: protocol::STREAM_WINDOW,
+        credit: protocol::STREAM_WINDOW,
+    };
     let deadlines = CallDeadlines { response: (now + PATIENCE).into_std(), stream: Some(options) };
     for _ in 0..4 {
         let stream = connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
@@ -253,7 +257,7 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
 /// A stream whose node may send this many bytes ahead.
 fn open(connection: &Arc<Connection>, window: u32) -> PendingCall {
     let now = Instant::now();
-    let options = crate::transport::in_flight::StreamOptions { deadline: None, window };
+    let options = crate::transport::in_flight::StreamOptions { deadline: None, window, credit: window };
     let deadlines = CallDeadlines { response: (now + PATIENCE).into_std(), stream: Some(options) };
     connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
 }

@@ -95,6 +95,8 @@ pub(crate) struct StreamOptions {
     pub(crate) deadline: Option<Instant>,
     /// Bytes that the node was allowed to send ahead.
     pub(crate) window: u32,
+    /// Bytes that may be sent ahead to the node.
+    pub(crate) credit: u32,
 }
 
 #[derive(Debug)]

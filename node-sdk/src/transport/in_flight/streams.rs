@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
+use protocol::{Part, STREAM_WINDOW, Side, write_credit, write_end};
 
 use super::{CallFailure, InFlight, SlotState, StreamOptions, WaitingSlot};
 use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
@@ -107,12 +107,23 @@ impl InFlight {
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Whether a part may be sent on a stream; an error when the stream is over.
-    pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<(), StreamClosed>> {
+    /// The credit for the next part of a stream, as soon as there is any; an error when the stream
+    /// is over.
+    pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<i64, StreamClosed>> {
         match self.open(key) {
-            Some(open) if !open.is_over() && !open.send.is_over() => open.send.poll_ready(task).map(Ok),
+            Some(open) if !open.is_over() && !open.send.is_over() => {
+                open.send.poll_ready(task).map(|()| Ok(open.send.credit()))
+            }
             _over => Poll::Ready(Err(StreamClosed)),
         }
+    }
+
+    /// Lets the node of a stream send this many more bytes ahead.
+    pub(crate) fn widen(&mut self, key: u64, bytes: u32) {
+        let Some(open) = self.open(key).filter(|open| !open.is_over()) else { return };
+        open.receive.widen(bytes);
+        self.parts_due += u64::from(bytes);
+        self.write_queue.push_unbounded(|out| write_credit(out, key, bytes));
     }
 
     /// Bytes of parts that were not read.
@@ -141,17 +152,22 @@ impl InFlight {
         Some(reader)
     }
 
-    /// Sends a part, which `write` makes for a given number; `false` when another sender has used
-    /// up the credit.
-    pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, EnqueueError> {
+    /// Sends a part, which `write` makes for a given number, and of which it returns the credit;
+    /// `false` when another sender has used up the credit.
+    pub(crate) fn send_part(
+        &mut self,
+        key: u64,
+        write: impl FnOnce(u64, &mut BytesMut) -> usize,
+    ) -> Result<bool, EnqueueError> {
         let Some(open) = self.open(key) else { return Ok(true) };
         if open.send.credit() <= 0 {
             return Ok(false);
         }
         let number = open.send.next_number();
-        let range = self.write_queue.push(&self.limits, None, |out| write(number, out))?;
+        let mut cost = 0;
+        self.write_queue.push(&self.limits, None, |out| cost = write(number, out))?;
         if let Some(open) = self.open(key) {
-            open.send.record_sent(range.bytes - DELIMITER.len());
+            open.send.record_sent(cost);
         }
         Ok(true)
     }
@@ -214,8 +230,8 @@ impl StreamSlot {
     }
 
     fn new(opening: Bytes, options: StreamOptions, range: QueuedRange) -> Self {
-        let StreamOptions { deadline, window } = options;
-        let (receive, send) = (ReceiveWindow::new(window), SendWindow::new(STREAM_WINDOW));
+        let StreamOptions { deadline, window, credit } = options;
+        let (receive, send) = (ReceiveWindow::new(window), SendWindow::new(credit));
         Self { opening: Some(opening), receive, send, deadline, end: None, range }
     }
 

@@ -24,6 +24,10 @@ pub struct RouteAdvert {
     pub acks: bool,
     /// How gateways hold the sockets of the route, if they do: its calls are events of these.
     pub socket: Option<SocketAdvert>,
+    /// Whether gateways send that body in parts, as it arrives, if the route also has `headers`.
+    pub upload: bool,
+    /// Whether the route may answer with a stream of bytes.
+    pub download: bool,
 }
 
 /// The route adverts of a node: `[{"at":[0,2],"public":true}]`, where `at` has positions in `urls`.
@@ -90,6 +94,10 @@ struct RawGroup<'a> {
     acks: Option<&'a RawValue>,
     #[serde(borrow, default)]
     socket: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    upload: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    download: Option<&'a RawValue>,
 }
 
 fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
@@ -99,24 +107,25 @@ fn read_group(text: &RawValue) -> Option<RawGroup<'_>> {
 /// Parses one object of the list. One without sound positions is about no route. A member of a
 /// wrong type counts as absent.
 fn parse_group(text: &RawValue) -> Option<(Vec<u16>, RouteAdvert)> {
-    let RawGroup { at, public, headers, max_body, raw, acks, socket } = read_group(text)?;
-    let public = read_member(public).unwrap_or(false);
-    let acks = read_member(acks).unwrap_or(false);
+    let RawGroup { at, public, headers, max_body, raw, acks, socket, upload, download } = read_group(text)?;
     let (headers, max_body) = (headers.and_then(WantedHeaders::parse), read_member(max_body));
-    let raw_body = read_member(raw).unwrap_or(false);
+    let [public, raw_body, acks, upload, download] =
+        [public, raw, acks, upload, download].map(|member| read_member(member).unwrap_or(false));
     let socket = socket.and_then(SocketAdvert::parse);
-    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body, acks, socket }))
+    Some((read_member(at)?, RouteAdvert { public, headers, max_body, raw_body, acks, socket, upload, download }))
 }
 
 fn group_to_json((positions, advert): &(Vec<u16>, RouteAdvert)) -> String {
-    let RouteAdvert { public, headers, max_body, raw_body, acks, socket } = advert;
+    let RouteAdvert { public, headers, max_body, raw_body, acks, socket, upload, download } = advert;
     let acks = if *acks { r#","acks":true"# } else { "" };
     let raw = if *raw_body { r#","raw":true"# } else { "" };
+    let upload = if *upload { r#","upload":true"# } else { "" };
+    let download = if *download { r#","download":true"# } else { "" };
     let public = if *public { r#","public":true"# } else { "" };
     let headers = headers.as_ref().map_or_else(String::new, |headers| format!(r#","headers":{}"#, headers.to_json()));
     let max_body = max_body.map_or_else(String::new, |bytes| format!(r#","max_body":{bytes}"#));
     let socket = socket.map_or_else(String::new, |socket| format!(r#","socket":{}"#, to_json(&socket)));
-    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}{acks}{socket}}}"#, to_json(positions))
+    format!(r#"{{"at":{}{public}{headers}{max_body}{raw}{acks}{socket}{upload}{download}}}"#, to_json(positions))
 }
 
 /// The parts of the member `routes` that all peers ignore. The node has this many `urls`.
@@ -126,7 +135,8 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
     };
     let mut ignored = Vec::new();
     for group in list {
-        let Some(RawGroup { at, public, headers, max_body, raw, acks, socket }) = read_group(group) else {
+        let Some(RawGroup { at, public, headers, max_body, raw, acks, socket, upload, download }) = read_group(group)
+        else {
             ignored.push("an item of $.routes is not an object");
             continue;
         };
@@ -145,6 +155,9 @@ pub(super) fn ignored_route_adverts(text: &RawValue, urls: usize) -> Vec<&'stati
         }
         if acks.is_some() && read_member::<bool>(acks).is_none() {
             ignored.push("acks of an item of $.routes is not true or false, so its events are not acknowledged");
+        }
+        if [upload, download].into_iter().any(|member| member.is_some() && read_member::<bool>(member).is_none()) {
+            ignored.push("upload or download of an item of $.routes is not true or false, and counts as false");
         }
         if max_body.is_some() && read_member::<u64>(max_body).is_none() {
             ignored.push("max_body of an item of $.routes is not a whole number of bytes");
@@ -269,6 +282,20 @@ mod tests {
         for wrong in ["7", "true", "[]", "null", r#"{"resume":"30"}"#, r#"{"drop":1}"#] {
             check(&format!(r#"[{{"at":[0],"socket":{wrong}}}]"#), None);
         }
+    }
+
+    #[test]
+    fn routes_say_that_bytes_come_in_parts() {
+        let check = |text: &str, expected: (bool, bool)| {
+            let adverts = RouteAdverts::parse(serde_json::from_str(text).unwrap());
+            let advert = adverts.by_position(1).remove(0);
+            assert_eq!((advert.upload, advert.download), expected, "{text}");
+            assert_eq!(RouteAdverts::parse(serde_json::from_str(&adverts.to_json()).unwrap()), adverts);
+        };
+        check(r#"[{"at":[0],"raw":true}]"#, (false, false));
+        check(r#"[{"at":[0],"raw":true,"upload":true}]"#, (true, false));
+        check(r#"[{"at":[0],"download":true,"upload":false}]"#, (false, true));
+        check(r#"[{"at":[0],"upload":1,"download":null}]"#, (false, false));
     }
 
     #[test]

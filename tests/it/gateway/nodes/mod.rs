@@ -6,6 +6,7 @@ mod calls;
 mod client_requests;
 mod exposure;
 mod failures;
+mod files;
 mod push;
 mod sockets;
 mod streams;

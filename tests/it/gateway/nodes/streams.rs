@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use gateway::Config;
-use node_sdk::{Node, ServiceError, State, Streaming};
+use node_sdk::{LastEventId, Node, ServerEvent, ServiceError, State, Streaming};
 use serde_json::json;
 use tests::http2;
 use tests::streams::{Parts, offers};
@@ -15,6 +15,10 @@ use tests::{Cluster, HttpClient, PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+/// A response in events.
+type EventParts =
+    Result<Streaming<stream::BoxStream<'static, Result<ServerEvent<serde_json::Value>, ServiceError>>>, ServiceError>;
 
 const LINES: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
@@ -173,4 +177,36 @@ async fn gh8_a_stream_waits_for_a_client_that_does_not_read() {
     let mut all = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("the end");
     assert!(made < 100 && !all.ends_with(b"0\r\n\r\n"), "{made} parts, {} bytes", all.len());
+}
+
+#[tokio::test]
+async fn a_browser_gets_events_with_ids_and_goes_on_after_the_last() {
+    async fn ticks(LastEventId(last): LastEventId) -> EventParts {
+        let first = last.and_then(|id| id.parse::<u64>().ok()).map_or(1, |last| last + 1);
+        let event = move |n: u64| {
+            let event = ServerEvent::new(json!([n])).id(n.to_string());
+            Ok(if n == 2 { event.event("two").retry(Duration::from_millis(1500)) } else { event })
+        };
+        Ok(Streaming(stream::iter((first..=3).map(event)).boxed()))
+    }
+    let cluster = Cluster::start();
+    let node = cluster.node(Node::builder("ticks").public_routes().route("GET/ticks", ticks)).await;
+    let gateway = cluster.gateway().await;
+    Cluster::wait_routed(gateway, "/ticks").await;
+    let mut client = HttpClient::connect(gateway).await;
+    let mut check = async |accept: &str, fields: &str, expected: &str| {
+        let request = format!("GET /ticks HTTP/1.1\r\nHost: g.test\r\nAccept: {accept}\r\n{fields}\r\n");
+        let response = client.raw(request.as_bytes()).await.unwrap();
+        assert_eq!((response.status, &*response.body), (200, expected), "{accept} {fields}");
+    };
+    let rest = "id: 2\nevent: two\nretry: 1500\ndata: [2]\n\nid: 3\ndata: [3]\n\n";
+    check(EVENTS, "", &format!("id: 1\ndata: [1]\n\n{rest}")).await;
+    check(EVENTS, "Last-Event-ID: 1\r\n", rest).await;
+    check(LINES, "Last-Event-ID: 1\r\n", "[2]\n[3]\n").await;
+    // A node that calls gets the data.
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/ticks"]).await;
+    let seen: Vec<_> = caller.peers().stream::<[u64; 1]>("GET/ticks", &()).await.unwrap().collect().await;
+    assert_eq!(seen.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [[1], [2], [3]]);
+    drop(node);
 }

@@ -15,7 +15,7 @@ use super::socket::drain_delay;
 use crate::message::head::RequestHead;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::forward::respond_with_stream;
+use crate::proxy::forward::{Silence, respond_with_stream};
 use crate::proxy::node_call::stream_body::StreamFormat;
 use crate::proxy::websocket::relay::PING_INTERVAL;
 use crate::sessions::NextOfSession;
@@ -52,7 +52,7 @@ pub(super) async fn send_events(
                 }
             }
         });
-        respond_with_stream(head, &StreamFormat::Events.head(), events, exchange).await
+        respond_with_stream(head, &StreamFormat::Events.head(), events, Silence::Allowed, exchange).await
     };
     let ending = ending.into_inner().unwrap_or_else(PoisonError::into_inner);
     held.finish(ending.unwrap_or(HeldEnding::Gone)).await;

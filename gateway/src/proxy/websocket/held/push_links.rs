@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use node_sdk::gateway::{GatewayPeers, RawReply};
+use node_sdk::gateway::{GatewayPeers, RawPart, RawReply};
 use node_sdk::{CallError, Duplex, Peers};
 use protocol::{PUSH_URL, PushCommand, PushHello, PushMiss, PushReport, STREAM_WINDOW};
-use serde_json::value::RawValue;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -76,14 +75,14 @@ async fn run_link(peers: &Peers, address: SocketAddr, sessions: &HeldSessions) -
     let hello = PushHello { gateway: sessions.gateway() };
     let params = serde_json::to_string(&hello).unwrap_or_default();
     let opening = peers.probe_with(PUSH_URL, address, &params).open(STREAM_WINDOW);
-    let RawReply::Stream(mut commands) = Box::pin(opening).await? else { return Ok(()) };
+    let RawReply::Stream { parts: mut commands, .. } = Box::pin(opening).await? else { return Ok(()) };
     carry_out_all(&mut commands, sessions).await
 }
 
-async fn carry_out_all(commands: &mut Duplex<Box<RawValue>>, sessions: &HeldSessions) -> Result<(), CallError> {
+async fn carry_out_all(commands: &mut Duplex<RawPart>, sessions: &HeldSessions) -> Result<(), CallError> {
     let reports = commands.sender();
     while let Some(part) = commands.next().await {
-        let part = part?;
+        let part = part?.into_json(PUSH_URL)?;
         let report = match serde_json::from_str::<PushCommand<'_>>(part.get()) {
             Ok(command) => sessions.carry_out(&command),
             Err(error) => unreadable(part.get(), &error),
