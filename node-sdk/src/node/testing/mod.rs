@@ -2,6 +2,8 @@
 //! buffers, on tokio's clock. With paused time, an event that takes minutes, such as the return to
 //! a Distributor that was gone, takes milliseconds.
 //!
+//! It must not change how nodes work: it only stands for their network, and for a gateway.
+//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
@@ -27,12 +29,15 @@
 //! # }
 //! ```
 
+mod client;
+
 use std::ops::Deref;
 use std::time::Duration;
 
 use net::{Host, Network, VirtualNet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use self::client::{TestRequest, TestResponse};
 use crate::error::StartError;
 use crate::node::{Node, NodeBuilder};
 
