@@ -157,6 +157,14 @@ enum Scene {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Uploads and downloads of 100 MB through the gateway, of a packet node and of an HTTP server.
+    Files,
+    /// The node of `files`.
+    #[command(hide = true)]
+    FileNode { distributor: String },
+    /// The HTTP server of `files`.
+    #[command(hide = true)]
+    FileServer,
     /// TLS, tunnels, idle clients, a changing registry, attackers and overload at the gateway;
     /// beside nginx and haproxy where they are installed.
     Edge {
@@ -269,6 +277,9 @@ async fn play(scene: Scene) {
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Gateway { only } => gateway::requests(only.as_deref()).await,
+        Scene::Files => gateway::files::files().await,
+        Scene::FileNode { distributor } => gateway::files::serve_packets(distributor).await,
+        Scene::FileServer => gateway::files::serve_http().await,
         Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::Push { sockets } => push::push(sockets).await,
         Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
@@ -287,6 +298,7 @@ async fn play(scene: Scene) {
             calls::survive(10).await;
             calls::overload().await;
             gateway::requests(None).await;
+            gateway::files::files().await;
             gateway::edge::edge(None, None, 60).await;
             push::push(20_000).await;
             attacks::peers::hostile(None, None).await;

@@ -7,6 +7,7 @@ pub(crate) mod answerer;
 pub(crate) mod back_end;
 pub(crate) mod changes;
 pub(crate) mod edge;
+pub(crate) mod files;
 pub(crate) mod overload;
 mod proxies;
 pub(crate) mod relay;
