@@ -166,7 +166,7 @@ mod tests {
     #[expect(dead_code, reason = "only its schema is used")]
     struct Category {
         name: String,
-        parent: Option<Box<Category>>,
+        parent: Option<Box<Self>>,
     }
 
     #[test]
