@@ -67,7 +67,7 @@ impl Wants {
     }
 
     /// Says that the result may be a stream of bytes, which only gateways take: of a result that is
-    /// made of a [`ByteStream`](crate::ByteStream).
+    /// made of a [`ByteStream`].
     pub fn byte_stream(&mut self) {
         (self.is_any, self.is_byte_stream) = (true, true);
     }
