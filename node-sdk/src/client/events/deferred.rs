@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use crate::client::events::Event;
+use crate::client::events::OutgoingEvent;
 use crate::client::mesh::Mesh;
 use crate::error::CallError;
 use crate::routing::needs::questions::QuestionAnswer;
@@ -25,18 +25,18 @@ const SENT_AT_ONCE: usize = 64;
 /// The events that wait, by route, in order.
 #[derive(Debug, Default)]
 pub(crate) struct DeferredEvents {
-    queues: Mutex<HashMap<Arc<str>, VecDeque<Arc<Event>>>>,
+    queues: Mutex<HashMap<Arc<str>, VecDeque<Arc<OutgoingEvent>>>>,
     /// How many wait, or are just being sent; so that most emissions need no lock.
     count: AtomicUsize,
     bytes: AtomicUsize,
 }
 
 /// Whether an event is sent now or waits.
-enum Placement {
+enum SendDecision {
     /// The event is sent at once.
-    Now(Event),
+    Now(OutgoingEvent),
     /// The event is sent to the known subscribers, as the Distributor cannot be asked.
-    ToKnown(Event, &'static str),
+    ToKnown(OutgoingEvent, &'static str),
     /// The event waits behind earlier ones.
     Waits,
     /// The event waits for this answer.
@@ -47,7 +47,7 @@ enum Placement {
 
 /// Sends an event, now or when it is known who subscribes to it. Returns the number of nodes that
 /// it was sent to at once.
-pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
+pub(super) fn emit(mesh: &Arc<Mesh>, event: OutgoingEvent) -> Result<usize, CallError> {
     if !mesh.view().needs().is_partial() {
         return event.send(mesh);
     }
@@ -55,57 +55,57 @@ pub(super) fn emit(mesh: &Arc<Mesh>, event: Event) -> Result<usize, CallError> {
         return Err(error);
     }
     let route = Arc::clone(&event.route);
-    match mesh.deferred_events().place(mesh.view().needs(), mesh.view().has_list(), event, Instant::now()) {
-        Placement::Now(event) => event.send(mesh),
-        Placement::ToKnown(event, reason) => match event.send(mesh)? {
+    match mesh.deferred_events().decide(mesh.view().needs(), mesh.view().has_list(), event, Instant::now()) {
+        SendDecision::Now(event) => event.send(mesh),
+        SendDecision::ToKnown(event, reason) => match event.send(mesh)? {
             0 => Err(CallError::NotAsked { url: route.to_string(), reason }),
             reached => Ok(reached),
         },
-        Placement::Waits => Ok(0),
-        Placement::Asks(asking) => {
+        SendDecision::Waits => Ok(0),
+        SendDecision::Asks(asking) => {
             let sender = RouteSender { mesh: Arc::clone(mesh), route, is_done: false };
             mesh.spawn(sender.send(asking));
             Ok(0)
         }
-        Placement::Full => Err(CallError::Overloaded { url: route.to_string() }),
+        SendDecision::Full => Err(CallError::Overloaded { url: route.to_string() }),
     }
 }
 
 impl DeferredEvents {
-    fn place(&self, needs: &Needs, has_list: bool, event: Event, now: Instant) -> Placement {
+    fn decide(&self, needs: &Needs, has_list: bool, event: OutgoingEvent, now: Instant) -> SendDecision {
         let is_used = needs.use_event(&event.path, now);
         if !has_list || (is_used && self.count.load(Ordering::Acquire) == 0) {
-            return Placement::Now(event);
+            return SendDecision::Now(event);
         }
         let mut queues = self.lock();
         let waits = queues.contains_key(&event.route);
         let asking = match (waits, is_used) {
             (true, _) => None,
-            (false, true) => return Placement::Now(event),
+            (false, true) => return SendDecision::Now(event),
             (false, false) => match needs.ask(&event.route, now) {
-                Ok(QuestionAnswer::Offered | QuestionAnswer::NotOffered) => return Placement::Now(event),
-                Ok(QuestionAnswer::Failed(reason)) => return Placement::ToKnown(event, reason),
+                Ok(QuestionAnswer::Offered | QuestionAnswer::NotOffered) => return SendDecision::Now(event),
+                Ok(QuestionAnswer::Failed(reason)) => return SendDecision::ToKnown(event, reason),
                 Err(asking) => Some(asking),
             },
         };
         let bytes = self.bytes.load(Ordering::Relaxed) + event.text.len();
         if self.count.load(Ordering::Relaxed) >= MAX_EVENTS || bytes > MAX_BYTES {
-            return Placement::Full;
+            return SendDecision::Full;
         }
         self.count.fetch_add(1, Ordering::AcqRel);
         self.bytes.fetch_add(event.text.len(), Ordering::Relaxed);
         queues.entry(Arc::clone(&event.route)).or_default().push_back(Arc::new(event));
-        asking.map_or(Placement::Waits, Placement::Asks)
+        asking.map_or(SendDecision::Waits, SendDecision::Asks)
     }
 
     /// The event that waits for longest. It keeps its place while it is sent.
-    fn first(&self, route: &Arc<str>) -> Option<Arc<Event>> {
+    fn first(&self, route: &Arc<str>) -> Option<Arc<OutgoingEvent>> {
         self.lock().get(route).and_then(|queue| queue.front().cloned())
     }
 
     /// Takes out the event that has been sent, and returns the next one. Without one, later events
     /// of the route do not wait any more.
-    fn advance(&self, route: &Arc<str>) -> Option<Arc<Event>> {
+    fn advance(&self, route: &Arc<str>) -> Option<Arc<OutgoingEvent>> {
         let mut queues = self.lock();
         let queue = queues.get_mut(route)?;
         let sent = queue.pop_front()?;
@@ -124,12 +124,12 @@ impl DeferredEvents {
         events.len()
     }
 
-    fn discount(&self, event: &Event) {
+    fn discount(&self, event: &OutgoingEvent) {
         self.count.fetch_sub(1, Ordering::AcqRel);
         self.bytes.fetch_sub(event.text.len(), Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, VecDeque<Arc<Event>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, VecDeque<Arc<OutgoingEvent>>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,24 +201,24 @@ mod tests {
         Arc::new(mesh)
     }
 
-    fn place(mesh: &Arc<Mesh>) -> Placement {
-        mesh.deferred_events().place(
+    fn decide(mesh: &Arc<Mesh>) -> SendDecision {
+        mesh.deferred_events().decide(
             mesh.view().needs(),
             true,
-            Event::new(TOLD, &7, Audience::All).unwrap(),
+            OutgoingEvent::new(TOLD, &7, Audience::All).unwrap(),
             Instant::now(),
         )
     }
 
     /// Lets that many events wait. Returns their sender.
     fn defer(mesh: &Arc<Mesh>, events: usize) -> impl Future<Output = ()> {
-        let Placement::Asks(asking) = place(mesh) else { panic!("the first one asks") };
+        let SendDecision::Asks(asking) = decide(mesh) else { panic!("the first one asks") };
         for _ in 1..events {
-            assert!(matches!(place(mesh), Placement::Waits));
+            assert!(matches!(decide(mesh), SendDecision::Waits));
         }
         RouteSender {
             mesh: Arc::clone(mesh),
-            route: Event::new(TOLD, &7, Audience::All).unwrap().route,
+            route: OutgoingEvent::new(TOLD, &7, Audience::All).unwrap().route,
             is_done: false,
         }
         .send(asking)
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(counts(&mesh), (5, 5, 3), "the others are sent");
         drop(sender);
         assert_eq!(counts(&mesh), (0, 0, 8));
-        assert!(matches!(place(&mesh), Placement::Now(_)), "it is known who subscribes");
+        assert!(matches!(decide(&mesh), SendDecision::Now(_)), "it is known who subscribes");
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,6 +261,6 @@ mod tests {
         answer(&mesh);
         sender.await;
         assert_eq!(counts(&mesh), (0, 0, 0));
-        assert!(matches!(place(&mesh), Placement::Now(_)));
+        assert!(matches!(decide(&mesh), SendDecision::Now(_)));
     }
 }

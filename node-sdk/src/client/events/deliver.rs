@@ -18,7 +18,7 @@ use crate::balance::{Member, PickOptions};
 use crate::client::call::response::{RawResponse, read_result};
 use crate::client::events::key_order::Turn;
 use crate::client::events::redelivery::Redelivery;
-use crate::client::events::{Event, is_turn_of};
+use crate::client::events::{OutgoingEvent, is_turn_of};
 use crate::client::local_call::{LocalCall, LocalEvent};
 use crate::client::mesh::Mesh;
 use crate::context::{Context, Trace};
@@ -39,18 +39,18 @@ const DELIVERY_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Deliver {
     mesh: Arc<Mesh>,
-    event: Result<Event, CallError>,
+    event: Result<OutgoingEvent, CallError>,
     id: Option<String>,
     key: Option<String>,
     groups: BTreeSet<String>,
-    within: Duration,
-    attempt_time: Duration,
+    timeout: Duration,
+    attempt_timeout: Duration,
 }
 
 impl Deliver {
-    pub(crate) fn new(mesh: &Arc<Mesh>, event: Result<Event, CallError>) -> Self {
+    pub(crate) fn new(mesh: &Arc<Mesh>, event: Result<OutgoingEvent, CallError>) -> Self {
         let (mesh, groups) = (Arc::clone(mesh), BTreeSet::new());
-        Self { mesh, event, id: None, key: None, groups, within: DELIVERY_TIME, attempt_time: DEFAULT_DEADLINE }
+        Self { mesh, event, id: None, key: None, groups, timeout: DELIVERY_TIME, attempt_timeout: DEFAULT_DEADLINE }
     }
 
     /// Delivers the events of one key in order: an event goes to a group when all earlier ones of
@@ -78,22 +78,22 @@ impl Deliver {
 
     /// How long it may take, with all attempts. 30 s unless set. It ends a margin before the call
     /// that is being handled.
-    pub fn within(mut self, time: Duration) -> Self {
-        self.within = time;
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
         self
     }
 
     /// How long a handler may take before the event is sent again, to another node if there is one.
     /// 5 s unless set. The handler is not stopped then.
     pub fn attempt_timeout(mut self, time: Duration) -> Self {
-        self.attempt_time = time;
+        self.attempt_timeout = time;
         self
     }
 
     async fn run(self) -> Result<usize, DeliveryError> {
-        let Self { mesh, event, id, key, mut groups, within, attempt_time } = self;
+        let Self { mesh, event, id, key, mut groups, timeout, attempt_timeout } = self;
         let now = Instant::now();
-        let deadline = Context::current().inner_deadline(now).map_or(now + within, |outer| outer.min(now + within));
+        let deadline = Context::current().inner_deadline(now).map_or(now + timeout, |outer| outer.min(now + timeout));
         let event = event.map_err(DeliveryError::NotSent)?;
         if let Some(error) = event.bad_name() {
             return Err(DeliveryError::NotSent(error));
@@ -107,7 +107,7 @@ impl Deliver {
             return event.check_subscribers_known(&mesh).map(|()| 0).map_err(DeliveryError::NotSent);
         }
         let id = id.unwrap_or_else(|| format!("{:032x}", unique_id()));
-        let delivery = Delivery { mesh: &mesh, event: &event, id: &id, key: key.as_deref(), deadline, attempt_time };
+        let delivery = Delivery { mesh: &mesh, event: &event, id: &id, key: key.as_deref(), deadline, attempt_timeout };
         let outcomes = join_all(groups.iter().map(|name| delivery.deliver_to(name))).await;
         let (mut acknowledged, mut failed) = (Vec::new(), Vec::new());
         for (name, outcome) in groups.into_iter().zip(outcomes) {
@@ -133,7 +133,7 @@ impl IntoFuture for Deliver {
 }
 
 /// Learns who subscribes, if this node has a partial view, and waits for the first list.
-async fn learn(mesh: &Mesh, event: &Event, deadline: Instant) -> Result<(), CallError> {
+async fn learn(mesh: &Mesh, event: &OutgoingEvent, deadline: Instant) -> Result<(), CallError> {
     if !mesh.view().has_list() {
         let _ = timeout_at(deadline, mesh.view().wait_for_list()).await;
     }
@@ -155,7 +155,7 @@ async fn learn(mesh: &Mesh, event: &Event, deadline: Instant) -> Result<(), Call
 }
 
 /// The name of this node, if it has subscribed.
-fn own_group(mesh: &Mesh, event: &Event) -> Option<String> {
+fn own_group(mesh: &Mesh, event: &OutgoingEvent) -> Option<String> {
     let service = mesh.local().filter(|service| service.offers(EVENT_METHOD, &event.path))?;
     Some(service.name().to_owned())
 }
@@ -163,15 +163,15 @@ fn own_group(mesh: &Mesh, event: &Event) -> Option<String> {
 /// One event on its way to all groups.
 struct Delivery<'a> {
     mesh: &'a Mesh,
-    event: &'a Event,
+    event: &'a OutgoingEvent,
     id: &'a str,
     key: Option<&'a str>,
     deadline: Instant,
-    attempt_time: Duration,
+    attempt_timeout: Duration,
 }
 
 /// The node of an attempt.
-enum Target {
+enum AttemptNode {
     Local(Arc<dyn LocalCall>),
     Remote(Arc<Connection>),
 }
@@ -206,10 +206,10 @@ impl Delivery<'_> {
     /// Sends the event to one node of the group, and waits until it has handled it.
     async fn attempt(&self, name: &str, attempt: u8, tried: &mut Vec<SocketAddr>) -> Result<(), CallError> {
         let now = Instant::now();
-        let until = self.deadline.min(now + self.attempt_time);
+        let until = self.deadline.min(now + self.attempt_timeout);
         let frame = match self.pick(name, now, tried)? {
-            Target::Local(service) => self.call_local(service, attempt, until).await?,
-            Target::Remote(connection) => {
+            AttemptNode::Local(service) => self.call_local(service, attempt, until).await?,
+            AttemptNode::Remote(connection) => {
                 tried.push(connection.address);
                 self.call(&connection, attempt, (now, until)).await?
             }
@@ -219,7 +219,7 @@ impl Delivery<'_> {
     }
 
     /// The node of the next attempt: one that was not tried, if there is any.
-    fn pick(&self, name: &str, now: Instant, tried: &mut Vec<SocketAddr>) -> Result<Target, CallError> {
+    fn pick(&self, name: &str, now: Instant, tried: &mut Vec<SocketAddr>) -> Result<AttemptNode, CallError> {
         let found = self.pick_untried(name, now, tried)?;
         if found.is_none() && !tried.is_empty() {
             tried.clear();
@@ -232,7 +232,12 @@ impl Delivery<'_> {
         CallError::NoProvider { url: self.event.route.to_string() }
     }
 
-    fn pick_untried(&self, name: &str, now: Instant, tried: &mut Vec<SocketAddr>) -> Result<Option<Target>, CallError> {
+    fn pick_untried(
+        &self,
+        name: &str,
+        now: Instant,
+        tried: &mut Vec<SocketAddr>,
+    ) -> Result<Option<AttemptNode>, CallError> {
         let service = self.mesh.local().filter(|service| service.offers(EVENT_METHOD, &self.event.path));
         let service = service.filter(|service| service.name() == name);
         let subscribers = self.mesh.subscribers(&self.event.path);
@@ -247,7 +252,7 @@ impl Delivery<'_> {
                 && is_turn_of(local, pool, now, fastrand::u32(..))
             {
                 tried.push(*local.address());
-                return Ok(Some(Target::Local(Arc::clone(service))));
+                return Ok(Some(AttemptNode::Local(Arc::clone(service))));
             }
             let silent = pool.members().iter().filter(|provider| !provider.acks()).map(|one| *one.address());
             let excluded: Vec<SocketAddr> = tried.iter().copied().chain(silent).collect();
@@ -266,22 +271,22 @@ impl Delivery<'_> {
             match (picked, &service, local) {
                 (Some(provider), Some(service), _) if provider.is_local => {
                     tried.push(*provider.address());
-                    return Ok(Some(Target::Local(Arc::clone(service))));
+                    return Ok(Some(AttemptNode::Local(Arc::clone(service))));
                 }
                 (Some(provider), ..) => {
                     self.mesh.connect(&provider.connection);
-                    return Ok(Some(Target::Remote(Arc::clone(&provider.connection))));
+                    return Ok(Some(AttemptNode::Remote(Arc::clone(&provider.connection))));
                 }
                 (None, Some(service), Some(local)) => {
                     tried.push(*local.address());
-                    return Ok(Some(Target::Local(Arc::clone(service))));
+                    return Ok(Some(AttemptNode::Local(Arc::clone(service))));
                 }
                 (None, ..) => {}
             }
         }
         match service {
             // This node may have subscribed and not be listed yet.
-            Some(service) if !is_there => Ok(Some(Target::Local(service))),
+            Some(service) if !is_there => Ok(Some(AttemptNode::Local(service))),
             _ if is_there && !acks => Err(self.unable(name)),
             _ => Ok(None),
         }
@@ -310,7 +315,7 @@ impl Delivery<'_> {
     }
 
     fn late(&self) -> CallError {
-        CallError::Deadline { url: self.event.route.to_string(), within: self.attempt_time }
+        CallError::Deadline { url: self.event.route.to_string(), within: self.attempt_timeout }
     }
 
     async fn call(
@@ -319,7 +324,7 @@ impl Delivery<'_> {
         attempt: u8,
         (now, until): (Instant, Instant),
     ) -> Result<ResponseFrame, CallError> {
-        let Event { path, route, text, context, .. } = self.event;
+        let OutgoingEvent { path, route, text, context, .. } = self.event;
         let url = || route.to_string();
         let trace = context.trace.map(Trace::child);
         let write = |key, sent, out: &mut BytesMut| {

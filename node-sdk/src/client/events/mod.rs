@@ -37,29 +37,29 @@ const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).
 pub(crate) fn emit(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    deferred::emit(mesh, Event::new(event, payload, Audience::OneOfEachGroup)?)
+    deferred::emit(mesh, OutgoingEvent::new(event, payload, Audience::OneOfEachGroup)?)
 }
 
 /// See [`Peers::deliver`](crate::Peers::deliver).
 pub(crate) fn deliver(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Deliver {
-    Deliver::new(mesh, Event::new(event, payload, Audience::OneOfEachGroup))
+    Deliver::new(mesh, OutgoingEvent::new(event, payload, Audience::OneOfEachGroup))
 }
 
 /// See [`Peers::publish`](crate::Peers::publish).
 #[cfg(feature = "event-log")]
 pub(crate) fn publish(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> publish::Publish {
     let log = mesh.event_log().cloned();
-    publish::Publish::new(log, Event::new(event, payload, Audience::OneOfEachGroup))
+    publish::Publish::new(log, OutgoingEvent::new(event, payload, Audience::OneOfEachGroup))
 }
 
 /// See [`Peers::broadcast`](crate::Peers::broadcast).
 pub(crate) fn broadcast(mesh: &Arc<Mesh>, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    deferred::emit(mesh, Event::new(event, payload, Audience::All)?)
+    deferred::emit(mesh, OutgoingEvent::new(event, payload, Audience::All)?)
 }
 
 /// An event that is about to be emitted.
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct OutgoingEvent {
     pub(super) path: String,
     /// Method and path.
     pub(super) route: Arc<str>,
@@ -76,7 +76,7 @@ pub(crate) enum Audience {
     All,
 }
 
-impl Event {
+impl OutgoingEvent {
     pub(super) fn new(event: &str, payload: &impl Serialize, audience: Audience) -> Result<Self, CallError> {
         let url = || format!("{EVENT_PREFIX}{event}");
         // A name with a wildcard would belong to the patterns that are spelled like it.
@@ -131,7 +131,7 @@ impl Event {
 /// An event on its way.
 struct Emission<'a> {
     mesh: &'a Mesh,
-    event: &'a Event,
+    event: &'a OutgoingEvent,
     /// The service of this node, if it has subscribed.
     local: Option<Arc<dyn LocalCall>>,
 }
@@ -205,7 +205,7 @@ impl Emission<'_> {
 
     fn send(&self, provider: &Provider) -> bool {
         self.mesh.connect(&provider.connection);
-        let Event { path, route, text, context, .. } = self.event;
+        let OutgoingEvent { path, route, text, context, .. } = self.event;
         let trace = context.trace.map(Trace::child);
         let trace = trace.as_ref().map(|trace| trace.traceparent().into());
         let meta = CallMeta { trace, hops: context.hops, ..CallMeta::default() };
@@ -216,7 +216,7 @@ impl Emission<'_> {
     }
 
     fn notify_local(&self, service: &Arc<dyn LocalCall>) -> bool {
-        let Event { path, text, context, .. } = self.event;
+        let OutgoingEvent { path, text, context, .. } = self.event;
         service.notify(CallUrl::new(EVENT_METHOD, path), text, *context)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use net::unique_id;
 
-use crate::client::events::Event;
+use crate::client::events::OutgoingEvent;
 use crate::error::{CallError, PublishError};
 use crate::event_log::{EventLog, NewEvent};
 
@@ -16,13 +16,13 @@ use crate::event_log::{EventLog, NewEvent};
 #[derive(Debug)]
 pub struct Publish {
     log: Option<Arc<EventLog>>,
-    event: Result<Event, CallError>,
+    event: Result<OutgoingEvent, CallError>,
     id: Option<String>,
     key: Option<String>,
 }
 
 impl Publish {
-    pub(crate) fn new(log: Option<Arc<EventLog>>, event: Result<Event, CallError>) -> Self {
+    pub(crate) fn new(log: Option<Arc<EventLog>>, event: Result<OutgoingEvent, CallError>) -> Self {
         Self { log, event, id: None, key: None }
     }
 

@@ -130,7 +130,7 @@ async fn m10_a_node_that_is_lost_or_hangs_is_replaced_by_another_one_of_its_grou
     assert_eq!(delivery.await.unwrap().unwrap(), 1);
     assert_eq!(numbers(&third), [2]);
     let began = Instant::now();
-    let never = shop.peers().deliver("orders.created", &3).groups(["nobody"]).within(Duration::from_secs(10));
+    let never = shop.peers().deliver("orders.created", &3).groups(["nobody"]).timeout(Duration::from_secs(10));
     let error = never.await.unwrap_err();
     let DeliveryError::Unacknowledged { failed, .. } = &error else { panic!("{error:?}") };
     assert!(matches!(failed[..], [(ref name, CallError::NoProvider { .. })] if name == "nobody"), "{failed:?}");
