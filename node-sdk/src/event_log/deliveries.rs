@@ -45,12 +45,12 @@ pub(crate) struct Deliveries {
     /// The log was read up to here.
     read: u64,
     /// The events in between that are not done.
-    open: BTreeMap<u64, Open>,
+    open: BTreeMap<u64, OpenEvent>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenEvent {
     event: Arc<StoredEvent>,
     /// How many attempts have failed.
     failed: u32,
@@ -67,7 +67,7 @@ enum OpenState {
 
 /// What becomes of an event that a node has failed to handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failed {
+pub(crate) enum FailureOutcome {
     /// It is sent again.
     Again,
     /// It is not, and has to be buried.
@@ -97,7 +97,7 @@ impl Deliveries {
         for event in events {
             if event.position > self.read {
                 self.bytes += event.payload.len();
-                let open = Open { event: Arc::clone(&event), failed: 0, state: OpenState::Waits(now) };
+                let open = OpenEvent { event: Arc::clone(&event), failed: 0, state: OpenState::Waits(now) };
                 self.open.insert(event.position, open);
             }
         }
@@ -125,7 +125,7 @@ impl Deliveries {
     /// When an event may be leased that waits for its next attempt.
     pub(crate) fn next_at(&self) -> Option<Instant> {
         let mut keys = HashSet::new();
-        let waits = |open: &Open| match open.state {
+        let waits = |open: &OpenEvent| match open.state {
             OpenState::Waits(at) => Some(at),
             OpenState::Leased(_) => None,
         };
@@ -144,19 +144,19 @@ impl Deliveries {
     }
 
     /// A node has failed to handle an event; for good, if another attempt would fail, too.
-    pub(crate) fn fail(&mut self, consumer: Consumer, position: u64, for_good: bool, now: Instant) -> Failed {
-        let Some(open) = self.open.get_mut(&position) else { return Failed::Unknown };
+    pub(crate) fn fail(&mut self, consumer: Consumer, position: u64, for_good: bool, now: Instant) -> FailureOutcome {
+        let Some(open) = self.open.get_mut(&position) else { return FailureOutcome::Unknown };
         if open.state != OpenState::Leased(consumer) {
-            return Failed::Unknown;
+            return FailureOutcome::Unknown;
         }
         open.failed += 1;
         if for_good || open.failed >= MAX_ATTEMPTS {
             self.close(position);
-            return Failed::Buried;
+            return FailureOutcome::Buried;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << (open.failed - 1).min(16)).min(MAX_PAUSE);
         open.state = OpenState::Waits(now + pause);
-        Failed::Again
+        FailureOutcome::Again
     }
 
     /// A node has gone: what it had goes to others. That is not a failure of the events, of which
@@ -235,17 +235,17 @@ mod tests {
             assert_eq!((event.position, failed), (1, attempts));
             attempts += 1;
             match deliveries.fail(1, 1, false, now) {
-                Failed::Again => assert!(deliveries.lease(1, now).is_none_or(|(event, _)| event.position == 3)),
-                Failed::Buried => break,
-                Failed::Unknown => panic!("it has it"),
+                FailureOutcome::Again => assert!(deliveries.lease(1, now).is_none_or(|(event, _)| event.position == 3)),
+                FailureOutcome::Buried => break,
+                FailureOutcome::Unknown => panic!("it has it"),
             }
             now = deliveries.next_at().unwrap();
         }
         assert_eq!(attempts, MAX_ATTEMPTS);
         assert!((Duration::from_secs(540)..Duration::from_secs(700)).contains(&(now - start)), "{:?}", now - start);
         assert_eq!(deliveries.lease(1, now).map(|(event, _)| event.position), Some(2), "the next of its key");
-        assert_eq!(deliveries.fail(2, 2, true, now), Failed::Unknown);
-        assert_eq!(deliveries.fail(1, 2, true, now), Failed::Buried);
+        assert_eq!(deliveries.fail(2, 2, true, now), FailureOutcome::Unknown);
+        assert_eq!(deliveries.fail(1, 2, true, now), FailureOutcome::Buried);
         assert!(deliveries.acknowledge(1, 3));
         assert_eq!(deliveries.floor(), 3);
     }
@@ -306,7 +306,7 @@ mod tests {
                         let (consumer, position) = at_work.swap_remove(rng.usize(0..at_work.len()));
                         if times[usize::try_from(position).unwrap()] == 0 && rng.u8(0..4) == 0 {
                             let failed = deliveries.fail(consumer, position, false, now);
-                            assert!(failed != Failed::Unknown);
+                            assert!(failed != FailureOutcome::Unknown);
                         } else {
                             times[usize::try_from(position).unwrap()] += 1;
                             handled.push(position);

@@ -7,6 +7,6 @@ mod shared;
 mod store;
 mod writer;
 
-pub(crate) use self::deliveries::{Consumer, Failed, StoredEvent};
-pub(crate) use self::shared::{EventLog, Next, Subscription};
-pub(crate) use self::store::{LogLimits, NewEvent, Start};
+pub(crate) use self::deliveries::{Consumer, FailureOutcome, StoredEvent};
+pub(crate) use self::shared::{EventLog, ReaderStep, Subscription};
+pub(crate) use self::store::{LogLimits, NewEvent, StartPosition};

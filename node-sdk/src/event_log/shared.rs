@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::error::LogError;
-use crate::event_log::deliveries::{Consumer, Deliveries, Failed, StoredEvent};
-use crate::event_log::store::{LogLimits, NewEvent, Start};
+use crate::event_log::deliveries::{Consumer, Deliveries, FailureOutcome, StoredEvent};
+use crate::event_log::store::{LogLimits, NewEvent, StartPosition};
 use crate::event_log::writer::{self, Command};
 
 /// The log of a node.
@@ -48,7 +48,7 @@ struct SubscriptionState {
 
 /// What is next for a node.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum ReaderStep {
     /// An event, and how many attempts at it have failed.
     Event(Arc<StoredEvent>, u32),
     /// So many events were removed from the log before they were read.
@@ -76,15 +76,15 @@ impl EventLog {
         &self,
         name: &str,
         pattern: &str,
-        start: Start,
+        start: StartPosition,
     ) -> Result<(Arc<Subscription>, Consumer), LogError> {
-        let known = self.lock().get(name).cloned().filter(|_| !matches!(start, Start::Time(_)));
+        let known = self.lock().get(name).cloned().filter(|_| !matches!(start, StartPosition::Time(_)));
         let subscription = match known {
             Some(known) => known,
             None => {
                 let name: Arc<str> = name.into();
                 let floor = self.ask(|reply| Command::Subscribe(Arc::clone(&name), start, reply)).await?;
-                self.add(name, pattern, floor, matches!(start, Start::Time(_)))
+                self.add(name, pattern, floor, matches!(start, StartPosition::Time(_)))
             }
         };
         if !pattern.is_empty() {
@@ -121,21 +121,21 @@ impl EventLog {
     }
 
     /// What is next for a reader. Reads the file if that is needed. Cancel safe.
-    pub(crate) async fn next(&self, subscription: &Subscription, consumer: Consumer) -> Result<Next, LogError> {
+    pub(crate) async fn next(&self, subscription: &Subscription, consumer: Consumer) -> Result<ReaderStep, LogError> {
         loop {
             let after = {
                 let now = Instant::now();
                 let mut state = subscription.lock();
                 if let Some((event, failed)) = state.deliveries.lease(consumer, now) {
-                    return Ok(Next::Event(event, failed));
+                    return Ok(ReaderStep::Event(event, failed));
                 }
                 match std::mem::take(&mut state.missed) {
                     0 => {}
-                    missed => return Ok(Next::Missed(missed)),
+                    missed => return Ok(ReaderStep::Missed(missed)),
                 }
                 match state.deliveries.wants_after().filter(|after| *after < *self.end.borrow()) {
                     Some(after) => after,
-                    None => return Ok(Next::Nothing(state.deliveries.next_at())),
+                    None => return Ok(ReaderStep::Nothing(state.deliveries.next_at())),
                 }
             };
             self.read(subscription, after).await?;
@@ -177,10 +177,10 @@ impl EventLog {
         event: &Arc<StoredEvent>,
         for_good: bool,
         why: &str,
-    ) -> Failed {
+    ) -> FailureOutcome {
         let failed = subscription.lock().deliveries.fail(consumer, event.position, for_good, Instant::now());
         subscription.changed.send_replace(());
-        if failed == Failed::Buried {
+        if failed == FailureOutcome::Buried {
             let command = Command::Bury(Arc::clone(&subscription.name), Arc::clone(event), why.to_owned());
             let _ = self.commands.send(command).await;
             self.store_floor(subscription);

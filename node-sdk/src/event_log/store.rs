@@ -62,7 +62,7 @@ impl Default for LogLimits {
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
+pub(crate) enum StartPosition {
     /// Where it was, or as far back as the log goes.
     First,
     /// Where it was, or at the end.
@@ -191,14 +191,14 @@ impl Writes<'_> {
     }
 
     /// The position up to which a subscription has all events. It is made if it is not there.
-    pub(super) fn subscribe(&mut self, name: &str, start: Start) -> Result<u64, LogError> {
+    pub(super) fn subscribe(&mut self, name: &str, start: StartPosition) -> Result<u64, LogError> {
         let known = "SELECT floor FROM subscriptions WHERE name = ?1";
         let known = self.transaction.query_row(known, [name], |row| row.get(0)).optional()?.map(unsigned);
         let floor = match (start, known) {
-            (Start::First | Start::New, Some(floor)) => return Ok(floor),
-            (Start::First, None) => self.trimmed,
-            (Start::New, None) => self.end,
-            (Start::Time(time), _) => {
+            (StartPosition::First | StartPosition::New, Some(floor)) => return Ok(floor),
+            (StartPosition::First, None) => self.trimmed,
+            (StartPosition::New, None) => self.end,
+            (StartPosition::Time(time), _) => {
                 let before = "SELECT MAX(position) FROM events WHERE time < ?1";
                 let before: Option<i64> = self.transaction.query_row(before, [signed(time)], |row| row.get(0))?;
                 before.map_or(0, unsigned).max(self.trimmed)
@@ -310,7 +310,7 @@ mod tests {
         let mut store = open(&folder, LogLimits::default());
         assert_eq!((append(&mut store, 5, "x", "1"), append(&mut store, 6, "y", "2")), (Ok(1), Ok(2)));
         assert_eq!(append(&mut store, 7, "x", "3"), Ok(1), "its id is there");
-        assert_eq!(store.write(7, |writes| writes.subscribe("s", Start::First)), Ok(0));
+        assert_eq!(store.write(7, |writes| writes.subscribe("s", StartPosition::First)), Ok(0));
         store.write(7, |writes| writes.set_floor("s", 1)).unwrap();
         // A write that fails leaves nothing behind.
         let failed = store.write(8, |writes| {
@@ -322,10 +322,15 @@ mod tests {
         drop(store);
         let mut store = open(&folder, LogLimits::default());
         assert_eq!((store.end(), store.bytes, store.trimmed()), (2, 2, 0));
-        for (start, expected) in [(Start::First, 1), (Start::New, 1), (Start::Time(6), 1), (Start::Time(0), 0)] {
+        for (start, expected) in [
+            (StartPosition::First, 1),
+            (StartPosition::New, 1),
+            (StartPosition::Time(6), 1),
+            (StartPosition::Time(0), 0),
+        ] {
             assert_eq!(store.write(9, |writes| writes.subscribe("s", start)), Ok(expected), "{start:?}");
         }
-        assert_eq!(store.write(9, |writes| writes.subscribe("new", Start::New)), Ok(2));
+        assert_eq!(store.write(9, |writes| writes.subscribe("new", StartPosition::New)), Ok(2));
     }
 
     #[test]
@@ -352,7 +357,7 @@ mod tests {
         assert_eq!((positions(&store), store.bytes, store.trimmed()), (vec![2, 3], 8, 1), "the first was too much");
         append(&mut store, 1102, "d", "1").unwrap();
         assert_eq!((positions(&store), store.bytes, store.trimmed()), (vec![3, 4], 5, 2), "the second is too old");
-        assert_eq!(store.write(1102, |writes| writes.subscribe("s", Start::First)), Ok(2));
+        assert_eq!(store.write(1102, |writes| writes.subscribe("s", StartPosition::First)), Ok(2));
         append(&mut store, 5000, "e", "1").unwrap();
         assert_eq!((positions(&store), store.end()), (vec![5], 5));
         append(&mut store, 9000, "f", "12345678901").unwrap();
@@ -373,10 +378,10 @@ mod tests {
         let (rest, end) = store.read(256).unwrap();
         assert_eq!((rest.len(), end), (44, 300));
         let made = store.write(1, |writes| {
-            (0..MAX_SUBSCRIPTIONS).try_for_each(|at| writes.subscribe(&at.to_string(), Start::New).map(drop))
+            (0..MAX_SUBSCRIPTIONS).try_for_each(|at| writes.subscribe(&at.to_string(), StartPosition::New).map(drop))
         });
         made.unwrap();
-        let one_more = store.write(1, |writes| writes.subscribe("more", Start::New));
+        let one_more = store.write(1, |writes| writes.subscribe("more", StartPosition::New));
         assert_eq!(one_more, Err(LogError::TooManySubscriptions { max: MAX_SUBSCRIPTIONS }));
         let bury = |writes: &mut Writes<'_>| (0..=MAX_BURIED).try_for_each(|_| writes.bury("s", &events[0], "because"));
         store.write(1, bury).unwrap();

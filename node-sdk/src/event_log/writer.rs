@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::error::LogError;
 use crate::event_log::deliveries::StoredEvent;
-use crate::event_log::store::{LogLimits, NewEvent, Start, Store, Writes};
+use crate::event_log::store::{LogLimits, NewEvent, StartPosition, Store, Writes};
 
 /// Maximum number of commands that wait for the disk: as many as one flush is for, and as many that
 /// come meanwhile. Others wait to be queued.
@@ -25,7 +25,7 @@ type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 #[derive(Debug)]
 pub(super) enum Command {
     Append(NewEvent, Reply<u64>),
-    Subscribe(Arc<str>, Start, Reply<u64>),
+    Subscribe(Arc<str>, StartPosition, Reply<u64>),
     /// The subscription has all events up to there.
     Floor(Arc<str>, u64),
     /// The event could not be handled, and why.
@@ -45,7 +45,7 @@ pub(super) struct Batch {
 }
 
 /// What a command has brought, for its reply.
-enum Outcome {
+enum WriteResult {
     Position(u64, Reply<u64>),
     Nothing,
 }
@@ -120,7 +120,7 @@ fn write_all(store: &mut Store, now: u64, commands: Vec<Command>) {
         warn!("the event log is not written: {failure}");
     }
     for outcome in outcomes {
-        if let Outcome::Position(position, reply) = outcome {
+        if let WriteResult::Position(position, reply) = outcome {
             let _ = reply.send(written.clone().map(|()| position));
         }
     }
@@ -139,19 +139,19 @@ fn write_all(store: &mut Store, now: u64, commands: Vec<Command>) {
 
 /// Runs one command. A failure that concerns it alone ends there, and any other ends the
 /// transaction.
-fn write(writes: &mut Writes<'_>, command: Command) -> Result<Outcome, LogError> {
+fn write(writes: &mut Writes<'_>, command: Command) -> Result<WriteResult, LogError> {
     let (result, reply) = match command {
         Command::Append(event, reply) => (writes.append(&event), reply),
         Command::Subscribe(name, start, reply) => (writes.subscribe(&name, start), reply),
-        Command::Floor(name, floor) => return writes.set_floor(&name, floor).map(|()| Outcome::Nothing),
-        Command::Bury(name, event, why) => return writes.bury(&name, &event, &why).map(|()| Outcome::Nothing),
-        Command::Read(..) => return Ok(Outcome::Nothing),
+        Command::Floor(name, floor) => return writes.set_floor(&name, floor).map(|()| WriteResult::Nothing),
+        Command::Bury(name, event, why) => return writes.bury(&name, &event, &why).map(|()| WriteResult::Nothing),
+        Command::Read(..) => return Ok(WriteResult::Nothing),
     };
     match result {
-        Ok(position) => Ok(Outcome::Position(position, reply)),
+        Ok(position) => Ok(WriteResult::Position(position, reply)),
         Err(failure @ LogError::TooManySubscriptions { .. }) => {
             let _ = reply.send(Err(failure));
-            Ok(Outcome::Nothing)
+            Ok(WriteResult::Nothing)
         }
         Err(failure) => {
             let _ = reply.send(Err(failure.clone()));

@@ -14,10 +14,10 @@ const PREFIX: &str = "NODE_";
 const MAX_ZONE_BYTES: usize = 128;
 
 /// Sets what a variable says, or says what to write instead.
-type Reader = fn(&mut NodeBuilder, &str) -> Result<(), String>;
+type SetVariable = fn(&mut NodeBuilder, &str) -> Result<(), String>;
 
 /// The variables of a builder, each with its reader.
-const VARIABLES: [(&str, Reader); 8] = [
+const VARIABLES: [(&str, SetVariable); 8] = [
     ("NODE_LISTEN", |node, text| {
         check_listen(text)?;
         node.listen = text.to_owned();

@@ -40,19 +40,22 @@ pub struct LogPart {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LoggedEvent {
     /// Its position in the log.
-    pub n: u64,
+    #[serde(rename = "n")]
+    pub position: u64,
     /// Its id.
-    pub e: String,
+    #[serde(rename = "e")]
+    pub id: String,
     /// Its name.
     pub name: String,
     /// Its key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub k: Option<String>,
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// When it was published, in milliseconds since 1970.
-    pub t: u64,
+    #[serde(rename = "t")]
+    pub published_at: u64,
     /// How many attempts to handle it have failed.
-    #[serde(default)]
-    pub at: u32,
+    #[serde(rename = "at", default)]
+    pub failed_attempts: u32,
     /// The payload.
     pub params: Box<RawValue>,
 }

@@ -5,15 +5,15 @@ use foldhash::{HashMap, HashMapExt};
 use crate::route::{ANY_WORD, LAST_WORDS};
 
 /// A value per pattern, as a tree of their words. A look-up may have to follow a word and a `*` at
-/// each place. A pattern has at most 16 words and 3 wildcards, so it visits at most 697 places.
+/// each node. A pattern has at most 16 words and 3 wildcards, so it visits at most 697 nodes.
 #[derive(Clone, Debug)]
 pub(super) struct EventPatterns<T> {
-    root: Place<T>,
+    root: PatternNode<T>,
 }
 
-/// What may follow the words up to here.
+/// A node of the tree of patterns, reached by the words before it.
 #[derive(Clone, Debug)]
-struct Place<T> {
+struct PatternNode<T> {
     words: HashMap<Box<str>, Self>,
     /// What follows any one word.
     any: Option<Box<Self>>,
@@ -30,39 +30,39 @@ impl<T> EventPatterns<T> {
 
     /// The value of a pattern, made by `new` if there is none. The path is a pattern.
     pub(super) fn entry(&mut self, path: &str, new: impl FnOnce() -> T) -> &mut T {
-        let mut place = &mut self.root;
+        let mut node = &mut self.root;
         for word in words(path) {
-            place = match word {
-                LAST_WORDS => return place.rest.get_or_insert_with(new),
-                ANY_WORD => place.any.get_or_insert_with(Box::default),
-                word => place.words.entry(word.into()).or_default(),
+            node = match word {
+                LAST_WORDS => return node.rest.get_or_insert_with(new),
+                ANY_WORD => node.any.get_or_insert_with(Box::default),
+                word => node.words.entry(word.into()).or_default(),
             };
         }
-        place.end.get_or_insert_with(new)
+        node.end.get_or_insert_with(new)
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&T> {
-        let mut place = &self.root;
+        let mut node = &self.root;
         for word in words(path) {
-            place = match word {
-                LAST_WORDS => return place.rest.as_ref(),
-                ANY_WORD => place.any.as_ref()?,
-                word => place.words.get(word)?,
+            node = match word {
+                LAST_WORDS => return node.rest.as_ref(),
+                ANY_WORD => node.any.as_ref()?,
+                word => node.words.get(word)?,
             };
         }
-        place.end.as_ref()
+        node.end.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, path: &str) -> Option<&mut T> {
-        let mut place = &mut self.root;
+        let mut node = &mut self.root;
         for word in words(path) {
-            place = match word {
-                LAST_WORDS => return place.rest.as_mut(),
-                ANY_WORD => place.any.as_mut()?,
-                word => place.words.get_mut(word)?,
+            node = match word {
+                LAST_WORDS => return node.rest.as_mut(),
+                ANY_WORD => node.any.as_mut()?,
+                word => node.words.get_mut(word)?,
             };
         }
-        place.end.as_mut()
+        node.end.as_mut()
     }
 
     /// Removes a pattern, and leaves nothing behind.
@@ -78,7 +78,7 @@ impl<T> EventPatterns<T> {
     }
 }
 
-impl<T> Place<T> {
+impl<T> PatternNode<T> {
     fn is_empty(&self) -> bool {
         self.words.is_empty() && self.any.is_none() && self.end.is_none() && self.rest.is_none()
     }
@@ -88,15 +88,15 @@ impl<T> Place<T> {
             None => self.end = None,
             Some(LAST_WORDS) => self.rest = None,
             Some(ANY_WORD) => {
-                if let Some(place) = &mut self.any {
-                    place.remove(words);
+                if let Some(node) = &mut self.any {
+                    node.remove(words);
                 }
-                self.any.take_if(|place| place.is_empty());
+                self.any.take_if(|node| node.is_empty());
             }
             Some(word) => {
-                let Some(place) = self.words.get_mut(word) else { return };
-                place.remove(words);
-                if place.is_empty() {
+                let Some(node) = self.words.get_mut(word) else { return };
+                node.remove(words);
+                if node.is_empty() {
                     self.words.remove(word);
                 }
             }
@@ -113,8 +113,8 @@ impl<T> Place<T> {
         if word.is_empty() {
             return true;
         }
-        self.words.get(word).is_none_or(|place| place.find_all(left, found))
-            && self.any.as_ref().is_none_or(|place| place.find_all(left, found))
+        self.words.get(word).is_none_or(|node| node.find_all(left, found))
+            && self.any.as_ref().is_none_or(|node| node.find_all(left, found))
             && self.rest.as_ref().is_none_or(found)
     }
 }
@@ -126,11 +126,11 @@ fn words(path: &str) -> impl Iterator<Item = &str> {
 
 impl<T> Default for EventPatterns<T> {
     fn default() -> Self {
-        Self { root: Place::default() }
+        Self { root: PatternNode::default() }
     }
 }
 
-impl<T> Default for Place<T> {
+impl<T> Default for PatternNode<T> {
     fn default() -> Self {
         Self { words: HashMap::new(), any: None, end: None, rest: None }
     }

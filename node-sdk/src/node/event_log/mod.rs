@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use protocol::EVENT_LOG_URL;
 
-use self::reader::{Reader, ReaderSettings};
+use self::reader::{LogReader, ReaderSettings};
 use self::session::read_log;
 use crate::context::Stop;
 use crate::error::StartError;
@@ -135,7 +135,7 @@ pub(super) fn start_readers(node_name: &str, durable: Vec<DurableDefinition>, pe
     for DurableDefinition { pattern, name, only_new } in durable {
         let subscription = format!("{node_name}/{name}");
         let settings = ReaderSettings { name, subscription, pattern, only_new };
-        let reader = Reader::new(settings, peers.clone(), stop.clone());
+        let reader = LogReader::new(settings, peers.clone(), stop.clone());
         peers.mesh.tasks().spawn(reader.run());
     }
 }

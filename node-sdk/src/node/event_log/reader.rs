@@ -44,13 +44,13 @@ pub(super) struct ReaderSettings {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Reader {
+pub(super) struct LogReader {
     settings: ReaderSettings,
     peers: Peers,
     stop: Stop,
 }
 
-impl Reader {
+impl LogReader {
     pub(super) fn new(settings: ReaderSettings, peers: Peers, stop: Stop) -> Self {
         Self { settings, peers, stop }
     }
@@ -148,23 +148,24 @@ impl Reader {
 
     /// Runs the handler, and says what became of the event.
     async fn handle(&self, event: LoggedEvent) -> LogReport {
-        let LoggedEvent { n, e, name, k, at, params, .. } = event;
+        let LoggedEvent { position, id, name, key, failed_attempts, params, .. } = event;
         let path = format!("/{}/{name}", self.settings.name);
-        let attempt = u8::try_from(at).unwrap_or(u8::MAX);
-        let failed = |for_good, why: String| LogReport { failed: Some(n), for_good, why, ..LogReport::default() };
+        let attempt = u8::try_from(failed_attempts).unwrap_or(u8::MAX);
+        let failed =
+            |for_good, why: String| LogReport { failed: Some(position), for_good, why, ..LogReport::default() };
         loop {
             let Some(service) = self.peers.mesh.local() else {
                 return failed(false, "the node has ended".to_owned());
             };
             let context = Context { deadline: Some(Instant::now() + HANDLER_TIME), ..Context::default() };
-            let event = LocalEvent { id: &e, key: k.as_deref(), attempt };
+            let event = LocalEvent { id: &id, key: key.as_deref(), attempt };
             let Some(frame) = service.deliver(CallUrl::new(DURABLE_METHOD, &path), params.get(), context, event).await
             else {
                 return failed(false, format!("the handler has not ended within {} s", HANDLER_TIME.as_secs()));
             };
             let read = read_result::<IgnoredAny>(&RawResponse { frame: ResponseFrame::from(frame), node: None });
             let error = match read.map_err(|error| error.into_call_error(|| name.clone())) {
-                Ok(IgnoredAny) => return LogReport { done: Some(n), ..LogReport::default() },
+                Ok(IgnoredAny) => return LogReport { done: Some(position), ..LogReport::default() },
                 Err(error) => error,
             };
             match &error {

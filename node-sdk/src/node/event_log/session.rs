@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{LogError, ServiceError};
-use crate::event_log::{Consumer, EventLog, Failed, Next, Start, StoredEvent, Subscription};
+use crate::event_log::{Consumer, EventLog, FailureOutcome, ReaderStep, StartPosition, StoredEvent, Subscription};
 use crate::handler::stream::{Items, Streaming};
 use crate::handler::{Params, State};
 
@@ -30,9 +30,9 @@ pub(super) async fn read_log(
     State(log): State<EventLog>,
 ) -> Result<Streaming<impl Stream<Item = Result<LogPart, ServiceError>>>, ServiceError> {
     let start = match (request.replay, request.only_new) {
-        (Some(time), _) => Start::Time(time),
-        (None, true) => Start::New,
-        (None, false) => Start::First,
+        (Some(time), _) => StartPosition::Time(time),
+        (None, true) => StartPosition::New,
+        (None, false) => StartPosition::First,
     };
     let (subscription, consumer) = log.subscribe(&request.subscription, &request.pattern, start).await?;
     let (changed, end) = (subscription.changed.subscribe(), log.end());
@@ -80,16 +80,16 @@ impl Session {
             let mut again_at = None;
             if self.leased.len() < MAX_LEASED && self.bytes < MAX_LEASED_BYTES {
                 match self.log.next(&self.subscription, self.consumer).await {
-                    Ok(Next::Event(event, failed)) => return Some(self.part(event, failed)),
-                    Ok(Next::Missed(missed)) => {
+                    Ok(ReaderStep::Event(event, failed)) => return Some(self.part(event, failed)),
+                    Ok(ReaderStep::Missed(missed)) => {
                         return Some(Ok(LogPart { missed: Some(missed), ..LogPart::default() }));
                     }
-                    Ok(Next::Nothing(at)) => again_at = at,
+                    Ok(ReaderStep::Nothing(at)) => again_at = at,
                     Err(failure) => return Some(Err(failure.into())),
                 }
             }
             tokio::select! {
-                report = self.reports.next() => self.take(report?.ok()?).await,
+                report = self.reports.next() => self.apply_report(report?.ok()?).await,
                 changed = self.changed.changed() => changed.ok()?,
                 ended = self.end.changed() => ended.ok()?,
                 () = sleep_until_opt(again_at) => {}
@@ -103,12 +103,12 @@ impl Session {
         let params = RawValue::from_string(payload.clone());
         let params = params.map_err(|_damaged| ServiceError::internal("an event of the log is damaged"))?;
         let logged = LoggedEvent {
-            n: *position,
-            e: id.clone(),
+            position: *position,
+            id: id.clone(),
             name: name.clone(),
-            k: key.clone(),
-            t: *time,
-            at: failed,
+            key: key.clone(),
+            published_at: *time,
+            failed_attempts: failed,
             params,
         };
         self.bytes += payload.len();
@@ -116,7 +116,7 @@ impl Session {
         Ok(LogPart { event: Some(logged), ..LogPart::default() })
     }
 
-    async fn take(&mut self, report: LogReport) {
+    async fn apply_report(&mut self, report: LogReport) {
         self.heard_at = Instant::now();
         let LogReport { done, failed, for_good, why } = report;
         if let Some(event) = done.and_then(|position| self.give_back(position)) {
@@ -124,7 +124,7 @@ impl Session {
         }
         if let Some(event) = failed.and_then(|position| self.give_back(position)) {
             let failed = self.log.fail(&self.subscription, self.consumer, &event, for_good, &why).await;
-            if failed == Failed::Buried {
+            if failed == FailureOutcome::Buried {
                 let StoredEvent { position, id, name, .. } = &*event;
                 let why = net::escaped(&why, net::MAX_ESCAPED_BYTES);
                 warn!(event = %name, id, position, ?why, "buried: an event could not be handled; it is in the table `buried` of the log");
