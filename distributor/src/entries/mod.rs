@@ -7,11 +7,11 @@
 pub(crate) mod address_shares;
 mod changelog;
 mod expected;
-mod fitting;
 pub(crate) mod interests;
+mod list_fit;
 pub(crate) mod offers;
 mod record;
-mod registered;
+mod registration_change;
 mod restore;
 
 use std::collections::hash_map;
@@ -32,7 +32,7 @@ use crate::entries::offers::Offers;
 use crate::entries::offers::offer_index::OfferIndex;
 use crate::entries::offers::route_index::RouteIndex;
 pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId, shown_address};
-pub(crate) use crate::entries::registered::{RegisterOutcome, RegistrationChange, Retained};
+pub(crate) use crate::entries::registration_change::{RegisterOutcome, RegistrationChange, Retained};
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]

@@ -73,7 +73,7 @@ impl IncomingBudget {
             Ok(reservation) => Ok(reservation),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
                 let (free, packet_bytes, waits) =
-                    (Arc::clone(&self.free), self.packet_bytes, Waits::among(&self.waiting));
+                    (Arc::clone(&self.free), self.packet_bytes, WaitingCount::among(&self.waiting));
                 Err(Box::pin(async move {
                     let reservation =
                         free.acquire_many_owned(packet_bytes).await.expect("the semaphore is never closed");
@@ -86,16 +86,16 @@ impl IncomingBudget {
 }
 
 /// Counts one more waiting connection until it is dropped.
-struct Waits(Arc<AtomicUsize>);
+struct WaitingCount(Arc<AtomicUsize>);
 
-impl Waits {
+impl WaitingCount {
     fn among(all: &Arc<AtomicUsize>) -> Self {
         all.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(all))
     }
 }
 
-impl Drop for Waits {
+impl Drop for WaitingCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -7,9 +7,9 @@ mod conflicts;
 pub(crate) mod defaults;
 pub(crate) mod file;
 mod fixed_server;
-pub(crate) mod mistakes;
 mod old_nodes;
 pub(crate) mod settings;
+pub(crate) mod settings_error;
 pub(crate) mod snapshot;
 mod values;
 

@@ -8,7 +8,7 @@ use crate::config::{Config, RouteConfig};
 use crate::route::access::PathAccess;
 use crate::route::cookie::{CookieName, CookieSigner};
 use crate::route::path::{longest_prefix, normal_prefix};
-use crate::route::readings::{is_ambiguous, readings};
+use crate::route::path_readings::{is_ambiguous, readings};
 
 /// A configuration with look-ups. A request keeps the one that it began with.
 #[derive(Debug)]

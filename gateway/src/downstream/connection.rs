@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -25,8 +26,8 @@ use crate::message::head::{RequestHead, Scheme};
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::proxy::Proxy;
-use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
+use crate::proxy::request_error::Ended;
 
 /// The first bytes of a client that speaks HTTP/2 without TLS's negotiation: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,7 +46,7 @@ pub(crate) struct DownstreamConnection<'a> {
 }
 
 /// What is known from the first bytes of a client.
-enum Peeked<T> {
+enum PeekResult<T> {
     Known(T),
     /// More bytes are needed.
     More,
@@ -75,10 +76,10 @@ impl DownstreamConnection<'_> {
         let Some(tls) = self.tls else {
             if config.h2c {
                 let look = |bytes: &[u8]| match bytes {
-                    bytes if bytes.starts_with(&PREFACE[..4]) => Peeked::Known(true),
-                    bytes if PREFACE.starts_with(bytes) => Peeked::More,
+                    bytes if bytes.starts_with(&PREFACE[..4]) => PeekResult::Known(true),
+                    bytes if PREFACE.starts_with(bytes) => PeekResult::More,
                     // Anything else is an invalid preface: RFC 9113, 3.4.
-                    bytes => Peeked::Known(!begins_http1(bytes)),
+                    bytes => PeekResult::Known(!begins_http1(bytes)),
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
                     Ok(Some(true)) => {
@@ -105,8 +106,8 @@ impl DownstreamConnection<'_> {
     ) -> &'static str {
         // A client that wrote http instead of https is told so.
         let look = |bytes: &[u8]| match bytes.first() {
-            Some(first) => Peeked::Known(first.is_ascii_alphabetic()),
-            None => Peeked::More,
+            Some(first) => PeekResult::Known(first.is_ascii_alphabetic()),
+            None => PeekResult::More,
         };
         match timeout_at(deadline, peek(&stream, look)).await {
             Ok(Some(false)) => {}
@@ -218,21 +219,21 @@ fn begins_http1(bytes: &[u8]) -> bool {
 
 /// Examines the first bytes of a client without consuming them. `None` when it closes before there
 /// are enough.
-async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Option<T> {
+async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> PeekResult<T>) -> Option<T> {
     let mut first = [0; PREFACE.len()];
     let (mut before, mut pause) = (0, RECHECK_INTERVAL);
     loop {
         let peeked = stream.peek(&mut first).await.ok().filter(|peeked| *peeked > 0)?;
         match look(&first[..peeked]) {
-            Peeked::Known(known) => return Some(known),
+            PeekResult::Known(known) => return Some(known),
             // The system does not report further bytes after those that it has reported, so they
             // are polled for. It does not report a close either.
-            Peeked::More if pause > MAX_PAUSE => return None,
-            Peeked::More if peeked == before => {
+            PeekResult::More if pause > MAX_PAUSE => return None,
+            PeekResult::More if peeked == before => {
                 sleep(pause).await;
                 pause *= 2;
             }
-            Peeked::More => (before, pause) = (peeked, RECHECK_INTERVAL),
+            PeekResult::More => (before, pause) = (peeked, RECHECK_INTERVAL),
         }
     }
 }

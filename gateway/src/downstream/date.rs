@@ -1,9 +1,10 @@
 //! The time of day in the form of HTTP.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use net::time_of_day;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 /// How long a date may be used again. It shows seconds, so it is half a second late at most.
 const MAX_AGE: Duration = Duration::from_millis(500);

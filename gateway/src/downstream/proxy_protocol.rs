@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::{Duration, sleep};
+use tokio::time::sleep;
 
 /// Longest header: version 1 has at most 107 bytes, version 2 a few hundred with everything that
 /// balancers add.

@@ -6,10 +6,11 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use foldhash::HashMap;
 use net::address_group;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::io::fair_queue::FairQueue;
 use crate::io::recent_table::RecentTable;

@@ -1,8 +1,9 @@
 //! How fast a client reads its responses, while we wait for it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 /// How long we wait for a client before its pace is judged.
 pub(crate) const JUDGED_AFTER: Duration = Duration::from_secs(1);

@@ -1,8 +1,7 @@
 //! Which connections of a worker are heavy, and which of these work in its present turn. Pure.
 
 use std::net::IpAddr;
-
-use tokio::time::Duration;
+use std::time::Duration;
 
 use crate::io::fair_queue::FairQueue;
 

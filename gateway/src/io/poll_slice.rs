@@ -5,9 +5,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::task::yield_now;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 /// The length of a slice: a few dozen requests, and so short that fifty clients that never pause
 /// delay the others only by a hundredth of a second.

@@ -1,5 +1,5 @@
 //! A table of fixed size, by hash, of what was seen recently. A new entry replaces the one that
-//! expires soonest. Pure.
+//! expires soonest. There is no I/O, and the time is an argument.
 
 use tokio::time::Instant;
 
@@ -58,7 +58,7 @@ fn set_of(hash: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Duration;
+    use std::time::Duration;
 
     use super::*;
 

@@ -5,13 +5,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
 use net::{QueuedSocket, buffers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
@@ -211,7 +212,7 @@ fn poll_readable_tls(stream: &TlsStream<QueuedSocket>, task: &mut Context<'_>) -
 
 /// Whether all bytes were taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum WriteTiming {
     Full,
     /// The write had to wait for the client.
     Late,
@@ -223,8 +224,8 @@ pub(crate) async fn write_all(
     output: &mut BytesMut,
     write_timeout: Duration,
     pace: &ClientPace,
-) -> Result<Written, WriteError> {
-    let mut outcome = Written::Full;
+) -> Result<WriteTiming, WriteError> {
+    let mut outcome = WriteTiming::Full;
     if output.is_empty() {
         return Ok(outcome);
     }
@@ -233,7 +234,7 @@ pub(crate) async fn write_all(
         let written = match to.write(output).now_or_never() {
             Some(written) => written,
             None => {
-                outcome = Written::Late;
+                outcome = WriteTiming::Late;
                 shrink(output);
                 let _wait = pace.wait();
                 timeout(write_timeout, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
@@ -242,7 +243,7 @@ pub(crate) async fn write_all(
         match written {
             Ok(0) | Err(_) => return Err(WriteError::Broken),
             Ok(bytes) => {
-                if outcome == Written::Late {
+                if outcome == WriteTiming::Late {
                     pace.record_bytes(bytes);
                 }
                 output.advance(bytes);
@@ -253,7 +254,7 @@ pub(crate) async fn write_all(
     let flushed = match to.flush().now_or_never() {
         Some(flushed) => flushed,
         None => {
-            outcome = Written::Late;
+            outcome = WriteTiming::Late;
             let _wait = pace.wait();
             timeout(write_timeout, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?
         }
@@ -440,7 +441,7 @@ mod tests {
         }
         let (limit, pace) = (Duration::from_millis(100), ClientPace::new(tokio::time::Instant::now()));
         let mut output = BytesMut::from("last");
-        assert_eq!(write_all(&mut stream, &mut output, limit, &pace).await.unwrap(), Written::Full);
+        assert_eq!(write_all(&mut stream, &mut output, limit, &pace).await.unwrap(), WriteTiming::Full);
         assert!(matches!(stream.wait_sent(limit, &pace).await, Err(WriteError::Stalled)));
         let mut read = vec![0; taken];
         let (sent, _) = tokio::join!(stream.wait_sent(Duration::from_secs(30), &pace), client.read_exact(&mut read));

@@ -7,12 +7,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use net::address_group;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::io::heavy_queue::{HeavyQueue, WorkMeter};
 

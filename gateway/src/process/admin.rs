@@ -26,8 +26,8 @@ use crate::observe::metrics::Metrics;
 use crate::observe::metrics_page::{ProcessTotals, metrics_page};
 use crate::process::openapi::{self, openapi};
 use crate::process::routes_page::routes_page;
-use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
+use crate::proxy::request_error::Ended;
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 

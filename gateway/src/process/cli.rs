@@ -18,8 +18,8 @@ use tracing::{error, warn};
 
 use crate::config::defaults::print_defaults;
 use crate::config::file::{read_settings, try_settings};
-use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, ProcessSettings, Settings};
+use crate::config::settings_error::SettingsError;
 use crate::config::{Config, FixedAddress};
 use crate::downstream::tls::Tls;
 use crate::process::lifecycle;

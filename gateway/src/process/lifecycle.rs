@@ -17,8 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::config::mistakes::SettingsError;
 use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings};
+use crate::config::settings_error::SettingsError;
 use crate::downstream::tls::Tls;
 use crate::process::pid_file;
 use crate::process::serve::{Listeners, Stop, serve_all};

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use net::QueuedSocket;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::io::budget::Reservation;
@@ -16,8 +17,8 @@ use crate::message::answer_fields::AnswerFields;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::response_head::ResponseHead;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ForwardOutcome, Sink, Source};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 
 /// A response with a complete body.

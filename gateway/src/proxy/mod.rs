@@ -5,11 +5,11 @@
 
 mod attempts;
 mod destination;
-pub(crate) mod ended;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod node_call;
 mod redirect;
+pub(crate) mod request_error;
 mod server_request;
 pub(crate) mod shedding;
 pub(crate) mod tunnel;
@@ -17,12 +17,13 @@ pub(crate) mod websocket;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
 use node_sdk::gateway::{RetryBudget, RouteOffer};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -38,9 +39,9 @@ use crate::message::problem_kind::ProblemKind;
 use crate::message::request_id::RequestId;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
 use crate::proxy::node_call::translate::JSON;
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::proxy::shedding::Shedding;
 use crate::route::limits::LimitExceeded;
 use crate::route::path::{self, BadPath};

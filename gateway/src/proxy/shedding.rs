@@ -7,9 +7,10 @@
 //! rejections do not shorten.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::task::yield_now;
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// How often a worker measures its lag.
 const TICK: Duration = Duration::from_millis(50);

@@ -5,11 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use net::QueuedSocket;
 use net::buffers::with_read_buffer;
 use tokio::io::AsyncWrite;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::io::poll_slice::wake_later;
 use crate::io::stream::MaybeTlsStream;

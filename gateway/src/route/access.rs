@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use protocol::{Route, Router, RouterError, Segment};
 
 use crate::route::path::normalize;
-use crate::route::readings::{is_ambiguous, plain, readings};
+use crate::route::path_readings::{is_ambiguous, plain, readings};
 
 /// Methods of requests that a list without `OPTIONS` can leave open.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];

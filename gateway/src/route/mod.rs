@@ -10,4 +10,4 @@ pub(crate) mod cors;
 pub(crate) mod limits;
 pub(crate) mod params;
 pub(crate) mod path;
-pub(crate) mod readings;
+pub(crate) mod path_readings;

@@ -1,11 +1,12 @@
 //! The status of a server, for operators.
 
 use std::fmt;
+use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::Readiness;
 use protocol::HostPort;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::upstream::endpoint::MalformedResponses;
 use crate::upstream::unix_socket::unix_fault::UnixFault;

@@ -2,10 +2,11 @@
 //! have arrived yet, or this node may not be told of the nodes that offer it.
 
 use std::future::Future;
+use std::time::Duration;
 
 use net::warn;
 use protocol::{Route, Segment};
-use tokio::time::{Duration, sleep};
+use tokio::time::sleep;
 
 use crate::client::mesh::Mesh;
 use crate::client::split_url;

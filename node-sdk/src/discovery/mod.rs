@@ -4,7 +4,7 @@
 
 pub(crate) mod cache;
 mod foreign_server;
-mod reach;
+mod own_address;
 pub(crate) mod registration;
 mod session;
 

@@ -27,17 +27,17 @@ pub(crate) struct ConcurrencyLimit {
 }
 
 /// What a call holds while it runs.
-type Held = Box<dyn Send>;
+type RunPermitGuard = Box<dyn Send>;
 
 /// A call that waits until the limit allows it, or until earlier ones of its key are done.
 pub(crate) struct WaitingCall {
-    permit: Pin<Box<dyn Future<Output = Result<Held, AcquireError>> + Send>>,
+    permit: Pin<Box<dyn Future<Output = Result<RunPermitGuard, AcquireError>> + Send>>,
     /// The permit to wait, until the call begins.
     waiting: Option<OwnedSemaphorePermit>,
     handler: Arc<dyn AnyHandler>,
     call: KeptCall,
     /// Once it has begun: its work, and its permit to run.
-    running: Option<(RunningHandler, Held)>,
+    running: Option<(RunningHandler, RunPermitGuard)>,
 }
 
 impl ConcurrencyLimit {
@@ -66,7 +66,7 @@ impl ConcurrencyLimit {
         call: KeptCall,
     ) -> RunningHandler {
         let permit = Arc::clone(&self.running).acquire_owned();
-        let permit = Box::pin(async move { permit.await.map(|permit| Box::new(permit) as Held) });
+        let permit = Box::pin(async move { permit.await.map(|permit| Box::new(permit) as RunPermitGuard) });
         Box::pin(WaitingCall { permit, waiting: Some(waiting), handler: Arc::clone(handler), call, running: None })
     }
 }
@@ -81,7 +81,7 @@ pub(crate) fn wait_for_turn(
 ) -> RunningHandler {
     let permit = Box::pin(async move {
         turn.begin().await;
-        Ok(Box::new((turn, permit)) as Held)
+        Ok(Box::new((turn, permit)) as RunPermitGuard)
     });
     Box::pin(WaitingCall { permit, waiting: None, handler: Arc::clone(handler), call, running: None })
 }

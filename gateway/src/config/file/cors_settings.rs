@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::file_reader::{FileReader, entries};
 use crate::config::MAX_TIME;
-use crate::config::mistakes::shown;
+use crate::config::settings_error::shown;
 use crate::route::cors::{Cors, check_origin};
 
 net::settings! {

@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::syntax::{self, SyntaxError, SyntaxErrorKind};
-use crate::config::mistakes::shown;
 use crate::config::settings::top_level;
+use crate::config::settings_error::shown;
 
 /// Settings whose values stay out of logs.
 const SECRETS: [&str; 1] = ["cookie_secret"];

@@ -20,8 +20,8 @@ use self::file_reader::{Entry, FileReader, entries};
 use self::route_settings::{RouteSettings, read_routes};
 use crate::config::CertificateFiles;
 use crate::config::conflicts::conflicts;
-use crate::config::mistakes::SettingsError;
 use crate::config::settings::{Settings, top_level};
+use crate::config::settings_error::SettingsError;
 
 /// Maximum bytes of a file: many times the size of ten thousand routes.
 const MAX_FILE_BYTES: u64 = 16 << 20;

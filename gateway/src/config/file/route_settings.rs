@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::cors_settings::read_cors;
 use super::file_reader::{Entry, FileReader, entries};
-use crate::config::mistakes::shown;
+use crate::config::settings_error::shown;
 use crate::config::values::{BalanceName, CheckTarget, cookie_name};
 use crate::config::{FixedAddress, FixedServer, MAX_TIME, MIN_TIME, RouteConfig};
 use crate::route::access::{RequestPattern, RouteAccess};
@@ -110,7 +110,7 @@ net::settings! {
 /// Reads all `[[route]]` of a file.
 pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeValue<'t>>) -> Vec<RouteConfig> {
     let mut routes = Vec::new();
-    let mut seen = Seen::default();
+    let mut seen = UniqueNames::default();
     let list = reader.list("route", value, "[[route]] with two brackets").unwrap_or_default();
     for (number, value) in list.iter().enumerate() {
         if let Some(table) = reader.table("route", value, "[[route]]") {
@@ -124,7 +124,7 @@ pub(super) fn read_routes<'t>(reader: &mut FileReader<'t>, value: &Spanned<DeVal
 
 /// Prefixes and cookies, which no two routes may share, each with its line.
 #[derive(Debug, Default)]
-struct Seen {
+struct UniqueNames {
     /// The prefixes in normal form.
     prefixes: Vec<(String, usize)>,
     cookies: Vec<(String, usize)>,
@@ -141,7 +141,7 @@ struct ListedPath {
     prefix: String,
 }
 
-impl Seen {
+impl UniqueNames {
     /// Checks that each path of `allow` and `deny` is listed where it counts.
     fn check_listed(&self, reader: &mut FileReader<'_>) {
         for ListedPath { key, at, path, prefix } in &self.listed {
@@ -163,7 +163,7 @@ fn read_route<'t>(
     scope: &str,
     at: usize,
     table: &DeTable<'t>,
-    seen: &mut Seen,
+    seen: &mut UniqueNames,
 ) -> RouteConfig {
     let mut keys = RouteSettings::default();
     let mut unknown: Vec<Entry<'_, 't>> = Vec::new();
@@ -205,7 +205,7 @@ impl RouteTable<'_, '_> {
     }
 
     /// Checks that each prefix has a normal form and stands in no other route.
-    fn check_prefixes(&self, reader: &mut FileReader<'_>, prefixes: &[String], seen: &mut Seen) {
+    fn check_prefixes(&self, reader: &mut FileReader<'_>, prefixes: &[String], seen: &mut UniqueNames) {
         let Some(at) = self.offset(reader, "prefix") else {
             return reader.mistake(self.at, "this [[route]] has no `prefix`, such as prefix = \"/\" for all");
         };
@@ -232,7 +232,7 @@ impl RouteTable<'_, '_> {
     }
 
     /// Checks that the cookie is used, and by this route only.
-    fn check_cookie(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut Seen) {
+    fn check_cookie(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut UniqueNames) {
         let (Some(cookie), Some(at)) = (&keys.cookie, self.offset(reader, "cookie")) else { return };
         if let Some((_, line)) = seen.cookies.iter().find(|(other, _)| other == cookie) {
             reader.mistake(at, format!("cookie `{cookie}` is that of another route already, in line {}", line + 1));
@@ -262,7 +262,7 @@ impl RouteTable<'_, '_> {
     }
 
     /// Checks that the requests that are allowed or denied are below a prefix of the route.
-    fn check_access(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut Seen) {
+    fn check_access(&self, reader: &mut FileReader<'_>, keys: &RouteSettings, seen: &mut UniqueNames) {
         let prefixes: Vec<String> = keys.prefix.iter().filter_map(|prefix| normal_prefix(prefix)).collect();
         let prefix_of = |path: &str| longest_prefix(path, |prefix| prefixes.iter().find(|own| *own == prefix));
         for (key, patterns) in [("allow", keys.allow.as_deref().unwrap_or_default()), ("deny", &keys.deny)] {

@@ -2,7 +2,7 @@
 
 use toml::de::{DeTable, Error};
 
-use crate::config::mistakes::shown;
+use crate::config::settings_error::shown;
 
 /// A place where a text is not TOML.
 #[derive(Debug)]

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use net::{QueuedSocket, buffers};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::sink::{Http1Sink, put_switch_fields};
@@ -26,9 +27,9 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseHead;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, SwitchedConnection};
 use crate::proxy::forward::{self, ClientGone, ForwardOutcome, Sink, Source};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::proxy::tunnel;
 use crate::upstream::concurrency::Permit;
 

@@ -1,11 +1,12 @@
 //! The bytes that a client sends: heads, bodies, and bytes that are read ahead.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use net::buffers;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::MAX_AHEAD_BYTES;
 use crate::http1::body::{BodyReader, MalformedBody};
@@ -15,8 +16,8 @@ use crate::message::body::{Framing, Piece};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::ClientGone;
+use crate::proxy::request_error::{Ended, RequestError};
 
 /// Room for one read: all of most requests, and a part of the others.
 pub(super) const READ_BYTES: usize = 4 * 1024;

@@ -9,12 +9,13 @@ mod source;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use net::buffers;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::input::Http1Input;
@@ -26,14 +27,14 @@ use crate::http1::line_ends::LineEnds;
 use crate::http1::response_writer::{KeepAlive, StatusLine};
 use crate::io::budget::{OWN_BYTES, OverBudget, Reservation};
 use crate::io::poll_slice::{PollCounter, PollSlice};
-use crate::io::stream::{MaybeTlsStream, Readable, Written, shrink, write_all};
+use crate::io::stream::{MaybeTlsStream, Readable, WriteTiming, shrink, write_all};
 use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
+use crate::proxy::request_error::{Ended, RequestError};
 
 /// Bytes of requests that are read ahead while one is being answered: ten thousand clients may do
 /// that.
@@ -338,7 +339,7 @@ impl Http1Connection<'_> {
     /// Writes all waiting bytes.
     async fn flush(&mut self) -> Result<(), Ended> {
         if write_all(open(&mut self.stream), &mut self.output, self.timeouts.write, &self.client.pace).await?
-            == Written::Late
+            == WriteTiming::Late
         {
             self.answered = None;
         }

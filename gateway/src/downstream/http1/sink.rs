@@ -1,9 +1,11 @@
 //! A response on its way to the client.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use net::buffers;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::downstream::date::with_date;
 use crate::http1::request_writer::put_response_fields;
@@ -13,8 +15,8 @@ use crate::io::stream::{WriteHalf, write_all};
 use crate::message::body::Framing;
 use crate::message::head::RequestHead;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
+use crate::proxy::request_error::Ended;
 
 /// A response on its way to the client.
 pub(super) struct Http1Sink<'a> {

@@ -5,8 +5,8 @@ use tokio::time::Instant;
 use super::input::Http1Input;
 use crate::io::stream::ReadHalf;
 use crate::message::body::Piece;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ClientGone, Source};
+use crate::proxy::request_error::{Ended, RequestError};
 
 /// The body of the request, and the bytes that follow it.
 pub(super) struct Http1Source<'a> {

@@ -18,8 +18,8 @@ use crate::downstream::http1;
 use crate::downstream::tracked_client::TrackedClient;
 use crate::io::stream::MaybeTlsStream;
 use crate::message::head::RequestHead;
-use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
+use crate::proxy::request_error::Ended;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

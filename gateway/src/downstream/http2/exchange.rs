@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -11,7 +12,7 @@ use h2::{Reason, RecvStream};
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
 use net::QueuedSocket;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::body::{Http2Body, Http2Sender, send_data};
 use super::head::read_head;
@@ -26,9 +27,9 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseHead;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, SwitchedConnection};
 use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 
 /// How many bytes of an unwanted body are read, and for how long. Some clients take a reset for a

@@ -1,7 +1,9 @@
 //! The cost of a client's frames that request nothing: each frame is counted, within a budget.
-//! Pure.
+//! There is no I/O, and the time is an argument.
 
-use tokio::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::frames::FrameHead;
 

@@ -18,6 +18,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -25,7 +26,7 @@ use futures::stream::FuturesUnordered;
 use h2::Reason;
 use h2::server::Builder;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Instant, timeout};
 
 use self::exchange::Http2Exchange;
 use self::held_bytes::{HeldBytes, cost_of};
@@ -38,8 +39,8 @@ use crate::io::stream::MaybeTlsStream;
 use crate::io::timer::Timer;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse, RequestHandler};
+use crate::proxy::request_error::{Ended, RequestError};
 
 /// Requests of one client at a time: the least that RFC 9113 (6.5.2) recommends.
 const MAX_STREAMS: u32 = 100;

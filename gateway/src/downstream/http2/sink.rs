@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, SET_COOKIE};
 use http::{HeaderMap, Response, StatusCode};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::body::{Http2Sender, lock, send_data};
 use crate::downstream::date::with_date;
@@ -14,8 +15,8 @@ use crate::message::body::Framing;
 use crate::message::fields::tokens;
 use crate::message::hop_by_hop::{HopByHop, late_trailer};
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
+use crate::proxy::request_error::Ended;
 
 /// Pieces of a response up to this size are copied.
 pub(super) const SMALL_BYTES: usize = 8 * 1024;

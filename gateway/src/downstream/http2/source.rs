@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::body::{Http2Body, Http2Sender, lock};
 use crate::message::body::Piece;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::forward::{ClientGone, Source};
+use crate::proxy::request_error::{Ended, RequestError};
 
 /// The request's body, on its way to a server.
 pub(super) struct Http2Source<'a> {

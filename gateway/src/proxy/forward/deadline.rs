@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::io::timer::Timer;
 

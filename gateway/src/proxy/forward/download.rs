@@ -1,12 +1,13 @@
 //! A server's response on its way to the client.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
 use http::StatusCode;
 use net::buffers;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::deadline::MovingDeadline;
 use super::state::ForwardState;
@@ -20,7 +21,7 @@ use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::Ended;
+use crate::proxy::request_error::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 

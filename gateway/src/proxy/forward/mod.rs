@@ -11,10 +11,11 @@ mod upload;
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use net::QueuedSocket;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use self::deadline::MovingDeadline;
 use self::download::{CONTINUE_WAIT, ResponsePump};
@@ -28,7 +29,7 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::{Ended, RequestError};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 

@@ -1,10 +1,11 @@
 //! A node's stream on its way to the client.
 
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::download::UNPACED_BYTES;
 use super::state::ForwardState;
@@ -13,8 +14,8 @@ use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::timer::Timer;
 use crate::message::head::RequestHead;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::Ended;
 use crate::proxy::exchange::Exchange;
+use crate::proxy::request_error::Ended;
 
 /// Maximum bytes of parts that leave together.
 const MAX_BATCH_BYTES: usize = 16 * 1024;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -10,7 +11,7 @@ use futures::stream::BoxStream;
 use http::StatusCode;
 use node_sdk::CallError;
 use node_sdk::gateway::{BodySender, RawReply, RawResponse};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::deadline::MovingDeadline;
 use super::node_stream::{Relay, Silence};
@@ -25,8 +26,8 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::Exchange;
+use crate::proxy::request_error::{Ended, RequestError};
 
 /// Bytes of a body that are gathered for one part, if they are there.
 const GATHERED_BYTES: usize = 64 * 1024;

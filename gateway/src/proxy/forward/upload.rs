@@ -1,9 +1,11 @@
 //! A request on its way to a server.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use net::buffers;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::deadline::MovingDeadline;
 use super::state::ForwardState;
@@ -13,7 +15,7 @@ use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::WriteHalf;
 use crate::message::body::Framing;
 use crate::message::body::Piece;
-use crate::proxy::ended::{Ended, RequestError};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::upstream::concurrency::Permit;
 
 /// The least bytes a second of a body, after a grace time. A slower one comes from an attacker, or

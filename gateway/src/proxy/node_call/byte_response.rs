@@ -19,8 +19,8 @@ use crate::message::fields::Fields;
 use crate::message::problem::Problem;
 use crate::message::problem_kind::ProblemKind;
 use crate::message::response_head::ResponseHead;
-use crate::proxy::ended::Ended;
 use crate::proxy::forward::{Silence, StreamedAnswer};
+use crate::proxy::request_error::Ended;
 use crate::proxy::{Proxy, RequestContext};
 
 /// Bytes of a node's stream that wait for a client which reads: two of the largest parts, so that

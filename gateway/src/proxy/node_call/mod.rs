@@ -32,9 +32,9 @@ use crate::message::body::Framing;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::message::response_head::ResponseHead;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{Silence, StreamedAnswer, respond_with_stream};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::proxy::{Proxy, RequestContext};
 use crate::route::params::RequestParts;
 

@@ -7,9 +7,9 @@ use super::stream_body::StreamFormat;
 use super::{CallClient, STREAM_WINDOW, call_problem, client_key, traceparent, with_balance};
 use crate::message::body::Framing;
 use crate::message::problem::Problem;
-use crate::proxy::ended::RequestError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{NodeAnswer, NodeUpload, NodeUploadError, too_large, upload_to_node};
+use crate::proxy::request_error::RequestError;
 use crate::proxy::{Proxy, RequestContext};
 
 impl Proxy<'_> {

@@ -3,9 +3,9 @@
 //! It must not know the routes: `proxy` has found the node. WebSockets to servers are tunnels.
 
 mod closing;
+mod counted_stream;
 mod handshake;
 pub(crate) mod held;
-mod metered;
 mod relay;
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use self::metered::MeteredStream;
+use self::counted_stream::CountedStream;
 use self::relay::{Ending, RelayTerms, relay};
 use super::node_call::{
     CallClient, STREAM_WINDOW, StreamFault, call_problem, client_key, respond_streamed, traceparent, with_balance,
@@ -26,8 +26,8 @@ use super::node_call::{
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::MaybeTlsStream;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, SwitchedConnection};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::proxy::{Proxy, RequestContext, problem};
 
 /// Bytes of one message of a client. Requests have larger bodies; a message is read as a whole, on
@@ -83,7 +83,7 @@ impl Proxy<'_> {
             },
         };
         let held = self.budget.reserve(context.client, READ_BYTES)?;
-        let stream = MeteredStream::new(stream, held, READ_BYTES);
+        let stream = CountedStream::new(stream, held, READ_BYTES);
         let mut socket = WebSocketStream::from_partially_read(stream, ahead.into(), Role::Server, Some(config())).await;
         let polls = PollCounter::default();
         let ending = polls.count_polls(relay(&mut socket, parts, &sender, &terms, PollSlice::new(&polls))).await;
@@ -100,7 +100,7 @@ fn config() -> WebSocketConfig {
 }
 
 /// Closes a socket, so that its client learns why.
-async fn end(mut socket: WebSocketStream<MeteredStream<MaybeTlsStream>>, ending: Ending) -> Ended {
+async fn end(mut socket: WebSocketStream<CountedStream<MaybeTlsStream>>, ending: Ending) -> Ended {
     match ending {
         Ending::ByClient => {
             // The answer to a close frame may still have to be written.

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::closing::{close_frame, of_call_error, of_client_error};
-use super::metered::MeteredStream;
+use super::counted_stream::CountedStream;
 use crate::io::budget::{OverBudget, Reservation};
 use crate::io::poll_slice::PollSlice;
 use crate::io::timer::Timer;
@@ -71,7 +71,7 @@ pub(super) struct RelayTerms<'a, H, R> {
 /// Relays both ways until one side ends. Each side waits for the other: a client that does not read
 /// keeps the node from sending, and the other way round.
 pub(super) async fn relay<S, H, R>(
-    socket: &mut WebSocketStream<MeteredStream<S>>,
+    socket: &mut WebSocketStream<CountedStream<S>>,
     mut parts: impl Stream<Item = Result<Box<RawValue>, CallError>> + Unpin,
     node: &impl PartSink,
     terms: &RelayTerms<'_, H, R>,
@@ -163,7 +163,7 @@ pub(super) fn is_over_quota(error: &Error) -> bool {
 
 /// Sends the client a part of the node, and those that have come with it.
 async fn pass_down<S, H, R>(
-    socket: &mut WebSocketStream<MeteredStream<S>>,
+    socket: &mut WebSocketStream<CountedStream<S>>,
     first: Option<Result<Box<RawValue>, CallError>>,
     parts: &mut (impl Stream<Item = Result<Box<RawValue>, CallError>> + Unpin),
     terms: &RelayTerms<'_, H, R>,
@@ -232,7 +232,7 @@ pub(super) fn frames(message: Bytes) -> impl Iterator<Item = Message> {
 
 /// Writes messages, and waits until the client has taken them.
 pub(super) async fn write<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: &mut WebSocketStream<MeteredStream<S>>,
+    socket: &mut WebSocketStream<CountedStream<S>>,
     messages: impl IntoIterator<Item = Message>,
     limit: Duration,
 ) -> Option<Ending> {
@@ -293,7 +293,7 @@ mod tests {
         let (outer, inner) = duplex(4096);
         let budget = ConnectionBudget::new(&Arc::new(HeldBudget::new(BUDGET)));
         let hold = |bytes| budget.reserve([127, 0, 0, 1].into(), bytes);
-        let stream = MeteredStream::new(inner, hold(READ_BYTES).unwrap(), READ_BYTES);
+        let stream = CountedStream::new(inner, hold(READ_BYTES).unwrap(), READ_BYTES);
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
         let (node, stop) = (Taken { parts: Mutex::default(), takes }, CancellationToken::new());
         let terms = RelayTerms { write_timeout: WRITE_TIMEOUT, stop: &stop, hold, record: |_: Option<&CallError>| {} };

@@ -1,15 +1,16 @@
 //! Requests and tunnels that hold a permit while they wait for their client, and which of them are
-//! evicted when permits are short. Pure, except for how they are notified.
+//! evicted when permits are short. There is no I/O, and the time is an argument.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use foldhash::HashMap;
 use futures::task::AtomicWaker;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 /// While requests wait for a permit, a client that reads or sends fewer bytes a second than this is
 /// evicted. Even slow lines are faster. With a lower rate, a few attackers could hold all permits

@@ -4,12 +4,12 @@
 //! `stream` or `events`.
 
 pub(super) mod arguments;
-mod asking;
 mod attempt;
 mod failure;
 mod hedge;
 mod observed;
 mod progress;
+mod question;
 pub(crate) mod raw_call;
 pub(crate) mod response;
 

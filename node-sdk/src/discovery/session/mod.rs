@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::discovery::foreign_server::{ForeignServerBackoff, by_first_bytes};
-use crate::discovery::reach::registry_host;
+use crate::discovery::own_address::registry_host;
 use crate::discovery::registration::{MAX_VISIBILITY_REQUESTS, NodeDescription, VisibilityRequest};
 use crate::discovery::{RECONNECT_PERIOD, cache};
 use crate::routing::registry_view::RegistryView;

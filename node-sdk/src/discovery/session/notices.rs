@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::questions::uses_too_much;
 use super::{RegistryClient, RegistrySession};
-use crate::discovery::reach::{is_translated, unreachable};
+use crate::discovery::own_address::{is_translated, unreachable};
 use crate::discovery::registration::NodeDescription;
 use crate::routing::subscriptions::is_event;
 

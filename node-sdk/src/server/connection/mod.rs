@@ -4,8 +4,8 @@
 //! It must not look up routes or read arguments: `dispatch` does.
 
 mod bad_frames;
+mod held_bytes;
 mod hello;
-mod room;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

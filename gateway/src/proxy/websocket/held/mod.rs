@@ -23,15 +23,15 @@ use tracing::warn;
 
 use self::calls::{AttachedSocket, SocketCalls};
 use self::ending::HeldEnding;
-use super::metered::MeteredStream;
+use super::counted_stream::CountedStream;
 use super::{MAX_MESSAGE_BYTES, handshake};
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::message::fields::Fields;
 use crate::message::problem_kind::ProblemKind;
-use crate::proxy::ended::{Ended, RequestError};
 use crate::proxy::exchange::{Exchange, SwitchedConnection};
 use crate::proxy::node_call::stream_body::StreamFormat;
 use crate::proxy::node_call::{CallClient, call_problem, client_key, traceparent, with_balance};
+use crate::proxy::request_error::{Ended, RequestError};
 use crate::proxy::{Proxy, RequestContext, problem};
 use crate::sessions::Attached;
 use crate::sessions::core::table::NewSession;
@@ -156,7 +156,7 @@ impl Proxy<'_> {
     ) -> Result<Ended, RequestError> {
         let SwitchedConnection { stream, ahead, stop, write_timeout } = switched;
         let reserved = self.budget.reserve(context.client, READ_BYTES)?;
-        let stream = MeteredStream::new(stream, reserved, READ_BYTES);
+        let stream = CountedStream::new(stream, reserved, READ_BYTES);
         let mut websocket =
             WebSocketStream::from_partially_read(stream, ahead.into(), Role::Server, Some(config())).await;
         let polls = PollCounter::default();

@@ -21,7 +21,7 @@ use super::ending::{HeldEnding, SessionFate};
 use crate::io::poll_slice::PollSlice;
 use crate::io::timer::Timer;
 use crate::proxy::websocket::closing::of_client_error;
-use crate::proxy::websocket::metered::MeteredStream;
+use crate::proxy::websocket::counted_stream::CountedStream;
 use crate::proxy::websocket::relay::{Ending, MAX_BATCH_BYTES, PING_INTERVAL, frames, is_over_quota, write};
 use crate::sessions::NextOfSession;
 use crate::sessions::core::envelope::{ClientMessage, enclosed, greeting, open_envelope};
@@ -48,7 +48,7 @@ type RunningCall = Pin<Box<dyn Future<Output = Result<Option<Bytes>, HeldEnding>
 /// Holds a socket until it ends. A message is not read before the call for the one before has
 /// ended.
 pub(super) async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
-    websocket: &mut WebSocketStream<MeteredStream<S>>,
+    websocket: &mut WebSocketStream<CountedStream<S>>,
     held: &mut AttachedSocket,
     terms: &HoldTerms<'_>,
     mut slice: PollSlice<'_>,
@@ -121,7 +121,7 @@ pub(super) fn drain_delay(drain_time: Duration, random: f64) -> Duration {
 
 /// Tells the client how it resumes the session, if it can.
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
-    websocket: &mut WebSocketStream<MeteredStream<S>>,
+    websocket: &mut WebSocketStream<CountedStream<S>>,
     held: &AttachedSocket,
     write_timeout: Duration,
 ) -> Option<HeldEnding> {
@@ -198,7 +198,7 @@ fn take_message(
 
 /// Sends the client what waits in its session, and closes the socket if the session says so.
 async fn send_waiting<S: AsyncRead + AsyncWrite + Unpin>(
-    websocket: &mut WebSocketStream<MeteredStream<S>>,
+    websocket: &mut WebSocketStream<CountedStream<S>>,
     held: &AttachedSocket,
     first: NextOfSession,
     write_timeout: Duration,
@@ -224,7 +224,7 @@ async fn send_waiting<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Writes messages, and waits until the client has taken them.
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
-    websocket: &mut WebSocketStream<MeteredStream<S>>,
+    websocket: &mut WebSocketStream<CountedStream<S>>,
     messages: impl IntoIterator<Item = Message>,
     limit: Duration,
 ) -> Option<HeldEnding> {

@@ -11,7 +11,7 @@ use crate::io::budget::Reservation;
 /// A connection whose reads are counted against the budget for clients. A buffer that has grown
 /// for a large message stays as large, and so does the reservation.
 #[derive(Debug)]
-pub(super) struct MeteredStream<S> {
+pub(super) struct CountedStream<S> {
     inner: S,
     /// Bytes that were read since the last whole message.
     since_message: usize,
@@ -19,7 +19,7 @@ pub(super) struct MeteredStream<S> {
     held: Reservation,
 }
 
-impl<S> MeteredStream<S> {
+impl<S> CountedStream<S> {
     /// Counts with `held`, which has been reserved for `reserved` bytes.
     pub(super) fn new(inner: S, held: Reservation, reserved: usize) -> Self {
         Self { inner, since_message: 0, reserved, held }
@@ -31,7 +31,7 @@ impl<S> MeteredStream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {
     /// # Errors
     /// Those of the connection, and [`io::ErrorKind::QuotaExceeded`] when the client may hold no
     /// more bytes.
@@ -48,7 +48,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(task, bytes)
     }
