@@ -1,8 +1,8 @@
 //! The packets that one peer is still to be sent, without I/O.
 //!
-//! There is no queue. A peer is owed the update to the newest state or nothing, at most one reply
-//! and one notice of each kind, and the rest of at most one packet that its socket took in part. So
-//! a peer that stands still costs the same however much changes.
+//! There is no queue. The outbox owes a peer at most the update to the newest state, one reply, one
+//! notice of each kind, one ping, and the rest of one packet. So a peer that does not read costs
+//! the same however much changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

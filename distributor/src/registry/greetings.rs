@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Silent peers that are greeted at once. Silent peers are gateways of version 1, and few. More of
-/// them at a time are nodes whose machines are too busy to register in time, and each would be sent
-/// up to 64 KiB that it has no use for.
+/// Silent peers that are greeted at once. Few peers are silent: gateways of version 1. When many
+/// are, they are nodes on busy machines that have not registered yet, and the list of up to 64 KiB
+/// is useless to them.
 const BURST: u32 = 100;
 /// The time between two further greetings: they take a few MB in a second.
 const INTERVAL: Duration = Duration::from_millis(10);

@@ -61,7 +61,8 @@ impl Shared {
             (None, _) => debug!(nodes, %name, address, "registered"),
         }
         if warns_of_loopback && let Some(suppressed) = self.warnings.allow_for("loopback", address, now) {
-            warn!(%name, address, suppressed, "nodes on other machines cannot call this node: it listens only on the loopback of its own machine; let it listen on {seen} or 0.0.0.0");
+            warn!(%name, address, suppressed, "nodes on other machines cannot call this node: it listens \
+                  only on the loopback of its own machine; let it listen on {seen} or 0.0.0.0");
         }
     }
 
@@ -76,7 +77,8 @@ impl Shared {
         let SharedUrl { url, other, count } = shared_url;
         if let Some(suppressed) = self.warnings.allow_for("shared_url", url, now) {
             let (name, other, url) = (shown_name(name), shown_name(other), escaped(&**url, MAX_ESCAPED_BYTES));
-            warn!(%name, address, %other, %url, urls = count, suppressed, "services {other} and {name} both offer {url}: its calls go to either; rename one of the urls");
+            warn!(%name, address, %other, %url, urls = count, suppressed, "services \
+                  {other} and {name} both offer {url}: its calls go to either; rename one of the urls");
         }
     }
 
@@ -137,7 +139,8 @@ impl Shared {
     pub(super) fn warn_of_hidden(&self, peer: SocketAddr) {
         if let Some(suppressed) = self.warnings.allow_for("hidden", peer.ip(), Instant::now().into_std()) {
             let read_time = self.config.legacy_read_time;
-            warn!(%peer, suppressed, "the system does not show what this version 1 peer has read; it is given {read_time:?} for each list (--legacy-read-time)");
+            warn!(%peer, suppressed, "the system does not show what this version 1 peer has read; \
+                  it is given {read_time:?} for each list (--legacy-read-time)");
         }
     }
 

@@ -22,7 +22,8 @@ pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
     let Settings { process, tls, config, warnings: _ } = settings;
     let mut all = Vec::new();
     if process.redirect && tls.is_none() && config.trusted.is_empty() && config.proxy_protocol.is_empty() {
-        let why = "`redirect` sends clients to https, which this gateway does not speak: add [tls], or name in `trusted` or `proxy_protocol` the proxies that speak it";
+        let why = "`redirect` sends clients to https, which this gateway does not speak: add [tls], or name in \
+                   `trusted` or `proxy_protocol` the proxies that speak it";
         all.push(Conflict::mistake("redirect", &["tls.listen", "trusted", "proxy_protocol"], why.to_owned()));
     }
     let admin = match process.admin {

@@ -107,7 +107,8 @@ impl ClientTracker {
     }
 
     /// Admits a new client if there is room for it. When room is short, another client is evicted.
-    /// A client that `is_proxy` stands for many. With `may_wait`, one more client may wait.
+    /// If `is_proxy`, the client stands for many others, and the share of its address does not
+    /// limit it. With `may_wait`, one more client may wait.
     pub(crate) fn admit(
         &self,
         client: IpAddr,

@@ -151,7 +151,8 @@ impl DownstreamConnection<'_> {
     fn refuse_balancer(&self, why: &'static str) -> &'static str {
         let (balancer, throttles) = (self.address.ip(), &self.worker.shared.log_throttles);
         if let Some(suppressed) = throttles.allow_for("no_proxy_header", balancer, Instant::now().into_std()) {
-            warn!(%balancer, suppressed, "a connection of this balancer is closed: {why}; let the balancer speak the PROXY protocol, or remove it from proxy_protocol");
+            warn!(%balancer, suppressed, "a connection of this balancer is closed: \
+                  {why}; let the balancer speak the PROXY protocol, or remove it from proxy_protocol");
         }
         why
     }

@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    /// Has everyone that works in the next turn work for so long, and wait again.
+    /// Lets each connection of the next turn work for `works` and queue again.
     fn turn(queue: &mut HeavyQueue<u8>, works: Duration) -> Vec<u8> {
         let granted = queue.next_turn();
         for number in &granted {

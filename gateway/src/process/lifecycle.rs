@@ -225,7 +225,8 @@ async fn reload_on_hang_ups(
                     // A panic is in the log.
                     _ = &mut reading => break,
                     () = sleep(SLOW_READ_AFTER) => {
-                        error!("the file has not been read for {SLOW_READ_AFTER:?}: a disk, or the other end of a pipe, does not answer; the earlier configuration stays in use");
+                        error!("the file has not been read for {SLOW_READ_AFTER:?}: a disk, \
+                                or the other end of a pipe, does not answer; the earlier configuration stays in use");
                     }
                     () = hung_up.notified() => is_asked_again = true,
                 }

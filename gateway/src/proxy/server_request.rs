@@ -56,7 +56,8 @@ impl Proxy<'_> {
         let Some((name, _)) = head.fields().iter().find(|(name, _)| name.contains(&b'_')) else { return };
         if let Some(suppressed) = self.shared.log_throttles.allow_for("fields_left_out", name, now.into_std()) {
             let field = escaped(String::from_utf8_lossy(name), MAX_ESCAPED_BYTES);
-            warn!(%field, suppressed, "a field of a request is left out, because servers may take its _ for a -; set underscores = true on the route to pass on fields that do not imitate others");
+            warn!(%field, suppressed, "a field of a request is left out, because servers may take \
+                  its _ for a -; set underscores = true on the route to pass on fields that do not imitate others");
         }
     }
 }

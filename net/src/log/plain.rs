@@ -51,15 +51,15 @@ pub(crate) fn flush_printed(within: Duration) {
     }
 }
 
-/// What to say when the first line goes nowhere.
+/// The hint for the first lost line.
 static HINT: OnceLock<&str> = OnceLock::new();
-/// Whether it has been said.
+/// Whether the hint was printed.
 static HAS_HINTED: AtomicBool = AtomicBool::new(false);
 
-/// Prints the first warning or error of this crate and of node-sdk that no subscriber gets to
-/// standard error from now on, with `hint` behind it, which says how to see more. Nothing is
-/// printed if the program has a tracing subscriber by then, or prints all lines. Waits for nothing.
-/// The first hint stays.
+/// From now on, prints the first warning or error that no subscriber takes to standard error,
+/// followed by `hint`, which says how to see more. Lines of this crate and of node-sdk count.
+/// Nothing is printed if the program has a tracing subscriber by then, or prints all lines. Does
+/// not wait. The first hint stays.
 pub fn hint_without_subscriber(hint: &'static str) {
     let _ = HINT.set(hint);
 }

@@ -1,4 +1,4 @@
-//! `#[handler]`: what is wrong with a function that should be a handler, at its place.
+//! `#[handler]`: reports why a function cannot be a handler, at the place of the mistake.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -47,7 +47,7 @@ pub(crate) fn expand(settings: TokenStream, function: &ItemFn) -> TokenStream {
     }
 }
 
-/// What the text of the function shows to be wrong.
+/// The mistakes that the text of the function shows.
 fn mistakes(signature: &Signature) -> Vec<Error> {
     let mut mistakes = Vec::new();
     let mut report = |place: &dyn quote::ToTokens, text: &str| mistakes.push(Error::new_spanned(place, text));
@@ -93,7 +93,7 @@ fn mistakes(signature: &Signature) -> Vec<Error> {
     mistakes
 }
 
-/// What is wrong with the type of an argument, if its text shows it.
+/// The mistake in the type of an argument, if its text shows one.
 fn mistake_of_argument(ty: &Type, signature: &Signature) -> Option<String> {
     if has_impl_trait(ty) {
         return Some("a handler is not generic: name the type of the argument".to_owned());

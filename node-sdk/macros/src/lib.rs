@@ -1,4 +1,11 @@
 //! The attributes of `node-sdk`, which has their docs and exports them.
+//!
+//! `#[handler]` (`node_sdk::handler`) checks that a function can be a handler. `#[service]`
+//! (`node_sdk::service`) makes the routes and the client of a trait. `#[derive(Refusal)]`
+//! (`node_sdk::Refusal`) makes an enum the errors of a service.
+//!
+//! It must not decide what a type is: it knows only the text of types. It writes checks of them,
+//! which the compiler reports at the type.
 
 mod handler;
 mod refusal;

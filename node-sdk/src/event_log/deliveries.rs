@@ -1,5 +1,5 @@
-//! Which events of a log the nodes of one subscription have, without I/O. An event goes to one node
-//! at a time; it is done when that node has acknowledged it, or when it is buried.
+//! The open events of one subscription, and the node that has each, without I/O. An event goes to
+//! one node at a time. It is done when that node has acknowledged it, or when it is buried.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -7,44 +7,44 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Maximum number of events that are looked at beyond the first that is not done: one that is tried
-/// for long stops others of its key, and not all others.
+/// Maximum number of open events of a subscription. An event that fails for long delays only events
+/// of its key.
 pub(crate) const MAX_OPEN: usize = 256;
-/// And the bytes of their payloads. A single event may have more.
+/// Maximum bytes of their payloads. A single event may have more.
 pub(crate) const MAX_OPEN_BYTES: usize = 16 << 20;
-/// Maximum number of attempts at one event. With the pauses between them it is tried for about ten
-/// minutes: a fault that lasts longer is in the event or the handler, and others wait behind it.
+/// Maximum number of attempts at one event. They take about ten minutes with their pauses. A fault
+/// that lasts longer is in the event or the handler, and events of the same key wait behind it.
 pub(crate) const MAX_ATTEMPTS: u32 = 16;
-/// The pause after the first attempt that has failed. It doubles with each further one.
+/// The pause after the first failed attempt. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// And is never longer.
+/// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// An event as the log keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredEvent {
-    /// Its place in the log, from 1.
+    /// Its position in the log, from 1.
     pub(crate) position: u64,
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) key: Option<String>,
     /// When it was published, in milliseconds since 1970.
     pub(crate) time: u64,
-    /// As JSON.
+    /// The payload as JSON.
     pub(crate) payload: String,
 }
 
-/// Who has an event: one stream of a node.
+/// The number of one reader's stream.
 pub(crate) type Consumer = u64;
 
-/// The events of one subscription that are not done, as far as they were read from the log.
+/// The events of one subscription that were read from the log and are not done.
 #[derive(Debug)]
 pub(crate) struct Deliveries {
     /// All events up to here are done.
     floor: u64,
     /// The log was read up to here.
     read: u64,
-    /// The events in between that are not done.
+    /// The events after `floor` and up to `read` that are not done.
     open: BTreeMap<u64, OpenEvent>,
     bytes: usize,
 }
@@ -52,32 +52,32 @@ pub(crate) struct Deliveries {
 #[derive(Debug)]
 struct OpenEvent {
     event: Arc<StoredEvent>,
-    /// How many attempts have failed.
+    /// The number of failed attempts.
     failed: u32,
     state: OpenState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OpenState {
-    /// It may be sent at this time.
+    /// It waits, and may be sent from this time on.
     Waits(Instant),
-    /// A node has it.
+    /// The reader of this number has it.
     Leased(Consumer),
 }
 
-/// What becomes of an event that a node has failed to handle.
+/// The effect of a failed attempt on its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureOutcome {
-    /// It is sent again.
+    /// The event is sent again.
     Again,
-    /// It is not, and has to be buried.
+    /// The event is not sent again; the caller has to bury it.
     Buried,
-    /// The node did not have it any more.
+    /// The reader no longer had the event, so nothing changes.
     Unknown,
 }
 
 impl Deliveries {
-    /// A subscription that has all events up to `floor`.
+    /// The state of a subscription whose events up to `floor` are done.
     pub(crate) fn new(floor: u64) -> Self {
         Self { floor, read: floor, open: BTreeMap::new(), bytes: 0 }
     }
@@ -87,7 +87,7 @@ impl Deliveries {
         self.floor
     }
 
-    /// After which position the log has to be read; `None` while enough is open.
+    /// The position after which the log has to be read; `None` while enough events are open.
     pub(crate) fn wants_after(&self) -> Option<u64> {
         (self.open.len() < MAX_OPEN && self.bytes < MAX_OPEN_BYTES).then_some(self.read)
     }
@@ -122,19 +122,19 @@ impl Deliveries {
         None
     }
 
-    /// When an event may be leased that waits for its next attempt.
+    /// The time at which the next waiting event may be leased.
     pub(crate) fn next_at(&self) -> Option<Instant> {
         let mut keys = HashSet::new();
         let waits = |open: &OpenEvent| match open.state {
             OpenState::Waits(at) => Some(at),
             OpenState::Leased(_) => None,
         };
-        // What waits for an earlier event of its key has no time of its own.
+        // An event that waits for an earlier one of its key has no time of its own.
         let firsts = self.open.values().filter(|open| open.event.key.as_deref().is_none_or(|key| keys.insert(key)));
         firsts.filter_map(waits).min()
     }
 
-    /// A node has handled an event. Returns whether it had it.
+    /// Marks an event as handled by a reader. Returns whether the reader had it.
     pub(crate) fn acknowledge(&mut self, consumer: Consumer, position: u64) -> bool {
         let is_leased = self.open.get(&position).is_some_and(|open| open.state == OpenState::Leased(consumer));
         if is_leased {
@@ -159,16 +159,16 @@ impl Deliveries {
         FailureOutcome::Again
     }
 
-    /// A node has gone: what it had goes to others. That is not a failure of the events, of which
-    /// it may have handled some.
+    /// Frees the events of a reader that has gone, so that others get them. They do not count as
+    /// failed: the reader may have handled some of them.
     pub(crate) fn release(&mut self, consumer: Consumer, now: Instant) {
         for open in self.open.values_mut().filter(|open| open.state == OpenState::Leased(consumer)) {
             open.state = OpenState::Waits(now);
         }
     }
 
-    /// The log keeps nothing up to this position any more. Returns how many positions were never
-    /// read for this subscription.
+    /// Drops the events up to this position, which the log has removed. Returns how many positions
+    /// were never read for this subscription.
     pub(crate) fn skip_to(&mut self, trimmed: u64) -> u64 {
         let missed = trimmed.saturating_sub(self.read);
         self.read = self.read.max(trimmed);
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(leased(&mut deliveries, 2, now), [3]);
         assert!(deliveries.acknowledge(1, 1) && deliveries.acknowledge(1, 5));
         assert_eq!(deliveries.floor(), 2);
-        // What a lost node had goes to others at once, and does not count as failed.
+        // Events of a lost node go to others at once, and do not count as failed.
         deliveries.release(2, now);
         assert_eq!(deliveries.lease(1, now).map(|(event, failed)| (event.position, failed)), Some((3, 0)));
         assert!(!deliveries.acknowledge(2, 3));

@@ -1,4 +1,4 @@
-//! The log of a node, as those who publish and those who read it share it.
+//! The log of a node, which publishers and readers share.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub(crate) struct EventLog {
     next_consumer: AtomicU64,
 }
 
-/// One subscription, of which the nodes of a group have a stream each.
+/// One subscription. Each node of its group reads it over a stream.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     name: Arc<str>,
@@ -51,9 +51,9 @@ struct SubscriptionState {
 pub(crate) enum ReaderStep {
     /// An event, and how many attempts at it have failed.
     Event(Arc<StoredEvent>, u32),
-    /// So many events were removed from the log before they were read.
+    /// The number of events that were removed from the log before they were read.
     Missed(u64),
-    /// Nothing before this time, unless something changes.
+    /// Nothing until this time, unless the subscription changes.
     Nothing(Option<Instant>),
 }
 

@@ -1,5 +1,5 @@
-//! The task that owns the file of a log. What waits is written together, so that one flush of the
-//! disk is for many events.
+//! The task that owns the file of a log. Waiting commands are written in one batch, with one
+//! flush.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::error::LogError;
 use crate::event_log::deliveries::StoredEvent;
 use crate::event_log::store::{LogLimits, NewEvent, StartPosition, Store, Writes};
 
-/// Maximum number of commands that wait for the disk: as many as one flush is for, and as many that
-/// come meanwhile. Others wait to be queued.
+/// Maximum number of queued commands: one batch that is written, and one that arrives meanwhile.
+/// Further senders wait.
 const MAX_WAITING: usize = 512;
 /// Maximum number of commands of one flush.
 const MAX_BATCH: usize = 256;
 
 type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
-/// What the file is asked for.
+/// One request to the file.
 #[derive(Debug)]
 pub(super) enum Command {
     Append(NewEvent, Reply<u64>),
     Subscribe(Arc<str>, StartPosition, Reply<u64>),
-    /// The subscription has all events up to there.
+    /// The subscription has handled or buried all events up to this position.
     Floor(Arc<str>, u64),
-    /// The event could not be handled, and why.
+    /// Buries an event that could not be handled, for this reason.
     Bury(Arc<str>, Arc<StoredEvent>, String),
-    /// The events after a position.
+    /// Reads the events after a position.
     Read(u64, Reply<Batch>),
 }
 
@@ -38,20 +38,20 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) events: Vec<StoredEvent>,
-    /// These are all events up to there.
+    /// The log was read up to this position: it has no other events before.
     pub(super) read: u64,
-    /// All events up to there were removed before.
+    /// All events up to this position were removed from the log.
     pub(super) trimmed: u64,
 }
 
-/// What a command has brought, for its reply.
+/// The result of a command, with its reply channel.
 enum WriteResult {
     Position(u64, Reply<u64>),
     Nothing,
 }
 
-/// Opens the file, and starts its task, which ends when the sender is dropped. The other result is
-/// the position of the last event.
+/// Opens the file, and starts its task, which ends when the sender is dropped. Also
+/// returns the position of the last event, which follows each batch.
 pub(super) async fn start(
     path: PathBuf,
     limits: LogLimits,
@@ -83,7 +83,7 @@ async fn run(mut store: Store, mut commands: mpsc::Receiver<Command>, end: watch
     }
 }
 
-/// Runs commands: first all that is written, in one transaction, and then what is read.
+/// Runs commands: first all writes in one transaction, then the reads.
 fn execute(store: &mut Store, commands: Vec<Command>) {
     let now = time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let now = u64::try_from(now).unwrap_or(u64::MAX);
@@ -102,7 +102,7 @@ fn execute(store: &mut Store, commands: Vec<Command>) {
     for (after, reply) in reads {
         let trimmed = store.trimmed();
         let read = store.read(after.max(trimmed)).map(|(events, read)| Batch { events, read, trimmed });
-        // Who has asked may have gone.
+        // The reader may have gone.
         let _ = reply.send(read);
     }
 }
@@ -124,7 +124,7 @@ fn write_all(store: &mut Store, now: u64, commands: Vec<Command>) {
             let _ = reply.send(written.clone().map(|()| position));
         }
     }
-    // Those after the one that has failed.
+    // The commands after the one that failed were not run.
     if let Err(failure) = written {
         for command in left {
             match command {
@@ -137,7 +137,7 @@ fn write_all(store: &mut Store, now: u64, commands: Vec<Command>) {
     }
 }
 
-/// Runs one command. A failure that concerns it alone ends there, and any other ends the
+/// Runs one command. Too many subscriptions fail this command only; any other error ends the
 /// transaction.
 fn write(writes: &mut Writes<'_>, command: Command) -> Result<WriteResult, LogError> {
     let (result, reply) = match command {

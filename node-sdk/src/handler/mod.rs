@@ -109,7 +109,9 @@ pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
-            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `BodyStream`, `Session`, `Option` and `Result<_, ServiceError>` of these, and `Next` in a layer",
+            `Route`, `Stop`, `Event`, `Items<T>`, `Extension<T>`, `HttpRequest`, `Headers`, \
+            `Cookies`, `Bearer`, `ClientAddress`, `RawBody`, `BodyStream`, `Session`, `Option` and `Result<_, ServiceError>` \
+            of these, and `Next` in a layer",
     note = "a type of your own is one if it implements `FromCall`; one that implements `AsyncFromCall` is `Awaited<T>`"
 )]
 pub trait FromCall: Sized + Send + 'static {

@@ -55,9 +55,8 @@ impl NodeBuilder {
     /// Listens, registers, and serves until SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is
     /// closed; ignored if `nohup` says so). Then the node leaves in order: other nodes stop picking
     /// it, and calls in flight finish. A second SIGTERM or SIGINT ends the process at once, with
-    /// status 130. A process that is still there after 15 s, or 20 s with a
-    /// [hook](Self::on_stop) of the stop, because all its threads are busy or blocked by a log that
-    /// is not read, ends with status 1.
+    /// status 130. The process ends with status 1 if it is still there after 15 s (20 s with a stop
+    /// [hook](Self::on_stop)): all threads are busy, or a log that is not read blocks them.
     ///
     /// A unit of systemd may say `Type=notify`: the node is ready when it listens, and the hooks of
     /// its start are done. Dropping the future stops the node at once, and cuts its connections.

@@ -276,13 +276,13 @@ impl Peers {
         events::publish(&self.mesh, event, payload)
     }
 
-    /// Has the [durable subscription](crate::NodeBuilder::subscribe_durably) `name` of the nodes
-    /// called `group` begin again, in each log, at the first event that was published at this time
-    /// or later, as far as it is kept. What its handlers are at work on may come again. Returns the
-    /// number of logs.
+    /// Restarts the [durable subscription](crate::NodeBuilder::subscribe_durably) `name` of the
+    /// group `group` in every log, at the first event published at `since` or later that is still
+    /// kept. Events that its handlers are running may be delivered again. Returns the number of
+    /// logs.
     ///
     /// # Errors
-    /// [`CallError`] of the first log that cannot be told.
+    /// The [`CallError`] of the first log that could not be called.
     #[cfg(feature = "event-log")]
     pub async fn replay(&self, group: &str, name: &str, since: std::time::SystemTime) -> Result<usize, CallError> {
         let since = since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();

@@ -24,7 +24,7 @@ const COMPUTES_AFTER: Duration = Duration::from_micros(100);
 /// runtime looks for what has arrived only after 61 polls of tasks, so that all connections would
 /// wait for as many of these. Handing over takes a few hundredths of this time.
 const HANDS_OVER_AFTER: Duration = Duration::from_micros(250);
-/// A handler that works longer without an await holds up its thread so that people notice.
+/// A handler that works longer without an await delays other calls of its thread noticeably.
 const BLOCKS_AFTER: Duration = Duration::from_millis(100);
 /// Polls that are measured once a task has used up its time slice. Measuring all would cost quick
 /// calls a few hundredths of their time.
@@ -34,8 +34,8 @@ const WATCHED_POLLS: u32 = 16;
 /// of a busy machine.
 const LONG_POLL_SCORE: u8 = 8;
 const MAX_SCORE: u8 = 2 * LONG_POLL_SCORE;
-/// How long a call waits for others that compute while none of them pauses or ends. After that one
-/// of those that wait goes on all the same, because they may be what the others wait for.
+/// How long a call waits for others that compute while none of them pauses or ends. After this time
+/// one waiting call begins anyway: the running ones may wait for it.
 const MAX_WAIT: Duration = Duration::from_millis(250);
 
 /// How long the handlers of each route work, and the permits of those that compute.
@@ -83,7 +83,7 @@ impl RoutePaces {
         Self::with_threads(routes, threads)
     }
 
-    /// For a runtime that has so many threads, or `None` for one that cannot hand over work.
+    /// For a runtime with `threads` threads, or `None` for one that cannot hand over work.
     fn with_threads(routes: &[Route], threads: Option<usize>) -> Arc<Self> {
         let pace = |route: &Route| RoutePace {
             route: route.clone(),

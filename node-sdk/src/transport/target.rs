@@ -21,7 +21,7 @@ const MAX_HELLO_BYTES: usize = 1024;
 /// The node that a connection leads to.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// Where lists say that it is.
+    /// Its address in lists.
     pub(crate) address: SocketAddr,
     /// The name of the node, for the log.
     pub(crate) name: Box<str>,

@@ -1,4 +1,4 @@
-//! What goes over a stream between a log of events and a node that reads it.
+//! The parts of the stream between a log of events and a node that reads it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 /// The url that nodes with a log offer to other nodes, as a stream in both directions.
 pub const EVENT_LOG_URL: &str = "POST/$events";
 
-/// What a node that reads a log asks for.
+/// The arguments with which a node opens the stream.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct LogRequest {
     /// The name of the subscription, for the whole mesh: nodes that give the same name share the
@@ -18,8 +18,8 @@ pub struct LogRequest {
     /// far back as the log goes.
     #[serde(default)]
     pub only_new: bool,
-    /// Has the subscription begin again at this time, in milliseconds since 1970; 0: as far back as
-    /// the log goes.
+    /// Restarts the subscription at this time, in milliseconds since 1970. With 0 it restarts at
+    /// the oldest event of the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<u64>,
 }

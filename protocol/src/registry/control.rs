@@ -205,7 +205,7 @@ pub struct Visibility {
     pub seen: usize,
     /// All version 2 nodes.
     pub of: usize,
-    /// Whether these are as many as the node asked for.
+    /// Whether `seen` is at least the share that the node asked for.
     pub enough: bool,
     /// Names and addresses of some that have not acknowledged it.
     pub missing: Vec<String>,

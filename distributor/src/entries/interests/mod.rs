@@ -43,7 +43,7 @@ pub(crate) enum Offer<'o> {
     Family(usize, &'o str),
 }
 
-/// Who has said what a node is told of.
+/// The origin of a node's interests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum InterestKind {
     /// The author of the node, which is told of these services and urls, and of no others.

@@ -54,8 +54,9 @@ impl Registry {
         is_partial.then(|| Interests::used(uses.iter().map(String::as_str)))
     }
 
-    /// Whether there are too many nodes to tell a node of all that can ask, and that was told of a
-    /// part before or not. Lists that lack nodes do not show that a mesh is small.
+    /// Whether the mesh is too large to tell a node that can ask of all nodes. `was_part`: whether
+    /// the node had a partial view before. During the warmup lists lack nodes, and do not show that
+    /// a mesh is small.
     fn is_large(&self, was_part: bool) -> bool {
         let (nodes, limit) = (self.entries.len(), self.config.tell_all_up_to);
         nodes >= limit || was_part && (self.warmup.is_warming() || nodes >= limit / SMALL_AGAIN_DIVISOR)
@@ -63,7 +64,7 @@ impl Registry {
 
     /// The interests of a node that registers, as far as the budget has room for them. A node that
     /// can ask is not turned away: it keeps the interests that it has on this session, or has none,
-    /// and asks. It is also said what it is not told of.
+    /// and asks. Also returns what was left out.
     ///
     /// # Errors
     /// There is no room for the interests that its author has named.

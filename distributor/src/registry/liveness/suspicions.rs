@@ -29,9 +29,8 @@ const HUNG_AFTER_REPORTS: Duration = Duration::from_secs(30);
 /// A version 1 node that only one peer can report, such as the gateway of version 1 services, is
 /// removed after this long.
 const HUNG_AFTER_SOLE_REPORTER: Duration = Duration::from_secs(60);
-/// A version 1 node that one of several peers reports again and again, or several do at different
-/// times, is removed after this long, when others could report it and do not. Most often that is a
-/// gateway, and the others call nothing there.
+/// How long a version 1 node stays that only one peer at a time reports, although others could.
+/// Usually the reporter is a gateway, and the others call nothing there.
 const HUNG_AFTER_SINGLE_REPORTER: Duration = Duration::from_secs(120);
 /// A node is removed on the reports of a single reporter at most once in this time. If the node
 /// comes back, it lives, and the fault is at the reporter.

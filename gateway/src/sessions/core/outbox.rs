@@ -36,7 +36,7 @@ pub(crate) struct Outbox {
     dropped: u64,
 }
 
-/// More waits than may, so a message was not taken.
+/// The outbox is full, so the message was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 

@@ -59,9 +59,9 @@ pub(super) enum Source {
     Member(Option<Default>),
 }
 
-/// What an argument is if the caller does not give it.
+/// The value of an argument that the caller does not give.
 pub(super) enum Default {
-    /// That of its type.
+    /// The default value of its type.
     OfType,
     Value(Box<Expr>),
 }

@@ -65,7 +65,7 @@ fn functions(service: &ItemTrait) -> impl Iterator<Item = &TraitItemFn> {
     })
 }
 
-/// What is wrong with the trait, apart from its methods.
+/// The mistakes of the trait, apart from those of its methods.
 fn mistakes(service: &ItemTrait) -> Vec<Error> {
     let mut mistakes = Vec::new();
     if !service.generics.params.is_empty() {

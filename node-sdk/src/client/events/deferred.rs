@@ -41,7 +41,7 @@ enum SendDecision {
     Waits,
     /// The event waits for this answer.
     Asks(PendingAnswer),
-    /// Too many wait.
+    /// The event is lost: too many events wait.
     Full,
 }
 

@@ -1,20 +1,20 @@
-//! Runs what has the same key one after the other, in the order in which it came.
+//! Runs the work of one key one after the other, in the order in which it arrived.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Maximum number that wait for one key. Those of a key that come faster than they are handled
-/// would wait for longer and longer.
+/// Maximum number of waiting tickets of one key. If events of a key come faster than they are
+/// handled, the wait grows without end.
 pub(crate) const MAX_WAITING_OF_KEY: usize = 256;
-/// Maximum number that wait, of all keys: each holds its payload.
+/// Maximum number of waiting tickets of all keys: each holds its payload.
 pub(crate) const MAX_WAITING: usize = 4096;
 
-/// Who is at work, and who waits, for each key. It leaves nothing behind.
+/// The running and the waiting tickets of each key. A key without tickets has no queue.
 #[derive(Debug, Default)]
 struct KeyOrder {
-    /// The numbers of the tickets. The first of each queue is at work.
+    /// The numbers of the tickets. The first of each queue is running.
     queues: HashMap<Arc<str>, VecDeque<u64>>,
     next: u64,
     waiting: usize,
@@ -26,7 +26,7 @@ struct Ticket {
     number: u64,
 }
 
-/// As many wait as may.
+/// The queue of the key, or of all keys, is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyFull;
 
@@ -46,12 +46,12 @@ impl KeyOrder {
         Ok((Ticket { key, number }, waits_behind == 0))
     }
 
-    /// Leaves the queue, at work or not. Returns the number of the ticket whose turn it is now.
+    /// Leaves the queue, running or waiting. Returns the number of the ticket whose turn it is now.
     fn leave(&mut self, ticket: &Ticket) -> Option<u64> {
         let queue = self.queues.get_mut(&ticket.key)?;
         let at = queue.iter().position(|number| *number == ticket.number)?;
         queue.remove(at);
-        // It has waited, or the next one does not wait any more.
+        // Either this ticket waited, or the next one stops waiting.
         self.waiting -= usize::from(!queue.is_empty());
         let next = queue.front().copied().filter(|_| at == 0);
         if queue.is_empty() {
@@ -70,7 +70,7 @@ pub(crate) struct KeyTurns {
 #[derive(Debug, Default)]
 struct TurnState {
     order: KeyOrder,
-    /// The tickets that wait.
+    /// The senders that wake the waiting tickets.
     waiting: HashMap<u64, oneshot::Sender<()>>,
 }
 
@@ -79,7 +79,7 @@ struct TurnState {
 pub(crate) struct Turn {
     turns: Arc<KeyTurns>,
     ticket: Ticket,
-    /// `None` once it is its turn.
+    /// Completes at the turn of this ticket; `None` from then on.
     begins: Option<oneshot::Receiver<()>>,
 }
 
@@ -103,7 +103,7 @@ impl KeyTurns {
 }
 
 impl Turn {
-    /// Whether nothing of the same key is at work.
+    /// Whether no other ticket of the key is running.
     pub(crate) fn is_now(&self) -> bool {
         self.begins.is_none()
     }

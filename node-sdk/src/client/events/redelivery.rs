@@ -9,7 +9,7 @@ use crate::error::CallError;
 /// The pause before the second attempt: about as long as a connection to another node takes. It
 /// doubles with each further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// And is never longer: a group that is back gets its events soon.
+/// The longest pause: a group that is back gets its events soon.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The attempts to deliver one event to one group.

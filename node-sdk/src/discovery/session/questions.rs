@@ -91,7 +91,8 @@ impl RegistryClient {
         if let Some(suppressed) = session.bad.allow(reason, Instant::now().into_std()) {
             let name = &self.description.name;
             let limit = if reason == TOO_MANY_NEEDS { "--max-urls" } else { "its room for all nodes" };
-            warn!(%name, reason, suppressed, "this node uses more urls than the Distributor takes ({limit}); those that it has not used for longest are asked for when they are used again");
+            warn!(%name, reason, suppressed, "this node uses more urls than the Distributor takes \
+                  ({limit}); those that it has not used for longest are asked for when they are used again");
         }
     }
 }

@@ -110,7 +110,7 @@ impl Wants {
 pub(crate) enum WrongWants {
     /// No header field can have this name.
     Name(String),
-    /// There are so many names.
+    /// The number of names, which is too large.
     Count(usize),
 }
 

@@ -177,7 +177,8 @@ impl Proxy<'_> {
         let now = Instant::now().into_std();
         if let Some(suppressed) = self.shared.log_throttles.allow_for("slow_sockets", context.path, now) {
             let path = escaped(context.path, MAX_ESCAPED_BYTES);
-            warn!(%path, client = %context.client, suppressed, "a held socket was closed: more waited for its client than may; push less, or let the route drop the oldest");
+            warn!(%path, client = %context.client, suppressed, "a held socket was closed: more messages \
+                  waited for its client than its limit allows; push less, or let the route drop the oldest");
         }
     }
 }
