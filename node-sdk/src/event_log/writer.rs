@@ -26,7 +26,7 @@ type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 pub(super) enum Command {
     Append(NewEvent, Reply<u64>),
     Subscribe(Arc<str>, StartPosition, Reply<u64>),
-    /// The subscription has handled or buried all events up to this position.
+    /// Stores that all events up to this position are done for the subscription.
     Floor(Arc<str>, u64),
     /// Buries an event that could not be handled, for this reason.
     Bury(Arc<str>, Arc<StoredEvent>, String),

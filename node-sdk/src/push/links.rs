@@ -21,9 +21,9 @@ const MAX_UNREPORTED_BYTES: usize = 4 << 20;
 /// Commands that one gateway has not reported on: a small one counts as a share of these bytes.
 const MAX_UNREPORTED: usize = 8192;
 const MIN_COMMAND_BYTES: usize = MAX_UNREPORTED_BYTES / MAX_UNREPORTED;
-/// How many gateways may have a stream: more than a mesh has. Of more, the last are refused.
+/// Maximum number of gateways with a stream: more than a mesh has. Further gateways are refused.
 const MAX_GATEWAYS: usize = 256;
-/// How long a report is waited for, with all waiting before it.
+/// How long a push waits for its report, with all waiting before it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a push waits for the gateway of its session: a node that has just started is called
 /// before the gateway has opened its stream.

@@ -41,7 +41,7 @@ enum SendDecision {
     Waits,
     /// The event waits for this answer.
     Asks(PendingAnswer),
-    /// The event is lost: too many events wait.
+    /// The event is refused: too many events wait.
     Full,
 }
 

@@ -69,8 +69,8 @@ impl Deliver {
         self
     }
 
-    /// Names of nodes that have to acknowledge the event, whether a node of that name has
-    /// subscribed now or not. One that is not there is waited for.
+    /// Names of nodes that have to acknowledge the event, even if no node of that name has
+    /// subscribed now. The delivery waits for such a node.
     pub fn groups<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.groups.extend(names.into_iter().map(Into::into));
         self
